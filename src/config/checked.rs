@@ -1,0 +1,428 @@
+//! What the program runs on. Nothing here is read from a file directly; `check` makes it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::jwt::model::RequestAuthentication;
+use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
+use crate::vocab::path::PathNormalization;
+use crate::vocab::resource::ResourceName;
+use crate::vocab::spiffe::{SpiffeId, TrustDomain};
+
+/// Everything: this process and the mesh it stands in.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// This process.
+    pub process: Process,
+    /// The mesh.
+    pub mesh: Mesh,
+}
+
+/// `[process]`, `[records]`, `[admin]`, `[authority]`, `[identity]` and the roles. Changing it needs a restart.
+#[derive(Clone, Debug)]
+pub struct Process {
+    /// Name in records and metrics.
+    pub name: String,
+    /// Which driver the data cores use.
+    pub io: IoDriver,
+    /// Data cores.
+    pub cores: usize,
+    /// Where decision records go.
+    pub records: RecordSink,
+    /// Readiness, generation and metrics.
+    pub admin: Option<SocketAddr>,
+    /// Certificates of this process.
+    pub identity: IdentitySource,
+    /// Identity files that the operator asked for (off by default).
+    pub identity_files: Vec<IdentityFiles>,
+    /// `[[node]]`.
+    pub nodes: Vec<Node>,
+    /// `[[waypoint]]`.
+    pub waypoints: Vec<Waypoint>,
+    /// `[[ingress]]`.
+    pub ingresses: Vec<Ingress>,
+    /// `[[egress]]`.
+    pub egresses: Vec<Egress>,
+}
+
+/// `process.io`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoDriver {
+    /// `auto`: `io_uring`, or epoll with one line in the log where the kernel refuses it.
+    #[default]
+    Auto,
+    /// `io_uring`: the start fails without it.
+    IoUring,
+    /// `epoll`.
+    Epoll,
+}
+
+/// `records.path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordSink {
+    /// `"stdout"`.
+    Stdout,
+    /// A file, appended to.
+    File(PathBuf),
+}
+
+/// Where this process gets its SVIDs.
+#[derive(Clone, Debug)]
+pub enum IdentitySource {
+    /// `[authority]`: root and issuing CA are in this process.
+    Embedded(Authority),
+    /// `[identity]`: another process's authority.
+    Remote(RemoteAuthority),
+}
+
+/// `[authority]`.
+#[derive(Clone, Debug)]
+pub struct Authority {
+    /// Root, issuing key and token key live here; without it in memory only.
+    pub state_dir: Option<PathBuf>,
+    /// Lifetime of an SVID, in seconds; at most 24 h.
+    pub svid_ttl_s: u64,
+    /// Serves CreateCertificate and the token key set to other processes.
+    pub listen: Option<SocketAddr>,
+    /// Join tokens that other processes may present.
+    pub join_tokens: Option<Secret>,
+}
+
+/// `[identity]`.
+#[derive(Clone, Debug)]
+pub struct RemoteAuthority {
+    /// `https://host:port`.
+    pub address: String,
+    /// PEM roots of the authority's own certificate.
+    pub root_ca: PathBuf,
+    /// Join token.
+    pub token: Secret,
+}
+
+/// A secret by reference: `file:`, `env:` or `cred:`; never inline.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Secret {
+    /// `file:/path`
+    File(PathBuf),
+    /// `env:NAME`
+    Env(String),
+    /// `cred:name` in `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Env(name) => write!(f, "env:{name}"),
+            Self::Credential(name) => write!(f, "cred:{name}"),
+        }
+    }
+}
+
+/// `[[identityFiles]]`: Istio's sidecar file names below `dir`.
+#[derive(Clone, Debug)]
+pub struct IdentityFiles {
+    /// Workload entry.
+    pub workload: ResourceName,
+    /// Directory that gets `istio/{cert-chain.pem,key.pem,root-ca.crt}` and `tokens/istio-token`.
+    pub dir: PathBuf,
+    /// `aud` of the token.
+    pub audience: String,
+}
+
+/// `[[node]]`.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Name in records.
+    pub name: String,
+    /// Inbound capture: plaintext and direct mTLS; the workload is found by the original destination.
+    pub inbound: Vec<SocketAddr>,
+    /// The workloads of this node.
+    pub workloads: Vec<NodeWorkload>,
+    /// `SO_MARK` of the node's own connections to apps, so that capture rules let them pass.
+    pub mark: Option<u32>,
+}
+
+/// `[[node.workload]]`.
+#[derive(Clone, Debug)]
+pub struct NodeWorkload {
+    /// Workload entry.
+    pub workload: ResourceName,
+    /// HBONE listener.
+    pub hbone: SocketAddr,
+    /// Outbound capture; only redirected connections are accepted.
+    pub outbound: Option<SocketAddr>,
+    /// SOCKS5 for clients that are not captured.
+    pub socks: Option<SocketAddr>,
+    /// Where the app really listens, by workload port; absent: the workload's own address.
+    pub app: BTreeMap<u16, SocketAddr>,
+}
+
+/// `[[waypoint]]`.
+#[derive(Clone, Debug)]
+pub struct Waypoint {
+    /// Gateway resource.
+    pub gateway: ResourceName,
+    /// HBONE listener.
+    pub hbone: SocketAddr,
+    /// Direct mTLS listener.
+    pub mtls: Option<SocketAddr>,
+}
+
+/// `[[ingress]]`.
+#[derive(Clone, Debug)]
+pub struct Ingress {
+    /// Gateway resource.
+    pub gateway: ResourceName,
+    /// Listeners.
+    pub listeners: Vec<IngressListener>,
+}
+
+/// `[[ingress.listener]]`.
+#[derive(Clone, Debug)]
+pub struct IngressListener {
+    /// Address.
+    pub address: SocketAddr,
+    /// PEM chain.
+    pub certificate: PathBuf,
+    /// PEM key.
+    pub key: Secret,
+}
+
+/// `[[egress]]`.
+#[derive(Clone, Debug)]
+pub struct Egress {
+    /// Gateway resource.
+    pub gateway: ResourceName,
+    /// HBONE listener.
+    pub hbone: SocketAddr,
+    /// Explicit forward proxy: absolute form and CONNECT, plaintext or mTLS.
+    pub proxy: Option<SocketAddr>,
+}
+
+/// Mesh resources; reloaded while running.
+#[derive(Clone, Debug)]
+pub struct Mesh {
+    /// `mesh.trustDomain`.
+    pub trust_domain: TrustDomain,
+    /// `mesh.trustDomainAliases`.
+    pub trust_domain_aliases: Vec<TrustDomain>,
+    /// `mesh.rootNamespace`.
+    pub root_namespace: String,
+    /// `mesh.pathNormalization`.
+    pub path_normalization: PathNormalization,
+    /// `mesh.outboundTrafficPolicy` is `ALLOW_ANY`.
+    pub outbound_allow_any: bool,
+    /// `mesh.numTrustedProxies`.
+    pub num_trusted_proxies: usize,
+    /// `mesh.compat.gatewayNameSelector`.
+    pub gateway_name_selector: bool,
+    /// `[[gateway]]`.
+    pub gateways: Vec<Gateway>,
+    /// `[[workloadEntry]]`.
+    pub workloads: Vec<Workload>,
+    /// `[[serviceEntry]]`.
+    pub services: Vec<Service>,
+    /// `[[destinationRule]]`.
+    pub destination_rules: Vec<DestinationRule>,
+    /// `[[httpRoute]]`.
+    pub routes: Vec<HttpRoute>,
+    /// `[[authorizationPolicy]]`.
+    pub authorization_policies: Vec<AuthorizationPolicy>,
+    /// `[[peerAuthentication]]`.
+    pub peer_authentications: Vec<PeerAuthentication>,
+    /// `[[requestAuthentication]]`.
+    pub request_authentications: Vec<RequestAuthentication>,
+    /// `[[extensionProvider]]` of kind `oidc`.
+    pub oidc_providers: Vec<OidcProvider>,
+}
+
+/// `[[gateway]]`: where a waypoint, ingress or egress stands and who it is.
+#[derive(Clone, Debug)]
+pub struct Gateway {
+    /// Namespace and name.
+    pub name: ResourceName,
+    /// `gatewayClassName`.
+    pub class: GatewayClass,
+    /// Identity.
+    pub id: SpiffeId,
+    /// Address of its HBONE listener.
+    pub hbone: SocketAddr,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `gatewayClassName`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayClass {
+    /// `istio-waypoint`.
+    Waypoint,
+    /// `ringgate-ingress`.
+    Ingress,
+    /// `ringgate-egress`.
+    Egress,
+}
+
+/// `[[workloadEntry]]` (networking.istio.io WorkloadEntry).
+#[derive(Clone, Debug)]
+pub struct Workload {
+    /// Namespace and name.
+    pub name: ResourceName,
+    /// Identity from `serviceAccount`.
+    pub id: SpiffeId,
+    /// `address`.
+    pub address: IpAddr,
+    /// Port of its node's HBONE listener (15008).
+    pub hbone_port: u16,
+    /// `labels`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `[[serviceEntry]]` (networking.istio.io ServiceEntry).
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// Namespace and name.
+    pub name: ResourceName,
+    /// `hosts`, lower case; exact names or `*.suffix`.
+    pub hosts: Vec<String>,
+    /// `addresses`: virtual addresses.
+    pub addresses: Vec<IpAddr>,
+    /// `ports`.
+    pub ports: Vec<ServicePort>,
+    /// `location`.
+    pub location: Location,
+    /// Workloads that match `workloadSelector`, as indices into `Mesh::workloads`.
+    pub workloads: Vec<usize>,
+    /// `endpoints[].address` of an external service, or its host where `resolution = "DNS"`.
+    pub endpoints: Vec<String>,
+    /// `subjectAltNames`.
+    pub subject_alt_names: Vec<String>,
+    /// Gateway that traffic to it passes (label `istio.io/use-waypoint`, `-namespace`), as an index into `Mesh::gateways`.
+    pub waypoint: Option<usize>,
+    /// `labels`.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// `serviceEntry.location`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Location {
+    /// Outside: no mesh mTLS towards it.
+    External,
+    /// Inside.
+    Internal,
+}
+
+/// One `ports` entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServicePort {
+    /// `number`.
+    pub number: u16,
+    /// `name`.
+    pub name: String,
+    /// `protocol`.
+    pub protocol: Protocol,
+    /// `targetPort`; `number` if absent.
+    pub target_port: u16,
+}
+
+/// `ports[].protocol`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP/1.1 or HTTP/2, recognised by the first bytes.
+    Http,
+    /// HTTP/2 with prior knowledge upstream.
+    Http2,
+    /// gRPC: as `Http2`.
+    Grpc,
+    /// TLS that carries HTTP; inside the mesh it ends at the workload's node with the workload's SVID.
+    Https,
+    /// TLS that is passed through.
+    Tls,
+    /// Bytes.
+    Tcp,
+}
+
+/// `[[destinationRule]]` (networking.istio.io DestinationRule), its `trafficPolicy.tls`.
+#[derive(Clone, Debug)]
+pub struct DestinationRule {
+    /// Namespace and name.
+    pub name: ResourceName,
+    /// `host`, lower case.
+    pub host: String,
+    /// `trafficPolicy.tls`.
+    pub tls: UpstreamTls,
+}
+
+/// `trafficPolicy.tls`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamTls {
+    /// `DISABLE`.
+    Disable,
+    /// `SIMPLE`: the gateway originates TLS and verifies the server.
+    Simple {
+        /// `sni`; the request's host if absent.
+        sni: Option<String>,
+        /// `subjectAltNames`; the request's host if empty.
+        subject_alt_names: Vec<String>,
+        /// `caCertificates`; the system's roots if absent.
+        ca_certificates: Option<PathBuf>,
+    },
+}
+
+/// `[[httpRoute]]` (gateway.networking.k8s.io HTTPRoute).
+#[derive(Clone, Debug)]
+pub struct HttpRoute {
+    /// Namespace and name.
+    pub name: ResourceName,
+    /// `parentRefs`: gateways in the route's namespace.
+    pub parents: Vec<String>,
+    /// `hostnames`, lower case; empty means any; `*.suffix` allowed.
+    pub hostnames: Vec<String>,
+    /// Rules.
+    pub rules: Vec<RouteRule>,
+}
+
+/// One rule of a route.
+#[derive(Clone, Debug)]
+pub struct RouteRule {
+    /// `matches`; any one suffices. Never empty: absent is `PathPrefix /`.
+    pub matches: Vec<PathMatch>,
+    /// Service of `backendRefs[0]`, as an index into `Mesh::services`.
+    pub service: usize,
+    /// Its port.
+    pub port: u16,
+}
+
+/// `matches[].path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PathMatch {
+    /// `Exact`.
+    Exact(String),
+    /// `PathPrefix`, by whole segments.
+    Prefix(String),
+}
+
+/// `[[extensionProvider]]` with `oidc`.
+#[derive(Clone, Debug)]
+pub struct OidcProvider {
+    /// `name`.
+    pub name: String,
+    /// `issuer`.
+    pub issuer: String,
+    /// `clientId`.
+    pub client_id: String,
+    /// `clientSecret`.
+    pub client_secret: Option<Secret>,
+    /// `redirectPath`.
+    pub redirect_path: String,
+    /// `logoutPath`.
+    pub logout_path: String,
+    /// `scopes`.
+    pub scopes: Vec<String>,
+    /// `cookieKey`: 32 bytes as base64 or raw; without it a key of this process's life.
+    pub cookie_key: Option<Secret>,
+    /// `dangerous_allowHttpIssuerOnLoopback`.
+    pub allow_http_loopback: bool,
+}

@@ -1,0 +1,2 @@
+//! Allocator and argument vector only.
+fn main() {}

@@ -1,0 +1,10 @@
+//! The words that every layer shares: identities, hosts, paths, addresses by meaning, limits.
+
+pub mod addr;
+pub mod cidr;
+pub mod claims;
+pub mod host;
+pub mod limits;
+pub mod path;
+pub mod resource;
+pub mod spiffe;

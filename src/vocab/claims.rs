@@ -1,0 +1,60 @@
+//! Verified claims of an end-user token. Only `jwt` makes them.
+
+use serde_json::{Map, Value};
+
+/// The payload of a verified token (RFC 7519 section 4), one JSON object.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claims {
+    map: Map<String, Value>,
+    /// Names of top-level claims whose string is a space-delimited list (`scope`, `permission` and the rule's own).
+    space_delimited: Vec<String>,
+}
+
+impl Claims {
+    /// Wraps a payload that was verified; `space_delimited` are the rule's `spaceDelimitedClaims`.
+    #[must_use]
+    pub fn new(map: Map<String, Value>, mut space_delimited: Vec<String>) -> Self {
+        space_delimited.extend(["scope".to_owned(), "permission".to_owned()]);
+        Self { map, space_delimited }
+    }
+
+    /// A top-level claim.
+    #[must_use]
+    pub fn claim(&self, name: &str) -> Option<&Value> {
+        self.map.get(name)
+    }
+
+    /// All claims.
+    #[must_use]
+    pub fn map(&self) -> &Map<String, Value> {
+        &self.map
+    }
+
+    /// Whether the top-level claim `name` is split at spaces.
+    #[must_use]
+    pub fn is_space_delimited(&self, name: &str) -> bool {
+        self.space_delimited.iter().any(|n| n == name)
+    }
+
+    /// `iss`, if it is a non-empty string.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        self.text("iss")
+    }
+
+    /// `sub`, if it is a non-empty string.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.text("sub")
+    }
+
+    /// `iss/sub`, Istio's request principal; present only if both are non-empty strings.
+    #[must_use]
+    pub fn request_principal(&self) -> Option<String> {
+        Some(format!("{}/{}", self.issuer()?, self.subject()?))
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.map.get(name)?.as_str().filter(|s| !s.is_empty())
+    }
+}

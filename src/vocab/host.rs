@@ -1,0 +1,131 @@
+//! The host of a request, canonical: lower case, no trailing dot, port apart.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+use crate::vocab::limits;
+
+/// `:authority` or `Host`, checked and folded (policy semantics: compared without case and without one trailing dot).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Host {
+    /// Name or IP literal (IPv6 in brackets) and the port if it was written.
+    text: String,
+    name_len: usize,
+    port: Option<u16>,
+}
+
+/// Why a host is refused (answered 400).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("host is empty, too long or holds a character that a host cannot hold")]
+pub struct HostError;
+
+impl Host {
+    /// Parses `name`, `name:port`, `1.2.3.4:port`, `[::1]:port`.
+    ///
+    /// # Errors
+    /// `HostError` for userinfo, a path, `#`, `?`, spaces, an empty or over-long name, a bad port.
+    pub fn parse(text: &str) -> Result<Self, HostError> {
+        let (name, port) = split_port(text)?;
+        let port: Option<u16> = match port {
+            None => None,
+            Some(p) if (1..=5).contains(&p.len()) && p.bytes().all(|b| b.is_ascii_digit()) => {
+                Some(p.parse().map_err(|_e| HostError)?)
+            }
+            Some(_) => return Err(HostError),
+        };
+        let name = name.strip_suffix('.').unwrap_or(name);
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
+        let bracketed = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
+        let valid = match bracketed {
+            Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => name.bytes().all(plain),
+        };
+        if name.is_empty() || name.len() > limits::HOST_BYTES || !valid {
+            return Err(HostError);
+        }
+        let mut folded = name.to_ascii_lowercase();
+        let name_len = folded.len();
+        if let Some(port) = port {
+            folded.push(':');
+            folded.push_str(&port.to_string());
+        }
+        Ok(Self { text: folded, name_len, port })
+    }
+
+    /// Name and port as policies compare them.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The name without the port.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.text.get(..self.name_len).unwrap_or_default()
+    }
+
+    /// The port if one was written.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.port
+    }
+
+    /// The address if the name is an IP literal.
+    #[must_use]
+    pub fn ip(&self) -> Option<IpAddr> {
+        let name = self.name();
+        let name = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+        name.parse().ok()
+    }
+}
+
+/// Splits `name:port`; a bracketed IPv6 literal keeps its colons.
+fn split_port(text: &str) -> Result<(&str, Option<&str>), HostError> {
+    if text.starts_with('[') {
+        let (inner, rest) = text.split_once(']').ok_or(HostError)?;
+        let name = text.get(..inner.len() + 1).ok_or(HostError)?;
+        return match rest.strip_prefix(':') {
+            Some(port) => Ok((name, Some(port))),
+            None if rest.is_empty() => Ok((name, None)),
+            None => Err(HostError),
+        };
+    }
+    match text.split_once(':') {
+        Some((_, rest)) if rest.contains(':') => Err(HostError),
+        Some((name, port)) => Ok((name, Some(port))),
+        None => Ok((text, None)),
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folds() {
+        for (text, want) in [
+            ("Customer-API", "customer-api"),
+            ("a.com.", "a.com"),
+            ("a.com.:80", "a.com:80"),
+            ("[::1]:8080", "[::1]:8080"),
+            ("127.0.0.1", "127.0.0.1"),
+        ] {
+            assert_eq!(Host::parse(text).unwrap().as_str(), want);
+        }
+    }
+
+    #[test]
+    fn refuses() {
+        for text in ["", ".", "a b", "user@a", "a/b", "a#b", "a?b", "a:b", "a:", "a:99999", "::1", "[::1", "[::1]x", "a\u{e9}"] {
+            assert_eq!(Host::parse(text), Err(HostError), "{text}");
+        }
+    }
+}

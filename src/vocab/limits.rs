@@ -1,0 +1,55 @@
+//! Every bound of the process in one place, with the relations between them.
+
+/// Longest trust domain (SPIFFE-ID section 2.1).
+pub const TRUST_DOMAIN_BYTES: usize = 255;
+/// Longest SPIFFE ID (SPIFFE-ID section 2.3).
+pub const SPIFFE_ID_BYTES: usize = 2048;
+/// Longest host of a request, port excluded (Istio bulletin 2024-003).
+pub const HOST_BYTES: usize = 255;
+/// Request or response head, request line included.
+pub const HEAD_BYTES: usize = 64 * 1024;
+/// Header fields of one head (Istio bulletin 2019-005).
+pub const HEADERS: usize = 100;
+/// Longest request target.
+pub const TARGET_BYTES: usize = 16 * 1024;
+/// Longest token, checked before anything of it is parsed.
+pub const TOKEN_BYTES: usize = 16 * 1024;
+/// Depth of JSON in tokens and key sets.
+pub const JSON_DEPTH: usize = 64;
+/// Longest regular expression in a policy.
+pub const REGEX_BYTES: usize = 1024;
+/// Memory of one compiled regular expression.
+pub const REGEX_COMPILED_BYTES: usize = 1 << 20;
+/// One chunk-size line of a chunked body, extensions included.
+pub const CHUNK_LINE_BYTES: usize = 256;
+/// Concurrent streams of one HTTP/2 connection.
+pub const H2_STREAMS: u32 = 200;
+/// Streams that this process opens on one HBONE connection before it opens another (ztunnel's default).
+pub const HBONE_STREAMS_PER_CONNECTION: usize = 100;
+/// Connections that one core serves at a time.
+pub const CONNECTIONS_PER_CORE: usize = 100_000;
+/// Decision records that wait for the writer, per core.
+pub const RECORDS_PER_CORE: usize = 16 * 1024;
+/// Verified tokens kept per core.
+pub const TOKENS_PER_CORE: usize = 4096;
+/// OIDC login cookie, sealed.
+pub const COOKIE_BYTES: usize = 3800;
+/// JWKS and discovery documents.
+pub const DISCOVERY_BYTES: usize = 1 << 20;
+/// Idle upstream connections kept per core and key.
+pub const IDLE_UPSTREAMS: usize = 64;
+
+/// Handshake and first bytes of a downstream connection, in milliseconds.
+pub const HANDSHAKE_MS: u64 = 10_000;
+/// A whole request head, in milliseconds (slowloris).
+pub const HEAD_MS: u64 = 15_000;
+/// Upstream TCP connect, in milliseconds (ztunnel's value).
+pub const CONNECT_MS: u64 = 10_000;
+/// Idle keep-alive connection downstream, in milliseconds.
+pub const IDLE_MS: u64 = 300_000;
+/// How long a plaintext connection under STRICT may wait for its first byte before the reset, in milliseconds.
+pub const RESET_WAIT_MS: u64 = 1000;
+
+const _: () = assert!(TARGET_BYTES < HEAD_BYTES);
+const _: () = assert!(TOKEN_BYTES < HEAD_BYTES);
+const _: () = assert!(COOKIE_BYTES < 4096);
