@@ -1,1 +1,6 @@
-//! (being written)
+//! The tokio side: identities, key sets, reloads, the admin endpoint. It makes snapshots; the cores read them.
+
+pub mod admin;
+pub mod ask;
+pub mod plane;
+pub mod snapshot;

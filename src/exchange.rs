@@ -1,1 +1,3 @@
-//! (being written)
+//! One request or tunnel from accept to close: why it ended.
+
+pub mod close;

@@ -1,1 +1,15 @@
-//! (being written)
+//! The shell around the pure parts: sockets, TLS, tunnels, HTTP framing on monoio.
+//!
+//! Everything above sees the runtime only through `rt`.
+
+pub mod body;
+pub mod clock;
+pub mod h1;
+pub mod hbone;
+pub mod listener;
+pub mod relay;
+pub mod rt;
+pub mod stream;
+pub mod tls;
+pub mod tunnel;
+pub mod upstream;

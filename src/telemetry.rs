@@ -1,1 +1,4 @@
-//! (being written)
+//! Decision records and diagnostics.
+
+pub mod record;
+pub mod writer;

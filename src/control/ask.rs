@@ -1,0 +1,28 @@
+//! What a data core may ask of the control thread: rare, bounded, never on the path of an allowed call.
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::jwt::model::KeySource;
+use crate::oidc;
+
+/// Questions that may wait at a time; one more is refused, never queued without bound.
+pub const WAITING: usize = 256;
+
+/// A question.
+#[derive(Debug)]
+pub enum Ask {
+    /// A token names a key that the set of this source does not have.
+    UnknownKey(KeySource),
+    /// Redeem an authorization code at the provider of this name.
+    Redeem {
+        /// Provider.
+        provider: String,
+        /// What the login state machine needs redeemed.
+        exchange: Box<oidc::Exchange>,
+        /// Where the answer goes.
+        answer: oneshot::Sender<Result<oidc::TokenResponse, oidc::ExchangeError>>,
+    },
+}
+
+/// A core's end of the channel.
+pub type Asker = mpsc::Sender<Ask>;

@@ -1,0 +1,307 @@
+//! The snapshot: everything a data core needs to judge and forward, immutable, swapped whole.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustls::{ClientConfig, ServerConfig};
+use thiserror::Error;
+
+use crate::config::checked::{Config, GatewayClass, Mesh, Process, UpstreamTls};
+use crate::control::svid::SvidSet;
+use crate::identity::svid::Svid;
+use crate::identity::tls::{self, ClientAuth, Expected, TlsError};
+use crate::jwt::keys::KeySets;
+use crate::jwt::model::JwtRule;
+use crate::jwt::rules::{TokenRules, TokenRulesError};
+use crate::oidc;
+use crate::policy::{
+    Decision, L4Deny, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind, attaches, compile,
+};
+use crate::role::directory::{Directory, waypointed_services};
+use crate::role::egress;
+use crate::vocab::resource::ResourceName;
+use crate::vocab::spiffe::{SpiffeId, TrustDomain};
+
+/// What judges at one enforcement point.
+#[derive(Debug)]
+pub struct Enforcement {
+    /// Authorization.
+    pub set: PolicySet,
+    /// Request authentication.
+    pub tokens: TokenRules,
+}
+
+/// TLS configurations of one identity.
+#[derive(Clone, Debug)]
+pub struct MeshTls {
+    /// HBONE server: mTLS, `h2`.
+    pub hbone: Arc<ServerConfig>,
+    /// Direct mTLS server: a client certificate is demanded.
+    pub direct: Arc<ServerConfig>,
+    /// Explicit proxy: a client certificate is verified if shown.
+    pub proxy: Arc<ServerConfig>,
+    /// HBONE client.
+    pub client: Arc<ClientConfig>,
+}
+
+/// Everything that a core reads, once per exchange.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Number of the configuration; in records, metrics and the admin endpoint.
+    pub generation: u64,
+    /// Mesh resources.
+    pub mesh: Arc<Mesh>,
+    /// The mesh by name and address.
+    pub directory: Directory,
+    /// By workload: its own (selector and namespace) policies.
+    pub workloads: Vec<Enforcement>,
+    /// By workload: services whose waypoint's policies hold for every way in.
+    pub waypointed: Vec<Vec<(usize, usize)>>,
+    /// By service: what its waypoint or egress gateway enforces for it.
+    pub services: Vec<Option<Enforcement>>,
+    /// By gateway: what it enforces for everything (ingress).
+    pub gateways: Vec<Enforcement>,
+    /// By identity.
+    pub identities: BTreeMap<SpiffeId, MeshTls>,
+    /// Key sets of all token rules.
+    pub keys: Arc<KeySets>,
+    /// Edge certificates, by ingress and listener as configured.
+    pub edge: Vec<Vec<Arc<ServerConfig>>>,
+    /// By service: TLS that the egress gateway originates.
+    pub origination: BTreeMap<usize, Arc<ClientConfig>>,
+    /// Login providers that are ready, by name.
+    pub oidc: BTreeMap<String, Arc<oidc::Provider>>,
+}
+
+/// Why a snapshot cannot be made. The last good one stays.
+#[derive(Debug, Error)]
+pub enum SnapshotError {
+    /// Policies that do not compile.
+    #[error("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Policy {
+        /// All of them.
+        problems: Vec<PolicyProblem>,
+    },
+    /// Token rules that do not compile.
+    #[error("request authentication")]
+    Tokens(#[source] TokenRulesError),
+    /// An SVID cannot be used.
+    #[error("identity")]
+    Identity(#[source] TlsError),
+    /// A file cannot be used.
+    #[error("`{}`: {what}", path.display())]
+    File {
+        /// Path.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+}
+
+impl SnapshotError {
+    fn file(path: &std::path::Path, what: impl ToString) -> Self {
+        Self::File { path: path.to_owned(), what: what.to_string() }
+    }
+}
+
+/// What a snapshot is made of.
+#[derive(Clone, Debug)]
+pub struct Parts {
+    /// Number.
+    pub generation: u64,
+    /// Configuration.
+    pub config: Arc<Config>,
+    /// Identities.
+    pub svids: Arc<SvidSet>,
+    /// Key sets.
+    pub keys: Arc<KeySets>,
+    /// Login providers.
+    pub oidc: BTreeMap<String, Arc<oidc::Provider>>,
+}
+
+impl Snapshot {
+    /// Builds a snapshot.
+    ///
+    /// # Errors
+    /// `SnapshotError`.
+    pub fn build(parts: &Parts) -> Result<Self, SnapshotError> {
+        let mesh = Arc::new(parts.config.mesh.clone());
+        let mut maker = Maker { mesh: &mesh, domains: domains(&mesh), problems: Vec::new() };
+        let workloads = maker.workloads()?;
+        let gateways = maker.gateways()?;
+        let services = maker.services()?;
+        if !maker.problems.is_empty() {
+            return Err(SnapshotError::Policy { problems: maker.problems });
+        }
+        Ok(Self {
+            generation: parts.generation,
+            directory: Directory::new(&mesh),
+            waypointed: (0..mesh.workloads.len()).map(|w| waypointed_services(&mesh, w)).collect(),
+            workloads,
+            services,
+            gateways,
+            identities: identities(&parts.svids)?,
+            keys: Arc::clone(&parts.keys),
+            edge: edge(&parts.config.process)?,
+            origination: origination(&mesh)?,
+            oidc: parts.oidc.clone(),
+            mesh,
+        })
+    }
+}
+
+fn domains(mesh: &Mesh) -> Vec<TrustDomain> {
+    std::iter::once(mesh.trust_domain.clone()).chain(mesh.trust_domain_aliases.iter().cloned()).collect()
+}
+
+struct Maker<'a> {
+    mesh: &'a Mesh,
+    domains: Vec<TrustDomain>,
+    problems: Vec<PolicyProblem>,
+}
+
+impl Maker<'_> {
+    fn workloads(&mut self) -> Result<Vec<Enforcement>, SnapshotError> {
+        let point = |w: &crate::config::checked::Workload| Point {
+            kind: PointKind::Workload,
+            namespace: w.name.namespace.clone(),
+            labels: w.labels.clone(),
+            gateway: None,
+            services: Vec::new(),
+            default: Decision::Allow,
+        };
+        self.mesh.workloads.iter().map(|w| self.enforcement(&point(w))).collect()
+    }
+
+    fn gateways(&mut self) -> Result<Vec<Enforcement>, SnapshotError> {
+        let mesh = self.mesh;
+        mesh.gateways.iter().map(|g| self.enforcement(&gateway_point(g, None))).collect()
+    }
+
+    fn services(&mut self) -> Result<Vec<Option<Enforcement>>, SnapshotError> {
+        let mesh = self.mesh;
+        let mut all = Vec::with_capacity(mesh.services.len());
+        for service in &mesh.services {
+            let gateway = service.waypoint.and_then(|at| mesh.gateways.get(at));
+            all.push(match gateway {
+                Some(gateway) => Some(self.enforcement(&gateway_point(gateway, Some(&service.name)))?),
+                None => None,
+            });
+        }
+        Ok(all)
+    }
+
+    fn enforcement(&mut self, point: &Point) -> Result<Enforcement, SnapshotError> {
+        let policies = MeshPolicies {
+            policies: &self.mesh.authorization_policies,
+            trust_domains: &self.domains,
+            root_namespace: &self.mesh.root_namespace,
+            gateway_name_selector: self.mesh.gateway_name_selector,
+            l4_deny: L4Deny::default(),
+        };
+        let set = match compile(&policies, point) {
+            Ok(set) => set,
+            Err(problems) => {
+                self.problems.extend(problems);
+                PolicySet::default()
+            }
+        };
+        let mut rules: Vec<JwtRule> = Vec::new();
+        for resource in &self.mesh.request_authentications {
+            let (root, by_name) = (&self.mesh.root_namespace, self.mesh.gateway_name_selector);
+            if attaches(&resource.target, &resource.name.namespace, point, root, by_name) {
+                rules.extend(resource.rules.iter().cloned());
+            }
+        }
+        rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+        let tokens = TokenRules::compile(&rules).map_err(SnapshotError::Tokens)?;
+        Ok(Enforcement { set, tokens })
+    }
+}
+
+fn gateway_point(gateway: &crate::config::checked::Gateway, service: Option<&ResourceName>) -> Point {
+    let (kind, default) = match gateway.class {
+        GatewayClass::Waypoint => (PointKind::Waypoint, Decision::Allow),
+        GatewayClass::Ingress => (PointKind::Gateway, Decision::Allow),
+        GatewayClass::Egress => (PointKind::Egress, Decision::Deny),
+    };
+    Point {
+        kind,
+        namespace: gateway.name.namespace.clone(),
+        labels: gateway.labels.clone(),
+        gateway: Some(gateway.name.name.clone()),
+        services: service.map(|name| (ServiceKind::ServiceEntry, name.clone())).into_iter().collect(),
+        default,
+    }
+}
+
+fn identities(svids: &SvidSet) -> Result<BTreeMap<SpiffeId, MeshTls>, SnapshotError> {
+    let make = |svid: &Svid| -> Result<MeshTls, TlsError> {
+        let bundles = || Arc::clone(&svids.bundles);
+        // HTTP/1.1 first: what is judged is readable at sight; who wants HTTP/2 offers nothing else.
+        let both: [&[u8]; 2] = [b"http/1.1", b"h2"];
+        Ok(MeshTls {
+            hbone: tls::mesh_server_config(svid, bundles(), &[b"h2"], ClientAuth::Required)?,
+            direct: tls::mesh_server_config(svid, bundles(), &both, ClientAuth::Required)?,
+            proxy: tls::mesh_server_config(svid, bundles(), &both, ClientAuth::Optional)?,
+            client: tls::mesh_client_config(svid, bundles(), &[b"h2"], Expected::AnyOfBundles)?,
+        })
+    };
+    let one = |(id, svid): (&SpiffeId, &Arc<Svid>)| Ok((id.clone(), make(svid).map_err(SnapshotError::Identity)?));
+    svids.by_id.iter().map(one).collect()
+}
+
+/// Edge certificates from their files.
+#[expect(clippy::disallowed_methods, reason = "the control thread reads files, the cores do not")]
+fn edge(process: &Process) -> Result<Vec<Vec<Arc<ServerConfig>>>, SnapshotError> {
+    let mut all = Vec::new();
+    for ingress in &process.ingresses {
+        let mut listeners = Vec::new();
+        for listener in &ingress.listeners {
+            let fail = |what: String| SnapshotError::file(&listener.certificate, what);
+            let pem = std::fs::read(&listener.certificate).map_err(|e| fail(e.to_string()))?;
+            let chain = crate::identity::pem::certificates(&pem).map_err(|e| fail(e.to_string()))?;
+            let key = listener.key.read().map_err(|e| fail(e.to_string()))?;
+            let key = rustls::pki_types::pem::PemObject::from_pem_slice(&key).map_err(|e| fail(e.to_string()))?;
+            let mut config = ServerConfig::builder_with_provider(tls::provider())
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .map_err(|e| fail(e.to_string()))?
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+                .map_err(|e| fail(e.to_string()))?;
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            listeners.push(Arc::new(config));
+        }
+        all.push(listeners);
+    }
+    Ok(all)
+}
+
+/// Where Debian and its kin keep the system's roots.
+const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+#[expect(clippy::disallowed_methods, reason = "the control thread reads files, the cores do not")]
+fn origination(mesh: &Mesh) -> Result<BTreeMap<usize, Arc<ClientConfig>>, SnapshotError> {
+    let mut all = BTreeMap::new();
+    for service in 0..mesh.services.len() {
+        let Some(UpstreamTls::Simple { ca_certificates, .. }) = egress::tls_rule(mesh, service) else { continue };
+        let path = ca_certificates.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_ROOTS));
+        let pem = std::fs::read(&path).map_err(|e| SnapshotError::file(&path, e))?;
+        let mut roots = rustls::RootCertStore::empty();
+        let found = crate::identity::pem::certificates(&pem).map_err(|e| SnapshotError::file(&path, e))?;
+        let (added, _ignored) = roots.add_parsable_certificates(found);
+        if added == 0 {
+            return Err(SnapshotError::file(&path, "holds no usable root certificate"));
+        }
+        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|e| SnapshotError::file(&path, e))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        all.insert(service, Arc::new(config));
+    }
+    Ok(all)
+}

@@ -1,0 +1,253 @@
+//! From a head as received to the one value that policy judges and the upstream receives.
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use thiserror::Error;
+
+use crate::http::h1::RawRequest;
+use crate::policy::facts::Request;
+use crate::vocab::host::Host;
+use crate::vocab::path::{CanonicalPath, PathNormalization};
+
+/// Why a request is answered 400.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum BadRequest {
+    /// A known method in another case.
+    #[error("method is misspelt")]
+    Method,
+    /// Host is missing, repeated, malformed or differs from the authority.
+    #[error("host is missing, repeated or malformed")]
+    Host,
+    /// The target is neither a path nor, where allowed, absolute.
+    #[error("request target is malformed")]
+    Target,
+    /// `Connection` names a field that is not the hop's to drop.
+    #[error("connection names an end-to-end field")]
+    Connection,
+}
+
+/// How a request reached us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Path; the host says where.
+    Origin,
+    /// `http://host/path`: to a proxy.
+    Absolute,
+    /// `host:port`: CONNECT to a proxy.
+    Authority,
+}
+
+const KNOWN_METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+
+fn check_method(method: &Method) -> Result<(), BadRequest> {
+    let text = method.as_str();
+    let misspelt = KNOWN_METHODS.iter().any(|m| m.eq_ignore_ascii_case(text) && *m != text);
+    if misspelt { Err(BadRequest::Method) } else { Ok(()) }
+}
+
+/// Canonical form of an HTTP/1 request.
+///
+/// # Errors
+/// `BadRequest`.
+pub fn from_h1(raw: RawRequest, mode: PathNormalization) -> Result<(Request, Form), BadRequest> {
+    check_method(&raw.method)?;
+    let mut headers = raw.headers;
+    let host = single_host(&headers)?;
+    let target = raw.target.as_str();
+    let (form, host, path) = if raw.method == Method::CONNECT {
+        let authority = Host::parse(target).map_err(|_e| BadRequest::Target)?;
+        if authority.port().is_none() {
+            return Err(BadRequest::Target);
+        }
+        (Form::Authority, authority, None)
+    } else if target.starts_with('/') {
+        (Form::Origin, host.ok_or(BadRequest::Host)?, Some(canonical_path(mode, target)?))
+    } else {
+        let (authority, rest) = split_absolute(target).ok_or(BadRequest::Target)?;
+        let authority = Host::parse(authority).map_err(|_e| BadRequest::Target)?;
+        // RFC 9112 section 3.2.2 ignores Host here; a different one is refused all the same.
+        if host.is_some_and(|h| h != authority) {
+            return Err(BadRequest::Host);
+        }
+        (Form::Absolute, authority, Some(canonical_path(mode, rest)?))
+    };
+    drop_hop_by_hop(&mut headers)?;
+    Ok((Request { method: raw.method, host, path, headers, claims: None }, form))
+}
+
+/// Canonical form of an HTTP/2 request.
+///
+/// # Errors
+/// `BadRequest`.
+pub fn from_h2(parts: http::request::Parts, mode: PathNormalization) -> Result<(Request, Form), BadRequest> {
+    check_method(&parts.method)?;
+    let mut headers = parts.headers;
+    let named = single_host(&headers)?;
+    let authority = match parts.uri.authority() {
+        Some(a) => Some(Host::parse(a.as_str()).map_err(|_e| BadRequest::Host)?),
+        None => None,
+    };
+    let host = match (authority, named) {
+        (Some(a), Some(h)) if a != h => return Err(BadRequest::Host),
+        (Some(a), _) => a,
+        (None, Some(h)) => h,
+        (None, None) => return Err(BadRequest::Host),
+    };
+    let (form, path) = if parts.method == Method::CONNECT {
+        (Form::Authority, None)
+    } else {
+        let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        (Form::Origin, Some(canonical_path(mode, target)?))
+    };
+    drop_hop_by_hop(&mut headers)?;
+    join_cookies(&mut headers);
+    Ok((Request { method: parts.method, host, path, headers, claims: None }, form))
+}
+
+fn canonical_path(mode: PathNormalization, target: &str) -> Result<CanonicalPath, BadRequest> {
+    CanonicalPath::parse(mode, target).map_err(|_e| BadRequest::Target)
+}
+
+/// Authority and the rest of `scheme://authority/rest`, scheme `http` or `https` in any case.
+fn split_absolute(target: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = target.split_once("://")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return None;
+    }
+    match rest.find(['/', '?', '#']) {
+        Some(at) => {
+            let (authority, path) = rest.split_at(at);
+            path.starts_with('/').then_some((authority, path))
+        }
+        None => Some((rest, "/")),
+    }
+}
+
+fn single_host(headers: &HeaderMap) -> Result<Option<Host>, BadRequest> {
+    let mut all = headers.get_all(header::HOST).iter();
+    let first = match all.next() {
+        None => return Ok(None),
+        Some(v) => v.to_str().map_err(|_e| BadRequest::Host)?,
+    };
+    if all.next().is_some() {
+        return Err(BadRequest::Host);
+    }
+    Host::parse(first).map(Some).map_err(|_e| BadRequest::Host)
+}
+
+/// Fields that belong to one hop (RFC 9110 section 7.6.1).
+const HOP_BY_HOP: [&str; 8] =
+    ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "proxy-authenticate", "http2-settings"];
+
+/// Fields that `Connection` may not take away: they decide what the request is.
+const END_TO_END: [&str; 9] = [
+    "host", "authorization", "content-length", "content-type", "cookie", "forwarded", "x-forwarded-for",
+    "x-forwarded-proto", "x-forwarded-client-cert",
+];
+
+/// Removes what is the hop's own, also what `Connection` names.
+fn drop_hop_by_hop(headers: &mut HeaderMap) -> Result<(), BadRequest> {
+    let mut named = Vec::new();
+    for value in headers.get_all(header::CONNECTION) {
+        for token in value.to_str().map_err(|_e| BadRequest::Connection)?.split(',') {
+            let token = token.trim().to_ascii_lowercase();
+            if END_TO_END.contains(&token.as_str()) {
+                return Err(BadRequest::Connection);
+            }
+            if !token.is_empty() {
+                named.push(HeaderName::try_from(token).map_err(|_e| BadRequest::Connection)?);
+            }
+        }
+    }
+    let trailers = headers
+        .get_all(header::TE)
+        .iter()
+        .any(|v| v.as_bytes().trim_ascii().eq_ignore_ascii_case(b"trailers"));
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+    headers.remove(header::HOST);
+    if trailers {
+        // gRPC refuses calls without it.
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+    Ok(())
+}
+
+/// Removes the hop's own fields of a response.
+pub fn clean_response(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .filter_map(|t| HeaderName::try_from(t.trim()).ok())
+        .filter(|n| !END_TO_END.contains(&n.as_str()))
+        .collect();
+    for name in named {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// HTTP/2 may send one cookie a field (RFC 9113 section 8.2.3); judged and sent as one.
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let mut joined = Vec::new();
+    for value in headers.get_all(header::COOKIE) {
+        if !joined.is_empty() {
+            joined.extend_from_slice(b"; ");
+        }
+        joined.extend_from_slice(value.as_bytes());
+    }
+    if let Ok(value) = HeaderValue::from_bytes(&joined) {
+        headers.insert(header::COOKIE, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::h1::parse_request;
+
+    fn canonical(head: &str) -> Result<(Request, Form), BadRequest> {
+        let text = format!("{head}\r\n\r\n");
+        let (raw, _) = parse_request(text.as_bytes()).expect("parses").expect("complete");
+        from_h1(raw, PathNormalization::MergeSlashes)
+    }
+
+    fn check(head: &str, want: Result<&str, BadRequest>) {
+        let got = canonical(head).map(|(r, _)| format!("{}{}", r.host, r.path.as_ref().map_or("", |p| p.as_str())));
+        assert_eq!(got, want.map(str::to_owned), "{head:?}");
+    }
+
+    #[test]
+    fn one_request_one_reading() {
+        check("GET //a/../b HTTP/1.1\r\nhost: A.", Ok("a/b"));
+        check("GET http://A:80/x HTTP/1.1\r\nhost: a:80", Ok("a:80/x"));
+        check("GET http://a/x HTTP/1.1\r\nhost: b", Err(BadRequest::Host));
+        check("GET HTTP://a HTTP/1.1", Ok("a/"));
+        check("GET /x HTTP/1.1", Err(BadRequest::Host));
+        check("GET /x HTTP/1.1\r\nhost: a\r\nhost: a", Err(BadRequest::Host));
+        check("GET x HTTP/1.1\r\nhost: a", Err(BadRequest::Target));
+        check("GET ftp://a/x HTTP/1.1\r\nhost: a", Err(BadRequest::Target));
+        check("get / HTTP/1.1\r\nhost: a", Err(BadRequest::Method));
+        check("CONNECT a:443 HTTP/1.1\r\nhost: a:443", Ok("a:443"));
+        check("CONNECT a HTTP/1.1\r\nhost: a", Err(BadRequest::Target));
+        check("GET / HTTP/1.1\r\nhost: a\r\nconnection: authorization", Err(BadRequest::Connection));
+    }
+
+    #[test]
+    fn hop_by_hop_goes() {
+        let (request, _) = canonical("GET / HTTP/1.1\r\nhost: a\r\nconnection: x-a, upgrade\r\nx-a: 1\r\nupgrade: h2c\r\nte: trailers\r\nx-b: 2").unwrap();
+        let names: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+        assert!(request.headers.contains_key("x-b") && request.headers.contains_key("te"));
+    }
+}

@@ -1,0 +1,94 @@
+//! Header fields that the gateway owns: removed from what comes in, set from what was verified.
+
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+/// `x-forwarded-client-cert`.
+pub const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// `x-forwarded-for`.
+pub const XFF: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `x-forwarded-proto`.
+pub const XFP: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Removes what only a proxy of ours may say.
+///
+/// `outside`: the peer is not a member of the mesh, so what it says about earlier hops is not believed
+/// unless `trusted_proxies` stand before it.
+pub fn strip(headers: &mut HeaderMap, outside: bool, trusted_proxies: usize) {
+    headers.remove(&XFCC);
+    let owned: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| name.as_str().starts_with("x-envoy-") || name.as_str().starts_with("x-istio-"))
+        .cloned()
+        .collect();
+    for name in owned {
+        headers.remove(name);
+    }
+    if outside && trusted_proxies == 0 {
+        headers.remove(&XFF);
+        headers.remove(&XFP);
+        headers.remove(http::header::FORWARDED);
+        headers.remove("x-forwarded-host");
+    }
+}
+
+/// Client address: entry `trusted_proxies` of `x-forwarded-for` from the right, else the peer.
+#[must_use]
+pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_proxies: usize) -> IpAddr {
+    let Some(nth) = trusted_proxies.checked_sub(1) else { return peer };
+    let entries: Vec<&str> = headers
+        .get_all(&XFF)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .flat_map(|v| v.split(','))
+        .map(str::trim)
+        .collect();
+    let entry = entries.iter().rev().nth(nth);
+    entry.and_then(|e| e.parse::<IpAddr>().ok()).map_or(peer, |ip| ip.to_canonical())
+}
+
+/// Sets what was verified: who calls, from where, over what.
+pub fn set(headers: &mut HeaderMap, peer: IpAddr, principal: Option<&str>, own: &str, scheme: &'static str) {
+    let earlier: Vec<&str> = headers.get_all(&XFF).iter().filter_map(|v| v.to_str().ok()).collect();
+    let mut chain = earlier.join(", ");
+    if !chain.is_empty() {
+        chain.push_str(", ");
+    }
+    chain.push_str(&peer.to_string());
+    if let Ok(value) = HeaderValue::try_from(chain) {
+        headers.insert(XFF, value);
+    }
+    if !headers.contains_key(&XFP) {
+        headers.insert(XFP, HeaderValue::from_static(scheme));
+    }
+    if let Some(value) = principal.and_then(|p| HeaderValue::try_from(format!("By={own};URI={p}")).ok()) {
+        headers.insert(XFCC, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_from_the_right() {
+        let mut headers = HeaderMap::new();
+        headers.append(XFF, HeaderValue::from_static("1.1.1.1, 2.2.2.2"));
+        headers.append(XFF, HeaderValue::from_static("3.3.3.3"));
+        let peer: IpAddr = "9.9.9.9".parse().unwrap();
+        for (n, want) in [(0, "9.9.9.9"), (1, "3.3.3.3"), (2, "2.2.2.2"), (3, "1.1.1.1"), (4, "9.9.9.9")] {
+            assert_eq!(client_address(&headers, peer, n).to_string(), want);
+        }
+    }
+
+    #[test]
+    fn spoofed_fields_go() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-forwarded-client-cert", "x-envoy-original-path", "x-istio-attributes", "x-forwarded-for", "x-ok"] {
+            headers.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
+        }
+        strip(&mut headers, true, 0);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-ok"]);
+    }
+}

@@ -1,0 +1,72 @@
+//! Answers that the gateway gives itself, byte for byte as an Istio user knows them.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+/// A complete answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    /// Status.
+    pub status: StatusCode,
+    /// Header fields without `content-length`, `date` and `server`.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+}
+
+/// What a browser or curl sees in `server`.
+pub const SERVER: HeaderValue = HeaderValue::from_static("ringgate");
+
+impl Reply {
+    /// Plain text.
+    #[must_use]
+    pub fn text(status: StatusCode, body: &'static str) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        Self { status, headers, body: Bytes::from_static(body.as_bytes()) }
+    }
+
+    /// 403, as Envoy's RBAC filter answers.
+    #[must_use]
+    pub fn denied() -> Self {
+        Self::text(StatusCode::FORBIDDEN, "RBAC: access denied")
+    }
+
+    /// 401 or 403 of the token check, as Envoy's jwt_authn answers.
+    #[must_use]
+    pub fn unauthenticated(status: StatusCode, text: &str, www_authenticate: &str) -> Self {
+        let mut reply = Self::text(status, "");
+        reply.body = Bytes::copy_from_slice(text.as_bytes());
+        if let Ok(value) = HeaderValue::try_from(www_authenticate) {
+            reply.headers.insert(header::WWW_AUTHENTICATE, value);
+        }
+        reply
+    }
+
+    /// The answer as gRPC reads it: HTTP 200 and the status in the head (trailers-only).
+    #[must_use]
+    pub fn into_grpc(self) -> Self {
+        let code = match self.status {
+            StatusCode::UNAUTHORIZED => "16",
+            StatusCode::FORBIDDEN => "7",
+            StatusCode::BAD_REQUEST => "13",
+            StatusCode::NOT_FOUND => "12",
+            _ => "14",
+        };
+        let mut headers = self.headers;
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from_static(code));
+        if let Ok(message) = HeaderValue::from_bytes(&self.body) {
+            headers.insert("grpc-message", message);
+        }
+        Self { status: StatusCode::OK, headers, body: Bytes::new() }
+    }
+}
+
+/// Whether a request wants its answers as gRPC.
+#[must_use]
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}

@@ -1,0 +1,264 @@
+//! Bodies in pieces, from either protocol to either protocol, never held whole.
+
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{RecvStream, SendStream};
+use http::HeaderMap;
+
+use crate::http::h1::{self, BodyDecoder, Chunk, Decoded};
+use crate::io::h1::{Reader, Writer};
+use crate::io::rt;
+
+/// Data up to this size is gathered with what was written before it.
+const GATHER_BYTES: usize = 16 * 1024;
+/// Pieces in a row after which the other tasks of the core get their turn.
+const TURNS: u32 = 64;
+
+/// Where a body comes from.
+#[derive(Debug)]
+pub enum Source<'a> {
+    /// Nowhere.
+    Empty,
+    /// An HTTP/1 connection.
+    H1(&'a mut Reader, BodyDecoder),
+    /// An HTTP/2 stream.
+    H2(RecvStream),
+}
+
+impl Source<'_> {
+    /// The next piece; `None` at the end.
+    ///
+    /// # Errors
+    /// The peer broke off or its framing is wrong.
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
+        match self {
+            Self::Empty => Poll::Ready(Ok(None)),
+            Self::H1(reader, decoder) => loop {
+                match decoder.decode(reader.buffer()).map_err(io::Error::other)? {
+                    Decoded::Chunk(chunk) => return Poll::Ready(Ok(Some(chunk))),
+                    Decoded::End => return Poll::Ready(Ok(None)),
+                    Decoded::More => {}
+                }
+                if ready!(reader.poll_fill(cx))? == 0 {
+                    let end = if decoder.may_end_here() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                    return Poll::Ready(end);
+                }
+            },
+            Self::H2(stream) => {
+                if !stream.is_end_stream() {
+                    if let Some(data) = ready!(stream.poll_data(cx)) {
+                        let data = data.map_err(io::Error::other)?;
+                        stream.flow_control().release_capacity(data.len()).map_err(io::Error::other)?;
+                        return Poll::Ready(Ok(Some(Chunk::Data(data))));
+                    }
+                }
+                let trailers = ready!(stream.poll_trailers(cx)).map_err(io::Error::other)?;
+                Poll::Ready(Ok(trailers.map(Chunk::Trailers)))
+            }
+        }
+    }
+
+    /// Whether all of an HTTP/1 body was read, so that the connection can go on.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        match self {
+            Self::Empty | Self::H2(_) => true,
+            Self::H1(_, decoder) => decoder.is_done(),
+        }
+    }
+
+    /// Whether there is surely no body.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::H1(_, decoder) => decoder.is_done(),
+            Self::H2(stream) => stream.is_end_stream(),
+        }
+    }
+}
+
+/// How an HTTP/1 body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coding {
+    /// So many bytes are still due.
+    Length(u64),
+    /// Chunked.
+    Chunked,
+    /// Until the connection closes.
+    Close,
+}
+
+/// Where a body goes.
+#[derive(Debug)]
+pub enum Sink<'a> {
+    /// Nowhere: the message has no body.
+    Nothing,
+    /// An HTTP/1 connection.
+    H1(&'a mut Writer, Coding),
+    /// An HTTP/2 stream.
+    H2(SendStream<Bytes>),
+}
+
+impl Sink<'_> {
+    /// Takes one piece.
+    ///
+    /// # Errors
+    /// The peer broke off, or more came than the length that was announced.
+    pub async fn send(&mut self, chunk: Chunk) -> io::Result<()> {
+        match (self, chunk) {
+            (Self::Nothing, _) | (Self::H1(_, Coding::Length(_) | Coding::Close), Chunk::Trailers(_)) => Ok(()),
+            (Self::H1(writer, coding), Chunk::Data(data)) => h1_data(writer, coding, &data).await,
+            (Self::H1(writer, Coding::Chunked), Chunk::Trailers(trailers)) => {
+                writer.out().extend_from_slice(b"0\r\n");
+                h1::write_fields(writer.out(), &trailers);
+                writer.flush().await
+            }
+            (Self::H2(stream), Chunk::Data(data)) => h2_data(stream, data).await,
+            (Self::H2(stream), Chunk::Trailers(trailers)) => stream.send_trailers(trailers).map_err(io::Error::other),
+        }
+    }
+
+    /// Ends the body; `trailers`: the last piece was trailers, which end it by themselves.
+    ///
+    /// # Errors
+    /// The peer broke off, or less came than the length that was announced.
+    pub async fn finish(&mut self, trailers: bool) -> io::Result<()> {
+        match self {
+            Self::Nothing => Ok(()),
+            Self::H1(_, Coding::Length(left)) if *left > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            Self::H1(writer, Coding::Chunked) if !trailers => {
+                writer.out().extend_from_slice(b"0\r\n\r\n");
+                writer.flush().await
+            }
+            Self::H1(writer, _) => writer.flush().await,
+            Self::H2(_) if trailers => Ok(()),
+            Self::H2(stream) => stream.send_data(Bytes::new(), true).map_err(io::Error::other),
+        }
+    }
+
+    /// Writes what was gathered, because nothing follows soon.
+    ///
+    /// # Errors
+    /// The peer broke off.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Nothing | Self::H2(_) => Ok(()),
+            Self::H1(writer, _) => writer.flush().await,
+        }
+    }
+
+    /// Breaks the message off so that the peer cannot take it for complete.
+    pub fn abort(&mut self) {
+        if let Self::H2(stream) = self {
+            stream.send_reset(h2::Reason::INTERNAL_ERROR);
+        }
+    }
+}
+
+async fn h1_data(writer: &mut Writer, coding: &mut Coding, data: &Bytes) -> io::Result<()> {
+    let len = u64::try_from(data.len()).unwrap_or(u64::MAX);
+    match coding {
+        Coding::Chunked if data.is_empty() => return Ok(()),
+        Coding::Chunked if data.len() <= GATHER_BYTES => h1::write_chunk(writer.out(), data),
+        Coding::Chunked => {
+            writer.out().extend_from_slice(format!("{len:x}\r\n").as_bytes());
+            writer.write_through(data).await?;
+            writer.out().extend_from_slice(b"\r\n");
+        }
+        Coding::Length(left) => {
+            *left = left.checked_sub(len).ok_or(io::ErrorKind::InvalidData)?;
+            gather(writer, data).await?;
+        }
+        Coding::Close => gather(writer, data).await?,
+    }
+    if writer.out().len() > GATHER_BYTES { writer.flush().await } else { Ok(()) }
+}
+
+async fn gather(writer: &mut Writer, data: &Bytes) -> io::Result<()> {
+    if data.len() <= GATHER_BYTES {
+        writer.out().extend_from_slice(data);
+        Ok(())
+    } else {
+        writer.write_through(data).await
+    }
+}
+
+async fn h2_data(stream: &mut SendStream<Bytes>, mut data: Bytes) -> io::Result<()> {
+    while !data.is_empty() {
+        stream.reserve_capacity(data.len());
+        let mut room = stream.capacity();
+        while room == 0 {
+            room = match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
+                Some(granted) => granted.map_err(io::Error::other)?,
+                None => return Err(io::ErrorKind::BrokenPipe.into()),
+            };
+        }
+        let piece = data.split_to(room.min(data.len()));
+        stream.send_data(piece, false).map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
+/// Which side of a body broke.
+#[derive(Debug)]
+pub enum PumpError {
+    /// The one that sends it.
+    Source(io::Error),
+    /// The one that takes it.
+    Sink(io::Error),
+}
+
+/// Moves a body; `seen` gets the length of each piece.
+///
+/// # Errors
+/// Which side broke.
+pub async fn pump(source: &mut Source<'_>, sink: &mut Sink<'_>, mut seen: impl FnMut(u64)) -> Result<(), PumpError> {
+    let mut trailers = false;
+    let mut turns = 0_u32;
+    loop {
+        turns = turns.wrapping_add(1);
+        if turns % TURNS == 0 {
+            rt::yield_turn().await;
+        }
+        // A head that waits for its first piece of body goes out with it; but it does not wait for a slow one.
+        let mut first = true;
+        let next = std::future::poll_fn(|cx| match source.poll_next(cx) {
+            Poll::Pending if first => {
+                first = false;
+                Poll::Ready(None)
+            }
+            other => other.map(Some),
+        })
+        .await;
+        let next = match next {
+            Some(next) => next,
+            None => {
+                sink.flush().await.map_err(PumpError::Sink)?;
+                std::future::poll_fn(|cx| source.poll_next(cx)).await
+            }
+        };
+        match next.map_err(PumpError::Source)? {
+            Some(chunk) => {
+                trailers = matches!(chunk, Chunk::Trailers(_));
+                if let Chunk::Data(data) = &chunk {
+                    seen(u64::try_from(data.len()).unwrap_or(u64::MAX));
+                }
+                sink.send(chunk).await.map_err(PumpError::Sink)?;
+                if trailers {
+                    break;
+                }
+            }
+            None => break,
+        }
+    }
+    sink.finish(trailers).await.map_err(PumpError::Sink)
+}
+
+/// Framing that a body of unknown provenance gets on an HTTP/1 connection, from its head.
+#[must_use]
+pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}

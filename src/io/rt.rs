@@ -1,0 +1,493 @@
+//! The seam to the runtime: build, spawn, accept, connect, receive, send, readiness, timers.
+//!
+//! monoio 0.2.4 is seen only here. Waiting is by readiness (`IORING_OP_POLL_ADD` or epoll), the bytes
+//! move by a non-blocking call afterwards: a dropped wait loses no bytes, an idle connection holds no
+//! buffer, and both drivers run the same code.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use monoio::net::{TcpListener, TcpStream};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// Which driver a core runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Driver {
+    /// io_uring.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+impl Driver {
+    /// Name in the log and in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+/// Which driver is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// io_uring, else epoll.
+    Auto,
+    /// io_uring or an error.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// Ring sizes to try: a small RLIMIT_MEMLOCK refuses large rings.
+const RING_ENTRIES: [u32; 3] = [4096, 1024, 256];
+
+type UringRuntime = monoio::Runtime<monoio::time::TimeDriver<monoio::IoUringDriver>>;
+type EpollRuntime = monoio::Runtime<monoio::time::TimeDriver<monoio::LegacyDriver>>;
+
+/// A runtime for the thread that builds it.
+#[expect(missing_debug_implementations, reason = "monoio's runtimes have none")]
+pub enum Core {
+    /// On io_uring.
+    IoUring(UringRuntime),
+    /// On epoll.
+    Epoll(EpollRuntime),
+}
+
+impl Core {
+    /// Builds a runtime on this thread (the ring belongs to the thread that makes it).
+    ///
+    /// # Errors
+    /// The last error of io_uring where it is demanded, or epoll's.
+    pub fn build(want: Want) -> io::Result<Self> {
+        match want {
+            Want::Epoll => epoll(),
+            Want::IoUring => uring(),
+            Want::Auto => uring().or_else(|error| {
+                tracing::warn!(%error, "io_uring is refused here, epoll is used");
+                epoll()
+            }),
+        }
+    }
+
+    /// The driver that was chosen.
+    #[must_use]
+    pub fn driver(&self) -> Driver {
+        match self {
+            Self::IoUring(_) => Driver::IoUring,
+            Self::Epoll(_) => Driver::Epoll,
+        }
+    }
+
+    /// Runs `main` to its end.
+    pub fn run<F: Future>(&mut self, main: F) -> F::Output {
+        let main = async {
+            spawn(turn_driver());
+            main.await
+        };
+        match self {
+            Self::IoUring(runtime) => runtime.block_on(main),
+            Self::Epoll(runtime) => runtime.block_on(main),
+        }
+    }
+}
+
+fn uring() -> io::Result<Core> {
+    if !monoio::utils::detect_uring() {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring is not available"));
+    }
+    let mut last = io::Error::from(io::ErrorKind::Unsupported);
+    for entries in RING_ENTRIES {
+        // Measured: without these flags io_uring costs twice the CPU at L7.
+        let mut flags: [io_uring::Builder; 3] =
+            [io_uring::IoUring::builder(), io_uring::IoUring::builder(), io_uring::IoUring::builder()];
+        let [defer, coop, _plain] = &mut flags;
+        defer.setup_single_issuer().setup_defer_taskrun();
+        coop.setup_coop_taskrun();
+        for builder in flags {
+            let built = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new()
+                .uring_builder(builder)
+                .with_entries(entries)
+                .enable_timer()
+                .build();
+            match built {
+                Ok(runtime) => return Ok(Core::IoUring(runtime)),
+                Err(error) => last = error,
+            }
+        }
+    }
+    Err(last)
+}
+
+fn epoll() -> io::Result<Core> {
+    let built = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build();
+    built.map(Core::Epoll)
+}
+
+/// Starts a task on this core.
+pub fn spawn<F: Future<Output = ()> + 'static>(task: F) {
+    drop(monoio::spawn(task));
+}
+
+/// Waits.
+pub async fn sleep(ms: u64) {
+    monoio::time::sleep(Duration::from_millis(ms)).await;
+}
+
+/// The time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("timed out")]
+pub struct Elapsed;
+
+/// Runs `work` for at most `ms`. Dropping unfinished work is safe: waits are by readiness.
+///
+/// # Errors
+/// `Elapsed`.
+pub async fn timeout<F: Future>(ms: u64, work: F) -> Result<F::Output, Elapsed> {
+    monoio::time::timeout(Duration::from_millis(ms), work).await.map_err(|_elapsed| Elapsed)
+}
+
+thread_local! {
+    static TURN: RefCell<Turn> = const { RefCell::new(Turn { waiting: Vec::new(), bell: None }) };
+}
+
+struct Turn {
+    waiting: Vec<Waker>,
+    bell: Option<std::os::unix::net::UnixStream>,
+}
+
+/// Wakes the tasks that gave up their turn, after the driver has looked at its sockets.
+///
+/// A task that wakes itself goes to the front of monoio's queue and starves the others; so the wake
+/// comes from a socket of our own, through the driver, like any other event.
+async fn turn_driver() {
+    let pair = std::os::unix::net::UnixStream::pair().and_then(|(bell, ear)| {
+        bell.set_nonblocking(true)?;
+        ear.set_nonblocking(true)?;
+        let drain = ear.try_clone()?;
+        Ok((bell, monoio::net::UnixStream::from_std(ear)?, drain))
+    });
+    let (bell, ear, mut drain) = match pair {
+        Ok(pair) => pair,
+        Err(error) => {
+            tracing::error!(%error, "no socket pair for taking turns");
+            return;
+        }
+    };
+    TURN.with_borrow_mut(|turn| turn.bell = Some(bell));
+    let mut sink = [0_u8; 64];
+    loop {
+        if let Err(error) = ear.readable(false).await {
+            tracing::debug!(%error, "turn driver");
+        }
+        while matches!(io::Read::read(&mut drain, &mut sink), Ok(n) if n == sink.len()) {}
+        for waker in TURN.with_borrow_mut(|turn| std::mem::take(&mut turn.waiting)) {
+            waker.wake();
+        }
+    }
+}
+
+/// Lets the other tasks of this core run. For loops that find their sockets always ready.
+pub async fn yield_turn() {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        if waited {
+            return Poll::Ready(());
+        }
+        waited = true;
+        let rung = TURN.with_borrow_mut(|turn| {
+            let Some(bell) = &mut turn.bell else { return false };
+            let first = turn.waiting.is_empty();
+            // A full pipe has a byte in it already, which rings as well.
+            let rung = !first || io::Write::write(bell, &[1]).is_ok();
+            if rung {
+                turn.waiting.push(cx.waker().clone());
+            }
+            rung
+        });
+        if rung { Poll::Pending } else { Poll::Ready(()) }
+    })
+    .await;
+}
+
+type Wait = Pin<Box<dyn Future<Output = io::Result<()>>>>;
+
+/// A TCP connection. Clones share it.
+#[derive(Clone)]
+pub struct Tcp {
+    inner: Rc<TcpInner>,
+}
+
+struct TcpInner {
+    socket: Rc<TcpStream>,
+    readable: RefCell<Option<Wait>>,
+    writable: RefCell<Option<Wait>>,
+}
+
+impl std::fmt::Debug for Tcp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tcp({})", self.inner.socket.as_raw_fd())
+    }
+}
+
+impl Tcp {
+    fn new(socket: TcpStream) -> Self {
+        Self {
+            inner: Rc::new(TcpInner {
+                socket: Rc::new(socket),
+                readable: RefCell::new(None),
+                writable: RefCell::new(None),
+            }),
+        }
+    }
+
+    /// Borrows the descriptor for socket options and non-blocking calls.
+    fn with_socket<R>(&self, call: impl FnOnce(&Socket) -> R) -> R {
+        // SAFETY: the descriptor is open as long as `self.inner.socket` lives, which outlasts the call.
+        #[expect(unsafe_code, reason = "monoio's streams do not implement AsFd")]
+        let fd = unsafe { BorrowedFd::borrow_raw(self.inner.socket.as_raw_fd()) };
+        call(&SockRef::from(&fd))
+    }
+
+    /// Runs `call` on the socket; for socket options in `listener`.
+    pub(super) fn option<R>(&self, call: impl FnOnce(&Socket) -> R) -> R {
+        self.with_socket(call)
+    }
+
+    /// Address of the peer.
+    ///
+    /// # Errors
+    /// The peer is gone already.
+    pub fn peer(&self) -> io::Result<SocketAddr> {
+        self.with_socket(Socket::peer_addr)?.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Own address.
+    ///
+    /// # Errors
+    /// As `getsockname(2)`.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.with_socket(Socket::local_addr)?.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
+
+    /// Waits until there is something to read, or the end.
+    ///
+    /// # Errors
+    /// As `poll(2)`.
+    pub async fn readable(&self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll_ready(&self.inner.readable, true, cx)).await
+    }
+
+    /// Waits for the first byte and looks at it without taking it; `None` at the end of the stream.
+    ///
+    /// # Errors
+    /// As `recv(2)`.
+    pub async fn peek_first(&self) -> io::Result<Option<u8>> {
+        loop {
+            let mut first = [MaybeUninit::<u8>::uninit()];
+            match self.with_socket(|s| s.recv_with_flags(&mut first, libc::MSG_PEEK | libc::MSG_DONTWAIT)) {
+                Ok(0) => return Ok(None),
+                Ok(_) => {
+                    let [byte] = first;
+                    // SAFETY: the kernel reported that it wrote one byte.
+                    #[expect(unsafe_code, reason = "recv fills uninitialised memory")]
+                    return Ok(Some(unsafe { byte.assume_init() }));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.readable().await?,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Makes the close a reset: the peer sees RST, whatever is unread.
+    pub fn reset_on_close(&self) {
+        let set = self.with_socket(|s| s.set_linger(Some(Duration::ZERO)));
+        if let Err(error) = set {
+            tracing::debug!(%error, "SO_LINGER");
+        }
+    }
+
+    /// Ends both directions now; a task that waits on the socket sees the end.
+    pub fn shutdown_both(&self) {
+        if let Err(error) = self.with_socket(|s| s.shutdown(std::net::Shutdown::Both)) {
+            tracing::trace!(%error, "shutdown");
+        }
+    }
+
+    fn poll_ready(
+        &self,
+        slot: &RefCell<Option<Wait>>,
+        read: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let mut slot = slot.borrow_mut();
+        let wait = slot.get_or_insert_with(|| {
+            let socket = Rc::clone(&self.inner.socket);
+            Box::pin(async move {
+                let ready = if read { socket.readable(false).await } else { socket.writable(false).await };
+                match ready {
+                    // A wait that was cancelled is only a reason to look again.
+                    Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => Ok(()),
+                    other => other,
+                }
+            })
+        });
+        let polled = wait.as_mut().poll(cx);
+        if polled.is_ready() {
+            *slot = None;
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Tcp {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.inner.readable.borrow().is_some() {
+                std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
+            }
+            // SAFETY: recv writes only initialised bytes into the buffer.
+            #[expect(unsafe_code, reason = "recv fills uninitialised memory")]
+            let room = unsafe { buf.unfilled_mut() };
+            match self.with_socket(|s| s.recv_with_flags(room, libc::MSG_DONTWAIT)) {
+                Ok(n) => {
+                    // SAFETY: the kernel wrote the first `n` bytes.
+                    #[expect(unsafe_code, reason = "recv fills uninitialised memory")]
+                    unsafe {
+                        buf.assume_init(n);
+                    };
+                    buf.advance(n);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+}
+
+impl Tcp {
+    fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        send: impl Fn(&Socket) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if self.inner.writable.borrow().is_some() {
+                std::task::ready!(self.poll_ready(&self.inner.writable, false, cx))?;
+            }
+            match self.with_socket(&send) {
+                Ok(n) => return Poll::Ready(Ok(n)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    std::task::ready!(self.poll_ready(&self.inner.writable, false, cx))?;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Poll::Ready(Err(e)),
+            }
+        }
+    }
+}
+
+const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+
+impl AsyncWrite for Tcp {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, |s| s.send_with_flags(buf, SEND_FLAGS))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, |s| s.send_vectored_with_flags(bufs, SEND_FLAGS))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match self.with_socket(|s| s.shutdown(std::net::Shutdown::Write)) {
+            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
+            other => other,
+        })
+    }
+}
+
+/// How an upstream connection is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ConnectOptions {
+    /// `SO_MARK`, so that capture rules let it pass (needs `CAP_NET_ADMIN`).
+    pub mark: Option<u32>,
+}
+
+/// Connects without a time limit of its own; wrap it in `timeout`.
+///
+/// # Errors
+/// As `connect(2)`.
+pub async fn connect(to: SocketAddr, options: ConnectOptions) -> io::Result<Tcp> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(mark) = options.mark {
+        socket.set_mark(mark)?;
+    }
+    match socket.connect(&to.into()) {
+        Ok(()) => {}
+        Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
+        Err(e) => return Err(e),
+    }
+    let tcp = Tcp::new(TcpStream::from_std(socket.into())?);
+    std::future::poll_fn(|cx| tcp.poll_ready(&tcp.inner.writable, false, cx)).await?;
+    match tcp.with_socket(Socket::take_error)? {
+        Some(error) => Err(error),
+        None => Ok(tcp),
+    }
+}
+
+/// A listening socket of this core.
+#[expect(missing_debug_implementations, reason = "monoio's listener has none")]
+pub struct Acceptor {
+    listener: TcpListener,
+}
+
+impl Acceptor {
+    /// Takes over a bound, listening, non-blocking socket.
+    ///
+    /// # Errors
+    /// The driver refuses it.
+    pub fn new(socket: Socket) -> io::Result<Self> {
+        Ok(Self { listener: TcpListener::from_std(socket.into())? })
+    }
+
+    /// The next connection.
+    ///
+    /// # Errors
+    /// As `accept(2)`.
+    pub async fn accept(&self) -> io::Result<Tcp> {
+        let (stream, _peer) = self.listener.accept().await?;
+        let tcp = Tcp::new(stream);
+        tcp.with_socket(|s| s.set_tcp_nodelay(true))?;
+        Ok(tcp)
+    }
+}

@@ -1,0 +1,167 @@
+//! One byte stream whatever carries it: TCP, TLS over anything, an HBONE tunnel.
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsStream;
+
+use crate::io::rt::Tcp;
+use crate::io::tunnel::Tunnel;
+
+/// A bidirectional byte stream.
+#[derive(Debug)]
+pub struct Stream {
+    /// Bytes that were read to recognise the protocol and are still to be read.
+    prefix: Bytes,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Tcp(Tcp),
+    Tls(Box<TlsStream<Stream>>),
+    Tunnel(Tunnel),
+}
+
+impl From<Tcp> for Stream {
+    fn from(tcp: Tcp) -> Self {
+        Self { prefix: Bytes::new(), kind: Kind::Tcp(tcp) }
+    }
+}
+
+impl From<Tunnel> for Stream {
+    fn from(tunnel: Tunnel) -> Self {
+        Self { prefix: Bytes::new(), kind: Kind::Tunnel(tunnel) }
+    }
+}
+
+impl From<TlsStream<Self>> for Stream {
+    fn from(tls: TlsStream<Self>) -> Self {
+        Self { prefix: Bytes::new(), kind: Kind::Tls(Box::new(tls)) }
+    }
+}
+
+impl Stream {
+    /// Looks at the first `want` bytes without taking them; fewer at the end of the stream.
+    ///
+    /// # Errors
+    /// As the carrier's read.
+    pub async fn peek(&mut self, want: usize) -> io::Result<&[u8]> {
+        if self.prefix.len() < want {
+            let mut seen = self.prefix.to_vec();
+            self.prefix = Bytes::new();
+            let mut chunk = vec![0; want];
+            while seen.len() < want {
+                let room = want.saturating_sub(seen.len());
+                let Some(into) = chunk.get_mut(..room) else { break };
+                match self.read(into).await {
+                    Ok(0) => break,
+                    Ok(n) => seen.extend(into.iter().take(n)),
+                    Err(error) => return Err(error),
+                }
+            }
+            self.prefix = seen.into();
+        }
+        Ok(&self.prefix)
+    }
+
+    /// Two halves that share the stream on this core.
+    #[must_use]
+    pub fn split(self) -> (Half, Half) {
+        let shared = Rc::new(RefCell::new(self));
+        (Half { stream: Rc::clone(&shared) }, Half { stream: shared })
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.prefix.is_empty() {
+            let n = self.prefix.len().min(buf.remaining());
+            buf.put_slice(self.prefix.get(..n).unwrap_or_default());
+            self.prefix.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        match &mut self.kind {
+            Kind::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Kind::Tls(s) => Pin::new(s).poll_read(cx, buf),
+            Kind::Tunnel(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.kind {
+            Kind::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Kind::Tls(s) => Pin::new(s).poll_write(cx, buf),
+            Kind::Tunnel(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.kind {
+            Kind::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Kind::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Kind::Tunnel(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.kind {
+            Kind::Tcp(s) => s.is_write_vectored(),
+            Kind::Tls(s) => s.is_write_vectored(),
+            Kind::Tunnel(s) => s.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.kind {
+            Kind::Tcp(s) => Pin::new(s).poll_flush(cx),
+            Kind::Tls(s) => Pin::new(s).poll_flush(cx),
+            Kind::Tunnel(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.kind {
+            Kind::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Kind::Tls(s) => Pin::new(s).poll_shutdown(cx),
+            Kind::Tunnel(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+/// One half of a split stream. Either half reads and writes; by convention one does each.
+#[derive(Debug)]
+pub struct Half {
+    stream: Rc<RefCell<Stream>>,
+}
+
+impl AsyncRead for Half {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Half {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,166 @@
+//! The decision record: one for every connection, tunnel and request, allowed or denied.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use crate::exchange::close::CloseReason;
+use crate::policy::facts::{Connection, Request};
+use crate::policy::{Decision, Judged, explain};
+
+/// What kind of exchange a record is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A captured or direct connection, judged at L4.
+    Connection,
+    /// A tunnel, judged at L4.
+    Tunnel,
+    /// A request, judged at L7.
+    Request,
+    /// A connection that leaves a workload.
+    Outbound,
+}
+
+impl Kind {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Connection => "connection",
+            Self::Tunnel => "tunnel",
+            Self::Request => "request",
+            Self::Outbound => "outbound",
+        }
+    }
+}
+
+/// Why an exchange was refused before or after policy, in words.
+pub type Detail = String;
+
+/// Raw material of a record; it becomes text on the writer's thread.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Since the Unix epoch, when the exchange ended.
+    pub time: Duration,
+    /// Generation of the configuration that judged it.
+    pub generation: u64,
+    /// Role.
+    pub role: &'static str,
+    /// Node or gateway.
+    pub instance: String,
+    /// Kind.
+    pub kind: Kind,
+    /// Who and where; `None` if the connection ended before that was known.
+    pub connection: Option<Connection>,
+    /// Address of the peer.
+    pub peer: SocketAddr,
+    /// Service, if one was asked for.
+    pub service: Option<String>,
+    /// Workload or outside address.
+    pub workload: Option<String>,
+    /// Canonical request; `None` at L4.
+    pub request: Option<Box<Request>>,
+    /// What the engine said; `None` if it was not asked.
+    pub judged: Option<Judged>,
+    /// Judged and found denied, but not enforced: another set's verdict.
+    pub detail: Option<Detail>,
+    /// HTTP status that the peer got.
+    pub status: Option<u16>,
+    /// Why it ended.
+    pub close: CloseReason,
+    /// Bytes from the peer.
+    pub received: u64,
+    /// Bytes to the peer.
+    pub sent: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+impl Record {
+    /// Whether it was allowed: judged so and not refused for another reason.
+    fn allowed(&self) -> bool {
+        self.judged.as_ref().is_some_and(|j| j.decision == Decision::Allow)
+    }
+
+    /// The record as one JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut out = Map::new();
+        out.insert("time".into(), rfc3339(self.time).into());
+        out.insert("generation".into(), self.generation.into());
+        out.insert("role".into(), self.role.into());
+        out.insert("instance".into(), self.instance.as_str().into());
+        out.insert("kind".into(), self.kind.label().into());
+        let principal = self.connection.as_ref().and_then(|c| c.principal.as_ref()).map(|id| id.principal());
+        out.insert("source".into(), json!({ "principal": principal, "address": self.peer.to_string() }));
+        self.destination(&mut out);
+        if let Some(request) = &self.request {
+            self.request(&mut out, request);
+        }
+        out.insert("verdict".into(), if self.allowed() { "allow" } else { "deny" }.into());
+        self.judgement(&mut out);
+        out.insert("status".into(), self.status.into());
+        out.insert("close".into(), self.close.label().into());
+        out.insert("bytes".into(), json!({ "received": self.received, "sent": self.sent }));
+        let duration_us = u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX);
+        out.insert("duration_us".into(), duration_us.into());
+        Value::Object(out)
+    }
+
+    fn destination(&self, out: &mut Map<String, Value>) {
+        let mut destination = Map::new();
+        destination.insert("service".into(), self.service.clone().into());
+        destination.insert("workload".into(), self.workload.clone().into());
+        if let Some(connection) = &self.connection {
+            destination.insert("address".into(), connection.destination.to_string().into());
+            destination.insert("port".into(), connection.port.into());
+        }
+        out.insert("destination".into(), destination.into());
+    }
+
+    fn request(&self, out: &mut Map<String, Value>, request: &Request) {
+        let user = request.claims.as_ref().and_then(|c| c.request_principal());
+        out.insert("user".into(), json!({ "principal": user }));
+        let head = json!({
+            "method": request.method.as_str(),
+            "host": request.host.as_str(),
+            "path": request.path.as_ref().map(|p| p.as_str()),
+        });
+        out.insert("request".into(), head);
+    }
+
+    fn judgement(&self, out: &mut Map<String, Value>) {
+        let judged = self.judged.as_ref();
+        out.insert("policy".into(), judged.and_then(|j| j.policy.as_ref()).map(ToString::to_string).into());
+        out.insert("rule".into(), judged.and_then(|j| j.rule).into());
+        let reason = match (&self.detail, judged) {
+            (Some(detail), _) => detail.clone(),
+            (None, Some(judged)) => judged.reason.to_string(),
+            (None, None) => self.close.label().to_owned(),
+        };
+        out.insert("reason".into(), reason.into());
+        if let Some(judged) = judged {
+            out.insert("audit".into(), judged.audit.into());
+            if let (Decision::Deny, Some(connection)) = (judged.decision, &self.connection) {
+                let to = self.service.as_deref().or(self.workload.as_deref()).unwrap_or("unknown");
+                let steps = explain::steps(judged, connection, self.request.as_deref(), to);
+                out.insert("steps".into(), steps.to_vec().into());
+            }
+        }
+    }
+}
+
+/// UTC with milliseconds (RFC 3339).
+fn rfc3339(since_epoch: Duration) -> String {
+    let nanos = i128::try_from(since_epoch.as_nanos()).unwrap_or(0);
+    let Ok(t) = time::OffsetDateTime::from_unix_timestamp_nanos(nanos) else { return String::new() };
+    format!(
+        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
+        t.year(),
+        u8::from(t.month()),
+        t.day(),
+        t.hour(),
+        t.minute(),
+        t.second(),
+        t.millisecond()
+    )
+}

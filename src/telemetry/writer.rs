@@ -1,0 +1,132 @@
+//! From the cores to the file: one ring a core, one thread that writes.
+//!
+//! A core never waits for the writer. A full ring loses records and counts them; the count is written
+//! as a line of its own, so that a gap is seen.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use crate::config::checked::RecordSink;
+use crate::telemetry::record::Record;
+use crate::vocab::limits;
+
+/// A core's end.
+#[derive(Debug)]
+pub struct Sender {
+    ring: rtrb::Producer<Box<Record>>,
+    writer: Thread,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// The writer sleeps and must be woken.
+    asleep: AtomicBool,
+    /// Records lost to full rings since the last line about it.
+    lost: AtomicU64,
+    /// No more records will come.
+    ended: AtomicBool,
+}
+
+impl Sender {
+    /// Hands a record over, or loses and counts it.
+    pub fn send(&mut self, record: Record) {
+        if self.ring.push(Box::new(record)).is_err() {
+            self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        }
+        if self.shared.asleep.swap(false, Ordering::AcqRel) {
+            self.writer.unpark();
+        }
+    }
+}
+
+/// The writer's thread.
+#[derive(Debug)]
+pub struct Writer {
+    thread: JoinHandle<()>,
+    shared: Arc<Shared>,
+}
+
+impl Writer {
+    /// Opens the sink and starts the thread, with one sender for each core.
+    ///
+    /// # Errors
+    /// The file cannot be opened.
+    #[expect(clippy::disallowed_methods, reason = "the writer is one of the process's few threads")]
+    pub fn start(sink: &RecordSink, cores: usize) -> io::Result<(Self, Vec<Sender>)> {
+        let out: Box<dyn Write + Send> = match sink {
+            RecordSink::Stdout => Box::new(io::stdout()),
+            RecordSink::File(path) => {
+                if let Some(parent) = path.parent() {
+                    std::fs::create_dir_all(parent)?;
+                }
+                let file: File = OpenOptions::new().create(true).append(true).open(path)?;
+                Box::new(file)
+            }
+        };
+        let shared = Arc::new(Shared::default());
+        let (producers, consumers): (Vec<_>, Vec<_>) =
+            (0..cores).map(|_| rtrb::RingBuffer::new(limits::RECORDS_PER_CORE)).unzip();
+        let theirs = Arc::clone(&shared);
+        let thread = std::thread::Builder::new()
+            .name("records".to_owned())
+            .spawn(move || write_all(consumers, out, &theirs))?;
+        let sender = |ring| Sender { ring, writer: thread.thread().clone(), shared: Arc::clone(&shared) };
+        let senders = producers.into_iter().map(sender).collect();
+        Ok((Self { thread, shared }, senders))
+    }
+
+    /// Waits until all that was sent is written.
+    pub fn finish(self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.thread.thread().unpark();
+        if self.thread.join().is_err() {
+            tracing::error!("record writer panicked");
+        }
+    }
+}
+
+fn write_all(mut rings: Vec<rtrb::Consumer<Box<Record>>>, mut out: Box<dyn Write + Send>, shared: &Shared) {
+    let mut text = Vec::new();
+    loop {
+        let ended = shared.ended.load(Ordering::Acquire);
+        text.clear();
+        for ring in &mut rings {
+            while let Ok(record) = ring.pop() {
+                line(&mut text, &record.to_json());
+                if text.len() > 1 << 20 {
+                    break;
+                }
+            }
+        }
+        let lost = shared.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            line(&mut text, &serde_json::json!({ "kind": "lost", "records": lost }));
+        }
+        if !text.is_empty() {
+            if let Err(error) = out.write_all(&text).and_then(|()| out.flush()) {
+                tracing::error!(%error, "decision records cannot be written");
+            }
+            continue;
+        }
+        if ended {
+            return;
+        }
+        // Announce the sleep, then look once more: a record that came in between is not left lying.
+        shared.asleep.store(true, Ordering::Release);
+        if rings.iter().all(|ring| ring.is_empty()) && !shared.ended.load(Ordering::Acquire) {
+            std::thread::park_timeout(Duration::from_millis(500));
+        }
+        shared.asleep.store(false, Ordering::Release);
+    }
+}
+
+fn line(text: &mut Vec<u8>, value: &serde_json::Value) {
+    if serde_json::to_writer(&mut *text, value).is_ok() {
+        text.push(b'\n');
+    }
+}
