@@ -1,4 +1,25 @@
 //! One policy engine for every role: rules, compiled sets, decide, verdict, permit.
 
+pub mod attach;
+pub mod attribute;
+pub mod compile;
+pub mod decide;
+pub mod explain;
 pub mod facts;
 pub mod model;
+pub mod pattern;
+pub mod peer;
+pub mod set;
+pub mod trust;
+mod values;
+pub mod verdict;
+
+pub use attach::{Point, PointKind, ServiceKind, attaches};
+pub use compile::{L4Deny, MeshPolicies, PolicyProblem, compile, validate};
+pub use decide::{
+    OutboundTarget, custom_providers, decide, decide_outbound, decide_plaintext, decide_via_waypoint,
+};
+pub use facts::{Connection, Request};
+pub use peer::mtls_mode;
+pub use set::PolicySet;
+pub use verdict::{Decision, Denied, Judged, Permit, Reason, Shadow, Verdict};

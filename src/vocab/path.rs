@@ -1,6 +1,10 @@
 //! The canonical path: what policy judges, routes match and the upstream receives.
 
+use std::borrow::Cow;
+
 use thiserror::Error;
+
+use crate::vocab::limits;
 
 /// How much of a path is normalized (Istio's `pathNormalization.normalization`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +34,38 @@ pub struct CanonicalPath {
 pub struct PathError;
 
 impl CanonicalPath {
+    /// Normalizes a target in origin form, `path[?query][#fragment]` (RFC 9112 section 3.2.1). The fragment
+    /// is dropped and the query is never touched. Idempotent: parsing `as_str()` again changes nothing.
+    ///
+    /// # Errors
+    /// `PathError` if the target is too long, does not begin with `/` or holds a byte outside 0x21..=0x7e;
+    /// except in mode `None` also for `%00` and for a `%` without two hexadecimal digits.
+    pub fn parse(mode: PathNormalization, target: &str) -> Result<Self, PathError> {
+        let printable = |b: u8| (0x21..=0x7e).contains(&b);
+        if target.len() > limits::TARGET_BYTES || !target.starts_with('/') || !target.bytes().all(printable) {
+            return Err(PathError);
+        }
+        let target = target.split_once('#').map_or(target, |(kept, _fragment)| kept);
+        let (path, query) = match target.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (target, None),
+        };
+        let mut text = match mode {
+            PathNormalization::None => path.to_owned(),
+            PathNormalization::Base => resolve_dots(&decode(path, false)?),
+            PathNormalization::MergeSlashes => merge_slashes(&resolve_dots(&decode(path, false)?)),
+            PathNormalization::DecodeAndMergeSlashes => {
+                merge_slashes(&resolve_dots(&decode(path, true)?))
+            }
+        };
+        let path_len = text.len();
+        if let Some(query) = query {
+            text.push('?');
+            text.push_str(query);
+        }
+        Ok(Self { text, path_len })
+    }
+
     /// Path and query, as sent upstream.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -46,5 +82,247 @@ impl CanonicalPath {
     #[must_use]
     pub fn query(&self) -> Option<&str> {
         self.text.get(self.path_len..).and_then(|q| q.strip_prefix('?'))
+    }
+
+    /// Query parameters in order as (name, value), decoded once: `%HH` is a byte, `+` is a space, only `&`
+    /// separates, a name without `=` has the empty value, a `%` without two hexadecimal digits stands for
+    /// itself, empty pieces are skipped.
+    pub fn query_pairs(&self) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
+        self.query().unwrap_or_default().split('&').filter(|piece| !piece.is_empty()).map(|piece| {
+            let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
+            (decode_query(name), decode_query(value))
+        })
+    }
+
+    /// `query_pairs` as text; bytes that are not UTF-8 become U+FFFD.
+    pub fn query_params(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        self.query_pairs().map(|(name, value)| (lossy(name), lossy(value)))
+    }
+}
+
+/// Splits a target in absolute form, `scheme://authority[/path][?query]` (RFC 9112 section 3.2.2), into
+/// authority and origin form. `None` if the target is not in absolute form. Schemes are `http` and `https` in
+/// any case.
+#[must_use]
+pub fn split_absolute(target: &str) -> Option<(&str, Cow<'_, str>)> {
+    let (scheme, rest) = target.split_once("://")?;
+    if !scheme.eq_ignore_ascii_case("http") && !scheme.eq_ignore_ascii_case("https") {
+        return None;
+    }
+    let (authority, origin) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let origin = if origin.starts_with('/') {
+        Cow::Borrowed(origin)
+    } else {
+        Cow::Owned(format!("/{origin}"))
+    };
+    Some((authority, origin))
+}
+
+/// Decodes unreserved characters, turns `\` into `/`, escapes what a path cannot hold. With `slashes`, `%2f`
+/// and `%5c` become `/` too.
+fn decode(path: &str, slashes: bool) -> Result<String, PathError> {
+    let mut out = String::with_capacity(path.len());
+    let mut bytes = path.bytes();
+    while let Some(byte) = bytes.next() {
+        if byte != b'%' {
+            push_escaped(&mut out, byte);
+            continue;
+        }
+        let (high, low) = (bytes.next().ok_or(PathError)?, bytes.next().ok_or(PathError)?);
+        let value = hex(high).zip(hex(low)).map(|(h, l)| h * 16 + l).ok_or(PathError)?;
+        if value == 0 {
+            return Err(PathError);
+        } else if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(value));
+        } else if slashes && matches!(value, b'/' | b'\\') {
+            out.push('/');
+        } else {
+            out.extend(['%', char::from(high), char::from(low)]);
+        }
+    }
+    Ok(out)
+}
+
+fn push_escaped(out: &mut String, byte: u8) {
+    match byte {
+        b'\\' => out.push('/'),
+        b'"' | b'<' | b'>' | b'`' | b'{' | b'|' | b'}' | b'^' => {
+            out.push('%');
+            for digit in [byte >> 4, byte & 15] {
+                let base = if digit < 10 { b'0' } else { b'A' - 10 };
+                out.push(char::from(base + digit));
+            }
+        }
+        plain => out.push(char::from(plain)),
+    }
+}
+
+/// Removes `.` and `..` segments, also those with a path parameter (`..;x`), which some backends resolve.
+fn resolve_dots(path: &str) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path.strip_prefix('/').unwrap_or(path).split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let name = segment.split_once(';').map_or(segment, |(name, _parameter)| name);
+        let dots = match name {
+            "." => true,
+            ".." => {
+                kept.pop();
+                true
+            }
+            _ => false,
+        };
+        if !dots {
+            kept.push(segment);
+        } else if segments.peek().is_none() {
+            kept.push("");
+        }
+    }
+    let mut out = String::with_capacity(path.len());
+    for segment in &kept {
+        out.push('/');
+        out.push_str(segment);
+    }
+    if out.is_empty() {
+        out.push('/');
+    }
+    out
+}
+
+fn merge_slashes(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for c in path.chars() {
+        if c != '/' || !out.ends_with('/') {
+            out.push(c);
+        }
+    }
+    out
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        b'A'..=b'F' => Some(digit - b'A' + 10),
+        _ => None,
+    }
+}
+
+fn decode_query(text: &str) -> Cow<'_, [u8]> {
+    if !text.contains(['%', '+']) {
+        return Cow::Borrowed(text.as_bytes());
+    }
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, tail)) = rest.split_first() {
+        rest = tail;
+        match (byte, tail) {
+            (b'+', _) => out.push(b' '),
+            (b'%', [high, low, after @ ..]) => match hex(*high).zip(hex(*low)) {
+                Some((h, l)) => {
+                    out.push(h * 16 + l);
+                    rest = after;
+                }
+                None => out.push(b'%'),
+            },
+            (plain, _) => out.push(plain),
+        }
+    }
+    Cow::Owned(out)
+}
+
+fn lossy(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
+    match bytes {
+        Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+        Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use PathNormalization::{Base, DecodeAndMergeSlashes, MergeSlashes, None as Raw};
+
+    const MODES: [PathNormalization; 4] = [Raw, Base, MergeSlashes, DecodeAndMergeSlashes];
+
+    fn check(mode: PathNormalization, target: &str, want: Option<&str>) {
+        let got = CanonicalPath::parse(mode, target);
+        assert_eq!(got.as_ref().ok().map(CanonicalPath::as_str), want, "{mode:?} {target}");
+    }
+
+    #[test]
+    fn normalizes() {
+        for (target, want) in [
+            ("/a/../b", ["/a/../b", "/b", "/b", "/b"]),
+            ("/a//b", ["/a//b", "/a//b", "/a/b", "/a/b"]),
+            ("/a%2fb", ["/a%2fb", "/a%2fb", "/a%2fb", "/a/b"]),
+            ("/a%5c..%2fb", ["/a%5c..%2fb", "/a%5c..%2fb", "/a%5c..%2fb", "/b"]),
+            ("/%61dmin", ["/%61dmin", "/admin", "/admin", "/admin"]),
+            ("/x/%2e%2e;/admin", ["/x/%2e%2e;/admin", "/admin", "/admin", "/admin"]),
+            ("/a#?x", ["/a", "/a", "/a", "/a"]),
+            ("/a/b/..?q=../%zz", ["/a/b/..?q=../%zz", "/a/?q=../%zz", "/a/?q=../%zz", "/a/?q=../%zz"]),
+            ("/../..", ["/../..", "/", "/", "/"]),
+        ] {
+            for (mode, want) in MODES.into_iter().zip(want) {
+                check(mode, target, Some(want));
+            }
+        }
+    }
+
+    #[test]
+    fn refuses() {
+        for mode in MODES {
+            for target in ["", "*", "a/b", "\\a", "%2fa", "?q", "/a b", "/a\u{e9}", "/a\n", "/a#\u{7f}"] {
+                check(mode, target, None);
+            }
+        }
+        for mode in [Base, MergeSlashes, DecodeAndMergeSlashes] {
+            for target in ["/%00", "/%", "/%2", "/%zz", "/%2%41"] {
+                check(mode, target, None);
+            }
+        }
+    }
+
+    #[test]
+    fn query() {
+        let path = CanonicalPath::parse(Base, "/p?a=1+2&b&%63=x%26y&&d=%zz&e=f=g;h").unwrap();
+        let got: Vec<(String, String)> =
+            path.query_params().map(|(n, v)| (n.into_owned(), v.into_owned())).collect();
+        let want = [("a", "1 2"), ("b", ""), ("c", "x&y"), ("d", "%zz"), ("e", "f=g;h")];
+        assert_eq!(got, want.map(|(n, v)| (n.to_owned(), v.to_owned())));
+        assert_eq!(CanonicalPath::parse(Base, "/p").unwrap().query_params().count(), 0);
+    }
+
+    #[test]
+    fn absolute() {
+        assert_eq!(split_absolute("HTTP://h:80/x?y"), Some(("h:80", Cow::Borrowed("/x?y"))));
+        assert_eq!(split_absolute("http://h?y").unwrap().1, "/?y");
+        assert_eq!(split_absolute("http://h").unwrap().1, "/");
+        assert_eq!(split_absolute("/x?u=http://h/"), None);
+        assert_eq!(split_absolute("ftp://h/"), None);
+    }
+
+    /// Normalizing twice is normalizing once, and no dot segment is left.
+    #[test]
+    fn idempotent() {
+        const PIECES: [&str; 17] = [
+            "/", "//", "a", "B", ".", "..", "%2e", "%2E", "%2f", "%5C", "\\", ";x", "%25", "%41", "{", "?", "#",
+        ];
+        let mut seed: u64 = 0x9e37_79b9_7f4a_7c15;
+        for _ in 0..50_000 {
+            let mut target = String::from("/");
+            for _ in 0..8 {
+                seed ^= seed << 13;
+                seed ^= seed >> 7;
+                seed ^= seed << 17;
+                target.push_str(PIECES[usize::try_from(seed % 17).unwrap()]);
+            }
+            for mode in MODES {
+                let once = CanonicalPath::parse(mode, &target).unwrap();
+                let twice = CanonicalPath::parse(mode, once.as_str()).unwrap();
+                assert_eq!(once, twice, "{mode:?} {target}");
+                let dots = |s: &str| matches!(s.split(';').next(), Some("." | ".."));
+                assert!(mode == Raw || !once.path().split('/').any(dots), "{mode:?} {target}");
+            }
+        }
     }
 }

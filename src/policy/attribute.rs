@@ -1,0 +1,351 @@
+//! Attributes of a connection or request that rules compare, each a list of values, perhaps empty.
+
+use std::net::IpAddr;
+
+use http::header::HeaderName;
+use regex::bytes::Regex;
+use serde_json::Value;
+
+use crate::policy::facts::{Connection, Request};
+use crate::policy::pattern::{RequestPrincipal, TextSet, Template};
+use crate::vocab::cidr::Cidr;
+use crate::vocab::claims::Claims;
+use crate::vocab::spiffe::SpiffeId;
+
+/// What is judged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Facts<'a> {
+    pub(super) conn: &'a Connection,
+    pub(super) request: Option<&'a Request>,
+}
+
+/// One attribute that a field or a `when` key names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Attribute {
+    /// The peer's ID without `spiffe://`.
+    Principal,
+    /// Its namespace.
+    Namespace,
+    /// Its `namespace/account`; exact values are compared as the ID's path, `/ns/<namespace>/sa/<account>`.
+    ServiceAccount,
+    /// Its trust domain.
+    TrustDomain,
+    /// Direct peer.
+    SourceIp,
+    /// Client address.
+    RemoteIp,
+    /// Original destination address.
+    DestinationIp,
+    /// Original destination port.
+    DestinationPort,
+    /// Server name of the client hello.
+    Sni,
+    /// Issuer and subject of the token.
+    RequestPrincipal,
+    /// A claim, by the names that lead to it.
+    Claim(Box<[String]>),
+    /// `:authority`, with its port if it has one.
+    Host,
+    /// Method.
+    Method,
+    /// Path without query.
+    Path,
+    /// Path with query (`request.headers[:path]`).
+    Target,
+    /// Header fields of one name.
+    Header(HeaderName),
+    /// Query parameters of one name.
+    Query(Box<str>),
+}
+
+/// Compiled values of a field.
+#[derive(Clone, Debug)]
+pub(super) enum Matcher {
+    Text(TextSet),
+    Paths(TextSet, Vec<Template>),
+    Regexes(Vec<Regex>),
+    Blocks(Vec<Cidr>),
+    Ports(Vec<u16>),
+    RequestPrincipals(Vec<RequestPrincipal>),
+}
+
+impl Matcher {
+    /// Whether a string value matches.
+    pub(super) fn text(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Text(set) => set.matches(value),
+            Self::Paths(set, templates) => {
+                set.matches(value) || templates.iter().any(|t| t.matches(value))
+            }
+            Self::Regexes(regexes) => regexes.iter().any(|r| r.is_match(value)),
+            Self::Blocks(_) | Self::Ports(_) | Self::RequestPrincipals(_) => false,
+        }
+    }
+
+    fn ip(&self, ip: IpAddr) -> bool {
+        matches!(self, Self::Blocks(blocks) if blocks.iter().any(|b| b.contains(ip)))
+    }
+
+    fn token(&self, claims: &Claims) -> bool {
+        if let Self::RequestPrincipals(principals) = self {
+            return principals.iter().any(|p| p.matches(claims));
+        }
+        claims.request_principal().is_some_and(|p| self.text(p.as_bytes()))
+    }
+
+    fn account(&self, id: &SpiffeId) -> bool {
+        match id.k8s() {
+            Some((namespace, account)) if matches!(self, Self::Regexes(_)) => {
+                self.text(format!("{namespace}/{account}").as_bytes())
+            }
+            Some(_) => self.text(id.path().as_bytes()),
+            None => false,
+        }
+    }
+}
+
+impl Attribute {
+    /// Reads a `when` key.
+    ///
+    /// # Errors
+    /// Why the key cannot be used.
+    pub(super) fn parse_key(key: &str) -> Result<Self, &'static str> {
+        let attribute = match key {
+            "source.ip" => Self::SourceIp,
+            "remote.ip" => Self::RemoteIp,
+            "source.namespace" => Self::Namespace,
+            "source.principal" => Self::Principal,
+            "source.serviceAccount" => Self::ServiceAccount,
+            "source.trustDomain" => Self::TrustDomain,
+            "request.auth.principal" => Self::RequestPrincipal,
+            "request.auth.audiences" => Self::Claim(["aud".to_owned()].into()),
+            "request.auth.presenter" => Self::Claim(["azp".to_owned()].into()),
+            "destination.ip" => Self::DestinationIp,
+            "destination.port" => Self::DestinationPort,
+            "connection.sni" => Self::Sni,
+            "destination.namespace" | "destination.name" | "destination.user" => {
+                return Err("no longer supported; attach the policy to its destination instead");
+            }
+            key if key.starts_with("destination.labels") => {
+                return Err("no longer supported; select the destination with `selector` instead");
+            }
+            key if key.starts_with("experimental.envoy.filters.") => {
+                return Err("there is no dynamic metadata to evaluate it on");
+            }
+            key => return Self::parse_map_key(key),
+        };
+        Ok(attribute)
+    }
+
+    fn parse_map_key(key: &str) -> Result<Self, &'static str> {
+        let (map, rest) = key.split_at(key.find('[').unwrap_or(key.len()));
+        let inner = rest.strip_prefix('[').and_then(|r| r.strip_suffix(']')).filter(|i| !i.is_empty());
+        match (map, inner) {
+            ("request.headers", Some(name)) => match name.to_ascii_lowercase().as_str() {
+                ":method" => Ok(Self::Method),
+                ":path" => Ok(Self::Target),
+                ":authority" | "host" => Ok(Self::Host),
+                name => name.parse().map(Self::Header).map_err(|_e| "not a header name"),
+            },
+            ("request.query", Some(name)) => Ok(Self::Query(name.into())),
+            ("request.auth.claims", Some(names)) => {
+                let names: Box<[String]> = names.split("][").map(str::to_owned).collect();
+                let empty = names.iter().any(|n| n.is_empty() || n.contains(['[', ']']));
+                if empty { Err("needs a claim name in each pair of brackets") } else { Ok(Self::Claim(names)) }
+            }
+            ("request.headers" | "request.query" | "request.auth.claims", None) => {
+                Err("needs a name in brackets, as in `request.headers[name]`")
+            }
+            _ => Err("unknown key"),
+        }
+    }
+
+    /// Whether HTTP must be understood to know it.
+    pub(super) fn needs_http(&self) -> bool {
+        match self {
+            Self::Principal
+            | Self::Namespace
+            | Self::ServiceAccount
+            | Self::TrustDomain
+            | Self::SourceIp
+            | Self::RemoteIp
+            | Self::DestinationIp
+            | Self::DestinationPort
+            | Self::Sni => false,
+            Self::RequestPrincipal
+            | Self::Claim(_)
+            | Self::Host
+            | Self::Method
+            | Self::Path
+            | Self::Target
+            | Self::Header(_)
+            | Self::Query(_) => true,
+        }
+    }
+
+    /// Whether it comes from the peer's certificate or an end user's token, which a CUSTOM policy may not use.
+    pub(super) fn is_identity(&self) -> bool {
+        match self {
+            Self::Principal
+            | Self::Namespace
+            | Self::ServiceAccount
+            | Self::TrustDomain
+            | Self::RequestPrincipal
+            | Self::Claim(_) => true,
+            Self::SourceIp
+            | Self::RemoteIp
+            | Self::DestinationIp
+            | Self::DestinationPort
+            | Self::Sni
+            | Self::Host
+            | Self::Method
+            | Self::Path
+            | Self::Target
+            | Self::Header(_)
+            | Self::Query(_) => false,
+        }
+    }
+
+    /// Whether its values are strings, so that a regular expression can be compared with them.
+    pub(super) fn is_text(&self) -> bool {
+        !matches!(self, Self::SourceIp | Self::RemoteIp | Self::DestinationIp | Self::DestinationPort)
+    }
+
+    /// Whether any value of it matches.
+    pub(super) fn any(&self, facts: Facts<'_>, matcher: &Matcher) -> bool {
+        let conn = facts.conn;
+        let id = conn.principal.as_ref();
+        let request = facts.request;
+        let claims = request.and_then(|r| r.claims.as_ref());
+        match self {
+            Self::Principal => id.is_some_and(|id| matcher.text(id.principal().as_bytes())),
+            Self::Namespace => {
+                id.and_then(SpiffeId::k8s).is_some_and(|(namespace, _)| matcher.text(namespace.as_bytes()))
+            }
+            Self::ServiceAccount => id.is_some_and(|id| matcher.account(id)),
+            Self::TrustDomain => id.is_some_and(|id| matcher.text(id.trust_domain().as_bytes())),
+            Self::SourceIp => matcher.ip(conn.peer),
+            Self::RemoteIp => matcher.ip(conn.remote),
+            Self::DestinationIp => matcher.ip(conn.destination),
+            Self::DestinationPort => matches!(matcher, Matcher::Ports(p) if p.contains(&conn.port)),
+            Self::Sni => conn.sni.as_ref().is_some_and(|sni| matcher.text(sni.as_bytes())),
+            Self::RequestPrincipal => claims.is_some_and(|c| matcher.token(c)),
+            Self::Claim(names) => claims.is_some_and(|c| claim_any(c, names, matcher)),
+            Self::Host => request.is_some_and(|r| matcher.text(r.host.as_str().as_bytes())),
+            Self::Method => request.is_some_and(|r| matcher.text(r.method.as_str().as_bytes())),
+            Self::Path => {
+                let path = request.and_then(|r| r.path.as_ref());
+                path.is_some_and(|p| matcher.text(p.path().as_bytes()))
+            }
+            Self::Target => {
+                let path = request.and_then(|r| r.path.as_ref());
+                path.is_some_and(|p| matcher.text(p.as_str().as_bytes()))
+            }
+            Self::Header(name) => request.is_some_and(|r| {
+                r.headers.get_all(name).iter().any(|v| matcher.text(trim(v.as_bytes())))
+            }),
+            Self::Query(name) => {
+                let path = request.and_then(|r| r.path.as_ref());
+                path.is_some_and(|p| {
+                    p.query_pairs().any(|(n, v)| *n == *name.as_bytes() && matcher.text(&v))
+                })
+            }
+        }
+    }
+
+    /// What was presented, for a reason. Values that may be secret are not shown.
+    pub(super) fn presented(&self, facts: Facts<'_>) -> String {
+        let conn = facts.conn;
+        let id = conn.principal.as_ref();
+        let request = facts.request;
+        let claims = request.and_then(|r| r.claims.as_ref());
+        let path = request.and_then(|r| r.path.as_ref());
+        let text = match self {
+            Self::Principal => id.map(|id| id.principal().to_owned()),
+            Self::Namespace => id.and_then(SpiffeId::k8s).map(|(ns, _)| ns.to_owned()),
+            Self::ServiceAccount => id.and_then(SpiffeId::k8s).map(|(ns, sa)| format!("{ns}/{sa}")),
+            Self::TrustDomain => id.map(|id| id.trust_domain().to_owned()),
+            Self::SourceIp => Some(conn.peer.to_string()),
+            Self::RemoteIp => Some(conn.remote.to_string()),
+            Self::DestinationIp => Some(conn.destination.to_string()),
+            Self::DestinationPort => Some(conn.port.to_string()),
+            Self::Sni => conn.sni.clone(),
+            Self::RequestPrincipal => claims.and_then(Claims::request_principal),
+            Self::Claim(names) => claims.and_then(|c| claim(c, names)).map(|_v| "another value".to_owned()),
+            Self::Host => request.map(|r| r.host.as_str().to_owned()),
+            Self::Method => request.map(|r| r.method.as_str().to_owned()),
+            Self::Path | Self::Target => path.map(|p| p.path().to_owned()),
+            Self::Header(name) => {
+                request.filter(|r| r.headers.contains_key(name)).map(|_r| "another value".to_owned())
+            }
+            Self::Query(name) => path
+                .filter(|p| p.query_pairs().any(|(n, _v)| *n == *name.as_bytes()))
+                .map(|_p| "another value".to_owned()),
+        };
+        text.map_or_else(|| "none".to_owned(), |t| shorten(&t))
+    }
+
+    /// How a reason calls it.
+    pub(super) fn noun(&self) -> String {
+        let noun = match self {
+            Self::Principal => "principal",
+            Self::Namespace => "namespace",
+            Self::ServiceAccount => "service account",
+            Self::TrustDomain => "trust domain",
+            Self::SourceIp => "source address",
+            Self::RemoteIp => "client address",
+            Self::DestinationIp => "destination address",
+            Self::DestinationPort => "port",
+            Self::Sni => "server name",
+            Self::RequestPrincipal => "request principal",
+            Self::Host => "host",
+            Self::Method => "method",
+            Self::Path => "path",
+            Self::Target => "path with query",
+            Self::Claim(names) => return format!("claim {}", names.join(".")),
+            Self::Header(name) => return format!("header {name}"),
+            Self::Query(name) => return format!("query parameter {name}"),
+        };
+        noun.to_owned()
+    }
+}
+
+/// Longest text of a peer that a reason repeats, in characters.
+const SHOWN: usize = 256;
+
+/// Cuts and escapes what a peer sent, so that a record stays one readable line.
+fn shorten(text: &str) -> String {
+    let mut out: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    if text.chars().nth(SHOWN).is_some() {
+        out.push_str("...");
+    }
+    out
+}
+
+/// A field value without the spaces and tabs around it (RFC 9110 section 5.5).
+fn trim(value: &[u8]) -> &[u8] {
+    let blank = |b: &u8| matches!(b, b' ' | b'\t');
+    let start = value.iter().position(|b| !blank(b)).unwrap_or(value.len());
+    let end = value.iter().rposition(|b| !blank(b)).map_or(start, |last| last + 1);
+    value.get(start..end).unwrap_or_default()
+}
+
+fn claim<'c>(claims: &'c Claims, names: &[String]) -> Option<&'c Value> {
+    let (first, rest) = names.split_first()?;
+    rest.iter().try_fold(claims.claim(first)?, |value, name| value.as_object()?.get(name))
+}
+
+/// A string (split at spaces where the claim is such a list) or any string of a list; nothing else matches.
+fn claim_any(claims: &Claims, names: &[String], matcher: &Matcher) -> bool {
+    let Some(value) = claim(claims, names) else { return false };
+    if let Some(list) = value.as_array() {
+        return list.iter().filter_map(Value::as_str).any(|s| matcher.text(s.as_bytes()));
+    }
+    let Some(text) = value.as_str() else { return false };
+    match names {
+        [name] if claims.is_space_delimited(name) => {
+            text.split(' ').filter(|part| !part.is_empty()).any(|part| matcher.text(part.as_bytes()))
+        }
+        _ => matcher.text(text.as_bytes()),
+    }
+}

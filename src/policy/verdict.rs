@@ -1,0 +1,218 @@
+//! What the engine says: verdict, reason, and the permit that dialling upstream takes by value.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::policy::model::Action;
+use crate::vocab::resource::ResourceName;
+
+/// Allow or deny.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Decision {
+    /// Forward.
+    Allow,
+    /// Do not.
+    Deny,
+}
+
+/// What dry-run policies would have said; `None` where none of that action is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shadow {
+    /// `Deny` if a dry-run DENY policy matched.
+    pub deny: Option<Decision>,
+    /// `Allow` if a dry-run ALLOW policy matched.
+    pub allow: Option<Decision>,
+}
+
+/// Why. `Display` gives the text of decision records, `label` the value of a metric label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// A DENY policy matched.
+    DenyRule,
+    /// An ALLOW policy matched.
+    AllowRule,
+    /// No ALLOW policy applies here, which allows.
+    NoPolicy,
+    /// No ALLOW policy applies here, and this point allows nothing by itself.
+    NoPolicyDefaultDeny,
+    /// ALLOW policies apply and none matched; the rule that came closest, if there is any rule.
+    NoRuleMatched(Option<Box<Nearest>>),
+    /// Plaintext where the mTLS mode is STRICT.
+    PlaintextUnderStrict,
+    /// The peer is the workload's own waypoint, which judged before.
+    ViaWaypoint,
+    /// The destination is in the registry.
+    KnownDestination,
+    /// The destination is not in the registry, and `outboundTrafficPolicy` is `ALLOW_ANY`.
+    UnknownDestinationAllowed,
+    /// The destination is not in the registry, and `outboundTrafficPolicy` is `REGISTRY_ONLY`.
+    UnknownDestination(Box<str>),
+}
+
+/// The ALLOW rule that failed by the fewest conditions, and the first of those.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Nearest {
+    /// What it asks for, such as `principal cluster.local/ns/default/sa/frontend-service`.
+    pub needs: String,
+    /// What was presented, such as `cluster.local/ns/default/sa/reviews-service` or `none`.
+    pub got: String,
+}
+
+impl Reason {
+    /// A short constant name.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::DenyRule => "deny_rule",
+            Self::AllowRule => "allow_rule",
+            Self::NoPolicy => "no_policy",
+            Self::NoPolicyDefaultDeny => "no_policy_default_deny",
+            Self::NoRuleMatched(_) => "no_rule_matched",
+            Self::PlaintextUnderStrict => "plaintext_under_strict",
+            Self::ViaWaypoint => "via_waypoint",
+            Self::KnownDestination => "known_destination",
+            Self::UnknownDestinationAllowed => "unknown_destination_allowed",
+            Self::UnknownDestination(_) => "unknown_destination",
+        }
+    }
+
+    /// Action of the policy that decided, if a policy did.
+    #[must_use]
+    pub fn action(&self) -> Option<Action> {
+        match self {
+            Self::DenyRule => Some(Action::Deny),
+            Self::AllowRule | Self::NoRuleMatched(_) => Some(Action::Allow),
+            Self::NoPolicy
+            | Self::NoPolicyDefaultDeny
+            | Self::PlaintextUnderStrict
+            | Self::ViaWaypoint
+            | Self::KnownDestination
+            | Self::UnknownDestinationAllowed
+            | Self::UnknownDestination(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DenyRule => f.write_str("matched a DENY rule"),
+            Self::AllowRule => f.write_str("matched an ALLOW rule"),
+            Self::NoPolicy => f.write_str("no ALLOW policy applies"),
+            Self::NoPolicyDefaultDeny => f.write_str("no ALLOW policy applies, and the default is to deny"),
+            Self::NoRuleMatched(None) => f.write_str("no ALLOW policy has a rule"),
+            Self::NoRuleMatched(Some(nearest)) => {
+                write!(f, "needs {}, got {}", nearest.needs, nearest.got)
+            }
+            Self::PlaintextUnderStrict => f.write_str("plaintext, and the mTLS mode is STRICT"),
+            Self::ViaWaypoint => f.write_str("via waypoint"),
+            Self::KnownDestination => f.write_str("destination is in the registry"),
+            Self::UnknownDestinationAllowed => {
+                f.write_str("destination is not in the registry, outboundTrafficPolicy is ALLOW_ANY")
+            }
+            Self::UnknownDestination(destination) => write!(
+                f,
+                "destination `{destination}` is not in the registry, outboundTrafficPolicy is REGISTRY_ONLY"
+            ),
+        }
+    }
+}
+
+/// What was judged, as plain data for records and explanations. It permits nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// Allow or deny.
+    pub decision: Decision,
+    /// The policy that decided; for a denial because no rule matched, the one that came closest.
+    pub policy: Option<Arc<ResourceName>>,
+    /// Index of its rule.
+    pub rule: Option<usize>,
+    /// Why.
+    pub reason: Reason,
+    /// An AUDIT policy matched.
+    pub audit: bool,
+    /// Dry-run results.
+    pub shadow: Shadow,
+}
+
+/// The engine's answer. Only `policy` makes one; it reads as the `Judged` inside.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a verdict that nobody reads forwards nothing"]
+pub struct Verdict {
+    judged: Judged,
+}
+
+impl Verdict {
+    pub(super) fn new(judged: Judged) -> Self {
+        Self { judged }
+    }
+
+    /// A verdict without a policy behind it.
+    pub(super) fn plain(decision: Decision, reason: Reason) -> Self {
+        Self::new(Judged {
+            decision,
+            policy: None,
+            rule: None,
+            reason,
+            audit: false,
+            shadow: Shadow::default(),
+        })
+    }
+
+    /// What was judged.
+    #[must_use]
+    pub fn judged(&self) -> &Judged {
+        &self.judged
+    }
+
+    /// The right to dial upstream once.
+    ///
+    /// # Errors
+    /// `Denied` if the decision is to deny.
+    pub fn permit(self) -> Result<Permit, Denied> {
+        match self.judged.decision {
+            Decision::Allow => Ok(Permit { judged: self.judged }),
+            Decision::Deny => Err(Denied { judged: self.judged }),
+        }
+    }
+}
+
+impl Deref for Verdict {
+    type Target = Judged;
+
+    fn deref(&self) -> &Judged {
+        &self.judged
+    }
+}
+
+/// The right to dial upstream once. Only `Verdict::permit` makes one, and it cannot be copied.
+#[derive(Debug)]
+#[must_use = "a permit is for dialling"]
+pub struct Permit {
+    judged: Judged,
+}
+
+impl Permit {
+    /// What was judged, for the record.
+    #[must_use]
+    pub fn verdict(&self) -> &Judged {
+        &self.judged
+    }
+
+    /// Gives the permit up for what was judged.
+    #[must_use]
+    pub fn into_judged(self) -> Judged {
+        self.judged
+    }
+}
+
+/// A denial.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("denied: {}", judged.reason)]
+pub struct Denied {
+    /// What was judged.
+    pub judged: Judged,
+}
