@@ -2,5 +2,9 @@
 
 pub mod admin;
 pub mod ask;
+pub mod authority;
+pub mod files;
+pub mod grpc;
 pub mod plane;
 pub mod snapshot;
+pub mod svid;
