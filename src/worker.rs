@@ -1,1 +1,17 @@
-//! (being written)
+//! The process: boot, the cores' loops, what each listener does with a connection.
+
+pub mod boot;
+pub mod core;
+pub mod edge;
+pub mod exchange;
+pub mod forward;
+pub mod gateway;
+pub mod judge;
+pub mod listen;
+pub mod node;
+pub mod open;
+pub mod serve;
+pub mod site;
+pub mod socks;
+
+pub use boot::run;

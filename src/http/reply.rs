@@ -63,10 +63,43 @@ impl Reply {
     }
 }
 
+/// A date as HTTP writes it (RFC 9110 section 5.6.7).
+#[must_use]
+pub fn http_date(since_epoch: std::time::Duration) -> String {
+    let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(0);
+    let Ok(t) = time::OffsetDateTime::from_unix_timestamp(seconds) else { return String::new() };
+    let (day, month) = (t.weekday().to_string(), t.month().to_string());
+    format!(
+        "{}, {:02} {} {:04} {:02}:{:02}:{:02} GMT",
+        day.get(..3).unwrap_or_default(),
+        t.day(),
+        month.get(..3).unwrap_or_default(),
+        t.year(),
+        t.hour(),
+        t.minute(),
+        t.second()
+    )
+}
+
 /// Whether a request wants its answers as gRPC.
 #[must_use]
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers
         .get(header::CONTENT_TYPE)
         .is_some_and(|v| v.as_bytes().starts_with(b"application/grpc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        assert_eq!(http_date(std::time::Duration::from_secs(784_111_777)), "Sun, 06 Nov 1994 08:49:37 GMT");
+    }
+
+    #[test]
+    fn denial_is_nineteen_bytes() {
+        assert_eq!(Reply::denied().body.len(), 19);
+    }
 }

@@ -9,6 +9,7 @@ use crate::vocab::resource::ResourceName;
 /// Finds services, workloads and gateways; values are indices into `Mesh`.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
+    service_by_name: BTreeMap<ResourceName, usize>,
     service_by_host: BTreeMap<String, usize>,
     /// Suffixes with their leading dot, of `*.suffix` hosts.
     service_by_suffix: BTreeMap<String, usize>,
@@ -24,6 +25,7 @@ impl Directory {
     pub fn new(mesh: &Mesh) -> Self {
         let mut this = Self::default();
         for (at, service) in mesh.services.iter().enumerate() {
+            this.service_by_name.insert(service.name.clone(), at);
             for host in &service.hosts {
                 match host.strip_prefix('*') {
                     Some(suffix) => this.service_by_suffix.insert(suffix.to_owned(), at),
@@ -52,6 +54,12 @@ impl Directory {
         }
         let dots = host.match_indices('.').map(|(at, _)| at);
         dots.filter_map(|at| host.get(at..)).find_map(|suffix| self.service_by_suffix.get(suffix)).copied()
+    }
+
+    /// Service by name.
+    #[must_use]
+    pub fn service(&self, name: &ResourceName) -> Option<usize> {
+        self.service_by_name.get(name).copied()
     }
 
     /// Service of a virtual address.

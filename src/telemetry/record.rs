@@ -1,6 +1,7 @@
 //! The decision record: one for every connection, tunnel and request, allowed or denied.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -58,7 +59,7 @@ pub struct Record {
     /// Workload or outside address.
     pub workload: Option<String>,
     /// Canonical request; `None` at L4.
-    pub request: Option<Box<Request>>,
+    pub request: Option<Arc<Request>>,
     /// What the engine said; `None` if it was not asked.
     pub judged: Option<Judged>,
     /// Judged and found denied, but not enforced: another set's verdict.

@@ -34,8 +34,8 @@ struct Shared {
 
 impl Sender {
     /// Hands a record over, or loses and counts it.
-    pub fn send(&mut self, record: Record) {
-        if self.ring.push(Box::new(record)).is_err() {
+    pub fn send(&mut self, record: Box<Record>) {
+        if self.ring.push(record).is_err() {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
         }
         if self.shared.asleep.swap(false, Ordering::AcqRel) {

@@ -1,0 +1,340 @@
+//! One request from its canonical head to its record: tokens, policy, forward.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderMap, Method, StatusCode};
+
+use crate::config::checked::{Protocol, UpstreamTls};
+use crate::control::ask::Ask;
+use crate::control::snapshot::Snapshot;
+use crate::exchange::close::CloseReason;
+use crate::http::canonical::Form;
+use crate::http::forward;
+use crate::http::reply::{Reply, is_grpc};
+use crate::io::body::Source;
+use crate::io::clock;
+use crate::io::hbone::Far;
+use crate::io::rt::ConnectOptions;
+use crate::io::upstream::{Target, Version};
+use crate::jwt::authenticate::{TokenOutcome, authenticate_cached, www_authenticate};
+use crate::jwt::rules::is_cors_preflight;
+use crate::policy::{Denied, Permit, Request};
+use crate::role::egress;
+use crate::telemetry::record::Kind;
+use crate::vocab::addr::UpstreamAddr;
+use crate::vocab::path::CanonicalPath;
+use crate::worker::core::Core;
+use crate::worker::edge::{self, Login};
+use crate::worker::forward::{self as forwarding, Forward, Responder};
+use crate::worker::judge::{self, Next, NoPlan, Plan};
+use crate::worker::site::{Site, SitePoint, Story};
+
+/// A request as it arrived, canonical.
+#[derive(Debug)]
+pub struct Arrived<'a> {
+    /// Request.
+    pub request: Request,
+    /// Form of its target.
+    pub form: Form,
+    /// Body.
+    pub body: Source<'a>,
+    /// Announced length of the body.
+    pub length: Option<u64>,
+}
+
+/// An answer of our own, and why.
+struct Refusal {
+    reply: Reply,
+    close: CloseReason,
+    detail: Option<String>,
+    denied: Option<Denied>,
+}
+
+impl Refusal {
+    fn close(close: CloseReason) -> Self {
+        let reply = match close.status() {
+            StatusCode::NOT_FOUND => Reply::text(StatusCode::NOT_FOUND, "not found"),
+            StatusCode::BAD_REQUEST => Reply::text(StatusCode::BAD_REQUEST, "bad request"),
+            other => Reply::text(other, ""),
+        };
+        Self { reply, close, detail: None, denied: None }
+    }
+
+    fn denied(denied: Option<Denied>) -> Self {
+        Self { reply: Reply::denied(), close: CloseReason::Denied, detail: None, denied }
+    }
+}
+
+/// Serves one request. `true`: the downstream connection can take another one.
+pub async fn serve(core: &Rc<Core>, site: &Site, arrived: Arrived<'_>, responder: Responder<'_>) -> bool {
+    let snapshot = core.snapshot();
+    let mut story = Story::begin(core, site, Kind::Request, &snapshot);
+    let mut site = site.clone();
+    let Arrived { mut request, form, body, length } = arrived;
+    let outside = matches!(site.point, SitePoint::Ingress { .. });
+    let trusted = snapshot.mesh.num_trusted_proxies;
+    forward::strip(&mut request.headers, outside, trusted);
+    site.connection.remote = forward::client_address(&request.headers, site.connection.peer, trusted);
+    let grpc = is_grpc(&request.headers);
+
+    let prepared = prepare(core, &site, &snapshot, &mut request, form).await;
+    let request = Arc::new(request);
+    story.edit(|r| {
+        r.request = Some(Arc::clone(&request));
+        r.connection = Some(site.connection.clone());
+    });
+    let (permit, going) = match prepared {
+        Ok(ready) => ready,
+        Err(refusal) => return refuse(*refusal, grpc, story, body, responder).await,
+    };
+    story.judged(permit.verdict());
+    story.edit(|r| {
+        r.service = going.service.clone();
+        r.workload = going.workload.clone();
+    });
+    let extra = own_fields(&site, &request, &going);
+    let entry = {
+        let (site, request) = (site.clone(), Arc::clone(&request));
+        core.open.enter(Box::new(move |snapshot| judge::still_allowed(snapshot, &site, Some(&request))))
+    };
+    let work = Forward {
+        upstreams: &core.upstreams,
+        permit,
+        target: going.target,
+        version: going.version,
+        request: &request,
+        extra: &extra,
+        length,
+        strip_response: edge::session_headers(&site),
+    };
+    if request.method == Method::CONNECT {
+        return forwarding::connect(work, body, responder, story, &entry.cancel).await;
+    }
+    forwarding::exchange(work, body, responder, story, &entry.cancel).await
+}
+
+/// Where a permitted request goes, and how.
+struct Going {
+    target: Target,
+    version: Version,
+    service: Option<String>,
+    workload: Option<String>,
+    own: Option<String>,
+}
+
+/// Everything up to the permit.
+async fn prepare(
+    core: &Rc<Core>,
+    site: &Site,
+    snapshot: &Arc<Snapshot>,
+    request: &mut Request,
+    form: Form,
+) -> Result<(Permit, Going), Box<Refusal>> {
+    let proxy = matches!(site.point, SitePoint::Egress { authority: None, .. });
+    if form == Form::Authority && !proxy {
+        return Err(Box::new(Refusal::close(CloseReason::BadRequest)));
+    }
+    // Login comes before routing: the provider's callback is no route of its own.
+    let login = edge::login(core, site, snapshot, request).await.map_err(|(reply, close)| {
+        Box::new(Refusal { reply, close, detail: None, denied: None })
+    })?;
+    let turn = core.turn();
+    let plan = match judge::plan(snapshot, site, Some(request), turn) {
+        Ok(plan) => plan,
+        Err(NoPlan::Close(close)) => return Err(Box::new(Refusal::close(close))),
+        Err(NoPlan::Denied(denied)) => return Err(Box::new(Refusal::denied(Some(denied)))),
+    };
+    tokens(core, site, snapshot, &plan, request)?;
+    if login == Login::BearerMustVerify && request.claims.is_none() {
+        return Err(Box::new(Refusal::close(CloseReason::Token)));
+    }
+    // Tokens may have taken a parameter out of the target; nothing else of the plan depends on them.
+    let permit = plan.judge(&site.connection, Some(request)).map_err(|d| Box::new(Refusal::denied(d)))?;
+    let going = going(snapshot, site, &plan, request).ok_or_else(|| Box::new(Refusal::close(CloseReason::NoRoute)))?;
+    Ok((permit, going))
+}
+
+/// Verifies what the request presents; the claims of the last enforcement point that saw a token count.
+fn tokens(
+    core: &Core,
+    site: &Site,
+    snapshot: &Snapshot,
+    plan: &Plan<'_>,
+    request: &mut Request,
+) -> Result<(), Box<Refusal>> {
+    if is_cors_preflight(&request.method, &request.headers) {
+        return Ok(());
+    }
+    for enforcement in plan.enforcements.iter().filter(|e| !e.tokens.is_empty()) {
+        let outcome = authenticate_cached(
+            &mut core.tokens.borrow_mut(),
+            &enforcement.tokens,
+            &*snapshot.keys,
+            &request.headers,
+            request.path.as_ref(),
+            clock::unix_s(),
+        );
+        let edits = match outcome {
+            TokenOutcome::Anonymous { edits } => edits,
+            TokenOutcome::Valid { claims, edits } => {
+                request.claims = Some(claims);
+                edits
+            }
+            TokenOutcome::Invalid { status, text, error, unknown_kid } => {
+                if let Some(source) = unknown_kid {
+                    // A full channel means that the fetch is asked for already.
+                    drop(core.asks.try_send(Ask::UnknownKey(source)));
+                }
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UNAUTHORIZED);
+                let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());
+                let reply = Reply::unauthenticated(status, text, challenge.to_str().unwrap_or_default());
+                let detail = Some(format!("token: {error}"));
+                return Err(Box::new(Refusal { reply, close: CloseReason::Token, detail, denied: None }));
+            }
+        };
+        edits.apply(&mut request.headers);
+        if let Some(target) = request.path.as_ref().and_then(|p| edits.target(p)) {
+            let again = CanonicalPath::parse(snapshot.mesh.path_normalization, &target);
+            request.path = Some(again.map_err(|_e| Box::new(Refusal::close(CloseReason::BadRequest)))?);
+        }
+    }
+    Ok(())
+}
+
+fn going(snapshot: &Snapshot, site: &Site, plan: &Plan<'_>, request: &Request) -> Option<Going> {
+    let mesh = &snapshot.mesh;
+    let service = plan.service.and_then(|at| mesh.services.get(at)).map(|s| s.name.to_string());
+    let workload = plan.workload.and_then(|at| mesh.workloads.get(at)).map(|w| w.name.to_string());
+    let version = match plan.protocol {
+        Protocol::Http2 | Protocol::Grpc => Version::H2,
+        Protocol::Http | Protocol::Https | Protocol::Tls | Protocol::Tcp => Version::H1,
+    };
+    Some(Going {
+        target: target(snapshot, site.peer, plan, Some(request))?,
+        version,
+        service,
+        workload,
+        own: plan.own.map(|id| id.as_str().to_owned()),
+    })
+}
+
+/// Turns where into how.
+#[must_use]
+pub fn target(snapshot: &Snapshot, client: SocketAddr, plan: &Plan<'_>, request: Option<&Request>) -> Option<Target> {
+    let mesh = &snapshot.mesh;
+    match &plan.next {
+        Next::App(address, mark) => Some(Target::Plain {
+            address: UpstreamAddr(*address),
+            options: ConnectOptions { mark: *mark },
+        }),
+        Next::Workload(at, port) => {
+            let workload = mesh.workloads.get(*at)?;
+            hbone(snapshot, plan.own?, client, Beyond {
+                address: SocketAddr::new(workload.address, workload.hbone_port),
+                expected: workload.id.clone(),
+                authority: SocketAddr::new(workload.address, *port).to_string(),
+            })
+        }
+        Next::Gateway(at, authority) => {
+            let gateway = mesh.gateways.get(*at)?;
+            hbone(snapshot, plan.own?, client, Beyond {
+                address: gateway.hbone,
+                expected: gateway.id.clone(),
+                authority: authority.clone(),
+            })
+        }
+        Next::Outside(service, port) => outside(snapshot, *service, *port, request),
+    }
+}
+
+/// The far end of a tunnel.
+#[derive(Clone, Debug)]
+pub struct Beyond {
+    /// HBONE listener.
+    pub address: SocketAddr,
+    /// Who must answer.
+    pub expected: crate::vocab::spiffe::SpiffeId,
+    /// `:authority`.
+    pub authority: String,
+}
+
+/// A tunnel as `own`.
+#[must_use]
+pub fn hbone(
+    snapshot: &Snapshot,
+    own: &crate::vocab::spiffe::SpiffeId,
+    client: SocketAddr,
+    beyond: Beyond,
+) -> Option<Target> {
+    let tls = snapshot.identities.get(own)?;
+    Some(Target::Hbone(Far {
+        address: beyond.address,
+        expected: beyond.expected,
+        source: own.clone(),
+        tls: Arc::clone(&tls.client),
+        authority: beyond.authority,
+        client: Some(client),
+        options: ConnectOptions::default(),
+    }))
+}
+
+fn outside(snapshot: &Snapshot, service: usize, port: u16, request: Option<&Request>) -> Option<Target> {
+    let addresses = judge::endpoints(&snapshot.mesh, service, port);
+    // CONNECT and bytes carry the client's own TLS, which must not be wrapped once more.
+    let request = request.filter(|r| r.method != Method::CONNECT);
+    match (egress::tls_rule(&snapshot.mesh, service), request) {
+        (Some(UpstreamTls::Simple { sni, .. }), Some(request)) => {
+            let name = sni.clone().unwrap_or_else(|| request.host.name().to_owned());
+            Some(Target::Tls {
+                addresses,
+                config: Arc::clone(snapshot.origination.get(&service)?),
+                name: rustls::pki_types::ServerName::try_from(name).ok()?,
+            })
+        }
+        (Some(UpstreamTls::Simple { .. } | UpstreamTls::Disable) | None, _) => {
+            Some(Target::Plain { address: *addresses.first()?, options: ConnectOptions::default() })
+        }
+    }
+}
+
+/// Header fields that we set ourselves; they replace those of the request.
+fn own_fields(site: &Site, request: &Request, going: &Going) -> HeaderMap {
+    let mut extra = HeaderMap::new();
+    if matches!(going.target, Target::Tls { .. }) || matches!(site.point, SitePoint::Egress { .. }) {
+        // The outside learns nothing about the inside.
+        return extra;
+    }
+    for value in request.headers.get_all(&forward::XFF) {
+        extra.append(forward::XFF, value.clone());
+    }
+    if let Some(proto) = request.headers.get(&forward::XFP) {
+        extra.insert(forward::XFP, proto.clone());
+    }
+    let peer: IpAddr = site.connection.peer;
+    let principal = site.connection.principal.as_ref().map(|id| id.as_str());
+    forward::set(&mut extra, peer, principal, going.own.as_deref().unwrap_or_default(), site.scheme);
+    extra
+}
+
+async fn refuse(
+    refusal: Refusal,
+    grpc: bool,
+    mut story: Story,
+    mut body: Source<'_>,
+    responder: Responder<'_>,
+) -> bool {
+    let Refusal { reply, close, detail, denied } = refusal;
+    let reply = if grpc { reply.into_grpc() } else { reply };
+    story.edit(|r| {
+        r.judged = denied.map(|d| d.judged);
+        r.detail = detail;
+        r.status = Some(reply.status.as_u16());
+        r.sent = u64::try_from(reply.body.len()).unwrap_or(0);
+    });
+    let ended = body.is_empty();
+    let kept = responder.reply(reply, ended, &mut body).await;
+    story.end(close);
+    kept
+}

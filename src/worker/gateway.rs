@@ -1,0 +1,278 @@
+//! Tunnels that arrive (at a node, a waypoint, an egress gateway), direct mTLS at a waypoint, the explicit proxy.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use h2::server::SendResponse;
+use http::{Method, Request, Response, StatusCode};
+
+use crate::config::checked::{Node, Protocol};
+use crate::control::snapshot::{MeshTls, Snapshot};
+use crate::exchange::close::CloseReason;
+use crate::io::rt::{self, Tcp};
+use crate::io::stream::Stream;
+use crate::io::tunnel::Tunnel;
+use crate::io::{hbone, tls};
+use crate::policy::Connection;
+use crate::telemetry::record::Kind;
+use crate::vocab::addr::OriginalDst;
+use crate::vocab::host::Host;
+use crate::vocab::limits;
+use crate::vocab::resource::ResourceName;
+use crate::vocab::spiffe::SpiffeId;
+use crate::worker::core::Core;
+use crate::worker::forward::chain;
+use crate::worker::judge;
+use crate::worker::node::{self, Tunnelled};
+use crate::worker::serve;
+use crate::worker::site::{Site, SitePoint, Story};
+
+/// First byte of a TLS record that carries a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// Whose listener it is.
+#[derive(Clone, Debug)]
+pub enum At {
+    /// A workload's, at its node.
+    Node(Rc<Node>),
+    /// A waypoint's.
+    Waypoint(ResourceName),
+    /// An egress gateway's; the port of its explicit proxy.
+    Egress(ResourceName, Option<u16>),
+}
+
+impl At {
+    fn label(&self) -> (&'static str, String) {
+        match self {
+            Self::Node(node) => ("node", node.name.clone()),
+            Self::Waypoint(name) => ("waypoint", name.to_string()),
+            Self::Egress(name, _) => ("egress", name.to_string()),
+        }
+    }
+
+    /// TLS of the identity that answers at `local`. ztunnel sends no server name: the address decides.
+    fn tls(&self, snapshot: &Snapshot, local: SocketAddr) -> Option<MeshTls> {
+        let (mesh, directory) = (&snapshot.mesh, &snapshot.directory);
+        let id = match self {
+            Self::Node(_) => &mesh.workloads.get(directory.workload_by_address(local.ip().to_canonical())?)?.id,
+            Self::Waypoint(name) | Self::Egress(name, _) => &mesh.gateways.get(directory.gateway(name)?)?.id,
+        };
+        snapshot.identities.get(id).cloned()
+    }
+}
+
+/// One HBONE connection and its tunnels.
+pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
+    let snapshot = core.snapshot();
+    let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else { return };
+    let (role, instance) = at.label();
+    let story = Story::about(&core, (role, &instance), peer, Kind::Connection, snapshot.generation);
+    let Some(config) = at.tls(&snapshot, local) else {
+        return story.fail(CloseReason::Handshake, "no identity for this address");
+    };
+    let handshake = tls::accept(tcp.into(), |_sni| Some(config.hbone));
+    let (stream, proof) = match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
+        Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "handshake is too slow"),
+    };
+    let Some(principal) = proof.peer else {
+        return story.fail(CloseReason::Handshake, "client showed no certificate");
+    };
+    let mut connection = match rt::timeout(limits::HANDSHAKE_MS, hbone::serve(stream)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
+        Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "HTTP/2 handshake is too slow"),
+    };
+    story.forget();
+    let local = OriginalDst(SocketAddr::new(local.ip().to_canonical(), local.port()));
+    while let Some(accepted) = connection.accept().await {
+        let (request, respond) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(%error, "HBONE connection ended");
+                return;
+            }
+        };
+        let arrival = Arrival { core: Rc::clone(&core), at: at.clone(), principal: principal.clone(), peer, local };
+        rt::spawn(async move { Box::pin(tunnel(arrival, request, respond)).await });
+    }
+}
+
+struct Arrival {
+    core: Rc<Core>,
+    at: At,
+    principal: SpiffeId,
+    peer: SocketAddr,
+    local: OriginalDst,
+}
+
+/// One CONNECT stream.
+async fn tunnel(arrival: Arrival, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
+    let authority = request.uri().authority().and_then(|a| Host::parse(a.as_str()).ok());
+    let authority = authority.filter(|a| request.method() == Method::CONNECT && a.port().is_some());
+    let Some(authority) = authority else {
+        let (role, instance) = arrival.at.label();
+        let generation = arrival.core.snapshot().generation;
+        Story::about(&arrival.core, (role, &instance), arrival.peer, Kind::Tunnel, generation)
+            .fail(CloseReason::BadRequest, "not a CONNECT with host and port");
+        return refuse(&mut respond, StatusCode::BAD_REQUEST);
+    };
+    let body = request.into_body();
+    match &arrival.at {
+        At::Node(node) => {
+            let Arrival { core, principal, peer, local, .. } = &arrival;
+            match node::tunnelled(core, node, principal.clone(), *peer, *local, &authority).await {
+                Tunnelled::Refuse(status) => refuse(&mut respond, status),
+                Tunnelled::Http(site, tls) => {
+                    if let Some(stream) = accept(&mut respond, body) {
+                        http(Rc::clone(core), *site, stream, tls, Some(principal.clone())).await;
+                    }
+                }
+                Tunnelled::Bytes(site, up, story) => match accept(&mut respond, body) {
+                    Some(down) => node::relayed(core, *site, story, down, up).await,
+                    None => story.end(CloseReason::DownstreamReset),
+                },
+            }
+        }
+        At::Waypoint(name) => {
+            let point = SitePoint::Waypoint { gateway: name.clone(), authority: Some(authority.clone()) };
+            through(&arrival, point, &authority, body, respond).await;
+        }
+        At::Egress(name, proxy) => {
+            // A tunnel to the proxy's own port carries proxy requests, which say themselves where to.
+            let to_proxy = proxy.is_some() && authority.port() == *proxy && authority.ip() == Some(arrival.local.ip());
+            let point = SitePoint::Egress {
+                gateway: name.clone(),
+                authority: (!to_proxy).then(|| authority.clone()),
+            };
+            through(&arrival, point, &authority, body, respond).await;
+        }
+    }
+}
+
+/// A tunnel through a gateway.
+async fn through(
+    arrival: &Arrival,
+    point: SitePoint,
+    authority: &Host,
+    body: h2::RecvStream,
+    mut respond: SendResponse<Bytes>,
+) {
+    let Arrival { core, at, principal, peer, local } = arrival;
+    let (role, instance) = at.label();
+    let peer_ip = peer.ip().to_canonical();
+    let connection = Connection {
+        principal: Some(principal.clone()),
+        peer: peer_ip,
+        remote: peer_ip,
+        destination: authority.ip().unwrap_or_else(|| local.ip()),
+        port: authority.port().unwrap_or_default(),
+        sni: None,
+    };
+    let is_proxy = matches!(point, SitePoint::Egress { authority: None, .. });
+    let site = Site { role, instance: instance.into(), point, connection, peer: *peer, scheme: "http" };
+    let snapshot = core.snapshot();
+    let planned = judge::plan(&snapshot, &site, None, 0);
+    let (needs_http, ends_tls) = match &planned {
+        Ok(plan) => (plan.needs_http(true), role == "waypoint" && plan.protocol == Protocol::Https),
+        Err(_none) => (is_proxy, false),
+    };
+    drop(planned);
+    if needs_http {
+        let tls = if ends_tls { at.tls(&snapshot, local.0) } else { None };
+        if let Some(stream) = accept(&mut respond, body) {
+            http(Rc::clone(core), site, stream, tls, Some(principal.clone())).await;
+        }
+        return;
+    }
+    match node::permitted(core, &site, &snapshot) {
+        Err(story) => {
+            let status = if story.is_denied() { CloseReason::Denied } else { CloseReason::NoRoute }.connect_status();
+            drop(story);
+            refuse(&mut respond, status);
+        }
+        Ok((permit, target, story)) => match core.upstreams.dial(permit, &target).await {
+            Ok(up) => match accept(&mut respond, body) {
+                Some(down) => node::relayed(core, site, story, down, up).await,
+                None => story.end(CloseReason::DownstreamReset),
+            },
+            Err(error) => {
+                story.fail(CloseReason::UpstreamConnect, chain(&error));
+                refuse(&mut respond, StatusCode::SERVICE_UNAVAILABLE);
+            }
+        },
+    }
+}
+
+/// HTTP inside a tunnel, within TLS of the client's own if it brings any and it ends here.
+async fn http(core: Rc<Core>, site: Site, mut stream: Stream, tls: Option<MeshTls>, outer: Option<SpiffeId>) {
+    if tls.is_some() {
+        let first = rt::timeout(limits::HEAD_MS, stream.peek(1)).await;
+        if matches!(first, Ok(Ok([TLS_HANDSHAKE]))) {
+            return node::direct(core, site, stream, tls, outer).await;
+        }
+    }
+    serve::http(core, site, stream, false).await;
+}
+
+fn refuse(respond: &mut SendResponse<Bytes>, status: StatusCode) {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    if let Err(error) = respond.send_response(response, true) {
+        tracing::trace!(%error, "CONNECT stream is gone");
+    }
+}
+
+fn accept(respond: &mut SendResponse<Bytes>, body: h2::RecvStream) -> Option<Stream> {
+    let send = respond.send_response(Response::new(()), false).ok()?;
+    Some(Tunnel::new(send, body, None).into())
+}
+
+/// Direct mTLS at a waypoint, or a client of the egress gateway's explicit proxy (plaintext or TLS).
+pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
+    let snapshot = core.snapshot();
+    let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else { return };
+    let (role, instance) = at.label();
+    let story = Story::about(&core, (role, &instance), peer, Kind::Connection, snapshot.generation);
+    let (point, is_proxy) = match &at {
+        At::Waypoint(name) => (SitePoint::Waypoint { gateway: name.clone(), authority: None }, false),
+        At::Egress(name, _) => (SitePoint::Egress { gateway: name.clone(), authority: None }, true),
+        At::Node(_) => return story.end(CloseReason::NoRoute),
+    };
+    let peer_ip = peer.ip().to_canonical();
+    let mut site = Site {
+        role,
+        instance: instance.into(),
+        point,
+        connection: Connection {
+            principal: None,
+            peer: peer_ip,
+            remote: peer_ip,
+            destination: local.ip().to_canonical(),
+            port: local.port(),
+            sni: None,
+        },
+        peer,
+        scheme: "http",
+    };
+    if is_proxy && !matches!(rt::timeout(limits::HEAD_MS, tcp.peek_first()).await, Ok(Ok(Some(TLS_HANDSHAKE)))) {
+        story.forget();
+        return serve::http(core, site, tcp.into(), false).await;
+    }
+    let Some(tls) = at.tls(&snapshot, local) else {
+        return story.fail(CloseReason::Handshake, "no identity for this gateway yet");
+    };
+    let config = if is_proxy { tls.proxy } else { tls.direct };
+    let (stream, proof) = match rt::timeout(limits::HANDSHAKE_MS, tls::accept(tcp.into(), |_sni| Some(config))).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
+        Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "handshake is too slow"),
+    };
+    story.forget();
+    site.connection.principal = proof.peer;
+    site.connection.sni = proof.sni;
+    site.scheme = "https";
+    serve::http(core, site, stream, proof.h2).await;
+}

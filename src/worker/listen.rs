@@ -1,0 +1,135 @@
+//! The listeners of one core and what each does with a connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use thiserror::Error;
+
+use crate::io::listener::bind;
+use crate::io::rt::{self, Acceptor, Tcp};
+use crate::vocab::addr::ListenAddr;
+use crate::worker::core::Core;
+use crate::worker::gateway::{self, At};
+use crate::worker::{edge, node};
+
+/// A listener that cannot be had.
+#[derive(Debug, Error)]
+#[error("cannot listen on `{address}` for {what}")]
+pub struct ListenError {
+    /// Address.
+    pub address: SocketAddr,
+    /// What for.
+    pub what: &'static str,
+    /// Cause.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Binds every listener of the process on this core and serves them.
+///
+/// # Errors
+/// The first that cannot be bound; none is served then.
+pub fn start(core: &Rc<Core>) -> Result<(), ListenError> {
+    let mut bound: Vec<Box<dyn FnOnce()>> = Vec::new();
+    nodes(core, &mut bound)?;
+    gateways(core, &mut bound)?;
+    for start in bound {
+        start();
+    }
+    Ok(())
+}
+
+type Starts = Vec<Box<dyn FnOnce()>>;
+
+fn nodes(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
+    for node in &core.process.nodes {
+        let node = Rc::new(node.clone());
+        for address in &node.inbound {
+            let (n, to) = (Rc::clone(&node), open(*address, "inbound")?);
+            starts.push(accepting(core, to, move |core, tcp| {
+                let node = Rc::clone(&n);
+                Box::pin(node::inbound(core, tcp, node))
+            }));
+        }
+        for (at, workload) in node.workloads.iter().enumerate() {
+            let (n, to) = (Rc::clone(&node), open(workload.hbone, "HBONE")?);
+            starts.push(accepting(core, to, move |core, tcp| {
+                Box::pin(gateway::tunnels(core, tcp, At::Node(Rc::clone(&n))))
+            }));
+            if let Some(address) = workload.outbound {
+                let (n, to) = (Rc::clone(&node), open(address, "outbound")?);
+                starts.push(accepting(core, to, move |core, tcp| {
+                    Box::pin(node::outbound(core, tcp, Rc::clone(&n), at))
+                }));
+            }
+            if let Some(address) = workload.socks {
+                let (n, to) = (Rc::clone(&node), open(address, "SOCKS5")?);
+                starts.push(accepting(core, to, move |core, tcp| {
+                    Box::pin(node::socks(core, tcp, Rc::clone(&n), at))
+                }));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
+    for waypoint in &core.process.waypoints {
+        let at = At::Waypoint(waypoint.gateway.clone());
+        tunnels(core, starts, waypoint.hbone, &at)?;
+        if let Some(address) = waypoint.mtls {
+            let to = open(address, "direct mTLS")?;
+            starts.push(accepting(core, to, move |core, tcp| Box::pin(gateway::listener(core, tcp, at.clone()))));
+        }
+    }
+    for egress in &core.process.egresses {
+        let at = At::Egress(egress.gateway.clone(), egress.proxy.map(|a| a.port()));
+        tunnels(core, starts, egress.hbone, &at)?;
+        if let Some(address) = egress.proxy {
+            let to = open(address, "proxy")?;
+            starts.push(accepting(core, to, move |core, tcp| Box::pin(gateway::listener(core, tcp, at.clone()))));
+        }
+    }
+    for (at, ingress) in core.process.ingresses.iter().enumerate() {
+        for (nth, listener) in ingress.listeners.iter().enumerate() {
+            let (name, to) = (ingress.gateway.clone(), open(listener.address, "ingress")?);
+            starts.push(accepting(core, to, move |core, tcp| {
+                Box::pin(edge::connection(core, tcp, name.clone(), (at, nth)))
+            }));
+        }
+    }
+    Ok(())
+}
+
+fn tunnels(core: &Rc<Core>, starts: &mut Starts, address: SocketAddr, at: &At) -> Result<(), ListenError> {
+    let (at, to) = (at.clone(), open(address, "HBONE")?);
+    starts.push(accepting(core, to, move |core, tcp| Box::pin(gateway::tunnels(core, tcp, at.clone()))));
+    Ok(())
+}
+
+fn open(address: SocketAddr, what: &'static str) -> Result<Acceptor, ListenError> {
+    bind(ListenAddr(address)).map_err(|source| ListenError { address, what, source })
+}
+
+type Serving = std::pin::Pin<Box<dyn Future<Output = ()>>>;
+
+/// How long an accept loop waits after an error such as too many open files, in milliseconds.
+const ACCEPT_PAUSE_MS: u64 = 50;
+
+fn accepting(core: &Rc<Core>, acceptor: Acceptor, serve: impl Fn(Rc<Core>, Tcp) -> Serving + 'static) -> Box<dyn FnOnce()> {
+    let core = Rc::clone(core);
+    Box::new(move || {
+        rt::spawn(async move {
+            loop {
+                match acceptor.accept().await {
+                    Ok(tcp) => core.spawn_connection(serve(Rc::clone(&core), tcp)),
+                    Err(error) => {
+                        tracing::warn!(%error, "accept");
+                        rt::sleep(ACCEPT_PAUSE_MS).await;
+                    }
+                }
+            }
+        });
+    })
+}

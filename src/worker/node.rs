@@ -1,0 +1,454 @@
+//! The node: what enters its workloads, and what leaves them.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::config::checked::{Node, NodeWorkload, Protocol};
+use crate::control::snapshot::{MeshTls, Snapshot};
+use crate::exchange::close::CloseReason;
+use crate::io::hbone::HboneError;
+use crate::io::listener::{Captured, original_destination};
+use crate::io::relay::relay;
+use crate::io::rt::{self, Tcp};
+use crate::io::stream::Stream;
+use crate::io::tls;
+use crate::io::upstream::{DialError, Target};
+use crate::policy::{
+    Connection, Denied, OutboundTarget, Permit, Request, decide_outbound, decide_plaintext, mtls_mode,
+};
+use crate::role::outbound::{self, Route, Wanted};
+use crate::telemetry::record::Kind;
+use crate::vocab::addr::OriginalDst;
+use crate::vocab::limits;
+use crate::vocab::spiffe::SpiffeId;
+use crate::worker::core::Core;
+use crate::worker::exchange::{Beyond, hbone, target};
+use crate::worker::forward::chain;
+use crate::worker::judge::{self, NoPlan};
+use crate::worker::serve;
+use crate::worker::site::{Site, SitePoint, Story};
+use crate::worker::socks::{self, Answer};
+
+/// First byte of a TLS record that carries a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// A workload of this node by its address.
+fn hosted<'n>(snapshot: &Snapshot, node: &'n Node, dst: OriginalDst) -> Option<(&'n NodeWorkload, usize)> {
+    let at = snapshot.directory.workload_by_address(dst.ip())?;
+    let name = &snapshot.mesh.workloads.get(at)?.name;
+    node.workloads.iter().find(|w| w.workload == *name).map(|w| (w, at))
+}
+
+/// Where the app of a workload listens for `port`.
+fn app_of(snapshot: &Snapshot, hosted: &NodeWorkload, at: usize, port: u16) -> Option<SocketAddr> {
+    match hosted.app.get(&port) {
+        Some(app) => Some(*app),
+        // With a table of its own, a port that is not in it is not there.
+        None if !hosted.app.is_empty() => None,
+        None => Some(SocketAddr::new(snapshot.mesh.workloads.get(at)?.address, port)),
+    }
+}
+
+fn site_of(node: &Node, hosted: &NodeWorkload, connection: Connection, peer: SocketAddr, app: SocketAddr) -> Site {
+    Site {
+        role: "node",
+        instance: node.name.as_str().into(),
+        point: SitePoint::Workload { workload: hosted.workload.clone(), app, mark: node.mark },
+        connection,
+        peer,
+        scheme: "http",
+    }
+}
+
+/// A plaintext or direct mTLS connection to a workload of this node.
+pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
+    let snapshot = core.snapshot();
+    let Ok(peer) = tcp.peer() else { return };
+    let Ok(captured) = original_destination(&tcp) else { return };
+    let dst = captured.address();
+    let mut story = Story::about(&core, ("node", &node.name), peer, Kind::Connection, snapshot.generation);
+    let plain = Connection {
+        principal: None,
+        peer: peer.ip().to_canonical(),
+        remote: peer.ip().to_canonical(),
+        destination: dst.ip(),
+        port: dst.port(),
+        sni: None,
+    };
+    story.edit(|r| r.connection = Some(plain.clone()));
+    let found = hosted(&snapshot, &node, dst);
+    let app = found.and_then(|(hosted, at)| app_of(&snapshot, hosted, at, dst.port()));
+    let (Some((hosted, at)), Some(app)) = (found, app) else {
+        tcp.reset_on_close();
+        return story.end(CloseReason::NoRoute);
+    };
+    let Some(workload) = snapshot.mesh.workloads.get(at) else { return story.end(CloseReason::NoRoute) };
+    story.edit(|r| r.workload = Some(workload.name.to_string()));
+    let first = rt::timeout(limits::RESET_WAIT_MS, tcp.peek_first()).await;
+    if matches!(first, Ok(Ok(Some(TLS_HANDSHAKE)))) {
+        story.forget();
+        let tls = snapshot.identities.get(&workload.id).cloned();
+        let site = site_of(&node, hosted, plain, peer, app);
+        return direct(core, site, tcp.into(), tls, None).await;
+    }
+    let mesh = &snapshot.mesh;
+    let mode = mtls_mode(
+        &mesh.peer_authentications,
+        &mesh.root_namespace,
+        &workload.name.namespace,
+        &workload.labels,
+        dst.port(),
+    );
+    if let Some(denied) = decide_plaintext(mode, &plain) {
+        // Measured: only readable, then LINGER 0, then close shows the client a reset every time.
+        tcp.reset_on_close();
+        story.judged(&denied.judged);
+        return story.end(CloseReason::PlaintextRefused);
+    }
+    story.forget();
+    admit(core, site_of(&node, hosted, plain, peer, app), tcp.into(), false).await;
+}
+
+/// TLS that ends here: mTLS with the workload's identity. `outer`: the identity of the tunnel around it.
+pub async fn direct(core: Rc<Core>, mut site: Site, stream: Stream, tls: Option<MeshTls>, outer: Option<SpiffeId>) {
+    let snapshot = core.snapshot();
+    let story = Story::begin(&core, &site, Kind::Connection, &snapshot);
+    let Some(tls) = tls else { return story.fail(CloseReason::Handshake, "no identity for this workload yet") };
+    let handshake = tls::accept(stream, |_sni| Some(tls.direct));
+    let (stream, proof) = match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
+        Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "handshake is too slow"),
+    };
+    if outer.is_some() && outer != proof.peer {
+        // A stolen certificate used through somebody else's node.
+        return story.fail(CloseReason::Denied, "certificate inside the tunnel is not the tunnel's identity");
+    }
+    story.forget();
+    site.connection.principal = proof.peer;
+    site.connection.sni = proof.sni;
+    site.scheme = "https";
+    admit(core, site, stream, proof.h2).await;
+}
+
+/// Judges a connection to a workload and serves it: by request where HTTP rules hold, else as bytes.
+async fn admit(core: Rc<Core>, site: Site, stream: Stream, h2: bool) {
+    let snapshot = core.snapshot();
+    let needs_http = match judge::plan(&snapshot, &site, None, 0) {
+        Ok(plan) => plan.needs_http(false),
+        Err(_none) => false,
+    };
+    if needs_http {
+        return serve::http(core, site, stream, h2).await;
+    }
+    match permitted(&core, &site, &snapshot) {
+        Ok((permit, target, story)) => match core.upstreams.dial(permit, &target).await {
+            Ok(up) => relayed(&core, site, story, stream, up).await,
+            Err(error) => story.fail(CloseReason::UpstreamConnect, chain(&error)),
+        },
+        Err(story) => {
+            drop(stream);
+            drop(story);
+        }
+    }
+}
+
+/// The L4 decision at a site: permit, target and the open story; or the story with its denial.
+///
+/// # Errors
+/// The story, its reason set.
+pub fn permitted(core: &Rc<Core>, site: &Site, snapshot: &Arc<Snapshot>) -> Result<(Permit, Target, Story), Story> {
+    let mut story = Story::begin(core, site, Kind::Connection, snapshot);
+    let plan = match judge::plan(snapshot, site, None, 0) {
+        Ok(plan) => plan,
+        Err(NoPlan::Close(close)) => {
+            story.edit(|r| r.close = close);
+            return Err(story);
+        }
+        Err(NoPlan::Denied(denied)) => {
+            story.judged(&denied.judged);
+            story.edit(|r| r.close = CloseReason::Denied);
+            return Err(story);
+        }
+    };
+    story.edit(|r| {
+        r.service = plan.service.and_then(|at| snapshot.mesh.services.get(at)).map(|s| s.name.to_string());
+        r.workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at)).map(|w| w.name.to_string());
+    });
+    let permit = match plan.judge(&site.connection, None) {
+        Ok(permit) => permit,
+        Err(denied) => {
+            if let Some(Denied { judged }) = denied {
+                story.judged(&judged);
+            }
+            story.edit(|r| r.close = CloseReason::Denied);
+            return Err(story);
+        }
+    };
+    story.judged(permit.verdict());
+    match target(snapshot, site.peer, &plan, None) {
+        Some(target) => Ok((permit, target, story)),
+        None => {
+            story.edit(|r| r.close = CloseReason::NoRoute);
+            Err(story)
+        }
+    }
+}
+
+/// Relays bytes until both sides have ended or policy forbids it.
+pub async fn relayed(core: &Rc<Core>, site: Site, story: Story, down: Stream, up: Stream) {
+    let entry = core.open.enter(Box::new(move |snapshot| judge::still_allowed(snapshot, &site, None::<&Request>)));
+    let passed = Rc::clone(&story.passed);
+    tokio::select! {
+        biased;
+        () = entry.cancel.cancelled() => story.fail(CloseReason::PolicyChanged, "policy changed"),
+        done = relay(down, up, &passed) => match done {
+            Ok(()) => story.end(CloseReason::Done),
+            Err(error) => story.fail(CloseReason::DownstreamReset, error),
+        },
+    }
+}
+
+/// What a CONNECT stream to a workload becomes.
+#[derive(Debug)]
+pub enum Tunnelled {
+    /// Answer 200 and serve it so.
+    Http(Box<Site>, Option<MeshTls>),
+    /// Dialled; answer 200 and relay.
+    Bytes(Box<Site>, Stream, Story),
+    /// Answer this.
+    Refuse(http::StatusCode),
+}
+
+/// Judges a tunnel into a workload of this node. `local` is the address that the connection was made to.
+pub async fn tunnelled(
+    core: &Rc<Core>,
+    node: &Node,
+    principal: SpiffeId,
+    peer: SocketAddr,
+    local: OriginalDst,
+    authority: &crate::vocab::host::Host,
+) -> Tunnelled {
+    let snapshot = core.snapshot();
+    let story = Story::about(core, ("node", &node.name), peer, Kind::Tunnel, snapshot.generation);
+    let Some((dst, hosted, at)) = tunnel_target(&snapshot, node, local, authority) else {
+        story.fail(CloseReason::BadRequest, format!("`{authority}` is not a workload here"));
+        return Tunnelled::Refuse(http::StatusCode::BAD_REQUEST);
+    };
+    let connection = Connection {
+        principal: Some(principal),
+        peer: peer.ip().to_canonical(),
+        remote: peer.ip().to_canonical(),
+        destination: dst.ip(),
+        port: dst.port(),
+        sni: None,
+    };
+    let Some(app) = app_of(&snapshot, hosted, at, dst.port()) else {
+        story.with_connection(connection).end(CloseReason::NoRoute);
+        return Tunnelled::Refuse(http::StatusCode::SERVICE_UNAVAILABLE);
+    };
+    story.forget();
+    let site = site_of(node, hosted, connection, peer, app);
+    if let Ok(plan) = judge::plan(&snapshot, &site, None, 0) {
+        if plan.needs_http(false) || plan.protocol == Protocol::Https {
+            let id = snapshot.mesh.workloads.get(at).map(|w| &w.id);
+            // Only a direct caller brings TLS of its own; the waypoint has ended it.
+            let tls = id.filter(|_| plan.via.is_none() && plan.protocol == Protocol::Https);
+            return Tunnelled::Http(Box::new(site), tls.and_then(|id| snapshot.identities.get(id)).cloned());
+        }
+    }
+    match permitted(core, &site, &snapshot) {
+        Ok((permit, target, story)) => match core.upstreams.dial(permit, &target).await {
+            Ok(up) => Tunnelled::Bytes(Box::new(site), up, story),
+            Err(error) => {
+                story.fail(CloseReason::UpstreamConnect, chain(&error));
+                Tunnelled::Refuse(http::StatusCode::SERVICE_UNAVAILABLE)
+            }
+        },
+        Err(story) => {
+            drop(story);
+            Tunnelled::Refuse(CloseReason::Denied.connect_status())
+        }
+    }
+}
+
+/// The workload and port that a tunnel is for: `IP:port` of the address it came to, or a host name of a
+/// service that the workload there belongs to.
+fn tunnel_target<'n>(
+    snapshot: &Snapshot,
+    node: &'n Node,
+    local: OriginalDst,
+    authority: &crate::vocab::host::Host,
+) -> Option<(OriginalDst, &'n NodeWorkload, usize)> {
+    let port = authority.port()?;
+    let (hosted, at) = hosted(snapshot, node, local)?;
+    let port = match authority.ip() {
+        Some(ip) if ip.to_canonical() == local.ip() => port,
+        Some(_) => return None,
+        None => {
+            let service = snapshot.directory.service_by_host(authority.name())?;
+            let service = snapshot.mesh.services.get(service).filter(|s| s.workloads.contains(&at))?;
+            outbound_port(service, port)?
+        }
+    };
+    let own = [15001, 15006, 15008, 15080];
+    (!own.contains(&port)).then(|| (OriginalDst(SocketAddr::new(local.ip(), port)), hosted, at))
+}
+
+fn outbound_port(service: &crate::config::checked::Service, port: u16) -> Option<u16> {
+    crate::role::directory::service_port(service, port).map(|p| p.target_port)
+}
+
+/// A redirected connection that leaves a workload.
+pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
+    let Ok(peer) = tcp.peer() else { return };
+    let captured = original_destination(&tcp);
+    let story = outbound_story(&core, &node, peer);
+    let Ok(Captured::Redirected(dst)) = captured else {
+        // Nobody is a workload by connecting here; only the kernel's redirect says who it is.
+        tcp.reset_on_close();
+        return story.end(CloseReason::SelfCall);
+    };
+    let wanted = Wanted::Address(dst.ip());
+    match leave(&core, &node, at, peer, &wanted, dst.port(), story).await {
+        Ok((up, story)) => {
+            let down = Stream::from(tcp);
+            leaving(story, down, up).await;
+        }
+        Err(_close) => tcp.reset_on_close(),
+    }
+}
+
+/// A SOCKS5 client of a workload.
+pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
+    let Ok(peer) = tcp.peer() else { return };
+    let mut stream = Stream::from(tcp);
+    let Ok(Ok((wanted, port))) = rt::timeout(limits::HANDSHAKE_MS, socks::wanted(&mut stream)).await else { return };
+    let story = outbound_story(&core, &node, peer);
+    match leave(&core, &node, at, peer, &wanted, port, story).await {
+        Ok((up, story)) => match socks::answer(&mut stream, Answer::Granted).await {
+            Ok(()) => leaving(story, stream, up).await,
+            Err(error) => story.fail(CloseReason::DownstreamReset, error),
+        },
+        Err(close) => {
+            let answer = match close {
+                CloseReason::Denied => Answer::NotAllowed,
+                CloseReason::NoRoute | CloseReason::UpstreamConnect => Answer::Unreachable,
+                _ => Answer::Failed,
+            };
+            if let Err(error) = socks::answer(&mut stream, answer).await {
+                tracing::trace!(%error, "SOCKS client is gone");
+            }
+        }
+    }
+}
+
+fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
+    Story::about(core, ("node", &node.name), peer, Kind::Outbound, core.snapshot().generation)
+}
+
+async fn leaving(story: Story, down: Stream, up: Stream) {
+    let passed = Rc::clone(&story.passed);
+    match relay(down, up, &passed).await {
+        Ok(()) => story.end(CloseReason::Done),
+        Err(error) => story.fail(CloseReason::DownstreamReset, error),
+    }
+}
+
+/// Judges and dials a connection that leaves workload `at` of `node`.
+async fn leave(
+    core: &Rc<Core>,
+    node: &Node,
+    at: usize,
+    peer: SocketAddr,
+    wanted: &Wanted,
+    port: u16,
+    mut story: Story,
+) -> Result<(Stream, Story), CloseReason> {
+    let snapshot = core.snapshot();
+    let end = |story: Story, close: CloseReason, detail: String| {
+        story.fail(close, detail);
+        Err(close)
+    };
+    let own = node.workloads.get(at).and_then(|w| snapshot.directory.workload(&w.workload));
+    let Some(own) = own.and_then(|at| snapshot.mesh.workloads.get(at)) else {
+        return end(story, CloseReason::NoRoute, "workload is not in the mesh any more".to_owned());
+    };
+    let asked = match wanted {
+        Wanted::Name(name) => format!("{name}:{port}"),
+        Wanted::Address(ip) => SocketAddr::new(*ip, port).to_string(),
+    };
+    let destination = match wanted {
+        Wanted::Address(ip) => *ip,
+        Wanted::Name(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+    };
+    story.edit(|r| {
+        r.connection = Some(Connection {
+            principal: Some(own.id.clone()),
+            peer: peer.ip().to_canonical(),
+            remote: peer.ip().to_canonical(),
+            destination,
+            port,
+            sni: None,
+        });
+        r.service = Some(asked.clone());
+    });
+    let mesh = &snapshot.mesh;
+    let route = outbound::route(mesh, &snapshot.directory, wanted, port, core.turn());
+    let verdict = match &route {
+        Route::Unknown(_) => decide_outbound(OutboundTarget::Unknown(&asked), mesh.outbound_allow_any),
+        Route::Gateway { .. } | Route::Workload { .. } | Route::Outside { .. } | Route::Unreachable { .. } => {
+            decide_outbound(OutboundTarget::Known, mesh.outbound_allow_any)
+        }
+    };
+    story.judged(&verdict);
+    let permit = match verdict.permit() {
+        Ok(permit) => permit,
+        Err(_denied) => {
+            story.end(CloseReason::Denied);
+            return Err(CloseReason::Denied);
+        }
+    };
+    let options = rt::ConnectOptions { mark: node.mark };
+    let target = outbound_target(&snapshot, own.id.clone(), peer, route, options);
+    let Some(target) = target else {
+        return end(story, CloseReason::NoRoute, format!("`{asked}` has no endpoint or no such port"));
+    };
+    match core.upstreams.dial(permit, &target).await {
+        Ok(up) => Ok((up, story)),
+        Err(DialError::Hbone(HboneError::Refused(status))) if status == http::StatusCode::UNAUTHORIZED => {
+            end(story, CloseReason::Denied, "far end denies".to_owned())
+        }
+        Err(error) => end(story, CloseReason::UpstreamConnect, chain(&error)),
+    }
+}
+
+fn outbound_target(
+    snapshot: &Snapshot,
+    own: SpiffeId,
+    client: SocketAddr,
+    route: Route,
+    options: rt::ConnectOptions,
+) -> Option<Target> {
+    let mesh = &snapshot.mesh;
+    match route {
+        Route::Gateway { gateway, authority, .. } => {
+            let gateway = mesh.gateways.get(gateway)?;
+            let beyond = Beyond { address: gateway.hbone, expected: gateway.id.clone(), authority };
+            hbone(snapshot, &own, client, beyond)
+        }
+        Route::Workload { workload, port, .. } => {
+            let workload = mesh.workloads.get(workload)?;
+            let beyond = Beyond {
+                address: SocketAddr::new(workload.address, workload.hbone_port),
+                expected: workload.id.clone(),
+                authority: SocketAddr::new(workload.address, port).to_string(),
+            };
+            hbone(snapshot, &own, client, beyond)
+        }
+        Route::Outside { address, .. } => Some(Target::Plain { address, options }),
+        Route::Unknown(address) => Some(Target::Plain { address: address?, options }),
+        Route::Unreachable { .. } => None,
+    }
+}

@@ -1,0 +1,185 @@
+//! HTTP on a connection: which version, then request after request.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+
+use crate::exchange::close::CloseReason;
+use crate::http::canonical::{self, BadRequest};
+use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawRequest};
+use crate::http::reply::Reply;
+use crate::io::body::{Source, announced_length};
+use crate::io::h1::{HeadError, Reader, Writer, split};
+use crate::io::rt;
+use crate::io::stream::Stream;
+use crate::telemetry::record::Kind;
+use crate::vocab::limits;
+use crate::worker::core::Core;
+use crate::worker::exchange::{self, Arrived};
+use crate::worker::forward::Responder;
+use crate::worker::site::{Site, Story};
+
+/// The client preface of HTTP/2 begins with what no HTTP/1 request does.
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// Serves a stream that carries HTTP. `h2`: negotiated by ALPN; else the first bytes tell.
+pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, h2: bool) {
+    let is_h2 = h2
+        || match rt::timeout(limits::HEAD_MS, stream.peek(H2_PREFACE.len())).await {
+            Ok(Ok(first)) => first == H2_PREFACE,
+            Ok(Err(_)) | Err(rt::Elapsed) => false,
+        };
+    if is_h2 {
+        serve_h2(core, Rc::new(site), stream).await;
+    } else {
+        serve_h1(&core, &site, stream).await;
+    }
+}
+
+async fn serve_h1(core: &Rc<Core>, site: &Site, stream: Stream) {
+    let (mut reader, mut writer) = split(stream);
+    loop {
+        match rt::timeout(limits::IDLE_MS, reader.started()).await {
+            Ok(Ok(true)) => {}
+            // Idle for too long, ended or broken between two requests: nothing to tell.
+            Ok(Ok(false) | Err(_)) | Err(rt::Elapsed) => break,
+        }
+        let head = match rt::timeout(limits::HEAD_MS, reader.head(h1::parse_request)).await {
+            Ok(Ok(Some(head))) => head,
+            Ok(Ok(None)) => break,
+            Ok(Err(error)) => {
+                bad_head(core, site, &mut writer, &error).await;
+                break;
+            }
+            Err(rt::Elapsed) => {
+                unread(core, site, &mut writer, (CloseReason::Timeout, StatusCode::REQUEST_TIMEOUT), "request head is too slow").await;
+                break;
+            }
+        };
+        if !one_h1(core, site, head, &mut reader, &mut writer).await {
+            break;
+        }
+    }
+    if let Err(error) = writer.shutdown().await {
+        tracing::trace!(%error, "shutdown");
+    }
+}
+
+/// One request on an HTTP/1 connection; `true` if it can take another.
+async fn one_h1(core: &Rc<Core>, site: &Site, head: RawRequest, reader: &mut Reader, writer: &mut Writer) -> bool {
+    let framing = match h1::request_framing(&head) {
+        Ok(framing) => framing,
+        Err(error) => {
+            bad_head(core, site, writer, &HeadError::Http(error)).await;
+            return false;
+        }
+    };
+    let keep = h1::keeps_alive(&head.headers, head.is_11);
+    let is_11 = head.is_11;
+    let method = head.method.clone();
+    let expects_continue = is_11
+        && head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let mode = core.snapshot().mesh.path_normalization;
+    let (request, form) = match canonical::from_h1(head, mode) {
+        Ok(canonical) => canonical,
+        Err(error) => {
+            bad_request(core, site, writer, error).await;
+            return false;
+        }
+    };
+    let (framing, length) = if method == Method::CONNECT {
+        (Framing::UntilClose, None)
+    } else {
+        match framing {
+            Framing::Length(n) => (framing, Some(n)),
+            Framing::Empty => (framing, announced_length(&request.headers)),
+            Framing::Chunked | Framing::UntilClose => (framing, None),
+        }
+    };
+    let body = Source::H1(reader, BodyDecoder::new(framing));
+    let responder = Responder::H1 { writer, method, is_11, keep, expects_continue };
+    exchange::serve(core, site, Arrived { request, form, body, length }, responder).await
+}
+
+async fn bad_head(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: &HeadError) {
+    let (close, status) = match error {
+        HeadError::Http(H1Error::TooLarge) => (CloseReason::Limit, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        HeadError::Http(H1Error::TargetTooLong) => (CloseReason::Limit, StatusCode::URI_TOO_LONG),
+        HeadError::Http(H1Error::Coding) => (CloseReason::BadRequest, StatusCode::NOT_IMPLEMENTED),
+        HeadError::Http(_) => (CloseReason::BadRequest, StatusCode::BAD_REQUEST),
+        HeadError::Io(_) | HeadError::Cut => (CloseReason::DownstreamReset, StatusCode::BAD_REQUEST),
+    };
+    unread(core, site, writer, (close, status), &error.to_string()).await;
+}
+
+async fn bad_request(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: BadRequest) {
+    let why = (CloseReason::BadRequest, StatusCode::BAD_REQUEST);
+    unread(core, site, writer, why, &error.to_string()).await;
+}
+
+/// Answers and records a request that cannot be read; the connection cannot be used any further.
+async fn unread(core: &Rc<Core>, site: &Site, writer: &mut Writer, why: (CloseReason, StatusCode), detail: &str) {
+    let mut story = Story::begin(core, site, Kind::Request, &core.snapshot());
+    story.edit(|r| r.status = Some(why.1.as_u16()));
+    let responder =
+        Responder::H1 { writer, method: Method::GET, is_11: true, keep: false, expects_continue: false };
+    let text = why.1.canonical_reason().unwrap_or("bad request");
+    responder.reply(Reply::text(why.1, text), true, &mut Source::Empty).await;
+    story.fail(why.0, detail);
+}
+
+async fn serve_h2(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
+    let handshake = h2::server::Builder::new()
+        .max_concurrent_streams(limits::H2_STREAMS)
+        .max_header_list_size(u32::try_from(limits::HEAD_BYTES).unwrap_or(u32::MAX))
+        .handshake::<_, Bytes>(stream);
+    let mut connection = match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "HTTP/2 handshake");
+            return;
+        }
+        Err(rt::Elapsed) => return,
+    };
+    while let Some(accepted) = connection.accept().await {
+        let (request, respond) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(%error, "HTTP/2 connection ended");
+                return;
+            }
+        };
+        let (core, site) = (Rc::clone(&core), Rc::clone(&site));
+        rt::spawn(async move { Box::pin(one_h2(core, site, request, respond)).await });
+    }
+}
+
+async fn one_h2(
+    core: Rc<Core>,
+    site: Rc<Site>,
+    request: http::Request<h2::RecvStream>,
+    respond: h2::server::SendResponse<Bytes>,
+) {
+    let (parts, body) = request.into_parts();
+    let length = announced_length(&parts.headers);
+    let responder = Responder::H2(respond);
+    let mode = core.snapshot().mesh.path_normalization;
+    if parts.headers.len() > limits::HEADERS {
+        return unread_h2(&core, &site, responder, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields").await;
+    }
+    match canonical::from_h2(parts, mode) {
+        Ok((request, form)) => {
+            let body = Source::H2(body);
+            exchange::serve(&core, &site, Arrived { request, form, body, length }, responder).await;
+        }
+        Err(error) => unread_h2(&core, &site, responder, StatusCode::BAD_REQUEST, &error.to_string()).await,
+    }
+}
+
+async fn unread_h2(core: &Rc<Core>, site: &Site, responder: Responder<'_>, status: StatusCode, detail: &str) {
+    let mut story = Story::begin(core, site, Kind::Request, &core.snapshot());
+    story.edit(|r| r.status = Some(status.as_u16()));
+    responder.reply(Reply::text(status, status.canonical_reason().unwrap_or("")), true, &mut Source::Empty).await;
+    story.fail(CloseReason::BadRequest, detail);
+}

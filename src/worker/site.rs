@@ -1,0 +1,168 @@
+//! Where a connection is served: the enforcement point, by name, so that it is looked up anew after a reload.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::control::snapshot::Snapshot;
+use crate::exchange::close::CloseReason;
+use crate::io::clock;
+use crate::io::relay::Passed;
+use crate::policy::{Connection, Judged};
+use crate::telemetry::record::{Kind, Record};
+use crate::vocab::host::Host;
+use crate::vocab::resource::ResourceName;
+use crate::worker::core::Core;
+
+/// An enforcement point with one connection at it.
+#[derive(Clone, Debug)]
+pub struct Site {
+    /// Role, in records.
+    pub role: &'static str,
+    /// Node or gateway, in records.
+    pub instance: Rc<str>,
+    /// Which point it is.
+    pub point: SitePoint,
+    /// What was verified about the connection.
+    pub connection: Connection,
+    /// Address of the peer.
+    pub peer: SocketAddr,
+    /// `http` or `https`, as the client sees it.
+    pub scheme: &'static str,
+}
+
+/// Which enforcement point.
+#[derive(Clone, Debug)]
+pub enum SitePoint {
+    /// The workload's own node.
+    Workload {
+        /// Workload entry.
+        workload: ResourceName,
+        /// Where its app listens.
+        app: SocketAddr,
+        /// `SO_MARK` towards the app.
+        mark: Option<u32>,
+    },
+    /// A waypoint.
+    Waypoint {
+        /// Gateway.
+        gateway: ResourceName,
+        /// Authority of the tunnel; `None` on a direct connection, where the request's host decides.
+        authority: Option<Host>,
+    },
+    /// An egress gateway.
+    Egress {
+        /// Gateway.
+        gateway: ResourceName,
+        /// Authority of the tunnel; `None` for the explicit proxy, where the request's target decides.
+        authority: Option<Host>,
+    },
+    /// An ingress.
+    Ingress {
+        /// Gateway.
+        gateway: ResourceName,
+    },
+}
+
+/// Gathers one record while an exchange runs; sends it when it ends, however it ends.
+#[derive(Debug)]
+pub struct Story {
+    core: Rc<Core>,
+    started: Instant,
+    record: Option<Box<Record>>,
+    /// What passes.
+    pub passed: Rc<Cell<Passed>>,
+}
+
+impl Story {
+    /// Begins at a site.
+    #[must_use]
+    pub fn begin(core: &Rc<Core>, site: &Site, kind: Kind, snapshot: &Arc<Snapshot>) -> Self {
+        Self::about(core, (site.role, &site.instance), site.peer, kind, snapshot.generation)
+            .with_connection(site.connection.clone())
+    }
+
+    /// Begins before anything is known but the peer.
+    #[must_use]
+    pub fn about(core: &Rc<Core>, who: (&'static str, &str), peer: SocketAddr, kind: Kind, generation: u64) -> Self {
+        let record = Record {
+            time: Duration::ZERO,
+            generation,
+            role: who.0,
+            instance: who.1.to_owned(),
+            kind,
+            connection: None,
+            peer,
+            service: None,
+            workload: None,
+            request: None,
+            judged: None,
+            detail: None,
+            status: None,
+            // Until something else is known: the task was dropped.
+            close: CloseReason::DownstreamReset,
+            received: 0,
+            sent: 0,
+            duration: Duration::ZERO,
+        };
+        Self { core: Rc::clone(core), started: clock::now(), record: Some(Box::new(record)), passed: Rc::default() }
+    }
+
+    /// Changes the record so far.
+    pub fn edit(&mut self, change: impl FnOnce(&mut Record)) {
+        if let Some(record) = &mut self.record {
+            change(record);
+        }
+    }
+
+    /// Adds who and where.
+    #[must_use]
+    pub fn with_connection(mut self, connection: Connection) -> Self {
+        self.edit(|r| r.connection = Some(connection));
+        self
+    }
+
+    /// Adds what the engine said.
+    pub fn judged(&mut self, judged: &Judged) {
+        self.edit(|r| r.judged = Some(judged.clone()));
+    }
+
+    /// Ends it.
+    pub fn end(mut self, close: CloseReason) {
+        self.edit(|r| r.close = close);
+    }
+
+    /// Whether the engine denied it.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        let judged = self.record.as_ref().and_then(|r| r.judged.as_ref());
+        judged.is_some_and(|j| j.decision == crate::policy::Decision::Deny)
+    }
+
+    /// Drops it unrecorded: what follows has records of its own.
+    pub fn forget(mut self) {
+        self.record = None;
+    }
+
+    /// Ends it for a reason that needs words.
+    pub fn fail(mut self, close: CloseReason, detail: impl ToString) {
+        self.edit(|r| {
+            r.close = close;
+            r.detail = Some(detail.to_string());
+        });
+    }
+}
+
+impl Drop for Story {
+    fn drop(&mut self) {
+        let Some(mut record) = self.record.take() else { return };
+        let passed = self.passed.get();
+        record.time = clock::unix();
+        record.received = record.received.max(passed.received);
+        record.sent = record.sent.max(passed.sent);
+        record.duration = self.started.elapsed();
+        self.core.record(record);
+    }
+}
