@@ -11,8 +11,12 @@ pub mod pattern;
 pub mod peer;
 pub mod set;
 pub mod trust;
-mod values;
 pub mod verdict;
+
+mod values;
+
+#[cfg(test)]
+mod tests;
 
 pub use attach::{Point, PointKind, ServiceKind, attaches};
 pub use compile::{L4Deny, MeshPolicies, PolicyProblem, compile, validate};

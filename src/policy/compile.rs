@@ -123,8 +123,10 @@ impl Compiler<'_> {
             self.problem("rules", "a DENY or CUSTOM policy needs rules: without any it matches nothing");
         }
         let provider = policy.provider.as_deref().unwrap_or_default();
-        if (policy.action == Action::Custom) == provider.is_empty() {
-            self.problem("provider.name", "belongs to action CUSTOM, which needs it, and to no other");
+        if policy.action == Action::Custom && provider.is_empty() {
+            self.problem("provider.name", "action CUSTOM needs the name of a provider");
+        } else if policy.action != Action::Custom && policy.provider.is_some() {
+            self.problem("provider", "only action CUSTOM has a provider");
         }
         if policy.dry_run && !matches!(policy.action, Action::Allow | Action::Deny) {
             self.problem("dryRun", "only ALLOW and DENY policies can be dry-run");
