@@ -21,7 +21,8 @@ mod tests;
 pub use attach::{Point, PointKind, ServiceKind, attaches};
 pub use compile::{L4Deny, MeshPolicies, PolicyProblem, compile, validate};
 pub use decide::{
-    OutboundTarget, custom_providers, decide, decide_outbound, decide_plaintext, decide_via_waypoint,
+    OutboundTarget, custom_providers, decide, decide_outbound, decide_plaintext,
+    decide_via_waypoint,
 };
 pub use facts::{Connection, Request};
 pub use peer::mtls_mode;

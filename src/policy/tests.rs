@@ -5,7 +5,10 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderValue, Method};
 
-use super::model::{Action, AuthorizationPolicy, Condition, MtlsMode, Operation, Rule, Source, Target, TargetKind, TargetRef};
+use super::model::{
+    Action, AuthorizationPolicy, Condition, MtlsMode, Operation, Rule, Source, Target, TargetKind,
+    TargetRef,
+};
 use super::*;
 use crate::vocab::claims::Claims;
 use crate::vocab::host::Host;
@@ -33,21 +36,40 @@ fn list(values: &[&str]) -> Vec<String> {
 }
 
 fn from(principals: &[&str]) -> Rule {
-    let source = Source { principals: list(principals), ..Source::default() };
-    Rule { from: vec![source], ..Rule::default() }
+    let source = Source {
+        principals: list(principals),
+        ..Source::default()
+    };
+    Rule {
+        from: vec![source],
+        ..Rule::default()
+    }
 }
 
 fn to(operation: Operation) -> Rule {
-    Rule { to: vec![operation], ..Rule::default() }
+    Rule {
+        to: vec![operation],
+        ..Rule::default()
+    }
 }
 
 fn when(key: &str, values: &[&str]) -> Rule {
-    let condition = Condition { key: key.to_owned(), values: list(values), ..Condition::default() };
-    Rule { when: vec![condition], ..Rule::default() }
+    let condition = Condition {
+        key: key.to_owned(),
+        values: list(values),
+        ..Condition::default()
+    };
+    Rule {
+        when: vec![condition],
+        ..Rule::default()
+    }
 }
 
 fn methods(methods: &[&str]) -> Operation {
-    Operation { methods: list(methods), ..Operation::default() }
+    Operation {
+        methods: list(methods),
+        ..Operation::default()
+    }
 }
 
 fn point(kind: PointKind) -> Point {
@@ -61,8 +83,11 @@ fn point(kind: PointKind) -> Point {
     }
 }
 
-fn compiled(policies: &[AuthorizationPolicy], l4_deny: L4Deny) -> Result<PolicySet, Vec<PolicyProblem>> {
-    let own = [TrustDomain::parse("cluster.local").unwrap()];
+fn compiled(
+    policies: &[AuthorizationPolicy],
+    l4_deny: L4Deny,
+) -> Result<PolicySet, Vec<PolicyProblem>> {
+    let own: Vec<TrustDomain> = TrustDomain::parse("cluster.local").into_iter().collect();
     let mesh = MeshPolicies {
         policies,
         trust_domains: &own,
@@ -96,25 +121,68 @@ fn request(method: &str, target: &str) -> Request {
 }
 
 /// Judges `GET target` on port 80 and compares decision and reason.
-fn check(policies: &[AuthorizationPolicy], principal: Option<&str>, target: &str, want: Decision, reason: &str) {
+fn check(
+    policies: &[AuthorizationPolicy],
+    principal: Option<&str>,
+    target: &str,
+    want: Decision,
+    reason: &str,
+) {
     let set = compiled(policies, L4Deny::Api).unwrap();
-    let verdict = decide(&set, &connection(principal, 80), Some(&request("GET", target)));
-    assert_eq!((verdict.decision, verdict.reason.to_string().as_str()), (want, reason), "{principal:?} {target}");
+    let verdict = decide(
+        &set,
+        &connection(principal, 80),
+        Some(&request("GET", target)),
+    );
+    assert_eq!(
+        (verdict.decision, verdict.reason.to_string().as_str()),
+        (want, reason),
+        "{principal:?} {target}"
+    );
 }
 
 #[test]
 fn order() {
     use Decision::{Allow, Deny};
-    let allow = policy("allow", Action::Allow, vec![from(&[FRONTEND]), from(&[INGRESS])]);
-    let deny = policy("deny", Action::Deny, vec![to(Operation { paths: list(&["/admin*"]), ..Operation::default() })]);
+    let allow = policy(
+        "allow",
+        Action::Allow,
+        vec![from(&[FRONTEND]), from(&[INGRESS])],
+    );
+    let deny = policy(
+        "deny",
+        Action::Deny,
+        vec![to(Operation {
+            paths: list(&["/admin*"]),
+            ..Operation::default()
+        })],
+    );
     let both = [allow.clone(), deny];
     check(&[], None, "/", Allow, "no ALLOW policy applies");
     check(&both, Some(FRONTEND), "/", Allow, "matched an ALLOW rule");
-    check(&both, Some(FRONTEND), "/admin/x", Deny, "matched a DENY rule");
+    check(
+        &both,
+        Some(FRONTEND),
+        "/admin/x",
+        Deny,
+        "matched a DENY rule",
+    );
     let reason = format!("needs principal {FRONTEND}, got {REVIEWS}");
     check(&both, Some(REVIEWS), "/", Deny, &reason);
-    check(&both, None, "/", Deny, &format!("needs principal {FRONTEND}, got none"));
-    check(&[policy("none", Action::Allow, vec![])], Some(FRONTEND), "/", Deny, "no ALLOW policy has a rule");
+    check(
+        &both,
+        None,
+        "/",
+        Deny,
+        &format!("needs principal {FRONTEND}, got none"),
+    );
+    check(
+        &[policy("none", Action::Allow, vec![])],
+        Some(FRONTEND),
+        "/",
+        Deny,
+        "no ALLOW policy has a rule",
+    );
     let audit = policy("audit", Action::Audit, vec![Rule::default()]);
     let set = compiled(&[allow, audit], L4Deny::Api).unwrap();
     assert!(decide(&set, &connection(Some(FRONTEND), 80), None).audit);
@@ -124,43 +192,108 @@ fn order() {
 #[test]
 fn nearest_rule() {
     let mut narrow = from(&[FRONTEND]);
-    narrow.to = vec![Operation { methods: list(&["POST"]), paths: list(&["/b"]), ..Operation::default() }];
+    narrow.to = vec![Operation {
+        methods: list(&["POST"]),
+        paths: list(&["/b"]),
+        ..Operation::default()
+    }];
     let mut near = from(&[FRONTEND]);
-    near.to = vec![methods(&["POST"]), methods(&["PUT", "PATCH", "DELETE", "HEAD"])];
+    near.to = vec![
+        methods(&["POST"]),
+        methods(&["PUT", "PATCH", "DELETE", "HEAD"]),
+    ];
     let policies = [policy("p", Action::Allow, vec![narrow, near])];
-    check(&policies, Some(FRONTEND), "/", Decision::Deny, "needs method POST, got GET");
+    check(
+        &policies,
+        Some(FRONTEND),
+        "/",
+        Decision::Deny,
+        "needs method POST, got GET",
+    );
     let set = compiled(&policies, L4Deny::Api).unwrap();
-    let verdict = decide(&set, &connection(Some(FRONTEND), 80), Some(&request("GET", "/")));
-    assert_eq!((verdict.policy.as_ref().unwrap().name.as_str(), verdict.rule), ("p", Some(1)));
+    let verdict = decide(
+        &set,
+        &connection(Some(FRONTEND), 80),
+        Some(&request("GET", "/")),
+    );
+    assert_eq!(
+        (verdict.policy.as_ref().unwrap().name.as_str(), verdict.rule),
+        ("p", Some(1))
+    );
     let bare = decide(&set, &connection(Some(FRONTEND), 80), None);
-    assert_eq!(bare.reason.to_string(), "needs an HTTP request, got a bare connection");
-    let secret = policy("s", Action::Allow, vec![when("request.headers[x-key]", &["k1"])]);
+    assert_eq!(
+        bare.reason.to_string(),
+        "needs an HTTP request, got a bare connection"
+    );
+    let secret = policy(
+        "s",
+        Action::Allow,
+        vec![when("request.headers[x-key]", &["k1"])],
+    );
     let set = compiled(&[secret], L4Deny::Api).unwrap();
     let mut asked = request("GET", "/");
-    asked.headers.append("x-key", HeaderValue::from_static("k2"));
+    asked
+        .headers
+        .append("x-key", HeaderValue::from_static("k2"));
     let verdict = decide(&set, &connection(None, 80), Some(&asked));
-    assert_eq!(verdict.reason.to_string(), "needs header x-key k1, got another value");
+    assert_eq!(
+        verdict.reason.to_string(),
+        "needs header x-key k1, got another value"
+    );
 }
 
 #[test]
 fn query_occurrences() {
     use Decision::{Allow, Deny};
-    let currency = |action| [policy("p", action, vec![when("request.query[currency]", &["eur"])])];
+    let currency = |action| {
+        [policy(
+            "p",
+            action,
+            vec![when("request.query[currency]", &["eur"])],
+        )]
+    };
     let allow = currency(Action::Allow);
-    check(&allow, None, "/r?currency=eur", Allow, "matched an ALLOW rule");
-    check(&allow, None, "/r?currency=eur&%63urrency=eur", Allow, "matched an ALLOW rule");
+    check(
+        &allow,
+        None,
+        "/r?currency=eur",
+        Allow,
+        "matched an ALLOW rule",
+    );
+    check(
+        &allow,
+        None,
+        "/r?currency=eur&%63urrency=eur",
+        Allow,
+        "matched an ALLOW rule",
+    );
     let another = "needs query parameter currency eur, got another value";
     check(&allow, None, "/r?currency=eur&currency=usd", Deny, another);
-    check(&allow, None, "/r?Currency=eur", Deny, "needs query parameter currency eur, got none");
+    check(
+        &allow,
+        None,
+        "/r?Currency=eur",
+        Deny,
+        "needs query parameter currency eur, got none",
+    );
     let deny = currency(Action::Deny);
-    check(&deny, None, "/r?currency=usd&currency=%65ur", Deny, "matched a DENY rule");
+    check(
+        &deny,
+        None,
+        "/r?currency=usd&currency=%65ur",
+        Deny,
+        "matched a DENY rule",
+    );
     check(&deny, None, "/r", Allow, "no ALLOW policy applies");
 }
 
 /// DENY `POST` on port 8080: what is left of it on a bare connection.
 #[test]
 fn bare_connections() {
-    let mixed = Operation { ports: list(&["8080"]), ..methods(&["POST"]) };
+    let mixed = Operation {
+        ports: list(&["8080"]),
+        ..methods(&["POST"])
+    };
     for (operation, dialect, denied_8080, denied_9090) in [
         (mixed.clone(), L4Deny::Api, true, false),
         (mixed, L4Deny::Ztunnel, true, false),
@@ -171,7 +304,11 @@ fn bare_connections() {
         assert!(set.needs_http());
         for (port, denied) in [(8080, denied_8080), (9090, denied_9090)] {
             let verdict = decide(&set, &connection(None, port), None);
-            assert_eq!(verdict.decision == Decision::Deny, denied, "{dialect:?} {port}");
+            assert_eq!(
+                verdict.decision == Decision::Deny,
+                denied,
+                "{dialect:?} {port}"
+            );
         }
     }
 }
@@ -183,11 +320,20 @@ fn custom_and_dry_run() {
     dry.dry_run = true;
     let set = compiled(&[custom("b"), custom("a"), dry], L4Deny::Api).unwrap();
     let conn = connection(None, 80);
-    assert_eq!(custom_providers(&set, &conn, Some(&request("GET", "/"))), ["a", "b"]);
+    assert_eq!(
+        custom_providers(&set, &conn, Some(&request("GET", "/"))),
+        ["a", "b"]
+    );
     assert!(custom_providers(&set, &conn, Some(&request("PUT", "/"))).is_empty());
     let verdict = decide(&set, &conn, Some(&request("GET", "/")));
     assert_eq!(verdict.decision, Decision::Allow);
-    assert_eq!(verdict.shadow, Shadow { deny: Some(Decision::Deny), allow: None });
+    assert_eq!(
+        verdict.shadow,
+        Shadow {
+            deny: Some(Decision::Deny),
+            allow: None
+        }
+    );
 }
 
 #[test]
@@ -197,14 +343,39 @@ fn waypoint_outbound_plaintext() {
     let set = compiled(&policies, L4Deny::Api).unwrap();
     let from_it = connection(Some(INGRESS), 80);
     let verdict = decide_via_waypoint(&set, &from_it, None, &waypoint);
-    assert_eq!((verdict.decision, verdict.reason.label()), (Decision::Allow, "via_waypoint"));
-    assert!(decide_via_waypoint(&set, &connection(Some(REVIEWS), 80), None, &waypoint).permit().is_err());
-    let set = compiled(&[policy("deny", Action::Deny, vec![from(&[INGRESS])])], L4Deny::Api).unwrap();
-    assert!(decide_via_waypoint(&set, &from_it, None, &waypoint).permit().is_err());
+    assert_eq!(
+        (verdict.decision, verdict.reason.label()),
+        (Decision::Allow, "via_waypoint")
+    );
+    assert!(
+        decide_via_waypoint(&set, &connection(Some(REVIEWS), 80), None, &waypoint)
+            .permit()
+            .is_err()
+    );
+    let set = compiled(
+        &[policy("deny", Action::Deny, vec![from(&[INGRESS])])],
+        L4Deny::Api,
+    )
+    .unwrap();
+    assert!(
+        decide_via_waypoint(&set, &from_it, None, &waypoint)
+            .permit()
+            .is_err()
+    );
 
-    assert!(decide_outbound(OutboundTarget::Known, false).permit().is_ok());
-    assert!(decide_outbound(OutboundTarget::Unknown("x:1"), true).permit().is_ok());
-    let denied = decide_outbound(OutboundTarget::Unknown("x:1"), false).permit().unwrap_err();
+    assert!(
+        decide_outbound(OutboundTarget::Known, false)
+            .permit()
+            .is_ok()
+    );
+    assert!(
+        decide_outbound(OutboundTarget::Unknown("x:1"), true)
+            .permit()
+            .is_ok()
+    );
+    let denied = decide_outbound(OutboundTarget::Unknown("x:1"), false)
+        .permit()
+        .unwrap_err();
     assert!(denied.to_string().contains("`x:1` is not in the registry"));
 
     assert!(decide_plaintext(MtlsMode::Strict, &connection(None, 80)).is_some());
@@ -214,9 +385,16 @@ fn waypoint_outbound_plaintext() {
 
 #[test]
 fn explained() {
-    let policies = [policy("customer-api-lockdown", Action::Allow, vec![from(&[FRONTEND])])];
+    let policies = [policy(
+        "customer-api-lockdown",
+        Action::Allow,
+        vec![from(&[FRONTEND])],
+    )];
     let set = compiled(&policies, L4Deny::Api).unwrap();
-    let (conn, asked) = (connection(Some(REVIEWS), 80), request("GET", "/api/v1/users/export?x=1"));
+    let (conn, asked) = (
+        connection(Some(REVIEWS), 80),
+        request("GET", "/api/v1/users/export?x=1"),
+    );
     let verdict = decide(&set, &conn, Some(&asked));
     let steps = explain::steps(&verdict, &conn, Some(&asked), "customer-api");
     assert_eq!(
@@ -247,8 +425,16 @@ fn problems() {
         ..Source::default()
     };
     let mut conditions = when("request.header[x]", &["y"]);
-    conditions.when.push(Condition { key: "source.ip".to_owned(), regexes: list(&["1"]), ..Condition::default() });
-    let rule = Rule { from: vec![source, Source::default()], to: vec![operation], when: conditions.when };
+    conditions.when.push(Condition {
+        key: "source.ip".to_owned(),
+        regexes: list(&["1"]),
+        ..Condition::default()
+    });
+    let rule = Rule {
+        from: vec![source, Source::default()],
+        to: vec![operation],
+        when: conditions.when,
+    };
     let bad = policy("bad", Action::Allow, vec![rule]);
     let fields: Vec<String> = validate(&bad).into_iter().map(|p| p.field).collect();
     assert_eq!(
@@ -267,28 +453,66 @@ fn problems() {
             "rules[0].when[1]",
         ]
     );
-    assert_eq!(compiled(&[bad], L4Deny::Api).unwrap_err().len(), fields.len());
+    assert_eq!(
+        compiled(&[bad], L4Deny::Api).unwrap_err().len(),
+        fields.len()
+    );
     let identity = policy("custom", Action::Custom, vec![from(&["*"])]);
-    assert_eq!(validate(&identity)[0].field, "rules[0].from[0].source.principals");
-    assert_eq!(validate(&policy("deny", Action::Deny, vec![]))[0].field, "rules");
+    assert_eq!(
+        validate(&identity)[0].field,
+        "rules[0].from[0].source.principals"
+    );
+    assert_eq!(
+        validate(&policy("deny", Action::Deny, vec![]))[0].field,
+        "rules"
+    );
 }
 
 #[test]
 fn attachment() {
-    let selector = Target::Selector(BTreeMap::from([("istio.io/gateway-name".to_owned(), "customer-api".to_owned())]));
-    let entry = |kind| Target::Refs(vec![TargetRef { kind, name: "partner".to_owned() }]);
+    let selector = Target::Selector(BTreeMap::from([(
+        "istio.io/gateway-name".to_owned(),
+        "customer-api".to_owned(),
+    )]));
+    let entry = |kind| {
+        Target::Refs(vec![TargetRef {
+            kind,
+            name: "partner".to_owned(),
+        }])
+    };
     let mut egress = point(PointKind::Egress);
-    egress.services = vec![(ServiceKind::ServiceEntry, ResourceName::new("default", "partner"))];
+    egress.services = vec![(
+        ServiceKind::ServiceEntry,
+        ResourceName::new("default", "partner"),
+    )];
     let waypoint = point(PointKind::Waypoint);
     for (target, namespace, at, switch, want) in [
         (&selector, "default", &waypoint, true, true),
         (&selector, "default", &waypoint, false, false),
         (&selector, "other", &waypoint, true, false),
-        (&selector, "default", &point(PointKind::Workload), true, false),
+        (
+            &selector,
+            "default",
+            &point(PointKind::Workload),
+            true,
+            false,
+        ),
         (&Target::Namespace, "default", &waypoint, true, false),
         (&Target::Namespace, "istio-system", &egress, true, true),
-        (&entry(TargetKind::ServiceEntry), "default", &egress, true, true),
-        (&entry(TargetKind::ServiceEntry), "other", &egress, true, false),
+        (
+            &entry(TargetKind::ServiceEntry),
+            "default",
+            &egress,
+            true,
+            true,
+        ),
+        (
+            &entry(TargetKind::ServiceEntry),
+            "other",
+            &egress,
+            true,
+            false,
+        ),
         (&entry(TargetKind::Service), "default", &egress, true, false),
     ] {
         let got = attaches(target, namespace, at, "istio-system", switch);
@@ -309,7 +533,9 @@ impl Random {
 
     fn some(&mut self, pool: &[&str]) -> Vec<String> {
         let n = self.below(3);
-        (0..n).map(|_| pool[self.below(pool.len())].to_owned()).collect()
+        (0..n)
+            .map(|_| pool[self.below(pool.len())].to_owned())
+            .collect()
     }
 
     fn rule(&mut self) -> Rule {
@@ -369,7 +595,9 @@ fn properties() {
     let mut random = Random(0x0dd_ba11);
     let mut decisions = [0_usize; 2];
     for _ in 0..400 {
-        let policies: Vec<_> = (0..=random.below(3)).map(|i| random.policy(&format!("p{i}"))).collect();
+        let policies: Vec<_> = (0..=random.below(3))
+            .map(|i| random.policy(&format!("p{i}")))
+            .collect();
         let deny = policy("z", Action::Deny, vec![random.rule()]);
         let mut turned = policies.clone();
         turned.reverse();
@@ -379,19 +607,27 @@ fn properties() {
             rule.from.iter_mut().for_each(|s| s.principals.reverse());
         }
         let more = [policies.as_slice(), &[deny]].concat();
-        let [set, turned, more] = [&policies, &turned, &more].map(|p| compiled(p, L4Deny::Api).unwrap());
+        let [set, turned, more] =
+            [&policies, &turned, &more].map(|p| compiled(p, L4Deny::Api).unwrap());
         for _ in 0..20 {
             let (conn, asked) = random.case();
             let verdict = decide(&set, &conn, asked.as_ref());
             let allowed = verdict.decision == Decision::Allow;
             decisions[usize::from(allowed)] += 1;
             let again = decide(&turned, &conn, asked.as_ref());
-            assert_eq!((again.decision, again.rule), (verdict.decision, verdict.rule), "{policies:?} {conn:?} {asked:?}");
+            assert_eq!(
+                (again.decision, again.rule),
+                (verdict.decision, verdict.rule),
+                "{policies:?} {conn:?} {asked:?}"
+            );
             let with_more = decide(&more, &conn, asked.as_ref()).decision == Decision::Allow;
             assert!(allowed || !with_more, "{policies:?} {conn:?} {asked:?}");
             let bare = decide(&set, &conn, None).decision == Decision::Allow;
             assert!(allowed || !bare, "{policies:?} {conn:?} {asked:?}");
         }
     }
-    assert!(decisions.iter().all(|n| *n > 1_000), "both decisions must be common: {decisions:?}");
+    assert!(
+        decisions.iter().all(|n| *n > 1_000),
+        "both decisions must be common: {decisions:?}"
+    );
 }

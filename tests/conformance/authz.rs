@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use ringgate::policy::model::Target;
 use ringgate::policy::{
-    Connection, Decision, L4Deny, Request, Verdict, custom_providers, decide, decide_plaintext, mtls_mode,
+    Connection, Decision, L4Deny, Request, Verdict, custom_providers, decide, decide_plaintext,
+    mtls_mode,
 };
 use ringgate::vocab::claims::Claims;
 use ringgate::vocab::host::Host;
@@ -30,19 +31,36 @@ pub(crate) fn run(case: &Value) -> Outcome {
         for policy in &mut policies {
             policy.target = Target::Namespace;
         }
-        let namespaces = case["policies"].as_array().unwrap().iter().map(|p| text(&p["metadata"], "namespace"));
+        let namespaces = case["policies"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|p| text(&p["metadata"], "namespace"));
         let mut namespaces = namespaces.filter(|ns| *ns != mesh.root_namespace);
-        namespaces.next().unwrap_or(&mesh.root_namespace).clone_into(&mut point.namespace);
+        namespaces
+            .next()
+            .unwrap_or(&mesh.root_namespace)
+            .clone_into(&mut point.namespace);
         if namespaces.any(|ns| ns != point.namespace) {
             return Err("policies of several namespaces and no workload".to_owned());
         }
     }
-    let dialect = if text(case, "dialect") == "ztunnel" { L4Deny::Ztunnel } else { L4Deny::Api };
+    let dialect = if text(case, "dialect") == "ztunnel" {
+        L4Deny::Ztunnel
+    } else {
+        L4Deny::Api
+    };
     let set = compile_for(&mesh, &point, &policies, dialect)?;
     let conn = connection(&case["request"], &mesh)?;
     if has_mtls_mode(&point) {
         let peers = istio::peer_authentications(&case["policies"]);
-        let mode = mtls_mode(&peers, &mesh.root_namespace, &point.namespace, &point.labels, conn.port);
+        let mode = mtls_mode(
+            &peers,
+            &mesh.root_namespace,
+            &point.namespace,
+            &point.labels,
+            conn.port,
+        );
         if decide_plaintext(mode, &conn).is_some() {
             return Ok("deny".into());
         }
@@ -55,7 +73,10 @@ pub(crate) fn run(case: &Value) -> Outcome {
         }
     }
     let custom = &case["request"]["custom"];
-    if custom_providers(&set, &conn, parsed.as_ref()).iter().any(|p| text(custom, p) != "allow") {
+    if custom_providers(&set, &conn, parsed.as_ref())
+        .iter()
+        .any(|p| text(custom, p) != "allow")
+    {
         return Ok("deny".into());
     }
     if let Some(request) = &mut parsed {
@@ -79,10 +100,16 @@ fn answer<'a>(decision: Decision, allow: &'a str, deny: &'a str) -> &'a str {
 
 /// Compares audit mark and dry-run results where the case states them.
 fn side_results(case: &Value, verdict: &Verdict) -> Result<(), String> {
-    if case.get("expect_audit").is_some_and(|want| *want != verdict.audit) {
+    if case
+        .get("expect_audit")
+        .is_some_and(|want| *want != verdict.audit)
+    {
         return Err(format!("audit is {}", verdict.audit));
     }
-    let shadows = [("deny", verdict.shadow.deny), ("allow", verdict.shadow.allow)];
+    let shadows = [
+        ("deny", verdict.shadow.deny),
+        ("allow", verdict.shadow.allow),
+    ];
     for (action, got) in shadows {
         let want = case["expect_shadow"].get(action).and_then(Value::as_str);
         let got = got.map(|d| answer(d, "allowed", "denied"));
@@ -102,9 +129,18 @@ fn connection(request: &Value, mesh: &Mesh) -> Result<Connection, String> {
         }
         None => None,
     };
-    let ip = |value: &Value, default: &str| value.as_str().unwrap_or(default).parse::<IpAddr>().unwrap().to_canonical();
+    let ip = |value: &Value, default: &str| {
+        value
+            .as_str()
+            .unwrap_or(default)
+            .parse::<IpAddr>()
+            .unwrap()
+            .to_canonical()
+    };
     let peer = ip(&source["ip"], "127.0.0.1");
-    let forwarded = source["xff"].as_str().and_then(|xff| client_address(xff, mesh.trusted_proxies));
+    let forwarded = source["xff"]
+        .as_str()
+        .and_then(|xff| client_address(xff, mesh.trusted_proxies));
     Ok(Connection {
         principal,
         peer,
@@ -117,19 +153,33 @@ fn connection(request: &Value, mesh: &Mesh) -> Result<Connection, String> {
 
 /// The entry of X-Forwarded-For that `numTrustedProxies` trusts.
 fn client_address(xff: &str, trusted: usize) -> Option<IpAddr> {
-    xff.rsplit(',').nth(trusted.checked_sub(1)?)?.trim().parse().ok()
+    xff.rsplit(',')
+        .nth(trusted.checked_sub(1)?)?
+        .trim()
+        .parse()
+        .ok()
 }
 
 fn request(request: &Value, mesh: &Mesh) -> Result<Request, &'static str> {
-    let or = |key: &str, default: &str| request.get(key).and_then(Value::as_str).unwrap_or(default).to_owned();
+    let or = |key: &str, default: &str| {
+        request
+            .get(key)
+            .and_then(Value::as_str)
+            .unwrap_or(default)
+            .to_owned()
+    };
     let host = Host::parse(&or("host", "localhost")).map_err(|_e| "400")?;
     let target = or("path", "/");
-    let origin = split_absolute(&target).map_or(target.as_str().into(), |(_, origin)| origin);
+    let origin =
+        split_absolute(&target).map_or_else(|| target.as_str().into(), |(_, origin)| origin);
     let path = CanonicalPath::parse(mesh.normalization, &origin).map_err(|_e| "400")?;
     let mut headers = HeaderMap::new();
     for pair in request["headers"].as_array().into_iter().flatten() {
         let name: HeaderName = pair[0].as_str().unwrap().parse().map_err(|_e| "400")?;
-        headers.append(name, HeaderValue::from_str(pair[1].as_str().unwrap()).map_err(|_e| "400")?);
+        headers.append(
+            name,
+            HeaderValue::from_str(pair[1].as_str().unwrap()).map_err(|_e| "400")?,
+        );
     }
     Ok(Request {
         method: Method::from_bytes(or("method", "GET").as_bytes()).map_err(|_e| "400")?,

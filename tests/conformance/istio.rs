@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use ringgate::policy::model::{
-    Action, AuthorizationPolicy, Condition, MtlsMode, Operation, PeerAuthentication, Rule, Source, Target, TargetKind,
-    TargetRef,
+    Action, AuthorizationPolicy, Condition, MtlsMode, Operation, PeerAuthentication, Rule, Source,
+    Target, TargetKind, TargetRef,
 };
 use ringgate::policy::{Decision, Point, PointKind, ServiceKind};
 use ringgate::vocab::path::PathNormalization;
@@ -25,15 +25,23 @@ pub(crate) struct Mesh {
 impl Mesh {
     pub(crate) fn read(case: &Value) -> Self {
         let mesh = &case["mesh"];
-        let or = |key: &str, default: &str| mesh.get(key).and_then(Value::as_str).unwrap_or(default).to_owned();
+        let or = |key: &str, default: &str| {
+            mesh.get(key)
+                .and_then(Value::as_str)
+                .unwrap_or(default)
+                .to_owned()
+        };
         let own = or("trustDomain", "cluster.local");
         let aliases = strings(&mesh["trustDomainAliases"]);
-        let domains = std::iter::once(own).chain(aliases).map(|td| TrustDomain::parse(&td).unwrap());
+        let domains = std::iter::once(own)
+            .chain(aliases)
+            .map(|td| TrustDomain::parse(&td).unwrap());
         Self {
             trust_domains: domains.collect(),
             root_namespace: or("rootNamespace", "istio-system"),
             normalization: normalization(&or("pathNormalization", "BASE")),
-            trusted_proxies: usize::try_from(mesh["numTrustedProxies"].as_u64().unwrap_or(0)).unwrap(),
+            trusted_proxies: usize::try_from(mesh["numTrustedProxies"].as_u64().unwrap_or(0))
+                .unwrap(),
         }
     }
 }
@@ -50,12 +58,20 @@ pub(crate) fn normalization(mode: &str) -> PathNormalization {
 
 fn labels(value: &Value) -> BTreeMap<String, String> {
     let text = |v: &Value| v.as_str().unwrap().to_owned();
-    value.as_object().into_iter().flatten().map(|(k, v)| (k.clone(), text(v))).collect()
+    value
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), text(v)))
+        .collect()
 }
 
 /// The enforcement point of a case's `workload`.
 pub(crate) fn point(workload: &Value) -> Point {
-    let gateway = workload.get("gateway").and_then(Value::as_str).map(str::to_owned);
+    let gateway = workload
+        .get("gateway")
+        .and_then(Value::as_str)
+        .map(str::to_owned);
     let kind = match (workload["isWaypoint"] == true, &gateway) {
         (true, _) => PointKind::Waypoint,
         (false, Some(_)) => PointKind::Gateway,
@@ -63,29 +79,51 @@ pub(crate) fn point(workload: &Value) -> Point {
     };
     let service = |s: &Value| {
         let entry = text(s, "kind") == "ServiceEntry";
-        let kind = if entry { ServiceKind::ServiceEntry } else { ServiceKind::Service };
-        (kind, ResourceName::new(text(s, "namespace"), text(s, "name")))
+        let kind = if entry {
+            ServiceKind::ServiceEntry
+        } else {
+            ServiceKind::Service
+        };
+        (
+            kind,
+            ResourceName::new(text(s, "namespace"), text(s, "name")),
+        )
     };
     Point {
         kind,
         namespace: text(workload, "namespace").to_owned(),
         labels: labels(&workload["labels"]),
         gateway,
-        services: workload["services"].as_array().into_iter().flatten().map(service).collect(),
+        services: workload["services"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(service)
+            .collect(),
         default: Decision::Allow,
     }
 }
 
 fn name(policy: &Value) -> ResourceName {
-    ResourceName::new(text(&policy["metadata"], "namespace"), text(&policy["metadata"], "name"))
+    ResourceName::new(
+        text(&policy["metadata"], "namespace"),
+        text(&policy["metadata"], "name"),
+    )
 }
 
 /// The target of a spec. With both a selector and references, references count.
 pub(crate) fn target(spec: &Value) -> Result<Target, String> {
     let one = spec.get("targetRef").map(std::slice::from_ref);
-    let many = spec.get("targetRefs").and_then(Value::as_array).map(Vec::as_slice);
+    let many = spec
+        .get("targetRefs")
+        .and_then(Value::as_array)
+        .map(Vec::as_slice);
     if let Some(refs) = one.or(many) {
-        return refs.iter().map(target_ref).collect::<Result<_, _>>().map(Target::Refs);
+        return refs
+            .iter()
+            .map(target_ref)
+            .collect::<Result<_, _>>()
+            .map(Target::Refs);
     }
     let selector = spec.get("selector").map(|s| labels(&s["matchLabels"]));
     Ok(selector.map_or(Target::Namespace, Target::Selector))
@@ -102,11 +140,17 @@ fn target_ref(value: &Value) -> Result<TargetRef, String> {
         ("networking.istio.io", "ServiceEntry") => TargetKind::ServiceEntry,
         other => return Err(format!("targetRefs[] {other:?}")),
     };
-    Ok(TargetRef { kind, name: text(value, "name").to_owned() })
+    Ok(TargetRef {
+        kind,
+        name: text(value, "name").to_owned(),
+    })
 }
 
 /// The object's lists of strings by field name; refuses every other field.
-fn lists<'v>(object: &'v Map<String, Value>, known: &[&str]) -> Result<impl Fn(&str) -> Vec<String> + use<'v>, String> {
+fn lists<'v>(
+    object: &'v Map<String, Value>,
+    known: &[&str],
+) -> Result<impl Fn(&str) -> Vec<String> + use<'v>, String> {
     match object.keys().find(|k| !known.contains(&k.as_str())) {
         Some(unknown) => Err(format!("unknown field {unknown}")),
         None => Ok(|key: &str| object.get(key).map(strings).unwrap_or_default()),
@@ -115,9 +159,20 @@ fn lists<'v>(object: &'v Map<String, Value>, known: &[&str]) -> Result<impl Fn(&
 
 fn source(value: &Value) -> Result<Source, String> {
     let known = [
-        "principals", "notPrincipals", "requestPrincipals", "notRequestPrincipals", "namespaces", "notNamespaces",
-        "serviceAccounts", "notServiceAccounts", "trustDomains", "notTrustDomains", "ipBlocks", "notIpBlocks",
-        "remoteIpBlocks", "notRemoteIpBlocks",
+        "principals",
+        "notPrincipals",
+        "requestPrincipals",
+        "notRequestPrincipals",
+        "namespaces",
+        "notNamespaces",
+        "serviceAccounts",
+        "notServiceAccounts",
+        "trustDomains",
+        "notTrustDomains",
+        "ipBlocks",
+        "notIpBlocks",
+        "remoteIpBlocks",
+        "notRemoteIpBlocks",
     ];
     let list = lists(value["source"].as_object().ok_or("no source")?, &known)?;
     Ok(Source {
@@ -140,10 +195,21 @@ fn source(value: &Value) -> Result<Source, String> {
 
 fn operation(value: &Value) -> Result<Operation, String> {
     let known = [
-        "hosts", "notHosts", "ports", "notPorts", "methods", "notMethods", "paths", "notPaths", "pathRegexes",
+        "hosts",
+        "notHosts",
+        "ports",
+        "notPorts",
+        "methods",
+        "notMethods",
+        "paths",
+        "notPaths",
+        "pathRegexes",
         "notPathRegexes",
     ];
-    let list = lists(value["operation"].as_object().ok_or("no operation")?, &known)?;
+    let list = lists(
+        value["operation"].as_object().ok_or("no operation")?,
+        &known,
+    )?;
     Ok(Operation {
         hosts: list("hosts"),
         not_hosts: list("notHosts"),
@@ -160,7 +226,10 @@ fn operation(value: &Value) -> Result<Operation, String> {
 
 fn condition(value: &Value) -> Result<Condition, String> {
     let mut object = value.as_object().ok_or("no condition")?.clone();
-    let key = object.remove("key").and_then(|k| k.as_str().map(str::to_owned)).ok_or("no key")?;
+    let key = object
+        .remove("key")
+        .and_then(|k| k.as_str().map(str::to_owned))
+        .ok_or("no key")?;
     let list = lists(&object, &["values", "notValues", "regexes", "notRegexes"])?;
     Ok(Condition {
         key,
@@ -172,7 +241,11 @@ fn condition(value: &Value) -> Result<Condition, String> {
 }
 
 /// The entries of a list that may be absent but not empty.
-fn entries<T>(rule: &Value, key: &str, read: fn(&Value) -> Result<T, String>) -> Result<Vec<T>, String> {
+fn entries<T>(
+    rule: &Value,
+    key: &str,
+    read: fn(&Value) -> Result<T, String>,
+) -> Result<Vec<T>, String> {
     match rule.get(key).and_then(Value::as_array) {
         Some(list) if list.is_empty() => Err(format!("{key} is empty")),
         Some(list) => list.iter().map(read).collect(),
@@ -208,7 +281,12 @@ pub(crate) fn authorization_policy(policy: &Value) -> Result<AuthorizationPolicy
         action,
         provider: spec.get("provider").map(|p| text(p, "name").to_owned()),
         dry_run,
-        rules: spec["rules"].as_array().into_iter().flatten().map(rule).collect::<Result<_, _>>()?,
+        rules: spec["rules"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(rule)
+            .collect::<Result<_, _>>()?,
     })
 }
 
@@ -233,7 +311,9 @@ pub(crate) fn peer_authentications(policies: &Value) -> Vec<PeerAuthentication> 
             name: name(p),
             selector: spec.get("selector").map(|s| labels(&s["matchLabels"])),
             mode: mode(&spec["mtls"]),
-            ports: ports.map(|(port, m)| (port.parse().unwrap(), mode(m))).collect(),
+            ports: ports
+                .map(|(port, m)| (port.parse().unwrap(), mode(m)))
+                .collect(),
         }
     };
     found.into_iter().map(read).collect()
@@ -241,5 +321,9 @@ pub(crate) fn peer_authentications(policies: &Value) -> Vec<PeerAuthentication> 
 
 /// The resources of one kind.
 pub(crate) fn of_kind<'v>(policies: &'v Value, kind: &'v str) -> impl Iterator<Item = &'v Value> {
-    policies.as_array().unwrap().iter().filter(move |p| text(p, "kind") == kind)
+    policies
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(move |p| text(p, "kind") == kind)
 }

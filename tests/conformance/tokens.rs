@@ -12,29 +12,48 @@ use crate::{strings, text};
 const LEEWAY: i64 = 60;
 
 /// Claims of the request, `None` if anonymous; or the status that answers it.
-pub(crate) fn claims(case: &Value, mesh: &Mesh, point: Option<&Point>) -> Result<Option<Claims>, &'static str> {
+pub(crate) fn claims(
+    case: &Value,
+    mesh: &Mesh,
+    point: Option<&Point>,
+) -> Result<Option<Claims>, &'static str> {
     let request = &case["request"];
     let attached = |p: &&Value| {
         point.is_none_or(|point| {
             let target = target(&p["spec"]).unwrap();
-            attaches(&target, text(&p["metadata"], "namespace"), point, &mesh.root_namespace, true)
+            attaches(
+                &target,
+                text(&p["metadata"], "namespace"),
+                point,
+                &mesh.root_namespace,
+                true,
+            )
         })
     };
     let policies = of_kind(&case["policies"], "RequestAuthentication").filter(attached);
-    let mut rules: Vec<&Value> = policies.flat_map(|p| p["spec"]["jwtRules"].as_array().into_iter().flatten()).collect();
+    let mut rules: Vec<&Value> = policies
+        .flat_map(|p| p["spec"]["jwtRules"].as_array().into_iter().flatten())
+        .collect();
     rules.sort_by_key(|r| text(r, "issuer"));
     let header = |name: &str| {
         let mut headers = request["headers"].as_array().into_iter().flatten();
         headers.any(|h| h[0].as_str().is_some_and(|n| n.eq_ignore_ascii_case(name)) && h[1] != "")
     };
-    if text(request, "method") == "OPTIONS" && header("origin") && header("access-control-request-method") {
+    if text(request, "method") == "OPTIONS"
+        && header("origin")
+        && header("access-control-request-method")
+    {
         return Ok(None);
     }
     let now = request["now"].as_i64().unwrap_or(1_763_800_000);
     let mut accepted: Option<Claims> = None;
     let mut refused = None;
     for token in request["tokens"].as_array().into_iter().flatten() {
-        let looking: Vec<&Value> = rules.iter().copied().filter(|r| looks_at(r, &token["in"])).collect();
+        let looking: Vec<&Value> = rules
+            .iter()
+            .copied()
+            .filter(|r| looks_at(r, &token["in"]))
+            .collect();
         if looking.is_empty() {
             continue;
         }
@@ -54,9 +73,18 @@ pub(crate) fn claims(case: &Value, mesh: &Mesh, point: Option<&Point>) -> Result
 
 fn verify(token: &Value, rules: &[&Value], now: i64) -> Result<Claims, &'static str> {
     let claims = token["claims"].as_object().ok_or("401")?;
-    let time = |name: &str| claims.get(name).map(|v| v.as_i64().ok_or("401")).transpose();
-    let rule = rules.iter().find(|r| Some(text(r, "issuer")) == claims.get("iss").and_then(Value::as_str));
-    let rule = rule.filter(|r| text(r, "jwks") != "INVALID" && text(token, "signature") != "invalid").ok_or("401")?;
+    let time = |name: &str| {
+        claims
+            .get(name)
+            .map(|v| v.as_i64().ok_or("401"))
+            .transpose()
+    };
+    let rule = rules
+        .iter()
+        .find(|r| Some(text(r, "issuer")) == claims.get("iss").and_then(Value::as_str));
+    let rule = rule
+        .filter(|r| text(r, "jwks") != "INVALID" && text(token, "signature") != "invalid")
+        .ok_or("401")?;
     let expired = time("exp")?.is_some_and(|exp| now > exp + LEEWAY);
     if expired || time("nbf")?.is_some_and(|nbf| nbf > now + LEEWAY) {
         return Err("401");
@@ -70,7 +98,10 @@ fn verify(token: &Value, rules: &[&Value], now: i64) -> Result<Claims, &'static 
     if !audiences.is_empty() && !audiences.iter().any(|a| given.contains(a)) {
         return Err("403");
     }
-    Ok(Claims::new(claims.clone(), strings(&rule["spaceDelimitedClaims"])))
+    Ok(Claims::new(
+        claims.clone(),
+        strings(&rule["spaceDelimitedClaims"]),
+    ))
 }
 
 /// Whether a rule looks where the token is: its own locations, or the defaults if it names none.
@@ -82,13 +113,17 @@ fn looks_at(rule: &Value, place: &Value) -> bool {
     };
     let query = text(place, "query");
     let cookie = text(place, "cookie");
-    let own = ["fromHeaders", "fromParams", "fromCookies"].iter().any(|k| rule[k].as_array().is_some_and(|a| !a.is_empty()));
+    let own = ["fromHeaders", "fromParams", "fromCookies"]
+        .iter()
+        .any(|k| rule[k].as_array().is_some_and(|a| !a.is_empty()));
     if !own {
         return query == "access_token"
-            || (header.eq_ignore_ascii_case("authorization") && prefix.eq_ignore_ascii_case("Bearer "));
+            || (header.eq_ignore_ascii_case("authorization")
+                && prefix.eq_ignore_ascii_case("Bearer "));
     }
     let mut headers = rule["fromHeaders"].as_array().into_iter().flatten();
-    headers.any(|h| text(h, "name").eq_ignore_ascii_case(header) && prefix.starts_with(text(h, "prefix")))
-        || strings(&rule["fromParams"]).iter().any(|p| p == query)
+    headers.any(|h| {
+        text(h, "name").eq_ignore_ascii_case(header) && prefix.starts_with(text(h, "prefix"))
+    }) || strings(&rule["fromParams"]).iter().any(|p| p == query)
         || strings(&rule["fromCookies"]).iter().any(|c| c == cookie)
 }
