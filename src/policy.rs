@@ -13,6 +13,7 @@ pub mod set;
 pub mod trust;
 pub mod verdict;
 
+mod rules;
 mod values;
 
 #[cfg(test)]
