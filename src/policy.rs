@@ -11,13 +11,19 @@ pub mod pattern;
 pub mod peer;
 pub mod set;
 pub mod trust;
-mod values;
 pub mod verdict;
+
+mod rules;
+mod values;
+
+#[cfg(test)]
+mod tests;
 
 pub use attach::{Point, PointKind, ServiceKind, attaches};
 pub use compile::{L4Deny, MeshPolicies, PolicyProblem, compile, validate};
 pub use decide::{
-    OutboundTarget, custom_providers, decide, decide_outbound, decide_plaintext, decide_via_waypoint,
+    OutboundTarget, custom_providers, decide, decide_outbound, decide_plaintext,
+    decide_via_waypoint,
 };
 pub use facts::{Connection, Request};
 pub use peer::mtls_mode;

@@ -87,7 +87,9 @@ pub fn attaches(
     let in_scope = namespace == point.namespace || namespace == root_namespace;
     match target {
         Target::Namespace => point.kind.takes_selectors() && in_scope,
-        Target::Refs(refs) => refs.iter().any(|r| refers(r, namespace, point, root_namespace)),
+        Target::Refs(refs) => refs
+            .iter()
+            .any(|r| refers(r, namespace, point, root_namespace)),
         Target::Selector(labels) => match gateway_of(labels) {
             Some(gateway) if gateway_name_selector && point.gateway.is_some() => {
                 namespace == point.namespace && point.gateway.as_deref() == Some(gateway)
@@ -102,7 +104,11 @@ pub fn attaches(
 
 /// The gateway that a selector of exactly `istio.io/gateway-name` names.
 fn gateway_of(labels: &BTreeMap<String, String>) -> Option<&str> {
-    if labels.len() == 1 { labels.get(GATEWAY_NAME_LABEL).map(String::as_str) } else { None }
+    if labels.len() == 1 {
+        labels.get(GATEWAY_NAME_LABEL).map(String::as_str)
+    } else {
+        None
+    }
 }
 
 fn refers(target: &TargetRef, namespace: &str, point: &Point, root_namespace: &str) -> bool {

@@ -7,7 +7,7 @@ use regex::bytes::Regex;
 use serde_json::Value;
 
 use crate::policy::facts::{Connection, Request};
-use crate::policy::pattern::{RequestPrincipal, TextSet, Template};
+use crate::policy::pattern::{RequestPrincipal, Template, TextSet};
 use crate::vocab::cidr::Cidr;
 use crate::vocab::claims::Claims;
 use crate::vocab::spiffe::SpiffeId;
@@ -90,7 +90,9 @@ impl Matcher {
         if let Self::RequestPrincipals(principals) = self {
             return principals.iter().any(|p| p.matches(claims));
         }
-        claims.request_principal().is_some_and(|p| self.text(p.as_bytes()))
+        claims
+            .request_principal()
+            .is_some_and(|p| self.text(p.as_bytes()))
     }
 
     fn account(&self, id: &SpiffeId) -> bool {
@@ -139,19 +141,29 @@ impl Attribute {
 
     fn parse_map_key(key: &str) -> Result<Self, &'static str> {
         let (map, rest) = key.split_at(key.find('[').unwrap_or(key.len()));
-        let inner = rest.strip_prefix('[').and_then(|r| r.strip_suffix(']')).filter(|i| !i.is_empty());
+        let inner = rest
+            .strip_prefix('[')
+            .and_then(|r| r.strip_suffix(']'))
+            .filter(|i| !i.is_empty());
         match (map, inner) {
             ("request.headers", Some(name)) => match name.to_ascii_lowercase().as_str() {
                 ":method" => Ok(Self::Method),
                 ":path" => Ok(Self::Target),
                 ":authority" | "host" => Ok(Self::Host),
-                name => name.parse().map(Self::Header).map_err(|_e| "not a header name"),
+                name => name
+                    .parse()
+                    .map(Self::Header)
+                    .map_err(|_e| "not a header name"),
             },
             ("request.query", Some(name)) => Ok(Self::Query(name.into())),
             ("request.auth.claims", Some(names)) => {
                 let names: Box<[String]> = names.split("][").map(str::to_owned).collect();
                 let empty = names.iter().any(|n| n.is_empty() || n.contains(['[', ']']));
-                if empty { Err("needs a claim name in each pair of brackets") } else { Ok(Self::Claim(names)) }
+                if empty {
+                    Err("needs a claim name in each pair of brackets")
+                } else {
+                    Ok(Self::Claim(names))
+                }
             }
             ("request.headers" | "request.query" | "request.auth.claims", None) => {
                 Err("needs a name in brackets, as in `request.headers[name]`")
@@ -208,7 +220,10 @@ impl Attribute {
 
     /// Whether its values are strings, so that a regular expression can be compared with them.
     pub(super) fn is_text(&self) -> bool {
-        !matches!(self, Self::SourceIp | Self::RemoteIp | Self::DestinationIp | Self::DestinationPort)
+        !matches!(
+            self,
+            Self::SourceIp | Self::RemoteIp | Self::DestinationIp | Self::DestinationPort
+        )
     }
 
     /// Whether any value of it matches.
@@ -219,16 +234,19 @@ impl Attribute {
         let claims = request.and_then(|r| r.claims.as_ref());
         match self {
             Self::Principal => id.is_some_and(|id| matcher.text(id.principal().as_bytes())),
-            Self::Namespace => {
-                id.and_then(SpiffeId::k8s).is_some_and(|(namespace, _)| matcher.text(namespace.as_bytes()))
-            }
+            Self::Namespace => id
+                .and_then(SpiffeId::k8s)
+                .is_some_and(|(namespace, _)| matcher.text(namespace.as_bytes())),
             Self::ServiceAccount => id.is_some_and(|id| matcher.account(id)),
             Self::TrustDomain => id.is_some_and(|id| matcher.text(id.trust_domain().as_bytes())),
             Self::SourceIp => matcher.ip(conn.peer),
             Self::RemoteIp => matcher.ip(conn.remote),
             Self::DestinationIp => matcher.ip(conn.destination),
             Self::DestinationPort => matches!(matcher, Matcher::Ports(p) if p.contains(&conn.port)),
-            Self::Sni => conn.sni.as_ref().is_some_and(|sni| matcher.text(sni.as_bytes())),
+            Self::Sni => conn
+                .sni
+                .as_ref()
+                .is_some_and(|sni| matcher.text(sni.as_bytes())),
             Self::RequestPrincipal => claims.is_some_and(|c| matcher.token(c)),
             Self::Claim(names) => claims.is_some_and(|c| claim_any(c, names, matcher)),
             Self::Host => request.is_some_and(|r| matcher.text(r.host.as_str().as_bytes())),
@@ -242,12 +260,16 @@ impl Attribute {
                 path.is_some_and(|p| matcher.text(p.as_str().as_bytes()))
             }
             Self::Header(name) => request.is_some_and(|r| {
-                r.headers.get_all(name).iter().any(|v| matcher.text(trim(v.as_bytes())))
+                r.headers
+                    .get_all(name)
+                    .iter()
+                    .any(|v| matcher.text(trim(v.as_bytes())))
             }),
             Self::Query(name) => {
                 let path = request.and_then(|r| r.path.as_ref());
                 path.is_some_and(|p| {
-                    p.query_pairs().any(|(n, v)| *n == *name.as_bytes() && matcher.text(&v))
+                    p.query_pairs()
+                        .any(|(n, v)| *n == *name.as_bytes() && matcher.text(&v))
                 })
             }
         }
@@ -263,7 +285,9 @@ impl Attribute {
         let text = match self {
             Self::Principal => id.map(|id| id.principal().to_owned()),
             Self::Namespace => id.and_then(SpiffeId::k8s).map(|(ns, _)| ns.to_owned()),
-            Self::ServiceAccount => id.and_then(SpiffeId::k8s).map(|(ns, sa)| format!("{ns}/{sa}")),
+            Self::ServiceAccount => id
+                .and_then(SpiffeId::k8s)
+                .map(|(ns, sa)| format!("{ns}/{sa}")),
             Self::TrustDomain => id.map(|id| id.trust_domain().to_owned()),
             Self::SourceIp => Some(conn.peer.to_string()),
             Self::RemoteIp => Some(conn.remote.to_string()),
@@ -271,13 +295,15 @@ impl Attribute {
             Self::DestinationPort => Some(conn.port.to_string()),
             Self::Sni => conn.sni.clone(),
             Self::RequestPrincipal => claims.and_then(Claims::request_principal),
-            Self::Claim(names) => claims.and_then(|c| claim(c, names)).map(|_v| "another value".to_owned()),
+            Self::Claim(names) => claims
+                .and_then(|c| claim(c, names))
+                .map(|_v| "another value".to_owned()),
             Self::Host => request.map(|r| r.host.as_str().to_owned()),
             Self::Method => request.map(|r| r.method.as_str().to_owned()),
             Self::Path | Self::Target => path.map(|p| p.path().to_owned()),
-            Self::Header(name) => {
-                request.filter(|r| r.headers.contains_key(name)).map(|_r| "another value".to_owned())
-            }
+            Self::Header(name) => request
+                .filter(|r| r.headers.contains_key(name))
+                .map(|_r| "another value".to_owned()),
             Self::Query(name) => path
                 .filter(|p| p.query_pairs().any(|(n, _v)| *n == *name.as_bytes()))
                 .map(|_p| "another value".to_owned()),
@@ -315,7 +341,11 @@ const SHOWN: usize = 256;
 
 /// Cuts and escapes what a peer sent, so that a record stays one readable line.
 fn shorten(text: &str) -> String {
-    let mut out: String = text.chars().take(SHOWN).flat_map(char::escape_debug).collect();
+    let mut out: String = text
+        .chars()
+        .take(SHOWN)
+        .flat_map(char::escape_debug)
+        .collect();
     if text.chars().nth(SHOWN).is_some() {
         out.push_str("...");
     }
@@ -326,26 +356,39 @@ fn shorten(text: &str) -> String {
 fn trim(value: &[u8]) -> &[u8] {
     let blank = |b: &u8| matches!(b, b' ' | b'\t');
     let start = value.iter().position(|b| !blank(b)).unwrap_or(value.len());
-    let end = value.iter().rposition(|b| !blank(b)).map_or(start, |last| last + 1);
+    let end = value
+        .iter()
+        .rposition(|b| !blank(b))
+        .map_or(start, |last| last + 1);
     value.get(start..end).unwrap_or_default()
 }
 
 fn claim<'c>(claims: &'c Claims, names: &[String]) -> Option<&'c Value> {
     let (first, rest) = names.split_first()?;
-    rest.iter().try_fold(claims.claim(first)?, |value, name| value.as_object()?.get(name))
+    rest.iter().try_fold(claims.claim(first)?, |value, name| {
+        value.as_object()?.get(name)
+    })
 }
 
 /// A string (split at spaces where the claim is such a list) or any string of a list; nothing else matches.
 fn claim_any(claims: &Claims, names: &[String], matcher: &Matcher) -> bool {
-    let Some(value) = claim(claims, names) else { return false };
+    let Some(value) = claim(claims, names) else {
+        return false;
+    };
     if let Some(list) = value.as_array() {
-        return list.iter().filter_map(Value::as_str).any(|s| matcher.text(s.as_bytes()));
+        return list
+            .iter()
+            .filter_map(Value::as_str)
+            .any(|s| matcher.text(s.as_bytes()));
     }
-    let Some(text) = value.as_str() else { return false };
+    let Some(text) = value.as_str() else {
+        return false;
+    };
     match names {
-        [name] if claims.is_space_delimited(name) => {
-            text.split(' ').filter(|part| !part.is_empty()).any(|part| matcher.text(part.as_bytes()))
-        }
+        [name] if claims.is_space_delimited(name) => text
+            .split(' ')
+            .filter(|part| !part.is_empty())
+            .any(|part| matcher.text(part.as_bytes())),
         _ => matcher.text(text.as_bytes()),
     }
 }

@@ -17,7 +17,13 @@ pub fn decide(set: &PolicySet, conn: &Connection, request: Option<&Request>) -> 
         if set.allow.is_empty() {
             return match set.default {
                 Decision::Allow => verdict(set, facts, Decision::Allow, None, Reason::NoPolicy),
-                Decision::Deny => verdict(set, facts, Decision::Deny, None, Reason::NoPolicyDefaultDeny),
+                Decision::Deny => verdict(
+                    set,
+                    facts,
+                    Decision::Deny,
+                    None,
+                    Reason::NoPolicyDefaultDeny,
+                ),
             };
         }
         match first(&set.allow, facts) {
@@ -40,7 +46,8 @@ pub fn decide_via_waypoint(
         return decide(set, conn, request);
     }
     let facts = Facts { conn, request };
-    judge(set, facts).unwrap_or_else(|| verdict(set, facts, Decision::Allow, None, Reason::ViaWaypoint))
+    judge(set, facts)
+        .unwrap_or_else(|| verdict(set, facts, Decision::Allow, None, Reason::ViaWaypoint))
 }
 
 /// The providers of the CUSTOM policies that match, by name and once each. All of them must say yes, and are
@@ -63,7 +70,9 @@ pub fn custom_providers<'s>(
 #[must_use]
 pub fn decide_plaintext(mode: MtlsMode, conn: &Connection) -> Option<Denied> {
     let strict = mode == MtlsMode::Strict && conn.principal.is_none();
-    strict.then(|| Verdict::plain(Decision::Deny, Reason::PlaintextUnderStrict)).and_then(|v| v.permit().err())
+    strict
+        .then(|| Verdict::plain(Decision::Deny, Reason::PlaintextUnderStrict))
+        .and_then(|v| v.permit().err())
 }
 
 /// Where a workload wants to go.
@@ -94,12 +103,15 @@ pub fn decide_outbound(target: OutboundTarget<'_>, allow_any: bool) -> Verdict {
 type Hit<'s> = (&'s Policy, Option<usize>);
 
 fn first<'s>(policies: &'s [Policy], facts: Facts<'_>) -> Option<Hit<'s>> {
-    policies.iter().find_map(|p| p.matching(facts).map(|rule| (p, Some(rule))))
+    policies
+        .iter()
+        .find_map(|p| p.matching(facts).map(|rule| (p, Some(rule))))
 }
 
 /// The DENY half.
 fn judge(set: &PolicySet, facts: Facts<'_>) -> Option<Verdict> {
-    first(&set.deny, facts).map(|hit| verdict(set, facts, Decision::Deny, Some(hit), Reason::DenyRule))
+    first(&set.deny, facts)
+        .map(|hit| verdict(set, facts, Decision::Deny, Some(hit), Reason::DenyRule))
 }
 
 fn verdict(
@@ -135,15 +147,26 @@ fn nearest(set: &PolicySet, facts: Facts<'_>) -> Verdict {
             let (distance, near) = match rule.form(facts) {
                 None => (
                     usize::MAX,
-                    Nearest { needs: "an HTTP request".to_owned(), got: "a bare connection".to_owned() },
+                    Nearest {
+                        needs: "an HTTP request".to_owned(),
+                        got: "a bare connection".to_owned(),
+                    },
                 ),
                 Some(form) => {
-                    let Some((failed, test)) = form.shortfall(facts) else { continue };
+                    let Some((failed, test)) = form.shortfall(facts) else {
+                        continue;
+                    };
                     if best.as_ref().is_some_and(|(d, ..)| *d <= failed) {
                         continue;
                     }
                     let got = test.attribute.presented(facts);
-                    (failed, Nearest { needs: test.needs.clone().into(), got })
+                    (
+                        failed,
+                        Nearest {
+                            needs: test.needs.clone().into(),
+                            got,
+                        },
+                    )
                 }
             };
             if best.as_ref().is_none_or(|(d, ..)| distance < *d) {

@@ -24,17 +24,27 @@ pub fn steps(
 fn identity(conn: &Connection) -> String {
     match &conn.principal {
         Some(id) => format!("identity from the client certificate: {id}"),
-        None => format!("no client certificate: plaintext from {}, no identity", conn.peer),
+        None => format!(
+            "no client certificate: plaintext from {}, no identity",
+            conn.peer
+        ),
     }
 }
 
 fn target(request: Option<&Request>, destination: &str) -> String {
-    let Some(request) = request else { return format!("destination: {destination}, a connection") };
+    let Some(request) = request else {
+        return format!("destination: {destination}, a connection");
+    };
     let path = request.path.as_ref().map(|p| p.path()).unwrap_or_default();
     let user = request.claims.as_ref().and_then(|c| c.request_principal());
-    let user = user.map(|u| format!(", end user {}", u.escape_debug())).unwrap_or_default();
+    let user = user
+        .map(|u| format!(", end user {}", u.escape_debug()))
+        .unwrap_or_default();
     let space = if path.is_empty() { "" } else { " " };
-    format!("destination: {destination}, request {}{space}{path}{user}", request.method)
+    format!(
+        "destination: {destination}, request {}{space}{path}{user}",
+        request.method
+    )
 }
 
 fn policy(judged: &Judged) -> String {
@@ -45,15 +55,24 @@ fn policy(judged: &Judged) -> String {
         Some(action) => format!(" ({})", format!("{action:?}").to_uppercase()),
         None => String::new(),
     };
-    let rule = judged.rule.map(|r| format!(", rule {r}")).unwrap_or_default();
+    let rule = judged
+        .rule
+        .map(|r| format!(", rule {r}"))
+        .unwrap_or_default();
     format!("policy checked: {name}{action}{rule}")
 }
 
 fn comparison(judged: &Judged, conn: &Connection) -> String {
-    let presented = conn.principal.as_ref().map_or("no identity", |id| id.principal());
+    let presented = conn
+        .principal
+        .as_ref()
+        .map_or("no identity", |id| id.principal());
     match &judged.reason {
         Reason::NoRuleMatched(Some(near)) => {
-            format!("required: {}, presented: {}: mismatch", near.needs, near.got)
+            format!(
+                "required: {}, presented: {}: mismatch",
+                near.needs, near.got
+            )
         }
         Reason::PlaintextUnderStrict => "required: mTLS, presented: plaintext: mismatch".to_owned(),
         Reason::DenyRule => format!("presented: {presented}: match with what is denied"),

@@ -38,7 +38,8 @@ enum Exact {
 impl TextSet {
     /// Sorts the values by form.
     pub(super) fn new<'v>(values: impl Iterator<Item = &'v str>, star: Star) -> Self {
-        let (mut exact, mut prefixes, mut suffixes, mut present) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let (mut exact, mut prefixes, mut suffixes, mut present) =
+            (Vec::new(), Vec::new(), Vec::new(), None);
         for value in values {
             if value == "*" {
                 present = Some(star);
@@ -55,7 +56,12 @@ impl TextSet {
         } else {
             Exact::Few(exact)
         };
-        Self { exact, prefixes, suffixes, star: present }
+        Self {
+            exact,
+            prefixes,
+            suffixes,
+            star: present,
+        }
     }
 
     /// Whether any value matches.
@@ -125,7 +131,9 @@ impl Template {
                 literal => {
                     let fits = |b: u8| segment_byte(b) && b != b'*';
                     if literal.is_empty() || !literal.bytes().all(fits) {
-                        return Err("a template segment is `{*}`, `{**}` or a literal without `{`, `}` and `*`");
+                        return Err(
+                            "a template segment is `{*}`, `{**}` or a literal without `{`, `}` and `*`",
+                        );
                     }
                 }
             }
@@ -151,7 +159,10 @@ impl Template {
             let left = match piece {
                 Piece::Literal(literal) => rest.strip_prefix(&**literal),
                 Piece::Segment => {
-                    let end = rest.iter().position(|b| !segment_byte(*b)).unwrap_or(rest.len());
+                    let end = rest
+                        .iter()
+                        .position(|b| !segment_byte(*b))
+                        .unwrap_or(rest.len());
                     if end == 0 { None } else { rest.get(end..) }
                 }
             };
@@ -175,7 +186,10 @@ impl Template {
 /// What is wrong with it, in one line.
 pub(super) fn whole_regex(pattern: &str) -> Result<Regex, String> {
     if pattern.chars().count() > limits::REGEX_BYTES {
-        return Err(format!("regular expression is longer than {} characters", limits::REGEX_BYTES));
+        return Err(format!(
+            "regular expression is longer than {} characters",
+            limits::REGEX_BYTES
+        ));
     }
     let build = |text: &str| {
         RegexBuilder::new(text)
@@ -193,7 +207,10 @@ pub(super) fn whole_regex(pattern: &str) -> Result<Regex, String> {
 fn regex_message(error: &regex::Error) -> String {
     let text = error.to_string();
     let last = text.lines().last().unwrap_or_default().trim();
-    format!("bad regular expression: {}", last.strip_prefix("error: ").unwrap_or(last))
+    format!(
+        "bad regular expression: {}",
+        last.strip_prefix("error: ").unwrap_or(last)
+    )
 }
 
 /// One value of `requestPrincipals`: the value is cut at its last `/`, the halves are matched with `iss` and `sub`.
@@ -231,13 +248,17 @@ impl RequestPrincipal {
         } else if let Some(suffix) = value.strip_prefix('*') {
             match (cut, suffix.rsplit_once('/')) {
                 (Some(("*", subject)), _) => (Half::Any, Half::Exact(subject.into())),
-                (_, Some((issuer, subject))) => (Half::Suffix(issuer.into()), Half::Exact(subject.into())),
+                (_, Some((issuer, subject))) => {
+                    (Half::Suffix(issuer.into()), Half::Exact(subject.into()))
+                }
                 (_, None) => (Half::Any, Half::Suffix(suffix.into())),
             }
         } else if let Some(prefix) = value.strip_suffix('*') {
             match prefix.rsplit_once('/') {
                 Some((issuer, "")) => (Half::Exact(issuer.into()), Half::Any),
-                Some((issuer, subject)) => (Half::Exact(issuer.into()), Half::Prefix(subject.into())),
+                Some((issuer, subject)) => {
+                    (Half::Exact(issuer.into()), Half::Prefix(subject.into()))
+                }
                 None => (Half::Prefix(prefix.into()), Half::Any),
             }
         } else {
@@ -250,7 +271,9 @@ impl RequestPrincipal {
     /// Whether a verified token has such issuer and subject; both must be non-empty strings.
     pub(super) fn matches(&self, claims: &Claims) -> bool {
         match (claims.issuer(), claims.subject()) {
-            (Some(issuer), Some(subject)) => self.issuer.matches(issuer) && self.subject.matches(subject),
+            (Some(issuer), Some(subject)) => {
+                self.issuer.matches(issuer) && self.subject.matches(subject)
+            }
             _ => false,
         }
     }
@@ -261,7 +284,11 @@ mod tests {
     use super::*;
 
     fn check(template: &str, path: &str, want: bool) {
-        assert_eq!(Template::parse(template).unwrap().matches(path.as_bytes()), want, "{template} {path}");
+        assert_eq!(
+            Template::parse(template).unwrap().matches(path.as_bytes()),
+            want,
+            "{template} {path}"
+        );
     }
 
     #[test]
@@ -282,7 +309,16 @@ mod tests {
         check("/foo/{*}/bar/{**}", "/foo/bar/baz", false);
         check("/store/{*}/cart", "/store//cart", false);
         check("/{*}", "/a[b]", false);
-        for bad in ["/{*}x", "/{**}/{*}", "/{**}/{**}", "/{a}", "/a//{*}", "/a*/{*}", "/}", "/{*}{*}"] {
+        for bad in [
+            "/{*}x",
+            "/{**}/{*}",
+            "/{**}/{**}",
+            "/{a}",
+            "/a//{*}",
+            "/a*/{*}",
+            "/}",
+            "/{*}{*}",
+        ] {
             assert!(Template::parse(bad).is_err(), "{bad}");
         }
     }
@@ -313,7 +349,14 @@ mod tests {
         let whole = |p: &str, v: &str| whole_regex(p).unwrap().is_match(v.as_bytes());
         assert!(whole("a|ab", "ab") && !whole("a", "ab") && whole("/v[0-9]+/.*", "/v1/\nx"));
         assert!(!whole(r"\d", "\u{663}") && whole("(?i)/A", "/a"));
-        for bad in ["a)|(b", "(", r"(a)\1", "(?=a)", "a{100000}{100000}", &"a".repeat(1025)] {
+        for bad in [
+            "a)|(b",
+            "(",
+            r"(a)\1",
+            "(?=a)",
+            "a{100000}{100000}",
+            &"a".repeat(1025),
+        ] {
             assert!(whole_regex(bad).is_err(), "{bad}");
         }
     }
@@ -340,9 +383,15 @@ mod tests {
             ("https://a.com", false),
             ("", false),
         ] {
-            assert_eq!(RequestPrincipal::new(value).matches(&token), want, "{value}");
+            assert_eq!(
+                RequestPrincipal::new(value).matches(&token),
+                want,
+                "{value}"
+            );
         }
         assert!(!RequestPrincipal::new("*").matches(&claims("", "x")));
-        assert!(!RequestPrincipal::new("https://a.com/a/b").matches(&claims("https://a.com", "a/b")));
+        assert!(
+            !RequestPrincipal::new("https://a.com/a/b").matches(&claims("https://a.com", "a/b"))
+        );
     }
 }

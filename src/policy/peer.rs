@@ -18,13 +18,20 @@ pub fn mtls_mode(
     port: u16,
 ) -> MtlsMode {
     let selector = |p: &PeerAuthentication| p.selector.as_ref().filter(|s| !s.is_empty()).cloned();
-    let wide = |ns: &str| policies.iter().find(|p| p.name.namespace == ns && selector(p).is_none());
+    let wide = |ns: &str| {
+        policies
+            .iter()
+            .find(|p| p.name.namespace == ns && selector(p).is_none())
+    };
     let own = policies.iter().find(|p| {
         let selected = selector(p).is_some_and(|s| s.iter().all(|(k, v)| labels.get(k) == Some(v)));
         p.name.namespace == namespace && namespace != root_namespace && selected
     });
     let mut mode = MtlsMode::Permissive;
-    for policy in [wide(root_namespace), wide(namespace), own].into_iter().flatten() {
+    for policy in [wide(root_namespace), wide(namespace), own]
+        .into_iter()
+        .flatten()
+    {
         if policy.mode != MtlsMode::Unset {
             mode = policy.mode;
         }
@@ -40,7 +47,12 @@ mod tests {
     use super::*;
     use crate::vocab::resource::ResourceName;
 
-    fn policy(name: &str, app: Option<&str>, mode: MtlsMode, ports: &[(u16, MtlsMode)]) -> PeerAuthentication {
+    fn policy(
+        name: &str,
+        app: Option<&str>,
+        mode: MtlsMode,
+        ports: &[(u16, MtlsMode)],
+    ) -> PeerAuthentication {
         PeerAuthentication {
             name: ResourceName::parse(name).unwrap(),
             selector: app.map(|a| BTreeMap::from([("app".to_owned(), a.to_owned())])),
@@ -51,7 +63,10 @@ mod tests {
 
     fn check(policies: &[PeerAuthentication], port: u16, want: MtlsMode) {
         let labels = BTreeMap::from([("app".to_owned(), "api".to_owned())]);
-        assert_eq!(mtls_mode(policies, "istio-system", "default", &labels, port), want);
+        assert_eq!(
+            mtls_mode(policies, "istio-system", "default", &labels, port),
+            want
+        );
     }
 
     #[test]
@@ -60,9 +75,24 @@ mod tests {
         let mesh = policy("istio-system/default", None, Strict, &[]);
         check(&[], 80, Permissive);
         check(std::slice::from_ref(&mesh), 80, Strict);
-        check(&[mesh.clone(), policy("default/ns", None, Permissive, &[])], 80, Permissive);
-        check(&[mesh.clone(), policy("other/ns", None, Permissive, &[])], 80, Strict);
-        check(&[mesh.clone(), policy("istio-system/x", Some("api"), Disable, &[])], 80, Strict);
+        check(
+            &[mesh.clone(), policy("default/ns", None, Permissive, &[])],
+            80,
+            Permissive,
+        );
+        check(
+            &[mesh.clone(), policy("other/ns", None, Permissive, &[])],
+            80,
+            Strict,
+        );
+        check(
+            &[
+                mesh.clone(),
+                policy("istio-system/x", Some("api"), Disable, &[]),
+            ],
+            80,
+            Strict,
+        );
         let ports = [(80, Disable), (90, Unset)];
         let api = policy("default/api", Some("api"), Unset, &ports);
         check(&[mesh.clone(), api.clone()], 80, Disable);

@@ -94,7 +94,9 @@ impl PolicySet {
     /// Whether an enforced policy has an HTTP attribute, so that bare connections are not judged in full.
     #[must_use]
     pub fn needs_http(&self) -> bool {
-        let mut enforced = [&self.deny, &self.allow, &self.audit, &self.custom].into_iter().flatten();
+        let mut enforced = [&self.deny, &self.allow, &self.audit, &self.custom]
+            .into_iter()
+            .flatten();
         enforced.any(|p| p.rules.iter().any(|r| r.needs_http))
     }
 }
@@ -132,7 +134,11 @@ impl Form {
 
     /// How many tests fail at least, and the first of them; `None` if it matches.
     pub(super) fn shortfall(&self, facts: Facts<'_>) -> Option<(usize, &Test)> {
-        let lists = [closest(&self.from, facts), closest(&self.to, facts), failing(&self.when, facts)];
+        let lists = [
+            closest(&self.from, facts),
+            closest(&self.to, facts),
+            failing(&self.when, facts),
+        ];
         let mut count = 0;
         let mut first = None;
         for (failed, test) in lists {
@@ -152,7 +158,11 @@ fn failing<'t>(tests: &'t [Test], facts: Facts<'_>) -> (usize, Option<&'t Test>)
 
 /// `failing` of the clause that fails least.
 fn closest<'t>(clauses: &'t [Vec<Test>], facts: Facts<'_>) -> (usize, Option<&'t Test>) {
-    clauses.iter().map(|c| failing(c, facts)).min_by_key(|(failed, _)| *failed).unwrap_or((0, None))
+    clauses
+        .iter()
+        .map(|c| failing(c, facts))
+        .min_by_key(|(failed, _)| *failed)
+        .unwrap_or((0, None))
 }
 
 impl Test {
@@ -165,12 +175,16 @@ impl Test {
     }
 
     fn occurrences_hold(&self, facts: Facts<'_>, parts: &[(Matcher, bool)], every: bool) -> bool {
-        let Attribute::Query(name) = &self.attribute else { return false };
+        let Attribute::Query(name) = &self.attribute else {
+            return false;
+        };
         let mut held = 0_usize;
         let mut seen = 0_usize;
         let path = facts.request.and_then(|r| r.path.as_ref());
         let pairs = path.into_iter().flat_map(|p| p.query_pairs());
-        let values = pairs.filter(|(n, _v)| **n == *name.as_bytes()).map(|(_n, v): (_, Cow<'_, [u8]>)| v);
+        let values = pairs
+            .filter(|(n, _v)| **n == *name.as_bytes())
+            .map(|(_n, v): (_, Cow<'_, [u8]>)| v);
         for value in values {
             seen += 1;
             held += usize::from(parts.iter().all(|(m, not)| m.text(&value) != *not));

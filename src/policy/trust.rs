@@ -17,7 +17,11 @@ pub fn expand_principals(principals: &[String], trust_domains: &[TrustDomain]) -
             Some((domain, path)) => {
                 for own in trust_domains {
                     let kept = domain.starts_with('*') && text_matches(domain, own.as_str());
-                    let value = if kept { principal.clone() } else { format!("{own}/{path}") };
+                    let value = if kept {
+                        principal.clone()
+                    } else {
+                        format!("{own}/{path}")
+                    };
                     if !out.contains(&value) {
                         out.push(value);
                     }
@@ -33,15 +37,21 @@ pub fn expand_principals(principals: &[String], trust_domains: &[TrustDomain]) -
 /// Trust domain part and the rest of a value that names one of our trust domains.
 fn ours<'p>(principal: &'p str, trust_domains: &[TrustDomain]) -> Option<(&'p str, &'p str)> {
     let (domain, path) = principal.split_once('/')?;
-    let named = domain == DEFAULT_TRUST_DOMAIN || trust_domains.iter().any(|own| text_matches(domain, own.as_str()));
-    (domain != "*" && path.split('/').count() == 4 && named && !trust_domains.is_empty()).then_some((domain, path))
+    let named = domain == DEFAULT_TRUST_DOMAIN
+        || trust_domains
+            .iter()
+            .any(|own| text_matches(domain, own.as_str()));
+    (domain != "*" && path.split('/').count() == 4 && named && !trust_domains.is_empty())
+        .then_some((domain, path))
 }
 
 /// Expands `trustDomains` values: one of ours, or `cluster.local`, means all of ours.
 #[must_use]
 pub fn expand_trust_domains(values: &[String], trust_domains: &[TrustDomain]) -> Vec<String> {
     let mut out: Vec<String> = values.to_vec();
-    let own = |value: &String| value == DEFAULT_TRUST_DOMAIN || trust_domains.iter().any(|own| own.as_str() == value);
+    let own = |value: &String| {
+        value == DEFAULT_TRUST_DOMAIN || trust_domains.iter().any(|own| own.as_str() == value)
+    };
     if values.iter().any(own) {
         out.extend(trust_domains.iter().map(|own| own.as_str().to_owned()));
     }
@@ -53,16 +63,31 @@ mod tests {
     use super::*;
 
     fn check(own: &[&str], principal: &str, want: &[&str]) {
-        let own: Vec<TrustDomain> = own.iter().map(|td| TrustDomain::parse(td).unwrap()).collect();
-        assert_eq!(expand_principals(&[principal.to_owned()], &own), want, "{principal}");
+        let own: Vec<TrustDomain> = own
+            .iter()
+            .map(|td| TrustDomain::parse(td).unwrap())
+            .collect();
+        assert_eq!(
+            expand_principals(&[principal.to_owned()], &own),
+            want,
+            "{principal}"
+        );
     }
 
     #[test]
     fn expands() {
-        check(&["td1", "td2"], "td2/ns/a/sa/b", &["td1/ns/a/sa/b", "td2/ns/a/sa/b"]);
+        check(
+            &["td1", "td2"],
+            "td2/ns/a/sa/b",
+            &["td1/ns/a/sa/b", "td2/ns/a/sa/b"],
+        );
         check(&["td1"], "cluster.local/ns/a/sa/b", &["td1/ns/a/sa/b"]);
         check(&["td1"], "other/ns/a/sa/b", &["other/ns/a/sa/b"]);
-        check(&["td1", "x-td"], "*-td/ns/a/sa/b", &["td1/ns/a/sa/b", "*-td/ns/a/sa/b"]);
+        check(
+            &["td1", "x-td"],
+            "*-td/ns/a/sa/b",
+            &["td1/ns/a/sa/b", "*-td/ns/a/sa/b"],
+        );
         for kept in ["*", "td1/x", "td1/*", "*/ns/a/sa/b", "td1/ns/a/sa/b/c"] {
             check(&["td1", "td2"], kept, &[kept]);
         }

@@ -27,27 +27,43 @@ impl Values<'_> {
         for (i, _value) in values.iter().enumerate().filter(|(_, v)| v.is_empty()) {
             self.faults.push((Some(i), "empty value".to_owned()));
         }
-        let text = |star: Star| Matcher::Text(TextSet::new(values.iter().map(String::as_str), star));
+        let text =
+            |star: Star| Matcher::Text(TextSet::new(values.iter().map(String::as_str), star));
         match attribute {
             Attribute::Principal => {
-                self.refuse(values, |v| v.starts_with("spiffe://"), "principals are written without `spiffe://`");
+                self.refuse(
+                    values,
+                    |v| v.starts_with("spiffe://"),
+                    "principals are written without `spiffe://`",
+                );
                 let expanded = expand_principals(values, self.trust_domains);
-                Matcher::Text(TextSet::new(expanded.iter().map(String::as_str), Star::NotEmpty))
+                Matcher::Text(TextSet::new(
+                    expanded.iter().map(String::as_str),
+                    Star::NotEmpty,
+                ))
             }
             Attribute::TrustDomain => {
                 self.refuse(values, |v| v.contains('/'), "a trust domain holds no `/`");
                 let expanded = expand_trust_domains(values, self.trust_domains);
-                Matcher::Text(TextSet::new(expanded.iter().map(String::as_str), Star::NotEmpty))
+                Matcher::Text(TextSet::new(
+                    expanded.iter().map(String::as_str),
+                    Star::NotEmpty,
+                ))
             }
             Attribute::ServiceAccount => self.accounts(values),
-            Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => self.blocks(values),
-            Attribute::DestinationPort => self.ports(values),
-            Attribute::RequestPrincipal => {
-                Matcher::RequestPrincipals(values.iter().map(|v| RequestPrincipal::new(v)).collect())
+            Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
+                self.blocks(values)
             }
+            Attribute::DestinationPort => self.ports(values),
+            Attribute::RequestPrincipal => Matcher::RequestPrincipals(
+                values.iter().map(|v| RequestPrincipal::new(v)).collect(),
+            ),
             Attribute::Host | Attribute::Sni => {
                 let folded: Vec<String> = values.iter().map(|v| fold_host(v)).collect();
-                Matcher::Text(TextSet::new(folded.iter().map(String::as_str), Star::NotEmpty))
+                Matcher::Text(TextSet::new(
+                    folded.iter().map(String::as_str),
+                    Star::NotEmpty,
+                ))
             }
             Attribute::Path => self.paths(values),
             Attribute::Namespace | Attribute::Claim(_) | Attribute::Method => text(Star::NotEmpty),
@@ -79,20 +95,32 @@ impl Values<'_> {
 
     fn accounts(&mut self, values: &[String]) -> Matcher {
         if values.len() > ACCOUNTS {
-            self.faults.push((None, format!("more than {ACCOUNTS} service accounts")));
+            self.faults
+                .push((None, format!("more than {ACCOUNTS} service accounts")));
         }
         let bad = |v: &str| {
             let empty_part = v.split('/').any(str::is_empty);
             v.contains('*') || v.matches('/').count() > 1 || (empty_part && !v.is_empty())
         };
-        self.refuse(values, bad, "a service account is `name` or `namespace/name`, compared exactly");
-        self.refuse(values, |v| v.chars().count() > ACCOUNT_CHARS, "longer than 320 characters");
+        self.refuse(
+            values,
+            bad,
+            "a service account is `name` or `namespace/name`, compared exactly",
+        );
+        self.refuse(
+            values,
+            |v| v.chars().count() > ACCOUNT_CHARS,
+            "longer than 320 characters",
+        );
         let paths: Vec<String> = values
             .iter()
             .map(|v| v.split_once('/').unwrap_or((self.namespace, v)))
             .map(|(namespace, account)| format!("/ns/{namespace}/sa/{account}"))
             .collect();
-        Matcher::Text(TextSet::new(paths.iter().map(String::as_str), Star::NotEmpty))
+        Matcher::Text(TextSet::new(
+            paths.iter().map(String::as_str),
+            Star::NotEmpty,
+        ))
     }
 
     fn blocks(&mut self, values: &[String]) -> Matcher {
@@ -111,7 +139,9 @@ impl Values<'_> {
         for (i, value) in values.iter().enumerate().filter(|(_, v)| !v.is_empty()) {
             match value.parse() {
                 Ok(port) if value.bytes().all(|b| b.is_ascii_digit()) => ports.push(port),
-                _ => self.faults.push((Some(i), format!("`{value}`: not a port from 0 to 65535"))),
+                _ => self
+                    .faults
+                    .push((Some(i), format!("`{value}`: not a port from 0 to 65535"))),
             }
         }
         Matcher::Ports(ports)
@@ -130,7 +160,11 @@ impl Values<'_> {
             }
         }
         let text = TextSet::new(plain.into_iter(), Star::NotEmpty);
-        if templates.is_empty() { Matcher::Text(text) } else { Matcher::Paths(text, templates) }
+        if templates.is_empty() {
+            Matcher::Text(text)
+        } else {
+            Matcher::Paths(text, templates)
+        }
     }
 }
 
@@ -139,6 +173,8 @@ fn fold_host(value: &str) -> String {
     let lower = value.to_ascii_lowercase();
     match lower.split_once(".:") {
         Some((name, port)) => format!("{name}:{port}"),
-        None => lower.strip_suffix('.').map_or_else(|| lower.clone(), str::to_owned),
+        None => lower
+            .strip_suffix('.')
+            .map_or_else(|| lower.clone(), str::to_owned),
     }
 }

@@ -102,7 +102,9 @@ impl fmt::Display for Reason {
             Self::DenyRule => f.write_str("matched a DENY rule"),
             Self::AllowRule => f.write_str("matched an ALLOW rule"),
             Self::NoPolicy => f.write_str("no ALLOW policy applies"),
-            Self::NoPolicyDefaultDeny => f.write_str("no ALLOW policy applies, and the default is to deny"),
+            Self::NoPolicyDefaultDeny => {
+                f.write_str("no ALLOW policy applies, and the default is to deny")
+            }
             Self::NoRuleMatched(None) => f.write_str("no ALLOW policy has a rule"),
             Self::NoRuleMatched(Some(nearest)) => {
                 write!(f, "needs {}, got {}", nearest.needs, nearest.got)
@@ -110,9 +112,9 @@ impl fmt::Display for Reason {
             Self::PlaintextUnderStrict => f.write_str("plaintext, and the mTLS mode is STRICT"),
             Self::ViaWaypoint => f.write_str("via waypoint"),
             Self::KnownDestination => f.write_str("destination is in the registry"),
-            Self::UnknownDestinationAllowed => {
-                f.write_str("destination is not in the registry, outboundTrafficPolicy is ALLOW_ANY")
-            }
+            Self::UnknownDestinationAllowed => f.write_str(
+                "destination is not in the registry, outboundTrafficPolicy is ALLOW_ANY",
+            ),
             Self::UnknownDestination(destination) => write!(
                 f,
                 "destination `{destination}` is not in the registry, outboundTrafficPolicy is REGISTRY_ONLY"
@@ -174,8 +176,12 @@ impl Verdict {
     /// `Denied` if the decision is to deny.
     pub fn permit(self) -> Result<Permit, Denied> {
         match self.judged.decision {
-            Decision::Allow => Ok(Permit { judged: self.judged }),
-            Decision::Deny => Err(Denied { judged: self.judged }),
+            Decision::Allow => Ok(Permit {
+                judged: self.judged,
+            }),
+            Decision::Deny => Err(Denied {
+                judged: self.judged,
+            }),
         }
     }
 }

@@ -42,10 +42,15 @@ impl CanonicalPath {
     /// except in mode `None` also for `%00` and for a `%` without two hexadecimal digits.
     pub fn parse(mode: PathNormalization, target: &str) -> Result<Self, PathError> {
         let printable = |b: u8| (0x21..=0x7e).contains(&b);
-        if target.len() > limits::TARGET_BYTES || !target.starts_with('/') || !target.bytes().all(printable) {
+        if target.len() > limits::TARGET_BYTES
+            || !target.starts_with('/')
+            || !target.bytes().all(printable)
+        {
             return Err(PathError);
         }
-        let target = target.split_once('#').map_or(target, |(kept, _fragment)| kept);
+        let target = target
+            .split_once('#')
+            .map_or(target, |(kept, _fragment)| kept);
         let (path, query) = match target.split_once('?') {
             Some((path, query)) => (path, Some(query)),
             None => (target, None),
@@ -81,22 +86,29 @@ impl CanonicalPath {
     /// Query without `?`; `None` if the target has no `?`.
     #[must_use]
     pub fn query(&self) -> Option<&str> {
-        self.text.get(self.path_len..).and_then(|q| q.strip_prefix('?'))
+        self.text
+            .get(self.path_len..)
+            .and_then(|q| q.strip_prefix('?'))
     }
 
     /// Query parameters in order as (name, value), decoded once: `%HH` is a byte, `+` is a space, only `&`
     /// separates, a name without `=` has the empty value, a `%` without two hexadecimal digits stands for
     /// itself, empty pieces are skipped.
     pub fn query_pairs(&self) -> impl Iterator<Item = (Cow<'_, [u8]>, Cow<'_, [u8]>)> {
-        self.query().unwrap_or_default().split('&').filter(|piece| !piece.is_empty()).map(|piece| {
-            let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
-            (decode_query(name), decode_query(value))
-        })
+        self.query()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|piece| !piece.is_empty())
+            .map(|piece| {
+                let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
+                (decode_query(name), decode_query(value))
+            })
     }
 
     /// `query_pairs` as text; bytes that are not UTF-8 become U+FFFD.
     pub fn query_params(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
-        self.query_pairs().map(|(name, value)| (lossy(name), lossy(value)))
+        self.query_pairs()
+            .map(|(name, value)| (lossy(name), lossy(value)))
     }
 }
 
@@ -128,8 +140,14 @@ fn decode(path: &str, slashes: bool) -> Result<String, PathError> {
             push_escaped(&mut out, byte);
             continue;
         }
-        let (high, low) = (bytes.next().ok_or(PathError)?, bytes.next().ok_or(PathError)?);
-        let value = hex(high).zip(hex(low)).map(|(h, l)| h * 16 + l).ok_or(PathError)?;
+        let (high, low) = (
+            bytes.next().ok_or(PathError)?,
+            bytes.next().ok_or(PathError)?,
+        );
+        let value = hex(high)
+            .zip(hex(low))
+            .map(|(h, l)| h * 16 + l)
+            .ok_or(PathError)?;
         if value == 0 {
             return Err(PathError);
         } else if value.is_ascii_alphanumeric() || matches!(value, b'-' | b'.' | b'_' | b'~') {
@@ -162,7 +180,9 @@ fn resolve_dots(path: &str) -> String {
     let mut kept: Vec<&str> = Vec::new();
     let mut segments = path.strip_prefix('/').unwrap_or(path).split('/').peekable();
     while let Some(segment) = segments.next() {
-        let name = segment.split_once(';').map_or(segment, |(name, _parameter)| name);
+        let name = segment
+            .split_once(';')
+            .map_or(segment, |(name, _parameter)| name);
         let dots = match name {
             "." => true,
             ".." => {
@@ -246,7 +266,11 @@ mod tests {
 
     fn check(mode: PathNormalization, target: &str, want: Option<&str>) {
         let got = CanonicalPath::parse(mode, target);
-        assert_eq!(got.as_ref().ok().map(CanonicalPath::as_str), want, "{mode:?} {target}");
+        assert_eq!(
+            got.as_ref().ok().map(CanonicalPath::as_str),
+            want,
+            "{mode:?} {target}"
+        );
     }
 
     #[test]
@@ -255,11 +279,25 @@ mod tests {
             ("/a/../b", ["/a/../b", "/b", "/b", "/b"]),
             ("/a//b", ["/a//b", "/a//b", "/a/b", "/a/b"]),
             ("/a%2fb", ["/a%2fb", "/a%2fb", "/a%2fb", "/a/b"]),
-            ("/a%5c..%2fb", ["/a%5c..%2fb", "/a%5c..%2fb", "/a%5c..%2fb", "/b"]),
+            (
+                "/a%5c..%2fb",
+                ["/a%5c..%2fb", "/a%5c..%2fb", "/a%5c..%2fb", "/b"],
+            ),
             ("/%61dmin", ["/%61dmin", "/admin", "/admin", "/admin"]),
-            ("/x/%2e%2e;/admin", ["/x/%2e%2e;/admin", "/admin", "/admin", "/admin"]),
+            (
+                "/x/%2e%2e;/admin",
+                ["/x/%2e%2e;/admin", "/admin", "/admin", "/admin"],
+            ),
             ("/a#?x", ["/a", "/a", "/a", "/a"]),
-            ("/a/b/..?q=../%zz", ["/a/b/..?q=../%zz", "/a/?q=../%zz", "/a/?q=../%zz", "/a/?q=../%zz"]),
+            (
+                "/a/b/..?q=../%zz",
+                [
+                    "/a/b/..?q=../%zz",
+                    "/a/?q=../%zz",
+                    "/a/?q=../%zz",
+                    "/a/?q=../%zz",
+                ],
+            ),
             ("/../..", ["/../..", "/", "/", "/"]),
         ] {
             for (mode, want) in MODES.into_iter().zip(want) {
@@ -271,7 +309,18 @@ mod tests {
     #[test]
     fn refuses() {
         for mode in MODES {
-            for target in ["", "*", "a/b", "\\a", "%2fa", "?q", "/a b", "/a\u{e9}", "/a\n", "/a#\u{7f}"] {
+            for target in [
+                "",
+                "*",
+                "a/b",
+                "\\a",
+                "%2fa",
+                "?q",
+                "/a b",
+                "/a\u{e9}",
+                "/a\n",
+                "/a#\u{7f}",
+            ] {
                 check(mode, target, None);
             }
         }
@@ -285,16 +334,33 @@ mod tests {
     #[test]
     fn query() {
         let path = CanonicalPath::parse(Base, "/p?a=1+2&b&%63=x%26y&&d=%zz&e=f=g;h").unwrap();
-        let got: Vec<(String, String)> =
-            path.query_params().map(|(n, v)| (n.into_owned(), v.into_owned())).collect();
-        let want = [("a", "1 2"), ("b", ""), ("c", "x&y"), ("d", "%zz"), ("e", "f=g;h")];
+        let got: Vec<(String, String)> = path
+            .query_params()
+            .map(|(n, v)| (n.into_owned(), v.into_owned()))
+            .collect();
+        let want = [
+            ("a", "1 2"),
+            ("b", ""),
+            ("c", "x&y"),
+            ("d", "%zz"),
+            ("e", "f=g;h"),
+        ];
         assert_eq!(got, want.map(|(n, v)| (n.to_owned(), v.to_owned())));
-        assert_eq!(CanonicalPath::parse(Base, "/p").unwrap().query_params().count(), 0);
+        assert_eq!(
+            CanonicalPath::parse(Base, "/p")
+                .unwrap()
+                .query_params()
+                .count(),
+            0
+        );
     }
 
     #[test]
     fn absolute() {
-        assert_eq!(split_absolute("HTTP://h:80/x?y"), Some(("h:80", Cow::Borrowed("/x?y"))));
+        assert_eq!(
+            split_absolute("HTTP://h:80/x?y"),
+            Some(("h:80", Cow::Borrowed("/x?y")))
+        );
         assert_eq!(split_absolute("http://h?y").unwrap().1, "/?y");
         assert_eq!(split_absolute("http://h").unwrap().1, "/");
         assert_eq!(split_absolute("/x?u=http://h/"), None);
@@ -305,7 +371,8 @@ mod tests {
     #[test]
     fn idempotent() {
         const PIECES: [&str; 17] = [
-            "/", "//", "a", "B", ".", "..", "%2e", "%2E", "%2f", "%5C", "\\", ";x", "%25", "%41", "{", "?", "#",
+            "/", "//", "a", "B", ".", "..", "%2e", "%2E", "%2f", "%5C", "\\", ";x", "%25", "%41",
+            "{", "?", "#",
         ];
         let mut seed: u64 = 0x9e37_79b9_7f4a_7c15;
         for _ in 0..50_000 {
@@ -321,7 +388,10 @@ mod tests {
                 let twice = CanonicalPath::parse(mode, once.as_str()).unwrap();
                 assert_eq!(once, twice, "{mode:?} {target}");
                 let dots = |s: &str| matches!(s.split(';').next(), Some("." | ".."));
-                assert!(mode == Raw || !once.path().split('/').any(dots), "{mode:?} {target}");
+                assert!(
+                    mode == Raw || !once.path().split('/').any(dots),
+                    "{mode:?} {target}"
+                );
             }
         }
     }
