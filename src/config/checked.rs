@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::config::problem::Problem;
 use crate::jwt::model::RequestAuthentication;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
 use crate::vocab::path::PathNormalization;
@@ -11,22 +12,26 @@ use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
 
 /// Everything: this process and the mesh it stands in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// This process.
     pub process: Process,
     /// The mesh.
     pub mesh: Mesh,
+    /// What is accepted, and is probably not meant.
+    pub warnings: Vec<Problem>,
+    /// The files it was read from, the main file first.
+    pub sources: Vec<PathBuf>,
 }
 
 /// `[process]`, `[records]`, `[admin]`, `[authority]`, `[identity]` and the roles. Changing it needs a restart.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Process {
     /// Name in records and metrics.
     pub name: String,
     /// Which driver the data cores use.
     pub io: IoDriver,
-    /// Data cores.
+    /// Data cores; 0 means as many as the machine offers.
     pub cores: usize,
     /// Where decision records go.
     pub records: RecordSink,
@@ -68,7 +73,7 @@ pub enum RecordSink {
 }
 
 /// Where this process gets its SVIDs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum IdentitySource {
     /// `[authority]`: root and issuing CA are in this process.
     Embedded(Authority),
@@ -77,7 +82,7 @@ pub enum IdentitySource {
 }
 
 /// `[authority]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Authority {
     /// Root, issuing key and token key live here; without it in memory only.
     pub state_dir: Option<PathBuf>,
@@ -90,7 +95,7 @@ pub struct Authority {
 }
 
 /// `[identity]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RemoteAuthority {
     /// `https://host:port`.
     pub address: String,
@@ -122,7 +127,7 @@ impl std::fmt::Debug for Secret {
 }
 
 /// `[[identityFiles]]`: Istio's sidecar file names below `dir`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct IdentityFiles {
     /// Workload entry.
     pub workload: ResourceName,
@@ -133,7 +138,7 @@ pub struct IdentityFiles {
 }
 
 /// `[[node]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Node {
     /// Name in records.
     pub name: String,
@@ -146,7 +151,7 @@ pub struct Node {
 }
 
 /// `[[node.workload]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NodeWorkload {
     /// Workload entry.
     pub workload: ResourceName,
@@ -161,7 +166,7 @@ pub struct NodeWorkload {
 }
 
 /// `[[waypoint]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Waypoint {
     /// Gateway resource.
     pub gateway: ResourceName,
@@ -172,7 +177,7 @@ pub struct Waypoint {
 }
 
 /// `[[ingress]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Ingress {
     /// Gateway resource.
     pub gateway: ResourceName,
@@ -181,7 +186,7 @@ pub struct Ingress {
 }
 
 /// `[[ingress.listener]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct IngressListener {
     /// Address.
     pub address: SocketAddr,
@@ -192,7 +197,7 @@ pub struct IngressListener {
 }
 
 /// `[[egress]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Egress {
     /// Gateway resource.
     pub gateway: ResourceName,
@@ -203,7 +208,7 @@ pub struct Egress {
 }
 
 /// Mesh resources; reloaded while running.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Mesh {
     /// `mesh.trustDomain`.
     pub trust_domain: TrustDomain,
@@ -240,7 +245,7 @@ pub struct Mesh {
 }
 
 /// `[[gateway]]`: where a waypoint, ingress or egress stands and who it is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Gateway {
     /// Namespace and name.
     pub name: ResourceName,
@@ -266,7 +271,7 @@ pub enum GatewayClass {
 }
 
 /// `[[workloadEntry]]` (networking.istio.io WorkloadEntry).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Workload {
     /// Namespace and name.
     pub name: ResourceName,
@@ -281,7 +286,7 @@ pub struct Workload {
 }
 
 /// `[[serviceEntry]]` (networking.istio.io ServiceEntry).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Service {
     /// Namespace and name.
     pub name: ResourceName,
@@ -345,7 +350,7 @@ pub enum Protocol {
 }
 
 /// `[[destinationRule]]` (networking.istio.io DestinationRule), its `trafficPolicy.tls`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct DestinationRule {
     /// Namespace and name.
     pub name: ResourceName,
@@ -372,7 +377,7 @@ pub enum UpstreamTls {
 }
 
 /// `[[httpRoute]]` (gateway.networking.k8s.io HTTPRoute).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct HttpRoute {
     /// Namespace and name.
     pub name: ResourceName,
@@ -385,7 +390,7 @@ pub struct HttpRoute {
 }
 
 /// One rule of a route.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RouteRule {
     /// `matches`; any one suffices. Never empty: absent is `PathPrefix /`.
     pub matches: Vec<PathMatch>,
@@ -405,7 +410,7 @@ pub enum PathMatch {
 }
 
 /// `[[extensionProvider]]` with `oidc`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct OidcProvider {
     /// `name`.
     pub name: String,

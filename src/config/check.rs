@@ -1,0 +1,95 @@
+//! Values and references: from `raw` to `checked`. Nothing stops at the first problem.
+
+mod authn;
+mod condition;
+mod listeners;
+mod mesh;
+mod names;
+mod policy;
+mod process;
+mod provider;
+mod route;
+mod service;
+mod target;
+mod traps;
+mod values;
+
+use std::path::PathBuf;
+
+use crate::config::check::names::Known;
+use crate::config::checked::{Mesh, Process, Secret};
+use crate::config::document::Document;
+use crate::config::place::{At, Place, Problems};
+use crate::config::raw::{File, PROCESS_KEYS};
+use crate::config::read::Read;
+
+/// What every check needs.
+#[derive(Debug)]
+pub(crate) struct Context<'o> {
+    /// Directory of each file, for relative paths.
+    dirs: Vec<PathBuf>,
+    /// Names that are written, whether or not the rest of the resource is valid.
+    known: Known,
+    pub(crate) out: &'o mut Problems,
+}
+
+impl Context<'_> {
+    /// A path; a relative one starts at the directory of the file that it is written in.
+    fn path(&self, written: &At<String>) -> PathBuf {
+        self.relative(&written.place, &written.value)
+    }
+
+    fn relative(&self, place: &Place, path: &str) -> PathBuf {
+        self.dirs.get(place.file).map_or_else(|| PathBuf::from(path), |dir| dir.join(path))
+    }
+
+    /// A secret by reference. What is written is never repeated in the message: it may be the secret.
+    fn secret(&mut self, written: &At<String>) -> Option<Secret> {
+        let secret = match written.split_once(':') {
+            Some(("file", path)) if !path.is_empty() => Some(Secret::File(self.relative(&written.place, path))),
+            Some(("env", name)) if variable(name) => Some(Secret::Env(name.to_owned())),
+            Some(("cred", name)) if file_name(name) => Some(Secret::Credential(name.to_owned())),
+            Some(_) | None => None,
+        };
+        if secret.is_none() {
+            self.out.error(
+                &written.place,
+                "a secret is never written here, expected `file:PATH`, `env:NAME` or `cred:NAME`",
+            );
+        }
+        secret
+    }
+}
+
+fn variable(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+}
+
+fn file_name(name: &str) -> bool {
+    !name.is_empty() && name != "." && name != ".." && !name.contains('/')
+}
+
+/// Reads and checks every file; the first is the main file. `None` after a problem that leaves nothing to return.
+pub(crate) fn check(documents: &[Document], dirs: Vec<PathBuf>, out: &mut Problems) -> Option<(Process, Mesh)> {
+    let mut files: Vec<File> = Vec::new();
+    for document in documents {
+        if document.file > 0 {
+            refuse_process_keys(document, out);
+        }
+        files.extend(File::read(&document.root, &Place::top(document.file), out));
+    }
+    let mut cx = Context { dirs, known: Known::new(documents), out };
+    names::duplicates(&files, cx.out);
+    let mesh = mesh::mesh(&files, &mut cx)?;
+    let process = process::process(files.first()?, &mesh, &mut cx);
+    Some((process?, mesh))
+}
+
+fn refuse_process_keys(document: &Document, out: &mut Problems) {
+    for key in PROCESS_KEYS {
+        if let Some(entry) = document.root.entry(key) {
+            let place = Place::top(document.file).key(key, entry.offset);
+            out.error(&place, "belongs in the main file; a mesh file holds mesh resources only");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! `[mesh]`, `[[gateway]]`, `[[workloadEntry]]`, and the order in which the rest of the mesh is checked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use crate::config::check::names::{dns_label, dns_subdomain};
+use crate::config::check::{Context, authn, policy, provider, route, service};
+use crate::config::checked::{Gateway, Mesh, Workload};
+use crate::config::place::At;
+use crate::config::raw::File;
+use crate::config::raw::mesh::{Compat, L4Deny, Labels, MeshSettings, OutboundTrafficPolicy};
+use crate::config::read::{AnyText, Port, Table};
+use crate::vocab::path::PathNormalization;
+use crate::vocab::resource::ResourceName;
+use crate::vocab::spiffe::{SpiffeId, TrustDomain};
+
+/// HBONE.
+const HBONE_PORT: u16 = 15008;
+/// `mesh.trustDomain` where it is not written.
+const TRUST_DOMAIN: &str = "cluster.local";
+/// `mesh.rootNamespace` where it is not written.
+const ROOT_NAMESPACE: &str = "istio-system";
+
+/// Everything that is reloaded while running.
+pub(crate) fn mesh(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
+    let mut mesh = settings(files, cx)?;
+    gateways(files, &mut mesh, cx);
+    workloads(files, &mut mesh, cx);
+    service::services(files, &mut mesh, cx);
+    service::destination_rules(files, &mut mesh, cx);
+    route::routes(files, &mut mesh, cx);
+    provider::providers(files, &mut mesh, cx);
+    policy::policies(files, &mut mesh, cx);
+    authn::peer_authentications(files, &mut mesh, cx);
+    authn::request_authentications(files, &mut mesh, cx);
+    Some(mesh)
+}
+
+/// `[mesh]` with its defaults, and no resources yet.
+fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
+    let mut tables = files.iter().filter_map(|f| f.mesh.as_ref());
+    let table = tables.next();
+    for second in tables {
+        cx.out.error(second.place(), "a second [mesh]; there is one for all files");
+    }
+    let domain = |cx: &mut Context<'_>, at: &At<String>| {
+        let parsed = TrustDomain::parse(at);
+        if let Err(error) = &parsed {
+            cx.out.error(&at.place, format!("`{}`: {error}", at.escape_debug()));
+        }
+        parsed.ok()
+    };
+    let own = table.and_then(|t| t.trust_domain.as_ref()).and_then(|at| domain(cx, at));
+    let written = table.and_then(|t| t.trust_domain_aliases.as_ref());
+    let aliases: Vec<_> = written.iter().flat_map(|list| &list.0).filter_map(|at| domain(cx, at)).collect();
+    let root = table.and_then(|t| t.root_namespace.as_ref());
+    if let Some(root) = root.filter(|root| !dns_label(root)) {
+        cx.out.error(&root.place, format!("`{}` is not a namespace", root.escape_debug()));
+    }
+    compat(table.and_then(|t| t.compat.as_ref()), cx);
+    let outbound = table.and_then(|t| t.outbound_traffic_policy.as_ref());
+    let allow_any = outbound.is_some_and(|at| at.value == OutboundTrafficPolicy::AllowAny);
+    if let Some(at) = outbound.filter(|_| allow_any) {
+        cx.out.warn(&at.place, "every unknown destination is let out, without a policy of its own");
+    }
+    Some(Mesh {
+        trust_domain: own.or_else(|| TrustDomain::parse(TRUST_DOMAIN).ok())?,
+        trust_domain_aliases: aliases,
+        root_namespace: root.map_or(ROOT_NAMESPACE, |root| &root.value).to_owned(),
+        path_normalization: path_normalization(table),
+        outbound_allow_any: allow_any,
+        num_trusted_proxies: table.and_then(|t| t.num_trusted_proxies).map_or(0, |n| n.0),
+        gateway_name_selector: table
+            .and_then(|t| t.compat.as_ref())
+            .and_then(|c| c.gateway_name_selector)
+            .unwrap_or(true),
+        gateways: Vec::new(),
+        workloads: Vec::new(),
+        services: Vec::new(),
+        destination_rules: Vec::new(),
+        routes: Vec::new(),
+        authorization_policies: Vec::new(),
+        peer_authentications: Vec::new(),
+        request_authentications: Vec::new(),
+        oidc_providers: Vec::new(),
+    })
+}
+
+fn path_normalization(table: Option<&MeshSettings>) -> PathNormalization {
+    table.and_then(|t| t.path_normalization).unwrap_or_default()
+}
+
+fn compat(compat: Option<&Compat>, cx: &mut Context<'_>) {
+    let Some(compat) = compat else { return };
+    if let Some(at) = compat.l4_deny.as_ref().filter(|at| at.value == L4Deny::Ztunnel) {
+        cx.out.error(&at.place, "`ztunnel` is not supported yet, expected `api`");
+    }
+    if let Some(at) = compat.audience_stripping.as_ref().filter(|at| at.value) {
+        cx.out.error(&at.place, "`true` is not supported yet, expected `false`");
+    }
+}
+
+/// Labels; a key is never empty.
+pub(crate) fn labels(labels: Option<&Labels>) -> BTreeMap<String, String> {
+    let pair = |(key, value): &(At<String>, At<AnyText>)| (key.value.clone(), value.0.clone());
+    labels.iter().flat_map(|l| &l.0).map(pair).collect()
+}
+
+/// The identity of a service account; a name that cannot be part of a SPIFFE ID is a problem.
+fn identity(mesh: &Mesh, name: &ResourceName, account: &At<String>, cx: &mut Context<'_>) -> Option<SpiffeId> {
+    if !dns_subdomain(account) {
+        let text = account.escape_debug();
+        cx.out.error(&account.place, format!("`{text}` is not a service account: lower case letters, digits, `-`, `.`"));
+        return None;
+    }
+    match SpiffeId::service_account(&mesh.trust_domain, &name.namespace, account) {
+        Ok(id) => Some(id),
+        Err(error) => {
+            cx.out.error(&account.place, format!("no SPIFFE ID can be made of it: {error}"));
+            None
+        }
+    }
+}
+
+fn gateways(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
+    let mut places: BTreeSet<SocketAddr> = BTreeSet::new();
+    for raw in files.iter().flat_map(|f| f.gateway.iter().flatten()) {
+        let name = cx.resource(&raw.name, raw.namespace.as_ref());
+        let account = raw.service_account.as_ref().unwrap_or(&raw.name);
+        let id = identity(mesh, &name, account, cx);
+        let port = raw.hbone_port.map_or(HBONE_PORT, |Port(port)| port);
+        let hbone = SocketAddr::new(raw.address.value, port);
+        concrete(&raw.address, cx);
+        if !places.insert(hbone) {
+            cx.out.error(&raw.address.place, format!("another gateway already stands at `{hbone}`"));
+        }
+        let labels = labels(raw.labels.as_ref());
+        mesh.gateways.extend(id.map(|id| Gateway { name, class: raw.gateway_class_name, id, hbone, labels }));
+    }
+}
+
+fn workloads(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
+    let mut addresses: BTreeMap<IpAddr, ResourceName> = BTreeMap::new();
+    for raw in files.iter().flat_map(|f| f.workload_entry.iter().flatten()) {
+        let name = cx.resource(&raw.name, raw.namespace.as_ref());
+        let id = identity(mesh, &name, &raw.service_account, cx);
+        let address = raw.address.value;
+        concrete(&raw.address, cx);
+        match addresses.get(&address) {
+            // A connection's workload is found by its address alone.
+            Some(first) => {
+                cx.out.error(&raw.address.place, format!("workloadEntry `{first}` already has address `{address}`"));
+            }
+            None => {
+                addresses.insert(address, name.clone());
+            }
+        }
+        let hbone_port = raw.hbone_port.map_or(HBONE_PORT, |Port(port)| port);
+        let labels = labels(raw.labels.as_ref());
+        mesh.workloads.extend(id.map(|id| Workload { name, id, address, hbone_port, labels }));
+    }
+}
+
+/// An address that one host can have.
+fn concrete(address: &At<IpAddr>, cx: &mut Context<'_>) {
+    if address.is_unspecified() || address.is_multicast() {
+        cx.out.error(&address.place, format!("`{}` is not the address of one host", address.value));
+    }
+}

@@ -1,0 +1,155 @@
+//! What a policy is attached to (policy semantics section 4).
+
+use std::collections::BTreeMap;
+
+use crate::config::check::Context;
+use crate::config::check::mesh::labels;
+use crate::config::checked::Mesh;
+use crate::config::nearest::hint;
+use crate::config::place::{At, Place};
+use crate::config::raw::policy as raw;
+use crate::config::read::Table;
+use crate::policy::model::{Target, TargetKind, TargetRef};
+use crate::vocab::resource::ResourceName;
+
+/// Istio has no such label; a selector that is exactly this one names a gateway.
+const GATEWAY_NAME: &str = "istio.io/gateway-name";
+/// The one class that a policy of the root namespace may name.
+const WAYPOINT_CLASS: &str = "istio-waypoint";
+
+/// The three keys of which one may be set.
+#[derive(Debug)]
+pub(crate) struct Attachment<'r> {
+    pub(crate) selector: Option<&'r At<raw::Selector>>,
+    pub(crate) target_ref: Option<&'r At<raw::TargetRef>>,
+    pub(crate) target_refs: Option<&'r At<Vec<raw::TargetRef>>>,
+    /// Place of the policy's name, for what concerns the policy as a whole.
+    pub(crate) name: &'r Place,
+}
+
+/// `selector.matchLabels`; `None` for none or an empty one.
+pub(crate) fn selector(raw: Option<&At<raw::Selector>>, cx: &mut Context<'_>) -> Option<BTreeMap<String, String>> {
+    let raw = raw?;
+    let written = raw.match_labels.as_ref();
+    for (key, value) in written.iter().flat_map(|l| &l.value.0) {
+        if key.contains('*') || value.0.contains('*') {
+            cx.out.error(&value.place, "a label is compared as it stands, expected no `*`");
+        }
+    }
+    let wanted = labels(written.map(|l| &l.value));
+    if wanted.is_empty() && raw.value.whole() {
+        cx.out.warn(&raw.place, "an empty selector takes every workload of the namespace");
+    }
+    (!wanted.is_empty()).then_some(wanted)
+}
+
+/// The target of a policy; a reference to nothing is a problem, a selector that takes nothing a warning.
+pub(crate) fn target(raw: &Attachment<'_>, policy: &ResourceName, mesh: &Mesh, cx: &mut Context<'_>) -> Target {
+    let set = [
+        raw.selector.map(|at| &at.place),
+        raw.target_ref.map(|at| &at.place),
+        raw.target_refs.map(|at| &at.place),
+    ];
+    let mut set = set.into_iter().flatten();
+    if let (Some(_), Some(second)) = (set.next(), set.next()) {
+        cx.out.error(second, "only one of `selector`, `targetRef` and `targetRefs` may be set");
+    }
+    let single = raw.target_ref.map(|at| &at.value).into_iter();
+    let refs: Vec<&raw::TargetRef> = single.chain(raw.target_refs.iter().flat_map(|at| &at.value)).collect();
+    if !refs.is_empty() {
+        return Target::Refs(refs.into_iter().filter_map(|r| target_ref(r, policy, mesh, cx)).collect());
+    }
+    match selector(raw.selector, cx) {
+        Some(labels) => {
+            if !selects_something(&labels, policy, mesh) {
+                let place = raw.selector.map_or(raw.name, |at| &at.place);
+                cx.out.warn(place, "attaches to nothing: no workload or gateway has these labels");
+            }
+            Target::Selector(labels)
+        }
+        None => {
+            let inside = |namespace: &str| policy.namespace == mesh.root_namespace || namespace == policy.namespace;
+            let any = mesh.workloads.iter().any(|w| inside(&w.name.namespace))
+                || mesh.gateways.iter().any(|g| inside(&g.name.namespace));
+            if !any {
+                cx.out.warn(raw.name, "attaches to nothing: its namespace has no workload and no gateway");
+            }
+            Target::Namespace
+        }
+    }
+}
+
+fn selects_something(wanted: &BTreeMap<String, String>, policy: &ResourceName, mesh: &Mesh) -> bool {
+    let inside = |name: &ResourceName| {
+        policy.namespace == mesh.root_namespace || name.namespace == policy.namespace
+    };
+    let has = |labels: &BTreeMap<String, String>| wanted.iter().all(|(k, v)| labels.get(k) == Some(v));
+    let gateway_name = (wanted.len() == 1 && mesh.gateway_name_selector).then(|| wanted.get(GATEWAY_NAME)).flatten();
+    let named = |name: &ResourceName| name.namespace == policy.namespace && Some(&name.name) == gateway_name;
+    mesh.workloads.iter().any(|w| inside(&w.name) && has(&w.labels))
+        || mesh.gateways.iter().any(|g| (inside(&g.name) && has(&g.labels)) || named(&g.name))
+}
+
+fn target_ref(
+    raw: &raw::TargetRef,
+    policy: &ResourceName,
+    mesh: &Mesh,
+    cx: &mut Context<'_>,
+) -> Option<TargetRef> {
+    if let Some(at) = raw.namespace.as_ref().filter(|at| !at.0.is_empty()) {
+        cx.out.error(&at.place, "a target is in the policy's own namespace; leave the key out");
+    }
+    let (group, kind) = match raw.kind.as_str() {
+        "Gateway" => ("gateway.networking.k8s.io", TargetKind::Gateway),
+        "GatewayClass" => ("gateway.networking.k8s.io", TargetKind::GatewayClass),
+        "Service" => ("", TargetKind::Service),
+        "ServiceEntry" => ("networking.istio.io", TargetKind::ServiceEntry),
+        other => {
+            let near = hint(other, ["Gateway", "GatewayClass", "ServiceEntry"]);
+            let text = other.escape_debug();
+            cx.out.error(&raw.kind.place, format!("`{text}` is not one of Gateway, GatewayClass, ServiceEntry{near}"));
+            return None;
+        }
+    };
+    let written = raw.group.as_ref().map_or("", |at| &at.0);
+    if written != group && !(written == "core" && group.is_empty()) {
+        let place = raw.group.as_ref().map_or_else(|| raw.place(), |at| &at.place);
+        cx.out.error(place, format!("`{}` has no kind `{}`, expected group `{group}`", written.escape_debug(), raw.kind.value));
+        return None;
+    }
+    let name = ResourceName::new(&policy.namespace, &raw.name);
+    match kind {
+        TargetKind::Gateway => {
+            cx.exists("gateway", &name, &raw.name.place);
+        }
+        TargetKind::GatewayClass => gateway_class(raw, policy, mesh, cx),
+        TargetKind::ServiceEntry => service_entry(raw, &name, mesh, cx),
+        TargetKind::Service => {
+            cx.out.error(&raw.kind.place, "a service is a ServiceEntry here, expected kind `ServiceEntry`, group `networking.istio.io`");
+        }
+    }
+    Some(TargetRef { kind, name: raw.name.value.clone() })
+}
+
+fn gateway_class(raw: &raw::TargetRef, policy: &ResourceName, mesh: &Mesh, cx: &mut Context<'_>) {
+    if raw.name.value != WAYPOINT_CLASS {
+        cx.out.error(&raw.name.place, format!("expected `{WAYPOINT_CLASS}`, the one class that policies may name"));
+    }
+    if policy.namespace != mesh.root_namespace {
+        let root = &mesh.root_namespace;
+        cx.out.error(&raw.kind.place, format!("only a policy of the root namespace `{root}` may name a GatewayClass"));
+    }
+}
+
+/// A policy for a service is enforced at the service's waypoint or egress gateway, and nowhere else.
+fn service_entry(raw: &raw::TargetRef, name: &ResourceName, mesh: &Mesh, cx: &mut Context<'_>) {
+    if !cx.exists("serviceEntry", name, &raw.name.place) {
+        return;
+    }
+    if mesh.services.iter().any(|s| s.name == *name && s.waypoint.is_none()) && cx.out.count() == 0 {
+        cx.out.error(
+            &raw.name.place,
+            format!("nothing would enforce this: serviceEntry `{name}` has no label `istio.io/use-waypoint`"),
+        );
+    }
+}

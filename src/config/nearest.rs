@@ -1,0 +1,80 @@
+//! "did you mean": the nearest valid word.
+
+/// The longest word that is compared; a longer one is no typing error.
+const WORD_BYTES: usize = 64;
+
+/// `, did you mean `word`?`, or nothing if no valid word is near.
+pub(crate) fn hint<'a>(written: &str, valid: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(written, valid).map(|word| format!(", did you mean `{word}`?")).unwrap_or_default()
+}
+
+/// The valid word with the fewest edits, if they are few for its length; case costs nothing, and neither does the
+/// prefix of a setting that weakens security.
+fn nearest<'a>(written: &str, valid: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if written.len() > WORD_BYTES {
+        return None;
+    }
+    let fold = |word: &str| word.trim_start_matches("dangerous_").to_ascii_lowercase();
+    let folded = fold(written);
+    let allowed = (folded.chars().count() / 3).max(1);
+    valid
+        .into_iter()
+        .map(|word| (distance(&folded, &fold(word)), word))
+        .filter(|(edits, _)| *edits <= allowed)
+        .min()
+        .map(|(_, word)| word)
+}
+
+/// Edits between two words: insert, delete, replace, swap neighbours (optimal string alignment).
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut before: Vec<usize> = Vec::new();
+    let mut above: Vec<usize> = (0..=b.len()).collect();
+    let mut previous = None;
+    for (i, ca) in a.chars().enumerate() {
+        let mut row = vec![i + 1];
+        let mut left = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let cost = |row: &[usize], at: usize| row.get(at).copied().unwrap_or(usize::MAX - 1);
+            let mut best = (cost(&above, j) + usize::from(ca != *cb)).min(left + 1).min(cost(&above, j + 1) + 1);
+            let last_b = j.checked_sub(1).and_then(|k| b.get(k));
+            if last_b == Some(&ca) && previous == Some(*cb) {
+                best = best.min(cost(&before, j.saturating_sub(1)) + 1);
+            }
+            row.push(best);
+            left = best;
+        }
+        before = std::mem::replace(&mut above, row);
+        previous = Some(ca);
+    }
+    above.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances() {
+        for (a, b, want) in
+            [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("form", "from", 1), ("kitten", "sitting", 3), ("ab", "ba", 1)]
+        {
+            assert_eq!(distance(a, b), want, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn hints() {
+        let keys = ["principals", "notPrincipals", "namespaces", "from", "to", "when", "dangerous_allowHttp"];
+        for (written, want) in [
+            ("principal", ", did you mean `principals`?"),
+            ("Principals", ", did you mean `principals`?"),
+            ("form", ", did you mean `from`?"),
+            ("allowHttp", ", did you mean `dangerous_allowHttp`?"),
+            ("colour", ""),
+            ("t", ", did you mean `to`?"),
+        ] {
+            assert_eq!(hint(written, keys), want, "{written}");
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! Where a value stands in the files, and the list that problems are collected in.
+
+use std::ops::Deref;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::problem::Problem;
+
+/// A place in a file, with the key path that leads there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    /// Index of the file.
+    pub(crate) file: usize,
+    /// Byte offset.
+    pub(crate) offset: usize,
+    /// Key path; empty for the whole file.
+    pub(crate) key: Arc<str>,
+}
+
+impl Place {
+    /// The top of a file.
+    pub(crate) fn top(file: usize) -> Self {
+        Self { file, offset: 0, key: "".into() }
+    }
+
+    /// The value of `key` below this place.
+    pub(crate) fn key(&self, key: &str, offset: usize) -> Self {
+        let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        let key = if bare { key.to_owned() } else { format!("\"{}\"", key.escape_default()) };
+        let key = if self.key.is_empty() { key } else { format!("{}.{key}", self.key) };
+        Self { file: self.file, offset, key: key.into() }
+    }
+
+    /// Element `index` of the list at this place.
+    pub(crate) fn index(&self, index: usize, offset: usize) -> Self {
+        Self { file: self.file, offset, key: format!("{}[{index}]", self.key).into() }
+    }
+}
+
+/// A value and where it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct At<T> {
+    pub(crate) value: T,
+    pub(crate) place: Place,
+}
+
+impl<T> Deref for At<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// Problems and warnings in the order in which they were found.
+#[derive(Debug, Default)]
+pub(crate) struct Problems {
+    errors: Vec<(Place, String)>,
+    warnings: Vec<(Place, String)>,
+}
+
+impl Problems {
+    /// Records a problem.
+    pub(crate) fn error(&mut self, place: &Place, message: impl Into<String>) {
+        self.errors.push((place.clone(), message.into()));
+    }
+
+    /// Records a warning.
+    pub(crate) fn warn(&mut self, place: &Place, message: impl Into<String>) {
+        self.warnings.push((place.clone(), message.into()));
+    }
+
+    /// Problems so far.
+    pub(crate) fn count(&self) -> usize {
+        self.errors.len()
+    }
+
+    /// Whether a problem is already known at this key.
+    pub(crate) fn has(&self, place: &Place) -> bool {
+        self.errors.iter().any(|(p, _)| p.file == place.file && p.key == place.key)
+    }
+
+    /// Problems and warnings with line and column, in the order of the files.
+    pub(crate) fn located(self, files: &[(PathBuf, String)]) -> (Vec<Problem>, Vec<Problem>) {
+        let locate = |mut list: Vec<(Place, String)>| {
+            list.sort_by_key(|(place, _)| (place.file, place.offset));
+            let mut problems: Vec<Problem> = Vec::new();
+            for (place, message) in list {
+                let Some((file, text)) = files.get(place.file) else { continue };
+                let problem = Problem {
+                    file: file.clone(),
+                    position: Some(position(text, place.offset)),
+                    key: place.key.to_string(),
+                    message,
+                };
+                if !problems.contains(&problem) {
+                    problems.push(problem);
+                }
+            }
+            problems
+        };
+        (locate(self.errors), locate(self.warnings))
+    }
+}
+
+/// Line and column of a byte offset, from 1; the column counts characters.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.as_bytes().get(..offset.min(text.len())).unwrap_or_default();
+    let line = before.split(|b| *b == b'\n');
+    let last = line.clone().next_back().unwrap_or_default();
+    // A byte that is not a UTF-8 continuation begins a character.
+    let column = last.iter().filter(|b| (**b & 0xC0) != 0x80).count();
+    (line.count(), column + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn positions() {
+        for (text, offset, want) in [
+            ("", 0, (1, 1)),
+            ("a = 1\nb = 2", 0, (1, 1)),
+            ("a = 1\nb = 2", 6, (2, 1)),
+            ("a = 1\nb = 2", 10, (2, 5)),
+            ("é = 1", 3, (1, 3)),
+            ("a\n\n", 3, (3, 1)),
+            ("a", 99, (1, 2)),
+        ] {
+            assert_eq!(position(text, offset), want, "{text:?} {offset}");
+        }
+    }
+
+    #[test]
+    fn key_paths() {
+        let top = Place::top(0);
+        let place = top.key("authorizationPolicy", 1).index(2, 3).key("selector", 4).key("istio.io/x", 5);
+        assert_eq!(&*place.key, "authorizationPolicy[2].selector.\"istio.io/x\"");
+    }
+}

@@ -1,0 +1,47 @@
+//! What the files may say: one struct per table, Istio's names, nothing judged yet beyond keys and types.
+
+pub(crate) mod authn;
+pub(crate) mod mesh;
+pub(crate) mod policy;
+pub(crate) mod process;
+
+use crate::config::raw::authn::{PeerAuthentication, RequestAuthentication};
+use crate::config::raw::mesh::{
+    DestinationRule, ExtensionProvider, Gateway, HttpRoute, MeshSettings, ServiceEntry, WorkloadEntry,
+};
+use crate::config::raw::policy::AuthorizationPolicy;
+use crate::config::raw::process::{
+    Admin, Authority, Egress, Identity, IdentityFiles, Ingress, Node, ProcessSettings, Records, Waypoint,
+};
+use crate::config::read::table;
+
+table! {
+    /// One file.
+    File {
+        process: Option<ProcessSettings> = "process",
+        records: Option<Records> = "records",
+        admin: Option<Admin> = "admin",
+        authority: Option<Authority> = "authority",
+        identity: Option<Identity> = "identity",
+        identity_files: Option<Vec<IdentityFiles>> = "identityFiles",
+        node: Option<Vec<Node>> = "node",
+        waypoint: Option<Vec<Waypoint>> = "waypoint",
+        ingress: Option<Vec<Ingress>> = "ingress",
+        egress: Option<Vec<Egress>> = "egress",
+        mesh: Option<MeshSettings> = "mesh",
+        gateway: Option<Vec<Gateway>> = "gateway",
+        workload_entry: Option<Vec<WorkloadEntry>> = "workloadEntry",
+        service_entry: Option<Vec<ServiceEntry>> = "serviceEntry",
+        destination_rule: Option<Vec<DestinationRule>> = "destinationRule",
+        http_route: Option<Vec<HttpRoute>> = "httpRoute",
+        peer_authentication: Option<Vec<PeerAuthentication>> = "peerAuthentication",
+        request_authentication: Option<Vec<RequestAuthentication>> = "requestAuthentication",
+        authorization_policy: Option<Vec<AuthorizationPolicy>> = "authorizationPolicy",
+        extension_provider: Option<Vec<ExtensionProvider>> = "extensionProvider",
+    }
+}
+
+/// Keys that only the main file may have: they describe the process, not the mesh.
+pub(crate) const PROCESS_KEYS: [&str; 10] = [
+    "process", "records", "admin", "authority", "identity", "identityFiles", "node", "waypoint", "ingress", "egress",
+];

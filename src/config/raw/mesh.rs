@@ -1,0 +1,294 @@
+//! Tables of the mesh, but for the policies.
+
+use std::net::IpAddr;
+
+use crate::config::checked::{GatewayClass, Location, Protocol};
+use crate::config::place::At;
+use crate::config::read::{AnyText, Count, Map, MaybeEmpty, Port, table, words};
+use crate::vocab::path::PathNormalization;
+
+/// `labels`, `annotations`, `matchLabels`.
+pub(crate) type Labels = Map<At<AnyText>>;
+
+words!(PathNormalization, "one of NONE, BASE, MERGE_SLASHES, DECODE_AND_MERGE_SLASHES",
+    "NONE" => PathNormalization::None, "BASE" => PathNormalization::Base,
+    "MERGE_SLASHES" => PathNormalization::MergeSlashes,
+    "DECODE_AND_MERGE_SLASHES" => PathNormalization::DecodeAndMergeSlashes);
+
+/// `mesh.outboundTrafficPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OutboundTrafficPolicy {
+    RegistryOnly,
+    AllowAny,
+}
+
+words!(OutboundTrafficPolicy, "one of REGISTRY_ONLY, ALLOW_ANY",
+    "REGISTRY_ONLY" => Self::RegistryOnly, "ALLOW_ANY" => Self::AllowAny);
+
+/// `mesh.compat.l4Deny`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum L4Deny {
+    Api,
+    Ztunnel,
+}
+
+words!(L4Deny, "one of api, ztunnel", "api" => Self::Api, "ztunnel" => Self::Ztunnel);
+
+table! {
+    /// `[mesh]`
+    MeshSettings {
+        trust_domain: Option<At<String>> = "trustDomain",
+        trust_domain_aliases: Option<MaybeEmpty<At<String>>> = "trustDomainAliases",
+        root_namespace: Option<At<String>> = "rootNamespace",
+        path_normalization: Option<PathNormalization> = "pathNormalization",
+        outbound_traffic_policy: Option<At<OutboundTrafficPolicy>> = "outboundTrafficPolicy",
+        num_trusted_proxies: Option<Count> = "numTrustedProxies",
+        compat: Option<Compat> = "compat",
+    }
+}
+
+table! {
+    /// `mesh.compat`
+    Compat {
+        l4_deny: Option<At<L4Deny>> = "l4Deny",
+        gateway_name_selector: Option<bool> = "gatewayNameSelector",
+        audience_stripping: Option<At<bool>> = "audienceStripping",
+    }
+}
+
+words!(GatewayClass, "one of istio-waypoint, ringgate-ingress, ringgate-egress",
+    "istio-waypoint" => Self::Waypoint, "ringgate-ingress" => Self::Ingress, "ringgate-egress" => Self::Egress);
+
+table! {
+    /// `[[gateway]]`
+    Gateway {
+        name: At<String> = "name",
+        namespace: Option<At<String>> = "namespace",
+        labels: Option<Labels> = "labels",
+        gateway_class_name: GatewayClass = "gatewayClassName",
+        /// The gateway's name if absent, as Istio names it.
+        service_account: Option<At<String>> = "serviceAccount",
+        address: At<IpAddr> = "address",
+        hbone_port: Option<Port> = "hbonePort",
+    }
+    unused { "annotations": Labels }
+    later ["listeners", "addresses", "infrastructure"]
+}
+
+table! {
+    /// `[[workloadEntry]]`
+    WorkloadEntry {
+        name: At<String> = "name",
+        namespace: Option<At<String>> = "namespace",
+        labels: Option<Labels> = "labels",
+        service_account: At<String> = "serviceAccount",
+        address: At<IpAddr> = "address",
+        hbone_port: Option<Port> = "hbonePort",
+    }
+    unused { "annotations": Labels }
+    later ["ports", "network", "locality", "weight"]
+}
+
+words!(Location, "one of MESH_EXTERNAL, MESH_INTERNAL",
+    "MESH_EXTERNAL" => Self::External, "MESH_INTERNAL" => Self::Internal);
+
+words!(Protocol, "one of HTTP, HTTP2, GRPC, HTTPS, TLS, TCP",
+    "HTTP" => Self::Http, "HTTP2" => Self::Http2, "GRPC" => Self::Grpc, "HTTPS" => Self::Https,
+    "TLS" => Self::Tls, "TCP" => Self::Tcp);
+
+/// `serviceEntry.resolution`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resolution {
+    None,
+    Static,
+    Dns,
+    DnsRoundRobin,
+    DynamicDns,
+}
+
+words!(Resolution, "one of STATIC, DNS, DNS_ROUND_ROBIN",
+    "STATIC" => Self::Static, "DNS" => Self::Dns, "DNS_ROUND_ROBIN" => Self::DnsRoundRobin,
+    "NONE" => Self::None, "DYNAMIC_DNS" => Self::DynamicDns);
+
+table! {
+    /// `[[serviceEntry]]`
+    ServiceEntry {
+        name: At<String> = "name",
+        namespace: Option<At<String>> = "namespace",
+        labels: Option<Labels> = "labels",
+        hosts: Vec<At<String>> = "hosts",
+        addresses: Option<Vec<At<IpAddr>>> = "addresses",
+        ports: Vec<ServicePort> = "ports",
+        location: Option<Location> = "location",
+        resolution: At<Resolution> = "resolution",
+        endpoints: Option<Vec<Endpoint>> = "endpoints",
+        workload_selector: Option<WorkloadSelector> = "workloadSelector",
+        subject_alt_names: Option<Vec<At<String>>> = "subjectAltNames",
+    }
+    unused { "annotations": Labels }
+    later ["exportTo"]
+}
+
+table! {
+    /// `serviceEntry.ports[]`
+    ServicePort {
+        number: At<Port> = "number",
+        name: At<String> = "name",
+        protocol: Protocol = "protocol",
+        target_port: Option<Port> = "targetPort",
+    }
+}
+
+table! {
+    /// `serviceEntry.endpoints[]`
+    Endpoint {
+        address: At<String> = "address",
+    }
+    later ["ports", "labels", "network", "locality", "weight", "serviceAccount"]
+}
+
+table! {
+    /// `serviceEntry.workloadSelector`
+    WorkloadSelector {
+        labels: Labels = "labels",
+    }
+}
+
+/// `trafficPolicy.tls.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TlsMode {
+    Disable,
+    Simple,
+    Mutual,
+    IstioMutual,
+}
+
+words!(TlsMode, "one of DISABLE, SIMPLE",
+    "DISABLE" => Self::Disable, "SIMPLE" => Self::Simple, "MUTUAL" => Self::Mutual,
+    "ISTIO_MUTUAL" => Self::IstioMutual);
+
+table! {
+    /// `[[destinationRule]]`
+    DestinationRule {
+        name: At<String> = "name",
+        namespace: Option<At<String>> = "namespace",
+        host: At<String> = "host",
+        traffic_policy: TrafficPolicy = "trafficPolicy",
+    }
+    unused { "labels": Labels, "annotations": Labels }
+    later ["subsets", "exportTo", "workloadSelector"]
+}
+
+table! {
+    /// `destinationRule.trafficPolicy`
+    TrafficPolicy {
+        tls: ClientTls = "tls",
+    }
+    later ["loadBalancer", "connectionPool", "outlierDetection", "portLevelSettings", "tunnel", "proxyProtocol",
+        "retryBudget"]
+}
+
+table! {
+    /// `destinationRule.trafficPolicy.tls`
+    ClientTls {
+        mode: At<TlsMode> = "mode",
+        sni: Option<At<String>> = "sni",
+        subject_alt_names: Option<Vec<At<String>>> = "subjectAltNames",
+        ca_certificates: Option<At<String>> = "caCertificates",
+    }
+    later ["clientCertificate", "privateKey", "credentialName", "caCrl", "insecureSkipVerify"]
+}
+
+table! {
+    /// `[[httpRoute]]`
+    HttpRoute {
+        name: At<String> = "name",
+        namespace: Option<At<String>> = "namespace",
+        parent_refs: Vec<ParentRef> = "parentRefs",
+        hostnames: Option<Vec<At<String>>> = "hostnames",
+        rules: Vec<RouteRule> = "rules",
+    }
+    unused { "labels": Labels, "annotations": Labels }
+}
+
+table! {
+    /// `httpRoute.parentRefs[]`
+    ParentRef {
+        group: Option<At<AnyText>> = "group",
+        kind: Option<At<String>> = "kind",
+        namespace: Option<At<String>> = "namespace",
+        name: At<String> = "name",
+    }
+    later ["sectionName", "port"]
+}
+
+table! {
+    /// `httpRoute.rules[]`
+    RouteRule {
+        matches: Option<Vec<RouteMatch>> = "matches",
+        backend_refs: At<Vec<BackendRef>> = "backendRefs",
+    }
+    later ["name", "filters", "timeouts", "retry", "sessionPersistence"]
+}
+
+table! {
+    /// `httpRoute.rules[].matches[]`
+    RouteMatch {
+        path: RoutePath = "path",
+    }
+    later ["headers", "method", "queryParams"]
+}
+
+/// `matches[].path.type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RoutePathType {
+    Exact,
+    PathPrefix,
+}
+
+words!(RoutePathType, "one of Exact, PathPrefix", "Exact" => Self::Exact, "PathPrefix" => Self::PathPrefix);
+
+table! {
+    /// `httpRoute.rules[].matches[].path`
+    RoutePath {
+        kind: Option<RoutePathType> = "type",
+        value: At<String> = "value",
+    }
+}
+
+table! {
+    /// `httpRoute.rules[].backendRefs[]`
+    BackendRef {
+        group: Option<At<AnyText>> = "group",
+        kind: Option<At<String>> = "kind",
+        namespace: Option<At<String>> = "namespace",
+        name: At<String> = "name",
+        port: At<Port> = "port",
+    }
+    later ["weight", "filters"]
+}
+
+table! {
+    /// `[[extensionProvider]]`
+    ExtensionProvider {
+        name: At<String> = "name",
+        oidc: Oidc = "oidc",
+    }
+    later ["envoyExtAuthzHttp", "envoyExtAuthzGrpc"]
+}
+
+table! {
+    /// `extensionProvider.oidc`
+    Oidc {
+        issuer: At<String> = "issuer",
+        client_id: String = "clientId",
+        client_secret: Option<At<String>> = "clientSecret",
+        /// The same as `clientSecret = "file:.."`.
+        client_secret_file: Option<At<String>> = "clientSecretFile",
+        redirect_path: Option<At<String>> = "redirectPath",
+        logout_path: Option<At<String>> = "logoutPath",
+        scopes: Option<Vec<At<String>>> = "scopes",
+        cookie_key: Option<At<String>> = "cookieKey",
+        allow_http_loopback: Option<bool> = "dangerous_allowHttpIssuerOnLoopback",
+    }
+}

@@ -1,0 +1,121 @@
+//! Tables that describe this process.
+
+use std::net::SocketAddr;
+
+use crate::config::checked::IoDriver;
+use crate::config::place::At;
+use crate::config::read::{Count, Map, Millis, table, words};
+
+words!(IoDriver, "one of auto, io_uring, epoll",
+    "auto" => IoDriver::Auto, "io_uring" => IoDriver::IoUring, "epoll" => IoDriver::Epoll);
+
+table! {
+    /// `[process]`
+    ProcessSettings {
+        name: Option<String> = "name",
+        io: Option<IoDriver> = "io",
+        /// 0 or absent: as many as the machine offers.
+        cores: Option<Count> = "cores",
+    }
+    unused { "meshDir": String }
+}
+
+table! {
+    /// `[records]`
+    Records {
+        /// `stdout` or a file.
+        path: At<String> = "path",
+    }
+}
+
+table! {
+    /// `[admin]`
+    Admin {
+        listen: At<SocketAddr> = "listen",
+    }
+}
+
+table! {
+    /// `[authority]`
+    Authority {
+        state_dir: Option<At<String>> = "stateDir",
+        svid_ttl: Option<At<Millis>> = "svidTtl",
+        listen: Option<At<SocketAddr>> = "listen",
+        join_tokens: Option<At<String>> = "joinTokens",
+    }
+}
+
+table! {
+    /// `[identity]`
+    Identity {
+        address: At<String> = "address",
+        root_ca: At<String> = "rootCa",
+        token: At<String> = "token",
+    }
+}
+
+table! {
+    /// `[[identityFiles]]`
+    IdentityFiles {
+        workload: At<String> = "workload",
+        dir: At<String> = "dir",
+        audience: String = "audience",
+    }
+}
+
+table! {
+    /// `[[node]]`
+    Node {
+        name: At<String> = "name",
+        inbound: Option<Vec<At<SocketAddr>>> = "inbound",
+        workload: Vec<NodeWorkload> = "workload",
+        mark: Option<u32> = "mark",
+    }
+}
+
+table! {
+    /// `[[node.workload]]`
+    NodeWorkload {
+        /// `namespace/name` of a workload entry.
+        name: At<String> = "name",
+        hbone: At<SocketAddr> = "hbone",
+        outbound: Option<At<SocketAddr>> = "outbound",
+        socks: Option<At<SocketAddr>> = "socks",
+        app: Option<Map<SocketAddr>> = "app",
+    }
+}
+
+table! {
+    /// `[[waypoint]]`
+    Waypoint {
+        gateway: At<String> = "gateway",
+        hbone: At<SocketAddr> = "hbone",
+        mtls: Option<At<SocketAddr>> = "mtls",
+    }
+}
+
+table! {
+    /// `[[ingress]]`
+    Ingress {
+        gateway: At<String> = "gateway",
+        listener: Vec<IngressListener> = "listener",
+    }
+}
+
+table! {
+    /// `[[ingress.listener]]`
+    IngressListener {
+        address: At<SocketAddr> = "address",
+        certificate: At<String> = "certificate",
+        key: At<String> = "key",
+    }
+}
+
+table! {
+    /// `[[egress]]`
+    Egress {
+        gateway: At<String> = "gateway",
+        hbone: At<SocketAddr> = "hbone",
+        proxy: Option<At<SocketAddr>> = "proxy",
+    }
+}
