@@ -44,11 +44,7 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct ConfigArgs {
     /// Configuration file.
-    #[arg(
-        long,
-        value_name = "FILE",
-        default_value = "/etc/ringgate/ringgate.toml"
-    )]
+    #[arg(long, value_name = "FILE", default_value = "/etc/ringgate/ringgate.toml")]
     pub config: PathBuf,
 }
 
@@ -93,8 +89,5 @@ pub(crate) fn run_mesh(config: &Path) -> anyhow::Result<ExitCode> {
 
 fn check(config: &Path) -> anyhow::Result<ExitCode> {
     // CALL SITE: crate::config::load(config)
-    anyhow::bail!(
-        "`{}`: this build has no configuration check",
-        config.display()
-    )
+    anyhow::bail!("`{}`: this build has no configuration check", config.display())
 }

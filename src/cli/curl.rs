@@ -8,8 +8,10 @@ use anyhow::Context;
 
 use super::os;
 
-/// Longest time one call may take, in seconds.
-const MAX_TIME_S: u64 = 15;
+/// Longest time one call may take, in seconds, unless the caller's own arguments say otherwise.
+const CALL_S: &str = "15";
+/// Longest time a download may take, in seconds.
+const DOWNLOAD_S: &str = "60";
 
 /// Who calls: the command that puts curl in its place, and the arguments that lead it into the mesh.
 #[derive(Clone, Debug, Default)]
@@ -41,10 +43,7 @@ impl Answer {
     /// First value of a header field.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(found, _)| found == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
     /// One line for people: what came back.
@@ -82,15 +81,9 @@ impl Caller {
     /// # Errors
     /// If curl cannot be started.
     pub fn call(&self, url: &str) -> anyhow::Result<Answer> {
-        let limit = MAX_TIME_S.to_string();
         let output = self
-            .command()
-            .args([
-                "--include",
-                "--suppress-connect-headers",
-                "--max-time",
-                &limit,
-            ])
+            .command(CALL_S)
+            .args(["--include", "--suppress-connect-headers"])
             .arg(url)
             .stdin(Stdio::null())
             .output()
@@ -107,8 +100,8 @@ impl Caller {
     /// If curl cannot be started.
     pub fn download(&self, url: &str, file: &Path) -> anyhow::Result<Download> {
         let child = self
-            .command()
-            .args(["--no-buffer", "--max-time", "60", "--output"])
+            .command(DOWNLOAD_S)
+            .args(["--no-buffer", "--output"])
             .arg(file)
             .arg(url)
             .stdin(Stdio::null())
@@ -120,10 +113,10 @@ impl Caller {
     }
 
     /// curl without the user's settings: no `.curlrc`, no proxies from the environment.
-    fn command(&self) -> Command {
+    fn command(&self, limit_s: &str) -> Command {
         let mut words = self.prefix.iter().map(String::as_str).chain(["curl"]);
         let mut command = Command::new(words.next().unwrap_or("curl"));
-        command.args(words).args(["-q", "-sS"]).args(&self.args);
+        command.args(words).args(["-q", "-sS", "--max-time", limit_s]).args(&self.args);
         for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
             command.env_remove(name).env_remove(name.to_uppercase());
         }
@@ -169,12 +162,7 @@ fn parse(output: &str) -> Answer {
         let (head, body) = rest.split_once("\r\n\r\n").unwrap_or((rest, ""));
         let mut lines = head.split("\r\n");
         answer.status_line = lines.next().unwrap_or_default().trim().to_owned();
-        answer.status = answer
-            .status_line
-            .split(' ')
-            .nth(1)
-            .and_then(|code| code.parse().ok())
-            .unwrap_or(0);
+        answer.status = answer.status_line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
         answer.headers = lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
@@ -202,18 +190,8 @@ mod tests {
     #[test]
     fn heads_and_bodies() {
         check("", 0, 0, "");
-        check(
-            "HTTP/1.1 403 Forbidden\r\nA: b\r\nC: d\r\n\r\nno",
-            403,
-            2,
-            "no",
-        );
-        check(
-            "HTTP/1.1 100 Continue\r\n\r\nHTTP/2 200 \r\nA: b\r\n\r\nHTTP/x",
-            200,
-            1,
-            "HTTP/x",
-        );
+        check("HTTP/1.1 403 Forbidden\r\nA: b\r\nC: d\r\n\r\nno", 403, 2, "no");
+        check("HTTP/1.1 100 Continue\r\n\r\nHTTP/2 200 \r\nA: b\r\n\r\nHTTP/x", 200, 1, "HTTP/x");
         check("HTTP/1.1 200 OK\r\nA: b", 200, 1, "");
     }
 }

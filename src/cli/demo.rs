@@ -31,6 +31,7 @@ pub struct DemoArgs {
 }
 
 /// `process.io`.
+#[expect(clippy::enum_variant_names, reason = "the names are those of the kernel interfaces")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Io {
     /// `io_uring`, or epoll where the kernel refuses it.
@@ -60,27 +61,31 @@ impl Io {
 /// If the directory cannot be written, an address cannot be bound, or the mesh does not start.
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let dir = args.apps_only.as_deref().unwrap_or(&args.dir);
+    if args.apps == Selection::Outside {
+        return serve_apps(&Layout::new(dir, &args.subnet)?, args.apps);
+    }
     let layout = prepare(dir, &args.subnet, args.io)?;
     if args.apps_only.is_some() {
-        let stop = Stop::on_signals()?;
-        let _apps = apps::start(&layout, args.apps)?;
-        os::say(&format!("apps listen on {}.0/24", layout.subnet));
-        while !os::wait_until(Duration::from_secs(3600), || stop.is_set()) {}
-        return Ok(ExitCode::SUCCESS);
+        return serve_apps(&layout, args.apps);
     }
     let _apps = apps::start(&layout, args.apps)?;
     os::say(&guide(&layout));
     super::run_mesh(&layout.config())
 }
 
+/// The applications without a mesh, until SIGINT or SIGTERM.
+fn serve_apps(layout: &Layout, selection: Selection) -> anyhow::Result<ExitCode> {
+    let stop = Stop::on_signals()?;
+    let _apps = apps::start(layout, selection)?;
+    os::say(&format!("apps listen on {}.0/24", layout.subnet));
+    while !os::wait_until(Duration::from_secs(3600), || stop.is_set()) {}
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Writes what is missing in `dir`; a configuration that is there decides the addresses.
 fn prepare(dir: &Path, subnet: &str, io: Io) -> anyhow::Result<Layout> {
     let config = dir.join("ringgate.toml");
-    let layout = if config.exists() {
-        Layout::of_config(&config)?
-    } else {
-        Layout::new(dir, subnet)?
-    };
+    let layout = if config.exists() { Layout::of_config(&config)? } else { Layout::new(dir, subnet)? };
     material::write(&layout, io.word())?;
     Ok(layout)
 }

@@ -9,7 +9,7 @@ mod outside;
 mod reload;
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -24,6 +24,9 @@ use super::target::Target;
 
 /// How long a mesh may take to start.
 const START: Duration = Duration::from_secs(30);
+
+/// How long a mesh that is said to run may take to answer.
+const RUNNING: Duration = Duration::from_secs(5);
 
 /// Arguments of `ringgate drill`.
 #[derive(Debug, clap::Args)]
@@ -70,14 +73,14 @@ pub fn run(args: &DrillArgs) -> anyhow::Result<ExitCode> {
 fn on_config(teller: &mut Teller, config: &Path) -> anyhow::Result<()> {
     let target = Target::loopback(&Layout::of_config(config)?);
     teller.moat(&target)?;
-    target.await_ready(START, || Ok(()))?;
+    target.await_ready(RUNNING, || Ok(()))?;
     teller.story(&target)
 }
 
 fn on_loopback(teller: &mut Teller, args: &DrillArgs) -> anyhow::Result<()> {
     let dir = Scratch::new(args.keep)?;
     let layout = Layout::new(&dir.path, &free_subnet()?)?;
-    let mut mesh = Mesh::start(&layout, args.io)?;
+    let mut mesh = Mesh::start(&this_program()?, &layout, args.io)?;
     let target = Target::loopback(&layout);
     let started = target.await_ready(START, || mesh.alive());
     teller.moat(&target)?;
@@ -87,7 +90,7 @@ fn on_loopback(teller: &mut Teller, args: &DrillArgs) -> anyhow::Result<()> {
 
 fn on_netns(teller: &mut Teller, args: &DrillArgs) -> anyhow::Result<()> {
     let dir = Scratch::new(args.keep)?;
-    let mut lab = lab::Lab::set_up(&dir.path, args.io)?;
+    let mut lab = lab::Lab::set_up(&dir.path, args.io, &this_program()?)?;
     let target = lab.target();
     teller.moat(&target)?;
     lab.raise_mesh()?;
@@ -104,11 +107,7 @@ pub struct Teller {
 
 impl Teller {
     fn new(output: Output, stop: Stop) -> Self {
-        Self {
-            output,
-            stop,
-            steps: Vec::new(),
-        }
+        Self { output, stop, steps: Vec::new() }
     }
 
     fn tell(&mut self, step: Step) -> anyhow::Result<()> {
@@ -153,11 +152,7 @@ impl Teller {
             Output::Json => os::say(&report::to_json(&self.steps).to_string()),
             Output::Junit => os::say(&report::junit(&self.steps)),
         }
-        if stopped.is_none() && count == steps::STORY.len() {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        }
+        if stopped.is_none() && count == steps::STORY.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }
 
@@ -192,6 +187,10 @@ impl Drop for Scratch {
     }
 }
 
+fn this_program() -> anyhow::Result<PathBuf> {
+    std::env::current_exe().context("this program's file is not known")
+}
+
 /// A random loopback subnet, so that several drills can run at a time; 127.0 is left to the machine.
 fn free_subnet() -> anyhow::Result<String> {
     let [x, y] = os::random::<2>()?;
@@ -206,24 +205,16 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// Starts `ringgate demo` from this program's own file in the layout's directory.
+    /// Starts `ringgate demo` in the layout's directory; `program` is the `ringgate` to start.
     ///
     /// # Errors
     /// If the process cannot be started.
-    pub fn start(layout: &Layout, io: Io) -> anyhow::Result<Self> {
+    pub fn start(program: &Path, layout: &Layout, io: Io) -> anyhow::Result<Self> {
+        os::make_dir(&layout.dir, 0o755)?;
         let log = layout.file("demo.log");
-        let out = std::fs::File::create(&log)
-            .with_context(|| format!("`{}` cannot be written", log.display()))?;
-        let program = std::env::current_exe().context("this program's file is not known")?;
+        let out = std::fs::File::create(&log).with_context(|| format!("`{}` cannot be written", log.display()))?;
         let child = Command::new(program)
-            .args([
-                "demo",
-                "--subnet",
-                &layout.subnet,
-                "--io",
-                io.word(),
-                "--dir",
-            ])
+            .args(["demo", "--subnet", &layout.subnet, "--io", io.word(), "--dir"])
             .arg(&layout.dir)
             .stdin(Stdio::null())
             .stderr(out.try_clone()?)
@@ -242,6 +233,22 @@ impl Mesh {
                 anyhow::bail!("`ringgate demo` ended: {status}\n{}", last_lines(&self.log))
             }
         }
+    }
+}
+
+impl Mesh {
+    /// Sends SIGTERM and waits.
+    ///
+    /// # Errors
+    /// If the process has not ended after `limit`.
+    pub fn stop(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
+        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        let mut status = None;
+        os::wait_until(limit, || {
+            status = self.child.try_wait().ok().flatten();
+            status.is_some()
+        });
+        status.context("`ringgate demo` does not end")
     }
 }
 

@@ -5,8 +5,7 @@ use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use serde_json::json;
 
@@ -24,18 +23,13 @@ pub const USER_KEY_ID: &str = "idp-1";
 
 const DAY_S: i64 = 86_400;
 
-/// Writes what is missing; keeps what is there, so that the user's edits survive. Returns whether the
-/// configuration was written.
+/// Writes what is missing; keeps what is there, so that the user's edits survive.
 ///
 /// # Errors
 /// If a file cannot be written or a key cannot be made.
-pub fn write(layout: &Layout, io: &str) -> anyhow::Result<bool> {
-    os::make_dir(&layout.dir, 0o755)?;
-    os::make_dir(&layout.file("state"), 0o700)?;
+pub fn write(layout: &Layout, io: &str) -> anyhow::Result<()> {
+    write_keys(layout)?;
     os::make_dir(&layout.file("log"), 0o755)?;
-    server_pki(layout, "state/ingress", "ringgate demo public CA", PORTAL)?;
-    server_pki(layout, "state/partner", "partner private CA", PARTNER)?;
-    user_key(layout)?;
     let tokens = layout.file("state/join-tokens");
     if !tokens.exists() {
         // No identity stands behind the token: it lets nobody join until the user adds one.
@@ -44,10 +38,21 @@ pub fn write(layout: &Layout, io: &str) -> anyhow::Result<bool> {
     }
     let config = layout.config();
     if config.exists() {
-        return Ok(false);
+        return Ok(());
     }
-    os::write(&config, layout.render(io).as_bytes(), 0o644)?;
-    Ok(true)
+    os::write(&config, layout.render(io).as_bytes(), 0o644)
+}
+
+/// Certificates and keys alone.
+///
+/// # Errors
+/// If a file cannot be written or a key cannot be made.
+pub fn write_keys(layout: &Layout) -> anyhow::Result<()> {
+    os::make_dir(&layout.dir, 0o755)?;
+    os::make_dir(&layout.file("state"), 0o700)?;
+    server_pki(layout, "state/ingress", "ringgate demo public CA", PORTAL)?;
+    server_pki(layout, "state/partner", "partner private CA", PARTNER)?;
+    user_key(layout)
 }
 
 /// A CA and one server certificate below `dir`: `ca.pem`, `cert.pem`, `key.pem`.
@@ -95,11 +100,7 @@ fn user_key(layout: &Layout) -> anyhow::Result<()> {
     }
     os::make_dir(&layout.file("state/idp"), 0o700)?;
     let key = KeyPair::generate()?;
-    os::write(
-        &layout.file("state/idp/jwks.json"),
-        jwks(&key)?.as_bytes(),
-        0o644,
-    )?;
+    os::write(&layout.file("state/idp/jwks.json"), jwks(&key)?.as_bytes(), 0o644)?;
     os::write(&path, key.serialize_pem().as_bytes(), 0o600)
 }
 
@@ -108,10 +109,7 @@ fn jwks(key: &KeyPair) -> anyhow::Result<String> {
     let Some((4, point)) = key.public_key_raw().split_first() else {
         anyhow::bail!("the key is no uncompressed P-256 point");
     };
-    let (x, y) = point
-        .split_at_checked(32)
-        .filter(|(_, y)| y.len() == 32)
-        .context("the key is no P-256 point")?;
+    let (x, y) = point.split_at_checked(32).filter(|(_, y)| y.len() == 32).context("the key is no P-256 point")?;
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let set = json!({"keys": [{
         "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256",

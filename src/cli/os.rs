@@ -7,7 +7,9 @@
     reason = "nothing here runs on a data core; the bans of the data path are lifted in this one file"
 )]
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,9 +18,7 @@ use anyhow::Context;
 /// Seconds since 1970; 0 if the clock stands before it.
 #[must_use]
 pub fn unix_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// Monotonic time.
@@ -53,7 +53,6 @@ pub fn read_text(path: &Path) -> anyhow::Result<String> {
 
 /// Writes a file whole by rename, with `mode`, so that a watcher never sees half of it.
 pub fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
     let fail = || format!("`{}` cannot be written", path.display());
     let mut name = path.file_name().with_context(fail)?.to_os_string();
     name.push(".new");
@@ -66,18 +65,17 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
         .open(&beside)
         .with_context(fail)?;
     file.write_all(content).with_context(fail)?;
+    // The mode above is narrowed by the umask; apps under other uids must be able to read what is public.
+    file.set_permissions(Permissions::from_mode(mode)).with_context(fail)?;
     drop(file);
     std::fs::rename(&beside, path).with_context(fail)
 }
 
 /// Makes a directory and its parents with `mode`.
 pub fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(path)
-        .with_context(|| format!("directory `{}` cannot be made", path.display()))
+    let fail = || format!("directory `{}` cannot be made", path.display());
+    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).with_context(fail)?;
+    std::fs::set_permissions(path, Permissions::from_mode(mode)).with_context(fail)
 }
 
 /// Starts a named thread.

