@@ -1,2 +1,10 @@
 //! Allocator and argument vector only.
-fn main() {}
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    ringgate::cli::main()
+}

@@ -1,0 +1,101 @@
+//! The demo and the drill as commands: what they keep, how they fail, how they end.
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use ringgate::cli::apps::{self, Selection};
+use ringgate::cli::curl::Caller;
+use ringgate::cli::demo::Io;
+use ringgate::cli::drill::{Mesh, Scratch};
+use ringgate::cli::layout::Layout;
+use ringgate::cli::target::Target;
+use ringgate::cli::{material, os};
+use serde_json::Value;
+
+fn drill(config: &std::path::Path, output: &str) -> Output {
+    Command::new(crate::PROGRAM)
+        .args(["drill", "--output", output, "--config"])
+        .arg(config)
+        .output()
+        .expect("the drill can be started")
+}
+
+fn layout(dir: &Scratch) -> Layout {
+    let [x, y] = os::random::<2>().unwrap();
+    Layout::new(&dir.path, &format!("127.{}.{}", x.clamp(1, 254), y.clamp(1, 254))).unwrap()
+}
+
+#[test]
+fn material_and_edits_are_kept() {
+    let dir = Scratch::new(false).unwrap();
+    let layout = layout(&dir);
+    material::write(&layout, "epoll").unwrap();
+    let key = os::read(&layout.file("state/idp/key.pem")).unwrap();
+    let edited = os::read_text(&layout.config()).unwrap() + "\n# edited\n";
+    os::write(&layout.config(), edited.as_bytes(), 0o644).unwrap();
+    material::write(&layout, "io_uring").unwrap();
+    assert_eq!(os::read_text(&layout.config()).unwrap(), edited);
+    assert_eq!(os::read(&layout.file("state/idp/key.pem")).unwrap(), key);
+    assert_eq!(Layout::of_config(&layout.config()).unwrap().subnet, layout.subnet);
+}
+
+#[test]
+fn without_a_mesh_only_the_attack_works() {
+    let dir = Scratch::new(false).unwrap();
+    let layout = layout(&dir);
+    material::write(&layout, "auto").unwrap();
+    let _apps = apps::start(&layout, Selection::All).unwrap();
+    let output = drill(&layout.config(), "json");
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let results: Vec<&Value> = report["steps"].as_array().unwrap().iter().map(|step| &step["result"]).collect();
+    assert_eq!(results, ["PASS", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL"]);
+    assert_eq!(report["result"], "FAIL");
+}
+
+#[test]
+fn apps_count_what_reaches_them() {
+    let dir = Scratch::new(false).unwrap();
+    let layout = layout(&dir);
+    material::write(&layout, "auto").unwrap();
+    let _apps = apps::start(&layout, Selection::All).unwrap();
+    let target = Target::loopback(&layout);
+    for hits in [&target.customer_hits, &target.partner_hits] {
+        assert_eq!(hits.read().unwrap(), 0);
+        assert_eq!(hits.read().unwrap(), 0, "the counter counts itself");
+    }
+    let url = format!("http://{}", layout.at(3, 18080));
+    let caller = Caller::default();
+    assert_eq!(caller.call(&format!("{url}/api/v1/users/7")).unwrap().status, 200);
+    assert_eq!(caller.call(&format!("{url}/nothing")).unwrap().status, 404);
+    assert_eq!(target.customer_hits.read().unwrap(), 2);
+    // Through the mesh a request has the service's name: it does not see the counter.
+    let answer = caller.with(&["-H", "Host: customer-api"]).call(&format!("{url}/-/hits")).unwrap();
+    assert_eq!(answer.status, 404);
+}
+
+#[test]
+fn an_unreadable_system_fails_every_step_in_every_form() {
+    let dir = Scratch::new(false).unwrap();
+    let missing = dir.path.join("nothing.toml");
+    for (form, word) in [("table", "0 of 9 steps passed"), ("json", "\"result\":\"FAIL\""), ("junit", "failures=\"9\"")]
+    {
+        let output = drill(&missing, form);
+        assert_eq!(output.status.code(), Some(1), "{form}");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(text.contains(word), "{form}: {text}");
+        assert!(text.contains("nothing.toml"), "{form} does not say why: {text}");
+    }
+}
+
+#[test]
+fn the_demo_serves_until_it_is_told_to_stop() {
+    let dir = Scratch::new(false).unwrap();
+    let layout = layout(&dir);
+    let mut mesh = Mesh::start(crate::PROGRAM.as_ref(), &layout, Io::Auto).unwrap();
+    let target = Target::loopback(&layout);
+    target.await_ready(Duration::from_secs(30), || mesh.alive()).unwrap();
+    let status = mesh.stop(Duration::from_secs(15)).unwrap();
+    assert!(status.success(), "{status}");
+    assert!(target.customer_hits.read().is_err(), "the apps still answer");
+}

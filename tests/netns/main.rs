@@ -1,0 +1,37 @@
+//! Tests in network namespaces. They need root, nftables, curl and python3, and fail where one is missing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by panicking")]
+
+mod capture;
+mod loss;
+
+use std::path::Path;
+use std::process::Command;
+
+use ringgate::cli::demo::Io;
+use ringgate::cli::drill::Scratch;
+use ringgate::cli::lab::Lab;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");
+
+/// A laboratory with apps and without a mesh, and its directory.
+fn lab() -> (Lab, Scratch) {
+    let dir = Scratch::new(false).unwrap();
+    let lab = Lab::set_up(&dir.path, Io::Auto, Path::new(PROGRAM)).expect("the laboratory can be set up");
+    (lab, dir)
+}
+
+/// The whole story, with each driver.
+#[test]
+fn the_drill_passes_in_namespaces() {
+    for io in ["io_uring", "epoll"] {
+        let output = Command::new(PROGRAM)
+            .args(["drill", "--lab", "netns", "--output", "table", "--io", io])
+            .output()
+            .expect("the drill can be started");
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{io}:\n{text}\n{errors}");
+        assert!(text.contains("9 of 9 steps passed"), "{io}:\n{text}");
+    }
+}
