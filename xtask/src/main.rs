@@ -1,1 +1,49 @@
-fn main() {}
+//! `cargo xtask ci` runs every check there is; `cargo xtask bench` measures. Nothing in a shell script beside it.
+
+mod bench;
+mod ci;
+mod cpu;
+mod load;
+mod steps;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail};
+
+const USAGE: &str = "\
+usage: cargo xtask ci [--list | --only STEP[,STEP..]]
+       cargo xtask bench [--seconds N] [--runs N] [--connections N]";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: &[String]) -> Result<bool> {
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        ["ci"] => ci::run(&root()?, None),
+        ["ci", "--list"] => ci::list(),
+        ["ci", "--only", names] => ci::run(&root()?, Some(names)),
+        ["bench", options @ ..] => bench::run(&root()?, options),
+        ["load", options @ ..] => load::run(options), // started by `bench`, in a release build
+        _ => bail!("{USAGE}"),
+    }
+}
+
+/// The workspace: the parent of this package.
+fn root() -> Result<PathBuf> {
+    let manifest = std::env::var("CARGO_MANIFEST_DIR").context("run it as `cargo xtask`")?;
+    Ok(Path::new(&manifest)
+        .parent()
+        .context("xtask has a parent directory")?
+        .to_owned())
+}

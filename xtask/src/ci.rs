@@ -1,0 +1,369 @@
+//! Every check, in the order in which it is cheapest to hear of a failure. Nothing is skipped: a step
+//! that cannot run on this machine fails and says what it needs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::steps::{self, Step, command};
+
+const STEPS: &[Step] = &[
+    Step {
+        name: "tools",
+        about: "install what the tests need and this machine has not",
+        run: tools,
+    },
+    Step {
+        name: "fmt",
+        about: "formatting",
+        run: |root| command(root, "cargo", &["fmt", "--all", "--check"]),
+    },
+    Step {
+        name: "clippy",
+        about: "lints, all targets, warnings are errors",
+        run: clippy,
+    },
+    Step {
+        name: "tests",
+        about: "unit and integration tests",
+        run: tests,
+    },
+    Step {
+        name: "build",
+        about: "release build",
+        run: build,
+    },
+    Step {
+        name: "unit-file",
+        about: "systemd unit: syntax of the settings we rely on",
+        run: unit_file,
+    },
+    Step {
+        name: "drill-uring",
+        about: "the drill on loopback, io_uring",
+        run: |root| drill(root, None, "io_uring"),
+    },
+    Step {
+        name: "drill-epoll",
+        about: "the drill on loopback, epoll",
+        run: |root| drill(root, None, "epoll"),
+    },
+    Step {
+        name: "netns-uring",
+        about: "the drill in network namespaces, io_uring",
+        run: |root| drill(root, Some("netns"), "io_uring"),
+    },
+    Step {
+        name: "netns-epoll",
+        about: "the drill in network namespaces, epoll",
+        run: |root| drill(root, Some("netns"), "epoll"),
+    },
+    Step {
+        name: "kill",
+        about: "one process of the mesh is killed, the rest goes on",
+        run: kill,
+    },
+];
+
+/// `(program, Debian package)`. gcc and libc6-dev are there already: without them this program had not been linked.
+/// cmake is not needed: aws-lc-sys compiles its C with the C compiler alone.
+const TOOLS: &[(&str, &str)] = &[
+    ("curl", "curl"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("/usr/bin/python3", "python3"), // the labs' unmodified app; a python3 elsewhere may be closed to other users
+    ("setpriv", "util-linux"),
+    ("node", "nodejs"),
+    ("npm", "npm"),
+];
+
+/// Oldest Node.js that runs the tests' OpenID provider.
+const NODE_MAJOR_MIN: u32 = 18;
+
+/// Prints the names of the steps.
+pub(crate) fn list() -> Result<bool> {
+    for step in STEPS {
+        println!("{:<12} {}", step.name, step.about);
+    }
+    Ok(true)
+}
+
+/// Runs all steps, or those in `only` (names joined by commas). `Ok(false)` if one failed.
+pub(crate) fn run(root: &Path, only: Option<&str>) -> Result<bool> {
+    let Some(only) = only else {
+        let all: Vec<&Step> = STEPS.iter().collect();
+        return Ok(steps::run_all(&all, root));
+    };
+    let mut chosen = Vec::new();
+    for name in only.split(',') {
+        let step = STEPS.iter().find(|step| step.name == name);
+        chosen.push(step.with_context(|| format!("no step `{name}`; see cargo xtask ci --list"))?);
+    }
+    Ok(steps::run_all(&chosen, root))
+}
+
+fn tools(root: &Path) -> Result<()> {
+    for (component, probe) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
+        if !succeeds("cargo", &[probe, "--version"]) {
+            command(root, "rustup", &["component", "add", component]).with_context(|| {
+                format!("`cargo {probe}` is missing and rustup could not add it")
+            })?;
+        }
+    }
+    let packages: Vec<&str> = TOOLS
+        .iter()
+        .filter(|(program, _)| find(program).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    if !packages.is_empty() {
+        apt_install(root, &packages)?;
+    }
+    for (program, package) in TOOLS {
+        ensure!(
+            find(program).is_some(),
+            "`{program}` is missing; Debian's package `{package}` has it"
+        );
+    }
+    let major = node_major()?;
+    ensure!(
+        major >= NODE_MAJOR_MIN,
+        "Node.js {major} is too old: the tests need {NODE_MAJOR_MIN} or newer"
+    );
+    let oidc = root.join("tests/oidc");
+    ensure!(
+        oidc.join("package-lock.json").is_file(),
+        "tests/oidc/package-lock.json is missing"
+    );
+    command(&oidc, "npm", &["ci", "--no-audit", "--no-fund"])
+}
+
+fn apt_install(root: &Path, packages: &[&str]) -> Result<()> {
+    let list = packages.join(" ");
+    ensure!(
+        find("apt-get").is_some(),
+        "missing: {list}; install them, this is no Debian system"
+    );
+    ensure!(
+        is_root()?,
+        "missing: {list}; as root: apt-get install {list}"
+    );
+    command(root, "apt-get", &["update", "-q"])?;
+    let mut install = Command::new("apt-get");
+    install
+        .args(["install", "-y", "-q", "--no-install-recommends"])
+        .args(packages)
+        .env("DEBIAN_FRONTEND", "noninteractive");
+    steps::finish(&mut install)
+}
+
+fn clippy(root: &Path) -> Result<()> {
+    command(
+        root,
+        "cargo",
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    )
+}
+
+/// All targets but `netns`, which needs root and has its own steps. In the dev profile: what clippy has
+/// compiled of build scripts and C code is used again, and debug assertions are on.
+fn tests(root: &Path) -> Result<()> {
+    let mut arguments = vec!["test", "--workspace", "--locked", "--lib", "--bins"];
+    let targets = test_targets(root)?;
+    ensure!(
+        targets.iter().any(|name| name == "tidy"),
+        "tests/tidy.rs is not among {targets:?}"
+    );
+    for target in targets.iter().filter(|name| *name != "netns") {
+        arguments.extend(["--test", target]);
+    }
+    command(root, "cargo", &arguments)
+}
+
+/// Names of the integration test targets: `tests/NAME.rs` and `tests/NAME/main.rs`.
+fn test_targets(root: &Path) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root.join("tests"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "rs")
+            || path.join("main.rs").is_file()
+        {
+            let name = path.file_stem().context("a file has a name")?;
+            names.push(name.to_string_lossy().into_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+fn build(root: &Path) -> Result<()> {
+    command(
+        root,
+        "cargo",
+        &["build", "--release", "--locked", "--workspace"],
+    )
+}
+
+/// Settings that must stay in the unit: with a line gone or misspelt, systemd starts the service all the same.
+fn unit_file(root: &Path) -> Result<()> {
+    let unit = std::fs::read_to_string(root.join("systemd/ringgate.service"))?;
+    for line in [
+        "NoNewPrivileges=yes",
+        "ProtectSystem=strict",
+        "DynamicUser=yes",
+        "LimitMEMLOCK=infinity",
+        "Restart=always",
+    ] {
+        ensure!(
+            unit.lines().any(|have| have == line),
+            "systemd/ringgate.service has no line `{line}`"
+        );
+    }
+    ensure!(
+        !unit.contains("~@resources"),
+        "~@resources refuses sched_setaffinity: no core could be pinned"
+    );
+    if find("systemd-analyze").is_some() {
+        // `verify` wants the binary of ExecStart to exist; the score needs no installation.
+        command(
+            root,
+            "systemd-analyze",
+            &[
+                "security",
+                "--offline=true",
+                "--threshold=25",
+                "systemd/ringgate.service",
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+fn drill(root: &Path, lab: Option<&str>, io: &str) -> Result<()> {
+    let mut arguments = vec!["drill", "--io", io];
+    if let Some(lab) = lab {
+        need_root()?;
+        arguments.extend(["--lab", lab]);
+    }
+    command(root, &binary(root)?, &arguments)
+}
+
+fn kill(root: &Path) -> Result<()> {
+    need_root()?;
+    command(
+        root,
+        "cargo",
+        &[
+            "test",
+            "--locked",
+            "--test",
+            "netns",
+            "kill",
+            "--",
+            "--test-threads=1",
+        ],
+    )
+}
+
+fn need_root() -> Result<()> {
+    ensure!(
+        is_root()?,
+        "network namespaces need root: run `cargo xtask ci` as root"
+    );
+    Ok(())
+}
+
+/// The release binary, as the step `build` leaves it.
+pub(crate) fn binary(root: &Path) -> Result<String> {
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let path = target.join("release/ringgate");
+    ensure!(
+        path.is_file(),
+        "{} is missing: cargo build --release",
+        path.display()
+    );
+    Ok(path.to_string_lossy().into_owned())
+}
+
+fn is_root() -> Result<bool> {
+    let status = std::fs::read_to_string("/proc/self/status").context("/proc is not mounted")?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:"))
+        .context("no Uid in /proc/self/status")?;
+    Ok(line.split_whitespace().nth(1) == Some("0")) // the effective user
+}
+
+fn node_major() -> Result<u32> {
+    let output = Command::new("node")
+        .arg("--version")
+        .output()
+        .context("node --version")?;
+    let text = String::from_utf8(output.stdout)?;
+    let major = text
+        .trim()
+        .trim_start_matches('v')
+        .split('.')
+        .next()
+        .unwrap_or_default();
+    match major.parse() {
+        Ok(major) => Ok(major),
+        Err(_) => bail!("node --version printed `{}`", text.trim()),
+    }
+}
+
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    Command::new(program)
+        .args(arguments)
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+/// Where `program` is: in PATH, or among the tools for root that a user's PATH leaves out.
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|directory| directory.join(program)) // an absolute `program` replaces the directory
+        .find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_where_they_are() {
+        assert!(find("sh").is_some());
+        assert_eq!(find("/bin/sh"), Some(PathBuf::from("/bin/sh")));
+        assert_eq!(find("no-such-program-anywhere"), None);
+    }
+
+    #[test]
+    fn steps_have_names_of_their_own() {
+        let mut names: Vec<_> = STEPS.iter().map(|step| step.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), STEPS.len());
+        assert!(run(Path::new("/"), Some("no-such-step")).is_err());
+    }
+
+    #[test]
+    fn netns_is_not_among_the_unprivileged_tests() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        assert!(
+            test_targets(&root)
+                .expect("tests/")
+                .contains(&"tidy".to_owned())
+        );
+    }
+}

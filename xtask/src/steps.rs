@@ -1,0 +1,83 @@
+//! Named, timed steps that stop at the first failure.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail};
+
+/// One step. Its function gets the workspace's root and fails with the reason.
+pub(crate) struct Step {
+    /// Short name for `--only` and for the report.
+    pub(crate) name: &'static str,
+    /// What it does, one line.
+    pub(crate) about: &'static str,
+    /// The step itself.
+    pub(crate) run: fn(&Path) -> Result<()>,
+}
+
+/// Runs the steps in order and prints how long each took. `Ok(false)` if one failed; the rest is not run.
+pub(crate) fn run_all(steps: &[&Step], root: &Path) -> bool {
+    let began = Instant::now();
+    let mut passed: Vec<(&str, f64)> = Vec::new();
+    for (number, step) in steps.iter().enumerate() {
+        println!(
+            "\n==> [{}/{}] {}: {}",
+            number + 1,
+            steps.len(),
+            step.name,
+            step.about
+        );
+        let start = Instant::now();
+        let result = (step.run)(root);
+        let seconds = start.elapsed().as_secs_f64();
+        if let Err(error) = result {
+            println!();
+            report(&passed);
+            println!("  FAIL {:<18} {seconds:>7.1} s", step.name);
+            println!("\nstep `{}` failed: {error:#}", step.name);
+            println!("again with: cargo xtask ci --only {}", step.name);
+            println!("\n{} passed, 1 failed", passed.len());
+            return false;
+        }
+        println!("<== {} ok, {seconds:.1} s", step.name);
+        passed.push((step.name, seconds));
+    }
+    println!();
+    report(&passed);
+    println!("  all  {:<18} {:>7.1} s", "", began.elapsed().as_secs_f64());
+    println!("\n{} passed, 0 failed", passed.len());
+    true
+}
+
+fn report(passed: &[(&str, f64)]) {
+    for (name, seconds) in passed {
+        println!("  ok   {name:<18} {seconds:>7.1} s");
+    }
+}
+
+/// Runs one command with its output shown. Fails with the command line when it does not exit with 0.
+pub(crate) fn command(root: &Path, program: &str, arguments: &[&str]) -> Result<()> {
+    finish(Command::new(program).args(arguments).current_dir(root))
+}
+
+/// As `command`, for one that is already built.
+pub(crate) fn finish(command: &mut Command) -> Result<()> {
+    let line = line(command);
+    println!("$ {line}");
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start `{line}`"))?;
+    if !status.success() {
+        bail!("`{line}` ended with {status}");
+    }
+    Ok(())
+}
+
+fn line(command: &Command) -> String {
+    let words = std::iter::once(command.get_program()).chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
+}
