@@ -27,7 +27,7 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
     ("vocab", true, &[]),
     ("policy", true, &["vocab"]),
     ("identity", true, &["vocab"]),
-    ("http", true, &["vocab"]),
+    ("http", true, &["vocab", "policy::facts"]),
     ("jwt", true, &["vocab", "policy::model"]),
     ("oidc", true, &["vocab", "jwt"]),
     ("upstream", true, &["vocab"]),
@@ -100,7 +100,7 @@ const L6: &[&str] = &[
 /// What a pure module may not name.
 const IMPURE: &[&str] = &[
     "monoio",
-    "io_uring",
+    "io_uring::",
     "quinn::",
     "tokio",
     "std::env",
