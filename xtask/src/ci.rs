@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::steps::{self, Step, command};
 
@@ -79,8 +79,9 @@ const TOOLS: &[(&str, &str)] = &[
     ("npm", "npm"),
 ];
 
-/// Oldest Node.js that runs the tests' OpenID provider.
-const NODE_MAJOR_MIN: u32 = 18;
+/// Node.js for machines whose own is too old for the tests' OpenID provider (Debian 12 has 18): the
+/// registry's package of the plain binary, in this version.
+const NODE_VERSION: &str = "22.23.3";
 
 /// Prints the names of the steps.
 pub(crate) fn list() -> Result<bool> {
@@ -126,17 +127,20 @@ fn tools(root: &Path) -> Result<()> {
             "`{program}` is missing; Debian's package `{package}` has it"
         );
     }
-    let major = node_major()?;
-    ensure!(
-        major >= NODE_MAJOR_MIN,
-        "Node.js {major} is too old: the tests need {NODE_MAJOR_MIN} or newer"
-    );
+    if !node_suffices(root) {
+        install_node(root)?;
+    }
     let oidc = root.join("tests/oidc");
     ensure!(
         oidc.join("package-lock.json").is_file(),
         "tests/oidc/package-lock.json is missing"
     );
-    command(&oidc, "npm", &["ci", "--no-audit", "--no-fund"])
+    let mut install = Command::new("npm");
+    install
+        .args(["ci", "--no-audit", "--no-fund"])
+        .current_dir(oidc)
+        .env("PATH", steps::path(root));
+    steps::finish(&mut install)
 }
 
 fn apt_install(root: &Path, packages: &[&str]) -> Result<()> {
@@ -289,9 +293,7 @@ fn need_root() -> Result<()> {
 
 /// The release binary, as the step `build` leaves it.
 pub(crate) fn binary(root: &Path) -> Result<String> {
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let path = target.join("release/ringgate");
+    let path = steps::target(root).join("release/ringgate");
     ensure!(
         path.is_file(),
         "{} is missing: cargo build --release",
@@ -309,22 +311,35 @@ fn is_root() -> Result<bool> {
     Ok(line.split_whitespace().nth(1) == Some("0")) // the effective user
 }
 
-fn node_major() -> Result<u32> {
-    let output = Command::new("node")
-        .arg("--version")
-        .output()
-        .context("node --version")?;
-    let text = String::from_utf8(output.stdout)?;
-    let major = text
-        .trim()
-        .trim_start_matches('v')
-        .split('.')
-        .next()
-        .unwrap_or_default();
-    match major.parse() {
-        Ok(major) => Ok(major),
-        Err(_) => bail!("node --version printed `{}`", text.trim()),
-    }
+/// Whether `node` has what the provider calls; version numbers do not tell, for it was backported.
+fn node_suffices(root: &Path) -> bool {
+    let probe = "process.exit(typeof URL.parse === 'function' ? 0 : 1)";
+    let mut node = Command::new("node");
+    node.args(["-e", probe]).env("PATH", steps::path(root));
+    node.output().is_ok_and(|output| output.status.success())
+}
+
+/// Puts a newer Node.js where `steps::path` looks first. Nothing outside the target directory changes.
+fn install_node(root: &Path) -> Result<()> {
+    let package = format!("{}@{NODE_VERSION}", steps::node_package()?);
+    let prefix = steps::target(root).join("node");
+    std::fs::create_dir_all(&prefix)?;
+    let prefix = prefix.to_string_lossy();
+    let arguments = [
+        "install",
+        "--prefix",
+        &prefix,
+        "--no-save",
+        "--no-audit",
+        "--no-fund",
+        &package,
+    ];
+    command(root, "npm", &arguments)?;
+    ensure!(
+        node_suffices(root),
+        "Node.js {NODE_VERSION} is installed in {prefix} and does not run"
+    );
+    Ok(())
 }
 
 fn succeeds(program: &str, arguments: &[&str]) -> bool {

