@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use crate::config::checked::{Config, GatewayClass, Mesh, Process, UpstreamTls};
 use crate::control::svid::SvidSet;
+use crate::identity::bundle::TrustBundles;
 use crate::identity::svid::Svid;
 use crate::identity::tls::{self, ClientAuth, Expected, TlsError};
 use crate::jwt::keys::KeySets;
@@ -64,7 +65,7 @@ pub struct Snapshot {
     /// By gateway: what it enforces for everything (ingress).
     pub gateways: Vec<Enforcement>,
     /// By identity.
-    pub identities: BTreeMap<SpiffeId, MeshTls>,
+    pub identities: Arc<Identities>,
     /// Key sets of all token rules.
     pub keys: Arc<KeySets>,
     /// Edge certificates, by ingress and listener as configured.
@@ -114,7 +115,7 @@ pub struct Parts {
     /// Configuration.
     pub config: Arc<Config>,
     /// Identities.
-    pub svids: Arc<SvidSet>,
+    pub identities: Arc<Identities>,
     /// Key sets.
     pub keys: Arc<KeySets>,
     /// Login providers.
@@ -142,7 +143,7 @@ impl Snapshot {
             workloads,
             services,
             gateways,
-            identities: identities(&parts.svids)?,
+            identities: Arc::clone(&parts.identities),
             keys: Arc::clone(&parts.keys),
             edge: edge(&parts.config.process)?,
             origination: origination(&mesh)?,
@@ -237,20 +238,51 @@ fn gateway_point(gateway: &crate::config::checked::Gateway, service: Option<&Res
     }
 }
 
-fn identities(svids: &SvidSet) -> Result<BTreeMap<SpiffeId, MeshTls>, SnapshotError> {
-    let make = |svid: &Svid| -> Result<MeshTls, TlsError> {
-        let bundles = || Arc::clone(&svids.bundles);
-        // HTTP/1.1 first: what is judged is readable at sight; who wants HTTP/2 offers nothing else.
-        let both: [&[u8]; 2] = [b"http/1.1", b"h2"];
-        Ok(MeshTls {
-            hbone: tls::mesh_server_config(svid, bundles(), &[b"h2"], ClientAuth::Required)?,
-            direct: tls::mesh_server_config(svid, bundles(), &both, ClientAuth::Required)?,
-            proxy: tls::mesh_server_config(svid, bundles(), &both, ClientAuth::Optional)?,
-            client: tls::mesh_client_config(svid, bundles(), &[b"h2"], Expected::AnyOfBundles)?,
-        })
-    };
-    let one = |(id, svid): (&SpiffeId, &Arc<Svid>)| Ok((id.clone(), make(svid).map_err(SnapshotError::Identity)?));
-    svids.by_id.iter().map(one).collect()
+/// TLS configurations of all identities of the process.
+#[derive(Debug, Default)]
+pub struct Identities {
+    made: BTreeMap<SpiffeId, (Arc<Svid>, MeshTls)>,
+    bundles: Arc<TrustBundles>,
+}
+
+impl Identities {
+    /// Makes the configurations; those whose SVID and bundles are as before are kept, and with them the pooled
+    /// connections that were made by them.
+    ///
+    /// # Errors
+    /// `SnapshotError::Identity`.
+    pub fn renew(&self, svids: &SvidSet) -> Result<Self, SnapshotError> {
+        let mut made = BTreeMap::new();
+        for (id, svid) in &svids.by_id {
+            let kept = self.made.get(id).filter(|(known, _)| {
+                Arc::ptr_eq(known, svid) && Arc::ptr_eq(&self.bundles, &svids.bundles)
+            });
+            let tls = match kept {
+                Some((_, tls)) => tls.clone(),
+                None => mesh_tls(svid, &svids.bundles).map_err(SnapshotError::Identity)?,
+            };
+            made.insert(id.clone(), (Arc::clone(svid), tls));
+        }
+        Ok(Self { made, bundles: Arc::clone(&svids.bundles) })
+    }
+
+    /// The configurations of one identity.
+    #[must_use]
+    pub fn get(&self, id: &SpiffeId) -> Option<&MeshTls> {
+        self.made.get(id).map(|(_, tls)| tls)
+    }
+}
+
+fn mesh_tls(svid: &Svid, bundles: &Arc<TrustBundles>) -> Result<MeshTls, TlsError> {
+    let bundles = || Arc::clone(bundles);
+    // HTTP/1.1 first: what is judged is readable at sight; who wants HTTP/2 offers nothing else.
+    let both: [&[u8]; 2] = [b"http/1.1", b"h2"];
+    Ok(MeshTls {
+        hbone: tls::mesh_server_config(svid, bundles(), &[b"h2"], ClientAuth::Required)?,
+        direct: tls::mesh_server_config(svid, bundles(), &both, ClientAuth::Required)?,
+        proxy: tls::mesh_server_config(svid, bundles(), &both, ClientAuth::Optional)?,
+        client: tls::mesh_client_config(svid, bundles(), &[b"h2"], Expected::AnyOfBundles)?,
+    })
 }
 
 /// Edge certificates from their files.

@@ -1,0 +1,475 @@
+//! The control plane of the process: it gathers identities, key sets and configuration into snapshots.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use thiserror::Error;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use crate::config::checked::{Config, IdentitySource, Mesh, OidcProvider, Process};
+use crate::config::{self};
+use crate::control::admin::{self, Status};
+use crate::control::ask::{self, Ask, Asker};
+use crate::control::authority::grant::JoinTokens;
+use crate::control::authority::{Authority, AuthorityError};
+use crate::control::files::{self, FilesJob};
+use crate::control::grpc::{CertificateService, RemoteAuthority, RemoteError};
+use crate::control::http_client::{HttpClient, SYSTEM_ROOTS};
+use crate::control::jwks::{JwksHandle, Sources, Timetable};
+use crate::control::oidc_client::{LoginKeeper, Logins, Registration};
+use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
+use crate::control::svid::{Source, SvidManager, SvidSet, system_clock};
+use crate::control::watch_files;
+use crate::identity::svid::WantedSvid;
+use crate::jwt::keys::KeySets;
+use crate::jwt::model::KeySource;
+use crate::oidc::{CookieKeys, Settings};
+
+/// What the cores get.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// The snapshot, swapped whole.
+    pub snapshot: Arc<ArcSwap<Snapshot>>,
+    /// Changes with every new snapshot.
+    pub changed: watch::Receiver<u64>,
+    /// Questions to the control thread.
+    pub asks: Asker,
+    /// Set to ready once the listeners serve.
+    pub status: watch::Sender<Status>,
+}
+
+/// Why the process cannot start.
+#[derive(Debug, Error)]
+pub enum PlaneError {
+    /// The embedded authority.
+    #[error("authority")]
+    Authority(#[source] AuthorityError),
+    /// The remote authority.
+    #[error("remote authority")]
+    Remote(#[source] RemoteError),
+    /// A secret.
+    #[error("secret")]
+    Secret(#[source] config::secret::SecretError),
+    /// A file or address.
+    #[error("`{what}`")]
+    Io {
+        /// Which.
+        what: String,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Something written wrongly in a file that the configuration names.
+    #[error("`{what}`: {problem}")]
+    Content {
+        /// Which.
+        what: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The first snapshot.
+    #[error("configuration cannot be enforced")]
+    Snapshot(#[source] SnapshotError),
+    /// No identities in time.
+    #[error("the authority has issued no identities within {0} s")]
+    NoIdentities(u64),
+}
+
+/// How long the first identities may take, in seconds.
+const FIRST_IDENTITIES_S: u64 = 60;
+/// How long the start waits for key sets; without them tokens are refused, nothing else.
+const FIRST_KEYS: Duration = Duration::from_secs(2);
+
+/// What runs beside the main loop; ends with it.
+#[derive(Debug, Default)]
+struct Tasks(Vec<JoinHandle<()>>);
+
+impl Tasks {
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.push(tokio::spawn(task));
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        for task in &self.0 {
+            task.abort();
+        }
+    }
+}
+
+/// The running control plane.
+#[derive(Debug)]
+pub struct Plane {
+    main: PathBuf,
+    config: Arc<Config>,
+    generation: u64,
+    version: u64,
+    svids: watch::Receiver<Arc<SvidSet>>,
+    wanted: watch::Sender<Vec<WantedSvid>>,
+    identities: Arc<Identities>,
+    keys: watch::Receiver<Arc<KeySets>>,
+    jwks: JwksHandle,
+    http: HttpClient,
+    logins: watch::Receiver<Arc<Logins>>,
+    login_task: Option<JoinHandle<()>>,
+    asks: mpsc::Receiver<Ask>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    changed: watch::Sender<u64>,
+    status: watch::Sender<Status>,
+    _tasks: Tasks,
+}
+
+impl Plane {
+    /// Starts everything and waits for the first snapshot.
+    ///
+    /// # Errors
+    /// `PlaneError`.
+    pub async fn start(main: PathBuf, config: Config) -> Result<(Self, Published), PlaneError> {
+        let config = Arc::new(config);
+        let mut tasks = Tasks::default();
+        let status = watch::Sender::new(Status::default());
+        let (source, authority) = identity_source(&config)?;
+        if let Some(address) = config.process.admin {
+            let failed = |source| PlaneError::Io { what: format!("admin {address}"), source };
+            let listener = admin::bind(address).await.map_err(failed)?;
+            tasks.spawn(admin::serve(listener, status.subscribe(), authority.clone()));
+        }
+        if let Some(authority) = &authority {
+            certificate_service(&config.process, authority, &mut tasks).await?;
+        }
+        let wanted = wanted(&config);
+        let manager = SvidManager::new(source, wanted.clone());
+        let (mut svids, wanted_sender) = (manager.subscribe(), manager.wanted());
+        tasks.spawn(manager.run());
+        let jobs = file_jobs(&config);
+        if !jobs.is_empty() {
+            tasks.spawn(files::keep(jobs, authority, svids.clone(), system_clock()));
+        }
+        let http = HttpClient::new(std::path::Path::new(SYSTEM_ROOTS)).unwrap_or_else(|_no_roots| HttpClient::loopback_only());
+        let (jwks, mut keys, keeper) = JwksHandle::new(http.clone(), Timetable::default(), key_sources(&config.mesh));
+        tasks.spawn(keeper.run());
+        let (logins, login_task) = login_keeper(&http, &config.mesh)?;
+
+        let all = svids.wait_for(|set| set.covers(&wanted));
+        if tokio::time::timeout(Duration::from_secs(FIRST_IDENTITIES_S), all).await.is_err() {
+            return Err(PlaneError::NoIdentities(FIRST_IDENTITIES_S));
+        }
+        let sources = key_sources(&config.mesh);
+        let known = keys.wait_for(|sets| sources.keys().all(|s| sets.map.contains_key(s)));
+        if tokio::time::timeout(FIRST_KEYS, known).await.is_err() {
+            tracing::warn!("not all key sets are there yet; their tokens are refused until they are");
+        }
+        let identities = Identities::default().renew(&svids.borrow_and_update()).map_err(PlaneError::Snapshot)?;
+        let (asker, asks) = mpsc::channel(ask::WAITING);
+        let mut plane = Self {
+            main,
+            generation: 1,
+            version: 0,
+            svids,
+            wanted: wanted_sender,
+            identities: Arc::new(identities),
+            keys,
+            jwks,
+            http,
+            logins,
+            login_task,
+            asks,
+            // Replaced at once, two lines below.
+            snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::build(&first_parts(&config)).map_err(PlaneError::Snapshot)?)),
+            config,
+            changed: watch::Sender::new(0),
+            status,
+            _tasks: tasks,
+        };
+        plane.publish().map_err(PlaneError::Snapshot)?;
+        let published = Published {
+            snapshot: Arc::clone(&plane.snapshot),
+            changed: plane.changed.subscribe(),
+            asks: asker,
+            status: plane.status.clone(),
+        };
+        Ok((plane, published))
+    }
+
+    /// Keeps snapshots fresh until the future is dropped.
+    pub async fn run(mut self) {
+        let (reload, mut reloads) = mpsc::channel(1);
+        let _watcher = watch_files::start(&config::load::load_files(&self.main), reload.clone());
+        watch_files::on_hangup(reload);
+        loop {
+            tokio::select! {
+                Some(()) = reloads.recv() => self.reload().await,
+                Ok(()) = self.svids.changed() => self.renew(),
+                Ok(()) = self.keys.changed() => self.refresh("key sets"),
+                Ok(()) = self.logins.changed() => self.refresh("login providers"),
+                Some(question) = self.asks.recv() => self.answer(question),
+            }
+        }
+    }
+
+    /// Builds a snapshot of what is known now and swaps it in.
+    fn publish(&mut self) -> Result<(), SnapshotError> {
+        let oidc = self.logins.borrow_and_update().iter().map(|(n, l)| (n.clone(), Arc::clone(&l.provider))).collect();
+        let parts = Parts {
+            generation: self.generation,
+            config: Arc::clone(&self.config),
+            identities: Arc::clone(&self.identities),
+            keys: Arc::clone(&self.keys.borrow_and_update()),
+            oidc,
+        };
+        let snapshot = Snapshot::build(&parts)?;
+        self.snapshot.store(Arc::new(snapshot));
+        self.version = self.version.wrapping_add(1);
+        self.changed.send_replace(self.version);
+        let (generation, identities) = (self.generation, self.svids.borrow().by_id.len());
+        self.status.send_modify(|s| {
+            s.generation = generation;
+            s.identities = identities;
+        });
+        Ok(())
+    }
+
+    fn refresh(&mut self, what: &str) {
+        if let Err(error) = self.publish() {
+            tracing::error!(%error, what, "the last good state stays");
+        }
+    }
+
+    fn renew(&mut self) {
+        let renewed = self.identities.renew(&self.svids.borrow_and_update());
+        match renewed {
+            Ok(identities) => {
+                self.identities = Arc::new(identities);
+                self.refresh("identities");
+            }
+            Err(error) => tracing::error!(%error, "the last good identities stay"),
+        }
+    }
+
+    /// Reads the configuration again. What is wrong with it is told, and changes nothing.
+    async fn reload(&mut self) {
+        // Editors write in several steps; the last one counts.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let loaded = match config::load(&self.main) {
+            Ok(loaded) => loaded,
+            Err(errors) => return self.refused(errors.problems().iter().map(ToString::to_string).collect()),
+        };
+        if loaded.process != self.config.process {
+            let text = "roles, listeners, identity source and other settings of the process change with a restart only";
+            return self.refused(vec![format!("{}: {text}", self.main.display())]);
+        }
+        if loaded.mesh == self.config.mesh {
+            self.status.send_modify(|s| s.problems.clear());
+            return;
+        }
+        let before = (Arc::clone(&self.config), self.generation);
+        self.config = Arc::new(loaded);
+        self.generation = self.generation.saturating_add(1);
+        if let Err(error) = self.publish() {
+            (self.config, self.generation) = before;
+            return self.refused(vec![error.to_string()]);
+        }
+        self.status.send_modify(|s| s.problems.clear());
+        tracing::info!(generation = self.generation, "configuration reloaded");
+        self.wanted.send_replace(wanted(&self.config));
+        self.jwks.set_sources(key_sources(&self.config.mesh));
+        if before.0.mesh.oidc_providers != self.config.mesh.oidc_providers {
+            match login_keeper(&self.http, &self.config.mesh) {
+                Ok((logins, task)) => {
+                    if let Some(old) = self.login_task.take() {
+                        old.abort();
+                    }
+                    (self.logins, self.login_task) = (logins, task);
+                    self.refresh("login providers");
+                }
+                Err(error) => tracing::error!(%error, "the last good login providers stay"),
+            }
+        }
+    }
+
+    fn refused(&self, problems: Vec<String>) {
+        for problem in &problems {
+            tracing::error!("reload refused, the last good state stays: {problem}");
+        }
+        self.status.send_modify(|s| s.problems = problems);
+    }
+
+    fn answer(&self, question: Ask) {
+        match question {
+            Ask::UnknownKey(source) => self.jwks.unknown_kid(&source),
+            Ask::Redeem { provider, exchange, answer } => {
+                let Some(login) = self.logins.borrow().get(&provider).cloned() else { return };
+                tokio::spawn(async move {
+                    // The core may have given up waiting.
+                    drop(answer.send(login.redeem(&exchange).await));
+                });
+            }
+        }
+    }
+}
+
+impl Drop for Plane {
+    fn drop(&mut self) {
+        if let Some(task) = self.login_task.take() {
+            task.abort();
+        }
+    }
+}
+
+fn first_parts(config: &Arc<Config>) -> Parts {
+    Parts {
+        generation: 0,
+        config: Arc::clone(config),
+        identities: Arc::default(),
+        keys: Arc::default(),
+        oidc: BTreeMap::new(),
+    }
+}
+
+fn identity_source(config: &Config) -> Result<(Source, Option<Arc<Authority>>), PlaneError> {
+    let now = rustls::pki_types::UnixTime::now();
+    match &config.process.identity {
+        IdentitySource::Embedded(settings) => {
+            let domain = config.mesh.trust_domain.clone();
+            let authority = match &settings.state_dir {
+                Some(dir) => Authority::open(dir, domain, now),
+                None => Authority::in_memory(domain, now),
+            };
+            let authority = Arc::new(authority.map_err(PlaneError::Authority)?);
+            let ttl = Duration::from_secs(settings.svid_ttl_s);
+            Ok((Source::Embedded { authority: Arc::clone(&authority), ttl }, Some(authority)))
+        }
+        IdentitySource::Remote(remote) => {
+            let what = remote.root_ca.display().to_string();
+            let pem = read(&remote.root_ca)?;
+            let roots = crate::identity::pem::certificates(&pem)
+                .map_err(|e| PlaneError::Content { what, problem: e.to_string() })?;
+            let token = remote.token.clone();
+            let token_source = Arc::new(move || token.read_text().map_err(std::io::Error::other));
+            let ttl = Duration::from_secs(24 * 3600);
+            let made = RemoteAuthority::new(&remote.address, &roots, &config.mesh.trust_domain, token_source, ttl);
+            Ok((Source::Remote(Arc::new(made.map_err(PlaneError::Remote)?)), None))
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "the control thread reads files, the cores do not")]
+fn read(path: &std::path::Path) -> Result<Vec<u8>, PlaneError> {
+    std::fs::read(path).map_err(|source| PlaneError::Io { what: path.display().to_string(), source })
+}
+
+/// Serves `CreateCertificate`, if the configuration asks for it.
+async fn certificate_service(process: &Process, authority: &Arc<Authority>, tasks: &mut Tasks) -> Result<(), PlaneError> {
+    let IdentitySource::Embedded(settings) = &process.identity else { return Ok(()) };
+    let (Some(address), Some(secret)) = (settings.listen, &settings.join_tokens) else { return Ok(()) };
+    let text = secret.read_text().map_err(PlaneError::Secret)?;
+    let tokens = JoinTokens::parse(&text)
+        .map_err(|e| PlaneError::Content { what: format!("{secret:?}"), problem: e.to_string() })?;
+    let failed = |source| PlaneError::Io { what: format!("authority {address}"), source };
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+    let ttl = Duration::from_secs(settings.svid_ttl_s);
+    let service = CertificateService::new(Arc::clone(authority), tokens, ttl, system_clock());
+    tasks.spawn(async move {
+        if let Err(error) = service.serve(listener, Vec::new()).await {
+            tracing::error!(%error, "certificate service has ended");
+        }
+    });
+    Ok(())
+}
+
+/// The identities of this process and the DNS names that stand beside them for direct TLS.
+fn wanted(config: &Config) -> Vec<WantedSvid> {
+    let mesh = &config.mesh;
+    let mut by_id: BTreeMap<_, Vec<String>> = BTreeMap::new();
+    let hosts = |service: &crate::config::checked::Service| {
+        service.hosts.iter().filter(|h| !h.contains('*')).cloned().collect::<Vec<_>>()
+    };
+    for hosted in config.process.nodes.iter().flat_map(|n| &n.workloads) {
+        for (at, workload) in mesh.workloads.iter().enumerate().filter(|(_, w)| w.name == hosted.workload) {
+            let names = by_id.entry(workload.id.clone()).or_default();
+            mesh.services.iter().filter(|s| s.workloads.contains(&at)).for_each(|s| names.extend(hosts(s)));
+        }
+    }
+    let waypoints = config.process.waypoints.iter().map(|w| &w.gateway);
+    let ingresses = config.process.ingresses.iter().map(|i| &i.gateway);
+    let egresses = config.process.egresses.iter().map(|e| &e.gateway);
+    for name in waypoints.chain(ingresses).chain(egresses) {
+        for (at, gateway) in mesh.gateways.iter().enumerate().filter(|(_, g)| g.name == *name) {
+            let names = by_id.entry(gateway.id.clone()).or_default();
+            names.push(gateway.name.name.clone());
+            if gateway.class == crate::config::checked::GatewayClass::Waypoint {
+                mesh.services.iter().filter(|s| s.waypoint == Some(at)).for_each(|s| names.extend(hosts(s)));
+            }
+        }
+    }
+    let one = |(id, mut dns_names): (_, Vec<String>)| {
+        dns_names.sort_unstable();
+        dns_names.dedup();
+        WantedSvid { id, dns_names }
+    };
+    by_id.into_iter().map(one).collect()
+}
+
+fn file_jobs(config: &Config) -> Vec<FilesJob> {
+    let job = |files: &crate::config::checked::IdentityFiles| {
+        let workload = config.mesh.workloads.iter().find(|w| w.name == files.workload)?;
+        Some(FilesJob { id: workload.id.clone(), dir: files.dir.clone(), audience: files.audience.clone() })
+    };
+    config.process.identity_files.iter().filter_map(job).collect()
+}
+
+fn key_sources(mesh: &Mesh) -> Sources {
+    let rules = mesh.request_authentications.iter().flat_map(|r| &r.rules);
+    let remote = rules.filter(|r| !matches!(r.keys, KeySource::Inline(_)));
+    remote.map(|r| (r.keys.clone(), r.timeout_ms)).collect()
+}
+
+type LoginParts = (watch::Receiver<Arc<Logins>>, Option<JoinHandle<()>>);
+
+fn login_keeper(http: &HttpClient, mesh: &Mesh) -> Result<LoginParts, PlaneError> {
+    let registrations = mesh.oidc_providers.iter().map(registration).collect::<Result<Vec<_>, _>>()?;
+    let idle = registrations.is_empty();
+    let (logins, keeper) = LoginKeeper::new(http.clone(), registrations);
+    let task = (!idle).then(|| tokio::spawn(keeper.run()));
+    Ok((logins, task))
+}
+
+/// Longest session of a login, in seconds.
+const SESSION_S: i64 = 8 * 3600;
+
+fn registration(provider: &OidcProvider) -> Result<Registration, PlaneError> {
+    let secret = provider.client_secret.as_ref().map(|s| s.read_text()).transpose().map_err(PlaneError::Secret)?;
+    let mut key = vec![0_u8; 32];
+    match &provider.cookie_key {
+        Some(secret) => key = secret.read().map_err(PlaneError::Secret)?,
+        None => {
+            if aws_lc_rs::rand::fill(&mut key).is_err() {
+                return Err(PlaneError::Content { what: provider.name.clone(), problem: "no randomness".to_owned() });
+            }
+        }
+    }
+    let cookie_keys = CookieKeys::new(&key, &[]).map_err(|e| PlaneError::Content {
+        what: format!("cookieKey of `{}`", provider.name),
+        problem: e.to_string(),
+    })?;
+    Ok(Registration {
+        settings: Settings {
+            name: provider.name.clone(),
+            issuer: provider.issuer.clone(),
+            client_id: provider.client_id.clone(),
+            redirect_path: provider.redirect_path.clone(),
+            logout_path: provider.logout_path.clone(),
+            scopes: provider.scopes.clone(),
+            session_max_s: SESSION_S,
+            post_logout_path: None,
+        },
+        client_secret: secret,
+        cookie_keys,
+        allow_http_loopback: provider.allow_http_loopback,
+    })
+}
