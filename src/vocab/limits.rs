@@ -4,6 +4,12 @@
 pub const TRUST_DOMAIN_BYTES: usize = 255;
 /// Longest SPIFFE ID (SPIFFE-ID section 2.3).
 pub const SPIFFE_ID_BYTES: usize = 2048;
+/// Certificates of one X509-SVID chain, leaf included.
+pub const SVID_CHAIN_CERTS: usize = 10;
+/// Longest gRPC message of the certificate service, a request or an answer.
+pub const CERTIFICATE_MESSAGE_BYTES: usize = 64 * 1024;
+/// Connections that the certificate service serves at a time.
+pub const CERTIFICATE_CONNECTIONS: usize = 256;
 /// Longest host of a request, port excluded (Istio bulletin 2024-003).
 pub const HOST_BYTES: usize = 255;
 /// Request or response head, request line included.
