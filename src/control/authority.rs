@@ -5,6 +5,7 @@
 //! tokens by [`token`].
 
 mod ca;
+pub mod grant;
 mod store;
 mod token;
 
@@ -17,11 +18,11 @@ use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use thiserror::Error;
 
-use self::ca::{Ca, Names, Subject};
+use self::ca::{Ca, Names, Subject, Unfit};
+use self::grant::Grant;
 use self::store::{Files, Store};
 use self::token::TokenKey;
 use crate::identity::bundle::{BundleError, TrustBundles};
-use crate::identity::pem;
 use crate::identity::rotation::next_rotation;
 use crate::identity::svid::Svid;
 use crate::identity::verify::{SvidError, Usage, verify_svid};
@@ -61,8 +62,16 @@ pub enum AuthorityError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// `certificate` or `private key`.
+        /// What it should be.
         what: &'static str,
+    },
+    /// A key file holds another key than the certificate's.
+    #[error("`{}` does not hold the key of `{}`", key.display(), certificate.display())]
+    OtherKey {
+        /// File of the certificate.
+        certificate: PathBuf,
+        /// File of the key.
+        key: PathBuf,
     },
     /// The state belongs to another trust domain than the configured one.
     #[error("authority state is for trust domain `{found}`, configured is `{configured}`")]
@@ -98,9 +107,9 @@ pub enum IssueError {
     /// The request is malformed, its signature is wrong, or it asks for more than an SVID.
     #[error("certificate signing request is refused: {0}")]
     Csr(&'static str),
-    /// The request asks for a DNS name that the caller may not have.
+    /// The request asks for an identity or a DNS name that the caller may not have.
     #[error("certificate signing request asks for `{0}`, which is not granted")]
-    NameNotGranted(String),
+    NotGranted(String),
     /// A time does not fit in a certificate, or the issuing certificate is over.
     #[error("time is outside the validity of the issuing certificate")]
     Time,
@@ -116,15 +125,6 @@ pub enum IssueError {
     /// A renewed issuing certificate could not be kept.
     #[error("issuing certificate could not be stored")]
     Store(#[source] Box<AuthorityError>),
-}
-
-/// Who a caller of the certificate service may become.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Grant {
-    /// The identity.
-    pub id: SpiffeId,
-    /// DNS names that may stand beside it.
-    pub dns_names: Vec<String>,
 }
 
 /// A certificate for a server that is no workload: the certificate service itself.
@@ -198,10 +198,18 @@ impl Authority {
     }
 
     fn parse(store: &Store, files: &Files, trust_domain: &TrustDomain) -> Result<(Ca, Ca, TokenKey), AuthorityError> {
-        let unreadable = |name, what| AuthorityError::Unreadable { path: store.path(name), what };
-        let root = Ca::parse(&files.root, &files.root_key).map_err(|what| unreadable(store::ROOT, what))?;
-        let issuing = Ca::parse(&files.issuing, &files.issuing).map_err(|what| unreadable(store::ISSUING, what))?;
-        let token = TokenKey::parse(&files.token_key).ok_or_else(|| unreadable(store::TOKEN_KEY, "private key"))?;
+        let unfit = |certificate: &str, key: &str, reason| match reason {
+            Unfit::Certificate => {
+                AuthorityError::Unreadable { path: store.path(certificate), what: "certificate" }
+            }
+            Unfit::Key => AuthorityError::Unreadable { path: store.path(key), what: "P-256 key in PKCS#8" },
+            Unfit::Pair => AuthorityError::OtherKey { certificate: store.path(certificate), key: store.path(key) },
+        };
+        let root = Ca::parse(&files.root, &files.root_key).map_err(|r| unfit(store::ROOT, store::ROOT_KEY, r))?;
+        let issuing =
+            Ca::parse(&files.issuing, &files.issuing).map_err(|r| unfit(store::ISSUING, store::ISSUING, r))?;
+        let token = TokenKey::parse(&files.token_key)
+            .ok_or_else(|| unfit(store::TOKEN_KEY, store::TOKEN_KEY, Unfit::Key))?;
         let found = root.trust_domain().unwrap_or_default();
         if found != trust_domain.as_str() {
             return Err(AuthorityError::TrustDomain { found, configured: trust_domain.clone() });
@@ -282,25 +290,24 @@ impl Authority {
         })
     }
 
-    /// Signs a PKCS#10 request (PEM): its one URI SAN must be among `grants`, its DNS SANs among the grant's.
-    /// Everything else in the certificate is decided here, not by the request. Leaf first; the root is not in it.
+    /// Signs a PKCS#10 request (PEM): its one URI SAN and its DNS SANs must be granted. Everything else in the
+    /// certificate is decided here, not by the request. Leaf first; the root is not in it.
     ///
     /// # Errors
     /// `IssueError`: as [`Self::issue`], and whatever the request asks beyond its grant.
     pub fn sign_csr(
         &self,
         csr_pem: &str,
-        grants: &[Grant],
+        grant: &Grant,
         ttl: Duration,
         now: UnixTime,
     ) -> Result<(SpiffeId, Vec<CertificateDer<'static>>), IssueError> {
         let request = ca::Request::parse(csr_pem)?;
-        let grant = grants
-            .iter()
-            .find(|grant| grant.id == request.id)
-            .ok_or_else(|| IssueError::NameNotGranted(request.id.to_string()))?;
-        if let Some(name) = request.dns_names.iter().find(|name| !grant.dns_names.contains(*name)) {
-            return Err(IssueError::NameNotGranted(name.clone()));
+        if !grant.allows_id(&request.id) {
+            return Err(IssueError::NotGranted(request.id.to_string()));
+        }
+        if let Some(name) = request.dns_names.iter().find(|name| !grant.allows_dns(name)) {
+            return Err(IssueError::NotGranted(name.clone()));
         }
         self.check_request(&request.id, ttl)?;
         let names = Names::svid(&request.id, &request.dns_names)?;
@@ -376,8 +383,5 @@ fn check_ttl(ttl: Duration) -> Result<(), IssueError> {
     if ttl < Duration::from_secs(1) || ttl > TTL_MAX { Err(IssueError::Ttl) } else { Ok(()) }
 }
 
-/// PEM of several certificates, for files and answers.
-#[must_use]
-pub fn chain_pem(chain: &[CertificateDer<'_>]) -> String {
-    pem::encode_certificates(chain)
-}
+#[cfg(test)]
+mod tests;

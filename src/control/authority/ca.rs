@@ -30,6 +30,17 @@ pub(super) struct Ca {
     not_after: UnixTime,
 }
 
+/// Why certificate and key are no authority.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unfit {
+    /// Not the PEM of a certificate.
+    Certificate,
+    /// Not the PEM of a P-256 key.
+    Key,
+    /// The key is not the certificate's.
+    Pair,
+}
+
 /// What a leaf is called.
 #[derive(Debug)]
 pub(super) struct Names {
@@ -90,19 +101,19 @@ impl Ca {
         Self { certificate, issuer, not_before, not_after }
     }
 
-    /// Reads certificate and key; the error says which of the two is bad.
-    pub(super) fn parse(certificate_pem: &str, key_pem: &str) -> Result<Self, &'static str> {
-        let found = pem::certificates(certificate_pem.as_bytes()).map_err(|_e| "certificate")?;
-        let certificate = found.into_iter().next().ok_or("certificate")?;
-        let key = key_block(key_pem).ok_or("private key")?;
-        let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|_e| "certificate")?;
+    /// Reads certificate and key.
+    pub(super) fn parse(certificate_pem: &str, key_pem: &str) -> Result<Self, Unfit> {
+        let found = pem::certificates(certificate_pem.as_bytes()).map_err(|_e| Unfit::Certificate)?;
+        let certificate = found.into_iter().next().ok_or(Unfit::Certificate)?;
+        let key = key_block(key_pem).ok_or(Unfit::Key)?;
+        let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|_e| Unfit::Certificate)?;
         if parsed.public_key().raw != key.subject_public_key_info() {
-            return Err("private key");
+            return Err(Unfit::Pair);
         }
         let bound = |time: i64| UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time).unwrap_or(0)));
         let validity =
             (bound(parsed.validity().not_before.timestamp()), bound(parsed.validity().not_after.timestamp()));
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|_e| "certificate")?;
+        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|_e| Unfit::Certificate)?;
         Ok(Self::new(certificate.clone(), issuer, validity))
     }
 
@@ -131,12 +142,9 @@ impl Ca {
     pub(super) fn trust_domain(&self) -> Option<String> {
         let (_, parsed) = X509Certificate::from_der(&self.certificate).ok()?;
         let san = parsed.subject_alternative_name().ok()??;
-        let mut uris = san.value.general_names.iter().filter_map(|name| match name {
-            GeneralName::URI(uri) => uri.strip_prefix("spiffe://"),
-            #[expect(clippy::wildcard_enum_match_arm, reason = "only URIs name a trust domain")]
-            _ => None,
-        });
-        uris.next().map(str::to_owned)
+        san.value.general_names.iter().find_map(|name| {
+            if let GeneralName::URI(uri) = name { uri.strip_prefix("spiffe://").map(str::to_owned) } else { None }
+        })
     }
 
     /// Signs a leaf: critical digitalSignature, no CA, 60 s back for slow clocks, never longer than this CA.
@@ -217,8 +225,7 @@ impl Request {
                 }
                 SanType::URI(_) => return Err(IssueError::Csr("more than one URI")),
                 SanType::DnsName(name) => dns_names.push(name.as_str().to_owned()),
-                #[expect(clippy::wildcard_enum_match_arm, reason = "every other kind of name is refused")]
-                _ => return Err(IssueError::Csr("names other than URI and DNS")),
+                SanType::Rfc822Name(_) | SanType::IpAddress(_) | SanType::OtherName(_) | _ => return Err(IssueError::Csr("names other than URI and DNS")),
             }
         }
         let id = id.ok_or(IssueError::Csr("no URI"))?;

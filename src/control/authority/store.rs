@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use super::AuthorityError;
 
 pub(super) const ROOT: &str = "root.pem";
-const ROOT_KEY: &str = "root-key.pem";
+pub(super) const ROOT_KEY: &str = "root-key.pem";
 pub(super) const ISSUING: &str = "issuing.pem";
 pub(super) const TOKEN_KEY: &str = "token-key.pem";
 

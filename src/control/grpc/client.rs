@@ -1,0 +1,268 @@
+//! The asking side of the certificate service: keys are made here and never leave the process.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData as _, SanType};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, RootCertStore};
+use thiserror::Error;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Status};
+use tonic_prost::ProstCodec;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::{ALPN, CertificateRequest, CertificateResponse, PATH};
+use crate::control::svid::Issued;
+use crate::identity::bundle::{BundleError, TrustBundles};
+use crate::identity::leaf::{self, LeafError};
+use crate::identity::pem::{self, PemError};
+use crate::identity::svid::{Svid, WantedSvid};
+use crate::identity::tls;
+use crate::identity::verify::{SvidError, Usage, verify_svid};
+use crate::vocab::limits;
+use crate::vocab::spiffe::{SpiffeId, TrustDomain};
+
+/// One request from connect to answer.
+const REQUEST: Duration = Duration::from_secs(15);
+/// Istio's port of the certificate service.
+const PORT: u16 = 15012;
+
+/// Reads the join token; called for every request, so that the token can be changed while the process runs.
+pub type TokenSource = Arc<dyn Fn() -> Result<String, std::io::Error> + Send + Sync>;
+
+/// Why the remote authority is no source.
+#[derive(Debug, Error)]
+pub enum RemoteError {
+    /// Not `https://host[:port]`.
+    #[error("`{0}` is not https://host:port")]
+    Address(String),
+    /// The configured roots cannot be used.
+    #[error("root of the authority cannot be used")]
+    Root(#[source] BundleError),
+    /// rustls refuses the configuration.
+    #[error("TLS to the authority cannot be set up")]
+    Tls(#[source] rustls::Error),
+    /// The join token cannot be read.
+    #[error("join token cannot be read")]
+    Token(#[source] std::io::Error),
+    /// The join token has bytes that a header cannot carry.
+    #[error("join token is not printable text")]
+    TokenText,
+    /// Key or request could not be made.
+    #[error("certificate signing request could not be made")]
+    Request(#[source] rcgen::Error),
+    /// Connecting or the handshake failed.
+    #[error("authority cannot be reached")]
+    Connect(#[source] std::io::Error),
+    /// The HTTP/2 connection failed.
+    #[error("connection to the authority failed")]
+    Http(#[source] hyper::Error),
+    /// No answer in time.
+    #[error("authority did not answer within {} s", REQUEST.as_secs())]
+    Timeout,
+    /// The authority said no.
+    #[error("authority refused")]
+    Refused(#[source] Box<Status>),
+    /// The answer is not PEM.
+    #[error("answer holds no certificates")]
+    Pem(#[source] PemError),
+    /// The answer has no root, or none that is configured.
+    #[error("answer's root is not a configured one")]
+    ForeignRoot,
+    /// The answer's chain does not verify against the configured roots.
+    #[error("answer does not verify")]
+    Verify(#[source] SvidError),
+    /// The answer's leaf is no SVID.
+    #[error("answer is not an SVID")]
+    Leaf(#[source] LeafError),
+    /// The answer is for another identity.
+    #[error("answer is for `{0}`")]
+    OtherId(SpiffeId),
+    /// The answer is for another key.
+    #[error("answer is for another key")]
+    OtherKey,
+}
+
+/// Another process's authority (`[identity]`).
+pub struct RemoteAuthority {
+    host: String,
+    port: u16,
+    server_name: ServerName<'static>,
+    origin: http::Uri,
+    tls: TlsConnector,
+    roots: Vec<CertificateDer<'static>>,
+    bundles: Arc<TrustBundles>,
+    token: TokenSource,
+    ttl: Duration,
+}
+
+impl std::fmt::Debug for RemoteAuthority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RemoteAuthority").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+impl RemoteAuthority {
+    /// `address` is `https://host[:port]`; `roots` verify both the authority's server certificate and everything it
+    /// issues for `trust_domain`. `ttl` is asked for; the authority may give less.
+    ///
+    /// # Errors
+    /// `RemoteError` if the address or the roots cannot be used. Nothing is connected here.
+    pub fn new(
+        address: &str,
+        roots: &[CertificateDer<'static>],
+        trust_domain: &TrustDomain,
+        token: TokenSource,
+        ttl: Duration,
+    ) -> Result<Self, RemoteError> {
+        let bad = || RemoteError::Address(address.to_owned());
+        let origin: http::Uri = address.parse().map_err(|_e| bad())?;
+        let plain = origin.path() == "/" && origin.query().is_none();
+        let host = origin.host().filter(|_| plain && origin.scheme_str() == Some("https")).ok_or_else(bad)?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let server_name = ServerName::try_from(host.clone()).map_err(|_e| bad())?;
+        let bundles = TrustBundles::of(trust_domain, roots).map_err(RemoteError::Root)?;
+        let mut store = RootCertStore::empty();
+        for root in roots {
+            store.add(root.clone()).map_err(RemoteError::Tls)?;
+        }
+        let mut config = ClientConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(RemoteError::Tls)?
+            .with_root_certificates(store)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Self {
+            port: origin.port_u16().unwrap_or(PORT),
+            host,
+            server_name,
+            origin,
+            tls: TlsConnector::from(Arc::new(config)),
+            roots: roots.to_vec(),
+            bundles: Arc::new(bundles),
+            token,
+            ttl,
+        })
+    }
+
+    /// The configured roots as the bundle of the trust domain.
+    #[must_use]
+    pub fn bundles(&self) -> Arc<TrustBundles> {
+        Arc::clone(&self.bundles)
+    }
+
+    /// Makes a P-256 key, has it certified, and checks the answer.
+    ///
+    /// # Errors
+    /// `RemoteError`: not reached, refused, or an answer that is not exactly what was asked for.
+    pub async fn issue(&self, wanted: &WantedSvid, now: UnixTime) -> Result<Issued, RemoteError> {
+        let key = KeyPair::generate().map_err(RemoteError::Request)?;
+        let csr = request_pem(wanted, &key)?;
+        let answer = timeout(REQUEST, self.call(csr)).await.map_err(|_elapsed| RemoteError::Timeout)??;
+        let svid = self.accept(wanted, &key, &answer, now)?;
+        Ok(Issued { svid, bundles: self.bundles() })
+    }
+
+    async fn call(&self, csr: String) -> Result<CertificateResponse, RemoteError> {
+        let token = (self.token)().map_err(RemoteError::Token)?;
+        let mut bearer: MetadataValue<_> =
+            format!("Bearer {}", token.trim()).parse().map_err(|_e| RemoteError::TokenText)?;
+        bearer.set_sensitive(true);
+        let validity_duration = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
+        let mut request = Request::new(CertificateRequest { csr, validity_duration });
+        request.metadata_mut().insert("authorization", bearer);
+
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(RemoteError::Connect)?;
+        let stream = self.tls.connect(self.server_name.clone(), stream).await.map_err(RemoteError::Connect)?;
+        let (sender, connection) =
+            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(RemoteError::Http)?;
+        let mut grpc = tonic::client::Grpc::with_origin(Connection(sender), self.origin.clone())
+            .max_decoding_message_size(limits::CERTIFICATE_MESSAGE_BYTES);
+        let codec: ProstCodec<CertificateRequest, CertificateResponse> = ProstCodec::new();
+        let answer = async move {
+            let response = grpc.unary(request, PathAndQuery::from_static(PATH), codec).await;
+            response.map(tonic::Response::into_inner).map_err(|status| RemoteError::Refused(Box::new(status)))
+        };
+        let driver = async move {
+            // The answer tells what went wrong; the connection only has to be driven until it is there.
+            let _ended = connection.await;
+            std::future::pending::<Result<CertificateResponse, RemoteError>>().await
+        };
+        tokio::select! {
+            answer = answer => answer,
+            never = driver => never,
+        }
+    }
+
+    /// The answer must be for the wanted identity and this key, and verify against the configured roots.
+    fn accept(
+        &self,
+        wanted: &WantedSvid,
+        key: &KeyPair,
+        answer: &CertificateResponse,
+        now: UnixTime,
+    ) -> Result<Svid, RemoteError> {
+        let (roots, chain) = answer.cert_chain.split_last().ok_or(RemoteError::ForeignRoot)?;
+        let roots = pem::certificates(roots.as_bytes()).map_err(RemoteError::Pem)?;
+        if !roots.iter().any(|root| self.roots.contains(root)) {
+            return Err(RemoteError::ForeignRoot);
+        }
+        let chain: Vec<CertificateDer<'static>> =
+            pem::certificates(chain.concat().as_bytes()).map_err(RemoteError::Pem)?;
+        let id = verify_svid(&chain, &self.bundles, now, Usage::Server).map_err(RemoteError::Verify)?;
+        if id != wanted.id {
+            return Err(RemoteError::OtherId(id));
+        }
+        let leaf_der = chain.first().ok_or(RemoteError::Verify(SvidError::Empty))?;
+        let found = leaf::check(leaf_der).map_err(RemoteError::Leaf)?;
+        let (_, parsed) = X509Certificate::from_der(leaf_der).map_err(|_e| RemoteError::Leaf(LeafError::Parse))?;
+        if parsed.public_key().raw != key.subject_public_key_info() {
+            return Err(RemoteError::OtherKey);
+        }
+        Ok(Svid {
+            id,
+            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            not_before: found.not_before,
+            not_after: found.not_after,
+            chain,
+        })
+    }
+}
+
+/// PKCS#10: empty subject, critical SAN.
+fn request_pem(wanted: &WantedSvid, key: &KeyPair) -> Result<String, RemoteError> {
+    let mut params = CertificateParams::new(wanted.dns_names.clone()).map_err(RemoteError::Request)?;
+    params.distinguished_name = DistinguishedName::new();
+    let uri = wanted.id.as_str().try_into().map_err(RemoteError::Request)?;
+    params.subject_alt_names.push(SanType::URI(uri));
+    let request = params.serialize_request(key).map_err(RemoteError::Request)?;
+    request.pem().map_err(RemoteError::Request)
+}
+
+/// One HTTP/2 connection as tonic wants it.
+struct Connection(http2::SendRequest<tonic::body::Body>);
+
+impl tower_service::Service<http::Request<tonic::body::Body>> for Connection {
+    type Response = http::Response<Incoming>;
+    type Error = hyper::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        Box::pin(self.0.send_request(request))
+    }
+}
