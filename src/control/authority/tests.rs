@@ -199,7 +199,7 @@ fn broken_state_is_refused() {
         drop(open(dir.path(), NOW).unwrap());
         let path = state(dir.path(), name);
         let text = fs::File::open(&path).and_then(io_text).unwrap();
-        fs::write(&path, &text[..text.len() / 2]).unwrap();
+        fs::write(&path, text.split_at(text.len() / 2).0).unwrap();
         assert!(matches!(open(dir.path(), NOW), Err(AuthorityError::Unreadable { .. })), "{name} half");
         fs::write(&path, "").unwrap();
         assert!(matches!(open(dir.path(), NOW), Err(AuthorityError::Unreadable { .. })), "{name} empty");

@@ -266,3 +266,86 @@ impl tower_service::Service<http::Request<tonic::body::Body>> for Connection {
         Box::pin(self.0.send_request(request))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::authority::Authority;
+    use crate::control::authority::grant::JoinTokens;
+
+    const FRONTEND: &str = "spiffe://cluster.local/ns/default/sa/frontend-service";
+    const TOKEN: &str = "0123456789abcdef";
+
+    struct Bench {
+        authority: Authority,
+        remote: RemoteAuthority,
+        wanted: WantedSvid,
+        key: KeyPair,
+        now: UnixTime,
+    }
+
+    fn bench() -> Bench {
+        let (domain, now) = (TrustDomain::parse("cluster.local").unwrap(), UnixTime::now());
+        let authority = Authority::in_memory(domain.clone(), now).unwrap();
+        let token: TokenSource = Arc::new(|| Ok(TOKEN.to_owned()));
+        let ttl = Duration::from_secs(60);
+        let remote =
+            RemoteAuthority::new("https://[::1]", &authority.roots(), &domain, token, ttl).unwrap();
+        let wanted = WantedSvid { id: SpiffeId::parse(FRONTEND).unwrap(), dns_names: Vec::new() };
+        Bench { authority, remote, wanted, key: KeyPair::generate().unwrap(), now }
+    }
+
+    impl Bench {
+        /// What a service would answer to a request of `key`.
+        fn answer(&self, key: &KeyPair) -> CertificateResponse {
+            let tokens = JoinTokens::parse(&format!("{TOKEN} spiffe://cluster.local/ns/*")).unwrap();
+            let csr = request_pem(&self.wanted, key).unwrap();
+            let grant = tokens.grant(TOKEN).unwrap();
+            let (_, chain) = self.authority.sign_csr(&csr, grant, Duration::from_secs(60), self.now).unwrap();
+            let mut cert_chain: Vec<String> = chain.iter().map(|der| pem::encode("CERTIFICATE", der)).collect();
+            cert_chain.push(pem::encode_certificates(&self.authority.roots()));
+            CertificateResponse { cert_chain }
+        }
+
+        fn accept(&self, answer: &CertificateResponse) -> Result<Svid, RemoteError> {
+            self.remote.accept(&self.wanted, &self.key, answer, self.now)
+        }
+    }
+
+    #[test]
+    fn takes_what_was_asked_for() {
+        let bench = bench();
+        assert_eq!((bench.remote.host.as_str(), bench.remote.port), ("::1", PORT));
+        let svid = bench.accept(&bench.answer(&bench.key)).unwrap();
+        assert_eq!((svid.id.as_str(), svid.chain.len()), (FRONTEND, 2));
+        assert!(tls::certified_key(&svid).is_ok());
+    }
+
+    #[test]
+    fn refuses_anything_else() {
+        let (mut bench, other) = (bench(), bench());
+        let good = bench.answer(&bench.key);
+
+        let stranger = bench.answer(&other.key);
+        assert!(matches!(bench.accept(&stranger), Err(RemoteError::OtherKey)));
+
+        let foreign_chain = CertificateResponse {
+            cert_chain: [&other.answer(&bench.key).cert_chain[..2], &good.cert_chain[2..]].concat(),
+        };
+        assert!(matches!(bench.accept(&foreign_chain), Err(RemoteError::Verify(_))));
+        assert!(matches!(bench.accept(&other.answer(&bench.key)), Err(RemoteError::ForeignRoot)));
+
+        let no_root = CertificateResponse { cert_chain: good.cert_chain[..2].to_vec() };
+        assert!(matches!(bench.accept(&no_root), Err(RemoteError::ForeignRoot)));
+        let no_issuing = CertificateResponse {
+            cert_chain: vec![good.cert_chain[0].clone(), good.cert_chain[2].clone()],
+        };
+        assert!(matches!(bench.accept(&no_issuing), Err(RemoteError::Verify(_))));
+        assert!(matches!(bench.accept(&CertificateResponse::default()), Err(RemoteError::ForeignRoot)));
+        let noise = CertificateResponse { cert_chain: vec!["noise".to_owned(); 3] };
+        assert!(matches!(bench.accept(&noise), Err(RemoteError::Pem(_))));
+
+        bench.wanted.id = SpiffeId::parse("spiffe://cluster.local/ns/default/sa/customer-api").unwrap();
+        assert!(matches!(bench.accept(&good), Err(RemoteError::OtherId(_))));
+    }
+}
