@@ -1,13 +1,16 @@
 //! Verified claims of an end-user token. Only `jwt` makes them.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
 /// The payload of a verified token (RFC 7519 section 4), one JSON object.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Claims {
-    map: Map<String, Value>,
+    /// Shared with the cache of verified tokens, so that a hit copies no claim.
+    map: Arc<Map<String, Value>>,
     /// Names of top-level claims whose string is a space-delimited list (`scope`, `permission` and the rule's own).
-    space_delimited: Vec<String>,
+    space_delimited: Arc<[String]>,
 }
 
 impl Claims {
@@ -15,6 +18,12 @@ impl Claims {
     #[must_use]
     pub fn new(map: Map<String, Value>, mut space_delimited: Vec<String>) -> Self {
         space_delimited.extend(["scope".to_owned(), "permission".to_owned()]);
+        Self { map: Arc::new(map), space_delimited: space_delimited.into() }
+    }
+
+    /// As `new`, over parts that are shared; `space_delimited` is complete, with `scope` and `permission`.
+    #[must_use]
+    pub fn shared(map: Arc<Map<String, Value>>, space_delimited: Arc<[String]>) -> Self {
         Self { map, space_delimited }
     }
 

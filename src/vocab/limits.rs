@@ -32,8 +32,20 @@ pub const CONNECTIONS_PER_CORE: usize = 100_000;
 pub const RECORDS_PER_CORE: usize = 16 * 1024;
 /// Verified tokens kept per core.
 pub const TOKENS_PER_CORE: usize = 4096;
+/// Longest token that the cache of verified tokens keeps; longer ones are verified each time.
+pub const CACHED_TOKEN_BYTES: usize = 4 * 1024;
+/// Keys of one key set.
+pub const KEYS_PER_SET: usize = 128;
 /// OIDC login cookie, sealed.
 pub const COOKIE_BYTES: usize = 3800;
+/// Cookies that one OIDC session may be cut into.
+pub const SESSION_COOKIES: usize = 4;
+/// OIDC logins that one browser may have under way; the oldest is dropped.
+pub const LOGIN_FLOWS: usize = 4;
+/// Where a login may return to; a longer target returns to `/`.
+pub const RETURN_TO_BYTES: usize = 1024;
+/// How long a login may take at the identity provider, in seconds.
+pub const LOGIN_FLOW_S: i64 = 600;
 /// JWKS and discovery documents.
 pub const DISCOVERY_BYTES: usize = 1 << 20;
 /// Idle upstream connections kept per core and key.
