@@ -17,7 +17,6 @@ pub(crate) mod token;
 pub use authenticate::{TokenOutcome, authenticate, authenticate_cached, www_authenticate, www_authenticate_missing};
 pub use cache::TokenCache;
 pub use edits::HeaderEdits;
-pub use json::JsonError;
 pub use keys::{KeyLookup, KeySet, KeySetError, KeySets};
 pub use rules::{TokenRules, TokenRulesError, is_cors_preflight};
 pub use token::TokenError;

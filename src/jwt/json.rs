@@ -10,14 +10,14 @@ use crate::vocab::limits;
 /// The bytes are not one JSON object, a name stands twice, or it is nested too deep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not one JSON object with unique names and bounded depth")]
-pub struct JsonError;
+pub(crate) struct JsonError;
 
 /// Parses one object. Names must be unique at every level (RFC 7515 section 4, RFC 7519 section 4), because two parsers
 /// that pick different ones of two equal names would judge different tokens.
 ///
 /// # Errors
 /// `JsonError`, also for a byte order mark, anything after the object, and numbers that no double can hold.
-pub fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
+pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Strict { depth: 0 }.deserialize(&mut reader).map_err(|_e| JsonError)?;
     reader.end().map_err(|_e| JsonError)?;

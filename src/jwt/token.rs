@@ -13,7 +13,7 @@ use crate::jwt::keys::{self, KeySet};
 use crate::vocab::limits;
 
 /// Clock skew that `exp` and `nbf` allow, in seconds (Envoy's default).
-pub const LEEWAY_S: i64 = 60;
+pub(crate) const LEEWAY_S: i64 = 60;
 /// 9999-12-31T23:59:59Z: a later date is a mistake or an overflow.
 const LAST_SECOND: f64 = 253_402_300_799.0;
 
@@ -160,6 +160,7 @@ pub(crate) struct Verified {
     pub(crate) claims: Arc<Map<String, Value>>,
     exp: Option<f64>,
     nbf: Option<f64>,
+    iat: Option<f64>,
 }
 
 impl<'t> Unverified<'t> {
@@ -243,10 +244,10 @@ impl Verified {
         if !audience {
             return Err(TokenError::AudType);
         }
-        date(&claims, "iat", TokenError::IatType)?;
+        let iat = date(&claims, "iat", TokenError::IatType)?;
         let exp = date(&claims, "exp", TokenError::ExpType)?;
         let nbf = date(&claims, "nbf", TokenError::NbfType)?;
-        Ok(Self { claims: Arc::new(claims), exp, nbf })
+        Ok(Self { claims: Arc::new(claims), exp, nbf, iat })
     }
 
     /// `exp` and `nbf` against the clock, with `LEEWAY_S`.
@@ -263,6 +264,11 @@ impl Verified {
     /// Whether the token says when it ends.
     pub(crate) fn has_expiration(&self) -> bool {
         self.exp.is_some()
+    }
+
+    /// Whether there is an `iat`, and it is not after `latest_unix_s`.
+    pub(crate) fn issued_before(&self, latest_unix_s: i64) -> bool {
+        self.iat.is_some_and(|iat| iat <= seconds(latest_unix_s))
     }
 
     /// `exp` in whole seconds, rounded down.

@@ -1,0 +1,119 @@
+//! Our cookies: what they are called, how they are written, and how a session is cut into several.
+
+use http::HeaderMap;
+use http::header::{HeaderValue, SET_COOKIE};
+
+use crate::jwt::extract;
+use crate::vocab::limits;
+
+/// Every cookie of ours begins so. `__Host-` makes browsers insist on Secure, `Path=/` and no Domain (RFC 6265bis section
+/// 4.1.3.2), so no other host and no plaintext page can plant one.
+pub(crate) const PREFIX: &str = "__Host-ringgate-";
+
+/// The value of a cookie, if it is one of ours by its characters.
+pub(crate) fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let found = extract::cookies(headers).find(|(n, _)| *n == name.as_bytes())?;
+    std::str::from_utf8(found.1).ok()
+}
+
+/// Names of the request's cookies that begin with `prefix`, each once.
+pub(crate) fn names(headers: &HeaderMap, prefix: &str) -> Vec<String> {
+    let ours = extract::cookies(headers).filter(|(name, _)| name.starts_with(prefix.as_bytes()));
+    let mut names: Vec<String> = ours.filter_map(|(name, _)| String::from_utf8(name.to_vec()).ok()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Appends a `set-cookie` field.
+pub(crate) fn set(headers: &mut HeaderMap, name: &str, value: &str, max_age_s: i64) {
+    let text = format!("{name}={value}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Lax");
+    // Names come from us or from a parsed cookie header and values are base64url, so this always holds.
+    if let Ok(field) = HeaderValue::from_str(&text) {
+        headers.append(SET_COOKIE, field);
+    }
+}
+
+/// Makes the browser forget a cookie.
+pub(crate) fn clear(headers: &mut HeaderMap, name: &str) {
+    set(headers, name, "", 0);
+}
+
+/// Name of part `index` of a cookie.
+pub(crate) fn part_name(name: &str, index: usize) -> String {
+    if index == 0 { name.to_owned() } else { format!("{name}-{index}") }
+}
+
+/// Writes sealed text as up to `limits::SESSION_COOKIES` cookies and clears the rest; `None` if it is too long. The first
+/// part begins with the number of parts and a dot.
+pub(crate) fn set_parts(headers: &mut HeaderMap, name: &str, sealed: &str, max_age_s: i64) -> Option<()> {
+    let room = limits::COOKIE_BYTES - 2;
+    let parts: Vec<&[u8]> = sealed.as_bytes().chunks(room).collect();
+    if parts.len() > limits::SESSION_COOKIES {
+        return None;
+    }
+    for index in 0..limits::SESSION_COOKIES {
+        let name = part_name(name, index);
+        match parts.get(index) {
+            Some(part) => {
+                let text = std::str::from_utf8(part).ok()?;
+                let head = if index == 0 { format!("{}.", parts.len()) } else { String::new() };
+                set(headers, &name, &format!("{head}{text}"), max_age_s);
+            }
+            None => clear(headers, &name),
+        }
+    }
+    Some(())
+}
+
+/// Puts the parts together again.
+pub(crate) fn parts(headers: &HeaderMap, name: &str) -> Option<String> {
+    let (count, first) = value(headers, name)?.split_once('.')?;
+    let count: usize = count.parse().ok().filter(|n| (1..=limits::SESSION_COOKIES).contains(n))?;
+    let mut sealed = first.to_owned();
+    for index in 1..count {
+        sealed.push_str(value(headers, &part_name(name, index))?);
+    }
+    Some(sealed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The `cookie` header that a browser sends after these `set-cookie` fields.
+    fn echoed(set: &HeaderMap) -> HeaderMap {
+        let pairs: Vec<String> = set
+            .get_all(SET_COOKIE)
+            .iter()
+            .map(|field| field.to_str().unwrap())
+            .filter(|field| !field.contains("Max-Age=0"))
+            .map(|field| field.split(';').next().unwrap().to_owned())
+            .collect();
+        let mut headers = HeaderMap::new();
+        headers.insert("cookie", pairs.join("; ").parse().unwrap());
+        headers
+    }
+
+    #[test]
+    fn a_session_is_cut_and_joined() {
+        let largest = (limits::COOKIE_BYTES - 2) * limits::SESSION_COOKIES;
+        for length in [1, limits::COOKIE_BYTES - 2, limits::COOKIE_BYTES - 1, largest] {
+            let sealed = "x".repeat(length);
+            let mut headers = HeaderMap::new();
+            set_parts(&mut headers, "c", &sealed, 60).unwrap();
+            assert_eq!(headers.get_all(SET_COOKIE).iter().count(), limits::SESSION_COOKIES);
+            assert_eq!(parts(&echoed(&headers), "c"), Some(sealed));
+        }
+        assert_eq!(set_parts(&mut HeaderMap::new(), "c", &"x".repeat(largest + 1), 60), None);
+    }
+
+    #[test]
+    fn a_missing_part_is_no_session() {
+        for text in ["c=2.abc", "c=0.abc", "c=5.abc", "c=abc", "c-1=abc", "c=-1.abc"] {
+            let mut headers = HeaderMap::new();
+            headers.insert("cookie", text.parse().unwrap());
+            assert_eq!(parts(&headers, "c"), None, "{text}");
+        }
+    }
+}
