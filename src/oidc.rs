@@ -20,3 +20,6 @@ pub use provider::{Endpoints, Provider, ProviderError, Settings};
 pub use respond::Respond;
 pub use seal::{CookieKeys, SealError};
 pub use step::{BrowserRequest, Session, Step, step};
+
+#[cfg(test)]
+mod tests;

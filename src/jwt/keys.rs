@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aws_lc_rs::digest;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ParsedPublicKey};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -19,6 +20,15 @@ use crate::vocab::limits;
 pub struct KeySet {
     keys: Vec<Key>,
     skipped: usize,
+    /// SHA-256 of the document.
+    digest: Vec<u8>,
+}
+
+/// Sets are equal if their documents are.
+impl PartialEq for KeySet {
+    fn eq(&self, other: &Self) -> bool {
+        self.digest == other.digest
+    }
 }
 
 /// Why a document is no key set. A single bad key is skipped and is no error.
@@ -134,7 +144,8 @@ impl KeySet {
         }
         let keys: Vec<Key> = listed.iter().filter_map(Value::as_object).filter_map(Key::parse).collect();
         let skipped = listed.len() - keys.len();
-        Ok(Self { keys, skipped })
+        let digest = digest::digest(&digest::SHA256, text.as_bytes()).as_ref().to_vec();
+        Ok(Self { keys, skipped, digest })
     }
 
     /// Usable keys.
