@@ -61,7 +61,7 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: "kill",
-        about: "one process of the mesh is killed, the rest goes on",
+        about: "capture, and the loss of any one process of the mesh",
         run: kill,
     },
 ];
@@ -266,21 +266,21 @@ fn drill(root: &Path, lab: Option<&str>, io: &str) -> Result<()> {
     command(root, &binary(root)?, &arguments)
 }
 
+/// The tests of `tests/netns` but for the drill, which has its own steps. A filter by name could come to
+/// match nothing and pass; what is left out by name runs again if it is renamed.
 fn kill(root: &Path) -> Result<()> {
     need_root()?;
-    command(
-        root,
-        "cargo",
-        &[
-            "test",
-            "--locked",
-            "--test",
-            "netns",
-            "kill",
-            "--",
-            "--test-threads=1",
-        ],
-    )
+    let arguments = [
+        "test",
+        "--locked",
+        "--test",
+        "netns",
+        "--",
+        "--test-threads=1",
+        "--skip",
+        "the_drill_passes",
+    ];
+    command(root, "cargo", &arguments)
 }
 
 fn need_root() -> Result<()> {
