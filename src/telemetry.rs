@@ -1,4 +1,5 @@
 //! Decision records and diagnostics.
 
+pub mod diagnostics;
 pub mod record;
 pub mod writer;

@@ -1,16 +1,14 @@
 //! SIGINT and SIGTERM as a flag, for commands that must clean up before they end.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use super::os;
 
 /// Set once the process was told to stop.
-#[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<AtomicBool>);
+#[derive(Clone, Debug)]
+pub struct Stop(watch::Receiver<bool>);
 
 impl Stop {
     /// Starts to listen for SIGINT and SIGTERM.
@@ -18,21 +16,26 @@ impl Stop {
     /// # Errors
     /// If the handlers cannot be installed.
     pub fn on_signals() -> anyhow::Result<Self> {
-        let stop = Self::default();
-        let seen = stop.clone();
+        let (seen, stop) = watch::channel(false);
         os::thread("signals", move || {
             if let Err(error) = block_until_signal() {
                 os::complain(&format!("ringgate: {error:#}"));
             }
-            seen.0.store(true, Ordering::Relaxed);
+            seen.send_replace(true);
         })?;
-        Ok(stop)
+        Ok(Self(stop))
     }
 
     /// Whether the process was told to stop.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        *self.0.borrow()
+    }
+
+    /// For those who wait for it.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<bool> {
+        self.0.clone()
     }
 }
 

@@ -10,8 +10,10 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::config::checked::{Config, IdentitySource, Mesh, OidcProvider, Process};
-use crate::config::{self};
+use crate::config::checked::{
+    Config, GatewayClass, IdentityFiles, IdentitySource, Mesh, OidcProvider, Process, Service,
+};
+use crate::config;
 use crate::control::admin::{self, Status};
 use crate::control::ask::{self, Ask, Asker};
 use crate::control::authority::grant::JoinTokens;
@@ -25,7 +27,7 @@ use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
 use crate::control::svid::{Source, SvidManager, SvidSet, system_clock};
 use crate::control::watch_files;
 use crate::identity::svid::WantedSvid;
-use crate::jwt::keys::KeySets;
+use crate::jwt::KeySets;
 use crate::jwt::model::KeySource;
 use crate::oidc::{CookieKeys, Settings};
 
@@ -196,7 +198,7 @@ impl Plane {
         Ok((plane, published))
     }
 
-    /// Keeps snapshots fresh until the future is dropped.
+    /// Keeps snapshots fresh until the future is dropped. Runs within a `LocalSet`.
     pub async fn run(mut self) {
         let (reload, mut reloads) = mpsc::channel(1);
         let _watcher = watch_files::start(&config::load::load_files(&self.main), reload.clone());
@@ -304,7 +306,7 @@ impl Plane {
             Ask::UnknownKey(source) => self.jwks.unknown_kid(&source),
             Ask::Redeem { provider, exchange, answer } => {
                 let Some(login) = self.logins.borrow().get(&provider).cloned() else { return };
-                tokio::spawn(async move {
+                tokio::task::spawn_local(async move {
                     // The core may have given up waiting.
                     drop(answer.send(login.redeem(&exchange).await));
                 });
@@ -375,9 +377,8 @@ async fn certificate_service(process: &Process, authority: &Arc<Authority>, task
     let ttl = Duration::from_secs(settings.svid_ttl_s);
     let service = CertificateService::new(Arc::clone(authority), tokens, ttl, system_clock());
     tasks.spawn(async move {
-        if let Err(error) = service.serve(listener, Vec::new()).await {
-            tracing::error!(%error, "certificate service has ended");
-        }
+        let Err(error) = service.serve(listener, Vec::new()).await;
+        tracing::error!(%error, "certificate service has ended");
     });
     Ok(())
 }
@@ -386,7 +387,7 @@ async fn certificate_service(process: &Process, authority: &Arc<Authority>, task
 fn wanted(config: &Config) -> Vec<WantedSvid> {
     let mesh = &config.mesh;
     let mut by_id: BTreeMap<_, Vec<String>> = BTreeMap::new();
-    let hosts = |service: &crate::config::checked::Service| {
+    let hosts = |service: &Service| {
         service.hosts.iter().filter(|h| !h.contains('*')).cloned().collect::<Vec<_>>()
     };
     for hosted in config.process.nodes.iter().flat_map(|n| &n.workloads) {
@@ -402,7 +403,7 @@ fn wanted(config: &Config) -> Vec<WantedSvid> {
         for (at, gateway) in mesh.gateways.iter().enumerate().filter(|(_, g)| g.name == *name) {
             let names = by_id.entry(gateway.id.clone()).or_default();
             names.push(gateway.name.name.clone());
-            if gateway.class == crate::config::checked::GatewayClass::Waypoint {
+            if gateway.class == GatewayClass::Waypoint {
                 mesh.services.iter().filter(|s| s.waypoint == Some(at)).for_each(|s| names.extend(hosts(s)));
             }
         }
@@ -416,7 +417,7 @@ fn wanted(config: &Config) -> Vec<WantedSvid> {
 }
 
 fn file_jobs(config: &Config) -> Vec<FilesJob> {
-    let job = |files: &crate::config::checked::IdentityFiles| {
+    let job = |files: &IdentityFiles| {
         let workload = config.mesh.workloads.iter().find(|w| w.name == files.workload)?;
         Some(FilesJob { id: workload.id.clone(), dir: files.dir.clone(), audience: files.audience.clone() })
     };

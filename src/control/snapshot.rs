@@ -1,21 +1,19 @@
 //! The snapshot: everything a data core needs to judge and forward, immutable, swapped whole.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 
-use crate::config::checked::{Config, GatewayClass, Mesh, Process, UpstreamTls};
+use crate::config::checked::{Config, Gateway, GatewayClass, Mesh, Process, UpstreamTls, Workload};
 use crate::control::svid::SvidSet;
 use crate::identity::bundle::TrustBundles;
 use crate::identity::svid::Svid;
 use crate::identity::tls::{self, ClientAuth, Expected, TlsError};
-use crate::jwt::keys::KeySets;
 use crate::jwt::model::JwtRule;
-use crate::jwt::rules::{TokenRules, TokenRulesError};
+use crate::jwt::{KeySets, TokenRules, TokenRulesError};
 use crate::oidc;
 use crate::policy::{
     Decision, L4Deny, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind, attaches, compile,
@@ -57,13 +55,13 @@ pub struct Snapshot {
     /// The mesh by name and address.
     pub directory: Directory,
     /// By workload: its own (selector and namespace) policies.
-    pub workloads: Vec<Enforcement>,
+    pub workloads: Vec<Option<Enforcement>>,
     /// By workload: services whose waypoint's policies hold for every way in.
     pub waypointed: Vec<Vec<(usize, usize)>>,
     /// By service: what its waypoint or egress gateway enforces for it.
     pub services: Vec<Option<Enforcement>>,
     /// By gateway: what it enforces for everything (ingress).
-    pub gateways: Vec<Enforcement>,
+    pub gateways: Vec<Option<Enforcement>>,
     /// By identity.
     pub identities: Arc<Identities>,
     /// Key sets of all token rules.
@@ -80,7 +78,7 @@ pub struct Snapshot {
 #[derive(Debug, Error)]
 pub enum SnapshotError {
     /// Policies that do not compile.
-    #[error("{}", problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    #[error("{}", problems.iter().map(|p| format!("{}: {}: {}", p.policy, p.field, p.message)).collect::<Vec<_>>().join("; "))]
     Policy {
         /// All of them.
         problems: Vec<PolicyProblem>,
@@ -164,8 +162,8 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    fn workloads(&mut self) -> Result<Vec<Enforcement>, SnapshotError> {
-        let point = |w: &crate::config::checked::Workload| Point {
+    fn workloads(&mut self) -> Result<Vec<Option<Enforcement>>, SnapshotError> {
+        let point = |w: &Workload| Point {
             kind: PointKind::Workload,
             namespace: w.name.namespace.clone(),
             labels: w.labels.clone(),
@@ -176,7 +174,7 @@ impl Maker<'_> {
         self.mesh.workloads.iter().map(|w| self.enforcement(&point(w))).collect()
     }
 
-    fn gateways(&mut self) -> Result<Vec<Enforcement>, SnapshotError> {
+    fn gateways(&mut self) -> Result<Vec<Option<Enforcement>>, SnapshotError> {
         let mesh = self.mesh;
         mesh.gateways.iter().map(|g| self.enforcement(&gateway_point(g, None))).collect()
     }
@@ -187,14 +185,15 @@ impl Maker<'_> {
         for service in &mesh.services {
             let gateway = service.waypoint.and_then(|at| mesh.gateways.get(at));
             all.push(match gateway {
-                Some(gateway) => Some(self.enforcement(&gateway_point(gateway, Some(&service.name)))?),
+                Some(gateway) => self.enforcement(&gateway_point(gateway, Some(&service.name)))?,
                 None => None,
             });
         }
         Ok(all)
     }
 
-    fn enforcement(&mut self, point: &Point) -> Result<Enforcement, SnapshotError> {
+    /// `None` if policies do not compile; then there is no snapshot either.
+    fn enforcement(&mut self, point: &Point) -> Result<Option<Enforcement>, SnapshotError> {
         let policies = MeshPolicies {
             policies: &self.mesh.authorization_policies,
             trust_domains: &self.domains,
@@ -206,7 +205,7 @@ impl Maker<'_> {
             Ok(set) => set,
             Err(problems) => {
                 self.problems.extend(problems);
-                PolicySet::default()
+                return Ok(None);
             }
         };
         let mut rules: Vec<JwtRule> = Vec::new();
@@ -218,11 +217,11 @@ impl Maker<'_> {
         }
         rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
         let tokens = TokenRules::compile(&rules).map_err(SnapshotError::Tokens)?;
-        Ok(Enforcement { set, tokens })
+        Ok(Some(Enforcement { set, tokens }))
     }
 }
 
-fn gateway_point(gateway: &crate::config::checked::Gateway, service: Option<&ResourceName>) -> Point {
+fn gateway_point(gateway: &Gateway, service: Option<&ResourceName>) -> Point {
     let (kind, default) = match gateway.class {
         GatewayClass::Waypoint => (PointKind::Waypoint, Decision::Allow),
         GatewayClass::Ingress => (PointKind::Gateway, Decision::Allow),

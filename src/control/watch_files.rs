@@ -25,7 +25,7 @@ pub fn start(paths: &[PathBuf], reload: mpsc::Sender<()>) -> Option<RecommendedW
         let Ok(event) = event else { return };
         if !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(touched) {
             // A reload that waits already reads this change too.
-            drop(reload.try_send(()));
+            reload.try_send(()).ok();
         }
     });
     let mut watcher = match watched {
@@ -48,7 +48,7 @@ pub fn on_hangup(reload: mpsc::Sender<()>) {
     match signal(SignalKind::hangup()) {
         Ok(mut hangup) => drop(tokio::spawn(async move {
             while hangup.recv().await.is_some() {
-                drop(reload.try_send(()));
+                reload.try_send(()).ok();
             }
         })),
         Err(error) => tracing::warn!(%error, "SIGHUP is not handled"),

@@ -66,7 +66,10 @@ pub fn run(main: &Path, stop: watch::Receiver<bool>, ready: impl FnOnce(&Process
     let control = thread("control", move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         match runtime {
-            Ok(runtime) => runtime.block_on(control(main, config, &first, control_stop)),
+            Ok(runtime) => {
+                let local = tokio::task::LocalSet::new();
+                runtime.block_on(local.run_until(control(main, config, &first, control_stop)));
+            }
             Err(source) => drop(first.send(Err(BootError::Os { what: "control thread", source }))),
         }
     })?;

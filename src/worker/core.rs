@@ -12,7 +12,7 @@ use crate::control::ask::Asker;
 use crate::control::snapshot::Snapshot;
 use crate::io::rt;
 use crate::io::upstream::Upstreams;
-use crate::jwt::cache::TokenCache;
+use crate::jwt::TokenCache;
 use crate::telemetry::record::Record;
 use crate::telemetry::writer::Sender;
 use crate::vocab::limits;

@@ -43,8 +43,10 @@ pub async fn login(
     request: &mut Request,
 ) -> Result<Login, (Reply, CloseReason)> {
     let SitePoint::Ingress { gateway } = &site.point else { return Ok(Login::Done) };
-    let enforcement = snapshot.directory.gateway(gateway).and_then(|at| snapshot.gateways.get(at));
-    let Some(enforcement) = enforcement else { return Ok(Login::Done) };
+    let enforcement = snapshot.directory.gateway(gateway).and_then(|at| snapshot.gateways.get(at)?.as_ref());
+    let Some(enforcement) = enforcement else {
+        return Err((Reply::denied(), CloseReason::NoRoute));
+    };
     let mut login = Login::Done;
     for name in custom_providers(&enforcement.set, &site.connection, Some(request)) {
         // A provider that is not ready is not a provider that says yes.
@@ -105,9 +107,9 @@ async fn one(
             let redeemed = match core.asks.try_send(ask) {
                 Ok(()) => match rt::timeout(REDEEM_MS, answered).await {
                     Ok(Ok(redeemed)) => redeemed,
-                    Ok(Err(_)) | Err(rt::Elapsed) => Err(ExchangeError::Unavailable),
+                    Ok(Err(_)) | Err(rt::Elapsed) => Err(ExchangeError::Unreachable),
                 },
-                Err(_full) => Err(ExchangeError::Unavailable),
+                Err(_full) => Err(ExchangeError::Unreachable),
             };
             let respond = oidc::complete(provider, &exchange, redeemed, clock::unix_s(), &mut random);
             Err((reply(respond), CloseReason::Login))

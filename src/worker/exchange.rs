@@ -18,8 +18,7 @@ use crate::io::clock;
 use crate::io::hbone::Far;
 use crate::io::rt::ConnectOptions;
 use crate::io::upstream::{Target, Version};
-use crate::jwt::authenticate::{TokenOutcome, authenticate_cached, www_authenticate};
-use crate::jwt::rules::is_cors_preflight;
+use crate::jwt::{TokenOutcome, authenticate_cached, is_cors_preflight, www_authenticate};
 use crate::policy::{Denied, Permit, Request};
 use crate::role::egress;
 use crate::telemetry::record::Kind;
@@ -195,7 +194,8 @@ fn tokens(
             }
         };
         edits.apply(&mut request.headers);
-        if let Some(target) = request.path.as_ref().and_then(|p| edits.target(p)) {
+        let target: Option<String> = request.path.as_ref().and_then(|p| edits.target(p));
+        if let Some(target) = target {
             let again = CanonicalPath::parse(snapshot.mesh.path_normalization, &target);
             request.path = Some(again.map_err(|_e| Box::new(Refusal::close(CloseReason::BadRequest)))?);
         }

@@ -133,7 +133,7 @@ fn at_workload<'s>(
         (connection.principal.as_ref() == Some(&gateway.id)).then_some(&gateway.id)
     };
     let via = waypointed.iter().find_map(|(_, gateway)| is_peer(gateway));
-    let mut enforcements = vec![snapshot.workloads.get(at)?];
+    let mut enforcements = vec![snapshot.workloads.get(at)?.as_ref()?];
     if via.is_none() {
         for (service, _) in waypointed {
             // A service whose policies are not there is not a service without policies.
@@ -217,7 +217,7 @@ fn through_ingress<'s>(
         Route::Outside { .. } | Route::Unknown(_) | Route::Unreachable { .. } => return None,
     };
     Some(Plan {
-        enforcements: vec![snapshot.gateways.get(gateway)?],
+        enforcements: vec![snapshot.gateways.get(gateway)?.as_ref()?],
         via: None,
         own: Some(&mesh.gateways.get(gateway)?.id),
         service: Some(backend.service),
