@@ -40,7 +40,7 @@ pub type Detail = String;
 /// Raw material of a record; it becomes text on the writer's thread.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Since the Unix epoch, when the exchange ended.
+    /// Since the Unix epoch, when the exchange opened or ended.
     pub time: Duration,
     /// Generation of the configuration that judged it.
     pub generation: u64,
@@ -66,8 +66,8 @@ pub struct Record {
     pub detail: Option<Detail>,
     /// HTTP status that the peer got.
     pub status: Option<u16>,
-    /// Why it ended.
-    pub close: CloseReason,
+    /// Why it ended; `None` while it is open.
+    pub close: Option<CloseReason>,
     /// Bytes from the peer.
     pub received: u64,
     /// Bytes to the peer.
@@ -100,7 +100,8 @@ impl Record {
         out.insert("verdict".into(), if self.allowed() { "allow" } else { "deny" }.into());
         self.judgement(&mut out);
         out.insert("status".into(), self.status.into());
-        out.insert("close".into(), self.close.label().into());
+        out.insert("event".into(), if self.close.is_some() { "close" } else { "open" }.into());
+        out.insert("close".into(), self.close.map(CloseReason::label).into());
         out.insert("bytes".into(), json!({ "received": self.received, "sent": self.sent }));
         let duration_us = u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX);
         out.insert("duration_us".into(), duration_us.into());
@@ -136,7 +137,7 @@ impl Record {
         let reason = match (&self.detail, judged) {
             (Some(detail), _) => detail.clone(),
             (None, Some(judged)) => judged.reason.to_string(),
-            (None, None) => self.close.label().to_owned(),
+            (None, None) => self.close.map_or("", CloseReason::label).to_owned(),
         };
         out.insert("reason".into(), reason.into());
         if let Some(judged) = judged {

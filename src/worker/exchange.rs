@@ -78,7 +78,7 @@ pub async fn serve(core: &Rc<Core>, site: &Site, arrived: Arrived<'_>, responder
     site.connection.remote = forward::client_address(&request.headers, site.connection.peer, trusted);
     let grpc = is_grpc(&request.headers);
 
-    let prepared = prepare(core, &site, &snapshot, &mut request, form).await;
+    let prepared = prepare(core, &site, &snapshot, &mut request, form, &mut story).await;
     let request = Arc::new(request);
     story.edit(|r| {
         r.request = Some(Arc::clone(&request));
@@ -89,10 +89,6 @@ pub async fn serve(core: &Rc<Core>, site: &Site, arrived: Arrived<'_>, responder
         Err(refusal) => return refuse(*refusal, grpc, story, body, responder).await,
     };
     story.judged(permit.verdict());
-    story.edit(|r| {
-        r.service = going.service.clone();
-        r.workload = going.workload.clone();
-    });
     let extra = own_fields(&site, &request, &going);
     let entry = {
         let (site, request) = (site.clone(), Arc::clone(&request));
@@ -118,8 +114,6 @@ pub async fn serve(core: &Rc<Core>, site: &Site, arrived: Arrived<'_>, responder
 struct Going {
     target: Target,
     version: Version,
-    service: Option<String>,
-    workload: Option<String>,
     own: Option<String>,
 }
 
@@ -130,6 +124,7 @@ async fn prepare(
     snapshot: &Arc<Snapshot>,
     request: &mut Request,
     form: Form,
+    story: &mut Story,
 ) -> Result<(Permit, Going), Box<Refusal>> {
     let proxy = matches!(site.point, SitePoint::Egress { authority: None, .. });
     if form == Form::Authority && !proxy {
@@ -145,6 +140,11 @@ async fn prepare(
         Err(NoPlan::Close(close)) => return Err(Box::new(Refusal::close(close))),
         Err(NoPlan::Denied(denied)) => return Err(Box::new(Refusal::denied(Some(denied)))),
     };
+    let mesh = &snapshot.mesh;
+    story.edit(|r| {
+        r.service = plan.service.and_then(|at| mesh.services.get(at)).map(|s| s.name.to_string());
+        r.workload = plan.workload.and_then(|at| mesh.workloads.get(at)).map(|w| w.name.to_string());
+    });
     tokens(core, site, snapshot, &plan, request)?;
     if login == Login::BearerMustVerify && request.claims.is_none() {
         return Err(Box::new(Refusal::close(CloseReason::Token)));
@@ -204,9 +204,6 @@ fn tokens(
 }
 
 fn going(snapshot: &Snapshot, site: &Site, plan: &Plan<'_>, request: &Request) -> Option<Going> {
-    let mesh = &snapshot.mesh;
-    let service = plan.service.and_then(|at| mesh.services.get(at)).map(|s| s.name.to_string());
-    let workload = plan.workload.and_then(|at| mesh.workloads.get(at)).map(|w| w.name.to_string());
     let version = match plan.protocol {
         Protocol::Http2 | Protocol::Grpc => Version::H2,
         Protocol::Http | Protocol::Https | Protocol::Tls | Protocol::Tcp => Version::H1,
@@ -214,8 +211,6 @@ fn going(snapshot: &Snapshot, site: &Site, plan: &Plan<'_>, request: &Request) -
     Some(Going {
         target: target(snapshot, site.peer, plan, Some(request))?,
         version,
-        service,
-        workload,
         own: plan.own.map(|id| id.as_str().to_owned()),
     })
 }

@@ -163,12 +163,12 @@ pub fn permitted(core: &Rc<Core>, site: &Site, snapshot: &Arc<Snapshot>) -> Resu
     let plan = match judge::plan(snapshot, site, None, 0) {
         Ok(plan) => plan,
         Err(NoPlan::Close(close)) => {
-            story.edit(|r| r.close = close);
+            story.edit(|r| r.close = Some(close));
             return Err(story);
         }
         Err(NoPlan::Denied(denied)) => {
             story.judged(&denied.judged);
-            story.edit(|r| r.close = CloseReason::Denied);
+            story.edit(|r| r.close = Some(CloseReason::Denied));
             return Err(story);
         }
     };
@@ -182,7 +182,7 @@ pub fn permitted(core: &Rc<Core>, site: &Site, snapshot: &Arc<Snapshot>) -> Resu
             if let Some(Denied { judged }) = denied {
                 story.judged(&judged);
             }
-            story.edit(|r| r.close = CloseReason::Denied);
+            story.edit(|r| r.close = Some(CloseReason::Denied));
             return Err(story);
         }
     };
@@ -190,7 +190,7 @@ pub fn permitted(core: &Rc<Core>, site: &Site, snapshot: &Arc<Snapshot>) -> Resu
     match target(snapshot, site.peer, &plan, None) {
         Some(target) => Ok((permit, target, story)),
         None => {
-            story.edit(|r| r.close = CloseReason::NoRoute);
+            story.edit(|r| r.close = Some(CloseReason::NoRoute));
             Err(story)
         }
     }
@@ -199,6 +199,7 @@ pub fn permitted(core: &Rc<Core>, site: &Site, snapshot: &Arc<Snapshot>) -> Resu
 /// Relays bytes until both sides have ended or policy forbids it.
 pub async fn relayed(core: &Rc<Core>, site: Site, story: Story, down: Stream, up: Stream) {
     let entry = core.open.enter(Box::new(move |snapshot| judge::still_allowed(snapshot, &site, None::<&Request>)));
+    story.opened();
     let passed = Rc::clone(&story.passed);
     tokio::select! {
         biased;
@@ -349,6 +350,7 @@ fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
 }
 
 async fn leaving(story: Story, down: Stream, up: Stream) {
+    story.opened();
     let passed = Rc::clone(&story.passed);
     match relay(down, up, &passed).await {
         Ok(()) => story.end(CloseReason::Done),

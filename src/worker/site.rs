@@ -102,7 +102,7 @@ impl Story {
             detail: None,
             status: None,
             // Until something else is known: the task was dropped.
-            close: CloseReason::DownstreamReset,
+            close: Some(CloseReason::DownstreamReset),
             received: 0,
             sent: 0,
             duration: Duration::ZERO,
@@ -129,9 +129,20 @@ impl Story {
         self.edit(|r| r.judged = Some(judged.clone()));
     }
 
+    /// Records that what was judged is open now; how it ended follows when it has.
+    pub fn opened(&self) {
+        if let Some(record) = &self.record {
+            let mut record = record.clone();
+            record.time = clock::unix();
+            record.close = None;
+            record.duration = self.started.elapsed();
+            self.core.record(record);
+        }
+    }
+
     /// Ends it.
     pub fn end(mut self, close: CloseReason) {
-        self.edit(|r| r.close = close);
+        self.edit(|r| r.close = Some(close));
     }
 
     /// Whether the engine denied it.
@@ -149,7 +160,7 @@ impl Story {
     /// Ends it for a reason that needs words.
     pub fn fail(mut self, close: CloseReason, detail: impl ToString) {
         self.edit(|r| {
-            r.close = close;
+            r.close = Some(close);
             r.detail = Some(detail.to_string());
         });
     }
