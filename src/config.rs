@@ -17,7 +17,7 @@ pub mod secret;
 use std::path::{Path, PathBuf};
 
 pub use checked::Config;
-pub use load::load;
+pub use load::{load, load_files};
 pub use problem::{ConfigErrors, Problem};
 
 use crate::config::document::Document;

@@ -3,6 +3,7 @@
 mod authn;
 mod condition;
 mod listeners;
+mod locate;
 mod mesh;
 mod names;
 mod policy;

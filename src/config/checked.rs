@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use crate::config::problem::Problem;
 use crate::jwt::model::RequestAuthentication;
+use crate::policy::L4Deny;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
 use crate::vocab::path::PathNormalization;
 use crate::vocab::resource::ResourceName;
@@ -224,6 +225,8 @@ pub struct Mesh {
     pub num_trusted_proxies: usize,
     /// `mesh.compat.gatewayNameSelector`.
     pub gateway_name_selector: bool,
+    /// `mesh.compat.l4Deny`.
+    pub l4_deny: L4Deny,
     /// `[[gateway]]`.
     pub gateways: Vec<Gateway>,
     /// `[[workloadEntry]]`.

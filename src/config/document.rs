@@ -90,10 +90,16 @@ impl Document {
     /// Parses file number `file`; syntax errors go to `out`.
     pub(crate) fn parse(file: usize, text: &str, out: &mut Problems) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
+        let mut last = None;
         for error in &errors {
             let offset = error.span().map_or(0, |span| span.start);
             let message = error.message();
-            out.error(&Place { offset, ..Place::top(file) }, format!("not valid TOML: {message}"));
+            // What follows on the same line is mostly the parser finding its feet again.
+            let line = text.get(..offset).map(|before| before.matches('\n').count());
+            if last.replace(line) == Some(line) {
+                continue;
+            }
+            out.syntax(Place { offset, ..Place::top(file) }, format!("not valid TOML: {message}"));
         }
         let root = Value { offset: 0, kind: Kind::Table(entries(table.get_ref())) };
         Self { file, root, damaged: !errors.is_empty() }

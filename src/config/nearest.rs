@@ -3,6 +3,9 @@
 /// The longest word that is compared; a longer one is no typing error.
 const WORD_BYTES: usize = 64;
 
+/// The shortest part of a word that stands for the whole.
+const PART_BYTES: usize = 4;
+
 /// `, did you mean `word`?`, or nothing if no valid word is near.
 pub(crate) fn hint<'a>(written: &str, valid: impl IntoIterator<Item = &'a str>) -> String {
     nearest(written, valid).map(|word| format!(", did you mean `{word}`?")).unwrap_or_default()
@@ -20,7 +23,8 @@ fn nearest<'a>(written: &str, valid: impl IntoIterator<Item = &'a str>) -> Optio
     valid
         .into_iter()
         .map(|word| (distance(&folded, &fold(word)), word))
-        .filter(|(edits, _)| *edits <= allowed)
+        // A part of a word stands for the word: `REGISTRY`, `Prefix`.
+        .filter(|(edits, word)| *edits <= allowed || (folded.len() >= PART_BYTES && fold(word).contains(&folded)))
         .min()
         .map(|(_, word)| word)
 }
@@ -72,6 +76,7 @@ mod tests {
             ("form", ", did you mean `from`?"),
             ("allowHttp", ", did you mean `dangerous_allowHttp`?"),
             ("colour", ""),
+            ("space", ", did you mean `namespaces`?"),
             ("t", ", did you mean `to`?"),
         ] {
             assert_eq!(hint(written, keys), want, "{written}");

@@ -1,5 +1,6 @@
 //! Where a value stands in the files, and the list that problems are collected in.
 
+use std::collections::BTreeSet;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -54,11 +55,18 @@ impl<T> Deref for At<T> {
 /// Problems and warnings in the order in which they were found.
 #[derive(Debug, Default)]
 pub(crate) struct Problems {
+    /// Problems of files that are not TOML; whatever else such a file seems to lack may be written in it.
+    syntax: Vec<(Place, String)>,
     errors: Vec<(Place, String)>,
     warnings: Vec<(Place, String)>,
 }
 
 impl Problems {
+    /// Records that a file is not TOML; its other problems are not reported.
+    pub(crate) fn syntax(&mut self, place: Place, message: String) {
+        self.syntax.push((place, message));
+    }
+
     /// Records a problem.
     pub(crate) fn error(&mut self, place: &Place, message: impl Into<String>) {
         self.errors.push((place.clone(), message.into()));
@@ -74,13 +82,11 @@ impl Problems {
         self.errors.len()
     }
 
-    /// Whether a problem is already known at this key.
-    pub(crate) fn has(&self, place: &Place) -> bool {
-        self.errors.iter().any(|(p, _)| p.file == place.file && p.key == place.key)
-    }
-
     /// Problems and warnings with line and column, in the order of the files.
-    pub(crate) fn located(self, files: &[(PathBuf, String)]) -> (Vec<Problem>, Vec<Problem>) {
+    pub(crate) fn located(mut self, files: &[(PathBuf, String)]) -> (Vec<Problem>, Vec<Problem>) {
+        let damaged: BTreeSet<usize> = self.syntax.iter().map(|(place, _)| place.file).collect();
+        self.errors.retain(|(place, _)| !damaged.contains(&place.file));
+        self.errors.append(&mut self.syntax);
         let locate = |mut list: Vec<(Place, String)>| {
             list.sort_by_key(|(place, _)| (place.file, place.offset));
             let mut problems: Vec<Problem> = Vec::new();

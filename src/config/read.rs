@@ -261,7 +261,12 @@ impl<T: Read> Read for Vec<T> {
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         let Kind::List(items) = &value.kind else {
             let found = value.kind.name();
-            out.error(place, format!("expected a list, each element {}, found {found}", T::EXPECTED));
+            let mut message = format!("expected a list, each element {}, found {found}", T::EXPECTED);
+            if matches!(value.kind, Kind::Table(_)) && T::EXPECTED == TABLE {
+                let key = place.key.rsplit('.').next().unwrap_or_default();
+                message = format!("expected a list of tables, found one table; write `[[{key}]]` or `[{{ .. }}]`");
+            }
+            out.error(place, message);
             return None;
         };
         if items.is_empty() {
@@ -346,6 +351,9 @@ pub(crate) fn word<T: Read + Clone>(
     None
 }
 
+/// `EXPECTED` of every table.
+pub(crate) const TABLE: &str = "a table";
+
 /// A table that was read.
 pub(crate) trait Table {
     /// Where it stands.
@@ -381,7 +389,7 @@ macro_rules! table {
         }
 
         impl $crate::config::read::Read for $name {
-            const EXPECTED: &'static str = "a table";
+            const EXPECTED: &'static str = $crate::config::read::TABLE;
             fn read(
                 value: &$crate::config::document::Value,
                 place: &$crate::config::place::Place,

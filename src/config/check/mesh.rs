@@ -8,7 +8,7 @@ use crate::config::check::{Context, authn, policy, provider, route, service};
 use crate::config::checked::{Gateway, Mesh, Workload};
 use crate::config::place::At;
 use crate::config::raw::File;
-use crate::config::raw::mesh::{Compat, L4Deny, Labels, MeshSettings, OutboundTrafficPolicy};
+use crate::config::raw::mesh::{Labels, MeshSettings, OutboundTrafficPolicy};
 use crate::config::read::{AnyText, Port, Table};
 use crate::vocab::path::PathNormalization;
 use crate::vocab::resource::ResourceName;
@@ -55,9 +55,12 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
     let aliases: Vec<_> = written.iter().flat_map(|list| &list.0).filter_map(|at| domain(cx, at)).collect();
     let root = table.and_then(|t| t.root_namespace.as_ref());
     if let Some(root) = root.filter(|root| !dns_label(root)) {
-        cx.out.error(&root.place, format!("`{}` is not a namespace", root.escape_debug()));
+        cx.out.error(&root.place, format!("`{}` is not a namespace: lower case letters, digits and `-`", root.escape_debug()));
     }
-    compat(table.and_then(|t| t.compat.as_ref()), cx);
+    let compat = table.and_then(|t| t.compat.as_ref());
+    if let Some(at) = compat.and_then(|c| c.audience_stripping.as_ref()).filter(|at| at.value) {
+        cx.out.error(&at.place, "`true` is not supported yet, expected `false`");
+    }
     let outbound = table.and_then(|t| t.outbound_traffic_policy.as_ref());
     let allow_any = outbound.is_some_and(|at| at.value == OutboundTrafficPolicy::AllowAny);
     if let Some(at) = outbound.filter(|_| allow_any) {
@@ -70,10 +73,8 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
         path_normalization: path_normalization(table),
         outbound_allow_any: allow_any,
         num_trusted_proxies: table.and_then(|t| t.num_trusted_proxies).map_or(0, |n| n.0),
-        gateway_name_selector: table
-            .and_then(|t| t.compat.as_ref())
-            .and_then(|c| c.gateway_name_selector)
-            .unwrap_or(true),
+        gateway_name_selector: compat.and_then(|c| c.gateway_name_selector).unwrap_or(true),
+        l4_deny: compat.and_then(|c| c.l4_deny).unwrap_or_default(),
         gateways: Vec::new(),
         workloads: Vec::new(),
         services: Vec::new(),
@@ -88,16 +89,6 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
 
 fn path_normalization(table: Option<&MeshSettings>) -> PathNormalization {
     table.and_then(|t| t.path_normalization).unwrap_or_default()
-}
-
-fn compat(compat: Option<&Compat>, cx: &mut Context<'_>) {
-    let Some(compat) = compat else { return };
-    if let Some(at) = compat.l4_deny.as_ref().filter(|at| at.value == L4Deny::Ztunnel) {
-        cx.out.error(&at.place, "`ztunnel` is not supported yet, expected `api`");
-    }
-    if let Some(at) = compat.audience_stripping.as_ref().filter(|at| at.value) {
-        cx.out.error(&at.place, "`true` is not supported yet, expected `false`");
-    }
 }
 
 /// Labels; a key is never empty.

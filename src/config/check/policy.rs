@@ -1,22 +1,21 @@
 //! `[[authorizationPolicy]]` (policy semantics sections 2 and 11).
 
-use crate::config::check::condition::condition;
+use crate::config::check::Context;
+use crate::config::check::condition::key_hint;
+use crate::config::check::locate::Locator;
 use crate::config::check::target::{Attachment, target};
 use crate::config::check::traps;
-use crate::config::check::values::{Form, values};
-use crate::config::check::Context;
+use crate::config::check::values::{Form, Reader};
 use crate::config::checked::{GatewayClass, Mesh};
 use crate::config::raw::File;
-use crate::config::raw::policy::{self as raw, Values};
+use crate::config::raw::policy as raw;
 use crate::config::read::{PolicyPort, Table};
 use crate::policy::model::{Action, AuthorizationPolicy, Operation, Rule, Source, Target, TargetKind};
+use crate::policy::validate;
 use crate::vocab::resource::ResourceName;
 
 /// The annotation that `dryRun` stands for.
 const DRY_RUN: &str = "istio.io/dry-run";
-/// Why a CUSTOM policy is refused that reads an identity.
-pub(crate) const CUSTOM_IDENTITY: &str =
-    "a CUSTOM policy is judged before identities and tokens are known and may not use them";
 
 /// Every `[[authorizationPolicy]]`.
 pub(crate) fn policies(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
@@ -36,16 +35,54 @@ fn policy(raw: &raw::AuthorizationPolicy, mesh: &Mesh, cx: &mut Context<'_>) -> 
         target_refs: raw.target_refs.as_ref(),
         name: &raw.name.place,
     };
+    let before = cx.out.count();
     let target = target(&attachment, &name, mesh, cx);
-    let written = raw.rules.iter().flat_map(|r| &r.0);
-    let rules: Vec<Rule> = written.map(|r| rule(r, action, cx)).collect();
-    if rules.is_empty() && raw.whole() && matches!(action, Action::Deny | Action::Custom) {
-        cx.out.error(&raw.name.place, "without `rules` a DENY or CUSTOM policy matches nothing");
-    }
-    provider(raw, action, &name, &target, mesh, cx);
+    let target_ok = cx.out.count() == before;
     let dry_run = dry_run(raw, action, cx);
+    provider(raw, action, &name, &target, mesh, cx);
+    let mut reader = Reader { cx, locator: locator(raw, target_ok) };
+    let written = raw.rules.iter().flat_map(|r| &r.0).enumerate();
+    let rules = written.map(|(i, r)| reader.rule(r, &format!("rules[{i}]"))).collect();
+    let locator = reader.locator;
     let provider = raw.provider.as_ref().map(|p| p.name.value.clone());
-    AuthorizationPolicy { name, target, action, provider, dry_run, rules }
+    let policy = AuthorizationPolicy { name, target, action, provider, dry_run, rules };
+    for problem in validate(&policy) {
+        let Some(place) = locator.find(&problem.field) else { continue };
+        let mut message = problem.message;
+        if let Some(key) = condition_key(&policy, &problem.field) {
+            message.push_str(&key_hint(key));
+        }
+        cx.out.error(place, message);
+    }
+    policy
+}
+
+/// Where the keys stand that are not in `rules`.
+fn locator(raw: &raw::AuthorizationPolicy, target_ok: bool) -> Locator {
+    let mut locator = Locator::default();
+    let whole = raw.whole();
+    locator.add("rules", &raw.name.place, whole);
+    locator.add("selector", raw.selector.as_ref().map_or(&raw.name.place, |at| &at.place), whole && target_ok);
+    locator.add("targetRefs", raw.target_refs.as_ref().map_or(&raw.name.place, |at| &at.place), whole && target_ok);
+    match &raw.provider {
+        Some(provider) => locator.add("provider", provider.place(), provider.whole()),
+        None => {
+            let near = raw.action.as_ref().map_or(&raw.name.place, |at| &at.place);
+            locator.add("provider", &raw.place().key("provider", near.offset).key("name", near.offset), whole);
+        }
+    }
+    if let Some(at) = &raw.dry_run {
+        locator.add("dryRun", &at.place, true);
+    }
+    locator
+}
+
+/// The key of the condition whose key is meant by `field` (`rules[0].when[1].key`).
+fn condition_key<'p>(policy: &'p AuthorizationPolicy, field: &str) -> Option<&'p str> {
+    let rest = field.strip_prefix("rules[")?.strip_suffix("].key")?;
+    let (rule, when) = rest.split_once("].when[")?;
+    let rule = policy.rules.get(rule.parse::<usize>().ok()?)?;
+    rule.when.get(when.parse::<usize>().ok()?).map(|c| c.key.as_str())
 }
 
 fn provider(
@@ -56,20 +93,15 @@ fn provider(
     mesh: &Mesh,
     cx: &mut Context<'_>,
 ) {
-    match (&raw.provider, action) {
-        (None, Action::Custom) if raw.whole() => cx.out.error(&raw.name.place, "a CUSTOM policy needs `provider.name`"),
-        (None, _) => {}
-        (Some(provider), Action::Custom) => {
-            // Providers have no namespace; they are known by the name alone.
-            cx.provider_exists(&provider.name);
-            if raw.whole() && !at_ingress(name, target, mesh) {
-                let place = raw.action.as_ref().map_or(&raw.name.place, |at| &at.place);
-                cx.out.error(place, "a login needs a browser: expected `targetRefs` that name a gateway of class `ringgate-ingress`");
-            }
-        }
-        (Some(provider), Action::Allow | Action::Deny | Action::Audit) => {
-            cx.out.error(provider.place(), "only a CUSTOM policy has a provider");
-        }
+    let Some(provider) = raw.provider.as_ref().filter(|_| action == Action::Custom) else { return };
+    // Providers have no namespace; they are known by the name alone.
+    cx.provider_exists(&provider.name);
+    if raw.whole() && !at_ingress(name, target, mesh) {
+        let place = raw.action.as_ref().map_or(&raw.name.place, |at| &at.place);
+        cx.out.error(
+            place,
+            "a login needs a browser: expected `targetRefs` that name a gateway of class `ringgate-ingress`",
+        );
     }
 }
 
@@ -105,78 +137,59 @@ fn dry_run(raw: &raw::AuthorizationPolicy, action: Action, cx: &mut Context<'_>)
         cx.out.error(place, format!("says the opposite of the annotation `{DRY_RUN}`"));
     }
     let dry_run = sugar.or(written).unwrap_or(false);
-    if let Some(place) = place.filter(|_| matches!(action, Action::Audit | Action::Custom) && (dry_run || annotation.is_some())) {
-        cx.out.error(place, "only ALLOW and DENY policies have a dry run");
+    if let Some(at) = annotation.filter(|_| matches!(action, Action::Audit | Action::Custom)) {
+        cx.out.error(&at.place, "only ALLOW and DENY policies have a dry run");
     }
     dry_run
 }
 
-fn rule(raw: &raw::Rule, action: Action, cx: &mut Context<'_>) -> Rule {
-    let custom = action == Action::Custom;
-    Rule {
-        from: raw.from.iter().flatten().map(|f| source(&f.source, custom, cx)).collect(),
-        to: raw.to.iter().flatten().map(|t| operation(&t.operation, cx)).collect(),
-        when: raw.when.iter().flatten().map(|c| condition(c, custom, cx)).collect(),
+impl Reader<'_, '_> {
+    fn rule(&mut self, raw: &raw::Rule, field: &str) -> Rule {
+        let from = raw.from.iter().flatten().enumerate();
+        let from = from.map(|(i, f)| self.source(&f.source, &format!("{field}.from[{i}].source"))).collect();
+        let to = raw.to.iter().flatten().enumerate();
+        let to = to.map(|(i, t)| self.operation(&t.operation, &format!("{field}.to[{i}].operation"))).collect();
+        let when = raw.when.iter().flatten().enumerate();
+        let when = when.map(|(i, c)| self.condition(c, &format!("{field}.when[{i}]"))).collect();
+        Rule { from, to, when }
     }
-}
 
-fn source(raw: &raw::Source, custom: bool, cx: &mut Context<'_>) -> Source {
-    let identity = [
-        &raw.principals, &raw.not_principals, &raw.request_principals, &raw.not_request_principals, &raw.namespaces,
-        &raw.not_namespaces, &raw.service_accounts, &raw.not_service_accounts, &raw.trust_domains,
-        &raw.not_trust_domains,
-    ];
-    let address = [&raw.ip_blocks, &raw.not_ip_blocks, &raw.remote_ip_blocks, &raw.not_remote_ip_blocks];
-    if raw.whole() && identity.iter().chain(&address).all(|f| f.is_none()) {
-        cx.out.error(raw.place(), "a source without a field would match everyone; leave `from` out if that is meant");
-    }
-    for field in identity.iter().filter(|_| custom).filter_map(|f| f.as_ref()) {
-        cx.out.error(&field.place, CUSTOM_IDENTITY);
-    }
-    let others = [&raw.principals, &raw.not_principals, &raw.namespaces, &raw.not_namespaces];
-    if others.iter().any(|f| f.is_some()) {
-        for field in [&raw.service_accounts, &raw.not_service_accounts].into_iter().flatten() {
-            cx.out.error(&field.place, "service accounts and principals or namespaces exclude each other in one source");
+    fn source(&mut self, raw: &raw::Source, at: &str) -> Source {
+        self.locator.add(at, raw.place(), raw.whole());
+        let mut field = |values, name: &str, form| self.values(values, &format!("{at}.{name}"), form);
+        Source {
+            principals: field(&raw.principals, "principals", Form::Pattern),
+            not_principals: field(&raw.not_principals, "notPrincipals", Form::Pattern),
+            request_principals: field(&raw.request_principals, "requestPrincipals", Form::RequestPrincipal),
+            not_request_principals: field(&raw.not_request_principals, "notRequestPrincipals", Form::RequestPrincipal),
+            namespaces: field(&raw.namespaces, "namespaces", Form::Pattern),
+            not_namespaces: field(&raw.not_namespaces, "notNamespaces", Form::Pattern),
+            service_accounts: field(&raw.service_accounts, "serviceAccounts", Form::Other),
+            not_service_accounts: field(&raw.not_service_accounts, "notServiceAccounts", Form::Other),
+            trust_domains: field(&raw.trust_domains, "trustDomains", Form::Pattern),
+            not_trust_domains: field(&raw.not_trust_domains, "notTrustDomains", Form::Pattern),
+            ip_blocks: field(&raw.ip_blocks, "ipBlocks", Form::Other),
+            not_ip_blocks: field(&raw.not_ip_blocks, "notIpBlocks", Form::Other),
+            remote_ip_blocks: field(&raw.remote_ip_blocks, "remoteIpBlocks", Form::Other),
+            not_remote_ip_blocks: field(&raw.not_remote_ip_blocks, "notRemoteIpBlocks", Form::Other),
         }
     }
-    Source {
-        principals: values(&raw.principals, Form::Principal, cx),
-        not_principals: values(&raw.not_principals, Form::Principal, cx),
-        request_principals: values(&raw.request_principals, Form::RequestPrincipal, cx),
-        not_request_principals: values(&raw.not_request_principals, Form::RequestPrincipal, cx),
-        namespaces: values(&raw.namespaces, Form::Pattern, cx),
-        not_namespaces: values(&raw.not_namespaces, Form::Pattern, cx),
-        service_accounts: values(&raw.service_accounts, Form::ServiceAccount, cx),
-        not_service_accounts: values(&raw.not_service_accounts, Form::ServiceAccount, cx),
-        trust_domains: values(&raw.trust_domains, Form::TrustDomain, cx),
-        not_trust_domains: values(&raw.not_trust_domains, Form::TrustDomain, cx),
-        ip_blocks: values(&raw.ip_blocks, Form::Block, cx),
-        not_ip_blocks: values(&raw.not_ip_blocks, Form::Block, cx),
-        remote_ip_blocks: values(&raw.remote_ip_blocks, Form::Block, cx),
-        not_remote_ip_blocks: values(&raw.not_remote_ip_blocks, Form::Block, cx),
-    }
-}
 
-fn operation(raw: &raw::Operation, cx: &mut Context<'_>) -> Operation {
-    let fields: [&Values; 8] = [
-        &raw.hosts, &raw.not_hosts, &raw.methods, &raw.not_methods, &raw.paths, &raw.not_paths, &raw.path_regexes,
-        &raw.not_path_regexes,
-    ];
-    let ports = [&raw.ports, &raw.not_ports];
-    if raw.whole() && fields.iter().all(|f| f.is_none()) && ports.iter().all(|f| f.is_none()) {
-        cx.out.error(raw.place(), "an operation without a field would match everything; leave `to` out if that is meant");
-    }
-    let port = |field: &Option<Vec<PolicyPort>>| field.iter().flatten().map(|p| p.0.clone()).collect();
-    Operation {
-        hosts: values(&raw.hosts, Form::Host, cx),
-        not_hosts: values(&raw.not_hosts, Form::Host, cx),
-        ports: port(&raw.ports),
-        not_ports: port(&raw.not_ports),
-        methods: values(&raw.methods, Form::Method, cx),
-        not_methods: values(&raw.not_methods, Form::Method, cx),
-        paths: values(&raw.paths, Form::Path, cx),
-        not_paths: values(&raw.not_paths, Form::Path, cx),
-        path_regexes: values(&raw.path_regexes, Form::Regex, cx),
-        not_path_regexes: values(&raw.not_path_regexes, Form::Regex, cx),
+    fn operation(&mut self, raw: &raw::Operation, at: &str) -> Operation {
+        self.locator.add(at, raw.place(), raw.whole());
+        let ports = |ports: &Option<Vec<PolicyPort>>| ports.iter().flatten().map(|p| p.0.clone()).collect();
+        let mut field = |values, name: &str, form| self.values(values, &format!("{at}.{name}"), form);
+        Operation {
+            hosts: field(&raw.hosts, "hosts", Form::Pattern),
+            not_hosts: field(&raw.not_hosts, "notHosts", Form::Pattern),
+            ports: ports(&raw.ports),
+            not_ports: ports(&raw.not_ports),
+            methods: field(&raw.methods, "methods", Form::Method),
+            not_methods: field(&raw.not_methods, "notMethods", Form::Method),
+            paths: field(&raw.paths, "paths", Form::Path),
+            not_paths: field(&raw.not_paths, "notPaths", Form::Path),
+            path_regexes: field(&raw.path_regexes, "pathRegexes", Form::Other),
+            not_path_regexes: field(&raw.not_path_regexes, "notPathRegexes", Form::Other),
+        }
     }
 }

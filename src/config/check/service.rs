@@ -174,7 +174,7 @@ fn implied(raw: &ServiceEntry, dns: bool, hosts: &[String], cx: &mut Context<'_>
         }
         return raw.addresses.iter().flatten().map(|at| at.value.to_string()).collect();
     }
-    if let Some(at) = raw.hosts.iter().find(|at| at.starts_with('*')) {
+    if let Some(at) = raw.hosts.iter().find(|at| at.starts_with("*.")) {
         cx.out.error(&at.place, "a wildcard has no address in DNS; give `endpoints`");
     }
     hosts.iter().filter(|h| !h.starts_with('*')).cloned().collect()

@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 
 use crate::config::check::Context;
 use crate::config::check::mesh::labels;
-use crate::config::checked::Mesh;
+use crate::config::checked::{Gateway, GatewayClass, Mesh, Workload};
 use crate::config::nearest::hint;
 use crate::config::place::{At, Place};
 use crate::config::raw::policy as raw;
 use crate::config::read::Table;
 use crate::policy::model::{Target, TargetKind, TargetRef};
+use crate::policy::verdict::Decision;
+use crate::policy::{Point, PointKind, attaches};
 use crate::vocab::resource::ResourceName;
 
-/// Istio has no such label; a selector that is exactly this one names a gateway.
-const GATEWAY_NAME: &str = "istio.io/gateway-name";
-/// The one class that a policy of the root namespace may name.
-const WAYPOINT_CLASS: &str = "istio-waypoint";
+/// Classes that a policy of the root namespace may name.
+const CLASSES: [&str; 3] = ["istio-waypoint", "ringgate-ingress", "ringgate-egress"];
 
 /// The three keys of which one may be set.
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub(crate) fn selector(raw: Option<&At<raw::Selector>>, cx: &mut Context<'_>) ->
     let written = raw.match_labels.as_ref();
     for (key, value) in written.iter().flat_map(|l| &l.value.0) {
         if key.contains('*') || value.0.contains('*') {
-            cx.out.error(&value.place, "a label is compared as it stands, expected no `*`");
+            cx.out.error(&value.place, "labels are compared exactly, expected no `*`");
         }
     }
     let wanted = labels(written.map(|l| &l.value));
@@ -59,35 +59,39 @@ pub(crate) fn target(raw: &Attachment<'_>, policy: &ResourceName, mesh: &Mesh, c
     if !refs.is_empty() {
         return Target::Refs(refs.into_iter().filter_map(|r| target_ref(r, policy, mesh, cx)).collect());
     }
-    match selector(raw.selector, cx) {
-        Some(labels) => {
-            if !selects_something(&labels, policy, mesh) {
-                let place = raw.selector.map_or(raw.name, |at| &at.place);
-                cx.out.warn(place, "attaches to nothing: no workload or gateway has these labels");
-            }
-            Target::Selector(labels)
-        }
-        None => {
-            let inside = |namespace: &str| policy.namespace == mesh.root_namespace || namespace == policy.namespace;
-            let any = mesh.workloads.iter().any(|w| inside(&w.name.namespace))
-                || mesh.gateways.iter().any(|g| inside(&g.name.namespace));
-            if !any {
-                cx.out.warn(raw.name, "attaches to nothing: its namespace has no workload and no gateway");
-            }
-            Target::Namespace
-        }
+    let target = selector(raw.selector, cx).map_or(Target::Namespace, Target::Selector);
+    if !takes_something(&target, policy, mesh) {
+        let place = raw.selector.map_or(raw.name, |at| &at.place);
+        cx.out.warn(place, "attaches to nothing: no workload or gateway is selected by it");
     }
+    target
 }
 
-fn selects_something(wanted: &BTreeMap<String, String>, policy: &ResourceName, mesh: &Mesh) -> bool {
-    let inside = |name: &ResourceName| {
-        policy.namespace == mesh.root_namespace || name.namespace == policy.namespace
+/// Whether a target takes any workload or gateway of the mesh, by the engine's own rule.
+fn takes_something(target: &Target, policy: &ResourceName, mesh: &Mesh) -> bool {
+    let gateway = |g: &Gateway| Point {
+        kind: match g.class {
+            GatewayClass::Waypoint => PointKind::Waypoint,
+            GatewayClass::Ingress => PointKind::Gateway,
+            GatewayClass::Egress => PointKind::Egress,
+        },
+        namespace: g.name.namespace.clone(),
+        labels: g.labels.clone(),
+        gateway: Some(g.name.name.clone()),
+        services: Vec::new(),
+        default: Decision::Deny,
     };
-    let has = |labels: &BTreeMap<String, String>| wanted.iter().all(|(k, v)| labels.get(k) == Some(v));
-    let gateway_name = (wanted.len() == 1 && mesh.gateway_name_selector).then(|| wanted.get(GATEWAY_NAME)).flatten();
-    let named = |name: &ResourceName| name.namespace == policy.namespace && Some(&name.name) == gateway_name;
-    mesh.workloads.iter().any(|w| inside(&w.name) && has(&w.labels))
-        || mesh.gateways.iter().any(|g| (inside(&g.name) && has(&g.labels)) || named(&g.name))
+    let workload = |w: &Workload| Point {
+        kind: PointKind::Workload,
+        namespace: w.name.namespace.clone(),
+        labels: w.labels.clone(),
+        gateway: None,
+        services: Vec::new(),
+        default: Decision::Deny,
+    };
+    let points = mesh.workloads.iter().map(workload).chain(mesh.gateways.iter().map(gateway));
+    let (root, by_name) = (mesh.root_namespace.as_str(), mesh.gateway_name_selector);
+    points.into_iter().any(|point| attaches(target, &policy.namespace, &point, root, by_name))
 }
 
 fn target_ref(
@@ -132,8 +136,9 @@ fn target_ref(
 }
 
 fn gateway_class(raw: &raw::TargetRef, policy: &ResourceName, mesh: &Mesh, cx: &mut Context<'_>) {
-    if raw.name.value != WAYPOINT_CLASS {
-        cx.out.error(&raw.name.place, format!("expected `{WAYPOINT_CLASS}`, the one class that policies may name"));
+    if !CLASSES.contains(&raw.name.as_str()) {
+        let (text, near) = (raw.name.escape_debug(), hint(&raw.name, CLASSES));
+        cx.out.error(&raw.name.place, format!("`{text}` is not one of {}{near}", CLASSES.join(", ")));
     }
     if policy.namespace != mesh.root_namespace {
         let root = &mesh.root_namespace;

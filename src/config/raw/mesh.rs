@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::config::checked::{GatewayClass, Location, Protocol};
 use crate::config::place::At;
 use crate::config::read::{AnyText, Count, Map, MaybeEmpty, Port, table, words};
+use crate::policy::L4Deny;
 use crate::vocab::path::PathNormalization;
 
 /// `labels`, `annotations`, `matchLabels`.
@@ -25,13 +26,6 @@ pub(crate) enum OutboundTrafficPolicy {
 words!(OutboundTrafficPolicy, "one of REGISTRY_ONLY, ALLOW_ANY",
     "REGISTRY_ONLY" => Self::RegistryOnly, "ALLOW_ANY" => Self::AllowAny);
 
-/// `mesh.compat.l4Deny`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum L4Deny {
-    Api,
-    Ztunnel,
-}
-
 words!(L4Deny, "one of api, ztunnel", "api" => Self::Api, "ztunnel" => Self::Ztunnel);
 
 table! {
@@ -50,7 +44,7 @@ table! {
 table! {
     /// `mesh.compat`
     Compat {
-        l4_deny: Option<At<L4Deny>> = "l4Deny",
+        l4_deny: Option<L4Deny> = "l4Deny",
         gateway_name_selector: Option<bool> = "gatewayNameSelector",
         audience_stripping: Option<At<bool>> = "audienceStripping",
     }
