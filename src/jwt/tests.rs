@@ -154,7 +154,7 @@ fn several_rules() {
     let mut narrow = rule(ISSUER);
     narrow.audiences = vec!["api".to_owned()];
     let other = rule("https://b.example");
-    let rules = TokenRules::compile(&[narrow.clone(), other.clone()]).unwrap();
+    let rules = TokenRules::compile(&[narrow.clone(), other]).unwrap();
     let sets = keys(&[(ISSUER, a.jwks("k")), ("https://b.example", b.jwks("k"))], 1);
     let ask = |rules: &TokenRules, sets: &KeySets, token: &str| {
         authenticate(rules, sets, &headers(&[("authorization", &format!("Bearer {token}"))]), Some(&path("/")), NOW)
@@ -287,7 +287,7 @@ fn the_cache_is_bounded_and_keeps_what_is_used() {
     assert!(cache.find(&first, 1, NOW).is_some(), "used since");
     assert!(cache.find(&second, 1, NOW).is_none(), "the oldest that was not used");
     assert!(cache.find(&first, 2, NOW).is_none(), "other key sets");
-    assert!(cache.find(&first[1..], 1, NOW).is_none(), "the whole token counts");
+    assert!(cache.find(&format!("{first}A"), 1, NOW).is_none(), "the whole token counts");
 }
 
 #[test]
