@@ -20,3 +20,6 @@ pub use edits::HeaderEdits;
 pub use keys::{KeyLookup, KeySet, KeySetError, KeySets};
 pub use rules::{TokenRules, TokenRulesError, is_cors_preflight};
 pub use token::TokenError;
+
+#[cfg(test)]
+mod tests;

@@ -242,3 +242,119 @@ pub async fn fetch(client: &HttpClient, source: &KeySource, timeout: Duration) -
     let text = String::from_utf8(body).map_err(|_e| JwksError::Text)?;
     KeySet::parse(&text).map_err(JwksError::KeySet)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    const ED: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"IBprU49Q7Fh4QnGw3LC_2cIjv3Bf0dEdIKLguMvOzGM"}]}"#;
+    const SOON: Duration = Duration::from_secs(5);
+    const LONG: Duration = Duration::from_secs(3600);
+
+    /// A key server that answers what `script` says at the time, and counts.
+    struct Server {
+        source: KeySource,
+        body: Rc<RefCell<String>>,
+        asked: watch::Receiver<usize>,
+    }
+
+    async fn serve() -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let source = KeySource::Uri(format!("http://{}/jwks", listener.local_addr().unwrap()));
+        let body = Rc::new(RefCell::new(ED.to_owned()));
+        let (count, asked) = watch::channel(0);
+        let answers = Rc::clone(&body);
+        tokio::task::spawn_local(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = [0; 2048];
+                let _read = stream.read(&mut request).await.unwrap();
+                let text = answers.borrow().clone();
+                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", text.len());
+                stream.write_all(format!("{head}{text}").as_bytes()).await.unwrap();
+                count.send_modify(|n| *n += 1);
+            }
+        });
+        Server { source, body, asked }
+    }
+
+    fn run(test: impl AsyncFnOnce()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        tokio::task::LocalSet::new().block_on(&runtime, test());
+    }
+
+    async fn soon<F: Future>(future: F) -> F::Output {
+        tokio::time::timeout(SOON, future).await.expect("in time")
+    }
+
+    fn start(server: &Server, timetable: Timetable) -> (JwksHandle, watch::Receiver<Arc<KeySets>>) {
+        let sources = Sources::from([(server.source.clone(), 1000)]);
+        let (handle, published, keeper) = JwksHandle::new(HttpClient::loopback_only(), timetable, sources);
+        tokio::task::spawn_local(keeper.run());
+        (handle, published)
+    }
+
+    #[test]
+    fn an_unknown_kid_brings_new_keys_but_not_more_often_than_allowed() {
+        run(async || {
+            let mut server = serve().await;
+            let least = Duration::from_millis(300);
+            let (handle, mut published) =
+                start(&server, Timetable { refresh: LONG, at_most_every: least, retry: LONG });
+            let begun = Instant::now();
+            soon(published.changed()).await.unwrap();
+            assert_eq!(published.borrow_and_update().map[&server.source].len(), 1);
+            *server.body.borrow_mut() = r#"{"keys":[]}"#.to_owned();
+            for _ in 0..20 {
+                handle.unknown_kid(&server.source);
+            }
+            handle.unknown_kid(&KeySource::Uri("http://127.0.0.1:1/not-ours".to_owned()));
+            soon(published.changed()).await.unwrap();
+            assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
+            let sets = published.borrow_and_update().clone();
+            assert_eq!((sets.map[&server.source].len(), sets.generation), (0, 2));
+            assert_eq!(*server.asked.borrow_and_update(), 2, "twenty signals make one fetch");
+        });
+    }
+
+    #[test]
+    fn the_last_good_set_stays_and_an_equal_one_changes_nothing() {
+        run(async || {
+            let mut server = serve().await;
+            let often = Duration::from_millis(20);
+            let (_handle, mut published) =
+                start(&server, Timetable { refresh: often, at_most_every: often, retry: often });
+            soon(published.changed()).await.unwrap();
+            let good = published.borrow_and_update().clone();
+            soon(server.asked.wait_for(|n| *n >= 3)).await.unwrap();
+            assert!(!published.has_changed().unwrap(), "equal sets keep the generation");
+            *server.body.borrow_mut() = "<html>out of order</html>".to_owned();
+            let failing = *server.asked.borrow() + 3;
+            soon(server.asked.wait_for(|n| *n >= failing)).await.unwrap();
+            assert!(!published.has_changed().unwrap());
+            assert!(Arc::ptr_eq(&good, &published.borrow()));
+        });
+    }
+
+    #[test]
+    fn sources_come_and_go() {
+        run(async || {
+            let server = serve().await;
+            let (handle, mut published) = start(&server, Timetable::default());
+            soon(published.changed()).await.unwrap();
+            published.borrow_and_update();
+            let inline = KeySource::Inline(ED.to_owned());
+            handle.set_sources(Sources::from([(inline.clone(), 1000)]));
+            let wanted = |sets: &Arc<KeySets>| sets.map.keys().eq([&inline]);
+            soon(published.wait_for(wanted)).await.unwrap();
+            drop(handle);
+            soon(async { while published.changed().await.is_ok() {} }).await;
+        });
+    }
+}

@@ -206,7 +206,12 @@ impl Login {
                 tracing::warn!(provider, error = ?answer.error(), "token endpoint refuses a code");
                 match answer.error() {
                     CoreErrorResponseType::InvalidGrant => ExchangeError::Refused,
-                    _ => ExchangeError::Malformed,
+                    CoreErrorResponseType::InvalidClient
+                    | CoreErrorResponseType::InvalidRequest
+                    | CoreErrorResponseType::InvalidScope
+                    | CoreErrorResponseType::UnauthorizedClient
+                    | CoreErrorResponseType::UnsupportedGrantType
+                    | CoreErrorResponseType::Extension(_) => ExchangeError::Malformed,
                 }
             }
             RequestTokenError::Request(error) => {

@@ -1,5 +1,7 @@
 //! Request authentication: which tokens a request presents, and what they prove together.
 
+use std::sync::Arc;
+
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde_json::Value;
@@ -134,16 +136,15 @@ impl<'a> Judge<'a> {
     /// The first rule of this place that accepts the token, else the most telling refusal.
     fn one(&mut self, token: &str, location: &Location) -> Result<(&'a Rule, Verified), Refusal> {
         let rules = self.rules;
-        let unverified = Unverified::parse(token)?;
-        let unproven = unverified.claims()?;
+        let mut look = Look::new(self, token)?;
         let mut refusal = Refusal::from(TokenError::Issuer);
         for rule in location.rules.iter().filter_map(|index| rules.rules.get(*index)) {
-            if !rule.concerns(&unproven) {
+            if !rule.concerns(&look.claims) {
                 continue;
             }
-            let attempt = self.verified(token, &unverified, &unproven, rule);
-            match attempt.and_then(|verified| rule.check(&verified, self.now_unix_s).map(|()| verified)) {
-                Ok(verified) => return Ok((rule, verified)),
+            let attempt = look.verify(self, rule).and_then(|()| rule.check(&look.claims, self.now_unix_s));
+            match attempt {
+                Ok(()) => return Ok((rule, look.claims)),
                 Err(error) => {
                     let unknown_kid = (error == TokenError::NoKey).then(|| rule.source.as_ref().clone());
                     let telling = refusal.error == TokenError::Issuer || error == TokenError::Audience;
@@ -156,27 +157,48 @@ impl<'a> Judge<'a> {
         }
         Err(refusal)
     }
+}
 
-    /// Signature under the rule's keys, from the cache where it is known.
-    fn verified(
-        &mut self,
-        token: &str,
-        unverified: &Unverified<'_>,
-        unproven: &Verified,
-        rule: &Rule,
-    ) -> Result<Verified, TokenError> {
-        let generation = self.keys.generation();
-        let keys = rule.keys(self.keys)?;
-        if let Some(cache) = self.cache.as_deref_mut()
-            && let Some(known) = cache.find(token, &rule.source, generation, self.now_unix_s)
+/// A token that is being looked at. A known one is not parsed again.
+struct Look<'t> {
+    token: &'t str,
+    parsed: Option<Unverified<'t>>,
+    /// Unproven until `verify` says so.
+    claims: Verified,
+    /// The source under whose keys it verified before.
+    known: Option<Arc<KeySource>>,
+}
+
+impl<'t> Look<'t> {
+    fn new(judge: &mut Judge<'_>, token: &'t str) -> Result<Self, TokenError> {
+        let generation = judge.keys.generation();
+        let hit = judge.cache.as_deref_mut().and_then(|cache| cache.find(token, generation, judge.now_unix_s));
+        if let Some((source, claims)) = hit {
+            return Ok(Self { token, parsed: None, claims, known: Some(source) });
+        }
+        let parsed = Unverified::parse(token)?;
+        let claims = parsed.claims()?;
+        Ok(Self { token, parsed: Some(parsed), claims, known: None })
+    }
+
+    /// Signature under the rule's keys, unless it is known to be good under them.
+    fn verify(&mut self, judge: &mut Judge<'_>, rule: &Rule) -> Result<(), TokenError> {
+        let keys = rule.keys(judge.keys)?;
+        if self.known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &rule.source) || *known == rule.source) {
+            return Ok(());
+        }
+        let parsed = match self.parsed.take() {
+            Some(parsed) => parsed,
+            None => Unverified::parse(self.token)?,
+        };
+        let outcome = parsed.verify(keys);
+        self.parsed = Some(parsed);
+        if outcome.is_ok()
+            && let Some(cache) = judge.cache.as_deref_mut()
         {
-            return Ok(known);
+            cache.insert(self.token, &rule.source, judge.keys.generation(), self.claims.clone());
         }
-        unverified.verify(keys)?;
-        if let Some(cache) = self.cache.as_deref_mut() {
-            cache.insert(token, &rule.source, generation, unproven.clone());
-        }
-        Ok(unproven.clone())
+        outcome
     }
 }
 

@@ -51,22 +51,15 @@ impl TokenCache {
         self.entries.is_empty()
     }
 
-    /// The token if it verified under the same source and key-set generation and has not expired since.
-    pub(crate) fn find(
-        &mut self,
-        token: &str,
-        source: &Arc<KeySource>,
-        generation: u64,
-        now_unix_s: i64,
-    ) -> Option<Verified> {
+    /// The token, and the source under whose keys it verified, if the key sets have not changed and it has not expired since.
+    pub(crate) fn find(&mut self, token: &str, generation: u64, now_unix_s: i64) -> Option<(Arc<KeySource>, Verified)> {
         let entry = self.entries.get_mut(token)?;
-        let same = Arc::ptr_eq(&entry.source, source) || entry.source == *source;
         let alive = entry.verified.expires_unix_s().is_none_or(|exp| now_unix_s <= exp.saturating_add(LEEWAY_S));
-        if !same || entry.generation != generation || !alive {
+        if entry.generation != generation || !alive {
             return None;
         }
         entry.used = true;
-        Some(entry.verified.clone())
+        Some((Arc::clone(&entry.source), entry.verified.clone()))
     }
 
     /// Remembers a token whose signature verified just now.

@@ -113,14 +113,10 @@ impl CookieKeys {
         }
         let expires_unix_s = i64::from_be_bytes(*expiry);
         let mut text = ciphertext.to_vec();
-        let mut outcome = Err(SealError::Key);
-        for key in self.keys.iter().filter(|key| key.id == *id) {
-            let aad = Aad::from(binding.associated(expires_unix_s));
-            let opened = key.key.open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut text);
-            outcome = opened.map(|text| text.to_vec()).map_err(|_e| SealError::Tag);
-            break;
-        }
-        let text = outcome?;
+        let key = self.keys.iter().find(|key| key.id == *id).ok_or(SealError::Key)?;
+        let aad = Aad::from(binding.associated(expires_unix_s));
+        let opened = key.key.open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut text);
+        let text = opened.map(|text| text.to_vec()).map_err(|_e| SealError::Tag)?;
         if expires_unix_s <= now_unix_s {
             return Err(SealError::Expired);
         }
