@@ -396,6 +396,12 @@ fn wanted(config: &Config) -> Vec<WantedSvid> {
             mesh.services.iter().filter(|s| s.workloads.contains(&at)).for_each(|s| names.extend(hosts(s)));
         }
     }
+    // The authority may write files for workloads that no node of this process serves.
+    for files in &config.process.identity_files {
+        for workload in mesh.workloads.iter().filter(|w| w.name == files.workload) {
+            by_id.entry(workload.id.clone()).or_default();
+        }
+    }
     let waypoints = config.process.waypoints.iter().map(|w| &w.gateway);
     let ingresses = config.process.ingresses.iter().map(|i| &i.gateway);
     let egresses = config.process.egresses.iter().map(|e| &e.gateway);

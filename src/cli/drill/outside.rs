@@ -27,7 +27,9 @@ pub(super) fn egress(target: &Target, step: &mut Step) -> anyhow::Result<()> {
         ("through the forward proxy", proxy(target, &target.frontend_host, FRONTEND)),
     ] {
         let (answer, hits, mark) = attempt(target, &caller, &partner(RATES))?;
-        let found = await_audit(target, &mark, FRONTEND, is_allowance);
+        let found = target.records.await_some(&mark, 1, |record| {
+            is_allowance(record) && field(record, "/role") == "egress" && is_from(record, FRONTEND)
+        });
         step.check(
             format!("GET {RATES} as frontend-service {name}"),
             "200 from the partner, which speaks TLS only; the call in the audit log",
@@ -37,7 +39,10 @@ pub(super) fn egress(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     }
     for call in forbidden(target) {
         let (answer, hits, mark) = attempt(target, &call.caller, &call.url)?;
-        let found = await_audit(target, &mark, call.account, is_denial);
+        let found = target.records.await_some(&mark, 1, |record| {
+            let outward = field(record, "/role") == "egress" || field(record, "/kind") == "outbound";
+            outward && is_denial(record) && is_from(record, call.account)
+        });
         step.check(
             call.name,
             "denied, the partner not reached, the denial in the audit log with its reason",
@@ -101,13 +106,6 @@ fn attempt(target: &Target, caller: &Caller, url: &str) -> anyhow::Result<(Answe
     let answer = caller.call(url)?;
     let hits = target.partner_hits.read()?.saturating_sub(before);
     Ok((answer, hits, mark))
-}
-
-fn await_audit(target: &Target, mark: &Mark, account: &str, verdict: impl Fn(&Value) -> bool) -> Vec<Value> {
-    target.records.await_some(mark, 1, |record| {
-        let outward = field(record, "/role") == "egress" || field(record, "/kind") == "outbound";
-        outward && verdict(record) && is_from(record, account)
-    })
 }
 
 fn told(records: &[Value]) -> String {

@@ -17,7 +17,7 @@ const GRANTS: [(&str, &[&str], &[&str]); 6] = [
     ("reviews", &["default/sa/reviews-service"], &["reviews-service"]),
     ("customer-api", &["default/sa/customer-api", "default/sa/reviews-service"], &["customer-api", "reviews-service"]),
     ("waypoint", &["default/sa/customer-api-waypoint"], &["customer-api"]),
-    ("ingress", &["edge/sa/ingress"], &[]),
+    ("ingress", &["edge/sa/ingress"], &["public"]),
     ("egress", &["egress/sa/egress"], &["egress"]),
 ];
 
@@ -220,4 +220,29 @@ fn replace(text: &str, from: &str, to: &str, count: usize) -> anyhow::Result<Str
     let found = text.matches(from).count();
     anyhow::ensure!(found == count, "the demo has `{from}` {found} times, expected {count}");
     Ok(text.replace(from, to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::drill::Scratch;
+    use crate::cli::material;
+
+    /// Every configuration that the laboratory and the demo write is one that `check` accepts.
+    #[test]
+    fn configurations_are_accepted() {
+        let dir = Scratch::new(false).unwrap();
+        let demo = Layout::new(&dir.path, "127.7.9").unwrap();
+        material::write(&demo, "epoll").unwrap();
+        let mut files = vec![demo.config()];
+        let layout = Layout::new(&dir.path, SUBNET).unwrap();
+        write_processes(&layout, Io::Epoll, None).unwrap();
+        write_processes(&layout, Io::Epoll, Some("{\"keys\": []}")).unwrap();
+        files.extend(VMS.iter().filter(|vm| vm.mesh).map(|vm| layout.dir.join(vm.name).join("ringgate.toml")));
+        for file in files {
+            if let Err(errors) = crate::config::load(&file) {
+                panic!("{}:\n{errors}", file.display());
+            }
+        }
+    }
 }

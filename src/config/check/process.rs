@@ -47,7 +47,7 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
     let ingresses = file.ingress.iter().flatten().filter_map(|i| ingress(i, mesh, &mut seen, cx)).collect();
     let egresses = file.egress.iter().flatten().filter_map(|e| egress(e, mesh, &mut seen, cx)).collect();
     let files = file.identity_files.iter().flatten();
-    let identity_files = files.filter_map(|f| identity_file(f, &mut seen, cx)).collect();
+    let identity_files = files.filter_map(|f| identity_file(f, file.authority.is_some(), &mut seen, cx)).collect();
     let roles = file.node.is_some() || file.waypoint.is_some() || file.ingress.is_some() || file.egress.is_some();
     if !roles && file.authority.is_none() && file.whole() {
         let place = Place::top(0);
@@ -208,10 +208,16 @@ fn egress(raw: &raw::Egress, mesh: &Mesh, seen: &mut Seen, cx: &mut Context<'_>)
     Some(Egress { gateway, hbone, proxy })
 }
 
-/// Files hold the identity of a workload that this process serves: it has no other.
-fn identity_file(raw: &raw::IdentityFiles, seen: &mut Seen, cx: &mut Context<'_>) -> Option<IdentityFiles> {
+/// Files hold the identity of a workload that this process serves, or of any where it is the authority: it has no
+/// other.
+fn identity_file(
+    raw: &raw::IdentityFiles,
+    authority: bool,
+    seen: &mut Seen,
+    cx: &mut Context<'_>,
+) -> Option<IdentityFiles> {
     let workload = cx.reference("workloadEntry", &raw.workload)?;
-    if !seen.served.contains(&("workloadEntry", workload.clone())) {
+    if !authority && !seen.served.contains(&("workloadEntry", workload.clone())) {
         cx.out.error(&raw.workload.place, format!("no node of this process serves workload `{workload}`"));
     }
     Some(IdentityFiles { workload, dir: cx.path(&raw.dir), audience: raw.audience.clone() })
