@@ -85,7 +85,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
 pub(crate) fn run_mesh(config: &Path) -> anyhow::Result<ExitCode> {
     crate::telemetry::diagnostics::start();
     let stop = stop::Stop::on_signals()?;
-    crate::worker::run(config, stop.watch(), |_process| ())?;
+    crate::worker::run(config, &stop.watch(), |_process| ())?;
     Ok(ExitCode::SUCCESS)
 }
 

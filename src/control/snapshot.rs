@@ -1,7 +1,7 @@
 //! The snapshot: everything a data core needs to judge and forward, immutable, swapped whole.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::{ClientConfig, ServerConfig};
@@ -100,7 +100,7 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    fn file(path: &std::path::Path, what: impl ToString) -> Self {
+    fn file(path: &Path, what: impl std::fmt::Display) -> Self {
         Self::File { path: path.to_owned(), what: what.to_string() }
     }
 }

@@ -47,13 +47,12 @@ impl Source<'_> {
                 }
             },
             Self::H2(stream) => {
-                if !stream.is_end_stream() {
-                    if let Some(data) = ready!(stream.poll_data(cx)) {
+                if !stream.is_end_stream()
+                    && let Some(data) = ready!(stream.poll_data(cx)) {
                         let data = data.map_err(io::Error::other)?;
                         stream.flow_control().release_capacity(data.len()).map_err(io::Error::other)?;
                         return Poll::Ready(Ok(Some(Chunk::Data(data))));
                     }
-                }
                 let trailers = ready!(stream.poll_trailers(cx)).map_err(io::Error::other)?;
                 Poll::Ready(Ok(trailers.map(Chunk::Trailers)))
             }
@@ -220,7 +219,7 @@ pub async fn pump(source: &mut Source<'_>, sink: &mut Sink<'_>, mut seen: impl F
     let mut turns = 0_u32;
     loop {
         turns = turns.wrapping_add(1);
-        if turns % TURNS == 0 {
+        if turns.is_multiple_of(TURNS) {
             rt::yield_turn().await;
         }
         // A head that waits for its first piece of body goes out with it; but it does not wait for a slow one.
@@ -230,7 +229,7 @@ pub async fn pump(source: &mut Source<'_>, sink: &mut Sink<'_>, mut seen: impl F
                 first = false;
                 Poll::Ready(None)
             }
-            other => other.map(Some),
+            other @ (Poll::Pending | Poll::Ready(_)) => other.map(Some),
         })
         .await;
         let next = match next {

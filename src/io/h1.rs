@@ -84,12 +84,11 @@ impl Reader {
         parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, H1Error>,
     ) -> Result<Option<T>, HeadError> {
         loop {
-            if !self.buf.is_empty() {
-                if let Some((head, len)) = parse(&self.buf)? {
+            if !self.buf.is_empty()
+                && let Some((head, len)) = parse(&self.buf)? {
                     drop(self.buf.split_to(len));
                     return Ok(Some(head));
                 }
-            }
             let n = std::future::poll_fn(|cx| self.poll_fill(cx)).await.map_err(HeadError::Io)?;
             if n == 0 {
                 return if self.buf.is_empty() { Ok(None) } else { Err(HeadError::Cut) };

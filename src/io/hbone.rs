@@ -187,11 +187,10 @@ fn connect_head(far: &Far) -> Request<()> {
         parts.authority = Some(authority);
         *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
     }
-    if let Some(client) = far.client {
-        if let Ok(value) = http::HeaderValue::try_from(format!("for=\"{client}\"")) {
+    if let Some(client) = far.client
+        && let Ok(value) = http::HeaderValue::try_from(format!("for=\"{client}\"")) {
             request.headers_mut().insert(http::header::FORWARDED, value);
         }
-    }
     request
 }
 

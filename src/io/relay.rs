@@ -63,7 +63,7 @@ where
             buffer.resize(LARGE, 0);
         }
         turns = turns.wrapping_add(1);
-        if turns % TURNS == 0 {
+        if turns.is_multiple_of(TURNS) {
             rt::yield_turn().await;
         }
     }

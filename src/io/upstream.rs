@@ -120,7 +120,6 @@ impl Upstreams {
     ///
     /// # Errors
     /// `DialError`.
-    #[expect(clippy::needless_pass_by_value, reason = "a permit is used up by what it permits")]
     pub async fn dial(&self, permit: Permit, target: &Target) -> Result<Stream, DialError> {
         self.open(&permit, target).await
     }

@@ -56,7 +56,6 @@ impl Writer {
     ///
     /// # Errors
     /// The file cannot be opened.
-    #[expect(clippy::disallowed_methods, reason = "the writer is one of the process's few threads")]
     pub fn start(sink: &RecordSink, cores: usize) -> io::Result<(Self, Vec<Sender>)> {
         let out: Box<dyn Write + Send> = match sink {
             RecordSink::Stdout => Box::new(io::stdout()),

@@ -54,7 +54,7 @@ const SWEEP_MS: u64 = 10_000;
 ///
 /// # Errors
 /// `BootError`; nothing serves then.
-pub fn run(main: &Path, stop: watch::Receiver<bool>, ready: impl FnOnce(&Process)) -> Result<(), BootError> {
+pub fn run(main: &Path, stop: &watch::Receiver<bool>, ready: impl FnOnce(&Process)) -> Result<(), BootError> {
     let config = config::load(main).map_err(BootError::Config)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");

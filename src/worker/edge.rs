@@ -161,5 +161,5 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
         peer,
         scheme: "https",
     };
-    serve::http(core, site, stream, proof.h2).await;
+    Box::pin(serve::http(core, site, stream, proof.h2)).await;
 }

@@ -72,11 +72,10 @@ impl<'a> Responder<'a> {
                 finish_fields(response.headers_mut());
                 response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(content.len()));
                 let empty = content.is_empty();
-                if let Ok(mut stream) = respond.send_response(response, empty) {
-                    if !empty && stream.send_data(content, true).is_err() {
+                if let Ok(mut stream) = respond.send_response(response, empty)
+                    && !empty && stream.send_data(content, true).is_err() {
                         tracing::trace!("stream ended before the answer");
                     }
-                }
                 true
             }
         }
@@ -126,12 +125,11 @@ impl<'a> Responder<'a> {
     }
 
     async fn invite_body(&mut self) -> io::Result<()> {
-        if let Self::H1 { writer, expects_continue, .. } = self {
-            if std::mem::take(expects_continue) {
+        if let Self::H1 { writer, expects_continue, .. } = self
+            && std::mem::take(expects_continue) {
                 writer.out().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
                 return writer.flush().await;
             }
-        }
         Ok(())
     }
 }

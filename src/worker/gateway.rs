@@ -211,10 +211,10 @@ async fn http(core: Rc<Core>, site: Site, mut stream: Stream, tls: Option<MeshTl
     if tls.is_some() {
         let first = rt::timeout(limits::HEAD_MS, stream.peek(1)).await;
         if matches!(first, Ok(Ok([TLS_HANDSHAKE]))) {
-            return node::direct(core, site, stream, tls, outer).await;
+            return Box::pin(node::direct(core, site, stream, tls, outer)).await;
         }
     }
-    serve::http(core, site, stream, false).await;
+    Box::pin(serve::http(core, site, stream, false)).await;
 }
 
 fn refuse(respond: &mut SendResponse<Bytes>, status: StatusCode) {
@@ -259,7 +259,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
     };
     if is_proxy && !matches!(rt::timeout(limits::HEAD_MS, tcp.peek_first()).await, Ok(Ok(Some(TLS_HANDSHAKE)))) {
         story.forget();
-        return serve::http(core, site, tcp.into(), false).await;
+        return Box::pin(serve::http(core, site, tcp.into(), false)).await;
     }
     let Some(tls) = at.tls(&snapshot, local) else {
         return story.fail(CloseReason::Handshake, "no identity for this gateway yet");
@@ -274,5 +274,5 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
     site.connection.principal = proof.peer;
     site.connection.sni = proof.sni;
     site.scheme = "https";
-    serve::http(core, site, stream, proof.h2).await;
+    Box::pin(serve::http(core, site, stream, proof.h2)).await;
 }

@@ -94,13 +94,12 @@ pub fn plan<'s>(
                 (None, Some(request)) => waypoint::by_host(mesh, directory, at, &request.host, HTTP_PORT),
                 (None, None) => None,
             };
-            let Some(found) = found else { return Err(unknown(authority.as_ref().or(request.map(|r| &r.host)))) };
+            let Some(found) = found else { return Err(unknown(authority.as_ref().or_else(|| request.map(|r| &r.host)))) };
             // A tunnel to one host that carries a request for another would be judged as the one and sent as the other.
-            if let Some(request) = request {
-                if directory.service_by_host(request.host.name()) != Some(found.service) {
+            if let Some(request) = request
+                && directory.service_by_host(request.host.name()) != Some(found.service) {
                     return Err(unknown(Some(&request.host)));
                 }
-            }
             through_egress(snapshot, at, found).ok_or_else(none)
         }
         SitePoint::Ingress { gateway } => {

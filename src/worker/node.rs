@@ -90,7 +90,7 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         story.forget();
         let tls = snapshot.identities.get(&workload.id).cloned();
         let site = site_of(&node, hosted, plain, peer, app);
-        return direct(core, site, tcp.into(), tls, None).await;
+        return Box::pin(direct(core, site, tcp.into(), tls, None)).await;
     }
     let mesh = &snapshot.mesh;
     let mode = mtls_mode(
@@ -140,7 +140,7 @@ async fn admit(core: Rc<Core>, site: Site, stream: Stream, h2: bool) {
         Err(_none) => false,
     };
     if needs_http {
-        return serve::http(core, site, stream, h2).await;
+        return Box::pin(serve::http(core, site, stream, h2)).await;
     }
     match permitted(&core, &site, &snapshot) {
         Ok((permit, target, story)) => match core.upstreams.dial(permit, &target).await {
@@ -251,14 +251,13 @@ pub async fn tunnelled(
     };
     story.forget();
     let site = site_of(node, hosted, connection, peer, app);
-    if let Ok(plan) = judge::plan(&snapshot, &site, None, 0) {
-        if plan.needs_http(false) || plan.protocol == Protocol::Https {
+    if let Ok(plan) = judge::plan(&snapshot, &site, None, 0)
+        && (plan.needs_http(false) || plan.protocol == Protocol::Https) {
             let id = snapshot.mesh.workloads.get(at).map(|w| &w.id);
             // Only a direct caller brings TLS of its own; the waypoint has ended it.
             let tls = id.filter(|_| plan.via.is_none() && plan.protocol == Protocol::Https);
             return Tunnelled::Http(Box::new(site), tls.and_then(|id| snapshot.identities.get(id)).cloned());
         }
-    }
     match permitted(core, &site, &snapshot) {
         Ok((permit, target, story)) => match core.upstreams.dial(permit, &target).await {
             Ok(up) => Tunnelled::Bytes(Box::new(site), up, story),
@@ -333,10 +332,12 @@ pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
             Err(error) => story.fail(CloseReason::DownstreamReset, error),
         },
         Err(close) => {
-            let answer = match close {
-                CloseReason::Denied => Answer::NotAllowed,
-                CloseReason::NoRoute | CloseReason::UpstreamConnect => Answer::Unreachable,
-                _ => Answer::Failed,
+            let answer = if close == CloseReason::Denied {
+                Answer::NotAllowed
+            } else if matches!(close, CloseReason::NoRoute | CloseReason::UpstreamConnect) {
+                Answer::Unreachable
+            } else {
+                Answer::Failed
             };
             if let Err(error) = socks::answer(&mut stream, answer).await {
                 tracing::trace!(%error, "SOCKS client is gone");
@@ -413,7 +414,7 @@ async fn leave(
         }
     };
     let options = rt::ConnectOptions { mark: node.mark };
-    let target = outbound_target(&snapshot, own.id.clone(), peer, route, options);
+    let target = outbound_target(&snapshot, &own.id, peer, route, options);
     let Some(target) = target else {
         return end(story, CloseReason::NoRoute, format!("`{asked}` has no endpoint or no such port"));
     };
@@ -428,7 +429,7 @@ async fn leave(
 
 fn outbound_target(
     snapshot: &Snapshot,
-    own: SpiffeId,
+    own: &SpiffeId,
     client: SocketAddr,
     route: Route,
     options: rt::ConnectOptions,
@@ -438,7 +439,7 @@ fn outbound_target(
         Route::Gateway { gateway, authority, .. } => {
             let gateway = mesh.gateways.get(gateway)?;
             let beyond = Beyond { address: gateway.hbone, expected: gateway.id.clone(), authority };
-            hbone(snapshot, &own, client, beyond)
+            hbone(snapshot, own, client, beyond)
         }
         Route::Workload { workload, port, .. } => {
             let workload = mesh.workloads.get(workload)?;
@@ -447,7 +448,7 @@ fn outbound_target(
                 expected: workload.id.clone(),
                 authority: SocketAddr::new(workload.address, port).to_string(),
             };
-            hbone(snapshot, &own, client, beyond)
+            hbone(snapshot, own, client, beyond)
         }
         Route::Outside { address, .. } => Some(Target::Plain { address, options }),
         Route::Unknown(address) => Some(Target::Plain { address: address?, options }),

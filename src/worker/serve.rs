@@ -99,7 +99,8 @@ async fn one_h1(core: &Rc<Core>, site: &Site, head: RawRequest, reader: &mut Rea
     };
     let body = Source::H1(reader, BodyDecoder::new(framing));
     let responder = Responder::H1 { writer, method, is_11, keep, expects_continue };
-    exchange::serve(core, site, Arrived { request, form, body, length }, responder).await
+    // Boxed, so that an idle connection does not hold room for an exchange.
+    Box::pin(exchange::serve(core, site, Arrived { request, form, body, length }, responder)).await
 }
 
 async fn bad_head(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: &HeadError) {
@@ -171,7 +172,7 @@ async fn one_h2(
     match canonical::from_h2(parts, mode) {
         Ok((request, form)) => {
             let body = Source::H2(body);
-            exchange::serve(&core, &site, Arrived { request, form, body, length }, responder).await;
+            Box::pin(exchange::serve(&core, &site, Arrived { request, form, body, length }, responder)).await;
         }
         Err(error) => unread_h2(&core, &site, responder, StatusCode::BAD_REQUEST, &error.to_string()).await,
     }

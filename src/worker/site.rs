@@ -1,6 +1,7 @@
 //! Where a connection is served: the enforcement point, by name, so that it is looked up anew after a reload.
 
 use std::cell::Cell;
+use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -158,7 +159,7 @@ impl Story {
     }
 
     /// Ends it for a reason that needs words.
-    pub fn fail(mut self, close: CloseReason, detail: impl ToString) {
+    pub fn fail(mut self, close: CloseReason, detail: impl fmt::Display) {
         self.edit(|r| {
             r.close = Some(close);
             r.detail = Some(detail.to_string());
