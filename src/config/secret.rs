@@ -89,17 +89,17 @@ mod tests {
     fn reads_and_never_tells() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        std::fs::File::create(&path).and_then(|mut f| std::io::Write::write_all(&mut f, b"hunter2\n")).unwrap();
+        File::create(&path).and_then(|mut f| std::io::Write::write_all(&mut f, b"hunter2\n")).unwrap();
         let secret = Secret::File(path.clone());
         assert_eq!(secret.read().unwrap(), b"hunter2\n");
         assert_eq!(secret.read_text().unwrap(), "hunter2");
         assert_eq!(format!("{secret:?}"), format!("file:{}", path.display()));
 
-        std::fs::File::create(&path).and_then(|mut f| std::io::Write::write_all(&mut f, b"hunter2\xff")).unwrap();
+        File::create(&path).and_then(|mut f| std::io::Write::write_all(&mut f, b"hunter2\xff")).unwrap();
         let error = secret.read_text().unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"));
 
-        std::fs::File::create(&path).unwrap();
+        File::create(&path).unwrap();
         assert!(matches!(secret.read(), Err(SecretError::Empty(_))));
         assert!(matches!(Secret::File(dir.path().join("none")).read(), Err(SecretError::File { .. })));
         assert!(matches!(Secret::Env("RINGGATE_TEST_NOT_SET".into()).read(), Err(SecretError::Env(_))));

@@ -49,8 +49,14 @@ fn form(key: &str) -> Form {
     }
 }
 
+/// Keys that Istio had once; the policy engine says what to do instead.
+const RETIRED: [&str; 4] = ["destination.namespace", "destination.labels", "destination.name", "destination.user"];
+
 /// `, did you mean ..` for a key that does not exist.
 pub(crate) fn key_hint(key: &str) -> String {
+    if RETIRED.contains(&key) || PLAIN.contains(&key) {
+        return String::new();
+    }
     match key.split_once('[') {
         Some((map, _)) if MAPS.contains(&map) => String::new(),
         Some((map, _)) => hint(map, MAPS),
