@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, LOCATION, SET_COOKIE};
@@ -38,13 +39,20 @@ struct Idp {
     issuer: String,
 }
 
+/// Tests run side by side, `npm ci` must not.
+static INSTALL: Once = Once::new();
+
+fn install(directory: &Path) {
+    if !directory.join("node_modules/oidc-provider/package.json").exists() {
+        let installed = Command::new("npm").arg("ci").current_dir(directory).status().expect("npm is needed");
+        assert!(installed.success(), "npm ci failed");
+    }
+}
+
 impl Idp {
     fn start() -> Self {
         let directory = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("tests/oidc");
-        if !directory.join("node_modules/oidc-provider").exists() {
-            let installed = Command::new("npm").arg("ci").current_dir(&directory).status().expect("npm is needed");
-            assert!(installed.success(), "npm ci failed");
-        }
+        INSTALL.call_once(|| install(&directory));
         let mut child = Command::new("node")
             .arg("provider.mjs")
             .arg(format!("{ORIGIN}/oauth2/callback"))

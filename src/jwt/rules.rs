@@ -102,7 +102,8 @@ impl TokenRules {
         self.rules.is_empty()
     }
 
-    /// Headers that the rules may write; `authenticate` puts their removal into every outcome's edits.
+    /// Headers that the rules may write; `authenticate` puts their removal into every outcome's edits. A caller that does not
+    /// authenticate a request (a CORS preflight) must remove them itself.
     #[must_use]
     pub fn output_headers(&self) -> &[HeaderName] {
         &self.output_headers

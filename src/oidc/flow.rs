@@ -11,7 +11,7 @@ use url::form_urlencoded;
 use crate::oidc::cookie;
 use crate::oidc::provider::Provider;
 use crate::oidc::respond::Respond;
-use crate::oidc::seal::{Binding, SealError};
+use crate::oidc::seal::{self, Binding, SealError};
 use crate::oidc::step::{BrowserRequest, Step};
 use crate::vocab::limits;
 use crate::vocab::path::CanonicalPath;
@@ -53,11 +53,9 @@ struct Flow {
     return_to: String,
 }
 
-/// `n` random bytes in base64url.
-fn random<const N: usize>(rng: &mut dyn FnMut(&mut [u8])) -> String {
-    let mut bytes = [0_u8; N];
-    rng(&mut bytes);
-    URL_SAFE_NO_PAD.encode(bytes)
+/// `N` random bytes in base64url.
+fn random<const N: usize>(rng: &mut dyn FnMut(&mut [u8])) -> Result<String, SealError> {
+    Ok(URL_SAFE_NO_PAD.encode(seal::random::<N>(rng)?))
 }
 
 fn redirect_uri(provider: &Provider, request: &BrowserRequest<'_>) -> String {
@@ -71,11 +69,11 @@ pub(crate) fn begin(
     now_unix_s: i64,
     rng: &mut dyn FnMut(&mut [u8]),
 ) -> Result<Respond, SealError> {
-    let id = random::<8>(rng);
+    let id = random::<8>(rng)?;
     let flow = Flow {
-        state: format!("{id}.{}", random::<24>(rng)),
-        nonce: random::<24>(rng),
-        verifier: random::<32>(rng),
+        state: format!("{id}.{}", random::<24>(rng)?),
+        nonce: random::<24>(rng)?,
+        verifier: random::<32>(rng)?,
         return_to: return_to(provider, request.path),
     };
     let challenge = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, flow.verifier.as_bytes()));

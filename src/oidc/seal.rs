@@ -29,6 +29,9 @@ pub enum SealError {
     /// Its time is over.
     #[error("sealed text is expired")]
     Expired,
+    /// The source of randomness left a buffer as it was.
+    #[error("no randomness")]
+    Random,
     /// The key is not 32 bytes.
     #[error("cookie key is not 32 bytes")]
     KeyLength,
@@ -49,6 +52,14 @@ impl fmt::Debug for CookieKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CookieKeys").field("count", &self.keys.len()).finish()
     }
+}
+
+/// Random bytes. A source that failed leaves zeros, and a nonce or a state of zeros would be one that everybody knows: that
+/// is an error, at the price of one refusal in 2^64.
+pub(crate) fn random<const N: usize>(rng: &mut dyn FnMut(&mut [u8])) -> Result<[u8; N], SealError> {
+    let mut bytes = [0_u8; N];
+    rng(&mut bytes);
+    if bytes.iter().all(|b| *b == 0) { Err(SealError::Random) } else { Ok(bytes) }
 }
 
 /// What sealed text is bound to, apart from its expiry.
@@ -82,8 +93,7 @@ impl CookieKeys {
         rng: &mut dyn FnMut(&mut [u8]),
     ) -> Result<String, SealError> {
         let key = self.keys.first().ok_or(SealError::Key)?;
-        let mut nonce = [0_u8; NONCE_LEN];
-        rng(&mut nonce);
+        let nonce = random::<NONCE_LEN>(rng)?;
         let mut sealed = text.to_vec();
         key.key
             .seal_in_place_append_tag(

@@ -107,7 +107,7 @@ impl Browser {
             BrowserRequest { method, scheme: "https", host: &self.host, path: &path, headers: &headers };
         let random = &mut self.random;
         let step = step(provider, &request, now, &mut |bytes: &mut [u8]| {
-            *random = random.wrapping_add(1);
+            *random = random.checked_add(1).unwrap_or(1);
             bytes.fill(*random);
         });
         if let Step::Respond(respond) = &step {
@@ -558,4 +558,23 @@ fn logout() {
             }
         }
     }
+}
+
+#[test]
+fn without_randomness_nobody_logs_in() {
+    let idp = Idp::new();
+    let provider = provider(&idp);
+    let (host, path) = (Host::parse(HOST).unwrap(), CanonicalPath::parse(PathNormalization::Base, "/").unwrap());
+    let mut headers = HeaderMap::new();
+    headers.insert("accept", "text/html".parse().unwrap());
+    let request = BrowserRequest { method: &Method::GET, scheme: "https", host: &host, path: &path, headers: &headers };
+    let answer = respond(step(&provider, &request, NOW, &mut |_: &mut [u8]| {}));
+    assert_eq!((answer.status, answer.headers.contains_key(SET_COOKIE)), (500, false));
+    let mut browser = Browser::new();
+    let exchange = come_back(&mut browser, &provider, "/");
+    let tokens = TokenResponse { id_token: idp.token(&exchange, &json!({})), access_token: None };
+    let answer = complete(&provider, &exchange, Ok(tokens), NOW, &mut |_: &mut [u8]| {});
+    browser.keep(&answer);
+    assert_eq!(answer.status, 500);
+    assert!(browser.jar.is_empty());
 }
