@@ -13,14 +13,14 @@ pub const WAITING: usize = 256;
 pub enum Ask {
     /// A token names a key that the set of this source does not have.
     UnknownKey(KeySource),
-    /// Redeem an authorization code at the provider of this name.
+    /// End a login at the provider of this name: redeem the code, verify what comes back.
     Redeem {
         /// Provider.
         provider: String,
         /// What the login state machine needs redeemed.
         exchange: Box<oidc::Exchange>,
         /// Where the answer goes.
-        answer: oneshot::Sender<Result<oidc::TokenResponse, oidc::ExchangeError>>,
+        answer: oneshot::Sender<oidc::Respond>,
     },
 }
 

@@ -27,6 +27,7 @@ use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
 use crate::control::svid::{Source, SvidManager, SvidSet, system_clock};
 use crate::control::watch_files;
 use crate::identity::svid::WantedSvid;
+use crate::io::clock;
 use crate::jwt::KeySets;
 use crate::jwt::model::KeySource;
 use crate::oidc::{CookieKeys, Settings};
@@ -308,7 +309,8 @@ impl Plane {
                 let Some(login) = self.logins.borrow().get(&provider).cloned() else { return };
                 tokio::task::spawn_local(async move {
                     // The core may have given up waiting.
-                    drop(answer.send(login.redeem(&exchange).await));
+                    let respond = login.finish(&exchange, &clock::unix_s, &mut random).await;
+                    drop(answer.send(respond));
                 });
             }
         }
@@ -444,6 +446,13 @@ fn login_keeper(http: &HttpClient, mesh: &Mesh) -> Result<LoginParts, PlaneError
     let (logins, keeper) = LoginKeeper::new(http.clone(), registrations);
     let task = (!idle).then(|| tokio::spawn(keeper.run()));
     Ok((logins, task))
+}
+
+/// Leaves `into` as it is where there is no randomness; sealing refuses zeros.
+fn random(into: &mut [u8]) {
+    if aws_lc_rs::rand::fill(into).is_err() {
+        tracing::error!("no randomness");
+    }
 }
 
 /// Longest session of a login, in seconds.

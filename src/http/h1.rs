@@ -383,14 +383,11 @@ pub fn write_chunk(out: &mut BytesMut, data: &[u8]) {
 mod tests {
     use super::*;
 
-    fn request(text: &str) -> Result<Framing, H1Error> {
-        let (head, len) = parse_request(text.as_bytes())?.expect("complete");
-        assert!(len <= text.len());
-        request_framing(&head)
-    }
-
     fn check(head: &str, want: Result<Framing, H1Error>) {
-        assert_eq!(request(&format!("{head}\r\n\r\n")), want, "{head:?}");
+        let text = format!("{head}\r\n\r\n");
+        let parsed = parse_request(text.as_bytes());
+        let got = parsed.and_then(|parsed| request_framing(&parsed.expect("complete").0));
+        assert_eq!(got, want, "{head:?}");
     }
 
     #[test]
@@ -428,8 +425,8 @@ mod tests {
                 Decoded::Chunk(Chunk::Data(data)) => out.extend_from_slice(&data),
                 Decoded::Chunk(Chunk::Trailers(t)) => out.extend_from_slice(format!("|{}", t.len()).as_bytes()),
                 Decoded::End => return Ok(out),
+                Decoded::More if text.is_empty() => return Ok(b"wants more than there is".to_vec()),
                 Decoded::More => {
-                    assert!(!text.is_empty(), "wants more than there is");
                     let (a, b) = text.split_at(step.min(text.len()));
                     buf.extend_from_slice(a);
                     text = b;

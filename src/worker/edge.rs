@@ -104,17 +104,21 @@ async fn one(
                 exchange: exchange.clone(),
                 answer,
             };
-            let redeemed = match core.asks.try_send(ask) {
+            let respond = match core.asks.try_send(ask) {
                 Ok(()) => match rt::timeout(REDEEM_MS, answered).await {
-                    Ok(Ok(redeemed)) => redeemed,
-                    Ok(Err(_)) | Err(rt::Elapsed) => Err(ExchangeError::Unreachable),
+                    Ok(Ok(respond)) => respond,
+                    Ok(Err(_)) | Err(rt::Elapsed) => unreachable(provider, &exchange),
                 },
-                Err(_full) => Err(ExchangeError::Unreachable),
+                Err(_full) => unreachable(provider, &exchange),
             };
-            let respond = oidc::complete(provider, &exchange, redeemed, clock::unix_s(), &mut random);
             Err((reply(respond), CloseReason::Login))
         }
     }
+}
+
+/// The answer where the control thread gives none.
+fn unreachable(provider: &Provider, exchange: &oidc::Exchange) -> Respond {
+    oidc::complete(provider, exchange, Err(ExchangeError::Unreachable), clock::unix_s(), &mut random)
 }
 
 fn reply(respond: Respond) -> Reply {

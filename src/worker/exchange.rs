@@ -164,6 +164,10 @@ fn tokens(
     request: &mut Request,
 ) -> Result<(), Box<Refusal>> {
     if is_cors_preflight(&request.method, &request.headers) {
+        // Tokens are not looked at, but what only verified claims may set is not believed either.
+        for name in plan.enforcements.iter().flat_map(|e| e.tokens.output_headers()) {
+            request.headers.remove(name);
+        }
         return Ok(());
     }
     for enforcement in plan.enforcements.iter().filter(|e| !e.tokens.is_empty()) {
