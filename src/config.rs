@@ -31,9 +31,15 @@ use crate::config::place::Problems;
 /// Every problem of every file, in the order of the files and lines.
 pub fn parse(files: &[(PathBuf, String)], base: &Path) -> Result<Config, ConfigErrors> {
     let mut out = Problems::default();
-    let documents: Vec<Document> =
-        files.iter().enumerate().map(|(index, (_, text))| Document::parse(index, text, &mut out)).collect();
-    let dirs = files.iter().map(|(path, _)| base.join(path.parent().unwrap_or_else(|| Path::new("")))).collect();
+    let documents: Vec<Document> = files
+        .iter()
+        .enumerate()
+        .map(|(index, (_, text))| Document::parse(index, text, &mut out))
+        .collect();
+    let dirs = files
+        .iter()
+        .map(|(path, _)| base.join(path.parent().unwrap_or_else(|| Path::new(""))))
+        .collect();
     let config = check::check(&documents, dirs, &mut out);
     let (errors, warnings) = out.located(files);
     match config {

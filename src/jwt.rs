@@ -14,7 +14,9 @@ pub(crate) mod keys;
 mod rules;
 pub(crate) mod token;
 
-pub use authenticate::{TokenOutcome, authenticate, authenticate_cached, www_authenticate, www_authenticate_missing};
+pub use authenticate::{
+    TokenOutcome, authenticate, authenticate_cached, www_authenticate, www_authenticate_missing,
+};
 pub use cache::TokenCache;
 pub use edits::HeaderEdits;
 pub use keys::{KeyLookup, KeySet, KeySetError, KeySets};

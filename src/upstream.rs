@@ -12,7 +12,13 @@ mod tests {
 
     #[test]
     fn all_get_their_turn() {
-        assert_eq!((0..4).filter_map(|n| by_turns(&["a", "b"], n)).copied().collect::<String>(), "abab");
+        assert_eq!(
+            (0..4)
+                .filter_map(|n| by_turns(&["a", "b"], n))
+                .copied()
+                .collect::<String>(),
+            "abab"
+        );
         assert_eq!(by_turns::<u8>(&[], 3), None);
     }
 }

@@ -13,7 +13,8 @@
 use std::path::{Path, PathBuf};
 
 use ringgate::config::checked::{
-    GatewayClass, IdentitySource, IoDriver, Location, PathMatch, Protocol, RecordSink, Secret, UpstreamTls,
+    GatewayClass, IdentitySource, IoDriver, Location, PathMatch, Protocol, RecordSink, Secret,
+    UpstreamTls,
 };
 use ringgate::config::{self, Config, ConfigErrors};
 use ringgate::jwt::model::KeySource;
@@ -46,34 +47,78 @@ fn demo_process() {
     assert_eq!(config.warnings, []);
     assert_eq!(config.sources, [PathBuf::from("demo.toml")]);
     let p = config.process;
-    assert_eq!((p.name.as_str(), p.io, p.cores), ("demo", IoDriver::Auto, 1));
-    assert_eq!(p.records, RecordSink::File("/etc/ringgate/log/decisions.jsonl".into()));
+    assert_eq!(
+        (p.name.as_str(), p.io, p.cores),
+        ("demo", IoDriver::Auto, 1)
+    );
+    assert_eq!(
+        p.records,
+        RecordSink::File("/etc/ringgate/log/decisions.jsonl".into())
+    );
     assert_eq!(p.admin, Some("127.0.10.9:15000".parse().unwrap()));
-    let IdentitySource::Embedded(authority) = p.identity else { panic!("embedded") };
-    assert_eq!(authority.state_dir, Some("/etc/ringgate/state/authority".into()));
+    let IdentitySource::Embedded(authority) = p.identity else {
+        panic!("embedded")
+    };
+    assert_eq!(
+        authority.state_dir,
+        Some("/etc/ringgate/state/authority".into())
+    );
     assert_eq!(authority.svid_ttl_s, 86_400);
     assert_eq!(authority.listen, Some("127.0.10.9:15012".parse().unwrap()));
-    assert_eq!(authority.join_tokens, Some(Secret::File("/etc/ringgate/state/join-tokens".into())));
+    assert_eq!(
+        authority.join_tokens,
+        Some(Secret::File("/etc/ringgate/state/join-tokens".into()))
+    );
 
-    assert_eq!(p.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(), ["frontend", "reviews", "customer-api"]);
+    assert_eq!(
+        p.nodes.iter().map(|n| n.name.as_str()).collect::<Vec<_>>(),
+        ["frontend", "reviews", "customer-api"]
+    );
     let node = &p.nodes[2];
     assert_eq!(node.inbound.len(), 3);
     assert_eq!(node.mark, None);
     let workload = &node.workloads[0];
-    assert_eq!(workload.workload, ResourceName::new("default", "customer-api"));
+    assert_eq!(
+        workload.workload,
+        ResourceName::new("default", "customer-api")
+    );
     assert_eq!(workload.hbone, "127.0.10.3:15008".parse().unwrap());
     assert_eq!((workload.outbound, workload.socks), (None, None));
-    assert_eq!(workload.app.get(&8443), Some(&"127.0.10.3:18080".parse().unwrap()));
-    assert_eq!(node.workloads[1].socks, Some("127.0.10.4:15080".parse().unwrap()));
+    assert_eq!(
+        workload.app.get(&8443),
+        Some(&"127.0.10.3:18080".parse().unwrap())
+    );
+    assert_eq!(
+        node.workloads[1].socks,
+        Some("127.0.10.4:15080".parse().unwrap())
+    );
 
-    assert_eq!(p.waypoints[0].gateway, ResourceName::new("default", "customer-api"));
-    assert_eq!(p.waypoints[0].mtls, Some("127.0.10.13:8443".parse().unwrap()));
+    assert_eq!(
+        p.waypoints[0].gateway,
+        ResourceName::new("default", "customer-api")
+    );
+    assert_eq!(
+        p.waypoints[0].mtls,
+        Some("127.0.10.13:8443".parse().unwrap())
+    );
     let listener = &p.ingresses[0].listeners[0];
-    assert_eq!(listener.certificate, PathBuf::from("/etc/ringgate/state/ingress/cert.pem"));
-    assert_eq!(listener.key, Secret::File("/etc/ringgate/state/ingress/key.pem".into()));
-    assert_eq!(p.egresses[0].proxy, Some("127.0.10.30:15081".parse().unwrap()));
+    assert_eq!(
+        listener.certificate,
+        PathBuf::from("/etc/ringgate/state/ingress/cert.pem")
+    );
+    assert_eq!(
+        listener.key,
+        Secret::File("/etc/ringgate/state/ingress/key.pem".into())
+    );
+    assert_eq!(
+        p.egresses[0].proxy,
+        Some("127.0.10.30:15081".parse().unwrap())
+    );
     assert_eq!(p.identity_files.len(), 2);
-    assert_eq!(p.identity_files[0].dir, PathBuf::from("/etc/ringgate/stolen/reviews-service"));
+    assert_eq!(
+        p.identity_files[0].dir,
+        PathBuf::from("/etc/ringgate/stolen/reviews-service")
+    );
     assert_eq!(p.identity_files[0].audience, "customer-api");
 }
 
@@ -84,56 +129,148 @@ fn demo_mesh() {
     assert_eq!(m.root_namespace, "istio-system");
     assert_eq!(m.path_normalization, PathNormalization::MergeSlashes);
     assert!(!m.outbound_allow_any);
-    let gateways: Vec<_> = m.gateways.iter().map(|g| (g.class, g.id.as_str(), g.hbone.to_string())).collect();
+    let gateways: Vec<_> = m
+        .gateways
+        .iter()
+        .map(|g| (g.class, g.id.as_str(), g.hbone.to_string()))
+        .collect();
     assert_eq!(
         gateways,
         [
-            (GatewayClass::Waypoint, "spiffe://cluster.local/ns/default/sa/customer-api-waypoint", "127.0.10.13:15008".to_owned()),
-            (GatewayClass::Ingress, "spiffe://cluster.local/ns/edge/sa/ingress", "127.0.10.20:15008".to_owned()),
-            (GatewayClass::Egress, "spiffe://cluster.local/ns/egress/sa/egress", "127.0.10.30:15008".to_owned()),
+            (
+                GatewayClass::Waypoint,
+                "spiffe://cluster.local/ns/default/sa/customer-api-waypoint",
+                "127.0.10.13:15008".to_owned()
+            ),
+            (
+                GatewayClass::Ingress,
+                "spiffe://cluster.local/ns/edge/sa/ingress",
+                "127.0.10.20:15008".to_owned()
+            ),
+            (
+                GatewayClass::Egress,
+                "spiffe://cluster.local/ns/egress/sa/egress",
+                "127.0.10.30:15008".to_owned()
+            ),
         ]
     );
     assert_eq!(m.workloads.len(), 4);
-    assert_eq!(m.workloads[2].id.as_str(), "spiffe://cluster.local/ns/default/sa/reviews-service");
+    assert_eq!(
+        m.workloads[2].id.as_str(),
+        "spiffe://cluster.local/ns/default/sa/reviews-service"
+    );
     assert_eq!(m.workloads[2].hbone_port, 15008);
 
-    let [frontend, reviews, customer, partner] = m.services.as_slice() else { panic!("four services") };
-    assert_eq!((frontend.workloads.as_slice(), frontend.waypoint), ([0].as_slice(), None));
+    let [frontend, reviews, customer, partner] = m.services.as_slice() else {
+        panic!("four services")
+    };
+    assert_eq!(
+        (frontend.workloads.as_slice(), frontend.waypoint),
+        ([0].as_slice(), None)
+    );
     assert_eq!(reviews.workloads, [1, 2]);
-    assert_eq!((customer.workloads.as_slice(), customer.waypoint), ([3].as_slice(), Some(0)));
-    assert_eq!(customer.hosts, ["customer-api", "customer-api.default.svc.cluster.local"]);
-    assert_eq!((customer.ports[1].number, customer.ports[1].protocol, customer.ports[1].target_port), (443, Protocol::Https, 8443));
-    assert_eq!((partner.location, partner.waypoint), (Location::External, Some(2)));
+    assert_eq!(
+        (customer.workloads.as_slice(), customer.waypoint),
+        ([3].as_slice(), Some(0))
+    );
+    assert_eq!(
+        customer.hosts,
+        ["customer-api", "customer-api.default.svc.cluster.local"]
+    );
+    assert_eq!(
+        (
+            customer.ports[1].number,
+            customer.ports[1].protocol,
+            customer.ports[1].target_port
+        ),
+        (443, Protocol::Https, 8443)
+    );
+    assert_eq!(
+        (partner.location, partner.waypoint),
+        (Location::External, Some(2))
+    );
     assert_eq!(partner.endpoints, ["127.0.10.40"]);
-    let UpstreamTls::Simple { sni, subject_alt_names, ca_certificates } = &m.destination_rules[0].tls else { panic!("simple") };
+    let UpstreamTls::Simple {
+        sni,
+        subject_alt_names,
+        ca_certificates,
+    } = &m.destination_rules[0].tls
+    else {
+        panic!("simple")
+    };
     assert_eq!(sni.as_deref(), Some("partner.example.test"));
     assert_eq!(subject_alt_names, &["partner.example.test"]);
-    assert_eq!(ca_certificates.as_deref(), Some(Path::new("/etc/ringgate/state/partner/ca.pem")));
+    assert_eq!(
+        ca_certificates.as_deref(),
+        Some(Path::new("/etc/ringgate/state/partner/ca.pem"))
+    );
 
     let route = &m.routes[0];
-    assert_eq!((route.parents.as_slice(), route.hostnames.as_slice()), (["public".to_owned()].as_slice(), ["portal.example.test".to_owned()].as_slice()));
-    assert_eq!(route.rules[0].matches, [PathMatch::Prefix("/api/".to_owned())]);
+    assert_eq!(
+        (route.parents.as_slice(), route.hostnames.as_slice()),
+        (
+            ["public".to_owned()].as_slice(),
+            ["portal.example.test".to_owned()].as_slice()
+        )
+    );
+    assert_eq!(
+        route.rules[0].matches,
+        [PathMatch::Prefix("/api/".to_owned())]
+    );
     assert_eq!((route.rules[0].service, route.rules[0].port), (2, 80));
 }
 
 #[test]
 fn demo_policies() {
     let m = demo().mesh;
-    assert_eq!((m.peer_authentications[0].mode, &m.peer_authentications[0].selector), (MtlsMode::Strict, &None));
+    assert_eq!(
+        (
+            m.peer_authentications[0].mode,
+            &m.peer_authentications[0].selector
+        ),
+        (MtlsMode::Strict, &None)
+    );
     let tokens = &m.request_authentications[0];
-    let Target::Selector(labels) = &tokens.target else { panic!("selector") };
-    assert_eq!(labels.get("istio.io/gateway-name").map(String::as_str), Some("customer-api"));
-    assert_eq!(tokens.rules[1].keys, KeySource::Uri("http://127.0.10.9:15000/jwks.json".to_owned()));
+    let Target::Selector(labels) = &tokens.target else {
+        panic!("selector")
+    };
+    assert_eq!(
+        labels.get("istio.io/gateway-name").map(String::as_str),
+        Some("customer-api")
+    );
+    assert_eq!(
+        tokens.rules[1].keys,
+        KeySource::Uri("http://127.0.10.9:15000/jwks.json".to_owned())
+    );
     assert!(tokens.rules[1].forward_original_token);
     assert_eq!(tokens.rules[0].timeout_ms, 5000);
 
-    let [lockdown, edge, partner] = m.authorization_policies.as_slice() else { panic!("three policies") };
-    assert_eq!((lockdown.action, lockdown.rules.len(), lockdown.dry_run), (Action::Allow, 2, false));
-    assert_eq!(lockdown.rules[0].from[0].principals, ["cluster.local/ns/default/sa/frontend-service"]);
-    assert_eq!(lockdown.rules[1].from[0].request_principals, ["https://auth.example.test/*"]);
-    assert_eq!(edge.rules[0].to[0].hosts, ["portal.example.test", "portal.example.test:*"]);
-    let Target::Refs(refs) = &partner.target else { panic!("refs") };
-    assert_eq!((refs[0].kind, refs[0].name.as_str()), (TargetKind::ServiceEntry, "partner"));
+    let [lockdown, edge, partner] = m.authorization_policies.as_slice() else {
+        panic!("three policies")
+    };
+    assert_eq!(
+        (lockdown.action, lockdown.rules.len(), lockdown.dry_run),
+        (Action::Allow, 2, false)
+    );
+    assert_eq!(
+        lockdown.rules[0].from[0].principals,
+        ["cluster.local/ns/default/sa/frontend-service"]
+    );
+    assert_eq!(
+        lockdown.rules[1].from[0].request_principals,
+        ["https://auth.example.test/*"]
+    );
+    assert_eq!(
+        edge.rules[0].to[0].hosts,
+        ["portal.example.test", "portal.example.test:*"]
+    );
+    let Target::Refs(refs) = &partner.target else {
+        panic!("refs")
+    };
+    assert_eq!(
+        (refs[0].kind, refs[0].name.as_str()),
+        (TargetKind::ServiceEntry, "partner")
+    );
     assert_eq!(partner.rules[0].when[0].key, "request.query[currency]");
     assert_eq!(partner.rules[0].when[0].values, ["eur"]);
 }
@@ -141,14 +278,18 @@ fn demo_policies() {
 #[test]
 fn examples_load() {
     for name in ["egress", "ingress"] {
-        let config = parse(name, &read(&format!("config/{name}.toml"))).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let config = parse(name, &read(&format!("config/{name}.toml")))
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(!config.mesh.authorization_policies.is_empty(), "{name}");
         assert_eq!(config.warnings, [], "{name}");
     }
     let workload = "[[workloadEntry]]\nname = 'customer-api'\nserviceAccount = 'customer-api'\naddress = '10.1.0.3'\n";
     let files = [
         ("node.toml".into(), read("config/node.toml")),
-        ("mesh.d/customer-api.toml".into(), read("config/customer-api.toml")),
+        (
+            "mesh.d/customer-api.toml".into(),
+            read("config/customer-api.toml"),
+        ),
         ("mesh.d/workloads.toml".into(), workload.to_owned()),
     ];
     let config = config::parse(&files, Path::new(BASE)).unwrap_or_else(|e| panic!("{e}"));
@@ -161,11 +302,26 @@ fn examples_load() {
 fn defaults() {
     let config = parse("x", "[authority]\n").unwrap_or_else(|e| panic!("{e}"));
     let (p, m) = (config.process, config.mesh);
-    assert_eq!((p.name.as_str(), p.io, p.cores, p.records, p.admin), ("ringgate", IoDriver::Auto, 0, RecordSink::Stdout, None));
-    let IdentitySource::Embedded(authority) = p.identity else { panic!("embedded") };
+    assert_eq!(
+        (p.name.as_str(), p.io, p.cores, p.records, p.admin),
+        ("ringgate", IoDriver::Auto, 0, RecordSink::Stdout, None)
+    );
+    let IdentitySource::Embedded(authority) = p.identity else {
+        panic!("embedded")
+    };
     assert_eq!((authority.svid_ttl_s, authority.state_dir), (86_400, None));
-    assert_eq!((m.trust_domain.as_str(), m.root_namespace.as_str()), ("cluster.local", "istio-system"));
-    assert_eq!((m.path_normalization, m.outbound_allow_any, m.num_trusted_proxies), (PathNormalization::Base, false, 0));
+    assert_eq!(
+        (m.trust_domain.as_str(), m.root_namespace.as_str()),
+        ("cluster.local", "istio-system")
+    );
+    assert_eq!(
+        (
+            m.path_normalization,
+            m.outbound_allow_any,
+            m.num_trusted_proxies
+        ),
+        (PathNormalization::Base, false, 0)
+    );
     assert_eq!((m.gateway_name_selector, m.l4_deny), (true, L4Deny::Api));
 }
 
@@ -180,28 +336,44 @@ fn dry_run_by_either_name() {
     ] {
         let file = format!("[authority]\n[[authorizationPolicy]]\nname = 'a'\n{text}\n");
         let config = parse("x", &file).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(config.mesh.authorization_policies[0].dry_run, want, "{text}");
+        assert_eq!(
+            config.mesh.authorization_policies[0].dry_run, want,
+            "{text}"
+        );
     }
 }
 
 /// Reads a data file as the main file if its first line says so, or as a mesh file beside base.toml.
 fn parse_data(text: &str) -> Result<Config, ConfigErrors> {
     let file = (PathBuf::from("FILE"), text.to_owned());
-    let base = (PathBuf::from("base.toml"), read("tests/data/config/base.toml"));
-    let files = if text.starts_with("# main\n") { vec![file] } else { vec![base, file] };
+    let base = (
+        PathBuf::from("base.toml"),
+        read("tests/data/config/base.toml"),
+    );
+    let files = if text.starts_with("# main\n") {
+        vec![file]
+    } else {
+        vec![base, file]
+    };
     config::parse(&files, Path::new(BASE))
 }
 
 /// Every file of a directory with the `# error: ..` or `# warning: ..` lines at its end.
 fn data(dir: &str, mark: &str) -> Vec<(String, String, Vec<String>)> {
-    let mut paths: Vec<PathBuf> =
-        std::fs::read_dir(root().join(dir)).unwrap().map(|e| e.unwrap().path()).collect();
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(root().join(dir))
+        .unwrap()
+        .map(|e| e.unwrap().path())
+        .collect();
     paths.sort();
     assert!(!paths.is_empty(), "{dir} is empty");
     let mut files = Vec::new();
     for path in paths {
         let text = std::fs::read_to_string(&path).unwrap();
-        let wanted: Vec<String> = text.lines().filter_map(|l| l.strip_prefix(mark)).map(|l| format!("FILE:{l}")).collect();
+        let wanted: Vec<String> = text
+            .lines()
+            .filter_map(|l| l.strip_prefix(mark))
+            .map(|l| format!("FILE:{l}"))
+            .collect();
         assert!(!wanted.is_empty(), "{} expects nothing", path.display());
         files.push((path.display().to_string(), text, wanted));
     }
@@ -228,17 +400,37 @@ fn traps_are_warned_of() {
 #[test]
 fn problems_of_all_files_come_together() {
     let files = [
-        ("main.toml".into(), "[authority]\nsvidTTL = '1h'\n".to_owned()),
-        ("mesh.d/a.toml".into(), "[[gateway]]\nname = 'a'\n".to_owned()),
+        (
+            "main.toml".into(),
+            "[authority]\nsvidTTL = '1h'\n".to_owned(),
+        ),
+        (
+            "mesh.d/a.toml".into(),
+            "[[gateway]]\nname = 'a'\n".to_owned(),
+        ),
         ("mesh.d/b.toml".into(), "x = = 1\n".to_owned()),
     ];
-    let errors = config::parse(&files, Path::new(BASE)).unwrap_err().to_string();
+    let errors = config::parse(&files, Path::new(BASE))
+        .unwrap_err()
+        .to_string();
     let lines: Vec<&str> = errors.lines().collect();
     assert_eq!(lines.len(), 4, "{errors}");
-    assert_eq!(lines[0], "main.toml:2:1: authority.svidTTL: unknown key, did you mean `svidTtl`?");
-    assert!(lines[1].starts_with("mesh.d/a.toml:1:1: gateway[0].gatewayClassName: missing"), "{errors}");
-    assert!(lines[2].starts_with("mesh.d/a.toml:1:1: gateway[0].address: missing"), "{errors}");
-    assert!(lines[3].starts_with("mesh.d/b.toml:1:5: not valid TOML: "), "{errors}");
+    assert_eq!(
+        lines[0],
+        "main.toml:2:1: authority.svidTTL: unknown key, did you mean `svidTtl`?"
+    );
+    assert!(
+        lines[1].starts_with("mesh.d/a.toml:1:1: gateway[0].gatewayClassName: missing"),
+        "{errors}"
+    );
+    assert!(
+        lines[2].starts_with("mesh.d/a.toml:1:1: gateway[0].address: missing"),
+        "{errors}"
+    );
+    assert!(
+        lines[3].starts_with("mesh.d/b.toml:1:5: not valid TOML: "),
+        "{errors}"
+    );
 }
 
 #[test]
@@ -247,22 +439,42 @@ fn inline_secrets_are_refused_and_not_repeated() {
         [[extensionProvider]]\nname = 'a'\noidc = { issuer = 'https://a.example', clientId = 'a', cookieKey = 'file-hunter2', clientSecret = 'vault:hunter2' }\n";
     let errors = parse("x", text).unwrap_err();
     assert_eq!(errors.problems().len(), 3, "{errors}");
-    assert!(!format!("{errors} {errors:?}").contains("hunter2"), "{errors}");
-    let config = parse("x", &text.replace("'hunter2'", "'cred:t'").replace("'file-hunter2'", "'env:K'").replace("'vault:hunter2'", "'file:s'"));
+    assert!(
+        !format!("{errors} {errors:?}").contains("hunter2"),
+        "{errors}"
+    );
+    let config = parse(
+        "x",
+        &text
+            .replace("'hunter2'", "'cred:t'")
+            .replace("'file-hunter2'", "'env:K'")
+            .replace("'vault:hunter2'", "'file:s'"),
+    );
     let provider = &config.unwrap_or_else(|e| panic!("{e}")).mesh.oidc_providers[0];
     assert_eq!(provider.cookie_key, Some(Secret::Env("K".to_owned())));
-    assert_eq!(provider.client_secret, Some(Secret::File("/etc/ringgate/s".into())));
+    assert_eq!(
+        provider.client_secret,
+        Some(Secret::File("/etc/ringgate/s".into()))
+    );
 }
 
 /// Files that use every kind of table.
 fn whole_files() -> Vec<(&'static str, String)> {
-    ["config/demo.toml", "config/ingress.toml", "config/egress.toml"].map(|name| (name, read(name))).into()
+    [
+        "config/demo.toml",
+        "config/ingress.toml",
+        "config/egress.toml",
+    ]
+    .map(|name| (name, read(name)))
+    .into()
 }
 
 /// Whether the table opened at this line has keys of the operator's own choice.
 fn free(line: &str, at: usize) -> bool {
     let before = line[..at].trim_end();
-    ["labels =", "app =", "matchLabels =", "annotations ="].iter().any(|key| before.ends_with(key))
+    ["labels =", "app =", "matchLabels =", "annotations ="]
+        .iter()
+        .any(|key| before.ends_with(key))
 }
 
 #[test]
@@ -270,19 +482,37 @@ fn an_unknown_key_is_refused_in_every_table() {
     let mut tried = 0;
     for (name, text) in whole_files() {
         let lines: Vec<&str> = text.lines().collect();
-        for (i, line) in lines.iter().enumerate().filter(|(_, l)| !l.starts_with('#')) {
+        for (i, line) in lines
+            .iter()
+            .enumerate()
+            .filter(|(_, l)| !l.starts_with('#'))
+        {
             let inline = line.match_indices("{ ").filter(|(at, _)| !free(line, *at));
-            let mut variants: Vec<(usize, String)> =
-                inline.map(|(at, _)| (i + 1, format!("{}{{ bogusKey = 1, {}", &line[..at], &line[at + 2..]))).collect();
+            let mut variants: Vec<(usize, String)> = inline
+                .map(|(at, _)| {
+                    (
+                        i + 1,
+                        format!("{}{{ bogusKey = 1, {}", &line[..at], &line[at + 2..]),
+                    )
+                })
+                .collect();
             if line.starts_with('[') && !line.contains("{ ") {
                 variants.push((i + 2, format!("{line}\nbogusKey = 1")));
             }
             for (at, variant) in variants {
                 let mut changed = lines.clone();
                 changed[i] = &variant;
-                let errors = parse("x", &changed.join("\n")).expect_err(&variant).to_string();
-                let own = |l: &&str| l.starts_with(&format!("x:{at}:")) && l.contains("bogusKey: unknown key");
-                assert_eq!(errors.lines().filter(own).count(), 1, "{name}: {variant}\n{errors}");
+                let errors = parse("x", &changed.join("\n"))
+                    .expect_err(&variant)
+                    .to_string();
+                let own = |l: &&str| {
+                    l.starts_with(&format!("x:{at}:")) && l.contains("bogusKey: unknown key")
+                };
+                assert_eq!(
+                    errors.lines().filter(own).count(),
+                    1,
+                    "{name}: {variant}\n{errors}"
+                );
                 assert_eq!(errors.lines().count(), 1, "{name}: {variant}\n{errors}");
                 tried += 1;
             }
@@ -297,16 +527,25 @@ fn a_misspelt_key_is_named_with_the_right_one() {
     for (name, text) in whole_files() {
         let lines: Vec<&str> = text.lines().collect();
         for (i, line) in lines.iter().enumerate() {
-            let Some((key, rest)) = line.split_once(" =") else { continue };
+            let Some((key, rest)) = line.split_once(" =") else {
+                continue;
+            };
             if key.is_empty() || !key.bytes().all(|b| b.is_ascii_alphabetic()) {
                 continue;
             }
             let variant = format!("{key}x ={rest}");
             let mut changed = lines.clone();
             changed[i] = &variant;
-            let errors = parse("x", &changed.join("\n")).expect_err(&variant).to_string();
+            let errors = parse("x", &changed.join("\n"))
+                .expect_err(&variant)
+                .to_string();
             let own = format!("{key}x: unknown key, did you mean `{key}`?");
-            assert!(errors.lines().any(|l| l.starts_with(&format!("x:{}:1: ", i + 1)) && l.ends_with(&own)), "{name}: {variant}\n{errors}");
+            assert!(
+                errors
+                    .lines()
+                    .any(|l| l.starts_with(&format!("x:{}:1: ", i + 1)) && l.ends_with(&own)),
+                "{name}: {variant}\n{errors}"
+            );
             tried += 1;
         }
     }
@@ -318,13 +557,21 @@ fn an_emptied_list_is_refused_wherever_it_stands() {
     let mut tried = 0;
     for (name, text) in whole_files() {
         for (at, _) in text.match_indices(" = [\"") {
-            let Some(end) = text[at..].find(']') else { continue };
+            let Some(end) = text[at..].find(']') else {
+                continue;
+            };
             let changed = format!("{} = []{}", &text[..at], &text[at + end + 1..]);
             if text[..at].ends_with("trustDomainAliases") {
                 continue; // empty is the default and says the same
             }
-            let errors = parse("x", &changed).expect_err(&text[at..at + end]).to_string();
-            assert!(errors.contains("an empty list"), "{name}: {}\n{errors}", &text[at..at + end]);
+            let errors = parse("x", &changed)
+                .expect_err(&text[at..at + end])
+                .to_string();
+            assert!(
+                errors.contains("an empty list"),
+                "{name}: {}\n{errors}",
+                &text[at..at + end]
+            );
             tried += 1;
         }
     }
@@ -355,35 +602,75 @@ mod disk {
     fn mesh_dir() {
         let dir = tempfile::tempdir().unwrap();
         let main = dir.path().join("ringgate.toml");
-        write(&main, "[process]\nmeshDir = 'mesh.d'\n[authority]\nstateDir = 'state'\n");
-        write(&dir.path().join("mesh.d/b.toml"), &read("config/customer-api.toml"));
-        write(&dir.path().join("mesh.d/a.toml"), "[mesh]\ntrustDomain = 'example.org'\n");
+        write(
+            &main,
+            "[process]\nmeshDir = 'mesh.d'\n[authority]\nstateDir = 'state'\n",
+        );
+        write(
+            &dir.path().join("mesh.d/b.toml"),
+            &read("config/customer-api.toml"),
+        );
+        write(
+            &dir.path().join("mesh.d/a.toml"),
+            "[mesh]\ntrustDomain = 'example.org'\n",
+        );
         write(&dir.path().join("mesh.d/notes.txt"), "not read");
         write(&dir.path().join("mesh.d/.b.toml.swp.toml"), "not = read");
         let config = config::load(&main).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(config.mesh.gateways[0].id.as_str(), "spiffe://example.org/ns/default/sa/customer-api");
-        let files = [main.clone(), dir.path().join("mesh.d/a.toml"), dir.path().join("mesh.d/b.toml")];
+        assert_eq!(
+            config.mesh.gateways[0].id.as_str(),
+            "spiffe://example.org/ns/default/sa/customer-api"
+        );
+        let files = [
+            main.clone(),
+            dir.path().join("mesh.d/a.toml"),
+            dir.path().join("mesh.d/b.toml"),
+        ];
         assert_eq!(config.sources, files);
-        let IdentitySource::Embedded(authority) = config.process.identity else { panic!("embedded") };
+        let IdentitySource::Embedded(authority) = config.process.identity else {
+            panic!("embedded")
+        };
         assert_eq!(authority.state_dir, Some(dir.path().join("state")));
         let mut watched = config::load_files(&main);
         assert_eq!(watched.pop(), Some(dir.path().join("mesh.d")));
         assert_eq!(watched, files);
 
-        write(&dir.path().join("mesh.d/c.yaml"), "kind: AuthorizationPolicy\n");
+        write(
+            &dir.path().join("mesh.d/c.yaml"),
+            "kind: AuthorizationPolicy\n",
+        );
         let errors = config::load(&main).unwrap_err().to_string();
-        assert!(errors.contains("c.yaml: Istio YAML is not supported yet"), "{errors}");
+        assert!(
+            errors.contains("c.yaml: Istio YAML is not supported yet"),
+            "{errors}"
+        );
     }
 
     #[test]
     fn unreadable() {
         let dir = tempfile::tempdir().unwrap();
         let main = dir.path().join("ringgate.toml");
-        assert!(config::load(&main).unwrap_err().to_string().contains("cannot be read"));
+        assert!(
+            config::load(&main)
+                .unwrap_err()
+                .to_string()
+                .contains("cannot be read")
+        );
         std::fs::write(&main, b"[authority]\n# \xff\n").unwrap();
-        assert!(config::load(&main).unwrap_err().to_string().contains("not UTF-8 at byte 14"));
-        write(&main, "[process]\nmeshDir = 'none'\n[authority]\nbogus = 1\n");
+        assert!(
+            config::load(&main)
+                .unwrap_err()
+                .to_string()
+                .contains("not UTF-8 at byte 14")
+        );
+        write(
+            &main,
+            "[process]\nmeshDir = 'none'\n[authority]\nbogus = 1\n",
+        );
         let errors = config::load(&main).unwrap_err().to_string();
-        assert!(errors.contains("none: cannot be read") && errors.contains("bogus: unknown key"), "{errors}");
+        assert!(
+            errors.contains("none: cannot be read") && errors.contains("bogus: unknown key"),
+            "{errors}"
+        );
     }
 }

@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
 };
 use ringgate::control::authority::Authority;
 use ringgate::control::authority::grant::JoinTokens;
@@ -79,13 +79,29 @@ fn conformance_chains() {
     let (mut cases, mut open) = (0, 0);
     for line in data("spiffe_cert.jsonl").lines() {
         let case: Value = serde_json::from_str(line).unwrap();
-        let text = case["chain"].as_array().unwrap().iter().map(|c| c.as_str().unwrap()).collect::<String>();
+        let text = case["chain"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|c| c.as_str().unwrap())
+            .collect::<String>();
         let chain = pem::certificates(text.as_bytes()).unwrap();
         assert_eq!(case["role"], "client");
-        let found = verify_svid(&chain, &bundles, at(case["now"].as_u64().unwrap()), Usage::Client);
+        let found = verify_svid(
+            &chain,
+            &bundles,
+            at(case["now"].as_u64().unwrap()),
+            Usage::Client,
+        );
         let accept = case["accept"].as_bool().unwrap();
-        let identity_right = found.as_ref().is_ok_and(|id| case["identity"].as_str() == Some(id.as_str()));
-        let same = if accept { identity_right } else { found.is_err() };
+        let identity_right = found
+            .as_ref()
+            .is_ok_and(|id| case["identity"].as_str() == Some(id.as_str()));
+        let same = if accept {
+            identity_right
+        } else {
+            found.is_err()
+        };
         if !same && case["also_ok"].as_bool() == Some(!accept) {
             open += 1;
         } else if !same {
@@ -105,7 +121,11 @@ struct TestCa {
 }
 
 /// A CA named after `name`, below `parent` or self-signed.
-fn test_ca(name: &str, parent: Option<&TestCa>, edit: impl FnOnce(&mut CertificateParams)) -> TestCa {
+fn test_ca(
+    name: &str,
+    parent: Option<&TestCa>,
+    edit: impl FnOnce(&mut CertificateParams),
+) -> TestCa {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -117,7 +137,10 @@ fn test_ca(name: &str, parent: Option<&TestCa>, edit: impl FnOnce(&mut Certifica
         Some(parent) => params.signed_by(&key, &parent.issuer),
         None => params.self_signed(&key),
     };
-    TestCa { der: certificate.unwrap().into(), issuer: Issuer::new(params, key) }
+    TestCa {
+        der: certificate.unwrap().into(),
+        issuer: Issuer::new(params, key),
+    }
 }
 
 /// An SVID for `id` below the last of `path`, whose CAs (leaf's issuer last) go into the chain.
@@ -127,9 +150,14 @@ fn test_svid(uri: &str, path: &[&TestCa], edit: impl FnOnce(&mut CertificatePara
     params.distinguished_name = DistinguishedName::new();
     params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     edit(&mut params);
-    let leaf = params.signed_by(&key, &path.last().unwrap().issuer).unwrap();
+    let leaf = params
+        .signed_by(&key, &path.last().unwrap().issuer)
+        .unwrap();
     let mut chain = vec![CertificateDer::from(leaf)];
     chain.extend(path.iter().skip(1).rev().map(|ca| ca.der.clone()));
     Svid {
@@ -149,7 +177,8 @@ fn check(svid: &Svid, bundles: &TrustBundles) -> Result<SpiffeId, SvidError> {
 
 fn leaf_error(edit: impl FnOnce(&mut CertificateParams)) -> Option<LeafError> {
     let root = test_ca("root", None, |_p| {});
-    let bundles = TrustBundles::of(&domain("example.org"), std::slice::from_ref(&root.der)).unwrap();
+    let bundles =
+        TrustBundles::of(&domain("example.org"), std::slice::from_ref(&root.der)).unwrap();
     match check(&test_svid(BAR, &[&root], edit), &bundles) {
         Ok(found) => {
             assert_eq!(found, id(BAR));
@@ -166,48 +195,126 @@ fn leaf_rules() {
     let uri = |text: &str| SanType::URI(text.try_into().unwrap());
     assert_eq!(leaf_error(|_p| {}), None);
     assert_eq!(leaf_error(|p| p.extended_key_usages.clear()), None);
-    assert_eq!(leaf_error(|p| p.subject_alt_names.push(SanType::DnsName("a.test".try_into().unwrap()))), None);
-    assert_eq!(leaf_error(|p| p.extended_key_usages.push(CodeSigning)), None);
-    for usages in [vec![ClientAuth], vec![ServerAuth], vec![CodeSigning], vec![Any]] {
+    assert_eq!(
+        leaf_error(|p| p
+            .subject_alt_names
+            .push(SanType::DnsName("a.test".try_into().unwrap()))),
+        None
+    );
+    assert_eq!(
+        leaf_error(|p| p.extended_key_usages.push(CodeSigning)),
+        None
+    );
+    for usages in [
+        vec![ClientAuth],
+        vec![ServerAuth],
+        vec![CodeSigning],
+        vec![Any],
+    ] {
         let found = leaf_error(|p| p.extended_key_usages.clone_from(&usages));
         assert_eq!(found, Some(LeafError::ExtendedKeyUsage), "{usages:?}");
     }
     for extra in [KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign] {
-        assert_eq!(leaf_error(|p| p.key_usages.push(extra)), Some(LeafError::KeyUsage));
+        assert_eq!(
+            leaf_error(|p| p.key_usages.push(extra)),
+            Some(LeafError::KeyUsage)
+        );
     }
-    assert_eq!(leaf_error(|p| p.key_usages = vec![KeyUsagePurpose::KeyEncipherment]), Some(LeafError::KeyUsage));
-    assert_eq!(leaf_error(|p| p.key_usages.clear()), Some(LeafError::KeyUsage));
-    assert_eq!(leaf_error(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), Some(LeafError::Authority));
-    assert_eq!(leaf_error(|p| p.subject_alt_names.push(uri("https://a.test/"))), Some(LeafError::SeveralUris));
-    assert_eq!(leaf_error(|p| p.subject_alt_names.insert(0, uri("https://a.test/"))), Some(LeafError::SeveralUris));
-    assert_eq!(leaf_error(|p| p.subject_alt_names.clear()), Some(LeafError::NoUri));
-    assert_eq!(leaf_error(|p| p.subject_alt_names = vec![uri("spiffe://example.org")]), Some(LeafError::NoPath));
-    for bad in ["", "/ns/../sa/b", "//ns", "/ns?", "/ns#", "/%61", "/a*", "/a b", "/a\0", "/a\n", ":80/a", "@b/c"] {
+    assert_eq!(
+        leaf_error(|p| p.key_usages = vec![KeyUsagePurpose::KeyEncipherment]),
+        Some(LeafError::KeyUsage)
+    );
+    assert_eq!(
+        leaf_error(|p| p.key_usages.clear()),
+        Some(LeafError::KeyUsage)
+    );
+    assert_eq!(
+        leaf_error(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+        Some(LeafError::Authority)
+    );
+    assert_eq!(
+        leaf_error(|p| p.subject_alt_names.push(uri("https://a.test/"))),
+        Some(LeafError::SeveralUris)
+    );
+    assert_eq!(
+        leaf_error(|p| p.subject_alt_names.insert(0, uri("https://a.test/"))),
+        Some(LeafError::SeveralUris)
+    );
+    assert_eq!(
+        leaf_error(|p| p.subject_alt_names.clear()),
+        Some(LeafError::NoUri)
+    );
+    assert_eq!(
+        leaf_error(|p| p.subject_alt_names = vec![uri("spiffe://example.org")]),
+        Some(LeafError::NoPath)
+    );
+    for bad in [
+        "",
+        "/ns/../sa/b",
+        "//ns",
+        "/ns?",
+        "/ns#",
+        "/%61",
+        "/a*",
+        "/a b",
+        "/a\0",
+        "/a\n",
+        ":80/a",
+        "@b/c",
+    ] {
         let text = format!("spiffe://example.org{bad}");
         let found = leaf_error(|p| p.subject_alt_names = vec![uri(&text)]);
-        assert!(matches!(found, Some(LeafError::Id(_) | LeafError::NoPath)), "{text}: {found:?}");
+        assert!(
+            matches!(found, Some(LeafError::Id(_) | LeafError::NoPath)),
+            "{text}: {found:?}"
+        );
     }
 }
 
 #[test]
 fn roots_speak_for_their_own_domain_only() {
-    let (ours, theirs) = (test_ca("ours", None, |_p| {}), test_ca("theirs", None, |_p| {}));
-    let mut bundles = TrustBundles::of(&domain("example.org"), std::slice::from_ref(&ours.der)).unwrap();
+    let (ours, theirs) = (
+        test_ca("ours", None, |_p| {}),
+        test_ca("theirs", None, |_p| {}),
+    );
+    let mut bundles =
+        TrustBundles::of(&domain("example.org"), std::slice::from_ref(&ours.der)).unwrap();
     bundles.add(&domain("other.org"), &theirs.der).unwrap();
-    assert_eq!(check(&test_svid(BAR, &[&ours], |_p| {}), &bundles), Ok(id(BAR)));
+    assert_eq!(
+        check(&test_svid(BAR, &[&ours], |_p| {}), &bundles),
+        Ok(id(BAR))
+    );
     let foreign = "spiffe://other.org/ns/foo/sa/bar";
-    assert_eq!(check(&test_svid(foreign, &[&theirs], |_p| {}), &bundles), Ok(id(foreign)));
+    assert_eq!(
+        check(&test_svid(foreign, &[&theirs], |_p| {}), &bundles),
+        Ok(id(foreign))
+    );
     for (uri, ca) in [(BAR, &theirs), (foreign, &ours)] {
-        assert!(matches!(check(&test_svid(uri, &[ca], |_p| {}), &bundles), Err(SvidError::Chain { .. })), "{uri}");
+        assert!(
+            matches!(
+                check(&test_svid(uri, &[ca], |_p| {}), &bundles),
+                Err(SvidError::Chain { .. })
+            ),
+            "{uri}"
+        );
     }
     let sub = "spiffe://a.example.org/ns/foo/sa/bar";
-    assert!(matches!(check(&test_svid(sub, &[&ours], |_p| {}), &bundles), Err(SvidError::UnknownTrustDomain(_))));
+    assert!(matches!(
+        check(&test_svid(sub, &[&ours], |_p| {}), &bundles),
+        Err(SvidError::UnknownTrustDomain(_))
+    ));
     // While the root changes, both are trusted.
     let next = test_ca("next", None, |_p| {});
     assert!(check(&test_svid(BAR, &[&next], |_p| {}), &bundles).is_err());
     bundles.add(&domain("example.org"), &next.der).unwrap();
-    assert_eq!(check(&test_svid(BAR, &[&next], |_p| {}), &bundles), Ok(id(BAR)));
-    assert_eq!(check(&test_svid(BAR, &[&ours], |_p| {}), &bundles), Ok(id(BAR)));
+    assert_eq!(
+        check(&test_svid(BAR, &[&next], |_p| {}), &bundles),
+        Ok(id(BAR))
+    );
+    assert_eq!(
+        check(&test_svid(BAR, &[&ours], |_p| {}), &bundles),
+        Ok(id(BAR))
+    );
     assert_eq!(bundles.bundle("example.org").unwrap().roots().len(), 2);
     // A leaf is no root.
     let leaf = test_svid(BAR, &[&ours], |_p| {}).chain.remove(0);
@@ -217,40 +324,76 @@ fn roots_speak_for_their_own_domain_only() {
 #[test]
 fn path_rules() {
     let date = |secs| OffsetDateTime::from_unix_timestamp(secs).unwrap();
-    let root = test_ca("root", None, |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(1)));
-    let bundles = TrustBundles::of(&domain("example.org"), std::slice::from_ref(&root.der)).unwrap();
+    let root = test_ca("root", None, |p| {
+        p.is_ca = IsCa::Ca(BasicConstraints::Constrained(1))
+    });
+    let bundles =
+        TrustBundles::of(&domain("example.org"), std::slice::from_ref(&root.der)).unwrap();
     let svid = |path: &[&TestCa]| check(&test_svid(BAR, path, |_p| {}), &bundles);
-    let (one, plain) = (test_ca("one", Some(&root), |_p| {}), |_p: &mut CertificateParams| {});
+    let (one, plain) = (
+        test_ca("one", Some(&root), |_p| {}),
+        |_p: &mut CertificateParams| {},
+    );
     assert_eq!(svid(&[&root, &one]), Ok(id(BAR)));
     // The root allows one authority below it, webpki does not see that.
-    assert_eq!(svid(&[&root, &one, &test_ca("two", Some(&one), plain)]), Err(SvidError::RootPathLen));
-    let zero = test_ca("zero", Some(&root), |p| p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)));
-    assert!(matches!(svid(&[&root, &zero, &test_ca("three", Some(&zero), plain)]), Err(SvidError::Chain { .. })));
-    let no_sign = test_ca("four", Some(&root), |p| p.key_usages = vec![KeyUsagePurpose::DigitalSignature]);
+    assert_eq!(
+        svid(&[&root, &one, &test_ca("two", Some(&one), plain)]),
+        Err(SvidError::RootPathLen)
+    );
+    let zero = test_ca("zero", Some(&root), |p| {
+        p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0))
+    });
+    assert!(matches!(
+        svid(&[&root, &zero, &test_ca("three", Some(&zero), plain)]),
+        Err(SvidError::Chain { .. })
+    ));
+    let no_sign = test_ca("four", Some(&root), |p| {
+        p.key_usages = vec![KeyUsagePurpose::DigitalSignature]
+    });
     assert_eq!(svid(&[&root, &no_sign]), Err(SvidError::IssuerKeyUsage));
     let no_ca = test_ca("five", Some(&root), |p| p.is_ca = IsCa::NoCa);
-    assert!(matches!(svid(&[&root, &no_ca]), Err(SvidError::Chain { .. })));
+    assert!(matches!(
+        svid(&[&root, &no_ca]),
+        Err(SvidError::Chain { .. })
+    ));
     let over = test_ca("six", Some(&root), |p| p.not_after = date(1_763_999_999));
-    assert!(matches!(svid(&[&root, &over]), Err(SvidError::Chain { .. })));
+    assert!(matches!(
+        svid(&[&root, &over]),
+        Err(SvidError::Chain { .. })
+    ));
     let early = test_svid(BAR, &[&root], |p| p.not_before = date(1_764_000_001));
-    assert!(matches!(check(&early, &bundles), Err(SvidError::Chain { .. })));
+    assert!(matches!(
+        check(&early, &bundles),
+        Err(SvidError::Chain { .. })
+    ));
 
     let constrained = test_ca("seven", Some(&root), |p| {
         let excluded_subtrees = vec![GeneralSubtree::DnsName("a.test".to_owned())];
-        p.name_constraints = Some(NameConstraints { permitted_subtrees: Vec::new(), excluded_subtrees });
+        p.name_constraints = Some(NameConstraints {
+            permitted_subtrees: Vec::new(),
+            excluded_subtrees,
+        });
     });
     let named = |name: &str| {
         test_svid(BAR, &[&root, &constrained], |p| {
-            p.subject_alt_names.push(SanType::DnsName(name.try_into().unwrap()));
+            p.subject_alt_names
+                .push(SanType::DnsName(name.try_into().unwrap()));
         })
     };
     assert_eq!(check(&named("b.test"), &bundles), Ok(id(BAR)));
     assert!(check(&named("x.a.test"), &bundles).is_err());
 
     let old = test_ca("old", None, |p| p.not_after = date(1_763_999_999));
-    let old_bundles = TrustBundles::of(&domain("example.org"), std::slice::from_ref(&old.der)).unwrap();
-    assert_eq!(check(&test_svid(BAR, &[&old], |_p| {}), &old_bundles), Err(SvidError::RootTime));
-    assert_eq!(verify_svid(&[], &bundles, at(0), Usage::Client), Err(SvidError::Empty));
+    let old_bundles =
+        TrustBundles::of(&domain("example.org"), std::slice::from_ref(&old.der)).unwrap();
+    assert_eq!(
+        check(&test_svid(BAR, &[&old], |_p| {}), &old_bundles),
+        Err(SvidError::RootTime)
+    );
+    assert_eq!(
+        verify_svid(&[], &bundles, at(0), Usage::Client),
+        Err(SvidError::Empty)
+    );
     let mut long = test_svid(BAR, &[&root, &one], |_p| {});
     long.chain.extend(vec![one.der; 9]);
     assert_eq!(check(&long, &bundles), Err(SvidError::TooLong));
@@ -264,7 +407,10 @@ struct Met {
 }
 
 /// Runs the handshake in memory; the error is the one of the side that refused.
-fn meet(client: Arc<rustls::ClientConfig>, server: Arc<rustls::ServerConfig>) -> Result<Met, rustls::Error> {
+fn meet(
+    client: Arc<rustls::ClientConfig>,
+    server: Arc<rustls::ServerConfig>,
+) -> Result<Met, rustls::Error> {
     let mut client = ClientConnection::new(client, tls::server_name()).unwrap();
     let mut server = ServerConnection::new(server).unwrap();
     for _ in 0..10 {
@@ -307,7 +453,11 @@ impl Mesh {
         // Made some hours ago, so that SVIDs can have expired since.
         let (now, then) = (UnixTime::now(), at(UnixTime::now().as_secs() - 10 * 3600));
         let authority = |name| Authority::in_memory(domain(name), then).unwrap();
-        Self { ours: authority("cluster.local"), theirs: authority("other.org"), now }
+        Self {
+            ours: authority("cluster.local"),
+            theirs: authority("other.org"),
+            now,
+        }
     }
 
     fn svid(&self, uri: &str) -> Svid {
@@ -315,11 +465,20 @@ impl Mesh {
     }
 
     fn foreign(&self) -> Svid {
-        self.theirs.issue(&id("spiffe://other.org/ns/default/sa/x"), &[], HOUR, self.now).unwrap()
+        self.theirs
+            .issue(
+                &id("spiffe://other.org/ns/default/sa/x"),
+                &[],
+                HOUR,
+                self.now,
+            )
+            .unwrap()
     }
 
     fn expired(&self, uri: &str) -> Svid {
-        self.ours.issue(&id(uri), &[], HOUR, at(self.now.as_secs() - 2 * 3600)).unwrap()
+        self.ours
+            .issue(&id(uri), &[], HOUR, at(self.now.as_secs() - 2 * 3600))
+            .unwrap()
     }
 
     /// `client` and `server` meet, both with our bundle only.
@@ -335,14 +494,34 @@ impl Mesh {
 fn mutual_tls() {
     let mesh = Mesh::new();
     let (client, server) = (mesh.svid(FRONTEND), mesh.svid(API));
-    let mut met = mesh.meet(&client, &server, Expected::only(id(API))).unwrap();
-    assert_eq!(tls::peer_id(met.server.peer_certificates().unwrap()), Some(id(FRONTEND)));
-    assert_eq!(tls::peer_id(met.client.peer_certificates().unwrap()), Some(id(API)));
-    assert_eq!(met.client.protocol_version(), Some(ProtocolVersion::TLSv1_3));
-    assert_eq!(met.client.negotiated_key_exchange_group().unwrap().name(), NamedGroup::X25519MLKEM768);
+    let mut met = mesh
+        .meet(&client, &server, Expected::only(id(API)))
+        .unwrap();
+    assert_eq!(
+        tls::peer_id(met.server.peer_certificates().unwrap()),
+        Some(id(FRONTEND))
+    );
+    assert_eq!(
+        tls::peer_id(met.client.peer_certificates().unwrap()),
+        Some(id(API))
+    );
+    assert_eq!(
+        met.client.protocol_version(),
+        Some(ProtocolVersion::TLSv1_3)
+    );
+    assert_eq!(
+        met.client.negotiated_key_exchange_group().unwrap().name(),
+        NamedGroup::X25519MLKEM768
+    );
     assert_eq!(met.server.alpn_protocol(), Some(b"h2".as_slice()));
     assert_eq!(met.server.server_name(), None);
-    assert_eq!(met.client.process_new_packets().unwrap().plaintext_bytes_to_read(), 0);
+    assert_eq!(
+        met.client
+            .process_new_packets()
+            .unwrap()
+            .plaintext_bytes_to_read(),
+        0
+    );
     assert_eq!(met.client.tls13_tickets_received(), 0);
 
     let any = Expected::OneOf(BTreeSet::from([id(FRONTEND), id(API)]));
@@ -356,12 +535,16 @@ fn alpn() {
     let (client, server) = (mesh.svid(FRONTEND), mesh.svid(API));
     let with = |offer: &[&[u8]]| {
         meet(
-            mesh_client_config(&client, mesh.ours.bundles(), offer, Expected::AnyOfBundles).unwrap(),
+            mesh_client_config(&client, mesh.ours.bundles(), offer, Expected::AnyOfBundles)
+                .unwrap(),
             mesh_server_config(&server, mesh.ours.bundles(), H2, ClientAuth::Required).unwrap(),
         )
     };
     assert!(with(&[]).is_ok_and(|met| met.server.alpn_protocol().is_none()));
-    assert!(matches!(with(&[b"http/1.1"]), Err(rustls::Error::NoApplicationProtocol)));
+    assert!(matches!(
+        with(&[b"http/1.1"]),
+        Err(rustls::Error::NoApplicationProtocol)
+    ));
 }
 
 fn reason<T>(result: Result<T, rustls::Error>) -> CertificateError {
@@ -378,27 +561,50 @@ fn refused_peers() {
     let (client, server) = (mesh.svid(FRONTEND), mesh.svid(API));
     let any = || Expected::AnyOfBundles;
     // Another trust domain, either way.
-    assert_eq!(reason(mesh.meet(&mesh.foreign(), &server, any())), CertificateError::UnknownIssuer);
-    assert_eq!(reason(mesh.meet(&client, &mesh.foreign(), any())), CertificateError::UnknownIssuer);
+    assert_eq!(
+        reason(mesh.meet(&mesh.foreign(), &server, any())),
+        CertificateError::UnknownIssuer
+    );
+    assert_eq!(
+        reason(mesh.meet(&client, &mesh.foreign(), any())),
+        CertificateError::UnknownIssuer
+    );
     // Our trust domain's name, but not our root.
     let impostor = Authority::in_memory(domain("cluster.local"), mesh.now).unwrap();
     let impostor = impostor.issue(&id(FRONTEND), &[], HOUR, mesh.now).unwrap();
-    assert_eq!(reason(mesh.meet(&impostor, &server, any())), CertificateError::UnknownIssuer);
+    assert_eq!(
+        reason(mesh.meet(&impostor, &server, any())),
+        CertificateError::UnknownIssuer
+    );
     // Expired.
-    assert_eq!(reason(mesh.meet(&mesh.expired(FRONTEND), &server, any())), CertificateError::Expired);
-    assert_eq!(reason(mesh.meet(&client, &mesh.expired(API), any())), CertificateError::Expired);
+    assert_eq!(
+        reason(mesh.meet(&mesh.expired(FRONTEND), &server, any())),
+        CertificateError::Expired
+    );
+    assert_eq!(
+        reason(mesh.meet(&client, &mesh.expired(API), any())),
+        CertificateError::Expired
+    );
     // Not whom the client wants.
     let wrong = reason(mesh.meet(&client, &server, Expected::only(id(FRONTEND))));
     assert!(wrong.to_string().contains(API), "{wrong}");
-    assert!(matches!(reason(mesh.meet(&client, &server, Expected::OneOf(BTreeSet::new()))), CertificateError::Other(_)));
+    assert!(matches!(
+        reason(mesh.meet(&client, &server, Expected::OneOf(BTreeSet::new()))),
+        CertificateError::Other(_)
+    ));
 }
 
 #[test]
 fn two_uri_sans_are_refused() {
     let root = test_ca("root", None, |_p| {});
-    let bundles = Arc::new(TrustBundles::of(&domain("example.org"), std::slice::from_ref(&root.der)).unwrap());
+    let bundles = Arc::new(
+        TrustBundles::of(&domain("example.org"), std::slice::from_ref(&root.der)).unwrap(),
+    );
     let good = test_svid(BAR, &[&root], |_p| {});
-    let two = test_svid(BAR, &[&root], |p| p.subject_alt_names.push(SanType::URI(BAR.try_into().unwrap())));
+    let two = test_svid(BAR, &[&root], |p| {
+        p.subject_alt_names
+            .push(SanType::URI(BAR.try_into().unwrap()))
+    });
     let with = |client: &Svid, server: &Svid| {
         meet(
             mesh_client_config(client, Arc::clone(&bundles), H2, Expected::only(id(BAR))).unwrap(),
@@ -406,10 +612,19 @@ fn two_uri_sans_are_refused() {
         )
     };
     assert!(with(&good, &good).is_ok());
-    assert!(matches!(reason(with(&two, &good)), CertificateError::Other(_)));
-    assert!(matches!(reason(with(&good, &two)), CertificateError::Other(_)));
+    assert!(matches!(
+        reason(with(&two, &good)),
+        CertificateError::Other(_)
+    ));
+    assert!(matches!(
+        reason(with(&good, &two)),
+        CertificateError::Other(_)
+    ));
     let met = with(&good, &good).unwrap();
-    assert_eq!(tls::peer_id(met.client.peer_certificates().unwrap()), Some(id(BAR)));
+    assert_eq!(
+        tls::peer_id(met.client.peer_certificates().unwrap()),
+        Some(id(BAR))
+    );
     assert_eq!(tls::peer_id(&two.chain), None);
     assert_eq!(tls::peer_id(&[]), None);
 }
@@ -419,17 +634,34 @@ fn client_without_certificate() {
     let mesh = Mesh::new();
     let server = mesh.svid(API);
     let naked = |auth| {
-        let verifier = mesh_client_config(&server, mesh.ours.bundles(), H2, Expected::only(id(API))).unwrap();
+        let verifier =
+            mesh_client_config(&server, mesh.ours.bundles(), H2, Expected::only(id(API))).unwrap();
         let mut client = rustls::ClientConfig::clone(&verifier);
         client.client_auth_cert_resolver = Arc::new(NoCertificate);
-        meet(Arc::new(client), mesh_server_config(&server, mesh.ours.bundles(), H2, auth).unwrap())
+        meet(
+            Arc::new(client),
+            mesh_server_config(&server, mesh.ours.bundles(), H2, auth).unwrap(),
+        )
     };
-    assert!(matches!(naked(ClientAuth::Required), Err(rustls::Error::NoCertificatesPresented)));
+    assert!(matches!(
+        naked(ClientAuth::Required),
+        Err(rustls::Error::NoCertificatesPresented)
+    ));
     assert!(naked(ClientAuth::Optional).is_ok_and(|met| met.server.peer_certificates().is_none()));
     // Optional does not mean that a bad one will do.
-    let optional = mesh_server_config(&server, mesh.ours.bundles(), H2, ClientAuth::Optional).unwrap();
-    let foreign = mesh_client_config(&mesh.foreign(), mesh.ours.bundles(), H2, Expected::AnyOfBundles).unwrap();
-    assert_eq!(reason(meet(foreign, optional)), CertificateError::UnknownIssuer);
+    let optional =
+        mesh_server_config(&server, mesh.ours.bundles(), H2, ClientAuth::Optional).unwrap();
+    let foreign = mesh_client_config(
+        &mesh.foreign(),
+        mesh.ours.bundles(),
+        H2,
+        Expected::AnyOfBundles,
+    )
+    .unwrap();
+    assert_eq!(
+        reason(meet(foreign, optional)),
+        CertificateError::UnknownIssuer
+    );
 }
 
 #[derive(Debug)]
@@ -452,7 +684,10 @@ impl rustls::client::ResolvesClientCert for NoCertificate {
 #[test]
 fn a_stolen_certificate_without_its_key_is_no_use() {
     let mesh = Mesh::new();
-    let thief = Svid { key: mesh.svid(API).key, ..mesh.svid(FRONTEND) };
+    let thief = Svid {
+        key: mesh.svid(API).key,
+        ..mesh.svid(FRONTEND)
+    };
     assert!(mesh_client_config(&thief, mesh.ours.bundles(), H2, Expected::AnyOfBundles).is_err());
 }
 
@@ -484,52 +719,109 @@ fn token(text: &'static str) -> TokenSource {
 }
 
 fn remote(url: &str, roots: &[CertificateDer<'static>], text: &'static str) -> RemoteAuthority {
-    RemoteAuthority::new(url, roots, &domain("cluster.local"), token(text), Duration::from_secs(600)).unwrap()
+    RemoteAuthority::new(
+        url,
+        roots,
+        &domain("cluster.local"),
+        token(text),
+        Duration::from_secs(600),
+    )
+    .unwrap()
 }
 
 fn want(uri: &str, dns_names: &[&str]) -> WantedSvid {
-    WantedSvid { id: id(uri), dns_names: dns_names.iter().map(|&n| n.to_owned()).collect() }
+    WantedSvid {
+        id: id(uri),
+        dns_names: dns_names.iter().map(|&n| n.to_owned()).collect(),
+    }
 }
 
 #[tokio::test]
 async fn joins_with_the_right_token() {
-    let authority = Arc::new(Authority::in_memory(domain("cluster.local"), UnixTime::now()).unwrap());
+    let authority =
+        Arc::new(Authority::in_memory(domain("cluster.local"), UnixTime::now()).unwrap());
     let (address, _tasks) = serve(&authority).await;
     let now = UnixTime::now();
-    for url in [format!("https://{address}"), format!("https://localhost:{}", address.port())] {
+    for url in [
+        format!("https://{address}"),
+        format!("https://localhost:{}", address.port()),
+    ] {
         let source = remote(&url, &authority.roots(), TOKEN);
-        let issued = source.issue(&want(FRONTEND, &["frontend.test"]), now).await.unwrap();
+        let issued = source
+            .issue(&want(FRONTEND, &["frontend.test"]), now)
+            .await
+            .unwrap();
         assert_eq!(issued.svid.id, id(FRONTEND));
         let life = issued.svid.not_after.as_secs() - issued.svid.not_before.as_secs();
-        assert!((655..=670).contains(&life), "as long as asked for, not as long as allowed: {life}");
+        assert!(
+            (655..=670).contains(&life),
+            "as long as asked for, not as long as allowed: {life}"
+        );
         // Its key fits, and a peer of the embedded authority accepts it.
         let peer = authority.issue(&id(API), &[], HOUR, now).unwrap();
         let met = meet(
             mesh_client_config(&issued.svid, issued.bundles, H2, Expected::only(id(API))).unwrap(),
             mesh_server_config(&peer, authority.bundles(), H2, ClientAuth::Required).unwrap(),
         );
-        assert_eq!(tls::peer_id(met.unwrap().server.peer_certificates().unwrap()), Some(id(FRONTEND)));
+        assert_eq!(
+            tls::peer_id(met.unwrap().server.peer_certificates().unwrap()),
+            Some(id(FRONTEND))
+        );
     }
-    let edge = remote(&format!("https://{address}"), &authority.roots(), "token-of-a-namespace");
-    assert!(edge.issue(&want("spiffe://cluster.local/ns/edge/sa/ingress", &[]), now).await.is_ok());
+    let edge = remote(
+        &format!("https://{address}"),
+        &authority.roots(),
+        "token-of-a-namespace",
+    );
+    assert!(
+        edge.issue(&want("spiffe://cluster.local/ns/edge/sa/ingress", &[]), now)
+            .await
+            .is_ok()
+    );
 }
 
 #[tokio::test]
 async fn refuses_other_tokens_and_identities() {
-    let authority = Arc::new(Authority::in_memory(domain("cluster.local"), UnixTime::now()).unwrap());
+    let authority =
+        Arc::new(Authority::in_memory(domain("cluster.local"), UnixTime::now()).unwrap());
     let (address, _tasks) = serve(&authority).await;
     let url = format!("https://{address}");
     for (token, wanted, code) in [
-        ("not-a-token-at-all", want(FRONTEND, &[]), Code::Unauthenticated),
+        (
+            "not-a-token-at-all",
+            want(FRONTEND, &[]),
+            Code::Unauthenticated,
+        ),
         ("", want(FRONTEND, &[]), Code::Unauthenticated),
         (TOKEN, want(API, &[]), Code::PermissionDenied),
-        (TOKEN, want("spiffe://other.org/ns/default/sa/frontend-service", &[]), Code::PermissionDenied),
-        (TOKEN, want(FRONTEND, &["customer-api"]), Code::PermissionDenied),
-        ("token-of-a-namespace", want(FRONTEND, &[]), Code::PermissionDenied),
-        ("token-without-any-identity", want(FRONTEND, &[]), Code::PermissionDenied),
+        (
+            TOKEN,
+            want("spiffe://other.org/ns/default/sa/frontend-service", &[]),
+            Code::PermissionDenied,
+        ),
+        (
+            TOKEN,
+            want(FRONTEND, &["customer-api"]),
+            Code::PermissionDenied,
+        ),
+        (
+            "token-of-a-namespace",
+            want(FRONTEND, &[]),
+            Code::PermissionDenied,
+        ),
+        (
+            "token-without-any-identity",
+            want(FRONTEND, &[]),
+            Code::PermissionDenied,
+        ),
     ] {
-        match remote(&url, &authority.roots(), token).issue(&wanted, UnixTime::now()).await {
-            Err(RemoteError::Refused(status)) => assert_eq!(status.code(), code, "{token} {wanted:?}"),
+        match remote(&url, &authority.roots(), token)
+            .issue(&wanted, UnixTime::now())
+            .await
+        {
+            Err(RemoteError::Refused(status)) => {
+                assert_eq!(status.code(), code, "{token} {wanted:?}")
+            }
             other => panic!("{token} {wanted:?}: {other:?}"),
         }
     }
@@ -543,32 +835,67 @@ async fn trusts_only_the_configured_root() {
     let (address, tasks) = serve(&authority).await;
     let url = format!("https://{address}");
     let wanted = want(FRONTEND, &[]);
-    let wrong = remote(&url, &other.roots(), TOKEN).issue(&wanted, now).await;
+    let wrong = remote(&url, &other.roots(), TOKEN)
+        .issue(&wanted, now)
+        .await;
     assert!(matches!(wrong, Err(RemoteError::Connect(_))), "{wrong:?}");
     // Another name than the certificate's.
-    let lost = remote(&format!("https://127.0.0.2:{}", address.port()), &authority.roots(), TOKEN);
-    assert!(matches!(lost.issue(&wanted, now).await, Err(RemoteError::Connect(_))));
+    let lost = remote(
+        &format!("https://127.0.0.2:{}", address.port()),
+        &authority.roots(),
+        TOKEN,
+    );
+    assert!(matches!(
+        lost.issue(&wanted, now).await,
+        Err(RemoteError::Connect(_))
+    ));
     drop(tasks);
-    let gone = remote(&url, &authority.roots(), TOKEN).issue(&wanted, now).await;
+    let gone = remote(&url, &authority.roots(), TOKEN)
+        .issue(&wanted, now)
+        .await;
     assert!(gone.is_err(), "{gone:?}");
-    for bad in ["http://127.0.0.1:1", "https://", "127.0.0.1:1", "https://a/b", "https://a b"] {
-        let made = RemoteAuthority::new(bad, &authority.roots(), &domain("cluster.local"), token(TOKEN), HOUR);
+    for bad in [
+        "http://127.0.0.1:1",
+        "https://",
+        "127.0.0.1:1",
+        "https://a/b",
+        "https://a b",
+    ] {
+        let made = RemoteAuthority::new(
+            bad,
+            &authority.roots(),
+            &domain("cluster.local"),
+            token(TOKEN),
+            HOUR,
+        );
         assert!(matches!(made, Err(RemoteError::Address(_))), "{bad}");
     }
 }
 
 #[tokio::test]
 async fn manager_fills_its_set_from_a_remote_authority() {
-    let authority = Arc::new(Authority::in_memory(domain("cluster.local"), UnixTime::now()).unwrap());
+    let authority =
+        Arc::new(Authority::in_memory(domain("cluster.local"), UnixTime::now()).unwrap());
     let (address, _tasks) = serve(&authority).await;
-    let source = Source::Remote(Arc::new(remote(&format!("https://{address}"), &authority.roots(), TOKEN)));
+    let source = Source::Remote(Arc::new(remote(
+        &format!("https://{address}"),
+        &authority.roots(),
+        TOKEN,
+    )));
     let wanted = vec![want(FRONTEND, &[])];
     let manager = SvidManager::new(source, wanted.clone());
     let mut set = manager.subscribe();
     let mut tasks = JoinSet::new();
     tasks.spawn(manager.run());
-    let waited = tokio::time::timeout(Duration::from_secs(20), set.wait_for(|set| set.covers(&wanted))).await;
+    let waited = tokio::time::timeout(
+        Duration::from_secs(20),
+        set.wait_for(|set| set.covers(&wanted)),
+    )
+    .await;
     let found = waited.expect("issued in time").unwrap();
     assert_eq!(found.by_id[&id(FRONTEND)].id, id(FRONTEND));
-    assert_eq!(found.bundles.bundle("cluster.local").unwrap().roots(), authority.roots());
+    assert_eq!(
+        found.bundles.bundle("cluster.local").unwrap().roots(),
+        authority.roots()
+    );
 }

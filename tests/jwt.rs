@@ -37,7 +37,12 @@ fn data(name: &str) -> String {
 }
 
 fn texts(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().map(|v| v.as_str().unwrap().to_owned()).collect()
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|v| v.as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn rule(case: &Value) -> JwtRule {
@@ -50,7 +55,12 @@ fn rule(case: &Value) -> JwtRule {
         issuer: rule["issuer"].as_str().unwrap_or_default().to_owned(),
         audiences: texts(&rule["audiences"]),
         keys: KeySource::Uri("https://issuer.example/jwks".to_owned()),
-        from_headers: rule["fromHeaders"].as_array().into_iter().flatten().map(header).collect(),
+        from_headers: rule["fromHeaders"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(header)
+            .collect(),
         from_params: texts(&rule["fromParams"]),
         from_cookies: texts(&rule["fromCookies"]),
         forward_original_token: false,
@@ -63,16 +73,25 @@ fn rule(case: &Value) -> JwtRule {
 }
 
 fn key_sets(case: &Value, all: &Value) -> KeySets {
-    let keys: Vec<Value> = texts(&case["keys"]).iter().map(|name| all["keys"][name].clone()).collect();
+    let keys: Vec<Value> = texts(&case["keys"])
+        .iter()
+        .map(|name| all["keys"][name].clone())
+        .collect();
     let set = jwt::KeySet::parse(&json!({ "keys": keys }).to_string()).unwrap();
-    KeySets { map: BTreeMap::from([(rule(case).keys, set.into())]), generation: 1 }
+    KeySets {
+        map: BTreeMap::from([(rule(case).keys, set.into())]),
+        generation: 1,
+    }
 }
 
 fn headers(case: &Value) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for field in case["request"]["headers"].as_array().into_iter().flatten() {
         let name = HeaderName::from_bytes(field[0].as_str().unwrap().as_bytes()).unwrap();
-        headers.append(name, HeaderValue::from_bytes(field[1].as_str().unwrap().as_bytes()).unwrap());
+        headers.append(
+            name,
+            HeaderValue::from_bytes(field[1].as_str().unwrap().as_bytes()).unwrap(),
+        );
     }
     headers
 }
@@ -98,7 +117,8 @@ fn judge(case: &Value, outcome: &TokenOutcome) -> Option<String> {
     let (kind, status, principal) = answer(outcome);
     let expected = case["expect"].as_str().unwrap_or_default();
     if kind != expected {
-        return (!texts(&case["also_ok"]).iter().any(|ok| ok == kind)).then(|| format!("{kind}: {outcome:?}"));
+        return (!texts(&case["also_ok"]).iter().any(|ok| ok == kind))
+            .then(|| format!("{kind}: {outcome:?}"));
     }
     if kind == "reject" && Some(u64::from(status)) != case["status"].as_u64() {
         return Some(format!("status {status}"));
@@ -113,7 +133,8 @@ fn judge(case: &Value, outcome: &TokenOutcome) -> Option<String> {
 fn conformance() {
     let all: Value = serde_json::from_str(&data("conformance/jwks.json")).unwrap();
     let gaps: Gaps = toml::from_str(&data("known-gaps-jwt.toml")).unwrap();
-    let mut gaps: BTreeMap<String, String> = gaps.gap.into_iter().map(|g| (g.id, g.reason)).collect();
+    let mut gaps: BTreeMap<String, String> =
+        gaps.gap.into_iter().map(|g| (g.id, g.reason)).collect();
     let mut wrong = Vec::new();
     let mut count = 0;
     for line in data("conformance/jwt.jsonl").lines() {
@@ -125,17 +146,28 @@ fn conformance() {
         let outcome = jwt::authenticate(&rules, &keys, &headers, Some(&path), now);
         let mut cache = TokenCache::default();
         for turn in 1..=2 {
-            let cached = jwt::authenticate_cached(&mut cache, &rules, &keys, &headers, Some(&path), now);
-            assert_eq!(cached, outcome, "{id}: the cache changes the answer of turn {turn}");
+            let cached =
+                jwt::authenticate_cached(&mut cache, &rules, &keys, &headers, Some(&path), now);
+            assert_eq!(
+                cached, outcome,
+                "{id}: the cache changes the answer of turn {turn}"
+            );
         }
         count += 1;
         match (judge(&case, &outcome), gaps.remove(id)) {
             (Some(problem), None) => wrong.push(format!("{id}: {} ({problem})", case["why"])),
-            (None, Some(reason)) => wrong.push(format!("{id}: listed as a gap ({reason}), but passes")),
+            (None, Some(reason)) => {
+                wrong.push(format!("{id}: listed as a gap ({reason}), but passes"))
+            }
             (Some(_), Some(_)) | (None, None) => {}
         }
     }
     wrong.extend(gaps.keys().map(|id| format!("{id}: a gap without a case")));
-    assert!(wrong.is_empty(), "{} of {count} wrong:\n{}", wrong.len(), wrong.join("\n"));
+    assert!(
+        wrong.is_empty(),
+        "{} of {count} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
     assert!(count >= 144, "only {count} cases");
 }

@@ -25,7 +25,10 @@ use ringgate::control::jwks;
 use ringgate::control::oidc_client::{DiscoveryError, Login, LoginKeeper, Registration};
 use ringgate::jwt::model::{JwtRule, KeySource};
 use ringgate::jwt::{self, KeySets, TokenOutcome, TokenRules};
-use ringgate::oidc::{self, BrowserRequest, CookieKeys, Exchange, ExchangeError, Provider, Respond, Session, Settings, Step};
+use ringgate::oidc::{
+    self, BrowserRequest, CookieKeys, Exchange, ExchangeError, Provider, Respond, Session,
+    Settings, Step,
+};
 use ringgate::vocab::host::Host;
 use ringgate::vocab::path::{CanonicalPath, PathNormalization};
 use url::Url;
@@ -43,8 +46,15 @@ struct Idp {
 static INSTALL: Once = Once::new();
 
 fn install(directory: &Path) {
-    if !directory.join("node_modules/oidc-provider/package.json").exists() {
-        let installed = Command::new("npm").arg("ci").current_dir(directory).status().expect("npm is needed");
+    if !directory
+        .join("node_modules/oidc-provider/package.json")
+        .exists()
+    {
+        let installed = Command::new("npm")
+            .arg("ci")
+            .current_dir(directory)
+            .status()
+            .expect("npm is needed");
         assert!(installed.success(), "npm ci failed");
     }
 }
@@ -63,7 +73,10 @@ impl Idp {
             .spawn()
             .expect("node is needed");
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let issuer = lines.map_while(Result::ok).find(|line| line.starts_with("http://")).expect("no issuer printed");
+        let issuer = lines
+            .map_while(Result::ok)
+            .find(|line| line.starts_with("http://"))
+            .expect("no issuer printed");
         Self { child, issuer }
     }
 
@@ -94,11 +107,21 @@ impl Drop for Idp {
 }
 
 fn block_on<F: Future>(future: F) -> F::Output {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(future)
 }
 
 fn now() -> i64 {
-    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap()
+    i64::try_from(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap()
+            .as_secs(),
+    )
+    .unwrap()
 }
 
 fn random(bytes: &mut [u8]) {
@@ -129,7 +152,10 @@ fn keep(jar: &mut BTreeMap<String, String>, headers: &HeaderMap) {
 }
 
 fn cookie_header(jar: &BTreeMap<String, String>) -> HeaderValue {
-    let pairs: Vec<String> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let pairs: Vec<String> = jar
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
     pairs.join("; ").parse().unwrap()
 }
 
@@ -139,9 +165,17 @@ impl Browser {
         let mut headers = HeaderMap::new();
         headers.insert("accept", "text/html".parse().unwrap());
         headers.insert(COOKIE, cookie_header(&self.portal));
-        let (host, path) = (Host::parse("portal.example.test").unwrap(), canonical(target));
-        let request =
-            BrowserRequest { method: &Method::GET, scheme: "https", host: &host, path: &path, headers: &headers };
+        let (host, path) = (
+            Host::parse("portal.example.test").unwrap(),
+            canonical(target),
+        );
+        let request = BrowserRequest {
+            method: &Method::GET,
+            scheme: "https",
+            host: &host,
+            path: &path,
+            headers: &headers,
+        };
         let step = oidc::step(provider, &request, now(), &mut random);
         if let Step::Respond(respond) = &step {
             keep(&mut self.portal, &respond.headers);
@@ -159,8 +193,12 @@ impl Browser {
     async fn idp(&mut self, http: &HttpClient, url: &str, form: Option<&str>) -> Response<Vec<u8>> {
         let mut request = Request::new(form.unwrap_or_default().as_bytes().to_vec());
         *request.uri_mut() = url.parse().unwrap();
-        request.headers_mut().insert(COOKIE, cookie_header(&self.idp));
-        request.headers_mut().insert("accept", "text/html".parse().unwrap());
+        request
+            .headers_mut()
+            .insert(COOKIE, cookie_header(&self.idp));
+        request
+            .headers_mut()
+            .insert("accept", "text/html".parse().unwrap());
         if form.is_some() {
             *request.method_mut() = Method::POST;
             let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
@@ -185,7 +223,12 @@ impl Browser {
                 };
                 page = self.idp(http, url.as_str(), Some(form)).await;
             }
-            assert!(page.status().is_redirection(), "{url}: {} {:?}", page.status(), page.body());
+            assert!(
+                page.status().is_redirection(),
+                "{url}: {} {:?}",
+                page.status(),
+                page.body()
+            );
             let next = location(page.headers());
             if let Some(target) = next.strip_prefix(ORIGIN) {
                 return target.to_owned();
@@ -196,7 +239,12 @@ impl Browser {
     }
 
     /// From a page of the portal to a code in hand.
-    async fn code(&mut self, http: &HttpClient, provider: &Provider, page: &str) -> (Exchange, String) {
+    async fn code(
+        &mut self,
+        http: &HttpClient,
+        provider: &Provider,
+        page: &str,
+    ) -> (Exchange, String) {
         let sent = respond(self.portal(provider, page));
         assert_eq!(sent.status, 302);
         let target = self.log_in(http, &location(&sent.headers)).await;
@@ -233,18 +281,36 @@ async fn one_login(idp: &Idp, http: &HttpClient, registration: &Registration) {
     let provider = &login.provider;
     let mut browser = Browser::default();
     let (exchange, callback) = browser.code(http, provider, "/reports?year=2025").await;
-    assert!(callback.contains("iss="), "the provider names itself (RFC 9207): {callback}");
+    assert!(
+        callback.contains("iss="),
+        "the provider names itself (RFC 9207): {callback}"
+    );
     let done = login.finish(&exchange, &now, &mut random).await;
     keep(&mut browser.portal, &done.headers);
-    assert_eq!((done.status, location(&done.headers).as_str()), (303, "/reports?year=2025"));
+    assert_eq!(
+        (done.status, location(&done.headers).as_str()),
+        (303, "/reports?year=2025")
+    );
     let session = browser.session(provider).expect("a session");
-    assert_eq!(session.claims.request_principal(), Some(format!("{}/alice", idp.issuer)));
-    assert_eq!(session.claims.claim("email").and_then(|v| v.as_str()), Some("alice@example.test"));
-    assert!((now() + 290..=now() + 300).contains(&session.expires_unix_s), "{session:?}");
+    assert_eq!(
+        session.claims.request_principal(),
+        Some(format!("{}/alice", idp.issuer))
+    );
+    assert_eq!(
+        session.claims.claim("email").and_then(|v| v.as_str()),
+        Some("alice@example.test")
+    );
+    assert!(
+        (now() + 290..=now() + 300).contains(&session.expires_unix_s),
+        "{session:?}"
+    );
     forwarded(idp, http, registration, &session).await;
     // The callback again: the flow is spent here, and the code there.
     assert_eq!(respond(browser.portal(provider, &callback)).status, 400);
-    assert_eq!(login.redeem(&exchange).await.err(), Some(ExchangeError::Refused));
+    assert_eq!(
+        login.redeem(&exchange).await.err(),
+        Some(ExchangeError::Refused)
+    );
     let out = respond(browser.portal(provider, "/logout"));
     assert_eq!(out.status, 303);
     assert!(browser.portal.is_empty(), "{:?}", browser.portal.keys());
@@ -272,7 +338,10 @@ async fn forwarded(idp: &Idp, http: &HttpClient, registration: &Registration, se
     };
     let rules = TokenRules::compile(&[rule]).unwrap();
     let set = jwks::fetch(http, &source, SOON).await.unwrap();
-    let keys = KeySets { map: BTreeMap::from([(source, set.into())]), generation: 1 };
+    let keys = KeySets {
+        map: BTreeMap::from([(source, set.into())]),
+        generation: 1,
+    };
     let mut headers = HeaderMap::new();
     headers.insert("x-user", "mallory".parse().unwrap());
     session.edits.apply(&mut headers);
@@ -283,7 +352,9 @@ async fn forwarded(idp: &Idp, http: &HttpClient, registration: &Registration, se
             assert_eq!(headers["x-user"], "alice");
             assert!(headers.contains_key("authorization"));
         }
-        other @ (TokenOutcome::Anonymous { .. } | TokenOutcome::Invalid { .. }) => panic!("{other:?}"),
+        other @ (TokenOutcome::Anonymous { .. } | TokenOutcome::Invalid { .. }) => {
+            panic!("{other:?}")
+        }
     }
 }
 
@@ -292,26 +363,55 @@ async fn refusals(idp: &Idp, http: &HttpClient) {
     let login = Login::discover(http, &good).await.unwrap();
     let mut browser = Browser::default();
     let (exchange, _) = browser.code(http, &login.provider, "/").await;
-    let stolen = Exchange { verifier: "x".repeat(43), ..exchange };
-    assert_eq!(login.redeem(&stolen).await.err(), Some(ExchangeError::Refused), "another PKCE verifier");
+    let stolen = Exchange {
+        verifier: "x".repeat(43),
+        ..exchange
+    };
+    assert_eq!(
+        login.redeem(&stolen).await.err(),
+        Some(ExchangeError::Refused),
+        "another PKCE verifier"
+    );
     let answer = login.finish(&stolen, &now, &mut random).await;
     assert_eq!(answer.status, 400);
     let mut browser = Browser::default();
     let (exchange, _) = browser.code(http, &login.provider, "/").await;
-    let replayed = Exchange { nonce: "other".to_owned(), ..exchange };
+    let replayed = Exchange {
+        nonce: "other".to_owned(),
+        ..exchange
+    };
     let answer = login.finish(&replayed, &now, &mut random).await;
     keep(&mut browser.portal, &answer.headers);
     assert_eq!(answer.status, 400, "another nonce");
     assert!(browser.portal.is_empty());
-    let wrong = Login::discover(http, &idp.registration("edge", Some("wrong"))).await.unwrap();
+    let wrong = Login::discover(http, &idp.registration("edge", Some("wrong")))
+        .await
+        .unwrap();
     let (exchange, _) = Browser::default().code(http, &wrong.provider, "/").await;
-    assert_eq!(wrong.redeem(&exchange).await.err(), Some(ExchangeError::Malformed), "another client secret");
+    assert_eq!(
+        wrong.redeem(&exchange).await.err(),
+        Some(ExchangeError::Malformed),
+        "another client secret"
+    );
     let mut slash = good.clone();
     slash.settings.issuer.push('/');
     let outcome = Login::discover(http, &slash).await;
-    assert!(matches!(outcome, Err(DiscoveryError::Issuer { .. })), "{outcome:?}");
-    let outcome = Login::discover(http, &Registration { allow_http_loopback: false, ..good }).await;
-    assert!(matches!(outcome, Err(DiscoveryError::Insecure(_))), "{outcome:?}");
+    assert!(
+        matches!(outcome, Err(DiscoveryError::Issuer { .. })),
+        "{outcome:?}"
+    );
+    let outcome = Login::discover(
+        http,
+        &Registration {
+            allow_http_loopback: false,
+            ..good
+        },
+    )
+    .await;
+    assert!(
+        matches!(outcome, Err(DiscoveryError::Insecure(_))),
+        "{outcome:?}"
+    );
 }
 
 #[test]
@@ -322,7 +422,10 @@ fn a_provider_that_goes_away_leaves_sessions_and_keys() {
         let http = HttpClient::loopback_only();
         let (mut published, keeper) = LoginKeeper::new(http.clone(), vec![registration]);
         let running = tokio::spawn(keeper.run());
-        tokio::time::timeout(SOON, published.changed()).await.expect("in time").unwrap();
+        tokio::time::timeout(SOON, published.changed())
+            .await
+            .expect("in time")
+            .unwrap();
         let login = published.borrow().get("corp").cloned().expect("discovered");
         let mut browser = Browser::default();
         let (exchange, _) = browser.code(&http, &login.provider, "/").await;
@@ -331,9 +434,15 @@ fn a_provider_that_goes_away_leaves_sessions_and_keys() {
         let (late, _) = Browser::default().code(&http, &login.provider, "/").await;
         drop(idp);
         assert!(browser.session(&login.provider).is_some());
-        assert_eq!(login.redeem(&late).await.err(), Some(ExchangeError::Unreachable));
+        assert_eq!(
+            login.redeem(&late).await.err(),
+            Some(ExchangeError::Unreachable)
+        );
         assert_eq!(login.finish(&late, &now, &mut random).await.status, 502);
         drop(published);
-        tokio::time::timeout(SOON, running).await.expect("ends when nobody listens").unwrap();
+        tokio::time::timeout(SOON, running)
+            .await
+            .expect("ends when nobody listens")
+            .unwrap();
     });
 }

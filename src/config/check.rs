@@ -41,13 +41,17 @@ impl Context<'_> {
     }
 
     fn relative(&self, place: &Place, path: &str) -> PathBuf {
-        self.dirs.get(place.file).map_or_else(|| PathBuf::from(path), |dir| dir.join(path))
+        self.dirs
+            .get(place.file)
+            .map_or_else(|| PathBuf::from(path), |dir| dir.join(path))
     }
 
     /// A secret by reference. What is written is never repeated in the message: it may be the secret.
     fn secret(&mut self, written: &At<String>) -> Option<Secret> {
         let secret = match written.split_once(':') {
-            Some(("file", path)) if !path.is_empty() => Some(Secret::File(self.relative(&written.place, path))),
+            Some(("file", path)) if !path.is_empty() => {
+                Some(Secret::File(self.relative(&written.place, path)))
+            }
             Some(("env", name)) if variable(name) => Some(Secret::Env(name.to_owned())),
             Some(("cred", name)) if file_name(name) => Some(Secret::Credential(name.to_owned())),
             Some(_) | None => None,
@@ -71,7 +75,11 @@ fn file_name(name: &str) -> bool {
 }
 
 /// Reads and checks every file; the first is the main file. `None` after a problem that leaves nothing to return.
-pub(crate) fn check(documents: &[Document], dirs: Vec<PathBuf>, out: &mut Problems) -> Option<(Process, Mesh)> {
+pub(crate) fn check(
+    documents: &[Document],
+    dirs: Vec<PathBuf>,
+    out: &mut Problems,
+) -> Option<(Process, Mesh)> {
     let mut files: Vec<File> = Vec::new();
     for document in documents {
         if document.file > 0 {
@@ -79,7 +87,11 @@ pub(crate) fn check(documents: &[Document], dirs: Vec<PathBuf>, out: &mut Proble
         }
         files.extend(File::read(&document.root, &Place::top(document.file), out));
     }
-    let mut cx = Context { dirs, known: Known::new(documents), out };
+    let mut cx = Context {
+        dirs,
+        known: Known::new(documents),
+        out,
+    };
     names::duplicates(&files, cx.out);
     let mesh = mesh::mesh(&files, &mut cx)?;
     let process = process::process(files.first()?, &mesh, &mut cx);
@@ -90,7 +102,10 @@ fn refuse_process_keys(document: &Document, out: &mut Problems) {
     for key in PROCESS_KEYS {
         if let Some(entry) = document.root.entry(key) {
             let place = Place::top(document.file).key(key, entry.offset);
-            out.error(&place, "belongs in the main file; a mesh file holds mesh resources only");
+            out.error(
+                &place,
+                "belongs in the main file; a mesh file holds mesh resources only",
+            );
         }
     }
 }

@@ -65,7 +65,12 @@ impl Value {
     pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.kind {
             Kind::Table(entries) => entries.iter().find(|e| e.key == key),
-            Kind::Text(_) | Kind::Integer(_) | Kind::Float | Kind::Boolean(_) | Kind::Datetime | Kind::List(_) => None,
+            Kind::Text(_)
+            | Kind::Integer(_)
+            | Kind::Float
+            | Kind::Boolean(_)
+            | Kind::Datetime
+            | Kind::List(_) => None,
         }
     }
 
@@ -73,7 +78,12 @@ impl Value {
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.kind {
             Kind::Text(text) => Some(text),
-            Kind::Integer(_) | Kind::Float | Kind::Boolean(_) | Kind::Datetime | Kind::List(_) | Kind::Table(_) => None,
+            Kind::Integer(_)
+            | Kind::Float
+            | Kind::Boolean(_)
+            | Kind::Datetime
+            | Kind::List(_)
+            | Kind::Table(_) => None,
         }
     }
 
@@ -81,7 +91,12 @@ impl Value {
     pub(crate) fn items(&self) -> &[Self] {
         match &self.kind {
             Kind::List(items) => items,
-            Kind::Text(_) | Kind::Integer(_) | Kind::Float | Kind::Boolean(_) | Kind::Datetime | Kind::Table(_) => &[],
+            Kind::Text(_)
+            | Kind::Integer(_)
+            | Kind::Float
+            | Kind::Boolean(_)
+            | Kind::Datetime
+            | Kind::Table(_) => &[],
         }
     }
 }
@@ -95,14 +110,29 @@ impl Document {
             let offset = error.span().map_or(0, |span| span.start);
             let message = error.message();
             // What follows on the same line is mostly the parser finding its feet again.
-            let line = text.get(..offset).map(|before| before.matches('\n').count());
+            let line = text
+                .get(..offset)
+                .map(|before| before.matches('\n').count());
             if last.replace(line) == Some(line) {
                 continue;
             }
-            out.syntax(Place { offset, ..Place::top(file) }, format!("not valid TOML: {message}"));
+            out.syntax(
+                Place {
+                    offset,
+                    ..Place::top(file)
+                },
+                format!("not valid TOML: {message}"),
+            );
         }
-        let root = Value { offset: 0, kind: Kind::Table(entries(table.get_ref())) };
-        Self { file, root, damaged: !errors.is_empty() }
+        let root = Value {
+            offset: 0,
+            kind: Kind::Table(entries(table.get_ref())),
+        };
+        Self {
+            file,
+            root,
+            damaged: !errors.is_empty(),
+        }
     }
 }
 
@@ -111,12 +141,19 @@ fn entries(table: &DeTable<'_>) -> Vec<Entry> {
         .iter()
         .map(|(key, value)| {
             let offset = key.span().start;
-            let mut value = Value { offset: value.span().start, kind: kind(value.get_ref()) };
+            let mut value = Value {
+                offset: value.span().start,
+                kind: kind(value.get_ref()),
+            };
             // Dotted keys and headers make tables that have no place of their own.
             if matches!(value.kind, Kind::Table(_)) {
                 value.offset = offset;
             }
-            Entry { key: key.get_ref().to_string(), offset, value }
+            Entry {
+                key: key.get_ref().to_string(),
+                offset,
+                value,
+            }
         })
         .collect();
     entries.sort_by_key(|e| e.offset);
@@ -131,7 +168,10 @@ fn kind(value: &DeValue<'_>) -> Kind {
         DeValue::Boolean(b) => Kind::Boolean(*b),
         DeValue::Datetime(_) => Kind::Datetime,
         DeValue::Array(items) => {
-            let item = |v: &toml::Spanned<DeValue<'_>>| Value { offset: v.span().start, kind: kind(v.get_ref()) };
+            let item = |v: &toml::Spanned<DeValue<'_>>| Value {
+                offset: v.span().start,
+                kind: kind(v.get_ref()),
+            };
             Kind::List(items.iter().map(item).collect())
         }
         DeValue::Table(table) => Kind::Table(entries(table)),

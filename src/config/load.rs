@@ -60,7 +60,14 @@ pub fn load_files(main: &Path) -> Vec<PathBuf> {
 /// `process.meshDir` of the main file, whatever else is wrong with it.
 fn mesh_dir(main: &Path, text: &str) -> Option<PathBuf> {
     let document = Document::parse(0, text, &mut Problems::default());
-    let dir = document.root.entry("process")?.value.entry("meshDir")?.value.text()?.to_owned();
+    let dir = document
+        .root
+        .entry("process")?
+        .value
+        .entry("meshDir")?
+        .value
+        .text()?
+        .to_owned();
     (!dir.is_empty()).then(|| main.parent().unwrap_or_else(|| Path::new("")).join(dir))
 }
 
@@ -70,11 +77,16 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
-        let hidden = path.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
+        let hidden = path
+            .file_name()
+            .is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
         match path.extension().and_then(|e| e.to_str()) {
             Some("toml") if !hidden => paths.push(path),
             Some("yaml" | "yml") if !hidden => {
-                return Err(whole_file(&path, "Istio YAML is not supported yet; nothing in it would be enforced"));
+                return Err(whole_file(
+                    &path,
+                    "Istio YAML is not supported yet; nothing in it would be enforced",
+                ));
             }
             Some(_) | None => {}
         }
@@ -89,7 +101,11 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
 fn read(path: &Path) -> Result<String, Problem> {
     let failed = |e: std::io::Error| whole_file(path, &format!("cannot be read: {e}"));
     let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(FILE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    File::open(path)
+        .map_err(failed)?
+        .take(FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if u64::try_from(bytes.len()).is_ok_and(|n| n > FILE_BYTES) {
         return Err(whole_file(path, "larger than 16 MiB"));
     }
@@ -100,5 +116,10 @@ fn read(path: &Path) -> Result<String, Problem> {
 }
 
 fn whole_file(path: &Path, message: &str) -> Problem {
-    Problem { file: path.to_owned(), position: None, key: String::new(), message: message.to_owned() }
+    Problem {
+        file: path.to_owned(),
+        position: None,
+        key: String::new(),
+        message: message.to_owned(),
+    }
 }

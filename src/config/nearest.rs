@@ -8,7 +8,9 @@ const PART_BYTES: usize = 4;
 
 /// `, did you mean `word`?`, or nothing if no valid word is near.
 pub(crate) fn hint<'a>(written: &str, valid: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(written, valid).map(|word| format!(", did you mean `{word}`?")).unwrap_or_default()
+    nearest(written, valid)
+        .map(|word| format!(", did you mean `{word}`?"))
+        .unwrap_or_default()
 }
 
 /// The valid word with the fewest edits, if they are few for its length; case costs nothing, and neither does the
@@ -24,7 +26,9 @@ fn nearest<'a>(written: &str, valid: impl IntoIterator<Item = &'a str>) -> Optio
         .into_iter()
         .map(|word| (distance(&folded, &fold(word)), word))
         // A part of a word stands for the word: `REGISTRY`, `Prefix`.
-        .filter(|(edits, word)| *edits <= allowed || (folded.len() >= PART_BYTES && fold(word).contains(&folded)))
+        .filter(|(edits, word)| {
+            *edits <= allowed || (folded.len() >= PART_BYTES && fold(word).contains(&folded))
+        })
         .min()
         .map(|(_, word)| word)
 }
@@ -40,7 +44,9 @@ fn distance(a: &str, b: &str) -> usize {
         let mut left = i + 1;
         for (j, cb) in b.iter().enumerate() {
             let cost = |row: &[usize], at: usize| row.get(at).copied().unwrap_or(usize::MAX - 1);
-            let mut best = (cost(&above, j) + usize::from(ca != *cb)).min(left + 1).min(cost(&above, j + 1) + 1);
+            let mut best = (cost(&above, j) + usize::from(ca != *cb))
+                .min(left + 1)
+                .min(cost(&above, j + 1) + 1);
             let last_b = j.checked_sub(1).and_then(|k| b.get(k));
             if last_b == Some(&ca) && previous == Some(*cb) {
                 best = best.min(cost(&before, j.saturating_sub(1)) + 1);
@@ -60,16 +66,29 @@ mod tests {
 
     #[test]
     fn distances() {
-        for (a, b, want) in
-            [("", "", 0), ("", "abc", 3), ("abc", "", 3), ("form", "from", 1), ("kitten", "sitting", 3), ("ab", "ba", 1)]
-        {
+        for (a, b, want) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("form", "from", 1),
+            ("kitten", "sitting", 3),
+            ("ab", "ba", 1),
+        ] {
             assert_eq!(distance(a, b), want, "{a} {b}");
         }
     }
 
     #[test]
     fn hints() {
-        let keys = ["principals", "notPrincipals", "namespaces", "from", "to", "when", "dangerous_allowHttp"];
+        let keys = [
+            "principals",
+            "notPrincipals",
+            "namespaces",
+            "from",
+            "to",
+            "when",
+            "dangerous_allowHttp",
+        ];
         for (written, want) in [
             ("principal", ", did you mean `principals`?"),
             ("Principals", ", did you mean `principals`?"),

@@ -21,20 +21,43 @@ pub(crate) struct Place {
 impl Place {
     /// The top of a file.
     pub(crate) fn top(file: usize) -> Self {
-        Self { file, offset: 0, key: "".into() }
+        Self {
+            file,
+            offset: 0,
+            key: "".into(),
+        }
     }
 
     /// The value of `key` below this place.
     pub(crate) fn key(&self, key: &str, offset: usize) -> Self {
-        let bare = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
-        let key = if bare { key.to_owned() } else { format!("\"{}\"", key.escape_default()) };
-        let key = if self.key.is_empty() { key } else { format!("{}.{key}", self.key) };
-        Self { file: self.file, offset, key: key.into() }
+        let bare = !key.is_empty()
+            && key
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-'));
+        let key = if bare {
+            key.to_owned()
+        } else {
+            format!("\"{}\"", key.escape_default())
+        };
+        let key = if self.key.is_empty() {
+            key
+        } else {
+            format!("{}.{key}", self.key)
+        };
+        Self {
+            file: self.file,
+            offset,
+            key: key.into(),
+        }
     }
 
     /// Element `index` of the list at this place.
     pub(crate) fn index(&self, index: usize, offset: usize) -> Self {
-        Self { file: self.file, offset, key: format!("{}[{index}]", self.key).into() }
+        Self {
+            file: self.file,
+            offset,
+            key: format!("{}[{index}]", self.key).into(),
+        }
     }
 }
 
@@ -85,13 +108,16 @@ impl Problems {
     /// Problems and warnings with line and column, in the order of the files.
     pub(crate) fn located(mut self, files: &[(PathBuf, String)]) -> (Vec<Problem>, Vec<Problem>) {
         let damaged: BTreeSet<usize> = self.syntax.iter().map(|(place, _)| place.file).collect();
-        self.errors.retain(|(place, _)| !damaged.contains(&place.file));
+        self.errors
+            .retain(|(place, _)| !damaged.contains(&place.file));
         self.errors.append(&mut self.syntax);
         let locate = |mut list: Vec<(Place, String)>| {
             list.sort_by_key(|(place, _)| (place.file, place.offset));
             let mut problems: Vec<Problem> = Vec::new();
             for (place, message) in list {
-                let Some((file, text)) = files.get(place.file) else { continue };
+                let Some((file, text)) = files.get(place.file) else {
+                    continue;
+                };
                 let problem = Problem {
                     file: file.clone(),
                     position: Some(position(text, place.offset)),
@@ -110,7 +136,10 @@ impl Problems {
 
 /// Line and column of a byte offset, from 1; the column counts characters.
 fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text.as_bytes().get(..offset.min(text.len())).unwrap_or_default();
+    let before = text
+        .as_bytes()
+        .get(..offset.min(text.len()))
+        .unwrap_or_default();
     let line = before.split(|b| *b == b'\n');
     let last = line.clone().next_back().unwrap_or_default();
     // A byte that is not a UTF-8 continuation begins a character.
@@ -140,7 +169,14 @@ mod tests {
     #[test]
     fn key_paths() {
         let top = Place::top(0);
-        let place = top.key("authorizationPolicy", 1).index(2, 3).key("selector", 4).key("istio.io/x", 5);
-        assert_eq!(&*place.key, "authorizationPolicy[2].selector.\"istio.io/x\"");
+        let place = top
+            .key("authorizationPolicy", 1)
+            .index(2, 3)
+            .key("selector", 4)
+            .key("istio.io/x", 5);
+        assert_eq!(
+            &*place.key,
+            "authorizationPolicy[2].selector.\"istio.io/x\""
+        );
     }
 }

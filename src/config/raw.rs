@@ -7,11 +7,13 @@ pub(crate) mod process;
 
 use crate::config::raw::authn::{PeerAuthentication, RequestAuthentication};
 use crate::config::raw::mesh::{
-    DestinationRule, ExtensionProvider, Gateway, HttpRoute, MeshSettings, ServiceEntry, WorkloadEntry,
+    DestinationRule, ExtensionProvider, Gateway, HttpRoute, MeshSettings, ServiceEntry,
+    WorkloadEntry,
 };
 use crate::config::raw::policy::AuthorizationPolicy;
 use crate::config::raw::process::{
-    Admin, Authority, Egress, Identity, IdentityFiles, Ingress, Node, ProcessSettings, Records, Waypoint,
+    Admin, Authority, Egress, Identity, IdentityFiles, Ingress, Node, ProcessSettings, Records,
+    Waypoint,
 };
 use crate::config::read::table;
 
@@ -43,5 +45,14 @@ table! {
 
 /// Keys that only the main file may have: they describe the process, not the mesh.
 pub(crate) const PROCESS_KEYS: [&str; 10] = [
-    "process", "records", "admin", "authority", "identity", "identityFiles", "node", "waypoint", "ingress", "egress",
+    "process",
+    "records",
+    "admin",
+    "authority",
+    "identity",
+    "identityFiles",
+    "node",
+    "waypoint",
+    "ingress",
+    "egress",
 ];

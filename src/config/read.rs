@@ -30,7 +30,10 @@ impl<T: Read> Field for T {
         match table.entry(key) {
             Some(entry) => Self::read(&entry.value, &place.key(key, entry.value.offset), out),
             None => {
-                out.error(&place.key(key, place.offset), format!("missing, expected {}", Self::EXPECTED));
+                out.error(
+                    &place.key(key, place.offset),
+                    format!("missing, expected {}", Self::EXPECTED),
+                );
                 None
             }
         }
@@ -40,20 +43,28 @@ impl<T: Read> Field for T {
 impl<T: Read> Field for Option<T> {
     fn field(table: &Value, key: &str, place: &Place, out: &mut Problems) -> Option<Self> {
         let entry = table.entry(key);
-        Some(entry.and_then(|entry| T::read(&entry.value, &place.key(key, entry.value.offset), out)))
+        Some(
+            entry.and_then(|entry| T::read(&entry.value, &place.key(key, entry.value.offset), out)),
+        )
     }
 }
 
 impl<T: Read> Read for At<T> {
     const EXPECTED: &'static str = T::EXPECTED;
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
-        Some(Self { value: T::read(value, place, out)?, place: place.clone() })
+        Some(Self {
+            value: T::read(value, place, out)?,
+            place: place.clone(),
+        })
     }
 }
 
 /// Records that a value has the wrong type.
 pub(crate) fn mismatch<T: Read>(value: &Value, place: &Place, out: &mut Problems) {
-    out.error(place, format!("expected {}, found {}", T::EXPECTED, value.kind.name()));
+    out.error(
+        place,
+        format!("expected {}, found {}", T::EXPECTED, value.kind.name()),
+    );
 }
 
 /// A string that is not empty.
@@ -62,7 +73,9 @@ impl Read for String {
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         match value.text() {
             Some("") => out.error(place, "must not be empty"),
-            Some(text) if text.chars().any(char::is_control) => out.error(place, "must not hold control characters"),
+            Some(text) if text.chars().any(char::is_control) => {
+                out.error(place, "must not hold control characters")
+            }
             Some(text) => return Some(text.to_owned()),
             None => mismatch::<Self>(value, place, out),
         }
@@ -123,7 +136,11 @@ pub(crate) struct Count(pub(crate) usize);
 impl TryFrom<i64> for Count {
     type Error = ();
     fn try_from(n: i64) -> Result<Self, ()> {
-        usize::try_from(n).ok().filter(|n| *n <= 1024).map(Self).ok_or(())
+        usize::try_from(n)
+            .ok()
+            .filter(|n| *n <= 1024)
+            .map(Self)
+            .ok_or(())
     }
 }
 
@@ -141,7 +158,11 @@ pub(crate) struct Port(pub(crate) u16);
 impl TryFrom<i64> for Port {
     type Error = ();
     fn try_from(n: i64) -> Result<Self, ()> {
-        u16::try_from(n).ok().filter(|n| *n != 0).map(Self).ok_or(())
+        u16::try_from(n)
+            .ok()
+            .filter(|n| *n != 0)
+            .map(Self)
+            .ok_or(())
     }
 }
 
@@ -172,22 +193,34 @@ impl Read for PolicyPort {
         if digits && text.parse::<u16>().is_ok() {
             return Some(Self(text));
         }
-        out.error(place, format!("`{}` is not a port, expected 0 to 65535", text.escape_default()));
+        out.error(
+            place,
+            format!(
+                "`{}` is not a port, expected 0 to 65535",
+                text.escape_default()
+            ),
+        );
         None
     }
 }
 
 impl Read for SocketAddr {
-    const EXPECTED: &'static str = "an address with a port such as \"10.0.0.1:15008\" or \"[::1]:15008\"";
+    const EXPECTED: &'static str =
+        "an address with a port such as \"10.0.0.1:15008\" or \"[::1]:15008\"";
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         let Some(text) = value.text() else {
             mismatch::<Self>(value, place, out);
             return None;
         };
         match text.parse::<Self>() {
-            Ok(addr) if addr.port() == 0 => out.error(place, format!("port 0 in `{addr}`, expected 1 to 65535")),
+            Ok(addr) if addr.port() == 0 => {
+                out.error(place, format!("port 0 in `{addr}`, expected 1 to 65535"))
+            }
             Ok(addr) => return Some(addr),
-            Err(_) => out.error(place, format!("`{}` is not {}", text.escape_debug(), Self::EXPECTED)),
+            Err(_) => out.error(
+                place,
+                format!("`{}` is not {}", text.escape_debug(), Self::EXPECTED),
+            ),
         }
         None
     }
@@ -202,7 +235,10 @@ impl Read for IpAddr {
         };
         let parsed = text.parse::<Self>().ok();
         if parsed.is_none() {
-            out.error(place, format!("`{}` is not an IP address", text.escape_debug()));
+            out.error(
+                place,
+                format!("`{}` is not an IP address", text.escape_debug()),
+            );
         }
         parsed.map(|ip| ip.to_canonical())
     }
@@ -213,7 +249,8 @@ impl Read for IpAddr {
 pub(crate) struct Millis(pub(crate) u64);
 
 impl Read for Millis {
-    const EXPECTED: &'static str = "a duration of whole milliseconds such as \"24h\", \"1h30m\", \"5s\" or \"500ms\"";
+    const EXPECTED: &'static str =
+        "a duration of whole milliseconds such as \"24h\", \"1h30m\", \"5s\" or \"500ms\"";
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         let Some(text) = value.text() else {
             mismatch::<Self>(value, place, out);
@@ -221,7 +258,10 @@ impl Read for Millis {
         };
         let parsed = millis(text);
         if parsed.is_none() {
-            out.error(place, format!("`{}` is not {}", text.escape_debug(), Self::EXPECTED));
+            out.error(
+                place,
+                format!("`{}` is not {}", text.escape_debug(), Self::EXPECTED),
+            );
         }
         parsed.map(Self)
     }
@@ -234,7 +274,9 @@ fn millis(text: &str) -> Option<u64> {
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit())?;
         let (number, tail) = rest.split_at_checked(digits)?;
-        let unit = tail.find(|c: char| c.is_ascii_digit()).unwrap_or(tail.len());
+        let unit = tail
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(tail.len());
         let (unit, tail) = tail.split_at_checked(unit)?;
         let factor: u64 = match unit {
             "h" => 3_600_000,
@@ -261,16 +303,24 @@ impl<T: Read> Read for Vec<T> {
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         let Kind::List(items) = &value.kind else {
             let found = value.kind.name();
-            let mut message = format!("expected a list, each element {}, found {found}", T::EXPECTED);
+            let mut message = format!(
+                "expected a list, each element {}, found {found}",
+                T::EXPECTED
+            );
             if matches!(value.kind, Kind::Table(_)) && T::EXPECTED == TABLE {
                 let key = place.key.rsplit('.').next().unwrap_or_default();
-                message = format!("expected a list of tables, found one table; write `[[{key}]]` or `[{{ .. }}]`");
+                message = format!(
+                    "expected a list of tables, found one table; write `[[{key}]]` or `[{{ .. }}]`"
+                );
             }
             out.error(place, message);
             return None;
         };
         if items.is_empty() {
-            out.error(place, "an empty list; write at least one element or leave the key out");
+            out.error(
+                place,
+                "an empty list; write at least one element or leave the key out",
+            );
         }
         Some(list(items, place, out))
     }
@@ -285,7 +335,12 @@ impl<T: Read> Read for MaybeEmpty<T> {
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         match &value.kind {
             Kind::List(items) if items.is_empty() => Some(Self(Vec::new())),
-            Kind::List(_) | Kind::Text(_) | Kind::Integer(_) | Kind::Float | Kind::Boolean(_) | Kind::Datetime
+            Kind::List(_)
+            | Kind::Text(_)
+            | Kind::Integer(_)
+            | Kind::Float
+            | Kind::Boolean(_)
+            | Kind::Datetime
             | Kind::Table(_) => Vec::read(value, place, out).map(Self),
         }
     }
@@ -304,7 +359,10 @@ impl<T: Read> Read for Map<T> {
             if e.key.is_empty() {
                 out.error(&place.key("", e.offset), "an empty key");
             }
-            let key = At { value: e.key.clone(), place: place.key(&e.key, e.offset) };
+            let key = At {
+                value: e.key.clone(),
+                place: place.key(&e.key, e.offset),
+            };
             Some((key, T::read(&e.value, &value_place, out)?))
         };
         Some(Self(entries.iter().filter_map(entry).collect()))
@@ -312,7 +370,11 @@ impl<T: Read> Read for Map<T> {
 }
 
 /// The entries of a table.
-pub(crate) fn open<'v, T: Read>(value: &'v Value, place: &Place, out: &mut Problems) -> Option<&'v [Entry]> {
+pub(crate) fn open<'v, T: Read>(
+    value: &'v Value,
+    place: &Place,
+    out: &mut Problems,
+) -> Option<&'v [Entry]> {
     if let Kind::Table(entries) = &value.kind {
         return Some(entries);
     }
@@ -321,13 +383,22 @@ pub(crate) fn open<'v, T: Read>(value: &'v Value, place: &Place, out: &mut Probl
 }
 
 /// Refuses every key that is not in `keys`; those in `later` with a message of their own.
-pub(crate) fn refuse_unknown(entries: &[Entry], keys: &[&str], later: &[&str], place: &Place, out: &mut Problems) {
+pub(crate) fn refuse_unknown(
+    entries: &[Entry],
+    keys: &[&str],
+    later: &[&str],
+    place: &Place,
+    out: &mut Problems,
+) {
     for entry in entries.iter().filter(|e| !keys.contains(&e.key.as_str())) {
         let at = place.key(&entry.key, entry.offset);
         if later.contains(&entry.key.as_str()) {
             out.error(&at, "not supported yet");
         } else {
-            out.error(&at, format!("unknown key{}", hint(&entry.key, keys.iter().copied())));
+            out.error(
+                &at,
+                format!("unknown key{}", hint(&entry.key, keys.iter().copied())),
+            );
         }
     }
 }
@@ -347,7 +418,10 @@ pub(crate) fn word<T: Read + Clone>(
         return Some(found.clone());
     }
     let near = hint(text, words.iter().map(|(w, _)| *w));
-    out.error(place, format!("`{}` is not {}{near}", text.escape_debug(), T::EXPECTED));
+    out.error(
+        place,
+        format!("`{}` is not {}{near}", text.escape_debug(), T::EXPECTED),
+    );
     None
 }
 

@@ -57,7 +57,11 @@ impl Secret {
                 read_file(&Path::new(&dir).join(name))?
             }
         };
-        if bytes.is_empty() { Err(SecretError::Empty(self.clone())) } else { Ok(bytes) }
+        if bytes.is_empty() {
+            Err(SecretError::Empty(self.clone()))
+        } else {
+            Ok(bytes)
+        }
     }
 
     /// The content as text, without white space at either end: an editor's last line end is not part of a token.
@@ -66,15 +70,28 @@ impl Secret {
     /// As `read`; and if it is not UTF-8 or holds nothing but white space.
     pub fn read_text(&self) -> Result<String, SecretError> {
         let bytes = self.read()?;
-        let text = std::str::from_utf8(&bytes).map_err(|_not_repeated| SecretError::NotText(self.clone()))?.trim();
-        if text.is_empty() { Err(SecretError::Empty(self.clone())) } else { Ok(text.to_owned()) }
+        let text = std::str::from_utf8(&bytes)
+            .map_err(|_not_repeated| SecretError::NotText(self.clone()))?
+            .trim();
+        if text.is_empty() {
+            Err(SecretError::Empty(self.clone()))
+        } else {
+            Ok(text.to_owned())
+        }
     }
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, SecretError> {
-    let failed = |source| SecretError::File { path: path.to_owned(), source };
+    let failed = |source| SecretError::File {
+        path: path.to_owned(),
+        source,
+    };
     let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(SECRET_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    File::open(path)
+        .map_err(failed)?
+        .take(SECRET_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if u64::try_from(bytes.len()).is_ok_and(|n| n <= SECRET_BYTES) {
         return Ok(bytes);
     }
@@ -89,19 +106,29 @@ mod tests {
     fn reads_and_never_tells() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        File::create(&path).and_then(|mut f| std::io::Write::write_all(&mut f, b"hunter2\n")).unwrap();
+        File::create(&path)
+            .and_then(|mut f| std::io::Write::write_all(&mut f, b"hunter2\n"))
+            .unwrap();
         let secret = Secret::File(path.clone());
         assert_eq!(secret.read().unwrap(), b"hunter2\n");
         assert_eq!(secret.read_text().unwrap(), "hunter2");
         assert_eq!(format!("{secret:?}"), format!("file:{}", path.display()));
 
-        File::create(&path).and_then(|mut f| std::io::Write::write_all(&mut f, b"hunter2\xff")).unwrap();
+        File::create(&path)
+            .and_then(|mut f| std::io::Write::write_all(&mut f, b"hunter2\xff"))
+            .unwrap();
         let error = secret.read_text().unwrap_err();
         assert!(!format!("{error} {error:?}").contains("hunter2"));
 
         File::create(&path).unwrap();
         assert!(matches!(secret.read(), Err(SecretError::Empty(_))));
-        assert!(matches!(Secret::File(dir.path().join("none")).read(), Err(SecretError::File { .. })));
-        assert!(matches!(Secret::Env("RINGGATE_TEST_NOT_SET".into()).read(), Err(SecretError::Env(_))));
+        assert!(matches!(
+            Secret::File(dir.path().join("none")).read(),
+            Err(SecretError::File { .. })
+        ));
+        assert!(matches!(
+            Secret::Env("RINGGATE_TEST_NOT_SET".into()).read(),
+            Err(SecretError::Env(_))
+        ));
     }
 }

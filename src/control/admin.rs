@@ -40,10 +40,16 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Serves a bound listener until the future is dropped.
-pub async fn serve(listener: TcpListener, status: watch::Receiver<Status>, authority: Option<Arc<Authority>>) {
+pub async fn serve(
+    listener: TcpListener,
+    status: watch::Receiver<Status>,
+    authority: Option<Arc<Authority>>,
+) {
     let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+        let Ok(place) = Arc::clone(&places).acquire_owned().await else {
+            return;
+        };
         let stream = match listener.accept().await {
             Ok((stream, _peer)) => stream,
             Err(error) => {
@@ -58,7 +64,9 @@ pub async fn serve(listener: TcpListener, status: watch::Receiver<Status>, autho
                 let response = route(&request, &status.borrow(), authority.as_deref());
                 async move { Ok::<_, Infallible>(response) }
             });
-            let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
+            let served = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), answer)
+                .await;
             if let Err(error) = served {
                 tracing::debug!(%error, "admin connection");
             }
@@ -67,14 +75,26 @@ pub async fn serve(listener: TcpListener, status: watch::Receiver<Status>, autho
     }
 }
 
-fn route(request: &Request<Incoming>, status: &Status, authority: Option<&Authority>) -> Response<Full<Bytes>> {
+fn route(
+    request: &Request<Incoming>,
+    status: &Status,
+    authority: Option<&Authority>,
+) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
-        return answer(StatusCode::METHOD_NOT_ALLOWED, "text/plain", "only GET".to_owned());
+        return answer(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "text/plain",
+            "only GET".to_owned(),
+        );
     }
     match request.uri().path() {
         "/livez" => answer(StatusCode::OK, "text/plain", "ok".to_owned()),
         "/readyz" if status.ready => answer(StatusCode::OK, "text/plain", "ready".to_owned()),
-        "/readyz" => answer(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "not ready".to_owned()),
+        "/readyz" => answer(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "text/plain",
+            "not ready".to_owned(),
+        ),
         "/generation" => answer(StatusCode::OK, "text/plain", status.generation.to_string()),
         "/config/problems" => {
             let problems = serde_json::to_string(&status.problems).unwrap_or_default();
@@ -82,7 +102,11 @@ fn route(request: &Request<Incoming>, status: &Status, authority: Option<&Author
         }
         "/jwks.json" => match authority {
             Some(authority) => answer(StatusCode::OK, "application/json", authority.jwks()),
-            None => answer(StatusCode::NOT_FOUND, "text/plain", "no authority in this process".to_owned()),
+            None => answer(
+                StatusCode::NOT_FOUND,
+                "text/plain",
+                "no authority in this process".to_owned(),
+            ),
         },
         "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4", metrics(status)),
         _ => answer(StatusCode::NOT_FOUND, "text/plain", "not found".to_owned()),
@@ -105,6 +129,8 @@ fn metrics(status: &Status) -> String {
 fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
 }

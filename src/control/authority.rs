@@ -82,7 +82,9 @@ pub enum AuthorityError {
         configured: TrustDomain,
     },
     /// Root, issuing certificate and keys do not belong together, or the root has expired.
-    #[error("authority state does not fit together: what it issues does not verify against its root")]
+    #[error(
+        "authority state does not fit together: what it issues does not verify against its root"
+    )]
     Mismatch(#[source] SvidError),
     /// The root certificate cannot be trusted.
     #[error("root certificate cannot be used")]
@@ -139,7 +141,9 @@ pub struct ServerCertificate {
 
 impl std::fmt::Debug for ServerCertificate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServerCertificate").field("not_after", &self.not_after.as_secs()).finish_non_exhaustive()
+        f.debug_struct("ServerCertificate")
+            .field("not_after", &self.not_after.as_secs())
+            .finish_non_exhaustive()
     }
 }
 
@@ -155,7 +159,9 @@ pub struct Authority {
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("trust_domain", &self.trust_domain)
+            .finish_non_exhaustive()
     }
 }
 
@@ -165,7 +171,8 @@ impl Authority {
     /// # Errors
     /// `AuthorityError::Issue` without randomness.
     pub fn in_memory(trust_domain: TrustDomain, now: UnixTime) -> Result<Self, AuthorityError> {
-        let (root, issuing, token) = Self::generate(&trust_domain, now).map_err(AuthorityError::Issue)?;
+        let (root, issuing, token) =
+            Self::generate(&trust_domain, now).map_err(AuthorityError::Issue)?;
         Self::assemble(trust_domain, root, issuing, token, None, now)
     }
 
@@ -174,7 +181,11 @@ impl Authority {
     /// # Errors
     /// `AuthorityError`: the directory is in use, incomplete, readable by others, of another trust domain, or its
     /// parts do not fit together. Nothing is repaired or replaced.
-    pub fn open(state_dir: &Path, trust_domain: TrustDomain, now: UnixTime) -> Result<Self, AuthorityError> {
+    pub fn open(
+        state_dir: &Path,
+        trust_domain: TrustDomain,
+        now: UnixTime,
+    ) -> Result<Self, AuthorityError> {
         let store = Store::open(state_dir)?;
         let (root, issuing, token) = if let Some(files) = store.load()? {
             Self::parse(&store, &files, &trust_domain)?
@@ -191,28 +202,46 @@ impl Authority {
         Self::assemble(trust_domain, root, issuing, token, Some(store), now)
     }
 
-    fn generate(trust_domain: &TrustDomain, now: UnixTime) -> Result<(Ca, Ca, TokenKey), IssueError> {
+    fn generate(
+        trust_domain: &TrustDomain,
+        now: UnixTime,
+    ) -> Result<(Ca, Ca, TokenKey), IssueError> {
         let root = Ca::new_root(trust_domain, now)?;
         let issuing = root.new_issuing(trust_domain, now)?;
         Ok((root, issuing, TokenKey::generate()?))
     }
 
-    fn parse(store: &Store, files: &Files, trust_domain: &TrustDomain) -> Result<(Ca, Ca, TokenKey), AuthorityError> {
+    fn parse(
+        store: &Store,
+        files: &Files,
+        trust_domain: &TrustDomain,
+    ) -> Result<(Ca, Ca, TokenKey), AuthorityError> {
         let unfit = |certificate: &str, key: &str, reason| match reason {
-            Unfit::Certificate => {
-                AuthorityError::Unreadable { path: store.path(certificate), what: "certificate" }
-            }
-            Unfit::Key => AuthorityError::Unreadable { path: store.path(key), what: "P-256 key in PKCS#8" },
-            Unfit::Pair => AuthorityError::OtherKey { certificate: store.path(certificate), key: store.path(key) },
+            Unfit::Certificate => AuthorityError::Unreadable {
+                path: store.path(certificate),
+                what: "certificate",
+            },
+            Unfit::Key => AuthorityError::Unreadable {
+                path: store.path(key),
+                what: "P-256 key in PKCS#8",
+            },
+            Unfit::Pair => AuthorityError::OtherKey {
+                certificate: store.path(certificate),
+                key: store.path(key),
+            },
         };
-        let root = Ca::parse(&files.root, &files.root_key).map_err(|r| unfit(store::ROOT, store::ROOT_KEY, r))?;
-        let issuing =
-            Ca::parse(&files.issuing, &files.issuing).map_err(|r| unfit(store::ISSUING, store::ISSUING, r))?;
+        let root = Ca::parse(&files.root, &files.root_key)
+            .map_err(|r| unfit(store::ROOT, store::ROOT_KEY, r))?;
+        let issuing = Ca::parse(&files.issuing, &files.issuing)
+            .map_err(|r| unfit(store::ISSUING, store::ISSUING, r))?;
         let token = TokenKey::parse(&files.token_key)
             .ok_or_else(|| unfit(store::TOKEN_KEY, store::TOKEN_KEY, Unfit::Key))?;
         let found = root.trust_domain().unwrap_or_default();
         if found != trust_domain.as_str() {
-            return Err(AuthorityError::TrustDomain { found, configured: trust_domain.clone() });
+            return Err(AuthorityError::TrustDomain {
+                found,
+                configured: trust_domain.clone(),
+            });
         }
         Ok((root, issuing, token))
     }
@@ -241,10 +270,18 @@ impl Authority {
 
     /// What is issued must verify: this finds swapped keys, a foreign issuing certificate and an expired root.
     fn prove(&self, now: UnixTime) -> Result<(), AuthorityError> {
-        let id = SpiffeId::parse(&format!("spiffe://{}/ringgate/self-test", self.trust_domain))
-            .map_err(|e| AuthorityError::Mismatch(SvidError::Leaf(crate::identity::leaf::LeafError::Id(e))))?;
-        let svid = self.issue(&id, &[], Duration::from_secs(60), now).map_err(AuthorityError::Issue)?;
-        verify_svid(&svid.chain, &self.bundles, now, Usage::Server).map_err(AuthorityError::Mismatch)?;
+        let id = SpiffeId::parse(&format!(
+            "spiffe://{}/ringgate/self-test",
+            self.trust_domain
+        ))
+        .map_err(|e| {
+            AuthorityError::Mismatch(SvidError::Leaf(crate::identity::leaf::LeafError::Id(e)))
+        })?;
+        let svid = self
+            .issue(&id, &[], Duration::from_secs(60), now)
+            .map_err(AuthorityError::Issue)?;
+        verify_svid(&svid.chain, &self.bundles, now, Usage::Server)
+            .map_err(AuthorityError::Mismatch)?;
         Ok(())
     }
 
@@ -279,7 +316,9 @@ impl Authority {
     ) -> Result<Svid, IssueError> {
         self.check_request(id, ttl)?;
         let names = Names::svid(id, dns_names)?;
-        let issued = self.issuing(now)?.issue(&names, &Subject::NewKey, ttl, now)?;
+        let issued = self
+            .issuing(now)?
+            .issue(&names, &Subject::NewKey, ttl, now)?;
         let key = issued.key.ok_or(IssueError::Csr("no key"))?;
         Ok(Svid {
             id: id.clone(),
@@ -306,12 +345,18 @@ impl Authority {
         if !grant.allows_id(&request.id) {
             return Err(IssueError::NotGranted(request.id.to_string()));
         }
-        if let Some(name) = request.dns_names.iter().find(|name| !grant.allows_dns(name)) {
+        if let Some(name) = request
+            .dns_names
+            .iter()
+            .find(|name| !grant.allows_dns(name))
+        {
             return Err(IssueError::NotGranted(name.clone()));
         }
         self.check_request(&request.id, ttl)?;
         let names = Names::svid(&request.id, &request.dns_names)?;
-        let issued = self.issuing(now)?.issue(&names, &Subject::Key(request.public_key), ttl, now)?;
+        let issued =
+            self.issuing(now)?
+                .issue(&names, &Subject::Key(request.public_key), ttl, now)?;
         Ok((request.id, issued.chain))
     }
 
@@ -328,9 +373,15 @@ impl Authority {
     ) -> Result<ServerCertificate, IssueError> {
         check_ttl(ttl)?;
         let names = Names::server(dns_names, addresses)?;
-        let issued = self.issuing(now)?.issue(&names, &Subject::NewKey, ttl, now)?;
+        let issued = self
+            .issuing(now)?
+            .issue(&names, &Subject::NewKey, ttl, now)?;
         let key = issued.key.ok_or(IssueError::Csr("no key"))?;
-        Ok(ServerCertificate { chain: issued.chain, key, not_after: issued.not_after })
+        Ok(ServerCertificate {
+            chain: issued.chain,
+            key,
+            not_after: issued.not_after,
+        })
     }
 
     /// A workload token: a JWT (ES256) with `iss` = `https://<trust domain>`, `sub` = the SPIFFE ID, `aud`, `iat`
@@ -371,7 +422,9 @@ impl Authority {
         }
         let next = Arc::new(self.root.new_issuing(&self.trust_domain, now)?);
         if let Some(store) = &self.store {
-            store.replace_issuing(&next.bundle_pem()).map_err(|e| IssueError::Store(Box::new(e)))?;
+            store
+                .replace_issuing(&next.bundle_pem())
+                .map_err(|e| IssueError::Store(Box::new(e)))?;
         }
         tracing::info!(trust_domain = %self.trust_domain, "issuing certificate renewed");
         self.issuing.store(Arc::clone(&next));
@@ -380,7 +433,11 @@ impl Authority {
 }
 
 fn check_ttl(ttl: Duration) -> Result<(), IssueError> {
-    if ttl < Duration::from_secs(1) || ttl > TTL_MAX { Err(IssueError::Ttl) } else { Ok(()) }
+    if ttl < Duration::from_secs(1) || ttl > TTL_MAX {
+        Err(IssueError::Ttl)
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -88,11 +88,13 @@ impl Replaced {
     /// # Errors
     /// `FilesError::Io` for the first that stays.
     pub fn remove(self) -> Result<(), FilesError> {
-        self.0.into_iter().try_for_each(|path| match fs::remove_dir_all(&path) {
-            Ok(()) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(source) => Err(FilesError::Io { path, source }),
-        })
+        self.0
+            .into_iter()
+            .try_for_each(|path| match fs::remove_dir_all(&path) {
+                Ok(()) => Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(source) => Err(FilesError::Io { path, source }),
+            })
     }
 }
 
@@ -115,14 +117,32 @@ pub fn write(
     let chain = pem::encode_certificates(&svid.chain);
     let key = pem::encode("PRIVATE KEY", svid.key.secret_der());
     let entries = [
-        Entry { name: "cert-chain.pem", mode: 0o444, text: &chain },
-        Entry { name: "key.pem", mode: 0o400, text: &key },
-        Entry { name: "root-ca.crt", mode: 0o444, text: &roots },
+        Entry {
+            name: "cert-chain.pem",
+            mode: 0o444,
+            text: &chain,
+        },
+        Entry {
+            name: "key.pem",
+            mode: 0o400,
+            text: &key,
+        },
+        Entry {
+            name: "root-ca.crt",
+            mode: 0o444,
+            text: &roots,
+        },
     ];
     let mut replaced = swap(&dir.join("istio"), &entries, now)?;
     if let Some(token) = token {
-        let entries = [Entry { name: "istio-token", mode: 0o400, text: token }];
-        replaced.0.extend(swap(&dir.join("tokens"), &entries, now)?.0);
+        let entries = [Entry {
+            name: "istio-token",
+            mode: 0o400,
+            text: token,
+        }];
+        replaced
+            .0
+            .extend(swap(&dir.join("tokens"), &entries, now)?.0);
     }
     Ok(replaced)
 }
@@ -141,7 +161,9 @@ pub async fn keep(
         let mut replaced = Replaced::default();
         let mut failed = false;
         for (job, last) in jobs.iter().zip(&mut written) {
-            let Some(svid) = current.by_id.get(&job.id) else { continue };
+            let Some(svid) = current.by_id.get(&job.id) else {
+                continue;
+            };
             if last.as_ref().is_some_and(|last| Arc::ptr_eq(last, svid)) {
                 continue;
             }
@@ -160,7 +182,10 @@ pub async fn keep(
         if !replaced.0.is_empty() {
             tokio::time::sleep(GRACE).await;
             if let Err(error) = replaced.remove() {
-                tracing::warn!(error = &error as &dyn std::error::Error, "old identity files not removed");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "old identity files not removed"
+                );
             }
         }
         if failed {
@@ -178,7 +203,8 @@ fn renew(
     authority: Option<&Authority>,
     now: UnixTime,
 ) -> Result<Replaced, FilesError> {
-    let left = Duration::from_secs(svid.not_after.as_secs().saturating_sub(now.as_secs())).min(TTL_MAX);
+    let left =
+        Duration::from_secs(svid.not_after.as_secs().saturating_sub(now.as_secs())).min(TTL_MAX);
     let token = authority
         .map(|authority| authority.issue_token(&job.id, &job.audience, left, now))
         .transpose()
@@ -188,7 +214,11 @@ fn renew(
 
 /// Replaces all files of `dir` by one rename; returns what can be removed.
 fn swap(dir: &Path, entries: &[Entry<'_>], now: UnixTime) -> Result<Replaced, FilesError> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| failed(dir, e))?;
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|e| failed(dir, e))?;
     let (name, fresh) = make_version(dir, now)?;
     for entry in entries {
         let path = fresh.join(entry.name);
@@ -206,7 +236,9 @@ fn swap(dir: &Path, entries: &[Entry<'_>], now: UnixTime) -> Result<Replaced, Fi
             Err(e) => return Err(failed(&path, e)),
         }
     }
-    File::open(dir).and_then(|file| file.sync_all()).map_err(|e| failed(dir, e))?;
+    File::open(dir)
+        .and_then(|file| file.sync_all())
+        .map_err(|e| failed(dir, e))?;
     others(dir, &name).map_err(|e| failed(dir, e))
 }
 
@@ -217,12 +249,19 @@ fn make_version(dir: &Path, now: UnixTime) -> Result<(String, PathBuf), FilesErr
     aws_lc_rs::rand::fill(&mut random).map_err(|_e| FilesError::Random)?;
     let name = format!("..{}.{:016x}", now.as_secs(), u64::from_be_bytes(random));
     let path = dir.join(&name);
-    DirBuilder::new().mode(0o700).create(&path).map_err(|e| failed(&path, e))?;
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&path)
+        .map_err(|e| failed(&path, e))?;
     Ok((name, path))
 }
 
 fn write_file(path: &Path, entry: &Entry<'_>) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(entry.mode).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(entry.mode)
+        .open(path)?;
     file.write_all(entry.text.as_bytes())?;
     file.sync_all()
 }
@@ -234,7 +273,9 @@ fn others(dir: &Path, current: &str) -> io::Result<Replaced> {
         let entry = entry?;
         let name = entry.file_name();
         let Some(name) = name.to_str() else { continue };
-        let version = name.strip_prefix("..").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
+        let version = name
+            .strip_prefix("..")
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()));
         if version && name != current && entry.file_type()?.is_dir() {
             found.push(entry.path());
         }
@@ -250,7 +291,10 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 fn failed(path: &Path, source: io::Error) -> FilesError {
-    FilesError::Io { path: path.to_owned(), source }
+    FilesError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -275,48 +319,92 @@ mod tests {
     }
 
     fn authority() -> Authority {
-        Authority::in_memory(TrustDomain::parse("cluster.local").unwrap(), UnixTime::now()).unwrap()
+        Authority::in_memory(
+            TrustDomain::parse("cluster.local").unwrap(),
+            UnixTime::now(),
+        )
+        .unwrap()
     }
 
     fn versions(dir: &Path) -> usize {
-        fs::read_dir(dir).unwrap().filter(|e| e.as_ref().unwrap().file_type().unwrap().is_dir()).count()
+        fs::read_dir(dir)
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().file_type().unwrap().is_dir())
+            .count()
     }
 
     #[test]
     fn layout() {
         let (dir, authority, now) = (tempfile::tempdir().unwrap(), authority(), UnixTime::now());
-        let svid = authority.issue(&reviews(), &[], Duration::from_secs(60), now).unwrap();
-        write(dir.path(), &svid, &authority.bundles(), Some("token"), now).unwrap().remove().unwrap();
+        let svid = authority
+            .issue(&reviews(), &[], Duration::from_secs(60), now)
+            .unwrap();
+        write(dir.path(), &svid, &authority.bundles(), Some("token"), now)
+            .unwrap()
+            .remove()
+            .unwrap();
         let istio = dir.path().join("istio");
-        for (name, mode) in [("cert-chain.pem", 0o444), ("key.pem", 0o400), ("root-ca.crt", 0o444)] {
+        for (name, mode) in [
+            ("cert-chain.pem", 0o444),
+            ("key.pem", 0o400),
+            ("root-ca.crt", 0o444),
+        ] {
             let link = fs::read_link(istio.join(name)).unwrap();
             assert_eq!(link, Path::new("..data").join(name));
-            assert_eq!(fs::metadata(istio.join(name)).unwrap().permissions().mode() & 0o777, mode, "{name}");
+            assert_eq!(
+                fs::metadata(istio.join(name)).unwrap().permissions().mode() & 0o777,
+                mode,
+                "{name}"
+            );
         }
-        assert_eq!(text(&dir.path().join("tokens/istio-token")).unwrap(), "token");
-        assert!(fs::read_link(istio.join("..data")).unwrap().to_str().unwrap().starts_with(".."));
-        let chain = pem::certificates(text(&istio.join("cert-chain.pem")).unwrap().as_bytes()).unwrap();
+        assert_eq!(
+            text(&dir.path().join("tokens/istio-token")).unwrap(),
+            "token"
+        );
+        assert!(
+            fs::read_link(istio.join("..data"))
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .starts_with("..")
+        );
+        let chain =
+            pem::certificates(text(&istio.join("cert-chain.pem")).unwrap().as_bytes()).unwrap();
         assert_eq!(chain, svid.chain);
-        assert_eq!(text(&istio.join("key.pem")).unwrap(), pem::encode("PRIVATE KEY", svid.key.secret_der()));
-        let roots = pem::certificates(text(&istio.join("root-ca.crt")).unwrap().as_bytes()).unwrap();
+        assert_eq!(
+            text(&istio.join("key.pem")).unwrap(),
+            pem::encode("PRIVATE KEY", svid.key.secret_der())
+        );
+        let roots =
+            pem::certificates(text(&istio.join("root-ca.crt")).unwrap().as_bytes()).unwrap();
         assert_eq!(roots, authority.roots());
     }
 
     #[test]
     fn readable_at_all_times() {
         let (dir, authority, now) = (tempfile::tempdir().unwrap(), authority(), UnixTime::now());
-        let svid = authority.issue(&reviews(), &[], Duration::from_secs(60), now).unwrap();
+        let svid = authority
+            .issue(&reviews(), &[], Duration::from_secs(60), now)
+            .unwrap();
         let put = || write(dir.path(), &svid, &authority.bundles(), Some("token"), now).unwrap();
         let mut held = put();
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| {
-                let names = ["istio/cert-chain.pem", "istio/key.pem", "istio/root-ca.crt", "tokens/istio-token"];
+                let names = [
+                    "istio/cert-chain.pem",
+                    "istio/key.pem",
+                    "istio/root-ca.crt",
+                    "tokens/istio-token",
+                ];
                 let mut reads = 0_u32;
                 while !done.load(Ordering::Relaxed) {
                     for name in names {
                         let found = text(&dir.path().join(name));
-                        assert!(found.as_ref().is_ok_and(|t| !t.is_empty()), "{name} after {reads}: {found:?}");
+                        assert!(
+                            found.as_ref().is_ok_and(|t| !t.is_empty()),
+                            "{name} after {reads}: {found:?}"
+                        );
                         reads += 1;
                     }
                 }
@@ -338,18 +426,37 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn follow_every_rotation() {
-        let (dir, began, start) = (tempfile::tempdir().unwrap(), tokio::time::Instant::now(), UnixTime::now());
+        let (dir, began, start) = (
+            tempfile::tempdir().unwrap(),
+            tokio::time::Instant::now(),
+            UnixTime::now(),
+        );
         let clock: Clock = Arc::new(move || {
             UnixTime::since_unix_epoch(Duration::from_secs(start.as_secs()) + began.elapsed())
         });
         let authority = Arc::new(authority());
-        let source = Source::Embedded { authority: Arc::clone(&authority), ttl: Duration::from_secs(1000) };
-        let wanted = vec![WantedSvid { id: reviews(), dns_names: Vec::new() }];
+        let source = Source::Embedded {
+            authority: Arc::clone(&authority),
+            ttl: Duration::from_secs(1000),
+        };
+        let wanted = vec![WantedSvid {
+            id: reviews(),
+            dns_names: Vec::new(),
+        }];
         let manager = SvidManager::with_clock(source, wanted, Arc::clone(&clock), Arc::new(|| 0.5));
-        let job = FilesJob { id: reviews(), dir: dir.path().to_owned(), audience: "customer-api".to_owned() };
+        let job = FilesJob {
+            id: reviews(),
+            dir: dir.path().to_owned(),
+            audience: "customer-api".to_owned(),
+        };
         let set = manager.subscribe();
         let mut tasks = tokio::task::JoinSet::new();
-        tasks.spawn(keep(vec![job], Some(Arc::clone(&authority)), set.clone(), clock));
+        tasks.spawn(keep(
+            vec![job],
+            Some(Arc::clone(&authority)),
+            set.clone(),
+            clock,
+        ));
         tasks.spawn(manager.run());
         let mut seen = std::collections::BTreeSet::new();
         for _ in 0..4 {

@@ -31,7 +31,9 @@ pub struct HttpClient {
 
 impl std::fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HttpClient").field("tls", &self.tls.is_some()).finish()
+        f.debug_struct("HttpClient")
+            .field("tls", &self.tls.is_some())
+            .finish()
     }
 }
 
@@ -90,7 +92,9 @@ impl HttpClient {
             .map_err(|_e| FetchError::Roots)?
             .with_root_certificates(store)
             .with_no_client_auth();
-        Ok(Self { tls: Some(TlsConnector::from(Arc::new(config))) })
+        Ok(Self {
+            tls: Some(TlsConnector::from(Arc::new(config))),
+        })
     }
 
     /// For http to loopback alone; https fails.
@@ -106,7 +110,9 @@ impl HttpClient {
     pub async fn get(&self, url: &str, timeout: Duration) -> Result<Vec<u8>, FetchError> {
         let mut request = Request::new(Vec::new());
         *request.uri_mut() = url.parse().map_err(|_e| FetchError::Url)?;
-        request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/json"));
+        request
+            .headers_mut()
+            .insert(ACCEPT, HeaderValue::from_static("application/json"));
         let response = self.send(request, timeout).await?;
         match response.status().as_u16() {
             200 => Ok(response.into_body()),
@@ -123,19 +129,32 @@ impl HttpClient {
         request: Request<Vec<u8>>,
         timeout: Duration,
     ) -> Result<Response<Vec<u8>>, FetchError> {
-        tokio::time::timeout(timeout, Box::pin(self.exchange(request))).await.map_err(|_e| FetchError::Timeout)?
+        tokio::time::timeout(timeout, Box::pin(self.exchange(request)))
+            .await
+            .map_err(|_e| FetchError::Timeout)?
     }
 
     async fn exchange(&self, request: Request<Vec<u8>>) -> Result<Response<Vec<u8>>, FetchError> {
         let stream = self.connect(request.uri()).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(FetchError::Http)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(FetchError::Http)?;
         let answer = async {
-            let response = sender.send_request(origin_form(request)?).await.map_err(FetchError::Http)?;
+            let response = sender
+                .send_request(origin_form(request)?)
+                .await
+                .map_err(FetchError::Http)?;
             let (head, body) = response.into_parts();
-            let body = Limited::new(body, limits::DISCOVERY_BYTES).collect().await.map_err(|error| {
-                if error.is::<LengthLimitError>() { FetchError::TooLarge } else { FetchError::Body }
-            })?;
+            let body = Limited::new(body, limits::DISCOVERY_BYTES)
+                .collect()
+                .await
+                .map_err(|error| {
+                    if error.is::<LengthLimitError>() {
+                        FetchError::TooLarge
+                    } else {
+                        FetchError::Body
+                    }
+                })?;
             Ok(Response::from_parts(head, body.to_bytes().to_vec()))
         };
         tokio::pin!(answer);
@@ -156,15 +175,27 @@ impl HttpClient {
             Some("http") => false,
             Some(_) | None => return Err(FetchError::Url),
         };
-        let authority = uri.authority().filter(|a| !a.as_str().contains('@')).ok_or(FetchError::Url)?;
-        let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+        let authority = uri
+            .authority()
+            .filter(|a| !a.as_str().contains('@'))
+            .ok_or(FetchError::Url)?;
+        let name = authority
+            .host()
+            .trim_start_matches('[')
+            .trim_end_matches(']');
         let port = authority.port_u16().unwrap_or(if https { 443 } else { 80 });
-        let found = tokio::net::lookup_host((name, port)).await.map_err(FetchError::Connect)?;
-        let allowed: Vec<SocketAddr> = found.filter(|address| may_connect(address.ip(), https)).collect();
+        let found = tokio::net::lookup_host((name, port))
+            .await
+            .map_err(FetchError::Connect)?;
+        let allowed: Vec<SocketAddr> = found
+            .filter(|address| may_connect(address.ip(), https))
+            .collect();
         if allowed.is_empty() {
             return Err(FetchError::Address);
         }
-        let tcp = TcpStream::connect(allowed.as_slice()).await.map_err(FetchError::Connect)?;
+        let tcp = TcpStream::connect(allowed.as_slice())
+            .await
+            .map_err(FetchError::Connect)?;
         if !https {
             return Ok(Box::new(tcp));
         }
@@ -190,11 +221,18 @@ fn origin_form(request: Request<Vec<u8>>) -> Result<Request<Full<Bytes>>, FetchE
     let (mut head, body) = request.into_parts();
     let host = head.uri.authority().ok_or(FetchError::Url)?.as_str();
     let host = HeaderValue::from_str(host).map_err(|_e| FetchError::Url)?;
-    let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
+    let target = head
+        .uri
+        .path_and_query()
+        .map_or("/", |target| target.as_str());
     head.uri = target.parse().map_err(|_e| FetchError::Url)?;
     head.headers.insert(HOST, host);
-    head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    head.headers.insert(USER_AGENT, HeaderValue::from_static(concat!("ringgate/", env!("CARGO_PKG_VERSION"))));
+    head.headers
+        .insert(CONNECTION, HeaderValue::from_static("close"));
+    head.headers.insert(
+        USER_AGENT,
+        HeaderValue::from_static(concat!("ringgate/", env!("CARGO_PKG_VERSION"))),
+    );
     head.version = http::Version::HTTP_11;
     Ok(Request::from_parts(head, Full::new(Bytes::from(body))))
 }
@@ -207,7 +245,11 @@ mod tests {
     use tokio::net::TcpListener;
 
     fn block_on<F: Future>(future: F) -> F::Output {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(future)
     }
 
     /// Serves one connection with `answer` and gives back what was asked.
@@ -235,7 +277,10 @@ mod tests {
     fn gets_a_body() {
         block_on(async {
             let (url, server) = once(answer("200 OK\r\ncontent-length: 2", b"{}")).await;
-            assert_eq!(HttpClient::loopback_only().get(&url, SOON).await.unwrap(), b"{}");
+            assert_eq!(
+                HttpClient::loopback_only().get(&url, SOON).await.unwrap(),
+                b"{}"
+            );
             let asked = server.await.unwrap();
             assert!(asked.starts_with("GET /keys?x=1 HTTP/1.1\r\n"), "{asked}");
             assert!(asked.contains("host: 127.0.0.1:"), "{asked}");
@@ -245,16 +290,24 @@ mod tests {
     #[test]
     fn follows_no_redirect() {
         block_on(async {
-            let (url, _server) = once(answer("302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0", b"")).await;
+            let (url, _server) = once(answer(
+                "302 Found\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0",
+                b"",
+            ))
+            .await;
             let outcome = HttpClient::loopback_only().get(&url, SOON).await;
-            assert!(matches!(outcome, Err(FetchError::Status(302))), "{outcome:?}");
+            assert!(
+                matches!(outcome, Err(FetchError::Status(302))),
+                "{outcome:?}"
+            );
         });
     }
 
     #[test]
     fn answers_are_bounded() {
         block_on(async {
-            let (url, _server) = once(answer("200 OK", &vec![b' '; limits::DISCOVERY_BYTES + 1])).await;
+            let (url, _server) =
+                once(answer("200 OK", &vec![b' '; limits::DISCOVERY_BYTES + 1])).await;
             let outcome = HttpClient::loopback_only().get(&url, SOON).await;
             assert!(matches!(outcome, Err(FetchError::TooLarge)), "{outcome:?}");
         });
@@ -265,14 +318,22 @@ mod tests {
         block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("http://{}/", listener.local_addr().unwrap());
-            let outcome = HttpClient::loopback_only().get(&url, Duration::from_millis(50)).await;
+            let outcome = HttpClient::loopback_only()
+                .get(&url, Duration::from_millis(50))
+                .await;
             assert!(matches!(outcome, Err(FetchError::Timeout)), "{outcome:?}");
         });
     }
 
     #[test]
     fn where_it_may_go() {
-        let check = |ip: &str, https, want| assert_eq!(may_connect(ip.parse().unwrap(), https), want, "{ip} {https}");
+        let check = |ip: &str, https, want| {
+            assert_eq!(
+                may_connect(ip.parse().unwrap(), https),
+                want,
+                "{ip} {https}"
+            )
+        };
         check("127.0.0.1", false, true);
         check("::1", false, true);
         check("10.0.0.1", false, false);

@@ -36,7 +36,11 @@ pub struct Timetable {
 impl Default for Timetable {
     fn default() -> Self {
         let seconds = Duration::from_secs;
-        Self { refresh: seconds(300), at_most_every: seconds(10), retry: seconds(10) }
+        Self {
+            refresh: seconds(300),
+            at_most_every: seconds(10),
+            retry: seconds(10),
+        }
     }
 }
 
@@ -100,9 +104,22 @@ impl JwksHandle {
         let (source_sender, source_receiver) = watch::channel(sources);
         let (early, asked) = mpsc::channel(EARLY);
         let (publish, published) = watch::channel(Arc::new(KeySets::default()));
-        let keeper =
-            Keeper { client, timetable, sources: source_receiver, early: asked, publish, state: BTreeMap::new() };
-        (Self { sources: Arc::new(source_sender), early }, published, keeper)
+        let keeper = Keeper {
+            client,
+            timetable,
+            sources: source_receiver,
+            early: asked,
+            publish,
+            state: BTreeMap::new(),
+        };
+        (
+            Self {
+                sources: Arc::new(source_sender),
+                early,
+            },
+            published,
+            keeper,
+        )
     }
 
     /// Replaces the sources, after a reload. Sets of sources that stay are kept.
@@ -124,7 +141,12 @@ impl Keeper {
         self.adopt();
         loop {
             self.start_due(&mut fetches);
-            let next = self.state.values().filter(|s| !s.fetching).map(|s| s.due).min();
+            let next = self
+                .state
+                .values()
+                .filter(|s| !s.fetching)
+                .map(|s| s.due)
+                .min();
             tokio::select! {
                 changed = self.sources.changed() => match changed {
                     Ok(()) => self.adopt(),
@@ -147,13 +169,23 @@ impl Keeper {
     fn adopt(&mut self) {
         let wanted = self.sources.borrow_and_update().clone();
         self.state.retain(|source, _| wanted.contains_key(source));
-        let gone = self.publish.borrow().map.keys().any(|source| !wanted.contains_key(source));
+        let gone = self
+            .publish
+            .borrow()
+            .map
+            .keys()
+            .any(|source| !wanted.contains_key(source));
         if gone {
             self.change(|map| map.retain(|source, _| wanted.contains_key(source)));
         }
         let now = Instant::now();
         for source in wanted.into_keys() {
-            self.state.entry(source).or_insert(State { started: None, due: now, fetching: false, failures: 0 });
+            self.state.entry(source).or_insert(State {
+                started: None,
+                due: now,
+                fetching: false,
+                failures: 0,
+            });
         }
     }
 
@@ -177,7 +209,9 @@ impl Keeper {
     fn bring_forward(&mut self, source: &KeySource) {
         let least = self.timetable.at_most_every;
         if let Some(state) = self.state.get_mut(source).filter(|state| !state.fetching) {
-            let earliest = state.started.map_or_else(Instant::now, |started| started + least);
+            let earliest = state
+                .started
+                .map_or_else(Instant::now, |started| started + least);
             state.due = state.due.min(earliest);
         }
     }
@@ -194,18 +228,40 @@ impl Keeper {
             Ok(set) => {
                 state.failures = 0;
                 let inline = matches!(source, KeySource::Inline(_));
-                state.due = now + if inline { NEVER } else { self.timetable.refresh };
-                let same = self.publish.borrow().map.get(&source).is_some_and(|known| **known == set);
+                state.due = now
+                    + if inline {
+                        NEVER
+                    } else {
+                        self.timetable.refresh
+                    };
+                let same = self
+                    .publish
+                    .borrow()
+                    .map
+                    .get(&source)
+                    .is_some_and(|known| **known == set);
                 if !same {
-                    tracing::info!(?source, usable = set.len(), skipped = set.skipped(), "key set is new");
+                    tracing::info!(
+                        ?source,
+                        usable = set.len(),
+                        skipped = set.skipped(),
+                        "key set is new"
+                    );
                     self.change(|map| drop(map.insert(source, Arc::new(set))));
                 }
             }
             Err(error) => {
-                let wait = self.timetable.retry.saturating_mul(1 << state.failures.min(10));
+                let wait = self
+                    .timetable
+                    .retry
+                    .saturating_mul(1 << state.failures.min(10));
                 state.due = now + wait.min(self.timetable.refresh);
                 state.failures = state.failures.saturating_add(1);
-                tracing::warn!(?source, ?error, "key set not obtained; the last good one stays");
+                tracing::warn!(
+                    ?source,
+                    ?error,
+                    "key set not obtained; the last good one stays"
+                );
             }
         }
     }
@@ -214,7 +270,10 @@ impl Keeper {
         self.publish.send_modify(|sets| {
             let mut map = sets.map.clone();
             edit(&mut map);
-            *sets = Arc::new(KeySets { map, generation: sets.generation + 1 });
+            *sets = Arc::new(KeySets {
+                map,
+                generation: sets.generation + 1,
+            });
         });
     }
 }
@@ -230,12 +289,19 @@ async fn sleep_until(next: Option<Instant>) {
 ///
 /// # Errors
 /// `JwksError`.
-pub async fn fetch(client: &HttpClient, source: &KeySource, timeout: Duration) -> Result<KeySet, JwksError> {
+pub async fn fetch(
+    client: &HttpClient,
+    source: &KeySource,
+    timeout: Duration,
+) -> Result<KeySet, JwksError> {
     let url = match source {
         KeySource::Inline(text) => return KeySet::parse(text).map_err(JwksError::KeySet),
         KeySource::Uri(url) => url.clone(),
         KeySource::Discovery(issuer) => {
-            oidc_client::discover(client, issuer, timeout).await.map_err(JwksError::Discovery)?.jwks_uri
+            oidc_client::discover(client, issuer, timeout)
+                .await
+                .map_err(JwksError::Discovery)?
+                .jwks_uri
         }
     };
     let body = client.get(&url, timeout).await.map_err(JwksError::Fetch)?;
@@ -277,15 +343,25 @@ mod tests {
                 let _read = stream.read(&mut request).await.unwrap();
                 let text = answers.borrow().clone();
                 let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", text.len());
-                stream.write_all(format!("{head}{text}").as_bytes()).await.unwrap();
+                stream
+                    .write_all(format!("{head}{text}").as_bytes())
+                    .await
+                    .unwrap();
                 count.send_modify(|n| *n += 1);
             }
         });
-        Server { source, body, asked }
+        Server {
+            source,
+            body,
+            asked,
+        }
     }
 
     fn run(test: impl AsyncFnOnce()) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
         tokio::task::LocalSet::new().block_on(&runtime, test());
     }
 
@@ -295,7 +371,8 @@ mod tests {
 
     fn start(server: &Server, timetable: Timetable) -> (JwksHandle, watch::Receiver<Arc<KeySets>>) {
         let sources = Sources::from([(server.source.clone(), 1000)]);
-        let (handle, published, keeper) = JwksHandle::new(HttpClient::loopback_only(), timetable, sources);
+        let (handle, published, keeper) =
+            JwksHandle::new(HttpClient::loopback_only(), timetable, sources);
         tokio::task::spawn_local(keeper.run());
         (handle, published)
     }
@@ -305,8 +382,14 @@ mod tests {
         run(async || {
             let mut server = serve().await;
             let least = Duration::from_millis(300);
-            let (handle, mut published) =
-                start(&server, Timetable { refresh: LONG, at_most_every: least, retry: LONG });
+            let (handle, mut published) = start(
+                &server,
+                Timetable {
+                    refresh: LONG,
+                    at_most_every: least,
+                    retry: LONG,
+                },
+            );
             let begun = Instant::now();
             soon(published.changed()).await.unwrap();
             assert_eq!(published.borrow_and_update().map[&server.source].len(), 1);
@@ -319,7 +402,11 @@ mod tests {
             assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
             let sets = published.borrow_and_update().clone();
             assert_eq!((sets.map[&server.source].len(), sets.generation), (0, 2));
-            assert_eq!(*server.asked.borrow_and_update(), 2, "twenty signals make one fetch");
+            assert_eq!(
+                *server.asked.borrow_and_update(),
+                2,
+                "twenty signals make one fetch"
+            );
         });
     }
 
@@ -328,15 +415,26 @@ mod tests {
         run(async || {
             let mut server = serve().await;
             let often = Duration::from_millis(20);
-            let (_handle, mut published) =
-                start(&server, Timetable { refresh: often, at_most_every: often, retry: often });
+            let (_handle, mut published) = start(
+                &server,
+                Timetable {
+                    refresh: often,
+                    at_most_every: often,
+                    retry: often,
+                },
+            );
             soon(published.changed()).await.unwrap();
             let good = published.borrow_and_update().clone();
             soon(server.asked.wait_for(|n| *n >= 3)).await.unwrap();
-            assert!(!published.has_changed().unwrap(), "equal sets keep the generation");
+            assert!(
+                !published.has_changed().unwrap(),
+                "equal sets keep the generation"
+            );
             *server.body.borrow_mut() = "<html>out of order</html>".to_owned();
             let failing = *server.asked.borrow() + 3;
-            soon(server.asked.wait_for(|n| *n >= failing)).await.unwrap();
+            soon(server.asked.wait_for(|n| *n >= failing))
+                .await
+                .unwrap();
             assert!(!published.has_changed().unwrap());
             assert!(Arc::ptr_eq(&good, &published.borrow()));
         });

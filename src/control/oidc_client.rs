@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openidconnect::core::{
-    CoreAuthDisplay, CoreClaimName, CoreClaimType, CoreClient, CoreClientAuthMethod, CoreErrorResponseType, CoreGrantType,
-    CoreJsonWebKey, CoreJweContentEncryptionAlgorithm, CoreJweKeyManagementAlgorithm, CoreResponseMode,
-    CoreResponseType, CoreSubjectIdentifierType,
+    CoreAuthDisplay, CoreClaimName, CoreClaimType, CoreClient, CoreClientAuthMethod,
+    CoreErrorResponseType, CoreGrantType, CoreJsonWebKey, CoreJweContentEncryptionAlgorithm,
+    CoreJweKeyManagementAlgorithm, CoreResponseMode, CoreResponseType, CoreSubjectIdentifierType,
 };
 use openidconnect::{
-    AdditionalProviderMetadata, AuthType, AuthorizationCode, ClientId, ClientSecret, EndpointMaybeSet, EndpointNotSet,
-    EndpointSet, LogoutProviderMetadata, OAuth2TokenResponse, PkceCodeVerifier, ProviderMetadata, RedirectUrl,
-    RequestTokenError, TokenResponse as _,
+    AdditionalProviderMetadata, AuthType, AuthorizationCode, ClientId, ClientSecret,
+    EndpointMaybeSet, EndpointNotSet, EndpointSet, LogoutProviderMetadata, OAuth2TokenResponse,
+    PkceCodeVerifier, ProviderMetadata, RedirectUrl, RequestTokenError, TokenResponse as _,
 };
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -22,8 +22,11 @@ use tokio::sync::watch;
 use crate::control::http_client::{FetchError, HttpClient};
 use crate::control::jwks::{self, JwksError};
 use crate::jwt::model::KeySource;
-use crate::oidc::{self, CookieKeys, Endpoints, Exchange, ExchangeError, Provider, ProviderError, Respond, Settings};
 use crate::oidc::TokenResponse;
+use crate::oidc::{
+    self, CookieKeys, Endpoints, Exchange, ExchangeError, Provider, ProviderError, Respond,
+    Settings,
+};
 
 /// Time for one request to a provider.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -93,8 +96,14 @@ type Metadata = ProviderMetadata<
     CoreSubjectIdentifierType,
 >;
 
-type Client =
-    CoreClient<EndpointSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointMaybeSet, EndpointMaybeSet>;
+type Client = CoreClient<
+    EndpointSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointNotSet,
+    EndpointMaybeSet,
+    EndpointMaybeSet,
+>;
 
 /// A provider as the configuration names it, with its secrets read.
 #[derive(Clone)]
@@ -111,7 +120,9 @@ pub struct Registration {
 
 impl std::fmt::Debug for Registration {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Registration").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("Registration")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,21 +143,35 @@ pub type Logins = BTreeMap<String, Arc<Login>>;
 ///
 /// # Errors
 /// `DiscoveryError`; the issuer must match byte for byte.
-pub async fn discover(http: &HttpClient, issuer: &str, timeout: Duration) -> Result<KeyDiscovery, DiscoveryError> {
+pub async fn discover(
+    http: &HttpClient,
+    issuer: &str,
+    timeout: Duration,
+) -> Result<KeyDiscovery, DiscoveryError> {
     let document = document(http, issuer, timeout).await?;
-    let found: KeyDiscovery = serde_json::from_slice(&document).map_err(DiscoveryError::Document)?;
+    let found: KeyDiscovery =
+        serde_json::from_slice(&document).map_err(DiscoveryError::Document)?;
     check_issuer(issuer, &found)?;
     Ok(found)
 }
 
-async fn document(http: &HttpClient, issuer: &str, timeout: Duration) -> Result<Vec<u8>, DiscoveryError> {
-    let url = format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer));
+async fn document(
+    http: &HttpClient,
+    issuer: &str,
+    timeout: Duration,
+) -> Result<Vec<u8>, DiscoveryError> {
+    let url = format!(
+        "{}/.well-known/openid-configuration",
+        issuer.strip_suffix('/').unwrap_or(issuer)
+    );
     http.get(&url, timeout).await.map_err(DiscoveryError::Fetch)
 }
 
 fn check_issuer(issuer: &str, found: &KeyDiscovery) -> Result<(), DiscoveryError> {
     if found.issuer != issuer {
-        return Err(DiscoveryError::Issuer { found: found.issuer.clone() });
+        return Err(DiscoveryError::Issuer {
+            found: found.issuer.clone(),
+        });
     }
     check_scheme(issuer, &found.jwks_uri)
 }
@@ -164,27 +189,42 @@ impl Login {
     ///
     /// # Errors
     /// `DiscoveryError`.
-    pub async fn discover(http: &HttpClient, registration: &Registration) -> Result<Self, DiscoveryError> {
+    pub async fn discover(
+        http: &HttpClient,
+        registration: &Registration,
+    ) -> Result<Self, DiscoveryError> {
         let issuer = registration.settings.issuer.as_str();
         if !issuer.starts_with("https://") && !registration.allow_http_loopback {
             return Err(DiscoveryError::Insecure(issuer.to_owned()));
         }
         let document = document(http, issuer, TIMEOUT).await?;
-        let found: KeyDiscovery = serde_json::from_slice(&document).map_err(DiscoveryError::Document)?;
+        let found: KeyDiscovery =
+            serde_json::from_slice(&document).map_err(DiscoveryError::Document)?;
         check_issuer(issuer, &found)?;
-        let metadata: Metadata = serde_json::from_slice(&document).map_err(DiscoveryError::Document)?;
+        let metadata: Metadata =
+            serde_json::from_slice(&document).map_err(DiscoveryError::Document)?;
         let endpoints = endpoints(issuer, &metadata)?;
         let keys = jwks::fetch(http, &KeySource::Uri(found.jwks_uri.clone()), TIMEOUT)
             .await
             .map_err(|error| DiscoveryError::Keys(Box::new(error)))?;
         let settings = registration.settings.clone();
-        let provider = Provider::new(settings, &endpoints, Arc::new(keys), registration.cookie_keys.clone())
-            .map_err(DiscoveryError::Provider)?;
+        let provider = Provider::new(
+            settings,
+            &endpoints,
+            Arc::new(keys),
+            registration.cookie_keys.clone(),
+        )
+        .map_err(DiscoveryError::Provider)?;
         let auth = auth_type(&metadata);
         let id = ClientId::new(registration.settings.client_id.clone());
         let secret = registration.client_secret.clone().map(ClientSecret::new);
         let client = CoreClient::from_provider_metadata(metadata, id, secret).set_auth_type(auth);
-        Ok(Self { provider: Arc::new(provider), client, http: http.clone(), jwks_uri: found.jwks_uri })
+        Ok(Self {
+            provider: Arc::new(provider),
+            client,
+            http: http.clone(),
+            jwks_uri: found.jwks_uri,
+        })
     }
 
     /// Redeems a code at the token endpoint (RFC 6749 section 4.1.3) with its PKCE verifier.
@@ -192,7 +232,8 @@ impl Login {
     /// # Errors
     /// `ExchangeError`; what exactly the provider said goes to the log, without secrets.
     pub async fn redeem(&self, exchange: &Exchange) -> Result<TokenResponse, ExchangeError> {
-        let redirect = RedirectUrl::new(exchange.redirect_uri.clone()).map_err(|_e| ExchangeError::Malformed)?;
+        let redirect = RedirectUrl::new(exchange.redirect_uri.clone())
+            .map_err(|_e| ExchangeError::Malformed)?;
         let request = self
             .client
             .exchange_code(AuthorizationCode::new(exchange.code.clone()))
@@ -223,8 +264,14 @@ impl Login {
                 ExchangeError::Malformed
             }
         })?;
-        let id_token = tokens.id_token().ok_or(ExchangeError::Malformed)?.to_string();
-        Ok(TokenResponse { id_token, access_token: Some(tokens.access_token().secret().clone()) })
+        let id_token = tokens
+            .id_token()
+            .ok_or(ExchangeError::Malformed)?
+            .to_string();
+        Ok(TokenResponse {
+            id_token,
+            access_token: Some(tokens.access_token().secret().clone()),
+        })
     }
 
     /// Ends a login: redeems the code, fetches the keys once if the ID token's is new, and gives the answer for the
@@ -239,7 +286,8 @@ impl Login {
         let mut provider = Arc::clone(&self.provider);
         if let Ok(tokens) = &redeemed
             && oidc::key_is_unknown(&provider, &tokens.id_token)
-            && let Ok(keys) = jwks::fetch(&self.http, &KeySource::Uri(self.jwks_uri.clone()), TIMEOUT).await
+            && let Ok(keys) =
+                jwks::fetch(&self.http, &KeySource::Uri(self.jwks_uri.clone()), TIMEOUT).await
         {
             provider = Arc::new(provider.with_keys(Arc::new(keys)));
         }
@@ -248,20 +296,34 @@ impl Login {
 }
 
 fn endpoints(issuer: &str, metadata: &Metadata) -> Result<Endpoints, DiscoveryError> {
-    let token = metadata.token_endpoint().ok_or(DiscoveryError::NoTokenEndpoint)?;
+    let token = metadata
+        .token_endpoint()
+        .ok_or(DiscoveryError::NoTokenEndpoint)?;
     let logout = metadata.additional_metadata();
     let endpoints = Endpoints {
         authorization: metadata.authorization_endpoint().to_string(),
-        end_session: logout.end_session_endpoint.as_ref().map(ToString::to_string),
-        iss_parameter: logout.additional_metadata.authorization_response_iss_parameter_supported.unwrap_or(false),
+        end_session: logout
+            .end_session_endpoint
+            .as_ref()
+            .map(ToString::to_string),
+        iss_parameter: logout
+            .additional_metadata
+            .authorization_response_iss_parameter_supported
+            .unwrap_or(false),
         id_token_algs: metadata
             .id_token_signing_alg_values_supported()
             .iter()
             .filter_map(|alg| serde_json::to_value(alg).ok()?.as_str().map(str::to_owned))
             .collect(),
     };
-    let all = [Some(&endpoints.authorization), endpoints.end_session.as_ref(), Some(&token.to_string())];
-    all.into_iter().flatten().try_for_each(|url| check_scheme(issuer, url))?;
+    let all = [
+        Some(&endpoints.authorization),
+        endpoints.end_session.as_ref(),
+        Some(&token.to_string()),
+    ];
+    all.into_iter()
+        .flatten()
+        .try_for_each(|url| check_scheme(issuer, url))?;
     Ok(endpoints)
 }
 
@@ -270,7 +332,8 @@ fn endpoints(issuer: &str, metadata: &Metadata) -> Result<Endpoints, DiscoveryEr
 fn auth_type(metadata: &Metadata) -> AuthType {
     let methods = metadata.token_endpoint_auth_methods_supported();
     let has = |method| methods.is_some_and(|methods| methods.contains(&method));
-    if has(CoreClientAuthMethod::ClientSecretPost) && !has(CoreClientAuthMethod::ClientSecretBasic) {
+    if has(CoreClientAuthMethod::ClientSecretPost) && !has(CoreClientAuthMethod::ClientSecretBasic)
+    {
         AuthType::RequestBody
     } else {
         AuthType::BasicAuth
@@ -289,9 +352,19 @@ impl LoginKeeper {
     /// Makes a keeper and what it publishes (nothing at first). Sessions of a provider that is not there yet or no more
     /// cannot be judged: the caller answers 503.
     #[must_use]
-    pub fn new(http: HttpClient, registrations: Vec<Registration>) -> (watch::Receiver<Arc<Logins>>, Self) {
+    pub fn new(
+        http: HttpClient,
+        registrations: Vec<Registration>,
+    ) -> (watch::Receiver<Arc<Logins>>, Self) {
         let (publish, published) = watch::channel(Arc::new(Logins::new()));
-        (published, Self { http, registrations, publish })
+        (
+            published,
+            Self {
+                http,
+                registrations,
+                publish,
+            },
+        )
     }
 
     /// Runs until nobody listens any more.
@@ -307,7 +380,11 @@ impl LoginKeeper {
                     }),
                     Err(error) => {
                         let provider = registration.settings.name.as_str();
-                        tracing::warn!(provider, ?error, "provider not discovered; the last good state stays");
+                        tracing::warn!(
+                            provider,
+                            ?error,
+                            "provider not discovered; the last good state stays"
+                        );
                         wait = RETRY;
                     }
                 }

@@ -10,10 +10,10 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
+use crate::config;
 use crate::config::checked::{
     Config, GatewayClass, IdentityFiles, IdentitySource, Mesh, OidcProvider, Process, Service,
 };
-use crate::config;
 use crate::control::admin::{self, Status};
 use crate::control::ask::{self, Ask, Asker};
 use crate::control::authority::grant::JoinTokens;
@@ -138,9 +138,16 @@ impl Plane {
         let status = watch::Sender::new(Status::default());
         let (source, authority) = identity_source(&config)?;
         if let Some(address) = config.process.admin {
-            let failed = |source| PlaneError::Io { what: format!("admin {address}"), source };
+            let failed = |source| PlaneError::Io {
+                what: format!("admin {address}"),
+                source,
+            };
             let listener = admin::bind(address).await.map_err(failed)?;
-            tasks.spawn(admin::serve(listener, status.subscribe(), authority.clone()));
+            tasks.spawn(admin::serve(
+                listener,
+                status.subscribe(),
+                authority.clone(),
+            ));
         }
         if let Some(authority) = &authority {
             certificate_service(&config.process, authority, &mut tasks).await?;
@@ -153,21 +160,33 @@ impl Plane {
         if !jobs.is_empty() {
             tasks.spawn(files::keep(jobs, authority, svids.clone(), system_clock()));
         }
-        let http = HttpClient::new(std::path::Path::new(SYSTEM_ROOTS)).unwrap_or_else(|_no_roots| HttpClient::loopback_only());
-        let (jwks, mut keys, keeper) = JwksHandle::new(http.clone(), Timetable::default(), key_sources(&config.mesh));
+        let http = HttpClient::new(std::path::Path::new(SYSTEM_ROOTS))
+            .unwrap_or_else(|_no_roots| HttpClient::loopback_only());
+        let (jwks, mut keys, keeper) = JwksHandle::new(
+            http.clone(),
+            Timetable::default(),
+            key_sources(&config.mesh),
+        );
         tasks.spawn(keeper.run());
         let (logins, login_task) = login_keeper(&http, &config.mesh)?;
 
         let all = svids.wait_for(|set| set.covers(&wanted));
-        if tokio::time::timeout(Duration::from_secs(FIRST_IDENTITIES_S), all).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(FIRST_IDENTITIES_S), all)
+            .await
+            .is_err()
+        {
             return Err(PlaneError::NoIdentities(FIRST_IDENTITIES_S));
         }
         let sources = key_sources(&config.mesh);
         let known = keys.wait_for(|sets| sources.keys().all(|s| sets.map.contains_key(s)));
         if tokio::time::timeout(FIRST_KEYS, known).await.is_err() {
-            tracing::warn!("not all key sets are there yet; their tokens are refused until they are");
+            tracing::warn!(
+                "not all key sets are there yet; their tokens are refused until they are"
+            );
         }
-        let identities = Identities::default().renew(&svids.borrow_and_update()).map_err(PlaneError::Snapshot)?;
+        let identities = Identities::default()
+            .renew(&svids.borrow_and_update())
+            .map_err(PlaneError::Snapshot)?;
         let (asker, asks) = mpsc::channel(ask::WAITING);
         let mut plane = Self {
             main,
@@ -183,7 +202,9 @@ impl Plane {
             login_task,
             asks,
             // Replaced at once, two lines below.
-            snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::build(&first_parts(&config)).map_err(PlaneError::Snapshot)?)),
+            snapshot: Arc::new(ArcSwap::from_pointee(
+                Snapshot::build(&first_parts(&config)).map_err(PlaneError::Snapshot)?,
+            )),
             config,
             changed: watch::Sender::new(0),
             status,
@@ -217,7 +238,12 @@ impl Plane {
 
     /// Builds a snapshot of what is known now and swaps it in.
     fn publish(&mut self) -> Result<(), SnapshotError> {
-        let oidc = self.logins.borrow_and_update().iter().map(|(n, l)| (n.clone(), Arc::clone(&l.provider))).collect();
+        let oidc = self
+            .logins
+            .borrow_and_update()
+            .iter()
+            .map(|(n, l)| (n.clone(), Arc::clone(&l.provider)))
+            .collect();
         let parts = Parts {
             generation: self.generation,
             config: Arc::clone(&self.config),
@@ -260,7 +286,9 @@ impl Plane {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let loaded = match config::load(&self.main) {
             Ok(loaded) => loaded,
-            Err(errors) => return self.refused(errors.problems().iter().map(ToString::to_string).collect()),
+            Err(errors) => {
+                return self.refused(errors.problems().iter().map(ToString::to_string).collect());
+            }
         };
         if loaded.process != self.config.process {
             let text = "roles, listeners, identity source and other settings of the process change with a restart only";
@@ -305,8 +333,14 @@ impl Plane {
     fn answer(&self, question: Ask) {
         match question {
             Ask::UnknownKey(source) => self.jwks.unknown_kid(&source),
-            Ask::Redeem { provider, exchange, answer } => {
-                let Some(login) = self.logins.borrow().get(&provider).cloned() else { return };
+            Ask::Redeem {
+                provider,
+                exchange,
+                answer,
+            } => {
+                let Some(login) = self.logins.borrow().get(&provider).cloned() else {
+                    return;
+                };
                 tokio::task::spawn_local(async move {
                     // The core may have given up waiting.
                     let respond = login.finish(&exchange, &clock::unix_s, &mut random).await;
@@ -346,36 +380,75 @@ fn identity_source(config: &Config) -> Result<(Source, Option<Arc<Authority>>), 
             };
             let authority = Arc::new(authority.map_err(PlaneError::Authority)?);
             let ttl = Duration::from_secs(settings.svid_ttl_s);
-            Ok((Source::Embedded { authority: Arc::clone(&authority), ttl }, Some(authority)))
+            Ok((
+                Source::Embedded {
+                    authority: Arc::clone(&authority),
+                    ttl,
+                },
+                Some(authority),
+            ))
         }
         IdentitySource::Remote(remote) => {
             let what = remote.root_ca.display().to_string();
             let pem = read(&remote.root_ca)?;
-            let roots = crate::identity::pem::certificates(&pem)
-                .map_err(|e| PlaneError::Content { what, problem: e.to_string() })?;
+            let roots =
+                crate::identity::pem::certificates(&pem).map_err(|e| PlaneError::Content {
+                    what,
+                    problem: e.to_string(),
+                })?;
             let token = remote.token.clone();
             let token_source = Arc::new(move || token.read_text().map_err(std::io::Error::other));
             let ttl = Duration::from_secs(24 * 3600);
-            let made = RemoteAuthority::new(&remote.address, &roots, &config.mesh.trust_domain, token_source, ttl);
-            Ok((Source::Remote(Arc::new(made.map_err(PlaneError::Remote)?)), None))
+            let made = RemoteAuthority::new(
+                &remote.address,
+                &roots,
+                &config.mesh.trust_domain,
+                token_source,
+                ttl,
+            );
+            Ok((
+                Source::Remote(Arc::new(made.map_err(PlaneError::Remote)?)),
+                None,
+            ))
         }
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the control thread reads files, the cores do not")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the control thread reads files, the cores do not"
+)]
 fn read(path: &std::path::Path) -> Result<Vec<u8>, PlaneError> {
-    std::fs::read(path).map_err(|source| PlaneError::Io { what: path.display().to_string(), source })
+    std::fs::read(path).map_err(|source| PlaneError::Io {
+        what: path.display().to_string(),
+        source,
+    })
 }
 
 /// Serves `CreateCertificate`, if the configuration asks for it.
-async fn certificate_service(process: &Process, authority: &Arc<Authority>, tasks: &mut Tasks) -> Result<(), PlaneError> {
-    let IdentitySource::Embedded(settings) = &process.identity else { return Ok(()) };
-    let (Some(address), Some(secret)) = (settings.listen, &settings.join_tokens) else { return Ok(()) };
+async fn certificate_service(
+    process: &Process,
+    authority: &Arc<Authority>,
+    tasks: &mut Tasks,
+) -> Result<(), PlaneError> {
+    let IdentitySource::Embedded(settings) = &process.identity else {
+        return Ok(());
+    };
+    let (Some(address), Some(secret)) = (settings.listen, &settings.join_tokens) else {
+        return Ok(());
+    };
     let text = secret.read_text().map_err(PlaneError::Secret)?;
-    let tokens = JoinTokens::parse(&text)
-        .map_err(|e| PlaneError::Content { what: format!("{secret:?}"), problem: e.to_string() })?;
-    let failed = |source| PlaneError::Io { what: format!("authority {address}"), source };
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
+    let tokens = JoinTokens::parse(&text).map_err(|e| PlaneError::Content {
+        what: format!("{secret:?}"),
+        problem: e.to_string(),
+    })?;
+    let failed = |source| PlaneError::Io {
+        what: format!("authority {address}"),
+        source,
+    };
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(failed)?;
     let ttl = Duration::from_secs(settings.svid_ttl_s);
     let service = CertificateService::new(Arc::clone(authority), tokens, ttl, system_clock());
     tasks.spawn(async move {
@@ -390,12 +463,25 @@ fn wanted(config: &Config) -> Vec<WantedSvid> {
     let mesh = &config.mesh;
     let mut by_id: BTreeMap<_, Vec<String>> = BTreeMap::new();
     let hosts = |service: &Service| {
-        service.hosts.iter().filter(|h| !h.contains('*')).cloned().collect::<Vec<_>>()
+        service
+            .hosts
+            .iter()
+            .filter(|h| !h.contains('*'))
+            .cloned()
+            .collect::<Vec<_>>()
     };
     for hosted in config.process.nodes.iter().flat_map(|n| &n.workloads) {
-        for (at, workload) in mesh.workloads.iter().enumerate().filter(|(_, w)| w.name == hosted.workload) {
+        for (at, workload) in mesh
+            .workloads
+            .iter()
+            .enumerate()
+            .filter(|(_, w)| w.name == hosted.workload)
+        {
             let names = by_id.entry(workload.id.clone()).or_default();
-            mesh.services.iter().filter(|s| s.workloads.contains(&at)).for_each(|s| names.extend(hosts(s)));
+            mesh.services
+                .iter()
+                .filter(|s| s.workloads.contains(&at))
+                .for_each(|s| names.extend(hosts(s)));
         }
     }
     // The authority may write files for workloads that no node of this process serves.
@@ -408,11 +494,19 @@ fn wanted(config: &Config) -> Vec<WantedSvid> {
     let ingresses = config.process.ingresses.iter().map(|i| &i.gateway);
     let egresses = config.process.egresses.iter().map(|e| &e.gateway);
     for name in waypoints.chain(ingresses).chain(egresses) {
-        for (at, gateway) in mesh.gateways.iter().enumerate().filter(|(_, g)| g.name == *name) {
+        for (at, gateway) in mesh
+            .gateways
+            .iter()
+            .enumerate()
+            .filter(|(_, g)| g.name == *name)
+        {
             let names = by_id.entry(gateway.id.clone()).or_default();
             names.push(gateway.name.name.clone());
             if gateway.class == GatewayClass::Waypoint {
-                mesh.services.iter().filter(|s| s.waypoint == Some(at)).for_each(|s| names.extend(hosts(s)));
+                mesh.services
+                    .iter()
+                    .filter(|s| s.waypoint == Some(at))
+                    .for_each(|s| names.extend(hosts(s)));
             }
         }
     }
@@ -426,10 +520,23 @@ fn wanted(config: &Config) -> Vec<WantedSvid> {
 
 fn file_jobs(config: &Config) -> Vec<FilesJob> {
     let job = |files: &IdentityFiles| {
-        let workload = config.mesh.workloads.iter().find(|w| w.name == files.workload)?;
-        Some(FilesJob { id: workload.id.clone(), dir: files.dir.clone(), audience: files.audience.clone() })
+        let workload = config
+            .mesh
+            .workloads
+            .iter()
+            .find(|w| w.name == files.workload)?;
+        Some(FilesJob {
+            id: workload.id.clone(),
+            dir: files.dir.clone(),
+            audience: files.audience.clone(),
+        })
     };
-    config.process.identity_files.iter().filter_map(job).collect()
+    config
+        .process
+        .identity_files
+        .iter()
+        .filter_map(job)
+        .collect()
 }
 
 fn key_sources(mesh: &Mesh) -> Sources {
@@ -441,7 +548,11 @@ fn key_sources(mesh: &Mesh) -> Sources {
 type LoginParts = (watch::Receiver<Arc<Logins>>, Option<JoinHandle<()>>);
 
 fn login_keeper(http: &HttpClient, mesh: &Mesh) -> Result<LoginParts, PlaneError> {
-    let registrations = mesh.oidc_providers.iter().map(registration).collect::<Result<Vec<_>, _>>()?;
+    let registrations = mesh
+        .oidc_providers
+        .iter()
+        .map(registration)
+        .collect::<Result<Vec<_>, _>>()?;
     let idle = registrations.is_empty();
     let (logins, keeper) = LoginKeeper::new(http.clone(), registrations);
     let task = (!idle).then(|| tokio::spawn(keeper.run()));
@@ -459,13 +570,21 @@ fn random(into: &mut [u8]) {
 const SESSION_S: i64 = 8 * 3600;
 
 fn registration(provider: &OidcProvider) -> Result<Registration, PlaneError> {
-    let secret = provider.client_secret.as_ref().map(|s| s.read_text()).transpose().map_err(PlaneError::Secret)?;
+    let secret = provider
+        .client_secret
+        .as_ref()
+        .map(|s| s.read_text())
+        .transpose()
+        .map_err(PlaneError::Secret)?;
     let mut key = vec![0_u8; 32];
     match &provider.cookie_key {
         Some(secret) => key = secret.read().map_err(PlaneError::Secret)?,
         None => {
             if aws_lc_rs::rand::fill(&mut key).is_err() {
-                return Err(PlaneError::Content { what: provider.name.clone(), problem: "no randomness".to_owned() });
+                return Err(PlaneError::Content {
+                    what: provider.name.clone(),
+                    problem: "no randomness".to_owned(),
+                });
             }
         }
     }

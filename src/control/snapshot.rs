@@ -16,7 +16,8 @@ use crate::jwt::model::JwtRule;
 use crate::jwt::{KeySets, TokenRules, TokenRulesError};
 use crate::oidc;
 use crate::policy::{
-    Decision, L4Deny, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind, attaches, compile,
+    Decision, L4Deny, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind,
+    attaches, compile,
 };
 use crate::role::directory::{Directory, waypointed_services};
 use crate::role::egress;
@@ -101,7 +102,10 @@ pub enum SnapshotError {
 
 impl SnapshotError {
     fn file(path: &Path, what: impl std::fmt::Display) -> Self {
-        Self::File { path: path.to_owned(), what: what.to_string() }
+        Self::File {
+            path: path.to_owned(),
+            what: what.to_string(),
+        }
     }
 }
 
@@ -127,17 +131,25 @@ impl Snapshot {
     /// `SnapshotError`.
     pub fn build(parts: &Parts) -> Result<Self, SnapshotError> {
         let mesh = Arc::new(parts.config.mesh.clone());
-        let mut maker = Maker { mesh: &mesh, domains: domains(&mesh), problems: Vec::new() };
+        let mut maker = Maker {
+            mesh: &mesh,
+            domains: domains(&mesh),
+            problems: Vec::new(),
+        };
         let workloads = maker.workloads()?;
         let gateways = maker.gateways()?;
         let services = maker.services()?;
         if !maker.problems.is_empty() {
-            return Err(SnapshotError::Policy { problems: maker.problems });
+            return Err(SnapshotError::Policy {
+                problems: maker.problems,
+            });
         }
         Ok(Self {
             generation: parts.generation,
             directory: Directory::new(&mesh),
-            waypointed: (0..mesh.workloads.len()).map(|w| waypointed_services(&mesh, w)).collect(),
+            waypointed: (0..mesh.workloads.len())
+                .map(|w| waypointed_services(&mesh, w))
+                .collect(),
             workloads,
             services,
             gateways,
@@ -152,7 +164,9 @@ impl Snapshot {
 }
 
 fn domains(mesh: &Mesh) -> Vec<TrustDomain> {
-    std::iter::once(mesh.trust_domain.clone()).chain(mesh.trust_domain_aliases.iter().cloned()).collect()
+    std::iter::once(mesh.trust_domain.clone())
+        .chain(mesh.trust_domain_aliases.iter().cloned())
+        .collect()
 }
 
 struct Maker<'a> {
@@ -171,12 +185,19 @@ impl Maker<'_> {
             services: Vec::new(),
             default: Decision::Allow,
         };
-        self.mesh.workloads.iter().map(|w| self.enforcement(&point(w))).collect()
+        self.mesh
+            .workloads
+            .iter()
+            .map(|w| self.enforcement(&point(w)))
+            .collect()
     }
 
     fn gateways(&mut self) -> Result<Vec<Option<Enforcement>>, SnapshotError> {
         let mesh = self.mesh;
-        mesh.gateways.iter().map(|g| self.enforcement(&gateway_point(g, None))).collect()
+        mesh.gateways
+            .iter()
+            .map(|g| self.enforcement(&gateway_point(g, None)))
+            .collect()
     }
 
     fn services(&mut self) -> Result<Vec<Option<Enforcement>>, SnapshotError> {
@@ -211,7 +232,13 @@ impl Maker<'_> {
         let mut rules: Vec<JwtRule> = Vec::new();
         for resource in &self.mesh.request_authentications {
             let (root, by_name) = (&self.mesh.root_namespace, self.mesh.gateway_name_selector);
-            if attaches(&resource.target, &resource.name.namespace, point, root, by_name) {
+            if attaches(
+                &resource.target,
+                &resource.name.namespace,
+                point,
+                root,
+                by_name,
+            ) {
                 rules.extend(resource.rules.iter().cloned());
             }
         }
@@ -232,7 +259,10 @@ fn gateway_point(gateway: &Gateway, service: Option<&ResourceName>) -> Point {
         namespace: gateway.name.namespace.clone(),
         labels: gateway.labels.clone(),
         gateway: Some(gateway.name.name.clone()),
-        services: service.map(|name| (ServiceKind::ServiceEntry, name.clone())).into_iter().collect(),
+        services: service
+            .map(|name| (ServiceKind::ServiceEntry, name.clone()))
+            .into_iter()
+            .collect(),
         default,
     }
 }
@@ -262,7 +292,10 @@ impl Identities {
             };
             made.insert(id.clone(), (Arc::clone(svid), tls));
         }
-        Ok(Self { made, bundles: Arc::clone(&svids.bundles) })
+        Ok(Self {
+            made,
+            bundles: Arc::clone(&svids.bundles),
+        })
     }
 
     /// The configurations of one identity.
@@ -285,7 +318,10 @@ fn mesh_tls(svid: &Svid, bundles: &Arc<TrustBundles>) -> Result<MeshTls, TlsErro
 }
 
 /// Edge certificates from their files.
-#[expect(clippy::disallowed_methods, reason = "the control thread reads files, the cores do not")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the control thread reads files, the cores do not"
+)]
 fn edge(process: &Process) -> Result<Vec<Vec<Arc<ServerConfig>>>, SnapshotError> {
     let mut all = Vec::new();
     for ingress in &process.ingresses {
@@ -293,9 +329,11 @@ fn edge(process: &Process) -> Result<Vec<Vec<Arc<ServerConfig>>>, SnapshotError>
         for listener in &ingress.listeners {
             let fail = |what: String| SnapshotError::file(&listener.certificate, what);
             let pem = std::fs::read(&listener.certificate).map_err(|e| fail(e.to_string()))?;
-            let chain = crate::identity::pem::certificates(&pem).map_err(|e| fail(e.to_string()))?;
+            let chain =
+                crate::identity::pem::certificates(&pem).map_err(|e| fail(e.to_string()))?;
             let key = listener.key.read().map_err(|e| fail(e.to_string()))?;
-            let key = rustls::pki_types::pem::PemObject::from_pem_slice(&key).map_err(|e| fail(e.to_string()))?;
+            let key = rustls::pki_types::pem::PemObject::from_pem_slice(&key)
+                .map_err(|e| fail(e.to_string()))?;
             let mut config = ServerConfig::builder_with_provider(tls::provider())
                 .with_protocol_versions(&[&rustls::version::TLS13])
                 .map_err(|e| fail(e.to_string()))?
@@ -313,24 +351,40 @@ fn edge(process: &Process) -> Result<Vec<Vec<Arc<ServerConfig>>>, SnapshotError>
 /// Where Debian and its kin keep the system's roots.
 const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-#[expect(clippy::disallowed_methods, reason = "the control thread reads files, the cores do not")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the control thread reads files, the cores do not"
+)]
 fn origination(mesh: &Mesh) -> Result<BTreeMap<usize, Arc<ClientConfig>>, SnapshotError> {
     let mut all = BTreeMap::new();
     for service in 0..mesh.services.len() {
-        let Some(UpstreamTls::Simple { ca_certificates, .. }) = egress::tls_rule(mesh, service) else { continue };
-        let path = ca_certificates.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_ROOTS));
+        let Some(UpstreamTls::Simple {
+            ca_certificates, ..
+        }) = egress::tls_rule(mesh, service)
+        else {
+            continue;
+        };
+        let path = ca_certificates
+            .clone()
+            .unwrap_or_else(|| PathBuf::from(SYSTEM_ROOTS));
         let pem = std::fs::read(&path).map_err(|e| SnapshotError::file(&path, e))?;
         let mut roots = rustls::RootCertStore::empty();
-        let found = crate::identity::pem::certificates(&pem).map_err(|e| SnapshotError::file(&path, e))?;
+        let found =
+            crate::identity::pem::certificates(&pem).map_err(|e| SnapshotError::file(&path, e))?;
         let (added, _ignored) = roots.add_parsable_certificates(found);
         if added == 0 {
-            return Err(SnapshotError::file(&path, "holds no usable root certificate"));
+            return Err(SnapshotError::file(
+                &path,
+                "holds no usable root certificate",
+            ));
         }
-        let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| SnapshotError::file(&path, e))?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(
+            rustls::crypto::aws_lc_rs::default_provider(),
+        ))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| SnapshotError::file(&path, e))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         all.insert(service, Arc::new(config));
     }

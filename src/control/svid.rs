@@ -63,7 +63,11 @@ pub struct Issued {
 /// Where SVIDs come from.
 pub trait SvidSource: Send + Sync + 'static {
     /// Issues one SVID. Dropping the future gives the attempt up.
-    fn issue(&self, wanted: &WantedSvid, now: UnixTime) -> impl Future<Output = Result<Issued, SourceError>> + Send;
+    fn issue(
+        &self,
+        wanted: &WantedSvid,
+        now: UnixTime,
+    ) -> impl Future<Output = Result<Issued, SourceError>> + Send;
 
     /// The bundles before anything is issued; empty if the source does not know them.
     fn bundles(&self) -> Arc<TrustBundles>;
@@ -98,8 +102,13 @@ impl SvidSource for Source {
     async fn issue(&self, wanted: &WantedSvid, now: UnixTime) -> Result<Issued, SourceError> {
         match self {
             Self::Embedded { authority, ttl } => {
-                let svid = authority.issue(&wanted.id, &wanted.dns_names, *ttl, now).map_err(SourceError::Embedded)?;
-                Ok(Issued { svid, bundles: authority.bundles() })
+                let svid = authority
+                    .issue(&wanted.id, &wanted.dns_names, *ttl, now)
+                    .map_err(SourceError::Embedded)?;
+                Ok(Issued {
+                    svid,
+                    bundles: authority.bundles(),
+                })
             }
             Self::Remote(remote) => remote.issue(wanted, now).await.map_err(SourceError::Remote),
         }
@@ -153,7 +162,9 @@ pub struct SvidManager<S> {
 
 impl<S> std::fmt::Debug for SvidManager<S> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SvidManager").field("wanted", &*self.wanted.borrow()).finish_non_exhaustive()
+        f.debug_struct("SvidManager")
+            .field("wanted", &*self.wanted.borrow())
+            .finish_non_exhaustive()
     }
 }
 
@@ -167,7 +178,10 @@ impl<S: SvidSource> SvidManager<S> {
     /// A manager with the given clock and jitter.
     #[must_use]
     pub fn with_clock(source: S, wanted: Vec<WantedSvid>, clock: Clock, jitter: Jitter) -> Self {
-        let empty = SvidSet { bundles: source.bundles(), ..SvidSet::default() };
+        let empty = SvidSet {
+            bundles: source.bundles(),
+            ..SvidSet::default()
+        };
         Self {
             source: Arc::new(source),
             clock,
@@ -253,7 +267,10 @@ impl<S: SvidSource> SvidManager<S> {
         match event {
             Event::Fresh { wanted, issued } => {
                 // An answer that was on its way when its identity was withdrawn is dropped.
-                if running.get(&wanted.id).is_none_or(|entry| entry.wanted != wanted) {
+                if running
+                    .get(&wanted.id)
+                    .is_none_or(|entry| entry.wanted != wanted)
+                {
                     return;
                 }
                 tracing::info!(id = %wanted.id, not_after = issued.svid.not_after.as_secs(), "SVID issued");
@@ -317,7 +334,10 @@ impl<S: SvidSource> Keeper<S> {
 
     /// One try. `Ok` holds the time of the next rotation and the end of the validity; `Err(None)` means that the old
     /// SVID ran out while the source was silent.
-    async fn attempt(&self, expires: Option<UnixTime>) -> Result<(UnixTime, UnixTime), Option<SourceError>> {
+    async fn attempt(
+        &self,
+        expires: Option<UnixTime>,
+    ) -> Result<(UnixTime, UnixTime), Option<SourceError>> {
         let issue = async {
             // The semaphore is never closed; its error would only lift the bound.
             let _permit = self.permits.acquire().await;
@@ -328,10 +348,19 @@ impl<S: SvidSource> Keeper<S> {
             (issued, now) = issue => (issued.map_err(Some)?, now),
             () = self.expiry(expires) => return Err(None),
         };
-        let (from, not_after) = (issued.svid.not_before.as_secs().max(now.as_secs()), issued.svid.not_after);
+        let (from, not_after) = (
+            issued.svid.not_before.as_secs().max(now.as_secs()),
+            issued.svid.not_after,
+        );
         let half = next_rotation(secs(from), not_after, (self.jitter)());
-        let rotate_at = secs(half.as_secs().max(now.as_secs().saturating_add(ROTATION_MIN_S)));
-        let event = Event::Fresh { wanted: self.wanted.clone(), issued };
+        let rotate_at = secs(
+            half.as_secs()
+                .max(now.as_secs().saturating_add(ROTATION_MIN_S)),
+        );
+        let event = Event::Fresh {
+            wanted: self.wanted.clone(),
+            issued,
+        };
         self.send(event).await;
         Ok((rotate_at, not_after))
     }
@@ -354,7 +383,10 @@ impl<S: SvidSource> Keeper<S> {
     /// Ends one second after `expires`; never without it.
     async fn expiry(&self, expires: Option<UnixTime>) {
         match expires {
-            Some(end) => self.sleep_until(secs(end.as_secs().saturating_add(1))).await,
+            Some(end) => {
+                self.sleep_until(secs(end.as_secs().saturating_add(1)))
+                    .await
+            }
             None => std::future::pending().await,
         }
     }

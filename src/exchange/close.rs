@@ -59,18 +59,36 @@ impl CloseReason {
         match self {
             Self::Done => ("done", StatusCode::OK, Side::None),
             Self::Denied => ("denied", StatusCode::FORBIDDEN, Side::Local),
-            Self::PlaintextRefused => ("plaintext_refused", StatusCode::FORBIDDEN, Side::Downstream),
+            Self::PlaintextRefused => {
+                ("plaintext_refused", StatusCode::FORBIDDEN, Side::Downstream)
+            }
             Self::Handshake => ("handshake", StatusCode::BAD_REQUEST, Side::Downstream),
             Self::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, Side::Downstream),
             Self::Token => ("token", StatusCode::UNAUTHORIZED, Side::Downstream),
             Self::Login => ("login", StatusCode::FOUND, Side::Downstream),
             Self::NoRoute => ("no_route", StatusCode::NOT_FOUND, Side::Local),
-            Self::SelfCall => ("self_call", StatusCode::SERVICE_UNAVAILABLE, Side::Downstream),
-            Self::UpstreamConnect => ("upstream_connect", StatusCode::SERVICE_UNAVAILABLE, Side::Upstream),
+            Self::SelfCall => (
+                "self_call",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Side::Downstream,
+            ),
+            Self::UpstreamConnect => (
+                "upstream_connect",
+                StatusCode::SERVICE_UNAVAILABLE,
+                Side::Upstream,
+            ),
             Self::UpstreamReset => ("upstream_reset", StatusCode::BAD_GATEWAY, Side::Upstream),
-            Self::DownstreamReset => ("downstream_reset", StatusCode::BAD_REQUEST, Side::Downstream),
+            Self::DownstreamReset => (
+                "downstream_reset",
+                StatusCode::BAD_REQUEST,
+                Side::Downstream,
+            ),
             Self::Timeout => ("timeout", StatusCode::REQUEST_TIMEOUT, Side::None),
-            Self::Limit => ("limit", StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Side::Downstream),
+            Self::Limit => (
+                "limit",
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                Side::Downstream,
+            ),
             Self::PolicyChanged => ("policy_changed", StatusCode::FORBIDDEN, Side::Local),
             Self::Drain => ("drain", StatusCode::SERVICE_UNAVAILABLE, Side::Local),
         }

@@ -36,12 +36,20 @@ pub enum Form {
     Authority,
 }
 
-const KNOWN_METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH"];
+const KNOWN_METHODS: [&str; 9] = [
+    "GET", "HEAD", "POST", "PUT", "DELETE", "CONNECT", "OPTIONS", "TRACE", "PATCH",
+];
 
 fn check_method(method: &Method) -> Result<(), BadRequest> {
     let text = method.as_str();
-    let misspelt = KNOWN_METHODS.iter().any(|m| m.eq_ignore_ascii_case(text) && *m != text);
-    if misspelt { Err(BadRequest::Method) } else { Ok(()) }
+    let misspelt = KNOWN_METHODS
+        .iter()
+        .any(|m| m.eq_ignore_ascii_case(text) && *m != text);
+    if misspelt {
+        Err(BadRequest::Method)
+    } else {
+        Ok(())
+    }
 }
 
 /// Canonical form of an HTTP/1 request.
@@ -60,7 +68,11 @@ pub fn from_h1(raw: RawRequest, mode: PathNormalization) -> Result<(Request, For
         }
         (Form::Authority, authority, None)
     } else if target.starts_with('/') {
-        (Form::Origin, host.ok_or(BadRequest::Host)?, Some(canonical_path(mode, target)?))
+        (
+            Form::Origin,
+            host.ok_or(BadRequest::Host)?,
+            Some(canonical_path(mode, target)?),
+        )
     } else {
         let (authority, rest) = split_absolute(target).ok_or(BadRequest::Target)?;
         let authority = Host::parse(authority).map_err(|_e| BadRequest::Target)?;
@@ -71,14 +83,26 @@ pub fn from_h1(raw: RawRequest, mode: PathNormalization) -> Result<(Request, For
         (Form::Absolute, authority, Some(canonical_path(mode, rest)?))
     };
     drop_hop_by_hop(&mut headers)?;
-    Ok((Request { method: raw.method, host, path, headers, claims: None }, form))
+    Ok((
+        Request {
+            method: raw.method,
+            host,
+            path,
+            headers,
+            claims: None,
+        },
+        form,
+    ))
 }
 
 /// Canonical form of an HTTP/2 request.
 ///
 /// # Errors
 /// `BadRequest`.
-pub fn from_h2(parts: http::request::Parts, mode: PathNormalization) -> Result<(Request, Form), BadRequest> {
+pub fn from_h2(
+    parts: http::request::Parts,
+    mode: PathNormalization,
+) -> Result<(Request, Form), BadRequest> {
     check_method(&parts.method)?;
     let mut headers = parts.headers;
     let named = single_host(&headers)?;
@@ -95,12 +119,24 @@ pub fn from_h2(parts: http::request::Parts, mode: PathNormalization) -> Result<(
     let (form, path) = if parts.method == Method::CONNECT {
         (Form::Authority, None)
     } else {
-        let target = parts.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+        let target = parts
+            .uri
+            .path_and_query()
+            .map_or("/", http::uri::PathAndQuery::as_str);
         (Form::Origin, Some(canonical_path(mode, target)?))
     };
     drop_hop_by_hop(&mut headers)?;
     join_cookies(&mut headers);
-    Ok((Request { method: parts.method, host, path, headers, claims: None }, form))
+    Ok((
+        Request {
+            method: parts.method,
+            host,
+            path,
+            headers,
+            claims: None,
+        },
+        form,
+    ))
 }
 
 fn canonical_path(mode: PathNormalization, target: &str) -> Result<CanonicalPath, BadRequest> {
@@ -135,20 +171,39 @@ fn single_host(headers: &HeaderMap) -> Result<Option<Host>, BadRequest> {
 }
 
 /// Fields that belong to one hop (RFC 9110 section 7.6.1).
-const HOP_BY_HOP: [&str; 8] =
-    ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "upgrade", "proxy-authenticate", "http2-settings"];
+const HOP_BY_HOP: [&str; 8] = [
+    "connection",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+    "proxy-authenticate",
+    "http2-settings",
+];
 
 /// Fields that `Connection` may not take away: they decide what the request is.
 const END_TO_END: [&str; 9] = [
-    "host", "authorization", "content-length", "content-type", "cookie", "forwarded", "x-forwarded-for",
-    "x-forwarded-proto", "x-forwarded-client-cert",
+    "host",
+    "authorization",
+    "content-length",
+    "content-type",
+    "cookie",
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-client-cert",
 ];
 
 /// Removes what is the hop's own, also what `Connection` names.
 fn drop_hop_by_hop(headers: &mut HeaderMap) -> Result<(), BadRequest> {
     let mut named = Vec::new();
     for value in headers.get_all(header::CONNECTION) {
-        for token in value.to_str().map_err(|_e| BadRequest::Connection)?.split(',') {
+        for token in value
+            .to_str()
+            .map_err(|_e| BadRequest::Connection)?
+            .split(',')
+        {
             let token = token.trim().to_ascii_lowercase();
             if END_TO_END.contains(&token.as_str()) {
                 return Err(BadRequest::Connection);
@@ -219,11 +274,15 @@ mod tests {
     fn canonical(head: &str) -> Result<(Request, Form), BadRequest> {
         let text = format!("{head}\r\n\r\n");
         let parsed = parse_request(text.as_bytes()).ok().flatten();
-        from_h1(parsed.ok_or(BadRequest::Target)?.0, PathNormalization::MergeSlashes)
+        from_h1(
+            parsed.ok_or(BadRequest::Target)?.0,
+            PathNormalization::MergeSlashes,
+        )
     }
 
     fn check(head: &str, want: Result<&str, BadRequest>) {
-        let got = canonical(head).map(|(r, _)| format!("{}{}", r.host, r.path.as_ref().map_or("", |p| p.as_str())));
+        let got = canonical(head)
+            .map(|(r, _)| format!("{}{}", r.host, r.path.as_ref().map_or("", |p| p.as_str())));
         assert_eq!(got, want.map(str::to_owned), "{head:?}");
     }
 
@@ -234,13 +293,19 @@ mod tests {
         check("GET http://a/x HTTP/1.1\r\nhost: b", Err(BadRequest::Host));
         check("GET HTTP://a HTTP/1.1", Ok("a/"));
         check("GET /x HTTP/1.1", Err(BadRequest::Host));
-        check("GET /x HTTP/1.1\r\nhost: a\r\nhost: a", Err(BadRequest::Host));
+        check(
+            "GET /x HTTP/1.1\r\nhost: a\r\nhost: a",
+            Err(BadRequest::Host),
+        );
         check("GET x HTTP/1.1\r\nhost: a", Err(BadRequest::Target));
         check("GET ftp://a/x HTTP/1.1\r\nhost: a", Err(BadRequest::Target));
         check("get / HTTP/1.1\r\nhost: a", Err(BadRequest::Method));
         check("CONNECT a:443 HTTP/1.1\r\nhost: a:443", Ok("a:443"));
         check("CONNECT a HTTP/1.1\r\nhost: a", Err(BadRequest::Target));
-        check("GET / HTTP/1.1\r\nhost: a\r\nconnection: authorization", Err(BadRequest::Connection));
+        check(
+            "GET / HTTP/1.1\r\nhost: a\r\nconnection: authorization",
+            Err(BadRequest::Connection),
+        );
     }
 
     #[test]

@@ -19,7 +19,9 @@ pub fn strip(headers: &mut HeaderMap, outside: bool, trusted_proxies: usize) {
     headers.remove(&XFCC);
     let owned: Vec<HeaderName> = headers
         .keys()
-        .filter(|name| name.as_str().starts_with("x-envoy-") || name.as_str().starts_with("x-istio-"))
+        .filter(|name| {
+            name.as_str().starts_with("x-envoy-") || name.as_str().starts_with("x-istio-")
+        })
         .cloned()
         .collect();
     for name in owned {
@@ -36,7 +38,9 @@ pub fn strip(headers: &mut HeaderMap, outside: bool, trusted_proxies: usize) {
 /// Client address: entry `trusted_proxies` of `x-forwarded-for` from the right, else the peer.
 #[must_use]
 pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_proxies: usize) -> IpAddr {
-    let Some(nth) = trusted_proxies.checked_sub(1) else { return peer };
+    let Some(nth) = trusted_proxies.checked_sub(1) else {
+        return peer;
+    };
     let entries: Vec<&str> = headers
         .get_all(&XFF)
         .iter()
@@ -45,12 +49,24 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_proxies: usize)
         .map(str::trim)
         .collect();
     let entry = entries.iter().rev().nth(nth);
-    entry.and_then(|e| e.parse::<IpAddr>().ok()).map_or(peer, |ip| ip.to_canonical())
+    entry
+        .and_then(|e| e.parse::<IpAddr>().ok())
+        .map_or(peer, |ip| ip.to_canonical())
 }
 
 /// Sets what was verified: who calls, from where, over what.
-pub fn set(headers: &mut HeaderMap, peer: IpAddr, principal: Option<&str>, own: &str, scheme: &'static str) {
-    let earlier: Vec<&str> = headers.get_all(&XFF).iter().filter_map(|v| v.to_str().ok()).collect();
+pub fn set(
+    headers: &mut HeaderMap,
+    peer: IpAddr,
+    principal: Option<&str>,
+    own: &str,
+    scheme: &'static str,
+) {
+    let earlier: Vec<&str> = headers
+        .get_all(&XFF)
+        .iter()
+        .filter_map(|v| v.to_str().ok())
+        .collect();
     let mut chain = earlier.join(", ");
     if !chain.is_empty() {
         chain.push_str(", ");
@@ -62,7 +78,9 @@ pub fn set(headers: &mut HeaderMap, peer: IpAddr, principal: Option<&str>, own: 
     if !headers.contains_key(&XFP) {
         headers.insert(XFP, HeaderValue::from_static(scheme));
     }
-    if let Some(value) = principal.and_then(|p| HeaderValue::try_from(format!("By={own};URI={p}")).ok()) {
+    if let Some(value) =
+        principal.and_then(|p| HeaderValue::try_from(format!("By={own};URI={p}")).ok())
+    {
         headers.insert(XFCC, value);
     }
 }
@@ -77,7 +95,13 @@ mod tests {
         headers.append(XFF, HeaderValue::from_static("1.1.1.1, 2.2.2.2"));
         headers.append(XFF, HeaderValue::from_static("3.3.3.3"));
         let peer: IpAddr = "9.9.9.9".parse().unwrap();
-        for (n, want) in [(0, "9.9.9.9"), (1, "3.3.3.3"), (2, "2.2.2.2"), (3, "1.1.1.1"), (4, "9.9.9.9")] {
+        for (n, want) in [
+            (0, "9.9.9.9"),
+            (1, "3.3.3.3"),
+            (2, "2.2.2.2"),
+            (3, "1.1.1.1"),
+            (4, "9.9.9.9"),
+        ] {
             assert_eq!(client_address(&headers, peer, n).to_string(), want);
         }
     }
@@ -85,10 +109,19 @@ mod tests {
     #[test]
     fn spoofed_fields_go() {
         let mut headers = HeaderMap::new();
-        for name in ["x-forwarded-client-cert", "x-envoy-original-path", "x-istio-attributes", "x-forwarded-for", "x-ok"] {
+        for name in [
+            "x-forwarded-client-cert",
+            "x-envoy-original-path",
+            "x-istio-attributes",
+            "x-forwarded-for",
+            "x-ok",
+        ] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));
         }
         strip(&mut headers, true, 0);
-        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-ok"]);
+        assert_eq!(
+            headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["x-ok"]
+        );
     }
 }

@@ -71,7 +71,10 @@ pub enum Framing {
 
 /// Bytes of the head at the start of `buf`, its last CR LF included; `None` if more is needed.
 fn head_len(buf: &[u8]) -> Result<Option<usize>, H1Error> {
-    let end = buf.windows(4).position(|w| w == b"\r\n\r\n").and_then(|at| at.checked_add(4));
+    let end = buf
+        .windows(4)
+        .position(|w| w == b"\r\n\r\n")
+        .and_then(|at| at.checked_add(4));
     let seen = end.unwrap_or(buf.len());
     if seen > limits::HEAD_BYTES {
         return Err(H1Error::TooLarge);
@@ -90,8 +93,10 @@ fn head_len(buf: &[u8]) -> Result<Option<usize>, H1Error> {
 fn fields(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, H1Error> {
     let mut headers = HeaderMap::with_capacity(parsed.len());
     for field in parsed {
-        let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_e| H1Error::Malformed)?;
-        let value = HeaderValue::from_bytes(field.value.trim_ascii()).map_err(|_e| H1Error::Malformed)?;
+        let name =
+            HeaderName::from_bytes(field.name.as_bytes()).map_err(|_e| H1Error::Malformed)?;
+        let value =
+            HeaderValue::from_bytes(field.value.trim_ascii()).map_err(|_e| H1Error::Malformed)?;
         headers.append(name, value);
     }
     Ok(headers)
@@ -102,7 +107,9 @@ fn fields(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, H1Error> {
 /// # Errors
 /// `H1Error`; the connection cannot be used any further.
 pub fn parse_request(buf: &[u8]) -> Result<Option<(RawRequest, usize)>, H1Error> {
-    let Some(len) = head_len(buf)? else { return Ok(None) };
+    let Some(len) = head_len(buf)? else {
+        return Ok(None);
+    };
     let mut slots = [httparse::EMPTY_HEADER; limits::HEADERS];
     let mut request = httparse::Request::new(&mut slots);
     match request.parse(buf.get(..len).unwrap_or_default()) {
@@ -129,7 +136,9 @@ pub fn parse_request(buf: &[u8]) -> Result<Option<(RawRequest, usize)>, H1Error>
 /// # Errors
 /// `H1Error`; the connection cannot be used any further.
 pub fn parse_response(buf: &[u8]) -> Result<Option<(RawResponse, usize)>, H1Error> {
-    let Some(len) = head_len(buf)? else { return Ok(None) };
+    let Some(len) = head_len(buf)? else {
+        return Ok(None);
+    };
     let mut slots = [httparse::EMPTY_HEADER; limits::HEADERS];
     let mut response = httparse::Response::new(&mut slots);
     match response.parse(buf.get(..len).unwrap_or_default()) {
@@ -138,7 +147,8 @@ pub fn parse_response(buf: &[u8]) -> Result<Option<(RawResponse, usize)>, H1Erro
         Ok(_) | Err(_) => return Err(H1Error::Malformed),
     }
     let raw = RawResponse {
-        status: StatusCode::from_u16(response.code.unwrap_or(0)).map_err(|_e| H1Error::Malformed)?,
+        status: StatusCode::from_u16(response.code.unwrap_or(0))
+            .map_err(|_e| H1Error::Malformed)?,
         is_11: response.version == Some(1),
         headers: fields(response.headers)?,
     };
@@ -163,11 +173,22 @@ fn declared(headers: &HeaderMap, is_11: bool) -> Result<Option<Framing>, H1Error
         }
         (None, Some(length)) => {
             let digits = length.as_bytes();
-            if lengths.next().is_some() || digits.is_empty() || digits.len() > 18 || !digits.iter().all(u8::is_ascii_digit) {
+            if lengths.next().is_some()
+                || digits.is_empty()
+                || digits.len() > 18
+                || !digits.iter().all(u8::is_ascii_digit)
+            {
                 return Err(H1Error::Framing);
             }
-            let n = digits.iter().fold(0_u64, |n, d| n.saturating_mul(10).saturating_add(u64::from(d.wrapping_sub(b'0'))));
-            Ok(Some(if n == 0 { Framing::Empty } else { Framing::Length(n) }))
+            let n = digits.iter().fold(0_u64, |n, d| {
+                n.saturating_mul(10)
+                    .saturating_add(u64::from(d.wrapping_sub(b'0')))
+            });
+            Ok(Some(if n == 0 {
+                Framing::Empty
+            } else {
+                Framing::Length(n)
+            }))
         }
     }
 }
@@ -190,7 +211,11 @@ pub fn response_framing(head: &RawResponse, method: &Method) -> Result<Framing, 
         || head.status == StatusCode::NO_CONTENT
         || head.status == StatusCode::NOT_MODIFIED
         || *method == Method::HEAD;
-    Ok(if bodiless { Framing::Empty } else { declared.unwrap_or(Framing::UntilClose) })
+    Ok(if bodiless {
+        Framing::Empty
+    } else {
+        declared.unwrap_or(Framing::UntilClose)
+    })
 }
 
 /// Whether the connection may serve another message (RFC 9112 section 9.3).
@@ -204,7 +229,11 @@ pub fn keeps_alive(headers: &HeaderMap, is_11: bool) -> bool {
             .flat_map(|v| v.split(','))
             .any(|t| t.trim().eq_ignore_ascii_case(word))
     };
-    if is_11 { !says("close") } else { says("keep-alive") && !says("close") }
+    if is_11 {
+        !says("close")
+    } else {
+        says("keep-alive") && !says("close")
+    }
 }
 
 /// A piece of a body.
@@ -278,16 +307,32 @@ impl BodyDecoder {
             match self.state {
                 BodyState::Done => return Ok(Decoded::End),
                 BodyState::UntilClose => {
-                    return Ok(if buf.is_empty() { Decoded::More } else { data(buf.split()) });
+                    return Ok(if buf.is_empty() {
+                        Decoded::More
+                    } else {
+                        data(buf.split())
+                    });
                 }
                 BodyState::Length(left) => {
-                    let Some((piece, left)) = take(buf, left) else { return Ok(Decoded::More) };
-                    self.state = if left == 0 { BodyState::Done } else { BodyState::Length(left) };
+                    let Some((piece, left)) = take(buf, left) else {
+                        return Ok(Decoded::More);
+                    };
+                    self.state = if left == 0 {
+                        BodyState::Done
+                    } else {
+                        BodyState::Length(left)
+                    };
                     return Ok(data(piece));
                 }
                 BodyState::ChunkData(left) => {
-                    let Some((piece, left)) = take(buf, left) else { return Ok(Decoded::More) };
-                    self.state = if left == 0 { BodyState::ChunkEnd } else { BodyState::ChunkData(left) };
+                    let Some((piece, left)) = take(buf, left) else {
+                        return Ok(Decoded::More);
+                    };
+                    self.state = if left == 0 {
+                        BodyState::ChunkEnd
+                    } else {
+                        BodyState::ChunkData(left)
+                    };
                     return Ok(data(piece));
                 }
                 BodyState::ChunkLine => match chunk_line(buf)? {
@@ -304,7 +349,9 @@ impl BodyDecoder {
                     None | Some(_) => return Err(H1Error::Chunk),
                 },
                 BodyState::Trailers => {
-                    let Some(trailers) = trailers(buf)? else { return Ok(Decoded::More) };
+                    let Some(trailers) = trailers(buf)? else {
+                        return Ok(Decoded::More);
+                    };
                     self.state = BodyState::Done;
                     if !trailers.is_empty() {
                         return Ok(Decoded::Chunk(Chunk::Trailers(trailers)));
@@ -329,19 +376,32 @@ fn take(buf: &mut BytesMut, left: u64) -> Option<(BytesMut, u64)> {
 /// The size in a complete chunk line, which is consumed; chunk extensions are checked for length only and dropped.
 fn chunk_line(buf: &mut BytesMut) -> Result<Option<u64>, H1Error> {
     let Some(end) = buf.iter().position(|b| *b == b'\n') else {
-        return if buf.len() > limits::CHUNK_LINE_BYTES { Err(H1Error::Chunk) } else { Ok(None) };
+        return if buf.len() > limits::CHUNK_LINE_BYTES {
+            Err(H1Error::Chunk)
+        } else {
+            Ok(None)
+        };
     };
     let line = buf.split_to(end.saturating_add(1));
-    let line = line.strip_suffix(b"\r\n").filter(|l| l.len() <= limits::CHUNK_LINE_BYTES).ok_or(H1Error::Chunk)?;
+    let line = line
+        .strip_suffix(b"\r\n")
+        .filter(|l| l.len() <= limits::CHUNK_LINE_BYTES)
+        .ok_or(H1Error::Chunk)?;
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
     let rest = line.get(digits..).unwrap_or_default();
     let extension_ok = rest.is_empty()
-        || (rest.first() == Some(&b';') && rest.iter().all(|b| *b == b'\t' || (0x20..0x7f).contains(b)));
+        || (rest.first() == Some(&b';')
+            && rest.iter().all(|b| *b == b'\t' || (0x20..0x7f).contains(b)));
     if digits == 0 || digits > 15 || !extension_ok {
         return Err(H1Error::Chunk);
     }
-    let text = line.get(..digits).and_then(|d| std::str::from_utf8(d).ok()).ok_or(H1Error::Chunk)?;
-    u64::from_str_radix(text, 16).map(Some).map_err(|_e| H1Error::Chunk)
+    let text = line
+        .get(..digits)
+        .and_then(|d| std::str::from_utf8(d).ok())
+        .ok_or(H1Error::Chunk)?;
+    u64::from_str_radix(text, 16)
+        .map(Some)
+        .map_err(|_e| H1Error::Chunk)
 }
 
 fn trailers(buf: &mut BytesMut) -> Result<Option<HeaderMap>, H1Error> {
@@ -352,7 +412,9 @@ fn trailers(buf: &mut BytesMut) -> Result<Option<HeaderMap>, H1Error> {
     if buf.is_empty() || *buf == b"\r"[..] {
         return Ok(None);
     }
-    let Some(len) = head_len(buf)? else { return Ok(None) };
+    let Some(len) = head_len(buf)? else {
+        return Ok(None);
+    };
     let head = buf.split_to(len);
     let mut slots = [httparse::EMPTY_HEADER; limits::HEADERS];
     match httparse::parse_headers(&head, &mut slots) {
@@ -393,17 +455,47 @@ mod tests {
     #[test]
     fn framing() {
         check("GET / HTTP/1.1\r\nhost: a", Ok(Framing::Empty));
-        check("POST / HTTP/1.1\r\ncontent-length: 5", Ok(Framing::Length(5)));
-        check("POST / HTTP/1.1\r\ntransfer-encoding: chunked", Ok(Framing::Chunked));
-        check("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 5", Err(H1Error::Framing));
-        check("POST / HTTP/1.1\r\ncontent-length: 5\r\ncontent-length: 5", Err(H1Error::Framing));
-        check("POST / HTTP/1.1\r\ncontent-length: 5, 5", Err(H1Error::Framing));
-        check("POST / HTTP/1.1\r\ncontent-length: +5", Err(H1Error::Framing));
+        check(
+            "POST / HTTP/1.1\r\ncontent-length: 5",
+            Ok(Framing::Length(5)),
+        );
+        check(
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked",
+            Ok(Framing::Chunked),
+        );
+        check(
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ncontent-length: 5",
+            Err(H1Error::Framing),
+        );
+        check(
+            "POST / HTTP/1.1\r\ncontent-length: 5\r\ncontent-length: 5",
+            Err(H1Error::Framing),
+        );
+        check(
+            "POST / HTTP/1.1\r\ncontent-length: 5, 5",
+            Err(H1Error::Framing),
+        );
+        check(
+            "POST / HTTP/1.1\r\ncontent-length: +5",
+            Err(H1Error::Framing),
+        );
         check("POST / HTTP/1.1\r\ncontent-length: ", Err(H1Error::Framing));
-        check("POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked", Err(H1Error::Coding));
-        check("POST / HTTP/1.1\r\ntransfer-encoding: xchunked", Err(H1Error::Coding));
-        check("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked", Err(H1Error::Framing));
-        check("POST / HTTP/1.0\r\ntransfer-encoding: chunked", Err(H1Error::Framing));
+        check(
+            "POST / HTTP/1.1\r\ntransfer-encoding: gzip, chunked",
+            Err(H1Error::Coding),
+        );
+        check(
+            "POST / HTTP/1.1\r\ntransfer-encoding: xchunked",
+            Err(H1Error::Coding),
+        );
+        check(
+            "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked",
+            Err(H1Error::Framing),
+        );
+        check(
+            "POST / HTTP/1.0\r\ntransfer-encoding: chunked",
+            Err(H1Error::Framing),
+        );
     }
 
     #[test]
@@ -411,7 +503,10 @@ mod tests {
         check("GET / HTTP/1.1\nhost: a", Err(H1Error::LineEnd));
         check("GET / HTTP/1.1\r\nhost: a\rb", Err(H1Error::LineEnd));
         check("GET / HTTP/1.1\r\nhost : a", Err(H1Error::Malformed));
-        check("GET / HTTP/1.1\r\nhost: a\r\n folded", Err(H1Error::Malformed));
+        check(
+            "GET / HTTP/1.1\r\nhost: a\r\n folded",
+            Err(H1Error::Malformed),
+        );
         check("GET / HTTP/1.1\r\n: a", Err(H1Error::Malformed));
         check("GET /a b HTTP/1.1\r\nhost: a", Err(H1Error::Malformed));
     }
@@ -423,7 +518,9 @@ mod tests {
         loop {
             match decoder.decode(&mut buf)? {
                 Decoded::Chunk(Chunk::Data(data)) => out.extend_from_slice(&data),
-                Decoded::Chunk(Chunk::Trailers(t)) => out.extend_from_slice(format!("|{}", t.len()).as_bytes()),
+                Decoded::Chunk(Chunk::Trailers(t)) => {
+                    out.extend_from_slice(format!("|{}", t.len()).as_bytes())
+                }
                 Decoded::End => return Ok(out),
                 Decoded::More if text.is_empty() => return Ok(b"wants more than there is".to_vec()),
                 Decoded::More => {
@@ -438,11 +535,33 @@ mod tests {
     #[test]
     fn chunked_in_any_pieces() {
         for step in 1..40 {
-            assert_eq!(decode(Framing::Chunked, b"5\r\nhello\r\n1;x=y\r\n!\r\n0\r\n\r\n", step).unwrap(), b"hello!");
-            assert_eq!(decode(Framing::Chunked, b"1\r\na\r\n0\r\nx: y\r\n\r\n", step).unwrap(), b"a|1");
+            assert_eq!(
+                decode(
+                    Framing::Chunked,
+                    b"5\r\nhello\r\n1;x=y\r\n!\r\n0\r\n\r\n",
+                    step
+                )
+                .unwrap(),
+                b"hello!"
+            );
+            assert_eq!(
+                decode(Framing::Chunked, b"1\r\na\r\n0\r\nx: y\r\n\r\n", step).unwrap(),
+                b"a|1"
+            );
             assert_eq!(decode(Framing::Length(3), b"abc", step).unwrap(), b"abc");
-            for bad in [&b"5\nhello\r\n0\r\n\r\n"[..], b"0x5\r\nhello", b"5 \r\nhello", b"-1\r\n", b"5\r\nhelloX\n0\r\n\r\n", b"fffffffffffffffff\r\n", b"\r\n\r\n"] {
-                assert!(decode(Framing::Chunked, bad, step).is_err(), "{bad:?} {step}");
+            for bad in [
+                &b"5\nhello\r\n0\r\n\r\n"[..],
+                b"0x5\r\nhello",
+                b"5 \r\nhello",
+                b"-1\r\n",
+                b"5\r\nhelloX\n0\r\n\r\n",
+                b"fffffffffffffffff\r\n",
+                b"\r\n\r\n",
+            ] {
+                assert!(
+                    decode(Framing::Chunked, bad, step).is_err(),
+                    "{bad:?} {step}"
+                );
             }
         }
     }

@@ -23,7 +23,11 @@ impl Reply {
     pub fn text(status: StatusCode, body: &'static str) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        Self { status, headers, body: Bytes::from_static(body.as_bytes()) }
+        Self {
+            status,
+            headers,
+            body: Bytes::from_static(body.as_bytes()),
+        }
     }
 
     /// 403, as Envoy's RBAC filter answers.
@@ -54,12 +58,19 @@ impl Reply {
             _ => "14",
         };
         let mut headers = self.headers;
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/grpc"),
+        );
         headers.insert("grpc-status", HeaderValue::from_static(code));
         if let Ok(message) = HeaderValue::from_bytes(&self.body) {
             headers.insert("grpc-message", message);
         }
-        Self { status: StatusCode::OK, headers, body: Bytes::new() }
+        Self {
+            status: StatusCode::OK,
+            headers,
+            body: Bytes::new(),
+        }
     }
 }
 
@@ -67,7 +78,9 @@ impl Reply {
 #[must_use]
 pub fn http_date(since_epoch: std::time::Duration) -> String {
     let seconds = i64::try_from(since_epoch.as_secs()).unwrap_or(0);
-    let Ok(t) = time::OffsetDateTime::from_unix_timestamp(seconds) else { return String::new() };
+    let Ok(t) = time::OffsetDateTime::from_unix_timestamp(seconds) else {
+        return String::new();
+    };
     let (day, month) = (t.weekday().to_string(), t.month().to_string());
     format!(
         "{}, {:02} {} {:04} {:02}:{:02}:{:02} GMT",
@@ -95,7 +108,10 @@ mod tests {
 
     #[test]
     fn dates() {
-        assert_eq!(http_date(std::time::Duration::from_secs(784_111_777)), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert_eq!(
+            http_date(std::time::Duration::from_secs(784_111_777)),
+            "Sun, 06 Nov 1994 08:49:37 GMT"
+        );
     }
 
     #[test]

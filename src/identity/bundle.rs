@@ -65,7 +65,11 @@ impl TrustBundles {
     ///
     /// # Errors
     /// `BundleError` if it is not a certificate authority.
-    pub fn add(&mut self, domain: &TrustDomain, root: &CertificateDer<'_>) -> Result<(), BundleError> {
+    pub fn add(
+        &mut self,
+        domain: &TrustDomain,
+        root: &CertificateDer<'_>,
+    ) -> Result<(), BundleError> {
         let (limits, anchor) = parse_root(root)?;
         let bundle = self.domains.entry(domain.as_str().into()).or_default();
         if !bundle.roots.contains(root) {
@@ -102,7 +106,9 @@ impl Bundle {
 
     /// The limits of the root that `anchor`, an element of [`Self::anchors`], was made of.
     pub(super) fn limits_of(&self, anchor: &TrustAnchor<'_>) -> Option<RootLimits> {
-        let same = |a: &&TrustAnchor<'static>| std::ptr::eq(std::ptr::from_ref(*a).cast(), std::ptr::from_ref(anchor));
+        let same = |a: &&TrustAnchor<'static>| {
+            std::ptr::eq(std::ptr::from_ref(*a).cast(), std::ptr::from_ref(anchor))
+        };
         let index = self.anchors.iter().position(|a| same(&a))?;
         self.limits.get(index).copied()
     }
@@ -111,7 +117,8 @@ impl Bundle {
 impl RootLimits {
     /// Whether the root itself is valid at `now`.
     pub(super) fn valid_at(self, now: UnixTime) -> bool {
-        i64::try_from(now.as_secs()).is_ok_and(|now| self.not_before <= now && now <= self.not_after)
+        i64::try_from(now.as_secs())
+            .is_ok_and(|now| self.not_before <= now && now <= self.not_after)
     }
 
     /// Whether `intermediates` authorities may stand below the root.
@@ -120,12 +127,16 @@ impl RootLimits {
     }
 }
 
-fn parse_root(root: &CertificateDer<'_>) -> Result<(RootLimits, TrustAnchor<'static>), BundleError> {
+fn parse_root(
+    root: &CertificateDer<'_>,
+) -> Result<(RootLimits, TrustAnchor<'static>), BundleError> {
     let (rest, parsed) = X509Certificate::from_der(root).map_err(|_e| BundleError::Parse)?;
     if !rest.is_empty() {
         return Err(BundleError::Parse);
     }
-    let constraints = parsed.basic_constraints().map_err(|_e| BundleError::Parse)?;
+    let constraints = parsed
+        .basic_constraints()
+        .map_err(|_e| BundleError::Parse)?;
     let usage = parsed.key_usage().map_err(|_e| BundleError::Parse)?;
     let constraints = constraints
         .map(|extension| extension.value)
@@ -136,7 +147,9 @@ fn parse_root(root: &CertificateDer<'_>) -> Result<(RootLimits, TrustAnchor<'sta
         not_after: parsed.validity().not_after.timestamp(),
         path_len: constraints.path_len_constraint,
     };
-    let anchor = webpki::anchor_from_trusted_cert(root).map_err(|_e| BundleError::Parse)?.to_owned();
+    let anchor = webpki::anchor_from_trusted_cert(root)
+        .map_err(|_e| BundleError::Parse)?
+        .to_owned();
     Ok((limits, anchor))
 }
 

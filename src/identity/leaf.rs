@@ -92,21 +92,28 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, LeafErr
 }
 
 fn id_of(cert: &X509Certificate<'_>) -> Result<SpiffeId, LeafError> {
-    let san = cert.subject_alternative_name().map_err(|_e| LeafError::Parse)?.ok_or(LeafError::NoUri)?;
+    let san = cert
+        .subject_alternative_name()
+        .map_err(|_e| LeafError::Parse)?
+        .ok_or(LeafError::NoUri)?;
     // A URI that is not text counts too: it must not hide beside a good one.
-    let mut uris = san.value.general_names.iter().filter_map(|name| match name {
-        GeneralName::URI(uri) => Some(Some(*uri)),
-        GeneralName::Invalid(tag, _) if tag.0 == TAG_URI => Some(None),
-        GeneralName::OtherName(..)
-        | GeneralName::RFC822Name(_)
-        | GeneralName::DNSName(_)
-        | GeneralName::X400Address(_)
-        | GeneralName::DirectoryName(_)
-        | GeneralName::EDIPartyName(_)
-        | GeneralName::IPAddress(_)
-        | GeneralName::RegisteredID(_)
-        | GeneralName::Invalid(..) => None,
-    });
+    let mut uris = san
+        .value
+        .general_names
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::URI(uri) => Some(Some(*uri)),
+            GeneralName::Invalid(tag, _) if tag.0 == TAG_URI => Some(None),
+            GeneralName::OtherName(..)
+            | GeneralName::RFC822Name(_)
+            | GeneralName::DNSName(_)
+            | GeneralName::X400Address(_)
+            | GeneralName::DirectoryName(_)
+            | GeneralName::EDIPartyName(_)
+            | GeneralName::IPAddress(_)
+            | GeneralName::RegisteredID(_)
+            | GeneralName::Invalid(..) => None,
+        });
     let uri = uris.next().ok_or(LeafError::NoUri)?;
     if uris.next().is_some() {
         return Err(LeafError::SeveralUris);
@@ -124,11 +131,18 @@ fn id_of(cert: &X509Certificate<'_>) -> Result<SpiffeId, LeafError> {
 
 fn check_constraints(cert: &X509Certificate<'_>) -> Result<(), LeafError> {
     let constraints = cert.basic_constraints().map_err(|_e| LeafError::Parse)?;
-    if constraints.is_some_and(|c| c.value.ca) { Err(LeafError::Authority) } else { Ok(()) }
+    if constraints.is_some_and(|c| c.value.ca) {
+        Err(LeafError::Authority)
+    } else {
+        Ok(())
+    }
 }
 
 fn check_usages(cert: &X509Certificate<'_>) -> Result<(), LeafError> {
-    let usage = cert.key_usage().map_err(|_e| LeafError::Parse)?.ok_or(LeafError::KeyUsage)?;
+    let usage = cert
+        .key_usage()
+        .map_err(|_e| LeafError::Parse)?
+        .ok_or(LeafError::KeyUsage)?;
     let flags = usage.value;
     if !usage.critical || !flags.digital_signature() || flags.key_cert_sign() || flags.crl_sign() {
         return Err(LeafError::KeyUsage);
@@ -150,10 +164,17 @@ fn check_key(cert: &X509Certificate<'_>) -> Result<(), LeafError> {
     let good = match spki.parsed().map_err(|_e| LeafError::Key)? {
         PublicKey::RSA(rsa) => rsa.key_size() >= RSA_BITS,
         PublicKey::EC(_) => {
-            let curve = spki.algorithm.parameters.as_ref().and_then(|p| p.as_oid().ok());
+            let curve = spki
+                .algorithm
+                .parameters
+                .as_ref()
+                .and_then(|p| p.as_oid().ok());
             curve.is_some_and(|oid| oid == OID_EC_P256 || oid == OID_NIST_EC_P384)
         }
-        PublicKey::DSA(_) | PublicKey::GostR3410(_) | PublicKey::GostR3410_2012(_) | PublicKey::Unknown(_) => false,
+        PublicKey::DSA(_)
+        | PublicKey::GostR3410(_)
+        | PublicKey::GostR3410_2012(_)
+        | PublicKey::Unknown(_) => false,
     };
     if good { Ok(()) } else { Err(LeafError::Key) }
 }

@@ -40,7 +40,10 @@ pub fn encode(label: &str, der: &[u8]) -> String {
 /// The PEM blocks of several certificates, one after the other.
 #[must_use]
 pub fn encode_certificates(certificates: &[CertificateDer<'_>]) -> String {
-    certificates.iter().map(|der| encode("CERTIFICATE", der)).collect()
+    certificates
+        .iter()
+        .map(|der| encode("CERTIFICATE", der))
+        .collect()
 }
 
 /// Every certificate of a PEM text, in order; other blocks are skipped.
@@ -48,9 +51,14 @@ pub fn encode_certificates(certificates: &[CertificateDer<'_>]) -> String {
 /// # Errors
 /// `PemError` if the text is not PEM or holds no certificate.
 pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError> {
-    let found: Vec<_> =
-        CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(PemError::Syntax)?;
-    if found.is_empty() { Err(PemError::Empty) } else { Ok(found) }
+    let found: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(PemError::Syntax)?;
+    if found.is_empty() {
+        Err(PemError::Empty)
+    } else {
+        Ok(found)
+    }
 }
 
 #[cfg(test)]
@@ -62,10 +70,16 @@ mod tests {
         for len in [1, 47, 48, 49, 500] {
             let der = CertificateDer::from(vec![7_u8; len]);
             let text = encode_certificates(&[der.clone(), der.clone()]);
-            assert_eq!(certificates(text.as_bytes()).unwrap(), vec![der.clone(), der]);
+            assert_eq!(
+                certificates(text.as_bytes()).unwrap(),
+                vec![der.clone(), der]
+            );
             assert!(text.lines().all(|line| line.len() <= LINE_BYTES));
         }
-        assert!(matches!(certificates(b"nothing here"), Err(PemError::Empty)));
+        assert!(matches!(
+            certificates(b"nothing here"),
+            Err(PemError::Empty)
+        ));
         assert!(certificates(b"-----BEGIN CERTIFICATE-----\nAAAA\n").is_err());
     }
 }

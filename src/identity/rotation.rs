@@ -25,12 +25,20 @@ pub fn next_rotation(not_before: UnixTime, not_after: UnixTime, jitter: f64) -> 
 /// up to 20 % either way (`jitter` as in [`next_rotation`]).
 #[must_use]
 pub fn backoff(failures: u32, jitter: f64) -> Duration {
-    let doubled = BACKOFF_MIN.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
+    let doubled = BACKOFF_MIN.saturating_mul(
+        1_u32
+            .checked_shl(failures.saturating_sub(1))
+            .unwrap_or(u32::MAX),
+    );
     doubled.min(BACKOFF_MAX).mul_f64(0.8 + 0.4 * unit(jitter))
 }
 
 fn unit(jitter: f64) -> f64 {
-    if jitter.is_nan() { 0.5 } else { jitter.clamp(0.0, 1.0) }
+    if jitter.is_nan() {
+        0.5
+    } else {
+        jitter.clamp(0.0, 1.0)
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, PeerIncompatible, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, PeerIncompatible,
+    SignatureScheme,
 };
 use thiserror::Error;
 
@@ -107,8 +108,13 @@ pub fn provider() -> Arc<CryptoProvider> {
 /// # Errors
 /// `TlsError::Key` if the key cannot be read or does not belong to the leaf.
 pub fn certified_key(svid: &Svid) -> Result<Arc<CertifiedKey>, TlsError> {
-    let fail = |source| TlsError::Key { id: svid.id.clone(), source };
-    CertifiedKey::from_der(svid.chain.clone(), svid.key.clone_key(), &PROVIDER).map(Arc::new).map_err(fail)
+    let fail = |source| TlsError::Key {
+        id: svid.id.clone(),
+        source,
+    };
+    CertifiedKey::from_der(svid.chain.clone(), svid.key.clone_key(), &PROVIDER)
+        .map(Arc::new)
+        .map_err(fail)
 }
 
 /// The server side. `alpn` in order of preference; a client that offers none is accepted, one that offers only
@@ -123,7 +129,11 @@ pub fn mesh_server_config(
     client_auth: ClientAuth,
 ) -> Result<Arc<ServerConfig>, TlsError> {
     let key = certified_key(svid)?;
-    let verifier = Arc::new(PeerVerifier { bundles, expected: Expected::AnyOfBundles, client_auth });
+    let verifier = Arc::new(PeerVerifier {
+        bundles,
+        expected: Expected::AnyOfBundles,
+        client_auth,
+    });
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Version)?
@@ -146,7 +156,11 @@ pub fn mesh_client_config(
     expected: Expected,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let key = certified_key(svid)?;
-    let verifier = Arc::new(PeerVerifier { bundles, expected, client_auth: ClientAuth::Required });
+    let verifier = Arc::new(PeerVerifier {
+        bundles,
+        expected,
+        client_auth: ClientAuth::Required,
+    });
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Version)?
@@ -187,7 +201,10 @@ impl PeerVerifier {
         now: UnixTime,
         usage: Usage,
     ) -> Result<(), rustls::Error> {
-        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity).chain(intermediates).cloned().collect();
+        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity)
+            .chain(intermediates)
+            .cloned()
+            .collect();
         let id = verify_svid(&chain, &self.bundles, now, usage).map_err(tls_error)?;
         if self.expected.accepts(&id) {
             return Ok(());
@@ -201,7 +218,12 @@ impl PeerVerifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, signed, &PROVIDER.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            signed,
+            &PROVIDER.signature_verification_algorithms,
+        )
     }
 }
 
@@ -226,7 +248,10 @@ fn tls_error(error: SvidError) -> rustls::Error {
     rustls::Error::InvalidCertificate(reason)
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "webpki's error is open ended; the rest keeps its text as a source")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "webpki's error is open ended; the rest keeps its text as a source"
+)]
 fn plain_reason(error: &webpki::Error) -> Option<CertificateError> {
     match *error {
         webpki::Error::CertExpired { .. } => Some(CertificateError::Expired),
@@ -255,7 +280,8 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now, Usage::Client).map(|()| ClientCertVerified::assertion())
+        self.verify(end_entity, intermediates, now, Usage::Client)
+            .map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -277,7 +303,9 @@ impl ClientCertVerifier for PeerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        PROVIDER.signature_verification_algorithms.supported_schemes()
+        PROVIDER
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -290,7 +318,8 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now, Usage::Server).map(|()| ServerCertVerified::assertion())
+        self.verify(end_entity, intermediates, now, Usage::Server)
+            .map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -312,6 +341,8 @@ impl ServerCertVerifier for PeerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        PROVIDER.signature_verification_algorithms.supported_schemes()
+        PROVIDER
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

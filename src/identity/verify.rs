@@ -91,9 +91,14 @@ pub fn verify_svid(
     }
     let found = leaf::check(leaf_der).map_err(SvidError::Leaf)?;
     let domain = found.id.trust_domain();
-    let bundle = bundles.bundle(domain).ok_or_else(|| SvidError::UnknownTrustDomain(domain.into()))?;
+    let bundle = bundles
+        .bundle(domain)
+        .ok_or_else(|| SvidError::UnknownTrustDomain(domain.into()))?;
     verify_path(leaf_der, intermediates, bundle, now, usage).map_err(|failure| match failure {
-        PathFailure::Webpki(source) => SvidError::Chain { trust_domain: domain.into(), source },
+        PathFailure::Webpki(source) => SvidError::Chain {
+            trust_domain: domain.into(),
+            source,
+        },
         PathFailure::Refused(reason) => reason,
     })?;
     Ok(found.id)
@@ -125,9 +130,21 @@ fn verify_path(
         })
     };
     let outcome = end_entity
-        .verify_for_usage(ALGORITHMS, bundle.anchors(), intermediates, now, key_usage, None, Some(&judge))
+        .verify_for_usage(
+            ALGORITHMS,
+            bundle.anchors(),
+            intermediates,
+            now,
+            key_usage,
+            None,
+            Some(&judge),
+        )
         .map(|_path| ());
-    outcome.map_err(|error| refused.take().map_or(PathFailure::Webpki(error), PathFailure::Refused))
+    outcome.map_err(|error| {
+        refused
+            .take()
+            .map_or(PathFailure::Webpki(error), PathFailure::Refused)
+    })
 }
 
 /// What webpki leaves out: key usage of the issuers, validity and path length of the root.
@@ -149,5 +166,9 @@ fn judge_path(path: &VerifiedPath<'_>, bundle: &Bundle, now: UnixTime) -> Result
             below_root = below_root.saturating_add(1);
         }
     }
-    if root.allows_depth(below_root) { Ok(()) } else { Err(SvidError::RootPathLen) }
+    if root.allows_depth(below_root) {
+        Ok(())
+    } else {
+        Err(SvidError::RootPathLen)
+    }
 }

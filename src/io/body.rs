@@ -42,17 +42,25 @@ impl Source<'_> {
                     Decoded::More => {}
                 }
                 if ready!(reader.poll_fill(cx))? == 0 {
-                    let end = if decoder.may_end_here() { Ok(None) } else { Err(io::ErrorKind::UnexpectedEof.into()) };
+                    let end = if decoder.may_end_here() {
+                        Ok(None)
+                    } else {
+                        Err(io::ErrorKind::UnexpectedEof.into())
+                    };
                     return Poll::Ready(end);
                 }
             },
             Self::H2(stream) => {
                 if !stream.is_end_stream()
-                    && let Some(data) = ready!(stream.poll_data(cx)) {
-                        let data = data.map_err(io::Error::other)?;
-                        stream.flow_control().release_capacity(data.len()).map_err(io::Error::other)?;
-                        return Poll::Ready(Ok(Some(Chunk::Data(data))));
-                    }
+                    && let Some(data) = ready!(stream.poll_data(cx))
+                {
+                    let data = data.map_err(io::Error::other)?;
+                    stream
+                        .flow_control()
+                        .release_capacity(data.len())
+                        .map_err(io::Error::other)?;
+                    return Poll::Ready(Ok(Some(Chunk::Data(data))));
+                }
                 let trailers = ready!(stream.poll_trailers(cx)).map_err(io::Error::other)?;
                 Poll::Ready(Ok(trailers.map(Chunk::Trailers)))
             }
@@ -108,7 +116,8 @@ impl Sink<'_> {
     /// The peer broke off, or more came than the length that was announced.
     pub async fn send(&mut self, chunk: Chunk) -> io::Result<()> {
         match (self, chunk) {
-            (Self::Nothing, _) | (Self::H1(_, Coding::Length(_) | Coding::Close), Chunk::Trailers(_)) => Ok(()),
+            (Self::Nothing, _)
+            | (Self::H1(_, Coding::Length(_) | Coding::Close), Chunk::Trailers(_)) => Ok(()),
             (Self::H1(writer, coding), Chunk::Data(data)) => h1_data(writer, coding, &data).await,
             (Self::H1(writer, Coding::Chunked), Chunk::Trailers(trailers)) => {
                 writer.out().extend_from_slice(b"0\r\n");
@@ -116,7 +125,9 @@ impl Sink<'_> {
                 writer.flush().await
             }
             (Self::H2(stream), Chunk::Data(data)) => h2_data(stream, data).await,
-            (Self::H2(stream), Chunk::Trailers(trailers)) => stream.send_trailers(trailers).map_err(io::Error::other),
+            (Self::H2(stream), Chunk::Trailers(trailers)) => {
+                stream.send_trailers(trailers).map_err(io::Error::other)
+            }
         }
     }
 
@@ -127,14 +138,18 @@ impl Sink<'_> {
     pub async fn finish(&mut self, trailers: bool) -> io::Result<()> {
         match self {
             Self::Nothing => Ok(()),
-            Self::H1(_, Coding::Length(left)) if *left > 0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            Self::H1(_, Coding::Length(left)) if *left > 0 => {
+                Err(io::ErrorKind::UnexpectedEof.into())
+            }
             Self::H1(writer, Coding::Chunked) if !trailers => {
                 writer.out().extend_from_slice(b"0\r\n\r\n");
                 writer.flush().await
             }
             Self::H1(writer, _) => writer.flush().await,
             Self::H2(_) if trailers => Ok(()),
-            Self::H2(stream) => stream.send_data(Bytes::new(), true).map_err(io::Error::other),
+            Self::H2(stream) => stream
+                .send_data(Bytes::new(), true)
+                .map_err(io::Error::other),
         }
     }
 
@@ -163,7 +178,9 @@ async fn h1_data(writer: &mut Writer, coding: &mut Coding, data: &Bytes) -> io::
         Coding::Chunked if data.is_empty() => return Ok(()),
         Coding::Chunked if data.len() <= GATHER_BYTES => h1::write_chunk(writer.out(), data),
         Coding::Chunked => {
-            writer.out().extend_from_slice(format!("{len:x}\r\n").as_bytes());
+            writer
+                .out()
+                .extend_from_slice(format!("{len:x}\r\n").as_bytes());
             writer.write_through(data).await?;
             writer.out().extend_from_slice(b"\r\n");
         }
@@ -173,7 +190,11 @@ async fn h1_data(writer: &mut Writer, coding: &mut Coding, data: &Bytes) -> io::
         }
         Coding::Close => gather(writer, data).await?,
     }
-    if writer.out().len() > GATHER_BYTES { writer.flush().await } else { Ok(()) }
+    if writer.out().len() > GATHER_BYTES {
+        writer.flush().await
+    } else {
+        Ok(())
+    }
 }
 
 async fn gather(writer: &mut Writer, data: &Bytes) -> io::Result<()> {
@@ -214,7 +235,11 @@ pub enum PumpError {
 ///
 /// # Errors
 /// Which side broke.
-pub async fn pump(source: &mut Source<'_>, sink: &mut Sink<'_>, mut seen: impl FnMut(u64)) -> Result<(), PumpError> {
+pub async fn pump(
+    source: &mut Source<'_>,
+    sink: &mut Sink<'_>,
+    mut seen: impl FnMut(u64),
+) -> Result<(), PumpError> {
     let mut trailers = false;
     let mut turns = 0_u32;
     loop {
@@ -259,5 +284,10 @@ pub async fn pump(source: &mut Source<'_>, sink: &mut Sink<'_>, mut seen: impl F
 /// Framing that a body of unknown provenance gets on an HTTP/1 connection, from its head.
 #[must_use]
 pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+    headers
+        .get(http::header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }

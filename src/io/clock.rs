@@ -13,7 +13,9 @@ pub fn now() -> Instant {
 #[must_use]
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn unix() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 /// Seconds since the Unix epoch.

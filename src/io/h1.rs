@@ -47,7 +47,16 @@ pub struct Writer {
 #[must_use]
 pub fn split(stream: Stream) -> (Reader, Writer) {
     let (read, write) = stream.split();
-    (Reader { half: read, buf: BytesMut::new() }, Writer { half: write, out: BytesMut::new() })
+    (
+        Reader {
+            half: read,
+            buf: BytesMut::new(),
+        },
+        Writer {
+            half: write,
+            out: BytesMut::new(),
+        },
+    )
 }
 
 impl Reader {
@@ -85,13 +94,20 @@ impl Reader {
     ) -> Result<Option<T>, HeadError> {
         loop {
             if !self.buf.is_empty()
-                && let Some((head, len)) = parse(&self.buf)? {
-                    drop(self.buf.split_to(len));
-                    return Ok(Some(head));
-                }
-            let n = std::future::poll_fn(|cx| self.poll_fill(cx)).await.map_err(HeadError::Io)?;
+                && let Some((head, len)) = parse(&self.buf)?
+            {
+                drop(self.buf.split_to(len));
+                return Ok(Some(head));
+            }
+            let n = std::future::poll_fn(|cx| self.poll_fill(cx))
+                .await
+                .map_err(HeadError::Io)?;
             if n == 0 {
-                return if self.buf.is_empty() { Ok(None) } else { Err(HeadError::Cut) };
+                return if self.buf.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(HeadError::Cut)
+                };
             }
         }
     }

@@ -134,8 +134,13 @@ impl Pool {
 
     async fn open_inner(&self, far: &Far) -> Result<Stream, HboneError> {
         let (mut send, lease) = self.connection(far).await?;
-        let framing = |source| HboneError::Framing { to: far.address, source };
-        let (response, body) = send.send_request(connect_head(far), false).map_err(framing)?;
+        let framing = |source| HboneError::Framing {
+            to: far.address,
+            source,
+        };
+        let (response, body) = send
+            .send_request(connect_head(far), false)
+            .map_err(framing)?;
         let response = response.await.map_err(framing)?;
         if response.status() != StatusCode::OK {
             return Err(HboneError::Refused(response.status()));
@@ -146,7 +151,12 @@ impl Pool {
     /// A connection with room for one more stream. Connecting is serialised per key.
     async fn connection(&self, far: &Far) -> Result<(SendRequest<Bytes>, Lease), HboneError> {
         // A rotated SVID has a new configuration, so new tunnels get a new connection.
-        let key = (far.source.clone(), far.address, far.expected.clone(), Arc::as_ptr(&far.tls).addr());
+        let key = (
+            far.source.clone(),
+            far.address,
+            far.expected.clone(),
+            Arc::as_ptr(&far.tls).addr(),
+        );
         let slot = Rc::clone(self.by_key.borrow_mut().entry(key).or_default());
         let mut pooled = slot.lock().await;
         pooled.retain(|p| p.alive.get());
@@ -168,13 +178,15 @@ impl Pool {
 
     /// Forgets keys whose connections are all gone; called now and then.
     pub fn sweep(&self) {
-        self.by_key.borrow_mut().retain(|_key, slot| match slot.try_lock() {
-            Ok(mut pooled) => {
-                pooled.retain(|p| p.alive.get());
-                !pooled.is_empty()
-            }
-            Err(_busy) => true,
-        });
+        self.by_key
+            .borrow_mut()
+            .retain(|_key, slot| match slot.try_lock() {
+                Ok(mut pooled) => {
+                    pooled.retain(|p| p.alive.get());
+                    !pooled.is_empty()
+                }
+                Err(_busy) => true,
+            });
     }
 }
 
@@ -188,22 +200,32 @@ fn connect_head(far: &Far) -> Request<()> {
         *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
     }
     if let Some(client) = far.client
-        && let Ok(value) = http::HeaderValue::try_from(format!("for=\"{client}\"")) {
-            request.headers_mut().insert(http::header::FORWARDED, value);
-        }
+        && let Ok(value) = http::HeaderValue::try_from(format!("for=\"{client}\""))
+    {
+        request.headers_mut().insert(http::header::FORWARDED, value);
+    }
     request
 }
 
 async fn connect(far: &Far) -> Result<Pooled, HboneError> {
-    let failed = |source| HboneError::Connect { to: far.address, source };
-    let tcp = rt::connect(far.address, far.options).await.map_err(failed)?;
+    let failed = |source| HboneError::Connect {
+        to: far.address,
+        source,
+    };
+    let tcp = rt::connect(far.address, far.options)
+        .await
+        .map_err(failed)?;
     // The name is a dummy: identity is the SPIFFE ID, and no SNI is sent.
     let name = ServerName::IpAddress(far.address.ip().into());
-    let (stream, proof) = tls::connect(tcp.into(), Arc::clone(&far.tls), name).await.map_err(failed)?;
+    let (stream, proof) = tls::connect(tcp.into(), Arc::clone(&far.tls), name)
+        .await
+        .map_err(failed)?;
     if proof.peer.as_ref() != Some(&far.expected) {
         return Err(HboneError::Identity {
             to: far.address,
-            got: proof.peer.map_or_else(|| "nobody".to_owned(), |id| id.to_string()),
+            got: proof
+                .peer
+                .map_or_else(|| "nobody".to_owned(), |id| id.to_string()),
             want: far.expected.to_string(),
         });
     }
@@ -215,7 +237,10 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
         .enable_push(false)
         .handshake::<_, Bytes>(stream)
         .await
-        .map_err(|source| HboneError::Framing { to: far.address, source })?;
+        .map_err(|source| HboneError::Framing {
+            to: far.address,
+            source,
+        })?;
     let alive = Rc::new(Cell::new(true));
     let ended = Rc::clone(&alive);
     rt::spawn(async move {
@@ -224,5 +249,9 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
         }
         ended.set(false);
     });
-    Ok(Pooled { send, streams: Rc::new(Cell::new(0)), alive })
+    Ok(Pooled {
+        send,
+        streams: Rc::new(Cell::new(0)),
+        alive,
+    })
 }

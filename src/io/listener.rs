@@ -16,7 +16,11 @@ const BACKLOG: i32 = 4096;
 /// # Errors
 /// As `bind(2)` and `listen(2)`.
 pub fn bind(addr: ListenAddr) -> io::Result<Acceptor> {
-    let socket = Socket::new(Domain::for_address(addr.0), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(addr.0),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;

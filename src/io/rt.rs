@@ -105,13 +105,19 @@ impl Core {
 
 fn uring() -> io::Result<Core> {
     if !monoio::utils::detect_uring() {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "io_uring is not available"));
+        return Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "io_uring is not available",
+        ));
     }
     let mut last = io::Error::from(io::ErrorKind::Unsupported);
     for entries in RING_ENTRIES {
         // Measured: without these flags io_uring costs twice the CPU at L7.
-        let mut flags: [io_uring::Builder; 3] =
-            [io_uring::IoUring::builder(), io_uring::IoUring::builder(), io_uring::IoUring::builder()];
+        let mut flags: [io_uring::Builder; 3] = [
+            io_uring::IoUring::builder(),
+            io_uring::IoUring::builder(),
+            io_uring::IoUring::builder(),
+        ];
         let [defer, coop, _plain] = &mut flags;
         defer.setup_single_issuer().setup_defer_taskrun();
         coop.setup_coop_taskrun();
@@ -131,7 +137,9 @@ fn uring() -> io::Result<Core> {
 }
 
 fn epoll() -> io::Result<Core> {
-    let built = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new().enable_timer().build();
+    let built = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new()
+        .enable_timer()
+        .build();
     built.map(Core::Epoll)
 }
 
@@ -155,7 +163,9 @@ pub struct Elapsed;
 /// # Errors
 /// `Elapsed`.
 pub async fn timeout<F: Future>(ms: u64, work: F) -> Result<F::Output, Elapsed> {
-    monoio::time::timeout(Duration::from_millis(ms), work).await.map_err(|_elapsed| Elapsed)
+    monoio::time::timeout(Duration::from_millis(ms), work)
+        .await
+        .map_err(|_elapsed| Elapsed)
 }
 
 thread_local! {
@@ -207,7 +217,9 @@ pub async fn yield_turn() {
         }
         waited = true;
         let rung = TURN.with_borrow_mut(|turn| {
-            let Some(bell) = &mut turn.bell else { return false };
+            let Some(bell) = &mut turn.bell else {
+                return false;
+            };
             let first = turn.waiting.is_empty();
             // A full pipe has a byte in it already, which rings as well.
             let rung = !first || io::Write::write(bell, &[1]).is_ok();
@@ -270,7 +282,9 @@ impl Tcp {
     /// # Errors
     /// The peer is gone already.
     pub fn peer(&self) -> io::Result<SocketAddr> {
-        self.with_socket(Socket::peer_addr)?.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
+        self.with_socket(Socket::peer_addr)?
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Own address.
@@ -278,7 +292,9 @@ impl Tcp {
     /// # Errors
     /// As `getsockname(2)`.
     pub fn local(&self) -> io::Result<SocketAddr> {
-        self.with_socket(Socket::local_addr)?.as_socket().ok_or_else(|| io::ErrorKind::InvalidData.into())
+        self.with_socket(Socket::local_addr)?
+            .as_socket()
+            .ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     /// Waits until there is something to read, or the end.
@@ -296,7 +312,9 @@ impl Tcp {
     pub async fn peek_first(&self) -> io::Result<Option<u8>> {
         loop {
             let mut first = [MaybeUninit::<u8>::uninit()];
-            match self.with_socket(|s| s.recv_with_flags(&mut first, libc::MSG_PEEK | libc::MSG_DONTWAIT)) {
+            match self
+                .with_socket(|s| s.recv_with_flags(&mut first, libc::MSG_PEEK | libc::MSG_DONTWAIT))
+            {
                 Ok(0) => return Ok(None),
                 Ok(_) => {
                     let [byte] = first;
@@ -336,7 +354,11 @@ impl Tcp {
         let wait = slot.get_or_insert_with(|| {
             let socket = Rc::clone(&self.inner.socket);
             Box::pin(async move {
-                let ready = if read { socket.readable(false).await } else { socket.writable(false).await };
+                let ready = if read {
+                    socket.readable(false).await
+                } else {
+                    socket.writable(false).await
+                };
                 match ready {
                     // A wait that was cancelled is only a reason to look again.
                     Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => Ok(()),
@@ -353,7 +375,11 @@ impl Tcp {
 }
 
 impl AsyncRead for Tcp {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             if self.inner.readable.borrow().is_some() {
                 std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
@@ -406,7 +432,11 @@ impl Tcp {
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
 impl AsyncWrite for Tcp {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_send(cx, |s| s.send_with_flags(buf, SEND_FLAGS))
     }
 
@@ -427,10 +457,12 @@ impl AsyncWrite for Tcp {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(match self.with_socket(|s| s.shutdown(std::net::Shutdown::Write)) {
-            Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
-            other => other,
-        })
+        Poll::Ready(
+            match self.with_socket(|s| s.shutdown(std::net::Shutdown::Write)) {
+                Err(e) if e.kind() == io::ErrorKind::NotConnected => Ok(()),
+                other => other,
+            },
+        )
     }
 }
 
@@ -477,7 +509,9 @@ impl Acceptor {
     /// # Errors
     /// The driver refuses it.
     pub fn new(socket: Socket) -> io::Result<Self> {
-        Ok(Self { listener: TcpListener::from_std(socket.into())? })
+        Ok(Self {
+            listener: TcpListener::from_std(socket.into())?,
+        })
     }
 
     /// The next connection.

@@ -30,19 +30,28 @@ enum Kind {
 
 impl From<Tcp> for Stream {
     fn from(tcp: Tcp) -> Self {
-        Self { prefix: Bytes::new(), kind: Kind::Tcp(tcp) }
+        Self {
+            prefix: Bytes::new(),
+            kind: Kind::Tcp(tcp),
+        }
     }
 }
 
 impl From<Tunnel> for Stream {
     fn from(tunnel: Tunnel) -> Self {
-        Self { prefix: Bytes::new(), kind: Kind::Tunnel(tunnel) }
+        Self {
+            prefix: Bytes::new(),
+            kind: Kind::Tunnel(tunnel),
+        }
     }
 }
 
 impl From<TlsStream<Self>> for Stream {
     fn from(tls: TlsStream<Self>) -> Self {
-        Self { prefix: Bytes::new(), kind: Kind::Tls(Box::new(tls)) }
+        Self {
+            prefix: Bytes::new(),
+            kind: Kind::Tls(Box::new(tls)),
+        }
     }
 }
 
@@ -58,7 +67,9 @@ impl Stream {
             let mut chunk = vec![0; want];
             while seen.len() < want {
                 let room = want.saturating_sub(seen.len());
-                let Some(into) = chunk.get_mut(..room) else { break };
+                let Some(into) = chunk.get_mut(..room) else {
+                    break;
+                };
                 match self.read(into).await {
                     Ok(0) => break,
                     Ok(n) => seen.extend(into.iter().take(n)),
@@ -74,12 +85,21 @@ impl Stream {
     #[must_use]
     pub fn split(self) -> (Half, Half) {
         let shared = Rc::new(RefCell::new(self));
-        (Half { stream: Rc::clone(&shared) }, Half { stream: shared })
+        (
+            Half {
+                stream: Rc::clone(&shared),
+            },
+            Half { stream: shared },
+        )
     }
 }
 
 impl AsyncRead for Stream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if !self.prefix.is_empty() {
             let n = self.prefix.len().min(buf.remaining());
             buf.put_slice(self.prefix.get(..n).unwrap_or_default());
@@ -95,7 +115,11 @@ impl AsyncRead for Stream {
 }
 
 impl AsyncWrite for Stream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         match &mut self.kind {
             Kind::Tcp(s) => Pin::new(s).poll_write(cx, buf),
             Kind::Tls(s) => Pin::new(s).poll_write(cx, buf),
@@ -147,13 +171,21 @@ pub struct Half {
 }
 
 impl AsyncRead for Half {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Half {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, buf)
     }
 

@@ -31,8 +31,12 @@ pub async fn accept(
     choose: impl FnOnce(Option<&str>) -> Option<Arc<ServerConfig>>,
 ) -> io::Result<(Stream, Proof)> {
     let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-    let sni = hello.client_hello().server_name().map(str::to_ascii_lowercase);
-    let config = choose(sni.as_deref()).ok_or_else(|| io::Error::other("no certificate for this server name"))?;
+    let sni = hello
+        .client_hello()
+        .server_name()
+        .map(str::to_ascii_lowercase);
+    let config = choose(sni.as_deref())
+        .ok_or_else(|| io::Error::other("no certificate for this server name"))?;
     let tls = hello.into_stream(config).await?;
     let (_, session) = tls.get_ref();
     let proof = Proof {

@@ -48,7 +48,14 @@ impl Tunnel {
     /// From the two directions of a stream.
     #[must_use]
     pub fn new(send: SendStream<Bytes>, recv: RecvStream, lease: Option<Lease>) -> Self {
-        Self { send, recv, rest: Bytes::new(), ended: false, finished: false, _lease: lease }
+        Self {
+            send,
+            recv,
+            rest: Bytes::new(),
+            ended: false,
+            finished: false,
+            _lease: lease,
+        }
     }
 }
 
@@ -61,11 +68,21 @@ impl Drop for Tunnel {
 }
 
 fn broken(error: h2::Error) -> io::Error {
-    if error.is_io() { error.into_io().unwrap_or_else(|| io::ErrorKind::BrokenPipe.into()) } else { io::Error::other(error) }
+    if error.is_io() {
+        error
+            .into_io()
+            .unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
+    } else {
+        io::Error::other(error)
+    }
 }
 
 impl AsyncRead for Tunnel {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         while self.rest.is_empty() {
             if self.ended {
                 return Poll::Ready(Ok(()));
@@ -74,20 +91,29 @@ impl AsyncRead for Tunnel {
                 Some(Ok(data)) => self.rest = data,
                 None => self.ended = true,
                 // A peer that resets without error has only ended its side.
-                Some(Err(e)) if matches!(e.reason(), Some(Reason::NO_ERROR | Reason::CANCEL)) => self.ended = true,
+                Some(Err(e)) if matches!(e.reason(), Some(Reason::NO_ERROR | Reason::CANCEL)) => {
+                    self.ended = true
+                }
                 Some(Err(e)) => return Poll::Ready(Err(broken(e))),
             }
         }
         let n = self.rest.len().min(buf.remaining());
         buf.put_slice(self.rest.get(..n).unwrap_or_default());
         self.rest.advance(n);
-        self.recv.flow_control().release_capacity(n).map_err(broken)?;
+        self.recv
+            .flow_control()
+            .release_capacity(n)
+            .map_err(broken)?;
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Tunnel {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }

@@ -100,9 +100,19 @@ fn key(version: Version, target: &Target) -> Key {
             (version, 0, who, far.address, Arc::as_ptr(&far.tls).addr())
         }
         Target::Plain { address, .. } => (version, 1, String::new(), address.0, 0),
-        Target::Tls { addresses, config, name } => {
+        Target::Tls {
+            addresses,
+            config,
+            name,
+        } => {
             let first = addresses.first().map_or(none, |a| a.0);
-            (version, 2, name.to_str().into_owned(), first, Arc::as_ptr(config).addr())
+            (
+                version,
+                2,
+                name.to_str().into_owned(),
+                first,
+                Arc::as_ptr(config).addr(),
+            )
         }
     }
 }
@@ -142,7 +152,12 @@ impl Upstreams {
                 Some(idle) => Upstream::H1(Box::new(idle)),
                 None => {
                     let (reader, writer) = h1::split(self.open(&permit, target).await?);
-                    Upstream::H1(Box::new(H1Upstream { reader, writer, reused: false, key }))
+                    Upstream::H1(Box::new(H1Upstream {
+                        reader,
+                        writer,
+                        reused: false,
+                        key,
+                    }))
                 }
             },
             Version::H2 => Upstream::H2(self.h2_stream(&permit, target, key).await?),
@@ -172,7 +187,12 @@ impl Upstreams {
         }
     }
 
-    async fn h2_stream(&self, permit: &Permit, target: &Target, key: Key) -> Result<SendRequest<Bytes>, DialError> {
+    async fn h2_stream(
+        &self,
+        permit: &Permit,
+        target: &Target,
+        key: Key,
+    ) -> Result<SendRequest<Bytes>, DialError> {
         let pooled = self.h2.borrow().get(&key).cloned();
         if let Some(pooled) = pooled {
             if let Ok(ready) = pooled.ready().await {
@@ -201,7 +221,11 @@ impl Upstreams {
         match target {
             Target::Hbone(far) => Ok(self.hbone.open(permit, far).await?),
             Target::Plain { address, options } => tcp(*address, *options).await.map(Stream::from),
-            Target::Tls { addresses, config, name } => {
+            Target::Tls {
+                addresses,
+                config,
+                name,
+            } => {
                 let mut last = DialError::Connect(io::ErrorKind::AddrNotAvailable.into());
                 for address in addresses {
                     match tls_to(*address, config, name).await {
@@ -239,7 +263,9 @@ async fn tls_to(
     let stream = tcp(address, ConnectOptions::default()).await?.into();
     let handshake = tls::connect(stream, Arc::clone(config), name.clone());
     match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
-        Ok(done) => done.map(|(stream, _proof)| stream).map_err(DialError::Connect),
+        Ok(done) => done
+            .map(|(stream, _proof)| stream)
+            .map_err(DialError::Connect),
         Err(rt::Elapsed) => Err(DialError::Timeout),
     }
 }

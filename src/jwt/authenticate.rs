@@ -57,7 +57,16 @@ pub fn authenticate(
     path: Option<&CanonicalPath>,
     now_unix_s: i64,
 ) -> TokenOutcome {
-    run(&mut Judge { rules, keys, cache: None, now_unix_s }, headers, path)
+    run(
+        &mut Judge {
+            rules,
+            keys,
+            cache: None,
+            now_unix_s,
+        },
+        headers,
+        path,
+    )
 }
 
 /// As `authenticate`, with the core's cache of verified tokens.
@@ -70,7 +79,16 @@ pub fn authenticate_cached(
     path: Option<&CanonicalPath>,
     now_unix_s: i64,
 ) -> TokenOutcome {
-    run(&mut Judge { rules, keys, cache: Some(cache), now_unix_s }, headers, path)
+    run(
+        &mut Judge {
+            rules,
+            keys,
+            cache: Some(cache),
+            now_unix_s,
+        },
+        headers,
+        path,
+    )
 }
 
 struct Judge<'a> {
@@ -88,18 +106,27 @@ struct Refusal {
 
 impl From<TokenError> for Refusal {
     fn from(error: TokenError) -> Self {
-        Self { error, unknown_kid: None }
+        Self {
+            error,
+            unknown_kid: None,
+        }
     }
 }
 
 fn run(judge: &mut Judge<'_>, headers: &HeaderMap, path: Option<&CanonicalPath>) -> TokenOutcome {
-    let mut edits = HeaderEdits { remove: judge.rules.output_headers().to_vec(), ..HeaderEdits::default() };
+    let mut edits = HeaderEdits {
+        remove: judge.rules.output_headers().to_vec(),
+        ..HeaderEdits::default()
+    };
     match judge.all(headers, path.and_then(CanonicalPath::query), &mut edits) {
         Ok(None) => TokenOutcome::Anonymous { edits },
         Ok(Some(claims)) => TokenOutcome::Valid { claims, edits },
-        Err(Refusal { error, unknown_kid }) => {
-            TokenOutcome::Invalid { status: error.status(), text: error.text(), error, unknown_kid }
-        }
+        Err(Refusal { error, unknown_kid }) => TokenOutcome::Invalid {
+            status: error.status(),
+            text: error.text(),
+            error,
+            unknown_kid,
+        },
     }
 }
 
@@ -118,7 +145,9 @@ impl<'a> Judge<'a> {
                 let (rule, verified) = self.one(&token, location)?;
                 let claims = Claims::shared(verified.claims, rule.space_delimited.clone());
                 match &first {
-                    Some(known) if !same_identity(known, &claims) => return Err(TokenError::Disagree.into()),
+                    Some(known) if !same_identity(known, &claims) => {
+                        return Err(TokenError::Disagree.into());
+                    }
                     Some(_) => {}
                     None => {
                         output(rule, &token, &claims, edits);
@@ -138,16 +167,24 @@ impl<'a> Judge<'a> {
         let rules = self.rules;
         let mut look = Look::new(self, token)?;
         let mut refusal = Refusal::from(TokenError::Issuer);
-        for rule in location.rules.iter().filter_map(|index| rules.rules.get(*index)) {
+        for rule in location
+            .rules
+            .iter()
+            .filter_map(|index| rules.rules.get(*index))
+        {
             if !rule.concerns(&look.claims) {
                 continue;
             }
-            let attempt = look.verify(self, rule).and_then(|()| rule.check(&look.claims, self.now_unix_s));
+            let attempt = look
+                .verify(self, rule)
+                .and_then(|()| rule.check(&look.claims, self.now_unix_s));
             match attempt {
                 Ok(()) => return Ok((rule, look.claims)),
                 Err(error) => {
-                    let unknown_kid = (error == TokenError::NoKey).then(|| rule.source.as_ref().clone());
-                    let telling = refusal.error == TokenError::Issuer || error == TokenError::Audience;
+                    let unknown_kid =
+                        (error == TokenError::NoKey).then(|| rule.source.as_ref().clone());
+                    let telling =
+                        refusal.error == TokenError::Issuer || error == TokenError::Audience;
                     refusal = Refusal {
                         error: if telling { error } else { refusal.error },
                         unknown_kid: refusal.unknown_kid.or(unknown_kid),
@@ -172,19 +209,36 @@ struct Look<'t> {
 impl<'t> Look<'t> {
     fn new(judge: &mut Judge<'_>, token: &'t str) -> Result<Self, TokenError> {
         let generation = judge.keys.generation();
-        let hit = judge.cache.as_deref_mut().and_then(|cache| cache.find(token, generation, judge.now_unix_s));
+        let hit = judge
+            .cache
+            .as_deref_mut()
+            .and_then(|cache| cache.find(token, generation, judge.now_unix_s));
         if let Some((source, claims)) = hit {
-            return Ok(Self { token, parsed: None, claims, known: Some(source) });
+            return Ok(Self {
+                token,
+                parsed: None,
+                claims,
+                known: Some(source),
+            });
         }
         let parsed = Unverified::parse(token)?;
         let claims = parsed.claims()?;
-        Ok(Self { token, parsed: Some(parsed), claims, known: None })
+        Ok(Self {
+            token,
+            parsed: Some(parsed),
+            claims,
+            known: None,
+        })
     }
 
     /// Signature under the rule's keys, unless it is known to be good under them.
     fn verify(&mut self, judge: &mut Judge<'_>, rule: &Rule) -> Result<(), TokenError> {
         let keys = rule.keys(judge.keys)?;
-        if self.known.as_ref().is_some_and(|known| Arc::ptr_eq(known, &rule.source) || *known == rule.source) {
+        if self
+            .known
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, &rule.source) || *known == rule.source)
+        {
             return Ok(());
         }
         let parsed = match self.parsed.take() {
@@ -196,7 +250,12 @@ impl<'t> Look<'t> {
         if outcome.is_ok()
             && let Some(cache) = judge.cache.as_deref_mut()
         {
-            cache.insert(self.token, &rule.source, judge.keys.generation(), self.claims.clone());
+            cache.insert(
+                self.token,
+                &rule.source,
+                judge.keys.generation(),
+                self.claims.clone(),
+            );
         }
         outcome
     }
@@ -209,8 +268,13 @@ fn same_identity(a: &Claims, b: &Claims) -> bool {
 /// `outputPayloadToHeader` and `outputClaimToHeaders` of the rule that accepted the token.
 fn output(rule: &Rule, token: &str, claims: &Claims, edits: &mut HeaderEdits) {
     if let Some(header) = &rule.payload_header {
-        let payload = token.split('.').nth(1).and_then(|payload| HeaderValue::from_str(payload).ok());
-        edits.set.extend(payload.map(|payload| (header.clone(), payload)));
+        let payload = token
+            .split('.')
+            .nth(1)
+            .and_then(|payload| HeaderValue::from_str(payload).ok());
+        edits
+            .set
+            .extend(payload.map(|payload| (header.clone(), payload)));
     }
     for (header, claim) in &rule.claim_headers {
         let value = find_claim(claims, claim).and_then(header_value);
@@ -231,8 +295,14 @@ fn find_claim<'c>(claims: &'c Claims, name: &str) -> Option<&'c Value> {
 fn header_value(claim: &Value) -> Option<HeaderValue> {
     match claim {
         Value::String(text) => HeaderValue::from_bytes(text.as_bytes()).ok(),
-        Value::Number(number) if number.is_i64() || number.is_u64() => HeaderValue::from_str(&number.to_string()).ok(),
-        Value::Bool(flag) => Some(HeaderValue::from_static(if *flag { "true" } else { "false" })),
+        Value::Number(number) if number.is_i64() || number.is_u64() => {
+            HeaderValue::from_str(&number.to_string()).ok()
+        }
+        Value::Bool(flag) => Some(HeaderValue::from_static(if *flag {
+            "true"
+        } else {
+            "false"
+        })),
         Value::Null | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
     }
 }
@@ -259,7 +329,11 @@ pub fn www_authenticate(scheme: &str, host: &Host, path: Option<&CanonicalPath>)
 
 /// The `www-authenticate` value where a token is missing.
 #[must_use]
-pub fn www_authenticate_missing(scheme: &str, host: &Host, path: Option<&CanonicalPath>) -> HeaderValue {
+pub fn www_authenticate_missing(
+    scheme: &str,
+    host: &Host,
+    path: Option<&CanonicalPath>,
+) -> HeaderValue {
     challenge(scheme, host, path, "")
 }
 

@@ -36,7 +36,11 @@ impl TokenCache {
     /// An empty cache that holds at most `capacity` tokens.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { entries: HashMap::new(), order: VecDeque::new(), capacity: capacity.max(1) }
+        Self {
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+            capacity: capacity.max(1),
+        }
     }
 
     /// Tokens held.
@@ -52,9 +56,17 @@ impl TokenCache {
     }
 
     /// The token, and the source under whose keys it verified, if the key sets have not changed and it has not expired since.
-    pub(crate) fn find(&mut self, token: &str, generation: u64, now_unix_s: i64) -> Option<(Arc<KeySource>, Verified)> {
+    pub(crate) fn find(
+        &mut self,
+        token: &str,
+        generation: u64,
+        now_unix_s: i64,
+    ) -> Option<(Arc<KeySource>, Verified)> {
         let entry = self.entries.get_mut(token)?;
-        let alive = entry.verified.expires_unix_s().is_none_or(|exp| now_unix_s <= exp.saturating_add(LEEWAY_S));
+        let alive = entry
+            .verified
+            .expires_unix_s()
+            .is_none_or(|exp| now_unix_s <= exp.saturating_add(LEEWAY_S));
         if entry.generation != generation || !alive {
             return None;
         }
@@ -63,11 +75,22 @@ impl TokenCache {
     }
 
     /// Remembers a token whose signature verified just now.
-    pub(crate) fn insert(&mut self, token: &str, source: &Arc<KeySource>, generation: u64, verified: Verified) {
+    pub(crate) fn insert(
+        &mut self,
+        token: &str,
+        source: &Arc<KeySource>,
+        generation: u64,
+        verified: Verified,
+    ) {
         if token.len() > limits::CACHED_TOKEN_BYTES {
             return;
         }
-        let entry = Entry { source: Arc::clone(source), generation, verified, used: false };
+        let entry = Entry {
+            source: Arc::clone(source),
+            generation,
+            verified,
+            used: false,
+        };
         if let Some(known) = self.entries.get_mut(token) {
             *known = entry;
             return;

@@ -27,7 +27,9 @@ impl HeaderEdits {
             headers.remove(name);
         }
         if !self.drop_cookies.is_empty() {
-            drop_cookies(headers, |name| self.drop_cookies.iter().any(|drop| drop.as_bytes() == name));
+            drop_cookies(headers, |name| {
+                self.drop_cookies.iter().any(|drop| drop.as_bytes() == name)
+            });
         }
         for (name, value) in &self.set {
             headers.insert(name.clone(), value.clone());
@@ -41,13 +43,19 @@ impl HeaderEdits {
         let query = path.query().filter(|_| !self.drop_params.is_empty())?;
         let dropped = |pair: &&str| {
             let mut decoded = form_urlencoded::parse(pair.as_bytes());
-            decoded.next().is_some_and(|(name, _)| self.drop_params.iter().any(|drop| *drop == name))
+            decoded
+                .next()
+                .is_some_and(|(name, _)| self.drop_params.iter().any(|drop| *drop == name))
         };
         if !query.split('&').any(|pair| dropped(&pair)) {
             return None;
         }
         let kept: Vec<&str> = query.split('&').filter(|pair| !dropped(pair)).collect();
-        let query = if kept.is_empty() { String::new() } else { format!("?{}", kept.join("&")) };
+        let query = if kept.is_empty() {
+            String::new()
+        } else {
+            format!("?{}", kept.join("&"))
+        };
         Some(format!("{}{query}", path.path()))
     }
 }
@@ -80,10 +88,19 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.append(COOKIE, "a=1; t=secret; b=2".parse().unwrap());
         headers.append(COOKIE, "t=again".parse().unwrap());
-        let edits = HeaderEdits { drop_cookies: vec!["t".to_owned()], ..HeaderEdits::default() };
+        let edits = HeaderEdits {
+            drop_cookies: vec!["t".to_owned()],
+            ..HeaderEdits::default()
+        };
         edits.apply(&mut headers);
-        assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2"]);
-        let edits = HeaderEdits { drop_cookies: vec!["a".to_owned(), "b".to_owned()], ..HeaderEdits::default() };
+        assert_eq!(
+            headers.get_all(COOKIE).iter().collect::<Vec<_>>(),
+            ["a=1; b=2"]
+        );
+        let edits = HeaderEdits {
+            drop_cookies: vec!["a".to_owned(), "b".to_owned()],
+            ..HeaderEdits::default()
+        };
         edits.apply(&mut headers);
         assert!(!headers.contains_key(COOKIE));
     }

@@ -17,11 +17,18 @@ pub(crate) fn tokens(place: &Place, headers: &HeaderMap, query: Option<&str>) ->
         Place::Header(name, prefix) => {
             let values = headers.get_all(name).iter();
             let rests = values.filter_map(|value| value.as_bytes().strip_prefix(prefix.as_bytes()));
-            rests.map(trim).filter(|token| !token.is_empty()).map(token_text).collect()
+            rests
+                .map(trim)
+                .filter(|token| !token.is_empty())
+                .map(token_text)
+                .collect()
         }
         Place::Param(name) => {
             let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-            Ok(pairs.filter(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.into_owned()).collect())
+            Ok(pairs
+                .filter(|(n, v)| n == name && !v.is_empty())
+                .map(|(_, v)| v.into_owned())
+                .collect())
         }
         Place::Cookie(name) => cookies(headers)
             .filter(|(n, v)| *n == name.as_bytes() && !v.is_empty())
@@ -41,7 +48,11 @@ fn bearer(headers: &HeaderMap) -> Found {
             tokens.push(token_text(token)?);
         }
     }
-    if fields > 1 && !tokens.is_empty() { Err(TokenError::Form) } else { Ok(tokens) }
+    if fields > 1 && !tokens.is_empty() {
+        Err(TokenError::Form)
+    } else {
+        Ok(tokens)
+    }
 }
 
 /// What follows the scheme `Bearer`, in any case; `None` for another scheme.
@@ -49,7 +60,9 @@ pub(crate) fn bearer_credential(value: &[u8]) -> Option<&[u8]> {
     let value = trim(value);
     let (scheme, rest) = value.split_at_checked(6)?;
     // A scheme ends where its token characters end, so `BearerX y` is another scheme and `Bearer\ty` a malformed one.
-    let ended = rest.first().is_none_or(|b| !b.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(b));
+    let ended = rest
+        .first()
+        .is_none_or(|b| !b.is_ascii_alphanumeric() && !b"!#$%&'*+-.^_`|~".contains(b));
     if !scheme.eq_ignore_ascii_case(b"bearer") || !ended {
         return None;
     }
@@ -58,20 +71,28 @@ pub(crate) fn bearer_credential(value: &[u8]) -> Option<&[u8]> {
 }
 
 fn token_text(token: &[u8]) -> Result<String, TokenError> {
-    std::str::from_utf8(token).map(str::to_owned).map_err(|_e| TokenError::Form)
+    std::str::from_utf8(token)
+        .map(str::to_owned)
+        .map_err(|_e| TokenError::Form)
 }
 
 /// Without the optional white space around a field value (RFC 9110 section 5.5).
 fn trim(value: &[u8]) -> &[u8] {
     let blank = |b: &u8| matches!(b, b' ' | b'\t');
     let start = value.iter().position(|b| !blank(b)).unwrap_or(value.len());
-    let end = value.iter().rposition(|b| !blank(b)).map_or(start, |last| last + 1);
+    let end = value
+        .iter()
+        .rposition(|b| !blank(b))
+        .map_or(start, |last| last + 1);
     value.get(start..end).unwrap_or_default()
 }
 
 /// Name and value of every cookie (RFC 6265 section 4.2.1), over all `cookie` fields (RFC 9113 section 8.2.3).
 pub(crate) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+    let pairs = headers
+        .get_all(COOKIE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b';'));
     pairs.filter_map(|pair| {
         let at = pair.iter().position(|b| *b == b'=')?;
         let (name, value) = pair.split_at_checked(at)?;
@@ -86,7 +107,11 @@ mod tests {
     #[test]
     fn schemes() {
         let check = |value: &str, want: Option<&str>| {
-            assert_eq!(bearer_credential(value.as_bytes()), want.map(str::as_bytes), "{value:?}");
+            assert_eq!(
+                bearer_credential(value.as_bytes()),
+                want.map(str::as_bytes),
+                "{value:?}"
+            );
         };
         check("Bearer a", Some("a"));
         check("bEARER    a", Some("a"));
@@ -106,7 +131,13 @@ mod tests {
         headers.append(COOKIE, "a=1; b=2;c = 3 ".parse().unwrap());
         headers.append(COOKIE, "d=4=4; junk; =5".parse().unwrap());
         let pairs: Vec<_> = cookies(&headers).collect();
-        let want: [(&[u8], &[u8]); 5] = [(b"a", b"1"), (b"b", b"2"), (b"c", b"3"), (b"d", b"4=4"), (b"", b"5")];
+        let want: [(&[u8], &[u8]); 5] = [
+            (b"a", b"1"),
+            (b"b", b"2"),
+            (b"c", b"3"),
+            (b"d", b"4=4"),
+            (b"", b"5"),
+        ];
         assert_eq!(pairs, want);
     }
 }

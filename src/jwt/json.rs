@@ -19,11 +19,15 @@ pub(crate) struct JsonError;
 /// `JsonError`, also for a byte order mark, anything after the object, and numbers that no double can hold.
 pub(crate) fn parse_object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = Strict { depth: 0 }.deserialize(&mut reader).map_err(|_e| JsonError)?;
+    let value = Strict { depth: 0 }
+        .deserialize(&mut reader)
+        .map_err(|_e| JsonError)?;
     reader.end().map_err(|_e| JsonError)?;
     match value {
         Value::Object(map) => Ok(map),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => Err(JsonError),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
+            Err(JsonError)
+        }
     }
 }
 
@@ -38,7 +42,9 @@ impl Strict {
         if self.depth >= limits::JSON_DEPTH {
             return Err(E::custom("nested too deep"));
         }
-        Ok(Self { depth: self.depth + 1 })
+        Ok(Self {
+            depth: self.depth + 1,
+        })
     }
 }
 
@@ -114,16 +120,36 @@ mod tests {
 
     #[test]
     fn objects_only() {
-        for text in ["", "null", "[]", "1", "{} {}", "{}x", "{\"a\":1,}", "\u{feff}{}", "{\"a\":1e999}", "{/**/}"] {
+        for text in [
+            "",
+            "null",
+            "[]",
+            "1",
+            "{} {}",
+            "{}x",
+            "{\"a\":1,}",
+            "\u{feff}{}",
+            "{\"a\":1e999}",
+            "{/**/}",
+        ] {
             assert_eq!(parse_object(text.as_bytes()), Err(JsonError), "{text}");
         }
         assert_eq!(parse_object(b"{\"a\":\"\xff\"}"), Err(JsonError));
-        assert_eq!(parse_object(b" {\"a\" : [1, -2, 1.5, null, true]} ").unwrap().len(), 1);
+        assert_eq!(
+            parse_object(b" {\"a\" : [1, -2, 1.5, null, true]} ")
+                .unwrap()
+                .len(),
+            1
+        );
     }
 
     #[test]
     fn names_stand_once() {
-        for text in ["{\"a\":1,\"a\":1}", "{\"a\":1,\"\\u0061\":2}", "{\"x\":[{\"b\":1,\"b\":1}]}"] {
+        for text in [
+            "{\"a\":1,\"a\":1}",
+            "{\"a\":1,\"\\u0061\":2}",
+            "{\"x\":[{\"b\":1,\"b\":1}]}",
+        ] {
             assert_eq!(parse_object(text.as_bytes()), Err(JsonError), "{text}");
         }
     }
@@ -132,7 +158,10 @@ mod tests {
     fn depth_is_bounded() {
         let nested = |n: usize| format!("{{\"a\":{}{}}}", "[".repeat(n), "]".repeat(n));
         assert!(parse_object(nested(limits::JSON_DEPTH - 1).as_bytes()).is_ok());
-        assert_eq!(parse_object(nested(limits::JSON_DEPTH).as_bytes()), Err(JsonError));
+        assert_eq!(
+            parse_object(nested(limits::JSON_DEPTH).as_bytes()),
+            Err(JsonError)
+        );
         assert_eq!(parse_object(nested(100_000).as_bytes()), Err(JsonError));
     }
 }

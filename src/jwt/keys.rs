@@ -138,14 +138,27 @@ impl KeySet {
             return Err(KeySetError::TooLarge);
         }
         let document = json::parse_object(text.as_bytes()).map_err(|_e| KeySetError::Json)?;
-        let listed = document.get("keys").and_then(Value::as_array).ok_or(KeySetError::NoKeys)?;
+        let listed = document
+            .get("keys")
+            .and_then(Value::as_array)
+            .ok_or(KeySetError::NoKeys)?;
         if listed.len() > limits::KEYS_PER_SET {
             return Err(KeySetError::TooMany);
         }
-        let keys: Vec<Key> = listed.iter().filter_map(Value::as_object).filter_map(Key::parse).collect();
+        let keys: Vec<Key> = listed
+            .iter()
+            .filter_map(Value::as_object)
+            .filter_map(Key::parse)
+            .collect();
         let skipped = listed.len() - keys.len();
-        let digest = digest::digest(&digest::SHA256, text.as_bytes()).as_ref().to_vec();
-        Ok(Self { keys, skipped, digest })
+        let digest = digest::digest(&digest::SHA256, text.as_bytes())
+            .as_ref()
+            .to_vec();
+        Ok(Self {
+            keys,
+            skipped,
+            digest,
+        })
     }
 
     /// Usable keys.
@@ -168,7 +181,11 @@ impl KeySet {
 
     /// Keys that a token with this `kid` and algorithm may have been signed with. A token without `kid` and a key without
     /// `kid` fit any (RFC 7515 section 4.1.4).
-    pub(crate) fn candidates(&self, kid: Option<&str>, alg: Algorithm) -> impl Iterator<Item = &DecodingKey> {
+    pub(crate) fn candidates(
+        &self,
+        kid: Option<&str>,
+        alg: Algorithm,
+    ) -> impl Iterator<Item = &DecodingKey> {
         let kind = kind_of(alg);
         self.keys
             .iter()
@@ -206,7 +223,12 @@ impl Key {
         if alg.is_some_and(|a| kind_of(a) != Some(kind)) {
             return None;
         }
-        Some(Self { kid: kid.map(str::to_owned), kind, alg, material })
+        Some(Self {
+            kid: kid.map(str::to_owned),
+            kind,
+            alg,
+            material,
+        })
     }
 }
 
@@ -215,7 +237,10 @@ fn text<'j>(jwk: &'j Map<String, Value>, name: &str) -> Option<&'j str> {
 }
 
 /// `Some(None)` if absent, `None` if present but no string.
-#[expect(clippy::option_option, reason = "absent and malformed are different answers")]
+#[expect(
+    clippy::option_option,
+    reason = "absent and malformed are different answers"
+)]
 fn optional_text<'j>(jwk: &'j Map<String, Value>, name: &str) -> Option<Option<&'j str>> {
     match jwk.get(name) {
         None => Some(None),
@@ -227,7 +252,9 @@ fn optional_text<'j>(jwk: &'j Map<String, Value>, name: &str) -> Option<Option<&
 fn may_verify(jwk: &Map<String, Value>) -> bool {
     match jwk.get("key_ops") {
         None => true,
-        Some(ops) => ops.as_array().is_some_and(|list| list.iter().any(|op| op == "verify")),
+        Some(ops) => ops
+            .as_array()
+            .is_some_and(|list| list.iter().any(|op| op == "verify")),
     }
 }
 
@@ -272,7 +299,9 @@ fn ec(jwk: &Map<String, Value>, width: usize, kind: Kind) -> Option<DecodingKey>
 
 fn ed25519(jwk: &Map<String, Value>) -> Option<DecodingKey> {
     let x = text(jwk, "x")?;
-    (URL_SAFE_NO_PAD.decode(x).ok()?.len() == 32).then(|| DecodingKey::from_ed_components(x).ok()).flatten()
+    (URL_SAFE_NO_PAD.decode(x).ok()?.len() == 32)
+        .then(|| DecodingKey::from_ed_components(x).ok())
+        .flatten()
 }
 
 #[cfg(test)]
@@ -281,14 +310,21 @@ mod tests {
 
     #[test]
     fn a_document_that_is_no_key_set() {
-        let check = |text: &str, want| assert_eq!(KeySet::parse(text).err(), Some(want), "{text:.40}");
+        let check =
+            |text: &str, want| assert_eq!(KeySet::parse(text).err(), Some(want), "{text:.40}");
         check("", KeySetError::Json);
         check("[]", KeySetError::Json);
         check("{}", KeySetError::NoKeys);
         check("{\"keys\":{}}", KeySetError::NoKeys);
         check("{\"keys\":[],\"keys\":[]}", KeySetError::Json);
-        check(&" ".repeat(limits::DISCOVERY_BYTES + 1), KeySetError::TooLarge);
-        check(&format!("{{\"keys\":[{}1]}}", "1,".repeat(limits::KEYS_PER_SET)), KeySetError::TooMany);
+        check(
+            &" ".repeat(limits::DISCOVERY_BYTES + 1),
+            KeySetError::TooLarge,
+        );
+        check(
+            &format!("{{\"keys\":[{}1]}}", "1,".repeat(limits::KEYS_PER_SET)),
+            KeySetError::TooMany,
+        );
     }
 
     #[test]

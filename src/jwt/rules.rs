@@ -77,7 +77,11 @@ impl TokenRules {
         let mut compiled = Self::default();
         for (index, rule) in rules.iter().enumerate() {
             let one = Rule::compile(rule)?;
-            for header in one.payload_header.iter().chain(one.claim_headers.iter().map(|(header, _)| header)) {
+            for header in one
+                .payload_header
+                .iter()
+                .chain(one.claim_headers.iter().map(|(header, _)| header))
+            {
                 if !compiled.output_headers.contains(header) {
                     compiled.output_headers.push(header.clone());
                 }
@@ -85,14 +89,19 @@ impl TokenRules {
             for place in places(rule)? {
                 match compiled.locations.iter_mut().find(|l| l.place == place) {
                     Some(known) => known.rules.push(index),
-                    None => compiled.locations.push(Location { place, rules: vec![index] }),
+                    None => compiled.locations.push(Location {
+                        place,
+                        rules: vec![index],
+                    }),
                 }
             }
             compiled.rules.push(one);
         }
         // What a rule writes is never read as a token: it is removed from every request first.
         let outputs = &compiled.output_headers;
-        compiled.locations.retain(|l| !matches!(&l.place, Place::Header(name, _) if outputs.contains(name)));
+        compiled
+            .locations
+            .retain(|l| !matches!(&l.place, Place::Header(name, _) if outputs.contains(name)));
         Ok(compiled)
     }
 
@@ -119,7 +128,10 @@ impl Rule {
     fn compile(rule: &JwtRule) -> Result<Self, TokenRulesError> {
         let inline = match &rule.keys {
             KeySource::Inline(text) => Some(Arc::new(KeySet::parse(text).map_err(|source| {
-                TokenRulesError::InlineKeys { issuer: rule.issuer.clone(), source }
+                TokenRulesError::InlineKeys {
+                    issuer: rule.issuer.clone(),
+                    source,
+                }
             })?)),
             KeySource::Uri(_) | KeySource::Discovery(_) => None,
         };
@@ -135,9 +147,15 @@ impl Rule {
             inline,
             require_expiration: rule.require_expiration,
             forward: rule.forward_original_token,
-            payload_header: rule.output_payload_to_header.as_deref().map(header_name).transpose()?,
+            payload_header: rule
+                .output_payload_to_header
+                .as_deref()
+                .map(header_name)
+                .transpose()?,
             claim_headers,
-            space_delimited: space_delimited.chain(["scope".to_owned(), "permission".to_owned()]).collect(),
+            space_delimited: space_delimited
+                .chain(["scope".to_owned(), "permission".to_owned()])
+                .collect(),
         })
     }
 
@@ -150,7 +168,9 @@ impl Rule {
     pub(crate) fn keys<'k>(&'k self, lookup: &'k dyn KeyLookup) -> Result<&'k KeySet, TokenError> {
         match &self.inline {
             Some(keys) => Ok(keys),
-            None => lookup.key_set(&self.source).ok_or(TokenError::KeysUnavailable),
+            None => lookup
+                .key_set(&self.source)
+                .ok_or(TokenError::KeysUnavailable),
         }
     }
 
@@ -160,7 +180,9 @@ impl Rule {
         if self.require_expiration && !verified.has_expiration() {
             return Err(TokenError::NoExpiration);
         }
-        if !self.audiences.is_empty() && !self.audiences.iter().any(|aud| verified.has_audience(aud)) {
+        if !self.audiences.is_empty()
+            && !self.audiences.iter().any(|aud| verified.has_audience(aud))
+        {
             return Err(TokenError::Audience);
         }
         Ok(())
@@ -173,7 +195,11 @@ fn places(rule: &JwtRule) -> Result<Vec<Place>, TokenRulesError> {
     for TokenHeader { name, prefix } in &rule.from_headers {
         let name = header_name(name)?;
         let bearer = name == AUTHORIZATION && prefix.trim_end().eq_ignore_ascii_case("bearer");
-        places.push(if bearer { Place::Bearer } else { Place::Header(name, prefix.clone()) });
+        places.push(if bearer {
+            Place::Bearer
+        } else {
+            Place::Header(name, prefix.clone())
+        });
     }
     places.extend(rule.from_params.iter().cloned().map(Place::Param));
     places.extend(rule.from_cookies.iter().cloned().map(Place::Cookie));
@@ -184,7 +210,8 @@ fn places(rule: &JwtRule) -> Result<Vec<Place>, TokenRulesError> {
 }
 
 fn header_name(name: &str) -> Result<HeaderName, TokenRulesError> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|_e| TokenRulesError::HeaderName(name.to_owned()))
+    HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_e| TokenRulesError::HeaderName(name.to_owned()))
 }
 
 /// A CORS preflight carries no credentials: tokens are not looked at, authorization still is (Istio's

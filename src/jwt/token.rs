@@ -171,18 +171,32 @@ impl<'t> Unverified<'t> {
         }
         let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Form)?;
         let (header, payload) = signed.split_once('.').ok_or(TokenError::Form)?;
-        if payload.contains('.') || [header, payload, signature].iter().any(|part| part.is_empty()) {
+        if payload.contains('.')
+            || [header, payload, signature]
+                .iter()
+                .any(|part| part.is_empty())
+        {
             return Err(TokenError::Form);
         }
-        let header = URL_SAFE_NO_PAD.decode(header).map_err(|_e| TokenError::HeaderEncoding)?;
+        let header = URL_SAFE_NO_PAD
+            .decode(header)
+            .map_err(|_e| TokenError::HeaderEncoding)?;
         let header = json::parse_object(&header).map_err(|_e| TokenError::HeaderJson)?;
         let (alg, kid) = read_header(&header)?;
-        Ok(Self { signed, payload, signature, alg, kid })
+        Ok(Self {
+            signed,
+            payload,
+            signature,
+            alg,
+            kid,
+        })
     }
 
     /// The claims, unproven until `verify` succeeds: only to choose the rules whose keys are worth trying.
     pub(crate) fn claims(&self) -> Result<Verified, TokenError> {
-        let payload = URL_SAFE_NO_PAD.decode(self.payload).map_err(|_e| TokenError::PayloadEncoding)?;
+        let payload = URL_SAFE_NO_PAD
+            .decode(self.payload)
+            .map_err(|_e| TokenError::PayloadEncoding)?;
         let claims = json::parse_object(&payload).map_err(|_e| TokenError::PayloadJson)?;
         Verified::check(claims)
     }
@@ -199,7 +213,8 @@ impl<'t> Unverified<'t> {
         }
         let mut outcome = Err(TokenError::NoKey);
         for key in keys.candidates(self.kid.as_deref(), self.alg) {
-            let good = jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), key, self.alg);
+            let good =
+                jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), key, self.alg);
             if matches!(good, Ok(true)) {
                 return Ok(());
             }
@@ -210,7 +225,10 @@ impl<'t> Unverified<'t> {
 }
 
 fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), TokenError> {
-    let alg = header.get("alg").and_then(Value::as_str).ok_or(TokenError::AlgMissing)?;
+    let alg = header
+        .get("alg")
+        .and_then(Value::as_str)
+        .ok_or(TokenError::AlgMissing)?;
     let alg = keys::algorithm(alg).ok_or(TokenError::Alg)?;
     let kid = match header.get("kid") {
         None => None,
@@ -229,9 +247,11 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>
 impl Verified {
     /// Checks the types of the registered claims (RFC 7519 section 4.1).
     fn check(claims: Map<String, Value>) -> Result<Self, TokenError> {
-        for (name, error) in
-            [("iss", TokenError::IssType), ("sub", TokenError::SubType), ("jti", TokenError::JtiType)]
-        {
+        for (name, error) in [
+            ("iss", TokenError::IssType),
+            ("sub", TokenError::SubType),
+            ("jti", TokenError::JtiType),
+        ] {
             if claims.get(name).is_some_and(|v| !v.is_string()) {
                 return Err(error);
             }
@@ -247,15 +267,26 @@ impl Verified {
         let iat = date(&claims, "iat", TokenError::IatType)?;
         let exp = date(&claims, "exp", TokenError::ExpType)?;
         let nbf = date(&claims, "nbf", TokenError::NbfType)?;
-        Ok(Self { claims: Arc::new(claims), exp, nbf, iat })
+        Ok(Self {
+            claims: Arc::new(claims),
+            exp,
+            nbf,
+            iat,
+        })
     }
 
     /// `exp` and `nbf` against the clock, with `LEEWAY_S`.
     pub(crate) fn check_time(&self, now_unix_s: i64) -> Result<(), TokenError> {
-        if self.exp.is_some_and(|exp| seconds(now_unix_s) > exp + seconds(LEEWAY_S)) {
+        if self
+            .exp
+            .is_some_and(|exp| seconds(now_unix_s) > exp + seconds(LEEWAY_S))
+        {
             return Err(TokenError::Expired);
         }
-        if self.nbf.is_some_and(|nbf| nbf > seconds(now_unix_s) + seconds(LEEWAY_S)) {
+        if self
+            .nbf
+            .is_some_and(|nbf| nbf > seconds(now_unix_s) + seconds(LEEWAY_S))
+        {
             return Err(TokenError::NotYetValid);
         }
         Ok(())
@@ -272,7 +303,10 @@ impl Verified {
     }
 
     /// `exp` in whole seconds, rounded down.
-    #[expect(clippy::cast_possible_truncation, reason = "`date` admits 0 to LAST_SECOND only")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "`date` admits 0 to LAST_SECOND only"
+    )]
     pub(crate) fn expires_unix_s(&self) -> Option<i64> {
         self.exp.map(|exp| exp.floor() as i64)
     }
@@ -282,7 +316,9 @@ impl Verified {
         match self.claims.get("aud") {
             Some(Value::String(one)) => one == wanted,
             Some(Value::Array(list)) => list.iter().any(|aud| aud == wanted),
-            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) | None => false,
+            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) | None => {
+                false
+            }
         }
     }
 
@@ -293,7 +329,11 @@ impl Verified {
 }
 
 /// A NumericDate (RFC 7519 section 2): an integer or fraction of seconds.
-fn date(claims: &Map<String, Value>, name: &str, error: TokenError) -> Result<Option<f64>, TokenError> {
+fn date(
+    claims: &Map<String, Value>,
+    name: &str,
+    error: TokenError,
+) -> Result<Option<f64>, TokenError> {
     match claims.get(name) {
         None => Ok(None),
         Some(value) => match value.as_f64() {

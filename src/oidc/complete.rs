@@ -52,13 +52,21 @@ pub fn complete(
 ) -> Respond {
     let mut respond = match redeemed {
         Ok(tokens) => begin_session(provider, exchange, &tokens, now_unix_s, rng),
-        Err(ExchangeError::Refused) => Respond::page(400, "Login failed", "The login was used before or took too long."),
-        Err(ExchangeError::Unreachable) => {
-            Respond::page(502, "Login is not possible now", "The login service does not answer.")
-        }
-        Err(ExchangeError::Malformed) => {
-            Respond::page(502, "Login is not possible now", "The login service gave an answer that is not valid.")
-        }
+        Err(ExchangeError::Refused) => Respond::page(
+            400,
+            "Login failed",
+            "The login was used before or took too long.",
+        ),
+        Err(ExchangeError::Unreachable) => Respond::page(
+            502,
+            "Login is not possible now",
+            "The login service does not answer.",
+        ),
+        Err(ExchangeError::Malformed) => Respond::page(
+            502,
+            "Login is not possible now",
+            "The login service gave an answer that is not valid.",
+        ),
     };
     cookie::clear(&mut respond.headers, &exchange.flow_cookie);
     respond
@@ -71,11 +79,16 @@ fn begin_session(
     now_unix_s: i64,
     rng: &mut dyn FnMut(&mut [u8]),
 ) -> Respond {
-    let context =
-        Context { nonce: &exchange.nonce, code: &exchange.code, access_token: tokens.access_token.as_deref() };
+    let context = Context {
+        nonce: &exchange.nonce,
+        code: &exchange.code,
+        access_token: tokens.access_token.as_deref(),
+    };
     let verified = match id_token::verify(provider, &tokens.id_token, &context, now_unix_s) {
         Ok(verified) => verified,
-        Err(IdTokenError::Nonce) => return Respond::page(400, "Login failed", "The answer belongs to another login."),
+        Err(IdTokenError::Nonce) => {
+            return Respond::page(400, "Login failed", "The answer belongs to another login.");
+        }
         Err(
             IdTokenError::Token(_)
             | IdTokenError::Algorithm
@@ -84,22 +97,45 @@ fn begin_session(
             | IdTokenError::AuthorizedParty
             | IdTokenError::Missing
             | IdTokenError::Hash,
-        ) => return Respond::page(403, "Login failed", "The identity that the login service gave is not valid."),
+        ) => {
+            return Respond::page(
+                403,
+                "Login failed",
+                "The identity that the login service gave is not valid.",
+            );
+        }
     };
     let longest = now_unix_s.saturating_add(provider.settings.session_max_s);
-    let expires = verified.expires_unix_s().map_or(now_unix_s, |exp| exp.min(longest));
+    let expires = verified
+        .expires_unix_s()
+        .map_or(now_unix_s, |exp| exp.min(longest));
     // Within the leeway a token is still good, but a session that is over at once would send the browser round for ever.
     if expires <= now_unix_s {
-        return Respond::page(403, "Login failed", "The identity that the login service gave is over already.");
+        return Respond::page(
+            403,
+            "Login failed",
+            "The identity that the login service gave is over already.",
+        );
     }
     let name = &provider.session_cookie;
-    let binding = Binding { cookie: name, host: &exchange.host, provider: &provider.identity };
-    let Ok(sealed) = provider.cookie_keys.seal(binding, expires, tokens.id_token.as_bytes(), rng) else {
+    let binding = Binding {
+        cookie: name,
+        host: &exchange.host,
+        provider: &provider.identity,
+    };
+    let Ok(sealed) = provider
+        .cookie_keys
+        .seal(binding, expires, tokens.id_token.as_bytes(), rng)
+    else {
         return Respond::page(500, "Login failed", "The session cannot be kept.");
     };
     let mut respond = Respond::redirect(303, &exchange.return_to);
     match cookie::set_parts(&mut respond.headers, name, &sealed, expires - now_unix_s) {
         Some(()) => respond,
-        None => Respond::page(502, "Login failed", "The identity that the login service gave is too large for cookies."),
+        None => Respond::page(
+            502,
+            "Login failed",
+            "The identity that the login service gave is too large for cookies.",
+        ),
     }
 }

@@ -19,7 +19,9 @@ pub(crate) fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
 /// Names of the request's cookies that begin with `prefix`, each once.
 pub(crate) fn names(headers: &HeaderMap, prefix: &str) -> Vec<String> {
     let ours = extract::cookies(headers).filter(|(name, _)| name.starts_with(prefix.as_bytes()));
-    let mut names: Vec<String> = ours.filter_map(|(name, _)| String::from_utf8(name.to_vec()).ok()).collect();
+    let mut names: Vec<String> = ours
+        .filter_map(|(name, _)| String::from_utf8(name.to_vec()).ok())
+        .collect();
     names.sort_unstable();
     names.dedup();
     names
@@ -27,7 +29,8 @@ pub(crate) fn names(headers: &HeaderMap, prefix: &str) -> Vec<String> {
 
 /// Appends a `set-cookie` field.
 pub(crate) fn set(headers: &mut HeaderMap, name: &str, value: &str, max_age_s: i64) {
-    let text = format!("{name}={value}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Lax");
+    let text =
+        format!("{name}={value}; Path=/; Max-Age={max_age_s}; Secure; HttpOnly; SameSite=Lax");
     // Names come from us or from a parsed cookie header and values are base64url, so this always holds.
     if let Ok(field) = HeaderValue::from_str(&text) {
         headers.append(SET_COOKIE, field);
@@ -41,12 +44,21 @@ pub(crate) fn clear(headers: &mut HeaderMap, name: &str) {
 
 /// Name of part `index` of a cookie.
 pub(crate) fn part_name(name: &str, index: usize) -> String {
-    if index == 0 { name.to_owned() } else { format!("{name}-{index}") }
+    if index == 0 {
+        name.to_owned()
+    } else {
+        format!("{name}-{index}")
+    }
 }
 
 /// Writes sealed text as up to `limits::SESSION_COOKIES` cookies and clears the rest; `None` if it is too long. The first
 /// part begins with the number of parts and a dot.
-pub(crate) fn set_parts(headers: &mut HeaderMap, name: &str, sealed: &str, max_age_s: i64) -> Option<()> {
+pub(crate) fn set_parts(
+    headers: &mut HeaderMap,
+    name: &str,
+    sealed: &str,
+    max_age_s: i64,
+) -> Option<()> {
     let room = limits::COOKIE_BYTES - 2;
     let parts: Vec<&[u8]> = sealed.as_bytes().chunks(room).collect();
     if parts.len() > limits::SESSION_COOKIES {
@@ -57,7 +69,11 @@ pub(crate) fn set_parts(headers: &mut HeaderMap, name: &str, sealed: &str, max_a
         match parts.get(index) {
             Some(part) => {
                 let text = std::str::from_utf8(part).ok()?;
-                let head = if index == 0 { format!("{}.", parts.len()) } else { String::new() };
+                let head = if index == 0 {
+                    format!("{}.", parts.len())
+                } else {
+                    String::new()
+                };
                 set(headers, &name, &format!("{head}{text}"), max_age_s);
             }
             None => clear(headers, &name),
@@ -69,7 +85,10 @@ pub(crate) fn set_parts(headers: &mut HeaderMap, name: &str, sealed: &str, max_a
 /// Puts the parts together again.
 pub(crate) fn parts(headers: &HeaderMap, name: &str) -> Option<String> {
     let (count, first) = value(headers, name)?.split_once('.')?;
-    let count: usize = count.parse().ok().filter(|n| (1..=limits::SESSION_COOKIES).contains(n))?;
+    let count: usize = count
+        .parse()
+        .ok()
+        .filter(|n| (1..=limits::SESSION_COOKIES).contains(n))?;
     let mut sealed = first.to_owned();
     for index in 1..count {
         sealed.push_str(value(headers, &part_name(name, index))?);
@@ -98,19 +117,32 @@ mod tests {
     #[test]
     fn a_session_is_cut_and_joined() {
         let largest = (limits::COOKIE_BYTES - 2) * limits::SESSION_COOKIES;
-        for length in [1, limits::COOKIE_BYTES - 2, limits::COOKIE_BYTES - 1, largest] {
+        for length in [
+            1,
+            limits::COOKIE_BYTES - 2,
+            limits::COOKIE_BYTES - 1,
+            largest,
+        ] {
             let sealed = "x".repeat(length);
             let mut headers = HeaderMap::new();
             set_parts(&mut headers, "c", &sealed, 60).unwrap();
-            assert_eq!(headers.get_all(SET_COOKIE).iter().count(), limits::SESSION_COOKIES);
+            assert_eq!(
+                headers.get_all(SET_COOKIE).iter().count(),
+                limits::SESSION_COOKIES
+            );
             assert_eq!(parts(&echoed(&headers), "c"), Some(sealed));
         }
-        assert_eq!(set_parts(&mut HeaderMap::new(), "c", &"x".repeat(largest + 1), 60), None);
+        assert_eq!(
+            set_parts(&mut HeaderMap::new(), "c", &"x".repeat(largest + 1), 60),
+            None
+        );
     }
 
     #[test]
     fn a_missing_part_is_no_session() {
-        for text in ["c=2.abc", "c=0.abc", "c=5.abc", "c=abc", "c-1=abc", "c=-1.abc"] {
+        for text in [
+            "c=2.abc", "c=0.abc", "c=5.abc", "c=abc", "c-1=abc", "c=-1.abc",
+        ] {
             let mut headers = HeaderMap::new();
             headers.insert("cookie", text.parse().unwrap());
             assert_eq!(parts(&headers, "c"), None, "{text}");

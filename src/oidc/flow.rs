@@ -40,7 +40,10 @@ pub struct Exchange {
 
 impl fmt::Debug for Exchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Exchange").field("redirect_uri", &self.redirect_uri).field("host", &self.host).finish_non_exhaustive()
+        f.debug_struct("Exchange")
+            .field("redirect_uri", &self.redirect_uri)
+            .field("host", &self.host)
+            .finish_non_exhaustive()
     }
 }
 
@@ -59,7 +62,10 @@ fn random<const N: usize>(rng: &mut dyn FnMut(&mut [u8])) -> Result<String, Seal
 }
 
 fn redirect_uri(provider: &Provider, request: &BrowserRequest<'_>) -> String {
-    format!("{}://{}{}", request.scheme, request.host, provider.settings.redirect_path)
+    format!(
+        "{}://{}{}",
+        request.scheme, request.host, provider.settings.redirect_path
+    )
 }
 
 /// Sends the browser to the provider (RFC 6749 section 4.1.1, OpenID Connect Core section 3.1.2.1).
@@ -76,7 +82,8 @@ pub(crate) fn begin(
         verifier: random::<32>(rng)?,
         return_to: return_to(provider, request.path),
     };
-    let challenge = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, flow.verifier.as_bytes()));
+    let challenge =
+        URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, flow.verifier.as_bytes()));
     let mut scopes = provider.settings.scopes.clone();
     if !scopes.iter().any(|scope| scope == "openid") {
         scopes.insert(0, "openid".to_owned());
@@ -94,7 +101,10 @@ pub(crate) fn begin(
     let name = format!("{}{id}", provider.flow_prefix);
     let text = serde_json::to_vec(&flow).map_err(|_e| SealError::Form)?;
     let expires = now_unix_s.saturating_add(limits::LOGIN_FLOW_S);
-    let sealed = provider.cookie_keys.seal(binding(provider, request, &name), expires, &text, rng)?;
+    let sealed =
+        provider
+            .cookie_keys
+            .seal(binding(provider, request, &name), expires, &text, rng)?;
     let mut respond = Respond::redirect(302, url.as_str());
     for old in surplus(provider, request, now_unix_s) {
         cookie::clear(&mut respond.headers, &old);
@@ -108,19 +118,37 @@ fn surplus(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s: i64) -
     let mut flows: Vec<(i64, String)> = cookie::names(request.headers, &provider.flow_prefix)
         .into_iter()
         .map(|name| {
-            let opened = cookie::value(request.headers, &name)
-                .and_then(|v| provider.cookie_keys.open(binding(provider, request, &name), v, now_unix_s).ok());
+            let opened = cookie::value(request.headers, &name).and_then(|v| {
+                provider
+                    .cookie_keys
+                    .open(binding(provider, request, &name), v, now_unix_s)
+                    .ok()
+            });
             (opened.map_or(0, |(_, expires)| expires), name)
         })
         .collect();
     flows.sort_unstable();
     let dead = flows.iter().filter(|(expires, _)| *expires == 0).count();
-    let excess = (flows.len() + 1).saturating_sub(limits::LOGIN_FLOWS).max(dead);
-    flows.into_iter().take(excess).map(|(_, name)| name).collect()
+    let excess = (flows.len() + 1)
+        .saturating_sub(limits::LOGIN_FLOWS)
+        .max(dead);
+    flows
+        .into_iter()
+        .take(excess)
+        .map(|(_, name)| name)
+        .collect()
 }
 
-fn binding<'a>(provider: &'a Provider, request: &'a BrowserRequest<'_>, name: &'a str) -> Binding<'a> {
-    Binding { cookie: name, host: request.host.as_str(), provider: &provider.identity }
+fn binding<'a>(
+    provider: &'a Provider,
+    request: &'a BrowserRequest<'_>,
+    name: &'a str,
+) -> Binding<'a> {
+    Binding {
+        cookie: name,
+        host: request.host.as_str(),
+        provider: &provider.identity,
+    }
 }
 
 /// Path and query of the page that was asked for if it is one of this origin, else `/`. `//host` and `/\host` are other
@@ -130,8 +158,17 @@ fn return_to(provider: &Provider, path: &CanonicalPath) -> String {
     let mut chars = text.chars();
     let relative = chars.next() == Some('/') && !matches!(chars.next(), Some('/' | '\\'));
     let plain = text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
-    let own = [&provider.settings.redirect_path, &provider.settings.logout_path].iter().any(|p| *p == path.path());
-    if relative && plain && !own && text.len() <= limits::RETURN_TO_BYTES { text.to_owned() } else { "/".to_owned() }
+    let own = [
+        &provider.settings.redirect_path,
+        &provider.settings.logout_path,
+    ]
+    .iter()
+    .any(|p| *p == path.path());
+    if relative && plain && !own && text.len() <= limits::RETURN_TO_BYTES {
+        text.to_owned()
+    } else {
+        "/".to_owned()
+    }
 }
 
 /// The parameters of the authorization response that matter (RFC 6749 section 4.1.2, RFC 9207).
@@ -171,7 +208,8 @@ pub(crate) fn end(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s:
     let Some(callback) = Callback::parse(request.path.query().unwrap_or_default()) else {
         return refuse("The answer of the login service is not valid.");
     };
-    let Some((name, flow)) = open_flow(provider, request, callback.state.as_deref(), now_unix_s) else {
+    let Some((name, flow)) = open_flow(provider, request, callback.state.as_deref(), now_unix_s)
+    else {
         return refuse(NOT_STARTED);
     };
     // From here on the flow is spent, whatever comes of it.
@@ -180,8 +218,14 @@ pub(crate) fn end(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s:
         Step::Respond(respond)
     };
     let issuer = callback.iss.as_deref();
-    if issuer.is_some_and(|iss| iss != provider.settings.issuer) || (provider.iss_parameter && issuer.is_none()) {
-        return finish(Respond::page(400, "Login failed", "The answer came from another login service."));
+    if issuer.is_some_and(|iss| iss != provider.settings.issuer)
+        || (provider.iss_parameter && issuer.is_none())
+    {
+        return finish(Respond::page(
+            400,
+            "Login failed",
+            "The answer came from another login service.",
+        ));
     }
     match (callback.code, callback.error) {
         (Some(code), None) if !code.is_empty() => Step::Exchange(Box::new(Exchange {
@@ -193,10 +237,16 @@ pub(crate) fn end(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s:
             host: request.host.as_str().to_owned(),
             flow_cookie: name,
         })),
-        (None, Some(error)) if error == "access_denied" => {
-            finish(Respond::page(403, "Access denied", "The login service did not let you in."))
-        }
-        _ => finish(Respond::page(400, "Login failed", "The login service reported an error.")),
+        (None, Some(error)) if error == "access_denied" => finish(Respond::page(
+            403,
+            "Access denied",
+            "The login service did not let you in.",
+        )),
+        _ => finish(Respond::page(
+            400,
+            "Login failed",
+            "The login service reported an error.",
+        )),
     }
 }
 
@@ -209,10 +259,16 @@ fn open_flow(
 ) -> Option<(String, Flow)> {
     let state = state?;
     let (id, _) = state.split_once('.')?;
-    let plain = id.len() == FLOW_ID_CHARS && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+    let plain = id.len() == FLOW_ID_CHARS
+        && id
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     let name = plain.then(|| format!("{}{id}", provider.flow_prefix))?;
     let sealed = cookie::value(request.headers, &name)?;
-    let (text, _) = provider.cookie_keys.open(binding(provider, request, &name), sealed, now_unix_s).ok()?;
+    let (text, _) = provider
+        .cookie_keys
+        .open(binding(provider, request, &name), sealed, now_unix_s)
+        .ok()?;
     let flow: Flow = serde_json::from_slice(&text).ok()?;
     constant_time::verify_slices_are_equal(flow.state.as_bytes(), state.as_bytes()).ok()?;
     Some((name, flow))

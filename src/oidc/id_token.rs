@@ -42,7 +42,8 @@ pub enum IdTokenError {
 /// Whether the token's signature names a key that the provider's set does not hold: worth one fetch before `complete`.
 #[must_use]
 pub fn key_is_unknown(provider: &Provider, id_token: &str) -> bool {
-    Unverified::parse(id_token).is_ok_and(|token| token.verify(&provider.keys) == Err(TokenError::NoKey))
+    Unverified::parse(id_token)
+        .is_ok_and(|token| token.verify(&provider.keys) == Err(TokenError::NoKey))
 }
 
 /// What the token was issued together with.
@@ -73,7 +74,11 @@ pub(crate) fn verify(
     if !claims.has_audience(client) {
         return Err(IdTokenError::Audience);
     }
-    let several = claims.claims.get("aud").and_then(|aud| aud.as_array()).is_some_and(|list| list.len() > 1);
+    let several = claims
+        .claims
+        .get("aud")
+        .and_then(|aud| aud.as_array())
+        .is_some_and(|list| list.len() > 1);
     match (claims.claims.get("azp"), several) {
         (Some(azp), _) if azp != client => return Err(IdTokenError::AuthorizedParty),
         (None, true) => return Err(IdTokenError::AuthorizedParty),
@@ -92,12 +97,21 @@ fn require(claims: &Verified, now_unix_s: i64) -> Result<(), IdTokenError> {
     let subject = claims.text("sub").is_some_and(|sub| !sub.is_empty());
     let latest = now_unix_s.saturating_add(LEEWAY_S);
     let issued = claims.issued_before(latest);
-    if subject && issued && claims.has_expiration() { Ok(()) } else { Err(IdTokenError::Missing) }
+    if subject && issued && claims.has_expiration() {
+        Ok(())
+    } else {
+        Err(IdTokenError::Missing)
+    }
 }
 
 /// `at_hash` and `c_hash`: the left half of the hash of the text, by the hash of the signature's algorithm. Checked where
 /// the token has them.
-fn check_hash(claims: &Verified, name: &str, alg: Algorithm, text: Option<&str>) -> Result<(), IdTokenError> {
+fn check_hash(
+    claims: &Verified,
+    name: &str,
+    alg: Algorithm,
+    text: Option<&str>,
+) -> Result<(), IdTokenError> {
     let (Some(claim), Some(text)) = (claims.claims.get(name), text) else {
         return Ok(());
     };
@@ -105,10 +119,21 @@ fn check_hash(claims: &Verified, name: &str, alg: Algorithm, text: Option<&str>)
         Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256 => &digest::SHA256,
         Algorithm::RS384 | Algorithm::PS384 | Algorithm::ES384 => &digest::SHA384,
         Algorithm::RS512 | Algorithm::PS512 | Algorithm::EdDSA => &digest::SHA512,
-        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 | _ => return Err(IdTokenError::Algorithm),
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 | _ => {
+            return Err(IdTokenError::Algorithm);
+        }
     };
     let hashed = digest::digest(hash, text.as_bytes());
-    let half = hashed.as_ref().get(..hash.output_len() / 2).unwrap_or_default();
-    let same = claim.as_str().is_some_and(|claim| claim == URL_SAFE_NO_PAD.encode(half));
-    if same { Ok(()) } else { Err(IdTokenError::Hash) }
+    let half = hashed
+        .as_ref()
+        .get(..hash.output_len() / 2)
+        .unwrap_or_default();
+    let same = claim
+        .as_str()
+        .is_some_and(|claim| claim == URL_SAFE_NO_PAD.encode(half));
+    if same {
+        Ok(())
+    } else {
+        Err(IdTokenError::Hash)
+    }
 }

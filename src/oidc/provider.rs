@@ -87,13 +87,20 @@ impl Provider {
         keys: Arc<KeySet>,
         cookie_keys: CookieKeys,
     ) -> Result<Self, ProviderError> {
-        let algs: Vec<_> = endpoints.id_token_algs.iter().filter_map(|name| keys::algorithm(name)).collect();
+        let algs: Vec<_> = endpoints
+            .id_token_algs
+            .iter()
+            .filter_map(|name| keys::algorithm(name))
+            .collect();
         if algs.is_empty() {
             return Err(ProviderError::Algorithms);
         }
         let identity = format!("{}\n{}", settings.issuer, settings.client_id);
         // Names of providers may hold what a cookie name cannot, so cookies are called by a digest of name and identity.
-        let hash = digest::digest(&digest::SHA256, format!("{}\n{identity}", settings.name).as_bytes());
+        let hash = digest::digest(
+            &digest::SHA256,
+            format!("{}\n{identity}", settings.name).as_bytes(),
+        );
         let tag = URL_SAFE_NO_PAD.encode(hash.as_ref().get(..6).unwrap_or_default());
         Ok(Self {
             authorization: endpoint(&endpoints.authorization)?,
@@ -112,7 +119,10 @@ impl Provider {
     /// The same provider with newer keys.
     #[must_use]
     pub fn with_keys(&self, keys: Arc<KeySet>) -> Self {
-        Self { keys, ..self.clone() }
+        Self {
+            keys,
+            ..self.clone()
+        }
     }
 
     /// What the operator says.

@@ -1,7 +1,9 @@
 //! Answers that the ingress gives by itself.
 
 use http::HeaderMap;
-use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION, REFERRER_POLICY};
+use http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, LOCATION, REFERRER_POLICY,
+};
 use http::header::{WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 
 /// A whole response.
@@ -22,24 +24,40 @@ impl Respond {
             Ok(target) => {
                 let mut headers = common();
                 headers.insert(LOCATION, target);
-                Self { status, headers, body: String::new() }
+                Self {
+                    status,
+                    headers,
+                    body: String::new(),
+                }
             }
-            Err(_) => Self::page(500, "This page cannot be shown", "The address of the next page is not valid."),
+            Err(_) => Self::page(
+                500,
+                "This page cannot be shown",
+                "The address of the next page is not valid.",
+            ),
         }
     }
 
     /// A small page of fixed text: nothing of the request is repeated in it.
     pub(crate) fn page(status: u16, title: &'static str, text: &'static str) -> Self {
         let mut headers = common();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-        let policy = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; base-uri 'none'");
+        headers.insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("text/html; charset=utf-8"),
+        );
+        let policy =
+            HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; base-uri 'none'");
         headers.insert(CONTENT_SECURITY_POLICY, policy);
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         let body = format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title></head>\n\
              <body><h1>{title}</h1><p>{text}</p><p><a href=\"/\">Start again</a></p></body></html>\n"
         );
-        Self { status, headers, body }
+        Self {
+            status,
+            headers,
+            body,
+        }
     }
 
     /// 401 for clients that no login page helps (RFC 6750 section 3).
@@ -47,7 +65,11 @@ impl Respond {
         let mut headers = common();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         headers.insert(WWW_AUTHENTICATE, challenge);
-        Self { status: 401, headers, body: "Jwt is missing".to_owned() }
+        Self {
+            status: 401,
+            headers,
+            body: "Jwt is missing".to_owned(),
+        }
     }
 }
 

@@ -50,7 +50,9 @@ struct Key {
 
 impl fmt::Debug for CookieKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CookieKeys").field("count", &self.keys.len()).finish()
+        f.debug_struct("CookieKeys")
+            .field("count", &self.keys.len())
+            .finish()
     }
 }
 
@@ -59,7 +61,11 @@ impl fmt::Debug for CookieKeys {
 pub(crate) fn random<const N: usize>(rng: &mut dyn FnMut(&mut [u8])) -> Result<[u8; N], SealError> {
     let mut bytes = [0_u8; N];
     rng(&mut bytes);
-    if bytes.iter().all(|b| *b == 0) { Err(SealError::Random) } else { Ok(bytes) }
+    if bytes.iter().all(|b| *b == 0) {
+        Err(SealError::Random)
+    } else {
+        Ok(bytes)
+    }
 }
 
 /// What sealed text is bound to, apart from its expiry.
@@ -81,7 +87,9 @@ impl CookieKeys {
     pub fn new(current: &[u8], previous: &[&[u8]]) -> Result<Self, SealError> {
         let all = std::iter::once(current).chain(previous.iter().copied());
         let keys = all.map(Key::new).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { keys: Arc::new(keys) })
+        Ok(Self {
+            keys: Arc::new(keys),
+        })
     }
 
     /// Seals `text` until `expires_unix_s`; base64url, safe in a cookie.
@@ -102,7 +110,13 @@ impl CookieKeys {
                 &mut sealed,
             )
             .map_err(|_e| SealError::Tag)?;
-        let head = [&[VERSION][..], &key.id, &expires_unix_s.to_be_bytes(), &nonce].concat();
+        let head = [
+            &[VERSION][..],
+            &key.id,
+            &expires_unix_s.to_be_bytes(),
+            &nonce,
+        ]
+        .concat();
         Ok(URL_SAFE_NO_PAD.encode([head, sealed].concat()))
     }
 
@@ -113,20 +127,36 @@ impl CookieKeys {
         sealed: &str,
         now_unix_s: i64,
     ) -> Result<(Vec<u8>, i64), SealError> {
-        let bytes = URL_SAFE_NO_PAD.decode(sealed).map_err(|_e| SealError::Form)?;
+        let bytes = URL_SAFE_NO_PAD
+            .decode(sealed)
+            .map_err(|_e| SealError::Form)?;
         let (version, rest) = bytes.split_first().ok_or(SealError::Form)?;
-        let (id, rest) = rest.split_first_chunk::<KEY_ID_BYTES>().ok_or(SealError::Form)?;
-        let (expiry, rest) = rest.split_first_chunk::<EXPIRY_BYTES>().ok_or(SealError::Form)?;
-        let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>().ok_or(SealError::Form)?;
+        let (id, rest) = rest
+            .split_first_chunk::<KEY_ID_BYTES>()
+            .ok_or(SealError::Form)?;
+        let (expiry, rest) = rest
+            .split_first_chunk::<EXPIRY_BYTES>()
+            .ok_or(SealError::Form)?;
+        let (nonce, ciphertext) = rest
+            .split_first_chunk::<NONCE_LEN>()
+            .ok_or(SealError::Form)?;
         if *version != VERSION {
             return Err(SealError::Form);
         }
         let expires_unix_s = i64::from_be_bytes(*expiry);
         let mut text = ciphertext.to_vec();
-        let key = self.keys.iter().find(|key| key.id == *id).ok_or(SealError::Key)?;
+        let key = self
+            .keys
+            .iter()
+            .find(|key| key.id == *id)
+            .ok_or(SealError::Key)?;
         let aad = Aad::from(binding.associated(expires_unix_s));
-        let opened = key.key.open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut text);
-        let text = opened.map(|text| text.to_vec()).map_err(|_e| SealError::Tag)?;
+        let opened = key
+            .key
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut text);
+        let text = opened
+            .map(|text| text.to_vec())
+            .map_err(|_e| SealError::Tag)?;
         if expires_unix_s <= now_unix_s {
             return Err(SealError::Expired);
         }
@@ -139,8 +169,15 @@ impl Key {
         let unbound = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_e| SealError::KeyLength)?;
         let named = [&b"ringgate cookie key id"[..], bytes].concat();
         let hash = digest::digest(&digest::SHA256, &named);
-        let id = hash.as_ref().first_chunk().copied().ok_or(SealError::KeyLength)?;
-        Ok(Self { id, key: LessSafeKey::new(unbound) })
+        let id = hash
+            .as_ref()
+            .first_chunk()
+            .copied()
+            .ok_or(SealError::KeyLength)?;
+        Ok(Self {
+            id,
+            key: LessSafeKey::new(unbound),
+        })
     }
 }
 
@@ -161,7 +198,11 @@ impl Binding<'_> {
 mod tests {
     use super::*;
 
-    const BINDING: Binding<'_> = Binding { cookie: "c", host: "h", provider: "p" };
+    const BINDING: Binding<'_> = Binding {
+        cookie: "c",
+        host: "h",
+        provider: "p",
+    };
 
     fn rng(bytes: &mut [u8]) {
         bytes.fill(7);
@@ -174,20 +215,43 @@ mod tests {
     #[test]
     fn opens_what_it_sealed() {
         let keys = CookieKeys::new(&[1; 32], &[]).unwrap();
-        assert_eq!(keys.open(BINDING, &sealed(&keys), 99), Ok((b"secret".to_vec(), 100)));
-        assert_eq!(keys.open(BINDING, &sealed(&keys), 100), Err(SealError::Expired));
+        assert_eq!(
+            keys.open(BINDING, &sealed(&keys), 99),
+            Ok((b"secret".to_vec(), 100))
+        );
+        assert_eq!(
+            keys.open(BINDING, &sealed(&keys), 100),
+            Err(SealError::Expired)
+        );
     }
 
     #[test]
     fn bound_to_cookie_host_and_provider() {
         let keys = CookieKeys::new(&[1; 32], &[]).unwrap();
         for other in [
-            Binding { cookie: "d", ..BINDING },
-            Binding { host: "i", ..BINDING },
-            Binding { provider: "q", ..BINDING },
-            Binding { cookie: "ch", host: "", ..BINDING },
+            Binding {
+                cookie: "d",
+                ..BINDING
+            },
+            Binding {
+                host: "i",
+                ..BINDING
+            },
+            Binding {
+                provider: "q",
+                ..BINDING
+            },
+            Binding {
+                cookie: "ch",
+                host: "",
+                ..BINDING
+            },
         ] {
-            assert_eq!(keys.open(other, &sealed(&keys), 0), Err(SealError::Tag), "{other:?}");
+            assert_eq!(
+                keys.open(other, &sealed(&keys), 0),
+                Err(SealError::Tag),
+                "{other:?}"
+            );
         }
     }
 
@@ -198,8 +262,16 @@ mod tests {
         for at in 0..bytes.len() {
             let mut changed = bytes.clone();
             changed[at] ^= 1;
-            assert!(keys.open(BINDING, &URL_SAFE_NO_PAD.encode(&changed), 0).is_err(), "byte {at}");
-            assert!(keys.open(BINDING, &URL_SAFE_NO_PAD.encode(&bytes[..at]), 0).is_err(), "first {at} bytes");
+            assert!(
+                keys.open(BINDING, &URL_SAFE_NO_PAD.encode(&changed), 0)
+                    .is_err(),
+                "byte {at}"
+            );
+            assert!(
+                keys.open(BINDING, &URL_SAFE_NO_PAD.encode(&bytes[..at]), 0)
+                    .is_err(),
+                "first {at} bytes"
+            );
         }
     }
 
@@ -209,6 +281,9 @@ mod tests {
         let new = CookieKeys::new(&[2; 32], &[&[1; 32]]).unwrap();
         assert!(new.open(BINDING, &sealed(&old), 0).is_ok());
         assert_eq!(old.open(BINDING, &sealed(&new), 0), Err(SealError::Key));
-        assert_eq!(CookieKeys::new(&[1; 31], &[]).err(), Some(SealError::KeyLength));
+        assert_eq!(
+            CookieKeys::new(&[1; 31], &[]).err(),
+            Some(SealError::KeyLength)
+        );
     }
 }

@@ -9,10 +9,10 @@ use crate::jwt::HeaderEdits;
 use crate::jwt::extract;
 use crate::jwt::token::Unverified;
 use crate::jwt::www_authenticate_missing;
+use crate::oidc::flow::Exchange;
 use crate::oidc::provider::Provider;
 use crate::oidc::respond::Respond;
 use crate::oidc::seal::Binding;
-use crate::oidc::flow::Exchange;
 use crate::oidc::{cookie, csrf, flow};
 use crate::vocab::claims::Claims;
 use crate::vocab::host::Host;
@@ -88,26 +88,51 @@ pub fn step(
     if request.path.path() == provider.settings.redirect_path {
         return match *request.method {
             Method::GET => flow::end(provider, request, now_unix_s),
-            _ => Step::Respond(Respond::page(405, "Login failed", "The login service must answer by a redirect.")),
+            _ => Step::Respond(Respond::page(
+                405,
+                "Login failed",
+                "The login service must answer by a redirect.",
+            )),
         };
     }
-    let edits = HeaderEdits { drop_cookies: cookie::names(request.headers, cookie::PREFIX), ..HeaderEdits::default() };
+    let edits = HeaderEdits {
+        drop_cookies: cookie::names(request.headers, cookie::PREFIX),
+        ..HeaderEdits::default()
+    };
     let mut credentials = request.headers.get_all(AUTHORIZATION).iter();
     if credentials.any(|value| extract::bearer_credential(value.as_bytes()).is_some()) {
         return Step::Bearer { edits };
     }
     match session(provider, request, edits, now_unix_s) {
-        Some(_) if csrf::is_cross_site_change(request.method, request.scheme, request.host, request.headers) => {
-            Step::Respond(Respond::page(403, "Access denied", "Another site tried to act in your name."))
+        Some(_)
+            if csrf::is_cross_site_change(
+                request.method,
+                request.scheme,
+                request.host,
+                request.headers,
+            ) =>
+        {
+            Step::Respond(Respond::page(
+                403,
+                "Access denied",
+                "Another site tried to act in your name.",
+            ))
         }
         Some(session) => Step::Pass(Box::new(session)),
         None if csrf::is_navigation(request.method, request.headers) => {
             let begun = flow::begin(provider, request, now_unix_s, rng);
-            let sorry = |_e| Respond::page(500, "Login is not possible now", "The login cannot be kept.");
+            let sorry = |_e| {
+                Respond::page(
+                    500,
+                    "Login is not possible now",
+                    "The login cannot be kept.",
+                )
+            };
             Step::Respond(begun.unwrap_or_else(sorry))
         }
         None => {
-            let challenge = www_authenticate_missing(request.scheme, request.host, Some(request.path));
+            let challenge =
+                www_authenticate_missing(request.scheme, request.host, Some(request.path));
             Step::Respond(Respond::unauthenticated(challenge))
         }
     }
@@ -122,21 +147,43 @@ fn session(
 ) -> Option<Session> {
     let name = &provider.session_cookie;
     let sealed = cookie::parts(request.headers, name)?;
-    let binding = Binding { cookie: name, host: request.host.as_str(), provider: &provider.identity };
-    let (text, expires_unix_s) = provider.cookie_keys.open(binding, &sealed, now_unix_s).ok()?;
+    let binding = Binding {
+        cookie: name,
+        host: request.host.as_str(),
+        provider: &provider.identity,
+    };
+    let (text, expires_unix_s) = provider
+        .cookie_keys
+        .open(binding, &sealed, now_unix_s)
+        .ok()?;
     let id_token = String::from_utf8(text).ok()?;
     // `complete` verified it before it sealed it; the seal proves that nobody changed it since.
     let verified = Unverified::parse(&id_token).ok()?.claims().ok()?;
-    let claims = Claims::shared(verified.claims, ["scope".to_owned(), "permission".to_owned()].into());
+    let claims = Claims::shared(
+        verified.claims,
+        ["scope".to_owned(), "permission".to_owned()].into(),
+    );
     edits.remove.push(AUTHORIZATION);
-    edits.set.push((AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {id_token}")).ok()?));
-    Some(Session { claims, id_token, expires_unix_s, edits })
+    edits.set.push((
+        AUTHORIZATION,
+        HeaderValue::from_str(&format!("Bearer {id_token}")).ok()?,
+    ));
+    Some(Session {
+        claims,
+        id_token,
+        expires_unix_s,
+        edits,
+    })
 }
 
 /// Clears our cookies, and ends the session at the provider if it can (OpenID Connect RP-Initiated Logout 1.0).
 fn log_out(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s: i64) -> Respond {
     if *request.method != Method::GET && *request.method != Method::POST {
-        return Respond::page(405, "Not signed out", "Open this page in a browser to sign out.");
+        return Respond::page(
+            405,
+            "Not signed out",
+            "Open this page in a browser to sign out.",
+        );
     }
     if csrf::is_cross_site(request.headers) {
         return Respond::page(403, "Not signed out", "Another site tried to sign you out.");
@@ -152,14 +199,20 @@ fn log_out(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s: i64) -
                 query.append_pair("id_token_hint", &session.id_token);
             }
             if let Some(path) = &provider.settings.post_logout_path {
-                query.append_pair("post_logout_redirect_uri", &format!("{}://{}{path}", request.scheme, request.host));
+                query.append_pair(
+                    "post_logout_redirect_uri",
+                    &format!("{}://{}{path}", request.scheme, request.host),
+                );
             }
             drop(query);
             Respond::redirect(303, url.as_str())
         }
     };
     let mut names = cookie::names(request.headers, &provider.flow_prefix);
-    names.extend((0..limits::SESSION_COOKIES).map(|index| cookie::part_name(&provider.session_cookie, index)));
+    names.extend(
+        (0..limits::SESSION_COOKIES)
+            .map(|index| cookie::part_name(&provider.session_cookie, index)),
+    );
     for name in names {
         cookie::clear(&mut respond.headers, &name);
     }

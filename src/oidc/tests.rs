@@ -26,7 +26,9 @@ struct Idp {
 
 impl Idp {
     fn new() -> Self {
-        Self { key: Ed25519KeyPair::generate().unwrap() }
+        Self {
+            key: Ed25519KeyPair::generate().unwrap(),
+        }
     }
 
     fn keys(&self) -> Arc<KeySet> {
@@ -74,7 +76,13 @@ fn provider_with(idp: &Idp, iss_parameter: bool, end_session: Option<&str>) -> P
         iss_parameter,
         id_token_algs: vec!["none".to_owned(), "HS256".to_owned(), "EdDSA".to_owned()],
     };
-    Provider::new(settings, &endpoints, idp.keys(), CookieKeys::new(&[9; 32], &[]).unwrap()).unwrap()
+    Provider::new(
+        settings,
+        &endpoints,
+        idp.keys(),
+        CookieKeys::new(&[9; 32], &[]).unwrap(),
+    )
+    .unwrap()
 }
 
 fn provider(idp: &Idp) -> Provider {
@@ -90,21 +98,40 @@ struct Browser {
 
 impl Browser {
     fn new() -> Self {
-        Self { host: Host::parse(HOST).unwrap(), jar: BTreeMap::new(), random: 0 }
+        Self {
+            host: Host::parse(HOST).unwrap(),
+            jar: BTreeMap::new(),
+            random: 0,
+        }
     }
 
-    fn ask(&mut self, provider: &Provider, method: &Method, target: &str, extra: &[(&str, &str)], now: i64) -> Step {
+    fn ask(
+        &mut self,
+        provider: &Provider,
+        method: &Method,
+        target: &str,
+        extra: &[(&str, &str)],
+        now: i64,
+    ) -> Step {
         let mut headers = HeaderMap::new();
         let pairs: Vec<String> = self.jar.iter().map(|(n, v)| format!("{n}={v}")).collect();
         if !pairs.is_empty() {
             headers.insert(COOKIE, pairs.join("; ").parse().unwrap());
         }
         for (name, value) in extra {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), value.parse().unwrap());
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                value.parse().unwrap(),
+            );
         }
         let path = CanonicalPath::parse(PathNormalization::Base, target).unwrap();
-        let request =
-            BrowserRequest { method, scheme: "https", host: &self.host, path: &path, headers: &headers };
+        let request = BrowserRequest {
+            method,
+            scheme: "https",
+            host: &self.host,
+            path: &path,
+            headers: &headers,
+        };
         let random = &mut self.random;
         let step = step(provider, &request, now, &mut |bytes: &mut [u8]| {
             *random = random.checked_add(1).unwrap_or(1);
@@ -118,14 +145,23 @@ impl Browser {
 
     /// A person opens a page.
     fn open(&mut self, provider: &Provider, target: &str, now: i64) -> Step {
-        self.ask(provider, &Method::GET, target, &[("accept", "text/html,*/*;q=0.8")], now)
+        self.ask(
+            provider,
+            &Method::GET,
+            target,
+            &[("accept", "text/html,*/*;q=0.8")],
+            now,
+        )
     }
 
     fn keep(&mut self, respond: &Respond) {
         for field in respond.headers.get_all(SET_COOKIE) {
             let field = field.to_str().unwrap();
             assert!(field.starts_with("__Host-"), "{field}");
-            assert!(field.contains("; Path=/; ") && field.contains("; Secure; HttpOnly; SameSite=Lax"), "{field}");
+            assert!(
+                field.contains("; Path=/; ") && field.contains("; Secure; HttpOnly; SameSite=Lax"),
+                "{field}"
+            );
             assert!(!field.to_ascii_lowercase().contains("domain"), "{field}");
             let (name, value) = field.split(';').next().unwrap().split_once('=').unwrap();
             if field.contains("Max-Age=0;") {
@@ -136,9 +172,24 @@ impl Browser {
         }
     }
 
-    fn finish(&mut self, provider: &Provider, exchange: &Exchange, id_token: String, now: i64) -> Respond {
-        let tokens = TokenResponse { id_token, access_token: None };
-        let respond = complete(provider, exchange, Ok(tokens), now, &mut |bytes: &mut [u8]| bytes.fill(200));
+    fn finish(
+        &mut self,
+        provider: &Provider,
+        exchange: &Exchange,
+        id_token: String,
+        now: i64,
+    ) -> Respond {
+        let tokens = TokenResponse {
+            id_token,
+            access_token: None,
+        };
+        let respond = complete(
+            provider,
+            exchange,
+            Ok(tokens),
+            now,
+            &mut |bytes: &mut [u8]| bytes.fill(200),
+        );
         self.keep(&respond);
         respond
     }
@@ -164,13 +215,20 @@ fn location(respond: &Respond) -> &str {
 
 /// Parameters of the redirect to the provider.
 fn parameters(respond: &Respond) -> BTreeMap<String, String> {
-    Url::parse(location(respond)).unwrap().query_pairs().into_owned().collect()
+    Url::parse(location(respond))
+        .unwrap()
+        .query_pairs()
+        .into_owned()
+        .collect()
 }
 
 /// Opens `target`, is sent to the provider, and comes back with a code.
 fn come_back(browser: &mut Browser, provider: &Provider, target: &str) -> Exchange {
     let sent = respond(browser.open(provider, target, NOW));
-    let callback = format!("/oauth2/callback?code=c0de&state={}", parameters(&sent)["state"]);
+    let callback = format!(
+        "/oauth2/callback?code=c0de&state={}",
+        parameters(&sent)["state"]
+    );
     exchange(browser.open(provider, &callback, NOW))
 }
 
@@ -187,7 +245,10 @@ fn a_login_from_end_to_end() {
         ("tenant", "1"),
         ("response_type", "code"),
         ("client_id", "edge"),
-        ("redirect_uri", "https://portal.example.test/oauth2/callback"),
+        (
+            "redirect_uri",
+            "https://portal.example.test/oauth2/callback",
+        ),
         ("scope", "openid email"),
         ("code_challenge_method", "S256"),
     ] {
@@ -197,15 +258,33 @@ fn a_login_from_end_to_end() {
     let exchange = exchange(browser.open(&provider, &callback, NOW));
     let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, exchange.verifier.as_bytes());
     assert_eq!(asked["code_challenge"], URL_SAFE_NO_PAD.encode(hash));
-    assert_eq!((exchange.code.as_str(), &exchange.nonce), ("c0de", &asked["nonce"]));
+    assert_eq!(
+        (exchange.code.as_str(), &exchange.nonce),
+        ("c0de", &asked["nonce"])
+    );
     let token = idp.token(&exchange, &json!({}));
     let done = browser.finish(&provider, &exchange, token.clone(), NOW);
     assert_eq!((done.status, location(&done)), (303, "/reports?year=2025"));
-    assert_eq!(browser.jar.len(), 1, "the flow cookie is gone: {:?}", browser.jar.keys());
-    let Step::Pass(session) = browser.open(&provider, "/reports?year=2025", NOW + 299) else { panic!("no session") };
-    assert_eq!(session.claims.request_principal().as_deref(), Some("https://idp.example.test/alice"));
+    assert_eq!(
+        browser.jar.len(),
+        1,
+        "the flow cookie is gone: {:?}",
+        browser.jar.keys()
+    );
+    let Step::Pass(session) = browser.open(&provider, "/reports?year=2025", NOW + 299) else {
+        panic!("no session")
+    };
+    assert_eq!(
+        session.claims.request_principal().as_deref(),
+        Some("https://idp.example.test/alice")
+    );
     let mut headers = HeaderMap::new();
-    headers.insert(COOKIE, format!("theme=dark; {}=x", browser.jar.keys().next().unwrap()).parse().unwrap());
+    headers.insert(
+        COOKIE,
+        format!("theme=dark; {}=x", browser.jar.keys().next().unwrap())
+            .parse()
+            .unwrap(),
+    );
     headers.insert("authorization", "Basic abc".parse().unwrap());
     session.edits.apply(&mut headers);
     assert_eq!(headers[COOKIE], "theme=dark");
@@ -220,9 +299,20 @@ fn a_session_is_bounded_by_the_setting_too() {
     let provider = provider(&idp);
     let mut browser = Browser::new();
     let exchange = come_back(&mut browser, &provider, "/");
-    browser.finish(&provider, &exchange, idp.token(&exchange, &json!({"exp": NOW + 90_000})), NOW);
-    assert!(matches!(browser.open(&provider, "/", NOW + 3599), Step::Pass(_)));
-    assert!(matches!(browser.open(&provider, "/", NOW + 3600), Step::Respond(_)));
+    browser.finish(
+        &provider,
+        &exchange,
+        idp.token(&exchange, &json!({"exp": NOW + 90_000})),
+        NOW,
+    );
+    assert!(matches!(
+        browser.open(&provider, "/", NOW + 3599),
+        Step::Pass(_)
+    ));
+    assert!(matches!(
+        browser.open(&provider, "/", NOW + 3600),
+        Step::Respond(_)
+    ));
 }
 
 #[test]
@@ -235,17 +325,41 @@ fn the_state_must_be_that_of_this_browser() {
     let theirs = parameters(&respond(attacker.open(&provider, "/", NOW)))["state"].clone();
     let own = parameters(&respond(victim.open(&provider, "/", NOW)))["state"].clone();
     let id = own.split('.').next().unwrap();
-    for state in [theirs, format!("{id}.AAAA"), id.to_owned(), String::new(), format!("{own}x"), format!("../{own}")] {
-        let answer = respond(victim.open(&provider, &format!("/oauth2/callback?code=c&state={state}"), NOW));
+    for state in [
+        theirs,
+        format!("{id}.AAAA"),
+        id.to_owned(),
+        String::new(),
+        format!("{own}x"),
+        format!("../{own}"),
+    ] {
+        let answer = respond(victim.open(
+            &provider,
+            &format!("/oauth2/callback?code=c&state={state}"),
+            NOW,
+        ));
         assert_eq!(answer.status, 400, "{state}");
     }
     let twice = format!("/oauth2/callback?code=c&state={own}&state={own}");
     assert_eq!(respond(victim.open(&provider, &twice, NOW)).status, 400);
-    assert_eq!(respond(victim.open(&provider, "/oauth2/callback", NOW)).status, 400);
-    let posted = victim.ask(&provider, &Method::POST, &format!("/oauth2/callback?code=c&state={own}"), &[], NOW);
+    assert_eq!(
+        respond(victim.open(&provider, "/oauth2/callback", NOW)).status,
+        400
+    );
+    let posted = victim.ask(
+        &provider,
+        &Method::POST,
+        &format!("/oauth2/callback?code=c&state={own}"),
+        &[],
+        NOW,
+    );
     assert_eq!(respond(posted).status, 405);
     let late = format!("/oauth2/callback?code=c&state={own}");
-    assert_eq!(respond(victim.open(&provider, &late, NOW + 600)).status, 400, "the flow is over after ten minutes");
+    assert_eq!(
+        respond(victim.open(&provider, &late, NOW + 600)).status,
+        400,
+        "the flow is over after ten minutes"
+    );
     assert_eq!(exchange(victim.open(&provider, &late, NOW + 599)).code, "c");
 }
 
@@ -273,13 +387,25 @@ fn a_changed_session_is_no_session() {
     let mut browser = Browser::new();
     let exchange = come_back(&mut browser, &provider, "/");
     browser.finish(&provider, &exchange, idp.token(&exchange, &json!({})), NOW);
-    let (name, value) = browser.jar.first_key_value().map(|(n, v)| (n.clone(), v.clone())).unwrap();
+    let (name, value) = browser
+        .jar
+        .first_key_value()
+        .map(|(n, v)| (n.clone(), v.clone()))
+        .unwrap();
     for at in (2..value.len()).step_by(7) {
-        let other = if value.as_bytes()[at] == b'A' { "B" } else { "A" };
+        let other = if value.as_bytes()[at] == b'A' {
+            "B"
+        } else {
+            "A"
+        };
         let mut changed = value.clone();
         changed.replace_range(at..=at, other);
         browser.jar = BTreeMap::from([(name.clone(), changed)]);
-        assert_eq!(respond(browser.open(&provider, "/", NOW)).status, 302, "character {at}");
+        assert_eq!(
+            respond(browser.open(&provider, "/", NOW)).status,
+            302,
+            "character {at}"
+        );
     }
     // A flow cookie does not serve as a session.
     let mut thief = Browser::new();
@@ -307,11 +433,21 @@ fn returns_to_this_origin_only() {
         let done = browser.finish(&provider, &exchange, idp.token(&exchange, &json!({})), NOW);
         assert_eq!((done.status, location(&done)), (303, want), "{target}");
     }
-    for target in ["/\\evil.example/", "/%5cevil.example/", "/\u{9}/evil.example", "https://evil.example/"] {
-        let Ok(path) = CanonicalPath::parse(PathNormalization::None, target) else { continue };
+    for target in [
+        "/\\evil.example/",
+        "/%5cevil.example/",
+        "/\u{9}/evil.example",
+        "https://evil.example/",
+    ] {
+        let Ok(path) = CanonicalPath::parse(PathNormalization::None, target) else {
+            continue;
+        };
         let mut browser = Browser::new();
         let exchange = come_back(&mut browser, &provider, path.as_str());
-        let back = Url::parse(&format!("https://{HOST}/")).unwrap().join(&exchange.return_to).unwrap();
+        let back = Url::parse(&format!("https://{HOST}/"))
+            .unwrap()
+            .join(&exchange.return_to)
+            .unwrap();
         assert_eq!(back.host_str(), Some(HOST), "{target}");
     }
 }
@@ -345,23 +481,33 @@ fn id_tokens_that_are_refused() {
         json!({"sub": null}),
         json!({"c_hash": "AAAA"}),
     ] {
-        check(&changes.to_string(), &|exchange| idp.token(exchange, &changes));
+        check(&changes.to_string(), &|exchange| {
+            idp.token(exchange, &changes)
+        });
     }
     let claims = |exchange: &Exchange| {
         let token = idp.token(exchange, &json!({}));
-        let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+        let payload = URL_SAFE_NO_PAD
+            .decode(token.split('.').nth(1).unwrap())
+            .unwrap();
         serde_json::from_slice::<Value>(&payload).unwrap()
     };
     for alg in ["none", "None", "HS256", "RS256", "ES256"] {
-        check(alg, &|exchange| idp.sign(&json!({"alg": alg, "kid": "k"}), &claims(exchange)));
+        check(alg, &|exchange| {
+            idp.sign(&json!({"alg": alg, "kid": "k"}), &claims(exchange))
+        });
     }
     check("unsigned", &|exchange| {
         let token = idp.sign(&json!({"alg": "none"}), &claims(exchange));
         format!("{}.", token.rsplit_once('.').unwrap().0)
     });
-    check("another key", &|exchange| Idp::new().token(exchange, &json!({})));
+    check("another key", &|exchange| {
+        Idp::new().token(exchange, &json!({}))
+    });
     check("no token", &|_| "x.y.z".to_owned());
-    check("large", &|exchange| idp.token(exchange, &json!({"groups": "g".repeat(17_000)})));
+    check("large", &|exchange| {
+        idp.token(exchange, &json!({"groups": "g".repeat(17_000)}))
+    });
 }
 
 #[test]
@@ -383,14 +529,26 @@ fn id_tokens_that_are_accepted() {
         let exchange = come_back(&mut browser, &provider, "/");
         let answer = browser.finish(&provider, &exchange, idp.token(&exchange, &changes), NOW);
         assert_eq!(answer.status, 303, "{changes:.60}");
-        assert!(matches!(browser.open(&provider, "/", NOW), Step::Pass(_)), "{changes:.60}");
+        assert!(
+            matches!(browser.open(&provider, "/", NOW), Step::Pass(_)),
+            "{changes:.60}"
+        );
     }
     let mut browser = Browser::new();
     let exchange = come_back(&mut browser, &provider, "/");
     for (access_token, status) in [("good", 303), ("other", 403)] {
         let id_token = idp.token(&exchange, &json!({"at_hash": half("good")}));
-        let tokens = TokenResponse { id_token, access_token: Some(access_token.to_owned()) };
-        let answer = complete(&provider, &exchange, Ok(tokens), NOW, &mut |bytes: &mut [u8]| bytes.fill(3));
+        let tokens = TokenResponse {
+            id_token,
+            access_token: Some(access_token.to_owned()),
+        };
+        let answer = complete(
+            &provider,
+            &exchange,
+            Ok(tokens),
+            NOW,
+            &mut |bytes: &mut [u8]| bytes.fill(3),
+        );
         assert_eq!(answer.status, status, "{access_token}");
     }
 }
@@ -417,7 +575,10 @@ fn clients_that_no_page_helps_get_401() {
         (&Method::GET, &[]),
         (&Method::GET, &[("accept", "*/*")]),
         (&Method::GET, &[("accept", "application/json, text/htmlx")]),
-        (&Method::GET, &[html, ("x-requested-with", "XMLHttpRequest")]),
+        (
+            &Method::GET,
+            &[html, ("x-requested-with", "XMLHttpRequest")],
+        ),
         (&Method::GET, &[html, ("sec-fetch-mode", "cors")]),
         (&Method::GET, &[html, ("upgrade", "websocket")]),
         (&Method::POST, &[html]),
@@ -425,11 +586,21 @@ fn clients_that_no_page_helps_get_401() {
     for (method, headers) in cases {
         let answer = respond(Browser::new().ask(&provider, method, "/api?token=1", headers, NOW));
         assert_eq!(answer.status, 401, "{method} {headers:?}");
-        assert_eq!(answer.headers["www-authenticate"], "Bearer realm=\"https://portal.example.test/api\"");
+        assert_eq!(
+            answer.headers["www-authenticate"],
+            "Bearer realm=\"https://portal.example.test/api\""
+        );
         assert!(!answer.headers.contains_key(SET_COOKIE));
     }
-    let navigation = [html, ("sec-fetch-mode", "navigate"), ("user-agent", "kube-probe/1.30")];
-    assert_eq!(respond(Browser::new().ask(&provider, &Method::GET, "/", &navigation, NOW)).status, 302);
+    let navigation = [
+        html,
+        ("sec-fetch-mode", "navigate"),
+        ("user-agent", "kube-probe/1.30"),
+    ];
+    assert_eq!(
+        respond(Browser::new().ask(&provider, &Method::GET, "/", &navigation, NOW)).status,
+        302
+    );
 }
 
 #[test]
@@ -439,10 +610,28 @@ fn a_bearer_credential_is_left_to_request_authentication() {
     let mut browser = Browser::new();
     let exchange = come_back(&mut browser, &provider, "/");
     browser.finish(&provider, &exchange, idp.token(&exchange, &json!({})), NOW);
-    let step = browser.ask(&provider, &Method::GET, "/", &[("authorization", "bearer junk")], NOW);
-    let Step::Bearer { edits } = step else { panic!("{step:?}") };
-    assert_eq!(edits.drop_cookies.len(), 1, "the session does not go upstream");
-    let step = browser.ask(&provider, &Method::GET, "/", &[("authorization", "Basic junk")], NOW);
+    let step = browser.ask(
+        &provider,
+        &Method::GET,
+        "/",
+        &[("authorization", "bearer junk")],
+        NOW,
+    );
+    let Step::Bearer { edits } = step else {
+        panic!("{step:?}")
+    };
+    assert_eq!(
+        edits.drop_cookies.len(),
+        1,
+        "the session does not go upstream"
+    );
+    let step = browser.ask(
+        &provider,
+        &Method::GET,
+        "/",
+        &[("authorization", "Basic junk")],
+        NOW,
+    );
     assert!(matches!(step, Step::Pass(_)), "{step:?}");
 }
 
@@ -453,21 +642,37 @@ fn other_sites_cannot_act_in_the_users_name() {
     let mut browser = Browser::new();
     let exchange = come_back(&mut browser, &provider, "/");
     browser.finish(&provider, &exchange, idp.token(&exchange, &json!({})), NOW);
-    let mut status = |method: &Method, headers: &[(&str, &str)]| {
-        match browser.ask(&provider, method, "/transfer", headers, NOW) {
-            Step::Pass(_) => 200,
-            Step::Respond(respond) => respond.status,
-            other @ (Step::Bearer { .. } | Step::Exchange(_)) => panic!("{other:?}"),
-        }
+    let mut status = |method: &Method, headers: &[(&str, &str)]| match browser.ask(
+        &provider,
+        method,
+        "/transfer",
+        headers,
+        NOW,
+    ) {
+        Step::Pass(_) => 200,
+        Step::Respond(respond) => respond.status,
+        other @ (Step::Bearer { .. } | Step::Exchange(_)) => panic!("{other:?}"),
     };
-    let (own, evil) = (("origin", "https://portal.example.test"), ("origin", "https://evil.example"));
-    assert_eq!(status(&Method::POST, &[own, ("sec-fetch-site", "same-origin")]), 200);
+    let (own, evil) = (
+        ("origin", "https://portal.example.test"),
+        ("origin", "https://evil.example"),
+    );
+    assert_eq!(
+        status(&Method::POST, &[own, ("sec-fetch-site", "same-origin")]),
+        200
+    );
     assert_eq!(status(&Method::POST, &[]), 200);
     assert_eq!(status(&Method::POST, &[evil]), 403);
     assert_eq!(status(&Method::POST, &[("origin", "null")]), 403);
     assert_eq!(status(&Method::POST, &[own, evil]), 403);
-    assert_eq!(status(&Method::DELETE, &[("sec-fetch-site", "same-site")]), 403);
-    assert_eq!(status(&Method::GET, &[evil, ("sec-fetch-site", "cross-site")]), 200);
+    assert_eq!(
+        status(&Method::DELETE, &[("sec-fetch-site", "same-site")]),
+        403
+    );
+    assert_eq!(
+        status(&Method::GET, &[evil, ("sec-fetch-site", "cross-site")]),
+        200
+    );
     assert_eq!(status(&Method::GET, &[evil, ("upgrade", "websocket")]), 403);
 }
 
@@ -485,8 +690,16 @@ fn the_issuer_parameter() {
         let mut browser = Browser::new();
         let state = parameters(&respond(browser.open(&provider, "/", NOW)))["state"].clone();
         let iss = iss.map(|iss| format!("&iss={iss}")).unwrap_or_default();
-        let step = browser.open(&provider, &format!("/oauth2/callback?code=c&state={state}{iss}"), NOW);
-        assert_eq!(matches!(step, Step::Exchange(_)), good, "{advertised} {iss}");
+        let step = browser.open(
+            &provider,
+            &format!("/oauth2/callback?code=c&state={state}{iss}"),
+            NOW,
+        );
+        assert_eq!(
+            matches!(step, Step::Exchange(_)),
+            good,
+            "{advertised} {iss}"
+        );
     }
 }
 
@@ -494,21 +707,37 @@ fn the_issuer_parameter() {
 fn errors_of_the_provider() {
     let idp = Idp::new();
     let provider = provider(&idp);
-    for (query, status) in [("error=access_denied", 403), ("error=<script>", 400), ("code=c&error=x", 400), ("code=", 400)]
-    {
+    for (query, status) in [
+        ("error=access_denied", 403),
+        ("error=<script>", 400),
+        ("code=c&error=x", 400),
+        ("code=", 400),
+    ] {
         let mut browser = Browser::new();
         let state = parameters(&respond(browser.open(&provider, "/", NOW)))["state"].clone();
-        let answer = respond(browser.open(&provider, &format!("/oauth2/callback?{query}&state={state}"), NOW));
+        let answer = respond(browser.open(
+            &provider,
+            &format!("/oauth2/callback?{query}&state={state}"),
+            NOW,
+        ));
         assert_eq!(answer.status, status, "{query}");
         assert!(!answer.body.contains("script"));
         assert!(browser.jar.is_empty(), "{query}: the flow is spent");
     }
-    for (error, status) in
-        [(ExchangeError::Refused, 400), (ExchangeError::Unreachable, 502), (ExchangeError::Malformed, 502)]
-    {
+    for (error, status) in [
+        (ExchangeError::Refused, 400),
+        (ExchangeError::Unreachable, 502),
+        (ExchangeError::Malformed, 502),
+    ] {
         let mut browser = Browser::new();
         let exchange = come_back(&mut browser, &provider, "/");
-        let answer = complete(&provider, &exchange, Err(error), NOW, &mut |_: &mut [u8]| {});
+        let answer = complete(
+            &provider,
+            &exchange,
+            Err(error),
+            NOW,
+            &mut |_: &mut [u8]| {},
+        );
         browser.keep(&answer);
         assert_eq!(answer.status, status);
         assert!(browser.jar.is_empty());
@@ -527,10 +756,26 @@ fn logins_under_way_are_bounded() {
         assert!(browser.jar.len() <= crate::vocab::limits::LOGIN_FLOWS);
     }
     let works = |browser: &mut Browser, state: &str| {
-        matches!(browser.open(&provider, &format!("/oauth2/callback?code=c&state={state}"), NOW + 9), Step::Exchange(_))
+        matches!(
+            browser.open(
+                &provider,
+                &format!("/oauth2/callback?code=c&state={state}"),
+                NOW + 9
+            ),
+            Step::Exchange(_)
+        )
     };
-    let alive: Vec<bool> = states.iter().map(|state| works(&mut browser, state)).collect();
-    assert_eq!(alive, [false, false, false, false, false, false, true, true, true, true], "the newest stay");
+    let alive: Vec<bool> = states
+        .iter()
+        .map(|state| works(&mut browser, state))
+        .collect();
+    assert_eq!(
+        alive,
+        [
+            false, false, false, false, false, false, true, true, true, true
+        ],
+        "the newest stay"
+    );
 }
 
 #[test]
@@ -543,7 +788,13 @@ fn logout() {
         let exchange = come_back(&mut browser, &provider, "/");
         let token = idp.token(&exchange, &json!({"groups": "g".repeat(6000)}));
         browser.finish(&provider, &exchange, token.clone(), NOW);
-        let forged = browser.ask(&provider, &Method::GET, "/logout", &[("sec-fetch-site", "cross-site")], NOW);
+        let forged = browser.ask(
+            &provider,
+            &Method::GET,
+            "/logout",
+            &[("sec-fetch-site", "cross-site")],
+            NOW,
+        );
         assert_eq!(respond(forged).status, 403);
         assert!(browser.jar.len() > 1, "a large session has several cookies");
         let answer = respond(browser.open(&provider, "/logout", NOW));
@@ -554,7 +805,10 @@ fn logout() {
                 assert!(location(&answer).starts_with(endpoint));
                 let asked = parameters(&answer);
                 assert_eq!(asked["id_token_hint"], token);
-                assert_eq!(asked["post_logout_redirect_uri"], "https://portal.example.test/bye");
+                assert_eq!(
+                    asked["post_logout_redirect_uri"],
+                    "https://portal.example.test/bye"
+                );
             }
         }
     }
@@ -564,16 +818,37 @@ fn logout() {
 fn without_randomness_nobody_logs_in() {
     let idp = Idp::new();
     let provider = provider(&idp);
-    let (host, path) = (Host::parse(HOST).unwrap(), CanonicalPath::parse(PathNormalization::Base, "/").unwrap());
+    let (host, path) = (
+        Host::parse(HOST).unwrap(),
+        CanonicalPath::parse(PathNormalization::Base, "/").unwrap(),
+    );
     let mut headers = HeaderMap::new();
     headers.insert("accept", "text/html".parse().unwrap());
-    let request = BrowserRequest { method: &Method::GET, scheme: "https", host: &host, path: &path, headers: &headers };
+    let request = BrowserRequest {
+        method: &Method::GET,
+        scheme: "https",
+        host: &host,
+        path: &path,
+        headers: &headers,
+    };
     let answer = respond(step(&provider, &request, NOW, &mut |_: &mut [u8]| {}));
-    assert_eq!((answer.status, answer.headers.contains_key(SET_COOKIE)), (500, false));
+    assert_eq!(
+        (answer.status, answer.headers.contains_key(SET_COOKIE)),
+        (500, false)
+    );
     let mut browser = Browser::new();
     let exchange = come_back(&mut browser, &provider, "/");
-    let tokens = TokenResponse { id_token: idp.token(&exchange, &json!({})), access_token: None };
-    let answer = complete(&provider, &exchange, Ok(tokens), NOW, &mut |_: &mut [u8]| {});
+    let tokens = TokenResponse {
+        id_token: idp.token(&exchange, &json!({})),
+        access_token: None,
+    };
+    let answer = complete(
+        &provider,
+        &exchange,
+        Ok(tokens),
+        NOW,
+        &mut |_: &mut [u8]| {},
+    );
     browser.keep(&answer);
     assert_eq!(answer.status, 500);
     assert!(browser.jar.is_empty());

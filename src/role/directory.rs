@@ -53,7 +53,9 @@ impl Directory {
             return Some(*at);
         }
         let dots = host.match_indices('.').map(|(at, _)| at);
-        dots.filter_map(|at| host.get(at..)).find_map(|suffix| self.service_by_suffix.get(suffix)).copied()
+        dots.filter_map(|at| host.get(at..))
+            .find_map(|suffix| self.service_by_suffix.get(suffix))
+            .copied()
     }
 
     /// Service by name.
@@ -100,7 +102,12 @@ pub fn waypointed_services(mesh: &Mesh, workload: usize) -> Vec<(usize, usize)> 
     let with_waypoint = |(at, service): (usize, &Service)| {
         let gateway = service.waypoint?;
         let class = mesh.gateways.get(gateway)?.class;
-        (class == GatewayClass::Waypoint && service.workloads.contains(&workload)).then_some((at, gateway))
+        (class == GatewayClass::Waypoint && service.workloads.contains(&workload))
+            .then_some((at, gateway))
     };
-    mesh.services.iter().enumerate().filter_map(with_waypoint).collect()
+    mesh.services
+        .iter()
+        .enumerate()
+        .filter_map(with_waypoint)
+        .collect()
 }

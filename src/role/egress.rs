@@ -7,5 +7,8 @@ use crate::config::checked::{DestinationRule, Mesh, UpstreamTls};
 pub fn tls_rule(mesh: &Mesh, service: usize) -> Option<&UpstreamTls> {
     let hosts = &mesh.services.get(service)?.hosts;
     let names = |rule: &&DestinationRule| hosts.contains(&rule.host);
-    mesh.destination_rules.iter().find(names).map(|rule| &rule.tls)
+    mesh.destination_rules
+        .iter()
+        .find(names)
+        .map(|rule| &rule.tls)
 }

@@ -16,17 +16,38 @@ pub struct Backend {
 
 /// The most specific route by Gateway API's precedence: exact host, longest wildcard, any; exact path, longest prefix.
 #[must_use]
-pub fn route(mesh: &Mesh, gateway: &ResourceName, host: &Host, path: &CanonicalPath) -> Option<Backend> {
+pub fn route(
+    mesh: &Mesh,
+    gateway: &ResourceName,
+    host: &Host,
+    path: &CanonicalPath,
+) -> Option<Backend> {
     let mut best: Option<((usize, usize), Backend)> = None;
     for route in &mesh.routes {
-        let attached = route.name.namespace == gateway.namespace && route.parents.contains(&gateway.name);
-        let Some(host_rank) = host_rank(route, host.name()).filter(|_| attached) else { continue };
+        let attached =
+            route.name.namespace == gateway.namespace && route.parents.contains(&gateway.name);
+        let Some(host_rank) = host_rank(route, host.name()).filter(|_| attached) else {
+            continue;
+        };
         for rule in &route.rules {
-            let Some(path_rank) = rule.matches.iter().filter_map(|m| path_rank(m, path.path())).max() else { continue };
+            let Some(path_rank) = rule
+                .matches
+                .iter()
+                .filter_map(|m| path_rank(m, path.path()))
+                .max()
+            else {
+                continue;
+            };
             let rank = (host_rank, path_rank);
             // Of two equal ones the first written wins.
             if best.as_ref().is_none_or(|(known, _)| rank > *known) {
-                best = Some((rank, Backend { service: rule.service, port: rule.port }));
+                best = Some((
+                    rank,
+                    Backend {
+                        service: rule.service,
+                        port: rule.port,
+                    },
+                ));
             }
         }
     }
@@ -72,7 +93,11 @@ mod tests {
             ("/api", "/apix", false),
             ("/", "/anything", true),
         ] {
-            assert_eq!(path_rank(&PathMatch::Prefix(prefix.to_owned()), path).is_some(), want, "{prefix} {path}");
+            assert_eq!(
+                path_rank(&PathMatch::Prefix(prefix.to_owned()), path).is_some(),
+                want,
+                "{prefix} {path}"
+            );
         }
     }
 }

@@ -58,42 +58,73 @@ pub enum Route {
 pub fn route(mesh: &Mesh, directory: &Directory, wanted: &Wanted, port: u16, turn: usize) -> Route {
     let (service, asked) = match wanted {
         Wanted::Name(name) => (directory.service_by_host(name), format!("{name}:{port}")),
-        Wanted::Address(ip) => {
-            (directory.service_by_address(*ip), SocketAddr::new(*ip, port).to_string())
-        }
+        Wanted::Address(ip) => (
+            directory.service_by_address(*ip),
+            SocketAddr::new(*ip, port).to_string(),
+        ),
     };
     if let Some(at) = service {
         return to_service(mesh, at, wanted, port, asked, turn);
     }
     match wanted {
         Wanted::Address(ip) => match directory.workload_by_address(*ip) {
-            Some(workload) => Route::Workload { workload, port, service: None },
+            Some(workload) => Route::Workload {
+                workload,
+                port,
+                service: None,
+            },
             None => Route::Unknown(Some(UpstreamAddr(SocketAddr::new(*ip, port)))),
         },
         Wanted::Name(_) => Route::Unknown(None),
     }
 }
 
-fn to_service(mesh: &Mesh, at: usize, wanted: &Wanted, port: u16, authority: String, turn: usize) -> Route {
+fn to_service(
+    mesh: &Mesh,
+    at: usize,
+    wanted: &Wanted,
+    port: u16,
+    authority: String,
+    turn: usize,
+) -> Route {
     let unreachable = Route::Unreachable { service: at };
-    let Some(service) = mesh.services.get(at) else { return unreachable };
-    let Some(declared) = service_port(service, port) else { return unreachable };
+    let Some(service) = mesh.services.get(at) else {
+        return unreachable;
+    };
+    let Some(declared) = service_port(service, port) else {
+        return unreachable;
+    };
     if let Some(gateway) = service.waypoint {
-        return Route::Gateway { gateway, service: at, authority };
+        return Route::Gateway {
+            gateway,
+            service: at,
+            authority,
+        };
     }
     if service.location == Location::Internal {
         return match by_turns(&service.workloads, turn) {
-            Some(workload) => Route::Workload { workload: *workload, port: declared.target_port, service: Some(at) },
+            Some(workload) => Route::Workload {
+                workload: *workload,
+                port: declared.target_port,
+                service: Some(at),
+            },
             None => unreachable,
         };
     }
-    let endpoints: Vec<IpAddr> = service.endpoints.iter().filter_map(|e| e.parse().ok()).collect();
+    let endpoints: Vec<IpAddr> = service
+        .endpoints
+        .iter()
+        .filter_map(|e| e.parse().ok())
+        .collect();
     let chosen = by_turns(&endpoints, turn).copied().or(match wanted {
         Wanted::Address(ip) => Some(*ip),
         Wanted::Name(_) => None,
     });
     match chosen {
-        Some(ip) => Route::Outside { service: at, address: UpstreamAddr(SocketAddr::new(ip, declared.target_port)) },
+        Some(ip) => Route::Outside {
+            service: at,
+            address: UpstreamAddr(SocketAddr::new(ip, declared.target_port)),
+        },
         None => unreachable,
     }
 }

@@ -15,7 +15,12 @@ pub struct For {
 
 /// The service that a CONNECT authority names; only services bound to `gateway` are found.
 #[must_use]
-pub fn by_authority(mesh: &Mesh, directory: &Directory, gateway: usize, authority: &Host) -> Option<For> {
+pub fn by_authority(
+    mesh: &Mesh,
+    directory: &Directory,
+    gateway: usize,
+    authority: &Host,
+) -> Option<For> {
     let port = authority.port()?;
     let service = match authority.ip() {
         Some(ip) => directory.service_by_address(ip),
@@ -26,11 +31,22 @@ pub fn by_authority(mesh: &Mesh, directory: &Directory, gateway: usize, authorit
 
 /// The service that a request's host names on a connection that names none itself (direct mTLS, a proxy's client).
 #[must_use]
-pub fn by_host(mesh: &Mesh, directory: &Directory, gateway: usize, host: &Host, default_port: u16) -> Option<For> {
+pub fn by_host(
+    mesh: &Mesh,
+    directory: &Directory,
+    gateway: usize,
+    host: &Host,
+    default_port: u16,
+) -> Option<For> {
     let service = directory.service_by_host(host.name())?;
-    bound(mesh, service, gateway).then_some(For { service, port: host.port().unwrap_or(default_port) })
+    bound(mesh, service, gateway).then_some(For {
+        service,
+        port: host.port().unwrap_or(default_port),
+    })
 }
 
 fn bound(mesh: &Mesh, service: usize, gateway: usize) -> bool {
-    mesh.services.get(service).is_some_and(|s| s.waypoint == Some(gateway))
+    mesh.services
+        .get(service)
+        .is_some_and(|s| s.waypoint == Some(gateway))
 }

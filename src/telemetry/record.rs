@@ -79,7 +79,9 @@ pub struct Record {
 impl Record {
     /// Whether it was allowed: judged so and not refused for another reason.
     fn allowed(&self) -> bool {
-        self.judged.as_ref().is_some_and(|j| j.decision == Decision::Allow)
+        self.judged
+            .as_ref()
+            .is_some_and(|j| j.decision == Decision::Allow)
     }
 
     /// The record as one JSON object.
@@ -91,18 +93,39 @@ impl Record {
         out.insert("role".into(), self.role.into());
         out.insert("instance".into(), self.instance.as_str().into());
         out.insert("kind".into(), self.kind.label().into());
-        let principal = self.connection.as_ref().and_then(|c| c.principal.as_ref()).map(|id| id.principal());
-        out.insert("source".into(), json!({ "principal": principal, "address": self.peer.to_string() }));
+        let principal = self
+            .connection
+            .as_ref()
+            .and_then(|c| c.principal.as_ref())
+            .map(|id| id.principal());
+        out.insert(
+            "source".into(),
+            json!({ "principal": principal, "address": self.peer.to_string() }),
+        );
         self.destination(&mut out);
         if let Some(request) = &self.request {
             self.request(&mut out, request);
         }
-        out.insert("verdict".into(), if self.allowed() { "allow" } else { "deny" }.into());
+        out.insert(
+            "verdict".into(),
+            if self.allowed() { "allow" } else { "deny" }.into(),
+        );
         self.judgement(&mut out);
         out.insert("status".into(), self.status.into());
-        out.insert("event".into(), if self.close.is_some() { "close" } else { "open" }.into());
+        out.insert(
+            "event".into(),
+            if self.close.is_some() {
+                "close"
+            } else {
+                "open"
+            }
+            .into(),
+        );
         out.insert("close".into(), self.close.map(CloseReason::label).into());
-        out.insert("bytes".into(), json!({ "received": self.received, "sent": self.sent }));
+        out.insert(
+            "bytes".into(),
+            json!({ "received": self.received, "sent": self.sent }),
+        );
         let duration_us = u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX);
         out.insert("duration_us".into(), duration_us.into());
         Value::Object(out)
@@ -132,7 +155,13 @@ impl Record {
 
     fn judgement(&self, out: &mut Map<String, Value>) {
         let judged = self.judged.as_ref();
-        out.insert("policy".into(), judged.and_then(|j| j.policy.as_ref()).map(ToString::to_string).into());
+        out.insert(
+            "policy".into(),
+            judged
+                .and_then(|j| j.policy.as_ref())
+                .map(ToString::to_string)
+                .into(),
+        );
         out.insert("rule".into(), judged.and_then(|j| j.rule).into());
         let reason = match (&self.detail, judged) {
             (Some(detail), _) => detail.clone(),
@@ -143,7 +172,11 @@ impl Record {
         if let Some(judged) = judged {
             out.insert("audit".into(), judged.audit.into());
             if let (Decision::Deny, Some(connection)) = (judged.decision, &self.connection) {
-                let to = self.service.as_deref().or(self.workload.as_deref()).unwrap_or("unknown");
+                let to = self
+                    .service
+                    .as_deref()
+                    .or(self.workload.as_deref())
+                    .unwrap_or("unknown");
                 let steps = explain::steps(judged, connection, self.request.as_deref(), to);
                 out.insert("steps".into(), steps.to_vec().into());
             }
@@ -154,7 +187,9 @@ impl Record {
 /// UTC with milliseconds (RFC 3339).
 fn rfc3339(since_epoch: Duration) -> String {
     let nanos = i128::try_from(since_epoch.as_nanos()).unwrap_or(0);
-    let Ok(t) = time::OffsetDateTime::from_unix_timestamp_nanos(nanos) else { return String::new() };
+    let Ok(t) = time::OffsetDateTime::from_unix_timestamp_nanos(nanos) else {
+        return String::new();
+    };
     format!(
         "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
         t.year(),

@@ -68,13 +68,18 @@ impl Writer {
             }
         };
         let shared = Arc::new(Shared::default());
-        let (producers, consumers): (Vec<_>, Vec<_>) =
-            (0..cores).map(|_| rtrb::RingBuffer::new(limits::RECORDS_PER_CORE)).unzip();
+        let (producers, consumers): (Vec<_>, Vec<_>) = (0..cores)
+            .map(|_| rtrb::RingBuffer::new(limits::RECORDS_PER_CORE))
+            .unzip();
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("records".to_owned())
             .spawn(move || write_all(consumers, out, &theirs))?;
-        let sender = |ring| Sender { ring, writer: thread.thread().clone(), shared: Arc::clone(&shared) };
+        let sender = |ring| Sender {
+            ring,
+            writer: thread.thread().clone(),
+            shared: Arc::clone(&shared),
+        };
         let senders = producers.into_iter().map(sender).collect();
         Ok((Self { thread, shared }, senders))
     }
@@ -89,7 +94,11 @@ impl Writer {
     }
 }
 
-fn write_all(mut rings: Vec<rtrb::Consumer<Box<Record>>>, mut out: Box<dyn Write + Send>, shared: &Shared) {
+fn write_all(
+    mut rings: Vec<rtrb::Consumer<Box<Record>>>,
+    mut out: Box<dyn Write + Send>,
+    shared: &Shared,
+) {
     let mut text = Vec::new();
     loop {
         let ended = shared.ended.load(Ordering::Acquire);
@@ -104,7 +113,10 @@ fn write_all(mut rings: Vec<rtrb::Consumer<Box<Record>>>, mut out: Box<dyn Write
         }
         let lost = shared.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            line(&mut text, &serde_json::json!({ "kind": "lost", "records": lost }));
+            line(
+                &mut text,
+                &serde_json::json!({ "kind": "lost", "records": lost }),
+            );
         }
         if !text.is_empty() {
             if let Err(error) = out.write_all(&text).and_then(|()| out.flush()) {

@@ -44,7 +44,10 @@ impl Cidr {
         if base.is_ipv4() && !written.is_ipv4() {
             bits = bits.checked_sub(96).ok_or(CidrError)?;
         }
-        Ok(Self { base: mask(base, bits), prefix: bits })
+        Ok(Self {
+            base: mask(base, bits),
+            prefix: bits,
+        })
     }
 
     /// Whether `ip` is inside.
@@ -87,7 +90,11 @@ mod tests {
 
     fn check(block: &str, ip: &str, want: bool) {
         let ip: IpAddr = ip.parse().unwrap();
-        assert_eq!(Cidr::parse(block).unwrap().contains(ip), want, "{block} {ip}");
+        assert_eq!(
+            Cidr::parse(block).unwrap().contains(ip),
+            want,
+            "{block} {ip}"
+        );
     }
 
     #[test]
@@ -103,7 +110,16 @@ mod tests {
 
     #[test]
     fn refuses() {
-        for text in ["", "10", "10.0.0.0/33", "10.0.0.0/", "10.0.0.0/-1", "10.0.0.0/+8", "::/129", "a/8"] {
+        for text in [
+            "",
+            "10",
+            "10.0.0.0/33",
+            "10.0.0.0/",
+            "10.0.0.0/-1",
+            "10.0.0.0/+8",
+            "::/129",
+            "a/8",
+        ] {
             assert_eq!(Cidr::parse(text), Err(CidrError), "{text}");
         }
     }

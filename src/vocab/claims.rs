@@ -18,13 +18,19 @@ impl Claims {
     #[must_use]
     pub fn new(map: Map<String, Value>, mut space_delimited: Vec<String>) -> Self {
         space_delimited.extend(["scope".to_owned(), "permission".to_owned()]);
-        Self { map: Arc::new(map), space_delimited: space_delimited.into() }
+        Self {
+            map: Arc::new(map),
+            space_delimited: space_delimited.into(),
+        }
     }
 
     /// As `new`, over parts that are shared; `space_delimited` is complete, with `scope` and `permission`.
     #[must_use]
     pub fn shared(map: Arc<Map<String, Value>>, space_delimited: Arc<[String]>) -> Self {
-        Self { map, space_delimited }
+        Self {
+            map,
+            space_delimited,
+        }
     }
 
     /// A top-level claim.

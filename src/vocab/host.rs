@@ -36,7 +36,26 @@ impl Host {
             Some(_) => return Err(HostError),
         };
         let name = name.strip_suffix('.').unwrap_or(name);
-        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=');
+        let plain = |b: u8| {
+            b.is_ascii_alphanumeric()
+                || matches!(
+                    b,
+                    b'.' | b'-'
+                        | b'_'
+                        | b'~'
+                        | b'!'
+                        | b'$'
+                        | b'&'
+                        | b'\''
+                        | b'('
+                        | b')'
+                        | b'*'
+                        | b'+'
+                        | b','
+                        | b';'
+                        | b'='
+                )
+        };
         let bracketed = name.strip_prefix('[').and_then(|n| n.strip_suffix(']'));
         let valid = match bracketed {
             Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
@@ -51,7 +70,11 @@ impl Host {
             folded.push(':');
             folded.push_str(&port.to_string());
         }
-        Ok(Self { text: folded, name_len, port })
+        Ok(Self {
+            text: folded,
+            name_len,
+            port,
+        })
     }
 
     /// Name and port as policies compare them.
@@ -76,7 +99,10 @@ impl Host {
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         let name = self.name();
-        let name = name.strip_prefix('[').and_then(|n| n.strip_suffix(']')).unwrap_or(name);
+        let name = name
+            .strip_prefix('[')
+            .and_then(|n| n.strip_suffix(']'))
+            .unwrap_or(name);
         name.parse().ok()
     }
 }
@@ -124,7 +150,10 @@ mod tests {
 
     #[test]
     fn refuses() {
-        for text in ["", ".", "a b", "user@a", "a/b", "a#b", "a?b", "a:b", "a:", "a:99999", "::1", "[::1", "[::1]x", "a\u{e9}"] {
+        for text in [
+            "", ".", "a b", "user@a", "a/b", "a#b", "a?b", "a:b", "a:", "a:99999", "::1", "[::1",
+            "[::1]x", "a\u{e9}",
+        ] {
             assert_eq!(Host::parse(text), Err(HostError), "{text}");
         }
     }

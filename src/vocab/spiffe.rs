@@ -41,7 +41,8 @@ impl TrustDomain {
     /// # Errors
     /// `SpiffeIdError::TrustDomain`.
     pub fn parse(text: &str) -> Result<Self, SpiffeIdError> {
-        let valid = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+        let valid =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
         if text.is_empty() || text.len() > limits::TRUST_DOMAIN_BYTES || !text.bytes().all(valid) {
             return Err(SpiffeIdError::TrustDomain);
         }
@@ -79,13 +80,16 @@ impl SpiffeId {
         };
         TrustDomain::parse(domain)?;
         let valid = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-        let segment_ok =
-            |s: &str| !s.is_empty() && s != "." && s != ".." && s.bytes().all(valid);
+        let segment_ok = |s: &str| !s.is_empty() && s != "." && s != ".." && s.bytes().all(valid);
         if path.is_some_and(|p| !p.split('/').all(segment_ok)) {
             return Err(SpiffeIdError::Path);
         }
-        let trust_domain_len = u16::try_from(domain.len()).map_err(|_e| SpiffeIdError::TrustDomain)?;
-        Ok(Self { uri: uri.into(), trust_domain_len })
+        let trust_domain_len =
+            u16::try_from(domain.len()).map_err(|_e| SpiffeIdError::TrustDomain)?;
+        Ok(Self {
+            uri: uri.into(),
+            trust_domain_len,
+        })
     }
 
     /// The ID of a service account: `spiffe://<td>/ns/<namespace>/sa/<service_account>`.
@@ -100,7 +104,9 @@ impl SpiffeId {
         if namespace.contains('/') || service_account.contains('/') {
             return Err(SpiffeIdError::Path);
         }
-        Self::parse(&format!("{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}"))
+        Self::parse(&format!(
+            "{SCHEME}{trust_domain}/ns/{namespace}/sa/{service_account}"
+        ))
     }
 
     /// The whole URI.
@@ -118,20 +124,25 @@ impl SpiffeId {
     /// The trust domain.
     #[must_use]
     pub fn trust_domain(&self) -> &str {
-        self.principal().get(..usize::from(self.trust_domain_len)).unwrap_or_default()
+        self.principal()
+            .get(..usize::from(self.trust_domain_len))
+            .unwrap_or_default()
     }
 
     /// The path with its leading slash, or the empty string.
     #[must_use]
     pub fn path(&self) -> &str {
-        self.principal().get(usize::from(self.trust_domain_len)..).unwrap_or_default()
+        self.principal()
+            .get(usize::from(self.trust_domain_len)..)
+            .unwrap_or_default()
     }
 
     /// Namespace and service account if the path is exactly `/ns/<ns>/sa/<sa>`.
     #[must_use]
     pub fn k8s(&self) -> Option<(&str, &str)> {
         let mut parts = self.path().split('/').skip(1);
-        let (ns, namespace, sa, account) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let (ns, namespace, sa, account) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         (ns == "ns" && sa == "sa" && parts.next().is_none()).then_some((namespace, account))
     }
 }
@@ -156,9 +167,15 @@ mod tests {
     fn parts() {
         let id = SpiffeId::parse("spiffe://cluster.local/ns/default/sa/frontend-service").unwrap();
         assert_eq!(id.trust_domain(), "cluster.local");
-        assert_eq!(id.principal(), "cluster.local/ns/default/sa/frontend-service");
+        assert_eq!(
+            id.principal(),
+            "cluster.local/ns/default/sa/frontend-service"
+        );
         assert_eq!(id.k8s(), Some(("default", "frontend-service")));
         assert_eq!(SpiffeId::parse("spiffe://td").unwrap().path(), "");
-        assert_eq!(SpiffeId::parse("spiffe://td/ns/a/sa/b/c").unwrap().k8s(), None);
+        assert_eq!(
+            SpiffeId::parse("spiffe://td/ns/a/sa/b/c").unwrap().k8s(),
+            None
+        );
     }
 }

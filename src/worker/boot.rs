@@ -54,7 +54,11 @@ const SWEEP_MS: u64 = 10_000;
 ///
 /// # Errors
 /// `BootError`; nothing serves then.
-pub fn run(main: &Path, stop: &watch::Receiver<bool>, ready: impl FnOnce(&Process)) -> Result<(), BootError> {
+pub fn run(
+    main: &Path,
+    stop: &watch::Receiver<bool>,
+    ready: impl FnOnce(&Process),
+) -> Result<(), BootError> {
     let config = config::load(main).map_err(BootError::Config)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -64,26 +68,41 @@ pub fn run(main: &Path, stop: &watch::Receiver<bool>, ready: impl FnOnce(&Proces
     let main = main.to_owned();
     let control_stop = stop.clone();
     let control = thread("control", move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         match runtime {
             Ok(runtime) => {
                 let local = tokio::task::LocalSet::new();
                 runtime.block_on(local.run_until(control(main, config, &first, control_stop)));
             }
-            Err(source) => drop(first.send(Err(BootError::Os { what: "control thread", source }))),
+            Err(source) => drop(first.send(Err(BootError::Os {
+                what: "control thread",
+                source,
+            }))),
         }
     })?;
-    let published = started.recv().map_err(|_gone| BootError::Ended("control thread"))??;
+    let published = started
+        .recv()
+        .map_err(|_gone| BootError::Ended("control thread"))??;
     let count = match process.cores {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let (writer, senders) = Writer::start(&process.records, count).map_err(os("decision records"))?;
+    let (writer, senders) =
+        Writer::start(&process.records, count).map_err(os("decision records"))?;
     let mut cores = Vec::new();
     let (tell, told) = std_mpsc::channel();
     for (index, sender) in senders.into_iter().enumerate() {
-        let (process, published, stop, tell) = (Arc::clone(&process), published.clone(), stop.clone(), tell.clone());
-        cores.push(thread(&format!("core-{index}"), move || core(process, published, sender, stop, &tell))?);
+        let (process, published, stop, tell) = (
+            Arc::clone(&process),
+            published.clone(),
+            stop.clone(),
+            tell.clone(),
+        );
+        cores.push(thread(&format!("core-{index}"), move || {
+            core(process, published, sender, stop, &tell)
+        })?);
     }
     drop(tell);
     let mut failed = None;
@@ -120,7 +139,10 @@ fn join(thread: JoinHandle<()>, what: &str) {
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, BootError> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(work).map_err(os("thread"))
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(os("thread"))
 }
 
 /// The control thread's whole life.
@@ -162,11 +184,21 @@ fn core(
     };
     let mut runtime = match rt::Core::build(want) {
         Ok(runtime) => runtime,
-        Err(source) => return drop(tell.send(Err(BootError::Os { what: "cannot build the I/O driver", source }))),
+        Err(source) => {
+            return drop(tell.send(Err(BootError::Os {
+                what: "cannot build the I/O driver",
+                source,
+            })));
+        }
     };
     tracing::info!(driver = runtime.driver().label(), "core runs");
     runtime.run(async move {
-        let core = Rc::new(Core::new(process, published.snapshot, published.asks, records));
+        let core = Rc::new(Core::new(
+            process,
+            published.snapshot,
+            published.asks,
+            records,
+        ));
         if let Err(error) = listen::start(&core) {
             return drop(tell.send(Err(error.into())));
         }

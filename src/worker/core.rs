@@ -40,7 +40,12 @@ pub struct Core {
 impl Core {
     /// A core's state.
     #[must_use]
-    pub fn new(process: Arc<Process>, snapshot: Arc<ArcSwap<Snapshot>>, asks: Asker, records: Sender) -> Self {
+    pub fn new(
+        process: Arc<Process>,
+        snapshot: Arc<ArcSwap<Snapshot>>,
+        asks: Asker,
+        records: Sender,
+    ) -> Self {
         Self {
             process,
             snapshot: RefCell::new(Cache::new(snapshot)),
@@ -79,11 +84,13 @@ impl Core {
             tracing::warn!("connection limit of the core reached, one is shed");
             return;
         }
-        self.connections.set(self.connections.get().saturating_add(1));
+        self.connections
+            .set(self.connections.get().saturating_add(1));
         let core = Rc::clone(self);
         rt::spawn(async move {
             Box::pin(serve).await;
-            core.connections.set(core.connections.get().saturating_sub(1));
+            core.connections
+                .set(core.connections.get().saturating_sub(1));
         });
     }
 }

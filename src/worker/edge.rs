@@ -42,8 +42,13 @@ pub async fn login(
     snapshot: &Snapshot,
     request: &mut Request,
 ) -> Result<Login, (Reply, CloseReason)> {
-    let SitePoint::Ingress { gateway } = &site.point else { return Ok(Login::Done) };
-    let enforcement = snapshot.directory.gateway(gateway).and_then(|at| snapshot.gateways.get(at)?.as_ref());
+    let SitePoint::Ingress { gateway } = &site.point else {
+        return Ok(Login::Done);
+    };
+    let enforcement = snapshot
+        .directory
+        .gateway(gateway)
+        .and_then(|at| snapshot.gateways.get(at)?.as_ref());
     let Some(enforcement) = enforcement else {
         return Err((Reply::denied(), CloseReason::NoRoute));
     };
@@ -74,7 +79,10 @@ async fn one(
     request: &mut Request,
 ) -> Result<Login, (Reply, CloseReason)> {
     let Some(path) = &request.path else {
-        return Err((Reply::text(StatusCode::BAD_REQUEST, "bad request"), CloseReason::BadRequest));
+        return Err((
+            Reply::text(StatusCode::BAD_REQUEST, "bad request"),
+            CloseReason::BadRequest,
+        ));
     };
     let browser = BrowserRequest {
         method: &request.method,
@@ -87,7 +95,12 @@ async fn one(
         Step::Pass(session) => {
             session.edits.apply(&mut request.headers);
             let bearer = HeaderValue::try_from(format!("Bearer {}", session.id_token));
-            let bearer = bearer.map_err(|_e| (Reply::text(StatusCode::UNAUTHORIZED, ""), CloseReason::Login))?;
+            let bearer = bearer.map_err(|_e| {
+                (
+                    Reply::text(StatusCode::UNAUTHORIZED, ""),
+                    CloseReason::Login,
+                )
+            })?;
             request.headers.insert(header::AUTHORIZATION, bearer);
             request.claims = Some(session.claims);
             Ok(Login::Done)
@@ -118,7 +131,13 @@ async fn one(
 
 /// The answer where the control thread gives none.
 fn unreachable(provider: &Provider, exchange: &oidc::Exchange) -> Respond {
-    oidc::complete(provider, exchange, Err(ExchangeError::Unreachable), clock::unix_s(), &mut random)
+    oidc::complete(
+        provider,
+        exchange,
+        Err(ExchangeError::Unreachable),
+        clock::unix_s(),
+        &mut random,
+    )
 }
 
 fn reply(respond: Respond) -> Reply {
@@ -138,10 +157,22 @@ pub fn session_headers(_site: &Site) -> &'static [HeaderName] {
 /// Serves one edge connection; `at` is the listener as configured.
 pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (usize, usize)) {
     let snapshot = core.snapshot();
-    let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else { return };
-    let config = snapshot.edge.get(at.0).and_then(|listeners| listeners.get(at.1)).cloned();
+    let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else {
+        return;
+    };
+    let config = snapshot
+        .edge
+        .get(at.0)
+        .and_then(|listeners| listeners.get(at.1))
+        .cloned();
     let instance = gateway.to_string();
-    let story = Story::about(&core, ("ingress", &instance), peer, Kind::Connection, snapshot.generation);
+    let story = Story::about(
+        &core,
+        ("ingress", &instance),
+        peer,
+        Kind::Connection,
+        snapshot.generation,
+    );
     let handshake = tls::accept(tcp.into(), |_sni| config);
     let (stream, proof) = match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
         Ok(Ok(done)) => done,

@@ -58,24 +58,45 @@ impl Refusal {
             StatusCode::BAD_REQUEST => Reply::text(StatusCode::BAD_REQUEST, "bad request"),
             other => Reply::text(other, ""),
         };
-        Self { reply, close, detail: None, denied: None }
+        Self {
+            reply,
+            close,
+            detail: None,
+            denied: None,
+        }
     }
 
     fn denied(denied: Option<Denied>) -> Self {
-        Self { reply: Reply::denied(), close: CloseReason::Denied, detail: None, denied }
+        Self {
+            reply: Reply::denied(),
+            close: CloseReason::Denied,
+            detail: None,
+            denied,
+        }
     }
 }
 
 /// Serves one request. `true`: the downstream connection can take another one.
-pub async fn serve(core: &Rc<Core>, site: &Site, arrived: Arrived<'_>, responder: Responder<'_>) -> bool {
+pub async fn serve(
+    core: &Rc<Core>,
+    site: &Site,
+    arrived: Arrived<'_>,
+    responder: Responder<'_>,
+) -> bool {
     let snapshot = core.snapshot();
     let mut story = Story::begin(core, site, Kind::Request, &snapshot);
     let mut site = site.clone();
-    let Arrived { mut request, form, body, length } = arrived;
+    let Arrived {
+        mut request,
+        form,
+        body,
+        length,
+    } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let trusted = snapshot.mesh.num_trusted_proxies;
     forward::strip(&mut request.headers, outside, trusted);
-    site.connection.remote = forward::client_address(&request.headers, site.connection.peer, trusted);
+    site.connection.remote =
+        forward::client_address(&request.headers, site.connection.peer, trusted);
     let grpc = is_grpc(&request.headers);
 
     let prepared = prepare(core, &site, &snapshot, &mut request, form, &mut story).await;
@@ -92,7 +113,9 @@ pub async fn serve(core: &Rc<Core>, site: &Site, arrived: Arrived<'_>, responder
     let extra = own_fields(&site, &request, &going);
     let entry = {
         let (site, request) = (site.clone(), Arc::clone(&request));
-        core.open.enter(Box::new(move |snapshot| judge::still_allowed(snapshot, &site, Some(&request))))
+        core.open.enter(Box::new(move |snapshot| {
+            judge::still_allowed(snapshot, &site, Some(&request))
+        }))
     };
     let work = Forward {
         upstreams: &core.upstreams,
@@ -126,14 +149,27 @@ async fn prepare(
     form: Form,
     story: &mut Story,
 ) -> Result<(Permit, Going), Box<Refusal>> {
-    let proxy = matches!(site.point, SitePoint::Egress { authority: None, .. });
+    let proxy = matches!(
+        site.point,
+        SitePoint::Egress {
+            authority: None,
+            ..
+        }
+    );
     if form == Form::Authority && !proxy {
         return Err(Box::new(Refusal::close(CloseReason::BadRequest)));
     }
     // Login comes before routing: the provider's callback is no route of its own.
-    let login = edge::login(core, site, snapshot, request).await.map_err(|(reply, close)| {
-        Box::new(Refusal { reply, close, detail: None, denied: None })
-    })?;
+    let login = edge::login(core, site, snapshot, request)
+        .await
+        .map_err(|(reply, close)| {
+            Box::new(Refusal {
+                reply,
+                close,
+                detail: None,
+                denied: None,
+            })
+        })?;
     let turn = core.turn();
     let plan = match judge::plan(snapshot, site, Some(request), turn) {
         Ok(plan) => plan,
@@ -142,16 +178,25 @@ async fn prepare(
     };
     let mesh = &snapshot.mesh;
     story.edit(|r| {
-        r.service = plan.service.and_then(|at| mesh.services.get(at)).map(|s| s.name.to_string());
-        r.workload = plan.workload.and_then(|at| mesh.workloads.get(at)).map(|w| w.name.to_string());
+        r.service = plan
+            .service
+            .and_then(|at| mesh.services.get(at))
+            .map(|s| s.name.to_string());
+        r.workload = plan
+            .workload
+            .and_then(|at| mesh.workloads.get(at))
+            .map(|w| w.name.to_string());
     });
     tokens(core, site, snapshot, &plan, request)?;
     if login == Login::BearerMustVerify && request.claims.is_none() {
         return Err(Box::new(Refusal::close(CloseReason::Token)));
     }
     // Tokens may have taken a parameter out of the target; nothing else of the plan depends on them.
-    let permit = plan.judge(&site.connection, Some(request)).map_err(|d| Box::new(Refusal::denied(d)))?;
-    let going = going(snapshot, site, &plan, request).ok_or_else(|| Box::new(Refusal::close(CloseReason::NoRoute)))?;
+    let permit = plan
+        .judge(&site.connection, Some(request))
+        .map_err(|d| Box::new(Refusal::denied(d)))?;
+    let going = going(snapshot, site, &plan, request)
+        .ok_or_else(|| Box::new(Refusal::close(CloseReason::NoRoute)))?;
     Ok((permit, going))
 }
 
@@ -165,7 +210,11 @@ fn tokens(
 ) -> Result<(), Box<Refusal>> {
     if is_cors_preflight(&request.method, &request.headers) {
         // Tokens are not looked at, but what only verified claims may set is not believed either.
-        for name in plan.enforcements.iter().flat_map(|e| e.tokens.output_headers()) {
+        for name in plan
+            .enforcements
+            .iter()
+            .flat_map(|e| e.tokens.output_headers())
+        {
             request.headers.remove(name);
         }
         return Ok(());
@@ -185,23 +234,35 @@ fn tokens(
                 request.claims = Some(claims);
                 edits
             }
-            TokenOutcome::Invalid { status, text, error, unknown_kid } => {
+            TokenOutcome::Invalid {
+                status,
+                text,
+                error,
+                unknown_kid,
+            } => {
                 if let Some(source) = unknown_kid {
                     // A full channel means that the fetch is asked for already.
                     drop(core.asks.try_send(Ask::UnknownKey(source)));
                 }
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UNAUTHORIZED);
                 let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());
-                let reply = Reply::unauthenticated(status, text, challenge.to_str().unwrap_or_default());
+                let reply =
+                    Reply::unauthenticated(status, text, challenge.to_str().unwrap_or_default());
                 let detail = Some(format!("token: {error}"));
-                return Err(Box::new(Refusal { reply, close: CloseReason::Token, detail, denied: None }));
+                return Err(Box::new(Refusal {
+                    reply,
+                    close: CloseReason::Token,
+                    detail,
+                    denied: None,
+                }));
             }
         };
         edits.apply(&mut request.headers);
         let target: Option<String> = request.path.as_ref().and_then(|p| edits.target(p));
         if let Some(target) = target {
             let again = CanonicalPath::parse(snapshot.mesh.path_normalization, &target);
-            request.path = Some(again.map_err(|_e| Box::new(Refusal::close(CloseReason::BadRequest)))?);
+            request.path =
+                Some(again.map_err(|_e| Box::new(Refusal::close(CloseReason::BadRequest)))?);
         }
     }
     Ok(())
@@ -221,7 +282,12 @@ fn going(snapshot: &Snapshot, site: &Site, plan: &Plan<'_>, request: &Request) -
 
 /// Turns where into how.
 #[must_use]
-pub fn target(snapshot: &Snapshot, client: SocketAddr, plan: &Plan<'_>, request: Option<&Request>) -> Option<Target> {
+pub fn target(
+    snapshot: &Snapshot,
+    client: SocketAddr,
+    plan: &Plan<'_>,
+    request: Option<&Request>,
+) -> Option<Target> {
     let mesh = &snapshot.mesh;
     match &plan.next {
         Next::App(address, mark) => Some(Target::Plain {
@@ -230,19 +296,29 @@ pub fn target(snapshot: &Snapshot, client: SocketAddr, plan: &Plan<'_>, request:
         }),
         Next::Workload(at, port) => {
             let workload = mesh.workloads.get(*at)?;
-            hbone(snapshot, plan.own?, client, Beyond {
-                address: SocketAddr::new(workload.address, workload.hbone_port),
-                expected: workload.id.clone(),
-                authority: SocketAddr::new(workload.address, *port).to_string(),
-            })
+            hbone(
+                snapshot,
+                plan.own?,
+                client,
+                Beyond {
+                    address: SocketAddr::new(workload.address, workload.hbone_port),
+                    expected: workload.id.clone(),
+                    authority: SocketAddr::new(workload.address, *port).to_string(),
+                },
+            )
         }
         Next::Gateway(at, authority) => {
             let gateway = mesh.gateways.get(*at)?;
-            hbone(snapshot, plan.own?, client, Beyond {
-                address: gateway.hbone,
-                expected: gateway.id.clone(),
-                authority: authority.clone(),
-            })
+            hbone(
+                snapshot,
+                plan.own?,
+                client,
+                Beyond {
+                    address: gateway.hbone,
+                    expected: gateway.id.clone(),
+                    authority: authority.clone(),
+                },
+            )
         }
         Next::Outside(service, port) => outside(snapshot, *service, *port, request),
     }
@@ -279,13 +355,20 @@ pub fn hbone(
     }))
 }
 
-fn outside(snapshot: &Snapshot, service: usize, port: u16, request: Option<&Request>) -> Option<Target> {
+fn outside(
+    snapshot: &Snapshot,
+    service: usize,
+    port: u16,
+    request: Option<&Request>,
+) -> Option<Target> {
     let addresses = judge::endpoints(&snapshot.mesh, service, port);
     // CONNECT and bytes carry the client's own TLS, which must not be wrapped once more.
     let request = request.filter(|r| r.method != Method::CONNECT);
     match (egress::tls_rule(&snapshot.mesh, service), request) {
         (Some(UpstreamTls::Simple { sni, .. }), Some(request)) => {
-            let name = sni.clone().unwrap_or_else(|| request.host.name().to_owned());
+            let name = sni
+                .clone()
+                .unwrap_or_else(|| request.host.name().to_owned());
             Some(Target::Tls {
                 addresses,
                 config: Arc::clone(snapshot.origination.get(&service)?),
@@ -293,7 +376,10 @@ fn outside(snapshot: &Snapshot, service: usize, port: u16, request: Option<&Requ
             })
         }
         (Some(UpstreamTls::Simple { .. } | UpstreamTls::Disable) | None, _) => {
-            Some(Target::Plain { address: *addresses.first()?, options: ConnectOptions::default() })
+            Some(Target::Plain {
+                address: *addresses.first()?,
+                options: ConnectOptions::default(),
+            })
         }
     }
 }
@@ -301,7 +387,8 @@ fn outside(snapshot: &Snapshot, service: usize, port: u16, request: Option<&Requ
 /// Header fields that we set ourselves; they replace those of the request.
 fn own_fields(site: &Site, request: &Request, going: &Going) -> HeaderMap {
     let mut extra = HeaderMap::new();
-    if matches!(going.target, Target::Tls { .. }) || matches!(site.point, SitePoint::Egress { .. }) {
+    if matches!(going.target, Target::Tls { .. }) || matches!(site.point, SitePoint::Egress { .. })
+    {
         // The outside learns nothing about the inside.
         return extra;
     }
@@ -313,7 +400,13 @@ fn own_fields(site: &Site, request: &Request, going: &Going) -> HeaderMap {
     }
     let peer: IpAddr = site.connection.peer;
     let principal = site.connection.principal.as_ref().map(|id| id.as_str());
-    forward::set(&mut extra, peer, principal, going.own.as_deref().unwrap_or_default(), site.scheme);
+    forward::set(
+        &mut extra,
+        peer,
+        principal,
+        going.own.as_deref().unwrap_or_default(),
+        site.scheme,
+    );
     extra
 }
 
@@ -324,7 +417,12 @@ async fn refuse(
     mut body: Source<'_>,
     responder: Responder<'_>,
 ) -> bool {
-    let Refusal { reply, close, detail, denied } = refusal;
+    let Refusal {
+        reply,
+        close,
+        detail,
+        denied,
+    } = refusal;
     let reply = if grpc { reply.into_grpc() } else { reply };
     story.edit(|r| {
         r.judged = denied.map(|d| d.judged);

@@ -9,7 +9,9 @@ use std::task::Poll;
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
 use h2::server::SendResponse;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version as HttpVersion, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version as HttpVersion, header,
+};
 
 use crate::exchange::close::CloseReason;
 use crate::http::canonical::clean_response;
@@ -48,10 +50,20 @@ pub enum Responder<'a> {
 impl<'a> Responder<'a> {
     /// Sends a complete answer; `ended`: the request has no body that is still to come.
     pub async fn reply(self, reply: Reply, ended: bool, body: &mut Source<'_>) -> bool {
-        let Reply { status, headers, body: content } = reply;
+        let Reply {
+            status,
+            headers,
+            body: content,
+        } = reply;
         let done = ended || body.is_done();
         match self {
-            Self::H1 { writer, method, is_11, keep, .. } => {
+            Self::H1 {
+                writer,
+                method,
+                is_11,
+                keep,
+                ..
+            } => {
                 let keep = keep && done;
                 let out = writer.out();
                 status_line(out, status, is_11);
@@ -70,12 +82,16 @@ impl<'a> Responder<'a> {
                 *response.status_mut() = status;
                 *response.headers_mut() = headers;
                 finish_fields(response.headers_mut());
-                response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(content.len()));
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_LENGTH, HeaderValue::from(content.len()));
                 let empty = content.is_empty();
                 if let Ok(mut stream) = respond.send_response(response, empty)
-                    && !empty && stream.send_data(content, true).is_err() {
-                        tracing::trace!("stream ended before the answer");
-                    }
+                    && !empty
+                    && stream.send_data(content, true).is_err()
+                {
+                    tracing::trace!("stream ended before the answer");
+                }
                 true
             }
         }
@@ -85,11 +101,18 @@ impl<'a> Responder<'a> {
     fn start(self, mut head: RawResponse, framing: Framing) -> io::Result<Sink<'a>> {
         clean_response(&mut head.headers);
         match self {
-            Self::H1 { writer, is_11, keep, .. } => {
+            Self::H1 {
+                writer,
+                is_11,
+                keep,
+                ..
+            } => {
                 let (coding, keep) = match framing {
                     Framing::Empty => (None, keep),
                     Framing::Length(n) => (Some(Coding::Length(n)), keep),
-                    Framing::Chunked | Framing::UntilClose if is_11 => (Some(Coding::Chunked), keep),
+                    Framing::Chunked | Framing::UntilClose if is_11 => {
+                        (Some(Coding::Chunked), keep)
+                    }
                     Framing::Chunked | Framing::UntilClose => (Some(Coding::Close), false),
                 };
                 if matches!(coding, Some(Coding::Chunked | Coding::Close)) {
@@ -111,25 +134,40 @@ impl<'a> Responder<'a> {
                 *response.version_mut() = HttpVersion::HTTP_2;
                 *response.headers_mut() = head.headers;
                 let empty = framing == Framing::Empty;
-                let stream = respond.send_response(response, empty).map_err(io::Error::other)?;
-                Ok(if empty { Sink::Nothing } else { Sink::H2(stream) })
+                let stream = respond
+                    .send_response(response, empty)
+                    .map_err(io::Error::other)?;
+                Ok(if empty {
+                    Sink::Nothing
+                } else {
+                    Sink::H2(stream)
+                })
             }
         }
     }
 
     fn keeps(&self, framing: Framing) -> bool {
         match self {
-            Self::H1 { is_11, keep, .. } => *keep && (*is_11 || matches!(framing, Framing::Empty | Framing::Length(_))),
+            Self::H1 { is_11, keep, .. } => {
+                *keep && (*is_11 || matches!(framing, Framing::Empty | Framing::Length(_)))
+            }
             Self::H2(_) => true,
         }
     }
 
     async fn invite_body(&mut self) -> io::Result<()> {
-        if let Self::H1 { writer, expects_continue, .. } = self
-            && std::mem::take(expects_continue) {
-                writer.out().extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-                return writer.flush().await;
-            }
+        if let Self::H1 {
+            writer,
+            expects_continue,
+            ..
+        } = self
+            && std::mem::take(expects_continue)
+        {
+            writer
+                .out()
+                .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            return writer.flush().await;
+        }
         Ok(())
     }
 }
@@ -224,13 +262,29 @@ pub async fn exchange(
 ) -> bool {
     let bodiless = body.is_empty();
     let repeatable = bodiless && work.request.method.is_idempotent();
-    let Forward { upstreams, mut permit, target, version, request, extra, length, strip_response } = work;
+    let Forward {
+        upstreams,
+        mut permit,
+        target,
+        version,
+        request,
+        extra,
+        length,
+        strip_response,
+    } = work;
     if !bodiless && responder.invite_body().await.is_err() {
         story.end(CloseReason::DownstreamReset);
         return false;
     }
     let passed = std::rc::Rc::clone(&story.passed);
-    let moving = Moving { request, extra, length, strip_response, passed: &passed, status: Cell::new(None) };
+    let moving = Moving {
+        request,
+        extra,
+        length,
+        strip_response,
+        passed: &passed,
+        status: Cell::new(None),
+    };
     let slot: Slot<'_> = RefCell::new(Some(responder));
     let mut fresh = false;
     let (close, detail, keep) = loop {
@@ -242,12 +296,20 @@ pub async fn exchange(
             Err(error) => break (dial_reason(&error), Some(chain(&error)), true),
         };
         let tried = match upstream {
-            Upstream::H1(connection) => via_h1(&moving, *connection, &mut body, &slot, cancel, upstreams).await,
+            Upstream::H1(connection) => {
+                via_h1(&moving, *connection, &mut body, &slot, cancel, upstreams).await
+            }
             Upstream::H2(send) => via_h2(&moving, send, &mut body, &slot, cancel).await,
         };
         match tried {
             Tried::Stale if repeatable && !fresh => fresh = true,
-            Tried::Stale => break (CloseReason::UpstreamReset, Some("upstream closed without an answer".to_owned()), true),
+            Tried::Stale => {
+                break (
+                    CloseReason::UpstreamReset,
+                    Some("upstream closed without an answer".to_owned()),
+                    true,
+                );
+            }
             Tried::Over(close, detail, keep) => break (close, detail, keep),
         }
     };
@@ -259,7 +321,11 @@ pub async fn exchange(
     let keep = match unanswered {
         None => keep,
         Some(responder) => {
-            let reply = if close == CloseReason::PolicyChanged { Reply::denied() } else { Reply::text(close.status(), close.label()) };
+            let reply = if close == CloseReason::PolicyChanged {
+                Reply::denied()
+            } else {
+                Reply::text(close.status(), close.label())
+            };
             story.edit(|r| r.status = Some(reply.status.as_u16()));
             responder.reply(reply, bodiless, &mut body).await && keep
         }
@@ -270,9 +336,13 @@ pub async fn exchange(
 
 fn dial_reason(error: &DialError) -> CloseReason {
     match error {
-        DialError::Hbone(HboneError::Refused(status)) if *status == StatusCode::UNAUTHORIZED => CloseReason::Denied,
+        DialError::Hbone(HboneError::Refused(status)) if *status == StatusCode::UNAUTHORIZED => {
+            CloseReason::Denied
+        }
         DialError::Hbone(HboneError::Timeout) | DialError::Timeout => CloseReason::Timeout,
-        DialError::Hbone(_) | DialError::Connect(_) | DialError::Framing(_) => CloseReason::UpstreamConnect,
+        DialError::Hbone(_) | DialError::Connect(_) | DialError::Framing(_) => {
+            CloseReason::UpstreamConnect
+        }
     }
 }
 
@@ -318,7 +388,8 @@ async fn drive(
     answer: impl Future<Output = Result<Answered, AnswerError>>,
     cancel: &Cancel,
 ) -> Drove {
-    let (mut upload, mut answer, mut cancelled) = (pin!(upload), pin!(answer), pin!(cancel.cancelled()));
+    let (mut upload, mut answer, mut cancelled) =
+        (pin!(upload), pin!(answer), pin!(cancel.cancelled()));
     let mut uploaded: Option<bool> = None;
     std::future::poll_fn(|cx| {
         if cancelled.as_mut().poll(cx).is_ready() {
@@ -327,34 +398,61 @@ async fn drive(
         if uploaded.is_none() {
             match upload.as_mut().poll(cx) {
                 Poll::Ready(Ok(())) => uploaded = Some(true),
-                Poll::Ready(Err(PumpError::Source(error))) => return Poll::Ready(Drove::ClientBroke(error)),
+                Poll::Ready(Err(PumpError::Source(error))) => {
+                    return Poll::Ready(Drove::ClientBroke(error));
+                }
                 // The upstream takes no more; it may still answer why.
                 Poll::Ready(Err(PumpError::Sink(_))) => uploaded = Some(false),
                 Poll::Pending => {}
             }
         }
-        answer.as_mut().poll(cx).map(|answered| Drove::Answered(answered, uploaded == Some(true)))
+        answer
+            .as_mut()
+            .poll(cx)
+            .map(|answered| Drove::Answered(answered, uploaded == Some(true)))
     })
     .await
 }
 
 fn over(drove: Drove, stale_possible: bool) -> (Tried, bool) {
     match drove {
-        Drove::Cancelled => (Tried::Over(CloseReason::PolicyChanged, Some("policy changed".to_owned()), false), false),
-        Drove::ClientBroke(error) => (Tried::Over(CloseReason::DownstreamReset, Some(error.to_string()), false), false),
-        Drove::Answered(Ok(answered), uploaded) => {
-            (Tried::Over(CloseReason::Done, None, answered.keep_downstream && uploaded), answered.keep_upstream && uploaded)
-        }
+        Drove::Cancelled => (
+            Tried::Over(
+                CloseReason::PolicyChanged,
+                Some("policy changed".to_owned()),
+                false,
+            ),
+            false,
+        ),
+        Drove::ClientBroke(error) => (
+            Tried::Over(CloseReason::DownstreamReset, Some(error.to_string()), false),
+            false,
+        ),
+        Drove::Answered(Ok(answered), uploaded) => (
+            Tried::Over(
+                CloseReason::Done,
+                None,
+                answered.keep_downstream && uploaded,
+            ),
+            answered.keep_upstream && uploaded,
+        ),
         Drove::Answered(Err(AnswerError::Silent), _) if stale_possible => (Tried::Stale, false),
-        Drove::Answered(Err(AnswerError::Silent), _) => {
-            (Tried::Over(CloseReason::UpstreamReset, Some("upstream closed without an answer".to_owned()), true), false)
-        }
-        Drove::Answered(Err(AnswerError::Upstream(what)), _) => {
-            (Tried::Over(CloseReason::UpstreamReset, Some(what), false), false)
-        }
-        Drove::Answered(Err(AnswerError::Downstream(error)), _) => {
-            (Tried::Over(CloseReason::DownstreamReset, Some(error.to_string()), false), false)
-        }
+        Drove::Answered(Err(AnswerError::Silent), _) => (
+            Tried::Over(
+                CloseReason::UpstreamReset,
+                Some("upstream closed without an answer".to_owned()),
+                true,
+            ),
+            false,
+        ),
+        Drove::Answered(Err(AnswerError::Upstream(what)), _) => (
+            Tried::Over(CloseReason::UpstreamReset, Some(what), false),
+            false,
+        ),
+        Drove::Answered(Err(AnswerError::Downstream(error)), _) => (
+            Tried::Over(CloseReason::DownstreamReset, Some(error.to_string()), false),
+            false,
+        ),
     }
 }
 
@@ -368,14 +466,23 @@ async fn via_h1(
 ) -> Tried {
     let bodiless = body.is_empty();
     let coding = moving.length.map_or(Coding::Chunked, Coding::Length);
-    request_head(connection.writer.out(), moving, (!bodiless).then_some(coding));
+    request_head(
+        connection.writer.out(),
+        moving,
+        (!bodiless).then_some(coding),
+    );
     let reused = connection.reused;
     let H1Upstream { reader, writer, .. } = &mut connection;
     let upload = async {
         if bodiless {
             writer.flush().await.map_err(PumpError::Sink)
         } else {
-            pump(body, &mut Sink::H1(writer, coding), seen_received(moving.passed)).await
+            pump(
+                body,
+                &mut Sink::H1(writer, coding),
+                seen_received(moving.passed),
+            )
+            .await
         }
     };
     let answer = async {
@@ -392,10 +499,14 @@ async fn via_h1(
         };
         let framing = h1::response_framing(&head, &moving.request.method)
             .map_err(|error| AnswerError::Upstream(error.to_string()))?;
-        let keep_upstream = h1::keeps_alive(&head.headers, head.is_11) && framing != Framing::UntilClose;
+        let keep_upstream =
+            h1::keeps_alive(&head.headers, head.is_11) && framing != Framing::UntilClose;
         let source = Source::H1(reader, BodyDecoder::new(framing));
         let keep_downstream = answer(moving, head, framing, source, slot).await?;
-        Ok(Answered { keep_downstream, keep_upstream })
+        Ok(Answered {
+            keep_downstream,
+            keep_upstream,
+        })
     };
     let drove = drive(upload, answer, cancel).await;
     let (tried, keep_upstream) = over(drove, reused);
@@ -413,16 +524,25 @@ async fn via_h2(
     cancel: &Cancel,
 ) -> Tried {
     let bodiless = body.is_empty();
-    let sent = h2_request(moving).and_then(|request| send.send_request(request, bodiless).map_err(|e| e.to_string()));
+    let sent = h2_request(moving).and_then(|request| {
+        send.send_request(request, bodiless)
+            .map_err(|e| e.to_string())
+    });
     let (response, stream) = match sent {
         Ok(sent) => sent,
         Err(what) => return Tried::Over(CloseReason::UpstreamReset, Some(what), true),
     };
     let upload = async {
-        if bodiless { Ok(()) } else { pump(body, &mut Sink::H2(stream), seen_received(moving.passed)).await }
+        if bodiless {
+            Ok(())
+        } else {
+            pump(body, &mut Sink::H2(stream), seen_received(moving.passed)).await
+        }
     };
     let answer = async {
-        let response = response.await.map_err(|error| AnswerError::Upstream(error.to_string()))?;
+        let response = response
+            .await
+            .map_err(|error| AnswerError::Upstream(error.to_string()))?;
         let (parts, body) = response.into_parts();
         let length = crate::io::body::announced_length(&parts.headers);
         let framing = match length {
@@ -430,9 +550,16 @@ async fn via_h2(
             Some(n) => Framing::Length(n),
             None => Framing::Chunked,
         };
-        let head = RawResponse { status: parts.status, is_11: true, headers: parts.headers };
+        let head = RawResponse {
+            status: parts.status,
+            is_11: true,
+            headers: parts.headers,
+        };
         let keep_downstream = answer(moving, head, framing, Source::H2(body), slot).await?;
-        Ok(Answered { keep_downstream, keep_upstream: true })
+        Ok(Answered {
+            keep_downstream,
+            keep_upstream: true,
+        })
     };
     over(drive(upload, answer, cancel).await, false).0
 }
@@ -453,7 +580,9 @@ async fn answer(
         head.headers.remove(name);
     }
     let keep = responder.keeps(framing);
-    let mut sink = responder.start(head, framing).map_err(AnswerError::Downstream)?;
+    let mut sink = responder
+        .start(head, framing)
+        .map_err(AnswerError::Downstream)?;
     match pump(&mut source, &mut sink, seen_sent(moving.passed)).await {
         Ok(()) => Ok(keep),
         Err(PumpError::Source(error)) => {
@@ -481,8 +610,12 @@ fn request_head(out: &mut BytesMut, moving: &Moving<'_>, coding: Option<Coding>)
     out.extend_from_slice(request.host.as_str().as_bytes());
     out.extend_from_slice(b"\r\n");
     match coding {
-        Some(Coding::Length(n)) => out.extend_from_slice(format!("content-length: {n}\r\n").as_bytes()),
-        Some(Coding::Chunked | Coding::Close) => out.extend_from_slice(b"transfer-encoding: chunked\r\n"),
+        Some(Coding::Length(n)) => {
+            out.extend_from_slice(format!("content-length: {n}\r\n").as_bytes())
+        }
+        Some(Coding::Chunked | Coding::Close) => {
+            out.extend_from_slice(b"transfer-encoding: chunked\r\n")
+        }
         None if moving.length == Some(0) => out.extend_from_slice(b"content-length: 0\r\n"),
         None => {}
     }
@@ -511,7 +644,8 @@ fn h2_request(moving: &Moving<'_>) -> Result<http::Request<()>, String> {
         out.headers_mut().append(name.clone(), value.clone());
     }
     if let Some(length) = moving.length {
-        out.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        out.headers_mut()
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(out)
 }
@@ -546,7 +680,12 @@ pub async fn connect(
     let passed = std::rc::Rc::clone(&story.passed);
     let (mut up_reader, mut up_writer) = split(stream);
     let upward = async {
-        pump(&mut body, &mut Sink::H1(&mut up_writer, Coding::Close), seen_received(&passed)).await?;
+        pump(
+            &mut body,
+            &mut Sink::H1(&mut up_writer, Coding::Close),
+            seen_received(&passed),
+        )
+        .await?;
         up_writer.shutdown().await.map_err(PumpError::Sink)
     };
     let downward = async {
@@ -577,7 +716,9 @@ async fn tunnel(responder: Responder<'_>) -> io::Result<Sink<'_>> {
             Ok(Sink::H1(writer, Coding::Close))
         }
         Responder::H2(mut respond) => {
-            let stream = respond.send_response(http::Response::new(()), false).map_err(io::Error::other)?;
+            let stream = respond
+                .send_response(http::Response::new(()), false)
+                .map_err(io::Error::other)?;
             Ok(Sink::H2(stream))
         }
     }

@@ -55,8 +55,15 @@ impl At {
     fn tls(&self, snapshot: &Snapshot, local: SocketAddr) -> Option<MeshTls> {
         let (mesh, directory) = (&snapshot.mesh, &snapshot.directory);
         let id = match self {
-            Self::Node(_) => &mesh.workloads.get(directory.workload_by_address(local.ip().to_canonical())?)?.id,
-            Self::Waypoint(name) | Self::Egress(name, _) => &mesh.gateways.get(directory.gateway(name)?)?.id,
+            Self::Node(_) => {
+                &mesh
+                    .workloads
+                    .get(directory.workload_by_address(local.ip().to_canonical())?)?
+                    .id
+            }
+            Self::Waypoint(name) | Self::Egress(name, _) => {
+                &mesh.gateways.get(directory.gateway(name)?)?.id
+            }
         };
         snapshot.identities.get(id).cloned()
     }
@@ -65,9 +72,17 @@ impl At {
 /// One HBONE connection and its tunnels.
 pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
     let snapshot = core.snapshot();
-    let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else { return };
+    let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else {
+        return;
+    };
     let (role, instance) = at.label();
-    let story = Story::about(&core, (role, &instance), peer, Kind::Connection, snapshot.generation);
+    let story = Story::about(
+        &core,
+        (role, &instance),
+        peer,
+        Kind::Connection,
+        snapshot.generation,
+    );
     let Some(config) = at.tls(&snapshot, local) else {
         return story.fail(CloseReason::Handshake, "no identity for this address");
     };
@@ -83,7 +98,9 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
     let mut connection = match rt::timeout(limits::HANDSHAKE_MS, hbone::serve(stream)).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
-        Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "HTTP/2 handshake is too slow"),
+        Err(rt::Elapsed) => {
+            return story.fail(CloseReason::Timeout, "HTTP/2 handshake is too slow");
+        }
     };
     story.forget();
     let local = OriginalDst(SocketAddr::new(local.ip().to_canonical(), local.port()));
@@ -95,7 +112,13 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
                 return;
             }
         };
-        let arrival = Arrival { core: Rc::clone(&core), at: at.clone(), principal: principal.clone(), peer, local };
+        let arrival = Arrival {
+            core: Rc::clone(&core),
+            at: at.clone(),
+            principal: principal.clone(),
+            peer,
+            local,
+        };
         rt::spawn(async move { Box::pin(tunnel(arrival, request, respond)).await });
     }
 }
@@ -109,20 +132,39 @@ struct Arrival {
 }
 
 /// One CONNECT stream.
-async fn tunnel(arrival: Arrival, request: Request<h2::RecvStream>, mut respond: SendResponse<Bytes>) {
-    let authority = request.uri().authority().and_then(|a| Host::parse(a.as_str()).ok());
+async fn tunnel(
+    arrival: Arrival,
+    request: Request<h2::RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let authority = request
+        .uri()
+        .authority()
+        .and_then(|a| Host::parse(a.as_str()).ok());
     let authority = authority.filter(|a| request.method() == Method::CONNECT && a.port().is_some());
     let Some(authority) = authority else {
         let (role, instance) = arrival.at.label();
         let generation = arrival.core.snapshot().generation;
-        Story::about(&arrival.core, (role, &instance), arrival.peer, Kind::Tunnel, generation)
-            .fail(CloseReason::BadRequest, "not a CONNECT with host and port");
+        Story::about(
+            &arrival.core,
+            (role, &instance),
+            arrival.peer,
+            Kind::Tunnel,
+            generation,
+        )
+        .fail(CloseReason::BadRequest, "not a CONNECT with host and port");
         return refuse(&mut respond, StatusCode::BAD_REQUEST);
     };
     let body = request.into_body();
     match &arrival.at {
         At::Node(node) => {
-            let Arrival { core, principal, peer, local, .. } = &arrival;
+            let Arrival {
+                core,
+                principal,
+                peer,
+                local,
+                ..
+            } = &arrival;
             match node::tunnelled(core, node, principal.clone(), *peer, *local, &authority).await {
                 Tunnelled::Refuse(status) => refuse(&mut respond, status),
                 Tunnelled::Http(site, tls) => {
@@ -137,12 +179,17 @@ async fn tunnel(arrival: Arrival, request: Request<h2::RecvStream>, mut respond:
             }
         }
         At::Waypoint(name) => {
-            let point = SitePoint::Waypoint { gateway: name.clone(), authority: Some(authority.clone()) };
+            let point = SitePoint::Waypoint {
+                gateway: name.clone(),
+                authority: Some(authority.clone()),
+            };
             through(&arrival, point, &authority, body, respond).await;
         }
         At::Egress(name, proxy) => {
             // A tunnel to the proxy's own port carries proxy requests, which say themselves where to.
-            let to_proxy = proxy.is_some() && authority.port() == *proxy && authority.ip() == Some(arrival.local.ip());
+            let to_proxy = proxy.is_some()
+                && authority.port() == *proxy
+                && authority.ip() == Some(arrival.local.ip());
             let point = SitePoint::Egress {
                 gateway: name.clone(),
                 authority: (!to_proxy).then(|| authority.clone()),
@@ -160,7 +207,13 @@ async fn through(
     body: h2::RecvStream,
     mut respond: SendResponse<Bytes>,
 ) {
-    let Arrival { core, at, principal, peer, local } = arrival;
+    let Arrival {
+        core,
+        at,
+        principal,
+        peer,
+        local,
+    } = arrival;
     let (role, instance) = at.label();
     let peer_ip = peer.ip().to_canonical();
     let connection = Connection {
@@ -171,17 +224,37 @@ async fn through(
         port: authority.port().unwrap_or_default(),
         sni: None,
     };
-    let is_proxy = matches!(point, SitePoint::Egress { authority: None, .. });
-    let site = Site { role, instance: instance.into(), point, connection, peer: *peer, scheme: "http" };
+    let is_proxy = matches!(
+        point,
+        SitePoint::Egress {
+            authority: None,
+            ..
+        }
+    );
+    let site = Site {
+        role,
+        instance: instance.into(),
+        point,
+        connection,
+        peer: *peer,
+        scheme: "http",
+    };
     let snapshot = core.snapshot();
     let planned = judge::plan(&snapshot, &site, None, 0);
     let (needs_http, ends_tls) = match &planned {
-        Ok(plan) => (plan.needs_http(true), role == "waypoint" && plan.protocol == Protocol::Https),
+        Ok(plan) => (
+            plan.needs_http(true),
+            role == "waypoint" && plan.protocol == Protocol::Https,
+        ),
         Err(_none) => (is_proxy, false),
     };
     drop(planned);
     if needs_http {
-        let tls = if ends_tls { at.tls(&snapshot, local.0) } else { None };
+        let tls = if ends_tls {
+            at.tls(&snapshot, local.0)
+        } else {
+            None
+        };
         if let Some(stream) = accept(&mut respond, body) {
             http(Rc::clone(core), site, stream, tls, Some(principal.clone())).await;
         }
@@ -189,7 +262,12 @@ async fn through(
     }
     match node::permitted(core, &site, &snapshot) {
         Err(story) => {
-            let status = if story.is_denied() { CloseReason::Denied } else { CloseReason::NoRoute }.connect_status();
+            let status = if story.is_denied() {
+                CloseReason::Denied
+            } else {
+                CloseReason::NoRoute
+            }
+            .connect_status();
             drop(story);
             refuse(&mut respond, status);
         }
@@ -207,7 +285,13 @@ async fn through(
 }
 
 /// HTTP inside a tunnel, within TLS of the client's own if it brings any and it ends here.
-async fn http(core: Rc<Core>, site: Site, mut stream: Stream, tls: Option<MeshTls>, outer: Option<SpiffeId>) {
+async fn http(
+    core: Rc<Core>,
+    site: Site,
+    mut stream: Stream,
+    tls: Option<MeshTls>,
+    outer: Option<SpiffeId>,
+) {
     if tls.is_some() {
         let first = rt::timeout(limits::HEAD_MS, stream.peek(1)).await;
         if matches!(first, Ok(Ok([TLS_HANDSHAKE]))) {
@@ -233,12 +317,32 @@ fn accept(respond: &mut SendResponse<Bytes>, body: h2::RecvStream) -> Option<Str
 /// Direct mTLS at a waypoint, or a client of the egress gateway's explicit proxy (plaintext or TLS).
 pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
     let snapshot = core.snapshot();
-    let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else { return };
+    let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else {
+        return;
+    };
     let (role, instance) = at.label();
-    let story = Story::about(&core, (role, &instance), peer, Kind::Connection, snapshot.generation);
+    let story = Story::about(
+        &core,
+        (role, &instance),
+        peer,
+        Kind::Connection,
+        snapshot.generation,
+    );
     let (point, is_proxy) = match &at {
-        At::Waypoint(name) => (SitePoint::Waypoint { gateway: name.clone(), authority: None }, false),
-        At::Egress(name, _) => (SitePoint::Egress { gateway: name.clone(), authority: None }, true),
+        At::Waypoint(name) => (
+            SitePoint::Waypoint {
+                gateway: name.clone(),
+                authority: None,
+            },
+            false,
+        ),
+        At::Egress(name, _) => (
+            SitePoint::Egress {
+                gateway: name.clone(),
+                authority: None,
+            },
+            true,
+        ),
         At::Node(_) => return story.end(CloseReason::NoRoute),
     };
     let peer_ip = peer.ip().to_canonical();
@@ -257,7 +361,12 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
         peer,
         scheme: "http",
     };
-    if is_proxy && !matches!(rt::timeout(limits::HEAD_MS, tcp.peek_first()).await, Ok(Ok(Some(TLS_HANDSHAKE)))) {
+    if is_proxy
+        && !matches!(
+            rt::timeout(limits::HEAD_MS, tcp.peek_first()).await,
+            Ok(Ok(Some(TLS_HANDSHAKE)))
+        )
+    {
         story.forget();
         return Box::pin(serve::http(core, site, tcp.into(), false)).await;
     }
@@ -265,7 +374,12 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
         return story.fail(CloseReason::Handshake, "no identity for this gateway yet");
     };
     let config = if is_proxy { tls.proxy } else { tls.direct };
-    let (stream, proof) = match rt::timeout(limits::HANDSHAKE_MS, tls::accept(tcp.into(), |_sni| Some(config))).await {
+    let (stream, proof) = match rt::timeout(
+        limits::HANDSHAKE_MS,
+        tls::accept(tcp.into(), |_sni| Some(config)),
+    )
+    .await
+    {
         Ok(Ok(done)) => done,
         Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
         Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "handshake is too slow"),

@@ -6,7 +6,8 @@ use crate::config::checked::{GatewayClass, Location, Mesh, Protocol};
 use crate::control::snapshot::{Enforcement, Snapshot};
 use crate::exchange::close::CloseReason;
 use crate::policy::{
-    Connection, Denied, OutboundTarget, Permit, Request, decide, decide_outbound, decide_via_waypoint,
+    Connection, Denied, OutboundTarget, Permit, Request, decide, decide_outbound,
+    decide_via_waypoint,
 };
 use crate::role::directory::service_port;
 use crate::role::outbound::{self, Route, Wanted};
@@ -73,15 +74,19 @@ pub fn plan<'s>(
 ) -> Result<Plan<'s>, NoPlan> {
     let none = || NoPlan::Close(CloseReason::NoRoute);
     match &site.point {
-        SitePoint::Workload { workload, app, mark } => {
-            at_workload(snapshot, workload, &site.connection, *app, *mark).ok_or_else(none)
-        }
+        SitePoint::Workload {
+            workload,
+            app,
+            mark,
+        } => at_workload(snapshot, workload, &site.connection, *app, *mark).ok_or_else(none),
         SitePoint::Waypoint { gateway, authority } => {
             let at = snapshot.directory.gateway(gateway).ok_or_else(none)?;
             let (mesh, directory) = (&snapshot.mesh, &snapshot.directory);
             let found = match (authority, request) {
                 (Some(authority), _) => waypoint::by_authority(mesh, directory, at, authority),
-                (None, Some(request)) => waypoint::by_host(mesh, directory, at, &request.host, site.connection.port),
+                (None, Some(request)) => {
+                    waypoint::by_host(mesh, directory, at, &request.host, site.connection.port)
+                }
                 (None, None) => None,
             };
             through_waypoint(snapshot, at, found.ok_or_else(none)?, turn).ok_or_else(none)
@@ -91,15 +96,22 @@ pub fn plan<'s>(
             let (mesh, directory) = (&snapshot.mesh, &snapshot.directory);
             let found = match (authority, request) {
                 (Some(authority), _) => waypoint::by_authority(mesh, directory, at, authority),
-                (None, Some(request)) => waypoint::by_host(mesh, directory, at, &request.host, HTTP_PORT),
+                (None, Some(request)) => {
+                    waypoint::by_host(mesh, directory, at, &request.host, HTTP_PORT)
+                }
                 (None, None) => None,
             };
-            let Some(found) = found else { return Err(unknown(authority.as_ref().or_else(|| request.map(|r| &r.host)))) };
+            let Some(found) = found else {
+                return Err(unknown(
+                    authority.as_ref().or_else(|| request.map(|r| &r.host)),
+                ));
+            };
             // A tunnel to one host that carries a request for another would be judged as the one and sent as the other.
             if let Some(request) = request
-                && directory.service_by_host(request.host.name()) != Some(found.service) {
-                    return Err(unknown(Some(&request.host)));
-                }
+                && directory.service_by_host(request.host.name()) != Some(found.service)
+            {
+                return Err(unknown(Some(&request.host)));
+            }
             through_egress(snapshot, at, found).ok_or_else(none)
         }
         SitePoint::Ingress { gateway } => {
@@ -166,7 +178,12 @@ fn port_of(mesh: &Mesh, workload: usize, port: u16) -> (Option<usize>, Protocol)
     (first, Protocol::Http)
 }
 
-fn through_waypoint(snapshot: &Snapshot, gateway: usize, found: waypoint::For, turn: usize) -> Option<Plan<'_>> {
+fn through_waypoint(
+    snapshot: &Snapshot,
+    gateway: usize,
+    found: waypoint::For,
+    turn: usize,
+) -> Option<Plan<'_>> {
     let service = snapshot.mesh.services.get(found.service)?;
     let port = service_port(service, found.port)
         .or_else(|| service.ports.iter().find(|p| p.target_port == found.port))
@@ -209,9 +226,17 @@ fn through_ingress<'s>(
     let service = mesh.services.get(backend.service)?;
     let protocol = service_port(service, backend.port)?.protocol;
     let host = service.hosts.first()?.clone();
-    let route = outbound::route(mesh, &snapshot.directory, &Wanted::Name(host), backend.port, turn);
+    let route = outbound::route(
+        mesh,
+        &snapshot.directory,
+        &Wanted::Name(host),
+        backend.port,
+        turn,
+    );
     let (workload, next) = match route {
-        Route::Gateway { gateway, authority, .. } => (None, Next::Gateway(gateway, authority)),
+        Route::Gateway {
+            gateway, authority, ..
+        } => (None, Next::Gateway(gateway, authority)),
         Route::Workload { workload, port, .. } => (Some(workload), Next::Workload(workload, port)),
         Route::Outside { .. } | Route::Unknown(_) | Route::Unreachable { .. } => return None,
     };
@@ -231,11 +256,17 @@ impl Plan<'_> {
     ///
     /// # Errors
     /// The first denial; `None` if nothing judges here, which is a denial as well.
-    pub fn judge(&self, connection: &Connection, request: Option<&Request>) -> Result<Permit, Option<Denied>> {
+    pub fn judge(
+        &self,
+        connection: &Connection,
+        request: Option<&Request>,
+    ) -> Result<Permit, Option<Denied>> {
         let mut permit = Err(None);
         for enforcement in &self.enforcements {
             let verdict = match self.via {
-                Some(waypoint) => decide_via_waypoint(&enforcement.set, connection, request, waypoint),
+                Some(waypoint) => {
+                    decide_via_waypoint(&enforcement.set, connection, request, waypoint)
+                }
                 None => decide(&enforcement.set, connection, request),
             };
             permit = Ok(verdict.permit().map_err(Some)?);
@@ -264,13 +295,21 @@ pub fn still_allowed(snapshot: &Snapshot, site: &Site, request: Option<&Request>
 /// Whether a gateway of this class stands at the address of a tunnel.
 #[must_use]
 pub fn is_class(snapshot: &Snapshot, gateway: usize, class: GatewayClass) -> bool {
-    snapshot.mesh.gateways.get(gateway).is_some_and(|g| g.class == class)
+    snapshot
+        .mesh
+        .gateways
+        .get(gateway)
+        .is_some_and(|g| g.class == class)
 }
 
 /// Addresses of an outside service's endpoints; names are not resolved here.
 #[must_use]
 pub fn endpoints(mesh: &Mesh, service: usize, port: u16) -> Vec<UpstreamAddr> {
-    let all = mesh.services.get(service).map(|s| s.endpoints.as_slice()).unwrap_or_default();
+    let all = mesh
+        .services
+        .get(service)
+        .map(|s| s.endpoints.as_slice())
+        .unwrap_or_default();
     let address = |e: &String| Some(UpstreamAddr(SocketAddr::new(e.parse().ok()?, port)));
     all.iter().filter_map(address).collect()
 }

@@ -80,7 +80,9 @@ fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
         tunnels(core, starts, waypoint.hbone, &at)?;
         if let Some(address) = waypoint.mtls {
             let to = open(address, "direct mTLS")?;
-            starts.push(accepting(core, to, move |core, tcp| Box::pin(gateway::listener(core, tcp, at.clone()))));
+            starts.push(accepting(core, to, move |core, tcp| {
+                Box::pin(gateway::listener(core, tcp, at.clone()))
+            }));
         }
     }
     for egress in &core.process.egresses {
@@ -88,7 +90,9 @@ fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
         tunnels(core, starts, egress.hbone, &at)?;
         if let Some(address) = egress.proxy {
             let to = open(address, "proxy")?;
-            starts.push(accepting(core, to, move |core, tcp| Box::pin(gateway::listener(core, tcp, at.clone()))));
+            starts.push(accepting(core, to, move |core, tcp| {
+                Box::pin(gateway::listener(core, tcp, at.clone()))
+            }));
         }
     }
     for (at, ingress) in core.process.ingresses.iter().enumerate() {
@@ -102,14 +106,25 @@ fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
     Ok(())
 }
 
-fn tunnels(core: &Rc<Core>, starts: &mut Starts, address: SocketAddr, at: &At) -> Result<(), ListenError> {
+fn tunnels(
+    core: &Rc<Core>,
+    starts: &mut Starts,
+    address: SocketAddr,
+    at: &At,
+) -> Result<(), ListenError> {
     let (at, to) = (at.clone(), open(address, "HBONE")?);
-    starts.push(accepting(core, to, move |core, tcp| Box::pin(gateway::tunnels(core, tcp, at.clone()))));
+    starts.push(accepting(core, to, move |core, tcp| {
+        Box::pin(gateway::tunnels(core, tcp, at.clone()))
+    }));
     Ok(())
 }
 
 fn open(address: SocketAddr, what: &'static str) -> Result<Acceptor, ListenError> {
-    bind(ListenAddr(address)).map_err(|source| ListenError { address, what, source })
+    bind(ListenAddr(address)).map_err(|source| ListenError {
+        address,
+        what,
+        source,
+    })
 }
 
 type Serving = std::pin::Pin<Box<dyn Future<Output = ()>>>;
@@ -117,7 +132,11 @@ type Serving = std::pin::Pin<Box<dyn Future<Output = ()>>>;
 /// How long an accept loop waits after an error such as too many open files, in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 50;
 
-fn accepting(core: &Rc<Core>, acceptor: Acceptor, serve: impl Fn(Rc<Core>, Tcp) -> Serving + 'static) -> Box<dyn FnOnce()> {
+fn accepting(
+    core: &Rc<Core>,
+    acceptor: Acceptor,
+    serve: impl Fn(Rc<Core>, Tcp) -> Serving + 'static,
+) -> Box<dyn FnOnce()> {
     let core = Rc::clone(core);
     Box::new(move || {
         rt::spawn(async move {

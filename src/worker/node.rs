@@ -15,7 +15,8 @@ use crate::io::stream::Stream;
 use crate::io::tls;
 use crate::io::upstream::{DialError, Target};
 use crate::policy::{
-    Connection, Denied, OutboundTarget, Permit, Request, decide_outbound, decide_plaintext, mtls_mode,
+    Connection, Denied, OutboundTarget, Permit, Request, decide_outbound, decide_plaintext,
+    mtls_mode,
 };
 use crate::role::outbound::{self, Route, Wanted};
 use crate::telemetry::record::Kind;
@@ -34,10 +35,17 @@ use crate::worker::socks::{self, Answer};
 const TLS_HANDSHAKE: u8 = 0x16;
 
 /// A workload of this node by its address.
-fn hosted<'n>(snapshot: &Snapshot, node: &'n Node, dst: OriginalDst) -> Option<(&'n NodeWorkload, usize)> {
+fn hosted<'n>(
+    snapshot: &Snapshot,
+    node: &'n Node,
+    dst: OriginalDst,
+) -> Option<(&'n NodeWorkload, usize)> {
     let at = snapshot.directory.workload_by_address(dst.ip())?;
     let name = &snapshot.mesh.workloads.get(at)?.name;
-    node.workloads.iter().find(|w| w.workload == *name).map(|w| (w, at))
+    node.workloads
+        .iter()
+        .find(|w| w.workload == *name)
+        .map(|w| (w, at))
 }
 
 /// Where the app of a workload listens for `port`.
@@ -46,15 +54,28 @@ fn app_of(snapshot: &Snapshot, hosted: &NodeWorkload, at: usize, port: u16) -> O
         Some(app) => Some(*app),
         // With a table of its own, a port that is not in it is not there.
         None if !hosted.app.is_empty() => None,
-        None => Some(SocketAddr::new(snapshot.mesh.workloads.get(at)?.address, port)),
+        None => Some(SocketAddr::new(
+            snapshot.mesh.workloads.get(at)?.address,
+            port,
+        )),
     }
 }
 
-fn site_of(node: &Node, hosted: &NodeWorkload, connection: Connection, peer: SocketAddr, app: SocketAddr) -> Site {
+fn site_of(
+    node: &Node,
+    hosted: &NodeWorkload,
+    connection: Connection,
+    peer: SocketAddr,
+    app: SocketAddr,
+) -> Site {
     Site {
         role: "node",
         instance: node.name.as_str().into(),
-        point: SitePoint::Workload { workload: hosted.workload.clone(), app, mark: node.mark },
+        point: SitePoint::Workload {
+            workload: hosted.workload.clone(),
+            app,
+            mark: node.mark,
+        },
         connection,
         peer,
         scheme: "http",
@@ -65,9 +86,17 @@ fn site_of(node: &Node, hosted: &NodeWorkload, connection: Connection, peer: Soc
 pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
     let snapshot = core.snapshot();
     let Ok(peer) = tcp.peer() else { return };
-    let Ok(captured) = original_destination(&tcp) else { return };
+    let Ok(captured) = original_destination(&tcp) else {
+        return;
+    };
     let dst = captured.address();
-    let mut story = Story::about(&core, ("node", &node.name), peer, Kind::Connection, snapshot.generation);
+    let mut story = Story::about(
+        &core,
+        ("node", &node.name),
+        peer,
+        Kind::Connection,
+        snapshot.generation,
+    );
     let plain = Connection {
         principal: None,
         peer: peer.ip().to_canonical(),
@@ -83,7 +112,9 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         tcp.reset_on_close();
         return story.end(CloseReason::NoRoute);
     };
-    let Some(workload) = snapshot.mesh.workloads.get(at) else { return story.end(CloseReason::NoRoute) };
+    let Some(workload) = snapshot.mesh.workloads.get(at) else {
+        return story.end(CloseReason::NoRoute);
+    };
     story.edit(|r| r.workload = Some(workload.name.to_string()));
     let first = rt::timeout(limits::RESET_WAIT_MS, tcp.peek_first()).await;
     if matches!(first, Ok(Ok(Some(TLS_HANDSHAKE)))) {
@@ -107,14 +138,28 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         return story.end(CloseReason::PlaintextRefused);
     }
     story.forget();
-    admit(core, site_of(&node, hosted, plain, peer, app), tcp.into(), false).await;
+    admit(
+        core,
+        site_of(&node, hosted, plain, peer, app),
+        tcp.into(),
+        false,
+    )
+    .await;
 }
 
 /// TLS that ends here: mTLS with the workload's identity. `outer`: the identity of the tunnel around it.
-pub async fn direct(core: Rc<Core>, mut site: Site, stream: Stream, tls: Option<MeshTls>, outer: Option<SpiffeId>) {
+pub async fn direct(
+    core: Rc<Core>,
+    mut site: Site,
+    stream: Stream,
+    tls: Option<MeshTls>,
+    outer: Option<SpiffeId>,
+) {
     let snapshot = core.snapshot();
     let story = Story::begin(&core, &site, Kind::Connection, &snapshot);
-    let Some(tls) = tls else { return story.fail(CloseReason::Handshake, "no identity for this workload yet") };
+    let Some(tls) = tls else {
+        return story.fail(CloseReason::Handshake, "no identity for this workload yet");
+    };
     let handshake = tls::accept(stream, |_sni| Some(tls.direct));
     let (stream, proof) = match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
         Ok(Ok(done)) => done,
@@ -123,7 +168,10 @@ pub async fn direct(core: Rc<Core>, mut site: Site, stream: Stream, tls: Option<
     };
     if outer.is_some() && outer != proof.peer {
         // A stolen certificate used through somebody else's node.
-        return story.fail(CloseReason::Denied, "certificate inside the tunnel is not the tunnel's identity");
+        return story.fail(
+            CloseReason::Denied,
+            "certificate inside the tunnel is not the tunnel's identity",
+        );
     }
     story.forget();
     site.connection.principal = proof.peer;
@@ -158,7 +206,11 @@ async fn admit(core: Rc<Core>, site: Site, stream: Stream, h2: bool) {
 ///
 /// # Errors
 /// The story, its reason set.
-pub fn permitted(core: &Rc<Core>, site: &Site, snapshot: &Arc<Snapshot>) -> Result<(Permit, Target, Story), Story> {
+pub fn permitted(
+    core: &Rc<Core>,
+    site: &Site,
+    snapshot: &Arc<Snapshot>,
+) -> Result<(Permit, Target, Story), Story> {
     let mut story = Story::begin(core, site, Kind::Connection, snapshot);
     let plan = match judge::plan(snapshot, site, None, 0) {
         Ok(plan) => plan,
@@ -173,8 +225,14 @@ pub fn permitted(core: &Rc<Core>, site: &Site, snapshot: &Arc<Snapshot>) -> Resu
         }
     };
     story.edit(|r| {
-        r.service = plan.service.and_then(|at| snapshot.mesh.services.get(at)).map(|s| s.name.to_string());
-        r.workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at)).map(|w| w.name.to_string());
+        r.service = plan
+            .service
+            .and_then(|at| snapshot.mesh.services.get(at))
+            .map(|s| s.name.to_string());
+        r.workload = plan
+            .workload
+            .and_then(|at| snapshot.mesh.workloads.get(at))
+            .map(|w| w.name.to_string());
     });
     let permit = match plan.judge(&site.connection, None) {
         Ok(permit) => permit,
@@ -198,7 +256,9 @@ pub fn permitted(core: &Rc<Core>, site: &Site, snapshot: &Arc<Snapshot>) -> Resu
 
 /// Relays bytes until both sides have ended or policy forbids it.
 pub async fn relayed(core: &Rc<Core>, site: Site, story: Story, down: Stream, up: Stream) {
-    let entry = core.open.enter(Box::new(move |snapshot| judge::still_allowed(snapshot, &site, None::<&Request>)));
+    let entry = core.open.enter(Box::new(move |snapshot| {
+        judge::still_allowed(snapshot, &site, None::<&Request>)
+    }));
     story.opened();
     let passed = Rc::clone(&story.passed);
     tokio::select! {
@@ -232,9 +292,18 @@ pub async fn tunnelled(
     authority: &crate::vocab::host::Host,
 ) -> Tunnelled {
     let snapshot = core.snapshot();
-    let story = Story::about(core, ("node", &node.name), peer, Kind::Tunnel, snapshot.generation);
+    let story = Story::about(
+        core,
+        ("node", &node.name),
+        peer,
+        Kind::Tunnel,
+        snapshot.generation,
+    );
     let Some((dst, hosted, at)) = tunnel_target(&snapshot, node, local, authority) else {
-        story.fail(CloseReason::BadRequest, format!("`{authority}` is not a workload here"));
+        story.fail(
+            CloseReason::BadRequest,
+            format!("`{authority}` is not a workload here"),
+        );
         return Tunnelled::Refuse(http::StatusCode::BAD_REQUEST);
     };
     let connection = Connection {
@@ -252,12 +321,16 @@ pub async fn tunnelled(
     story.forget();
     let site = site_of(node, hosted, connection, peer, app);
     if let Ok(plan) = judge::plan(&snapshot, &site, None, 0)
-        && (plan.needs_http(false) || plan.protocol == Protocol::Https) {
-            let id = snapshot.mesh.workloads.get(at).map(|w| &w.id);
-            // Only a direct caller brings TLS of its own; the waypoint has ended it.
-            let tls = id.filter(|_| plan.via.is_none() && plan.protocol == Protocol::Https);
-            return Tunnelled::Http(Box::new(site), tls.and_then(|id| snapshot.identities.get(id)).cloned());
-        }
+        && (plan.needs_http(false) || plan.protocol == Protocol::Https)
+    {
+        let id = snapshot.mesh.workloads.get(at).map(|w| &w.id);
+        // Only a direct caller brings TLS of its own; the waypoint has ended it.
+        let tls = id.filter(|_| plan.via.is_none() && plan.protocol == Protocol::Https);
+        return Tunnelled::Http(
+            Box::new(site),
+            tls.and_then(|id| snapshot.identities.get(id)).cloned(),
+        );
+    }
     match permitted(core, &site, &snapshot) {
         Ok((permit, target, story)) => match core.upstreams.dial(permit, &target).await {
             Ok(up) => Tunnelled::Bytes(Box::new(site), up, story),
@@ -288,7 +361,11 @@ fn tunnel_target<'n>(
         Some(_) => return None,
         None => {
             let service = snapshot.directory.service_by_host(authority.name())?;
-            let service = snapshot.mesh.services.get(service).filter(|s| s.workloads.contains(&at))?;
+            let service = snapshot
+                .mesh
+                .services
+                .get(service)
+                .filter(|s| s.workloads.contains(&at))?;
             outbound_port(service, port)?
         }
     };
@@ -324,7 +401,11 @@ pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
 pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
     let Ok(peer) = tcp.peer() else { return };
     let mut stream = Stream::from(tcp);
-    let Ok(Ok((wanted, port))) = rt::timeout(limits::HANDSHAKE_MS, socks::wanted(&mut stream)).await else { return };
+    let Ok(Ok((wanted, port))) =
+        rt::timeout(limits::HANDSHAKE_MS, socks::wanted(&mut stream)).await
+    else {
+        return;
+    };
     let story = outbound_story(&core, &node, peer);
     match leave(&core, &node, at, peer, &wanted, port, story).await {
         Ok((up, story)) => match socks::answer(&mut stream, Answer::Granted).await {
@@ -347,7 +428,13 @@ pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
 }
 
 fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
-    Story::about(core, ("node", &node.name), peer, Kind::Outbound, core.snapshot().generation)
+    Story::about(
+        core,
+        ("node", &node.name),
+        peer,
+        Kind::Outbound,
+        core.snapshot().generation,
+    )
 }
 
 async fn leaving(story: Story, down: Stream, up: Stream) {
@@ -374,9 +461,16 @@ async fn leave(
         story.fail(close, detail);
         Err(close)
     };
-    let own = node.workloads.get(at).and_then(|w| snapshot.directory.workload(&w.workload));
+    let own = node
+        .workloads
+        .get(at)
+        .and_then(|w| snapshot.directory.workload(&w.workload));
     let Some(own) = own.and_then(|at| snapshot.mesh.workloads.get(at)) else {
-        return end(story, CloseReason::NoRoute, "workload is not in the mesh any more".to_owned());
+        return end(
+            story,
+            CloseReason::NoRoute,
+            "workload is not in the mesh any more".to_owned(),
+        );
     };
     let asked = match wanted {
         Wanted::Name(name) => format!("{name}:{port}"),
@@ -400,8 +494,13 @@ async fn leave(
     let mesh = &snapshot.mesh;
     let route = outbound::route(mesh, &snapshot.directory, wanted, port, core.turn());
     let verdict = match &route {
-        Route::Unknown(_) => decide_outbound(OutboundTarget::Unknown(&asked), mesh.outbound_allow_any),
-        Route::Gateway { .. } | Route::Workload { .. } | Route::Outside { .. } | Route::Unreachable { .. } => {
+        Route::Unknown(_) => {
+            decide_outbound(OutboundTarget::Unknown(&asked), mesh.outbound_allow_any)
+        }
+        Route::Gateway { .. }
+        | Route::Workload { .. }
+        | Route::Outside { .. }
+        | Route::Unreachable { .. } => {
             decide_outbound(OutboundTarget::Known, mesh.outbound_allow_any)
         }
     };
@@ -416,11 +515,17 @@ async fn leave(
     let options = rt::ConnectOptions { mark: node.mark };
     let target = outbound_target(&snapshot, &own.id, peer, route, options);
     let Some(target) = target else {
-        return end(story, CloseReason::NoRoute, format!("`{asked}` has no endpoint or no such port"));
+        return end(
+            story,
+            CloseReason::NoRoute,
+            format!("`{asked}` has no endpoint or no such port"),
+        );
     };
     match core.upstreams.dial(permit, &target).await {
         Ok(up) => Ok((up, story)),
-        Err(DialError::Hbone(HboneError::Refused(status))) if status == http::StatusCode::UNAUTHORIZED => {
+        Err(DialError::Hbone(HboneError::Refused(status)))
+            if status == http::StatusCode::UNAUTHORIZED =>
+        {
             end(story, CloseReason::Denied, "far end denies".to_owned())
         }
         Err(error) => end(story, CloseReason::UpstreamConnect, chain(&error)),
@@ -436,9 +541,15 @@ fn outbound_target(
 ) -> Option<Target> {
     let mesh = &snapshot.mesh;
     match route {
-        Route::Gateway { gateway, authority, .. } => {
+        Route::Gateway {
+            gateway, authority, ..
+        } => {
             let gateway = mesh.gateways.get(gateway)?;
-            let beyond = Beyond { address: gateway.hbone, expected: gateway.id.clone(), authority };
+            let beyond = Beyond {
+                address: gateway.hbone,
+                expected: gateway.id.clone(),
+                authority,
+            };
             hbone(snapshot, own, client, beyond)
         }
         Route::Workload { workload, port, .. } => {
@@ -451,7 +562,10 @@ fn outbound_target(
             hbone(snapshot, own, client, beyond)
         }
         Route::Outside { address, .. } => Some(Target::Plain { address, options }),
-        Route::Unknown(address) => Some(Target::Plain { address: address?, options }),
+        Route::Unknown(address) => Some(Target::Plain {
+            address: address?,
+            options,
+        }),
         Route::Unreachable { .. } => None,
     }
 }

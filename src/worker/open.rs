@@ -73,15 +73,24 @@ impl Open {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         let cancel = Rc::new(Cancel::default());
-        self.entries.borrow_mut().insert(id, (rejudge, Rc::clone(&cancel)));
-        Entry { open: Rc::clone(self), id, cancel }
+        self.entries
+            .borrow_mut()
+            .insert(id, (rejudge, Rc::clone(&cancel)));
+        Entry {
+            open: Rc::clone(self),
+            id,
+            cancel,
+        }
     }
 
     /// Judges all of it by a new snapshot and ends what is no longer allowed; how many that were.
     pub fn rejudge(&self, snapshot: &Snapshot) -> usize {
         let entries = self.entries.borrow();
-        let ended: Vec<&Rc<Cancel>> =
-            entries.values().filter(|(rejudge, _)| !rejudge(snapshot)).map(|(_, cancel)| cancel).collect();
+        let ended: Vec<&Rc<Cancel>> = entries
+            .values()
+            .filter(|(rejudge, _)| !rejudge(snapshot))
+            .map(|(_, cancel)| cancel)
+            .collect();
         for cancel in &ended {
             cancel.cancel();
         }

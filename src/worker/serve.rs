@@ -53,7 +53,14 @@ async fn serve_h1(core: &Rc<Core>, site: &Site, stream: Stream) {
                 break;
             }
             Err(rt::Elapsed) => {
-                unread(core, site, &mut writer, (CloseReason::Timeout, StatusCode::REQUEST_TIMEOUT), "request head is too slow").await;
+                unread(
+                    core,
+                    site,
+                    &mut writer,
+                    (CloseReason::Timeout, StatusCode::REQUEST_TIMEOUT),
+                    "request head is too slow",
+                )
+                .await;
                 break;
             }
         };
@@ -67,7 +74,13 @@ async fn serve_h1(core: &Rc<Core>, site: &Site, stream: Stream) {
 }
 
 /// One request on an HTTP/1 connection; `true` if it can take another.
-async fn one_h1(core: &Rc<Core>, site: &Site, head: RawRequest, reader: &mut Reader, writer: &mut Writer) -> bool {
+async fn one_h1(
+    core: &Rc<Core>,
+    site: &Site,
+    head: RawRequest,
+    reader: &mut Reader,
+    writer: &mut Writer,
+) -> bool {
     let framing = match h1::request_framing(&head) {
         Ok(framing) => framing,
         Err(error) => {
@@ -79,7 +92,10 @@ async fn one_h1(core: &Rc<Core>, site: &Site, head: RawRequest, reader: &mut Rea
     let is_11 = head.is_11;
     let method = head.method.clone();
     let expects_continue = is_11
-        && head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        && head
+            .headers
+            .get(header::EXPECT)
+            .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let mode = core.snapshot().mesh.path_normalization;
     let (request, form) = match canonical::from_h1(head, mode) {
         Ok(canonical) => canonical,
@@ -98,18 +114,40 @@ async fn one_h1(core: &Rc<Core>, site: &Site, head: RawRequest, reader: &mut Rea
         }
     };
     let body = Source::H1(reader, BodyDecoder::new(framing));
-    let responder = Responder::H1 { writer, method, is_11, keep, expects_continue };
+    let responder = Responder::H1 {
+        writer,
+        method,
+        is_11,
+        keep,
+        expects_continue,
+    };
     // Boxed, so that an idle connection does not hold room for an exchange.
-    Box::pin(exchange::serve(core, site, Arrived { request, form, body, length }, responder)).await
+    Box::pin(exchange::serve(
+        core,
+        site,
+        Arrived {
+            request,
+            form,
+            body,
+            length,
+        },
+        responder,
+    ))
+    .await
 }
 
 async fn bad_head(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: &HeadError) {
     let (close, status) = match error {
-        HeadError::Http(H1Error::TooLarge) => (CloseReason::Limit, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        HeadError::Http(H1Error::TooLarge) => (
+            CloseReason::Limit,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        ),
         HeadError::Http(H1Error::TargetTooLong) => (CloseReason::Limit, StatusCode::URI_TOO_LONG),
         HeadError::Http(H1Error::Coding) => (CloseReason::BadRequest, StatusCode::NOT_IMPLEMENTED),
         HeadError::Http(_) => (CloseReason::BadRequest, StatusCode::BAD_REQUEST),
-        HeadError::Io(_) | HeadError::Cut => (CloseReason::DownstreamReset, StatusCode::BAD_REQUEST),
+        HeadError::Io(_) | HeadError::Cut => {
+            (CloseReason::DownstreamReset, StatusCode::BAD_REQUEST)
+        }
     };
     unread(core, site, writer, (close, status), &error.to_string()).await;
 }
@@ -120,13 +158,26 @@ async fn bad_request(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: B
 }
 
 /// Answers and records a request that cannot be read; the connection cannot be used any further.
-async fn unread(core: &Rc<Core>, site: &Site, writer: &mut Writer, why: (CloseReason, StatusCode), detail: &str) {
+async fn unread(
+    core: &Rc<Core>,
+    site: &Site,
+    writer: &mut Writer,
+    why: (CloseReason, StatusCode),
+    detail: &str,
+) {
     let mut story = Story::begin(core, site, Kind::Request, &core.snapshot());
     story.edit(|r| r.status = Some(why.1.as_u16()));
-    let responder =
-        Responder::H1 { writer, method: Method::GET, is_11: true, keep: false, expects_continue: false };
+    let responder = Responder::H1 {
+        writer,
+        method: Method::GET,
+        is_11: true,
+        keep: false,
+        expects_continue: false,
+    };
     let text = why.1.canonical_reason().unwrap_or("bad request");
-    responder.reply(Reply::text(why.1, text), true, &mut Source::Empty).await;
+    responder
+        .reply(Reply::text(why.1, text), true, &mut Source::Empty)
+        .await;
     story.fail(why.0, detail);
 }
 
@@ -167,20 +218,59 @@ async fn one_h2(
     let responder = Responder::H2(respond);
     let mode = core.snapshot().mesh.path_normalization;
     if parts.headers.len() > limits::HEADERS {
-        return unread_h2(&core, &site, responder, StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "too many header fields").await;
+        return unread_h2(
+            &core,
+            &site,
+            responder,
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "too many header fields",
+        )
+        .await;
     }
     match canonical::from_h2(parts, mode) {
         Ok((request, form)) => {
             let body = Source::H2(body);
-            Box::pin(exchange::serve(&core, &site, Arrived { request, form, body, length }, responder)).await;
+            Box::pin(exchange::serve(
+                &core,
+                &site,
+                Arrived {
+                    request,
+                    form,
+                    body,
+                    length,
+                },
+                responder,
+            ))
+            .await;
         }
-        Err(error) => unread_h2(&core, &site, responder, StatusCode::BAD_REQUEST, &error.to_string()).await,
+        Err(error) => {
+            unread_h2(
+                &core,
+                &site,
+                responder,
+                StatusCode::BAD_REQUEST,
+                &error.to_string(),
+            )
+            .await
+        }
     }
 }
 
-async fn unread_h2(core: &Rc<Core>, site: &Site, responder: Responder<'_>, status: StatusCode, detail: &str) {
+async fn unread_h2(
+    core: &Rc<Core>,
+    site: &Site,
+    responder: Responder<'_>,
+    status: StatusCode,
+    detail: &str,
+) {
     let mut story = Story::begin(core, site, Kind::Request, &core.snapshot());
     story.edit(|r| r.status = Some(status.as_u16()));
-    responder.reply(Reply::text(status, status.canonical_reason().unwrap_or("")), true, &mut Source::Empty).await;
+    responder
+        .reply(
+            Reply::text(status, status.canonical_reason().unwrap_or("")),
+            true,
+            &mut Source::Empty,
+        )
+        .await;
     story.fail(CloseReason::BadRequest, detail);
 }

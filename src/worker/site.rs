@@ -81,13 +81,25 @@ impl Story {
     /// Begins at a site.
     #[must_use]
     pub fn begin(core: &Rc<Core>, site: &Site, kind: Kind, snapshot: &Arc<Snapshot>) -> Self {
-        Self::about(core, (site.role, &site.instance), site.peer, kind, snapshot.generation)
-            .with_connection(site.connection.clone())
+        Self::about(
+            core,
+            (site.role, &site.instance),
+            site.peer,
+            kind,
+            snapshot.generation,
+        )
+        .with_connection(site.connection.clone())
     }
 
     /// Begins before anything is known but the peer.
     #[must_use]
-    pub fn about(core: &Rc<Core>, who: (&'static str, &str), peer: SocketAddr, kind: Kind, generation: u64) -> Self {
+    pub fn about(
+        core: &Rc<Core>,
+        who: (&'static str, &str),
+        peer: SocketAddr,
+        kind: Kind,
+        generation: u64,
+    ) -> Self {
         let record = Record {
             time: Duration::ZERO,
             generation,
@@ -108,7 +120,12 @@ impl Story {
             sent: 0,
             duration: Duration::ZERO,
         };
-        Self { core: Rc::clone(core), started: clock::now(), record: Some(Box::new(record)), passed: Rc::default() }
+        Self {
+            core: Rc::clone(core),
+            started: clock::now(),
+            record: Some(Box::new(record)),
+            passed: Rc::default(),
+        }
     }
 
     /// Changes the record so far.
@@ -169,7 +186,9 @@ impl Story {
 
 impl Drop for Story {
     fn drop(&mut self) {
-        let Some(mut record) = self.record.take() else { return };
+        let Some(mut record) = self.record.take() else {
+            return;
+        };
         let passed = self.passed.get();
         record.time = clock::unix();
         record.received = record.received.max(passed.received);

@@ -21,47 +21,83 @@ const DRY_RUN: &str = "istio.io/dry-run";
 
 /// Every `[[peerAuthentication]]`.
 pub(crate) fn peer_authentications(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
-    for raw in files.iter().flat_map(|f| f.peer_authentication.iter().flatten()) {
+    for raw in files
+        .iter()
+        .flat_map(|f| f.peer_authentication.iter().flatten())
+    {
         let peer = peer_authentication(raw, mesh, cx);
-        if let Some(other) = mesh.peer_authentications.iter().find(|other| same_scope(other, &peer, mesh)) {
+        if let Some(other) = mesh
+            .peer_authentications
+            .iter()
+            .find(|other| same_scope(other, &peer, mesh))
+        {
             let name = &other.name;
-            cx.out.error(&raw.name.place, format!("peerAuthentication `{name}` has the same scope; only one can hold"));
+            cx.out.error(
+                &raw.name.place,
+                format!("peerAuthentication `{name}` has the same scope; only one can hold"),
+            );
         }
         mesh.peer_authentications.push(peer);
     }
 }
 
-fn peer_authentication(raw: &raw::PeerAuthentication, mesh: &Mesh, cx: &mut Context<'_>) -> PeerAuthentication {
+fn peer_authentication(
+    raw: &raw::PeerAuthentication,
+    mesh: &Mesh,
+    cx: &mut Context<'_>,
+) -> PeerAuthentication {
     let name = cx.resource(&raw.name, raw.namespace.as_ref());
     let labels = selector(raw.selector.as_ref(), cx);
     if let Some(at) = raw.selector.as_ref().filter(|_| labels.is_some()) {
         let selects = |w: &crate::config::checked::Workload| {
-            w.name.namespace == name.namespace && labels.iter().flatten().all(|(k, v)| w.labels.get(k) == Some(v))
+            w.name.namespace == name.namespace
+                && labels
+                    .iter()
+                    .flatten()
+                    .all(|(k, v)| w.labels.get(k) == Some(v))
         };
         if name.namespace == mesh.root_namespace {
-            cx.out.warn(&at.place, "in the root namespace a peerAuthentication with a selector is ignored");
+            cx.out.warn(
+                &at.place,
+                "in the root namespace a peerAuthentication with a selector is ignored",
+            );
         } else if !mesh.workloads.iter().any(selects) {
-            cx.out.warn(&at.place, "attaches to nothing: no workload has these labels");
+            cx.out.warn(
+                &at.place,
+                "attaches to nothing: no workload has these labels",
+            );
         }
     }
     if let Some(at) = raw.port_level_mtls.as_ref().filter(|_| labels.is_none()) {
-        cx.out.error(&at.place, "ports belong to workloads; `portLevelMtls` needs a `selector`");
+        cx.out.error(
+            &at.place,
+            "ports belong to workloads; `portLevelMtls` needs a `selector`",
+        );
     }
     PeerAuthentication {
         name,
         selector: labels,
         mode: raw.mtls.as_ref().and_then(|m| m.mode).unwrap_or_default(),
-        ports: raw.port_level_mtls.as_ref().map(|at| ports(at, cx)).unwrap_or_default(),
+        ports: raw
+            .port_level_mtls
+            .as_ref()
+            .map(|at| ports(at, cx))
+            .unwrap_or_default(),
     }
 }
 
 fn ports(raw: &At<Map<raw::Mtls>>, cx: &mut Context<'_>) -> BTreeMap<u16, MtlsMode> {
     if raw.0.is_empty() {
-        cx.out.error(&raw.place, "an empty table; write at least one port or leave the key out");
+        cx.out.error(
+            &raw.place,
+            "an empty table; write at least one port or leave the key out",
+        );
     }
     let mut ports = BTreeMap::new();
     for (key, mtls) in &raw.0 {
-        let Some(port) = cx.port_key(key) else { continue };
+        let Some(port) = cx.port_key(key) else {
+            continue;
+        };
         ports.insert(port, mtls.mode.unwrap_or_default());
     }
     ports
@@ -73,7 +109,13 @@ impl Context<'_> {
         let plain = !key.starts_with('0') && key.bytes().all(|b| b.is_ascii_digit());
         let port = key.parse::<u16>().ok().filter(|_| plain);
         if port.is_none() {
-            self.out.error(&key.place, format!("`{}` is not a port, expected 1 to 65535", key.escape_debug()));
+            self.out.error(
+                &key.place,
+                format!(
+                    "`{}` is not a port, expected 1 to 65535",
+                    key.escape_debug()
+                ),
+            );
         }
         port
     }
@@ -88,7 +130,8 @@ fn same_scope(a: &PeerAuthentication, b: &PeerAuthentication, mesh: &Mesh) -> bo
         (None, None) => true,
         (Some(x), Some(y)) => {
             let both = |w: &crate::config::checked::Workload| {
-                w.name.namespace == a.name.namespace && x.iter().chain(y).all(|(k, v)| w.labels.get(k) == Some(v))
+                w.name.namespace == a.name.namespace
+                    && x.iter().chain(y).all(|(k, v)| w.labels.get(k) == Some(v))
             };
             a.name.namespace != mesh.root_namespace && (x == y || mesh.workloads.iter().any(both))
         }
@@ -98,7 +141,10 @@ fn same_scope(a: &PeerAuthentication, b: &PeerAuthentication, mesh: &Mesh) -> bo
 
 /// Every `[[requestAuthentication]]`.
 pub(crate) fn request_authentications(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
-    for raw in files.iter().flat_map(|f| f.request_authentication.iter().flatten()) {
+    for raw in files
+        .iter()
+        .flat_map(|f| f.request_authentication.iter().flatten())
+    {
         let name = cx.resource(&raw.name, raw.namespace.as_ref());
         let attachment = Attachment {
             selector: raw.selector.as_ref(),
@@ -107,42 +153,76 @@ pub(crate) fn request_authentications(files: &[File], mesh: &mut Mesh, cx: &mut 
             name: &raw.name.place,
         };
         let target = target(&attachment, &name, mesh, cx);
-        for (key, _) in raw.annotations.iter().flat_map(|l| &l.0).filter(|(key, _)| key.value == DRY_RUN) {
-            cx.out.error(&key.place, "a requestAuthentication has no dry run");
+        for (key, _) in raw
+            .annotations
+            .iter()
+            .flat_map(|l| &l.0)
+            .filter(|(key, _)| key.value == DRY_RUN)
+        {
+            cx.out
+                .error(&key.place, "a requestAuthentication has no dry run");
         }
         let written = raw.jwt_rules.iter().flat_map(|r| &r.0);
         let rules = written.filter_map(|r| jwt_rule(r, cx)).collect();
-        mesh.request_authentications.push(RequestAuthentication { name, target, rules });
+        mesh.request_authentications.push(RequestAuthentication {
+            name,
+            target,
+            rules,
+        });
     }
 }
 
 fn jwt_rule(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<JwtRule> {
     let keys = keys(raw, cx);
     for at in raw.from_params.iter().chain(&raw.from_cookies).flatten() {
-        if at.bytes().any(|b| !(0x21..0x7f).contains(&b) || b"&=;".contains(&b)) {
-            cx.out.error(&at.place, format!("`{}` is not a name that a request can carry", at.escape_debug()));
+        if at
+            .bytes()
+            .any(|b| !(0x21..0x7f).contains(&b) || b"&=;".contains(&b))
+        {
+            cx.out.error(
+                &at.place,
+                format!(
+                    "`{}` is not a name that a request can carry",
+                    at.escape_debug()
+                ),
+            );
         }
     }
     let header = |h: &raw::TokenHeader, cx: &mut Context<'_>| TokenHeader {
         name: cx.header_name(&h.name),
         prefix: h.prefix.as_ref().map_or_else(String::new, |p| p.0.clone()),
     };
-    let from_headers = raw.from_headers.iter().flatten().map(|h| header(h, cx)).collect();
+    let from_headers = raw
+        .from_headers
+        .iter()
+        .flatten()
+        .map(|h| header(h, cx))
+        .collect();
     let claims = raw.output_claim_to_headers.iter().flatten();
-    let output_claim_to_headers = claims.map(|c| (cx.header_name(&c.header), c.claim.value.clone())).collect();
+    let output_claim_to_headers = claims
+        .map(|c| (cx.header_name(&c.header), c.claim.value.clone()))
+        .collect();
     if let Some(at) = raw.timeout.as_ref().filter(|at| at.0 == 0) {
         cx.out.error(&at.place, "expected at least 1ms");
     }
-    let texts = |list: &Option<Vec<At<String>>>| list.iter().flatten().map(|at| at.value.clone()).collect();
+    let texts =
+        |list: &Option<Vec<At<String>>>| list.iter().flatten().map(|at| at.value.clone()).collect();
     Some(JwtRule {
-        issuer: raw.issuer.as_ref().map(|at| at.value.clone()).unwrap_or_default(),
+        issuer: raw
+            .issuer
+            .as_ref()
+            .map(|at| at.value.clone())
+            .unwrap_or_default(),
         audiences: texts(&raw.audiences),
         keys: keys?,
         from_headers,
         from_params: texts(&raw.from_params),
         from_cookies: texts(&raw.from_cookies),
         forward_original_token: raw.forward_original_token.unwrap_or(false),
-        output_payload_to_header: raw.output_payload_to_header.as_ref().map(|at| cx.header_name(at)),
+        output_payload_to_header: raw
+            .output_payload_to_header
+            .as_ref()
+            .map(|at| cx.header_name(at)),
         output_claim_to_headers,
         space_delimited_claims: raw.space_delimited_claims.clone().unwrap_or_default(),
         require_expiration: raw.require_expiration.unwrap_or(false),
@@ -159,16 +239,19 @@ fn keys(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<KeySource> {
     }
     match (&raw.jwks_uri, &raw.jwks, &raw.issuer) {
         (Some(_), Some(at), _) => {
-            cx.out.error(&at.place, "`jwksUri` and `jwks` exclude each other");
+            cx.out
+                .error(&at.place, "`jwksUri` and `jwks` exclude each other");
             None
         }
-        (Some(at), None, _) => {
-            cx.fetched_url(&at.place, at, true).then(|| KeySource::Uri(at.value.clone()))
+        (Some(at), None, _) => cx
+            .fetched_url(&at.place, at, true)
+            .then(|| KeySource::Uri(at.value.clone())),
+        (None, Some(at), _) => {
+            inline_keys(&at.place, &at.0, cx).then(|| KeySource::Inline(at.0.clone()))
         }
-        (None, Some(at), _) => inline_keys(&at.place, &at.0, cx).then(|| KeySource::Inline(at.0.clone())),
-        (None, None, Some(at)) => {
-            cx.fetched_url(&at.place, at, true).then(|| KeySource::Discovery(at.value.clone()))
-        }
+        (None, None, Some(at)) => cx
+            .fetched_url(&at.place, at, true)
+            .then(|| KeySource::Discovery(at.value.clone())),
         (None, None, None) => None,
     }
 }
@@ -176,7 +259,10 @@ fn keys(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<KeySource> {
 /// A JWK or a JWK set (RFC 7517). serde_json bounds the depth.
 fn inline_keys(place: &Place, text: &str, cx: &mut Context<'_>) -> bool {
     if text.len() > limits::DISCOVERY_BYTES {
-        cx.out.error(place, format!("longer than {} bytes", limits::DISCOVERY_BYTES));
+        cx.out.error(
+            place,
+            format!("longer than {} bytes", limits::DISCOVERY_BYTES),
+        );
         return false;
     }
     let parsed: Option<Value> = serde_json::from_str(text).ok();
@@ -184,19 +270,34 @@ fn inline_keys(place: &Place, text: &str, cx: &mut Context<'_>) -> bool {
         Some(Value::Object(map)) => match map.get("keys") {
             Some(Value::Array(keys)) => Some(keys.iter().collect()),
             Some(_) => None,
-            None => parsed.as_ref().filter(|_| map.contains_key("kty")).map(|key| vec![key]),
+            None => parsed
+                .as_ref()
+                .filter(|_| map.contains_key("kty"))
+                .map(|key| vec![key]),
         },
         Some(_) | None => None,
     };
-    let Some(keys) = keys.filter(|keys| keys.iter().all(|k| k.get("kty").is_some_and(Value::is_string))) else {
-        cx.out.error(place, "not a JWK or JWK set, expected `{\"keys\":[{\"kty\":..}, ..]}`");
+    let Some(keys) = keys.filter(|keys| {
+        keys.iter()
+            .all(|k| k.get("kty").is_some_and(Value::is_string))
+    }) else {
+        cx.out.error(
+            place,
+            "not a JWK or JWK set, expected `{\"keys\":[{\"kty\":..}, ..]}`",
+        );
         return false;
     };
     if keys.is_empty() {
         cx.out.warn(place, "no keys: every token is refused");
     }
-    if keys.iter().any(|k| k.get("d").is_some() || k.get("k").is_some()) {
-        cx.out.warn(place, "holds a private or symmetric key, which has no place here");
+    if keys
+        .iter()
+        .any(|k| k.get("d").is_some() || k.get("k").is_some())
+    {
+        cx.out.warn(
+            place,
+            "holds a private or symmetric key, which has no place here",
+        );
     }
     true
 }
@@ -204,9 +305,15 @@ fn inline_keys(place: &Place, text: &str, cx: &mut Context<'_>) -> bool {
 impl Context<'_> {
     /// A header name, lower case.
     fn header_name(&mut self, written: &At<String>) -> String {
-        if !written.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+        if !written
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        {
             let text = written.escape_debug();
-            self.out.error(&written.place, format!("`{text}` is not a header name: letters, digits, `-` and `_`"));
+            self.out.error(
+                &written.place,
+                format!("`{text}` is not a header name: letters, digits, `-` and `_`"),
+            );
         }
         written.to_ascii_lowercase()
     }

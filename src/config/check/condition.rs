@@ -28,14 +28,19 @@ impl Reader<'_, '_> {
     /// One condition; `field` is its name for the policy engine.
     pub(crate) fn condition(&mut self, raw: &raw::Condition, field: &str) -> Condition {
         self.locator.add(field, raw.place(), raw.whole());
-        self.locator.add(&format!("{field}.key"), &raw.key.place, true);
+        self.locator
+            .add(&format!("{field}.key"), &raw.key.place, true);
         let form = form(&raw.key);
         Condition {
             key: raw.key.value.clone(),
             values: self.values(&raw.values, &format!("{field}.values"), form),
             not_values: self.values(&raw.not_values, &format!("{field}.notValues"), form),
             regexes: self.values(&raw.regexes, &format!("{field}.regexes"), Form::Other),
-            not_regexes: self.values(&raw.not_regexes, &format!("{field}.notRegexes"), Form::Other),
+            not_regexes: self.values(
+                &raw.not_regexes,
+                &format!("{field}.notRegexes"),
+                Form::Other,
+            ),
         }
     }
 }
@@ -44,13 +49,22 @@ fn form(key: &str) -> Form {
     match key {
         "request.auth.principal" => Form::RequestPrincipal,
         "request.headers[:method]" => Form::Method,
-        "source.ip" | "remote.ip" | "destination.ip" | "destination.port" | "source.serviceAccount" => Form::Other,
+        "source.ip"
+        | "remote.ip"
+        | "destination.ip"
+        | "destination.port"
+        | "source.serviceAccount" => Form::Other,
         _ => Form::Pattern,
     }
 }
 
 /// Keys that Istio had once; the policy engine says what to do instead.
-const RETIRED: [&str; 4] = ["destination.namespace", "destination.labels", "destination.name", "destination.user"];
+const RETIRED: [&str; 4] = [
+    "destination.namespace",
+    "destination.labels",
+    "destination.name",
+    "destination.user",
+];
 
 /// `, did you mean ..` for a key that does not exist.
 pub(crate) fn key_hint(key: &str) -> String {
@@ -73,7 +87,10 @@ mod tests {
     fn hints() {
         for (key, want) in [
             ("source.ips", ", did you mean `source.ip`?"),
-            ("source.serviceaccount", ", did you mean `source.serviceAccount`?"),
+            (
+                "source.serviceaccount",
+                ", did you mean `source.serviceAccount`?",
+            ),
             ("request.header[x]", ", did you mean `request.headers`?"),
             ("request.headers[]", ""),
             ("request.headers", ""),

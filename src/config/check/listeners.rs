@@ -14,9 +14,16 @@ pub(crate) struct Listeners {
 impl Listeners {
     /// Adds a listener and returns its address.
     pub(crate) fn add(&mut self, at: &At<SocketAddr>, cx: &mut Context<'_>) -> SocketAddr {
-        if let Some(first) = self.seen.iter().find(|first| overlap(first.value, at.value)) {
+        if let Some(first) = self
+            .seen
+            .iter()
+            .find(|first| overlap(first.value, at.value))
+        {
             let (key, address) = (&first.place.key, first.value);
-            cx.out.error(&at.place, format!("`{}` is already taken by {key} (`{address}`)", at.value));
+            cx.out.error(
+                &at.place,
+                format!("`{}` is already taken by {key} (`{address}`)", at.value),
+            );
         }
         self.seen.push(at.clone());
         at.value
@@ -49,7 +56,11 @@ mod tests {
             ("[::]:80", "127.0.0.1:80", true),
             ("[::ffff:127.0.0.1]:80", "127.0.0.1:80", true),
         ] {
-            assert_eq!(overlap(a.parse().unwrap(), b.parse().unwrap()), want, "{a} {b}");
+            assert_eq!(
+                overlap(a.parse().unwrap(), b.parse().unwrap()),
+                want,
+                "{a} {b}"
+            );
         }
     }
 }

@@ -39,7 +39,11 @@ mod tests {
     #[test]
     fn finds() {
         let mut locator = Locator::default();
-        let place = |n| Place { file: 0, offset: n, key: "".into() };
+        let place = |n| Place {
+            file: 0,
+            offset: n,
+            key: "".into(),
+        };
         locator.add("rules", &place(1), true);
         locator.add("rules[0].from[0].source", &place(2), true);
         locator.add("rules[0].from[0].source.principals[1]", &place(3), true);

@@ -41,30 +41,53 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
     let mut tables = files.iter().filter_map(|f| f.mesh.as_ref());
     let table = tables.next();
     for second in tables {
-        cx.out.error(second.place(), "a second [mesh]; there is one for all files");
+        cx.out.error(
+            second.place(),
+            "a second [mesh]; there is one for all files",
+        );
     }
     let domain = |cx: &mut Context<'_>, at: &At<String>| {
         let parsed = TrustDomain::parse(at);
         if let Err(error) = &parsed {
-            cx.out.error(&at.place, format!("`{}`: {error}", at.escape_debug()));
+            cx.out
+                .error(&at.place, format!("`{}`: {error}", at.escape_debug()));
         }
         parsed.ok()
     };
-    let own = table.and_then(|t| t.trust_domain.as_ref()).and_then(|at| domain(cx, at));
+    let own = table
+        .and_then(|t| t.trust_domain.as_ref())
+        .and_then(|at| domain(cx, at));
     let written = table.and_then(|t| t.trust_domain_aliases.as_ref());
-    let aliases: Vec<_> = written.iter().flat_map(|list| &list.0).filter_map(|at| domain(cx, at)).collect();
+    let aliases: Vec<_> = written
+        .iter()
+        .flat_map(|list| &list.0)
+        .filter_map(|at| domain(cx, at))
+        .collect();
     let root = table.and_then(|t| t.root_namespace.as_ref());
     if let Some(root) = root.filter(|root| !dns_label(root)) {
-        cx.out.error(&root.place, format!("`{}` is not a namespace: lower case letters, digits and `-`", root.escape_debug()));
+        cx.out.error(
+            &root.place,
+            format!(
+                "`{}` is not a namespace: lower case letters, digits and `-`",
+                root.escape_debug()
+            ),
+        );
     }
     let compat = table.and_then(|t| t.compat.as_ref());
-    if let Some(at) = compat.and_then(|c| c.audience_stripping.as_ref()).filter(|at| at.value) {
-        cx.out.error(&at.place, "`true` is not supported yet, expected `false`");
+    if let Some(at) = compat
+        .and_then(|c| c.audience_stripping.as_ref())
+        .filter(|at| at.value)
+    {
+        cx.out
+            .error(&at.place, "`true` is not supported yet, expected `false`");
     }
     let outbound = table.and_then(|t| t.outbound_traffic_policy.as_ref());
     let allow_any = outbound.is_some_and(|at| at.value == OutboundTrafficPolicy::AllowAny);
     if let Some(at) = outbound.filter(|_| allow_any) {
-        cx.out.warn(&at.place, "every unknown destination is let out, without a policy of its own");
+        cx.out.warn(
+            &at.place,
+            "every unknown destination is let out, without a policy of its own",
+        );
     }
     Some(Mesh {
         trust_domain: own.or_else(|| TrustDomain::parse(TRUST_DOMAIN).ok())?,
@@ -98,16 +121,27 @@ pub(crate) fn labels(labels: Option<&Labels>) -> BTreeMap<String, String> {
 }
 
 /// The identity of a service account; a name that cannot be part of a SPIFFE ID is a problem.
-fn identity(mesh: &Mesh, name: &ResourceName, account: &At<String>, cx: &mut Context<'_>) -> Option<SpiffeId> {
+fn identity(
+    mesh: &Mesh,
+    name: &ResourceName,
+    account: &At<String>,
+    cx: &mut Context<'_>,
+) -> Option<SpiffeId> {
     if !dns_subdomain(account) {
         let text = account.escape_debug();
-        cx.out.error(&account.place, format!("`{text}` is not a service account: lower case letters, digits, `-`, `.`"));
+        cx.out.error(
+            &account.place,
+            format!("`{text}` is not a service account: lower case letters, digits, `-`, `.`"),
+        );
         return None;
     }
     match SpiffeId::service_account(&mesh.trust_domain, &name.namespace, account) {
         Ok(id) => Some(id),
         Err(error) => {
-            cx.out.error(&account.place, format!("no SPIFFE ID can be made of it: {error}"));
+            cx.out.error(
+                &account.place,
+                format!("no SPIFFE ID can be made of it: {error}"),
+            );
             None
         }
     }
@@ -123,10 +157,19 @@ fn gateways(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
         let hbone = SocketAddr::new(raw.address.value, port);
         concrete(&raw.address, cx);
         if !places.insert(hbone) {
-            cx.out.error(&raw.address.place, format!("another gateway already stands at `{hbone}`"));
+            cx.out.error(
+                &raw.address.place,
+                format!("another gateway already stands at `{hbone}`"),
+            );
         }
         let labels = labels(raw.labels.as_ref());
-        mesh.gateways.extend(id.map(|id| Gateway { name, class: raw.gateway_class_name, id, hbone, labels }));
+        mesh.gateways.extend(id.map(|id| Gateway {
+            name,
+            class: raw.gateway_class_name,
+            id,
+            hbone,
+            labels,
+        }));
     }
 }
 
@@ -140,7 +183,10 @@ fn workloads(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
         match addresses.get(&address) {
             // A connection's workload is found by its address alone.
             Some(first) => {
-                cx.out.error(&raw.address.place, format!("workloadEntry `{first}` already has address `{address}`"));
+                cx.out.error(
+                    &raw.address.place,
+                    format!("workloadEntry `{first}` already has address `{address}`"),
+                );
             }
             None => {
                 addresses.insert(address, name.clone());
@@ -148,13 +194,22 @@ fn workloads(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
         }
         let hbone_port = raw.hbone_port.map_or(HBONE_PORT, |Port(port)| port);
         let labels = labels(raw.labels.as_ref());
-        mesh.workloads.extend(id.map(|id| Workload { name, id, address, hbone_port, labels }));
+        mesh.workloads.extend(id.map(|id| Workload {
+            name,
+            id,
+            address,
+            hbone_port,
+            labels,
+        }));
     }
 }
 
 /// An address that one host can have.
 fn concrete(address: &At<IpAddr>, cx: &mut Context<'_>) {
     if address.is_unspecified() || address.is_multicast() {
-        cx.out.error(&address.place, format!("`{}` is not the address of one host", address.value));
+        cx.out.error(
+            &address.place,
+            format!("`{}` is not the address of one host", address.value),
+        );
     }
 }

@@ -22,20 +22,36 @@ pub(crate) struct Known {
     unsure: bool,
 }
 
-const REFERRED: [&str; 4] = ["gateway", "workloadEntry", "serviceEntry", "extensionProvider"];
+const REFERRED: [&str; 4] = [
+    "gateway",
+    "workloadEntry",
+    "serviceEntry",
+    "extensionProvider",
+];
 
 impl Known {
     /// From the trees of all files.
     pub(crate) fn new(documents: &[Document]) -> Self {
         let mut names: BTreeMap<&'static str, BTreeSet<ResourceName>> = BTreeMap::new();
         let mut unsure = documents.iter().any(|d| d.damaged);
-        for (kind, document) in REFERRED.iter().flat_map(|kind| documents.iter().map(move |d| (*kind, d))) {
-            for item in document.root.entry(kind).map(|e| e.value.items()).unwrap_or_default() {
+        for (kind, document) in REFERRED
+            .iter()
+            .flat_map(|kind| documents.iter().map(move |d| (*kind, d)))
+        {
+            for item in document
+                .root
+                .entry(kind)
+                .map(|e| e.value.items())
+                .unwrap_or_default()
+            {
                 let text = |key: &str| item.entry(key).and_then(|e| e.value.text());
                 match text("name") {
                     Some(name) => {
                         let namespace = text("namespace").unwrap_or(DEFAULT_NAMESPACE);
-                        names.entry(kind).or_default().insert(ResourceName::new(namespace, name));
+                        names
+                            .entry(kind)
+                            .or_default()
+                            .insert(ResourceName::new(namespace, name));
                     }
                     None => unsure = true,
                 }
@@ -50,22 +66,35 @@ impl Known {
     }
 
     fn contains(&self, kind: &str, name: &ResourceName) -> bool {
-        self.names.get(kind).is_some_and(|names| names.contains(name))
+        self.names
+            .get(kind)
+            .is_some_and(|names| names.contains(name))
     }
 
     fn all(&self, kind: &str) -> Vec<String> {
-        self.names.get(kind).into_iter().flatten().map(ToString::to_string).collect()
+        self.names
+            .get(kind)
+            .into_iter()
+            .flatten()
+            .map(ToString::to_string)
+            .collect()
     }
 }
 
 impl Context<'_> {
     /// Whether `name` of `kind` exists; if not, a problem at `place` says so.
-    pub(crate) fn exists(&mut self, kind: &'static str, name: &ResourceName, place: &Place) -> bool {
+    pub(crate) fn exists(
+        &mut self,
+        kind: &'static str,
+        name: &ResourceName,
+        place: &Place,
+    ) -> bool {
         let exists = self.known.contains(kind, name);
         if !exists && !self.known.unsure {
             let all = self.known.all(kind);
             let near = hint(&name.to_string(), all.iter().map(String::as_str));
-            self.out.error(place, format!("there is no {kind} `{name}`{near}"));
+            self.out
+                .error(place, format!("there is no {kind} `{name}`{near}"));
         }
         exists
     }
@@ -73,33 +102,56 @@ impl Context<'_> {
     /// Whether an extension provider exists; providers have no namespace.
     pub(crate) fn provider_exists(&mut self, written: &At<String>) {
         let all = self.known.all("extensionProvider");
-        let names = || all.iter().filter_map(|n| n.split_once('/').map(|(_, name)| name));
+        let names = || {
+            all.iter()
+                .filter_map(|n| n.split_once('/').map(|(_, name)| name))
+        };
         if !self.known.unsure && !names().any(|n| n == written.value) {
             let near = hint(written, names());
             let text = written.escape_debug();
-            self.out.error(&written.place, format!("there is no extensionProvider `{text}`{near}"));
+            self.out.error(
+                &written.place,
+                format!("there is no extensionProvider `{text}`{near}"),
+            );
         }
     }
 
     /// `namespace/name` of a resource of `kind` that exists.
-    pub(crate) fn reference(&mut self, kind: &'static str, written: &At<String>) -> Option<ResourceName> {
+    pub(crate) fn reference(
+        &mut self,
+        kind: &'static str,
+        written: &At<String>,
+    ) -> Option<ResourceName> {
         let Some(name) = ResourceName::parse(written) else {
             let text = written.escape_debug();
-            self.out.error(&written.place, format!("`{text}` is not `namespace/name` of a {kind}"));
+            self.out.error(
+                &written.place,
+                format!("`{text}` is not `namespace/name` of a {kind}"),
+            );
             return None;
         };
         self.exists(kind, &name, &written.place).then_some(name)
     }
 
     /// Namespace and name of a resource.
-    pub(crate) fn resource(&mut self, name: &At<String>, namespace: Option<&At<String>>) -> ResourceName {
+    pub(crate) fn resource(
+        &mut self,
+        name: &At<String>,
+        namespace: Option<&At<String>>,
+    ) -> ResourceName {
         if !dns_subdomain(name) {
             let text = name.escape_debug();
-            self.out.error(&name.place, format!("`{text}` is not a name: lower case letters, digits, `-` and `.`"));
+            self.out.error(
+                &name.place,
+                format!("`{text}` is not a name: lower case letters, digits, `-` and `.`"),
+            );
         }
         if let Some(ns) = namespace.filter(|ns| !dns_label(ns)) {
             let text = ns.escape_debug();
-            self.out.error(&ns.place, format!("`{text}` is not a namespace: lower case letters, digits and `-`"));
+            self.out.error(
+                &ns.place,
+                format!("`{text}` is not a namespace: lower case letters, digits and `-`"),
+            );
         }
         ResourceName::new(namespace.map_or(DEFAULT_NAMESPACE, |ns| &ns.value), name)
     }
@@ -107,16 +159,25 @@ impl Context<'_> {
     /// A host, lower case: an exact name or, where `wildcard`, `*.suffix`.
     pub(crate) fn host(&mut self, written: &At<String>, wildcard: bool) -> Option<String> {
         let host = written.to_ascii_lowercase();
-        let name = if wildcard { host.strip_prefix("*.").unwrap_or(&host) } else { &host };
+        let name = if wildcard {
+            host.strip_prefix("*.").unwrap_or(&host)
+        } else {
+            &host
+        };
         let label = |l: &str| {
-            (1..=63).contains(&l.len()) && l.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            (1..=63).contains(&l.len())
+                && l.bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         };
         if name.len() <= limits::HOST_BYTES && name.split('.').all(label) {
             return Some(host);
         }
         let also = if wildcard { " or `*.suffix`" } else { "" };
         let text = written.escape_debug();
-        self.out.error(&written.place, format!("`{text}` is not a host, expected a DNS name without a port{also}"));
+        self.out.error(
+            &written.place,
+            format!("`{text}` is not a host, expected a DNS name without a port{also}"),
+        );
         None
     }
 }
@@ -151,7 +212,9 @@ pub(crate) fn duplicates(files: &[File], out: &mut Problems) {
     kind!("peerAuthentication", peer_authentication);
     kind!("requestAuthentication", request_authentication);
     kind!("authorizationPolicy", authorization_policy);
-    let providers = files.iter().flat_map(|f| f.extension_provider.iter().flatten());
+    let providers = files
+        .iter()
+        .flat_map(|f| f.extension_provider.iter().flatten());
     unique("extensionProvider", providers.map(|p| (&p.name, None)), out);
 }
 

@@ -8,8 +8,8 @@ use url::Url;
 use crate::config::check::Context;
 use crate::config::check::listeners::Listeners;
 use crate::config::checked::{
-    Authority, Egress, GatewayClass, IdentityFiles, IdentitySource, Ingress, IngressListener, Mesh, Node,
-    NodeWorkload, Process, RecordSink, RemoteAuthority, Waypoint,
+    Authority, Egress, GatewayClass, IdentityFiles, IdentitySource, Ingress, IngressListener, Mesh,
+    Node, NodeWorkload, Process, RecordSink, RemoteAuthority, Waypoint,
 };
 use crate::config::place::{At, Place};
 use crate::config::raw::File;
@@ -34,27 +34,60 @@ struct Seen {
 pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<Process> {
     let mut seen = Seen::default();
     let settings = file.process.as_ref();
-    let admin = file.admin.as_ref().map(|a| seen.listeners.add(&a.listen, cx));
+    let admin = file
+        .admin
+        .as_ref()
+        .map(|a| seen.listeners.add(&a.listen, cx));
     let identity = identity(file, &mut seen, cx);
-    let nodes: Vec<Node> = file.node.iter().flatten().map(|n| node(n, mesh, &mut seen, cx)).collect();
+    let nodes: Vec<Node> = file
+        .node
+        .iter()
+        .flatten()
+        .map(|n| node(n, mesh, &mut seen, cx))
+        .collect();
     let mut names = BTreeSet::new();
     for raw in file.node.iter().flatten() {
         if !names.insert(raw.name.value.as_str()) {
-            cx.out.error(&raw.name.place, format!("a second node named `{}`", raw.name.escape_debug()));
+            cx.out.error(
+                &raw.name.place,
+                format!("a second node named `{}`", raw.name.escape_debug()),
+            );
         }
     }
-    let waypoints = file.waypoint.iter().flatten().filter_map(|w| waypoint(w, mesh, &mut seen, cx)).collect();
-    let ingresses = file.ingress.iter().flatten().filter_map(|i| ingress(i, mesh, &mut seen, cx)).collect();
-    let egresses = file.egress.iter().flatten().filter_map(|e| egress(e, mesh, &mut seen, cx)).collect();
+    let waypoints = file
+        .waypoint
+        .iter()
+        .flatten()
+        .filter_map(|w| waypoint(w, mesh, &mut seen, cx))
+        .collect();
+    let ingresses = file
+        .ingress
+        .iter()
+        .flatten()
+        .filter_map(|i| ingress(i, mesh, &mut seen, cx))
+        .collect();
+    let egresses = file
+        .egress
+        .iter()
+        .flatten()
+        .filter_map(|e| egress(e, mesh, &mut seen, cx))
+        .collect();
     let files = file.identity_files.iter().flatten();
-    let identity_files = files.filter_map(|f| identity_file(f, file.authority.is_some(), &mut seen, cx)).collect();
-    let roles = file.node.is_some() || file.waypoint.is_some() || file.ingress.is_some() || file.egress.is_some();
+    let identity_files = files
+        .filter_map(|f| identity_file(f, file.authority.is_some(), &mut seen, cx))
+        .collect();
+    let roles = file.node.is_some()
+        || file.waypoint.is_some()
+        || file.ingress.is_some()
+        || file.egress.is_some();
     if !roles && file.authority.is_none() && file.whole() {
         let place = Place::top(0);
         cx.out.error(&place, "nothing to do: expected a [[node]], [[waypoint]], [[ingress]], [[egress]] or [authority]");
     }
     Some(Process {
-        name: settings.and_then(|s| s.name.clone()).unwrap_or_else(|| NAME.to_owned()),
+        name: settings
+            .and_then(|s| s.name.clone())
+            .unwrap_or_else(|| NAME.to_owned()),
         io: settings.and_then(|s| s.io).unwrap_or_default(),
         cores: settings.and_then(|s| s.cores).map_or(0, |n| n.0),
         records: records(file, cx),
@@ -78,17 +111,27 @@ fn records(file: &File, cx: &Context<'_>) -> RecordSink {
 fn identity(file: &File, seen: &mut Seen, cx: &mut Context<'_>) -> Option<IdentitySource> {
     match (&file.authority, &file.identity) {
         (Some(_), Some(identity)) => {
-            cx.out.error(identity.place(), "[authority] and [identity] exclude each other");
+            cx.out.error(
+                identity.place(),
+                "[authority] and [identity] exclude each other",
+            );
             None
         }
         (Some(raw), None) => Some(IdentitySource::Embedded(authority(raw, seen, cx))),
         (None, Some(raw)) => {
             let valid = Url::parse(&raw.address).is_ok_and(|u| {
-                u.scheme() == "https" && u.host().is_some() && u.port() != Some(0) && u.path() == "/" && u.query().is_none()
+                u.scheme() == "https"
+                    && u.host().is_some()
+                    && u.port() != Some(0)
+                    && u.path() == "/"
+                    && u.query().is_none()
             });
             if !valid {
                 let text = raw.address.escape_debug();
-                cx.out.error(&raw.address.place, format!("`{text}` is not `https://HOST:PORT`"));
+                cx.out.error(
+                    &raw.address.place,
+                    format!("`{text}` is not `https://HOST:PORT`"),
+                );
             }
             Some(IdentitySource::Remote(RemoteAuthority {
                 address: raw.address.value.clone(),
@@ -98,7 +141,10 @@ fn identity(file: &File, seen: &mut Seen, cx: &mut Context<'_>) -> Option<Identi
         }
         (None, None) => {
             if file.whole() {
-                cx.out.error(&Place::top(0), "no source of identities, expected [authority] or [identity]");
+                cx.out.error(
+                    &Place::top(0),
+                    "no source of identities, expected [authority] or [identity]",
+                );
             }
             None
         }
@@ -107,11 +153,16 @@ fn identity(file: &File, seen: &mut Seen, cx: &mut Context<'_>) -> Option<Identi
 
 fn authority(raw: &raw::Authority, seen: &mut Seen, cx: &mut Context<'_>) -> Authority {
     let ttl_ms = raw.svid_ttl.as_ref().map_or(SVID_TTL_MAX_MS, |at| at.0);
-    if let Some(at) = raw.svid_ttl.as_ref().filter(|_| !(SVID_TTL_MIN_MS..=SVID_TTL_MAX_MS).contains(&ttl_ms)) {
+    if let Some(at) = raw
+        .svid_ttl
+        .as_ref()
+        .filter(|_| !(SVID_TTL_MIN_MS..=SVID_TTL_MAX_MS).contains(&ttl_ms))
+    {
         cx.out.error(&at.place, "an SVID lives from 1s to 24h");
     }
     if let Some(at) = raw.join_tokens.as_ref().filter(|_| raw.listen.is_none()) {
-        cx.out.error(&at.place, "join tokens are of no use without `listen`");
+        cx.out
+            .error(&at.place, "join tokens are of no use without `listen`");
     }
     Authority {
         state_dir: raw.state_dir.as_ref().map(|at| cx.path(at)),
@@ -122,18 +173,40 @@ fn authority(raw: &raw::Authority, seen: &mut Seen, cx: &mut Context<'_>) -> Aut
 }
 
 /// A gateway or workload that this process serves, once.
-fn serve(kind: &'static str, at: &At<String>, seen: &mut Seen, cx: &mut Context<'_>) -> Option<ResourceName> {
+fn serve(
+    kind: &'static str,
+    at: &At<String>,
+    seen: &mut Seen,
+    cx: &mut Context<'_>,
+) -> Option<ResourceName> {
     let name = cx.reference(kind, at)?;
     if !seen.served.insert((kind, name.clone())) {
-        cx.out.error(&at.place, format!("this process already serves {kind} `{name}`"));
+        cx.out.error(
+            &at.place,
+            format!("this process already serves {kind} `{name}`"),
+        );
     }
     Some(name)
 }
 
 fn node(raw: &raw::Node, mesh: &Mesh, seen: &mut Seen, cx: &mut Context<'_>) -> Node {
-    let inbound = raw.inbound.iter().flatten().map(|at| seen.listeners.add(at, cx)).collect();
-    let workloads = raw.workload.iter().filter_map(|w| node_workload(w, mesh, seen, cx)).collect();
-    Node { name: raw.name.value.clone(), inbound, workloads, mark: raw.mark }
+    let inbound = raw
+        .inbound
+        .iter()
+        .flatten()
+        .map(|at| seen.listeners.add(at, cx))
+        .collect();
+    let workloads = raw
+        .workload
+        .iter()
+        .filter_map(|w| node_workload(w, mesh, seen, cx))
+        .collect();
+    Node {
+        name: raw.name.value.clone(),
+        inbound,
+        workloads,
+        mark: raw.mark,
+    }
 }
 
 fn node_workload(
@@ -151,16 +224,32 @@ fn node_workload(
     }
     let workload = serve("workloadEntry", &raw.name, seen, cx)?;
     if let Some(entry) = mesh.workloads.iter().find(|w| w.name == workload) {
-        reachable(&raw.hbone, SocketAddr::new(entry.address, entry.hbone_port), cx);
+        reachable(
+            &raw.hbone,
+            SocketAddr::new(entry.address, entry.hbone_port),
+            cx,
+        );
     }
-    Some(NodeWorkload { workload, hbone, outbound, socks, app })
+    Some(NodeWorkload {
+        workload,
+        hbone,
+        outbound,
+        socks,
+        app,
+    })
 }
 
 /// Whether peers, who go by the mesh's address, arrive at the listener. Behind address translation they may.
 fn reachable(listen: &At<SocketAddr>, mesh: SocketAddr, cx: &mut Context<'_>) {
     let same = listen.ip().is_unspecified() || listen.ip().to_canonical() == mesh.ip();
     if !same || listen.port() != mesh.port() {
-        cx.out.warn(&listen.place, format!("the mesh reaches this at `{mesh}`, not at `{}`", listen.value));
+        cx.out.warn(
+            &listen.place,
+            format!(
+                "the mesh reaches this at `{mesh}`, not at `{}`",
+                listen.value
+            ),
+        );
     }
 }
 
@@ -175,37 +264,80 @@ fn gateway(
     let name = serve("gateway", at, seen, cx)?;
     let gateway = mesh.gateways.iter().find(|g| g.name == name)?;
     if gateway.class != class.0 {
-        cx.out.error(&at.place, format!("gateway `{name}` is not of class `{}`", class.1));
+        cx.out.error(
+            &at.place,
+            format!("gateway `{name}` is not of class `{}`", class.1),
+        );
     }
     Some((name, gateway.hbone))
 }
 
-fn waypoint(raw: &raw::Waypoint, mesh: &Mesh, seen: &mut Seen, cx: &mut Context<'_>) -> Option<Waypoint> {
+fn waypoint(
+    raw: &raw::Waypoint,
+    mesh: &Mesh,
+    seen: &mut Seen,
+    cx: &mut Context<'_>,
+) -> Option<Waypoint> {
     let hbone = seen.listeners.add(&raw.hbone, cx);
     let mtls = raw.mtls.as_ref().map(|at| seen.listeners.add(at, cx));
-    let (gateway, address) = gateway(&raw.gateway, (GatewayClass::Waypoint, "istio-waypoint"), mesh, seen, cx)?;
+    let (gateway, address) = gateway(
+        &raw.gateway,
+        (GatewayClass::Waypoint, "istio-waypoint"),
+        mesh,
+        seen,
+        cx,
+    )?;
     reachable(&raw.hbone, address, cx);
-    Some(Waypoint { gateway, hbone, mtls })
+    Some(Waypoint {
+        gateway,
+        hbone,
+        mtls,
+    })
 }
 
-fn ingress(raw: &raw::Ingress, mesh: &Mesh, seen: &mut Seen, cx: &mut Context<'_>) -> Option<Ingress> {
+fn ingress(
+    raw: &raw::Ingress,
+    mesh: &Mesh,
+    seen: &mut Seen,
+    cx: &mut Context<'_>,
+) -> Option<Ingress> {
     let mut listeners = Vec::new();
     for listener in &raw.listener {
         let address = seen.listeners.add(&listener.address, cx);
         let key = cx.secret(&listener.key);
         let certificate = cx.path(&listener.certificate);
-        listeners.extend(key.map(|key| IngressListener { address, certificate, key }));
+        listeners.extend(key.map(|key| IngressListener {
+            address,
+            certificate,
+            key,
+        }));
     }
-    let (gateway, _) = gateway(&raw.gateway, (GatewayClass::Ingress, "ringgate-ingress"), mesh, seen, cx)?;
+    let (gateway, _) = gateway(
+        &raw.gateway,
+        (GatewayClass::Ingress, "ringgate-ingress"),
+        mesh,
+        seen,
+        cx,
+    )?;
     Some(Ingress { gateway, listeners })
 }
 
 fn egress(raw: &raw::Egress, mesh: &Mesh, seen: &mut Seen, cx: &mut Context<'_>) -> Option<Egress> {
     let hbone = seen.listeners.add(&raw.hbone, cx);
     let proxy = raw.proxy.as_ref().map(|at| seen.listeners.add(at, cx));
-    let (gateway, address) = gateway(&raw.gateway, (GatewayClass::Egress, "ringgate-egress"), mesh, seen, cx)?;
+    let (gateway, address) = gateway(
+        &raw.gateway,
+        (GatewayClass::Egress, "ringgate-egress"),
+        mesh,
+        seen,
+        cx,
+    )?;
     reachable(&raw.hbone, address, cx);
-    Some(Egress { gateway, hbone, proxy })
+    Some(Egress {
+        gateway,
+        hbone,
+        proxy,
+    })
 }
 
 /// Files hold the identity of a workload that this process serves, or of any where it is the authority: it has no
@@ -218,7 +350,14 @@ fn identity_file(
 ) -> Option<IdentityFiles> {
     let workload = cx.reference("workloadEntry", &raw.workload)?;
     if !authority && !seen.served.contains(&("workloadEntry", workload.clone())) {
-        cx.out.error(&raw.workload.place, format!("no node of this process serves workload `{workload}`"));
+        cx.out.error(
+            &raw.workload.place,
+            format!("no node of this process serves workload `{workload}`"),
+        );
     }
-    Some(IdentityFiles { workload, dir: cx.path(&raw.dir), audience: raw.audience.clone() })
+    Some(IdentityFiles {
+        workload,
+        dir: cx.path(&raw.dir),
+        audience: raw.audience.clone(),
+    })
 }

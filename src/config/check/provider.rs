@@ -13,7 +13,10 @@ const LOGOUT_PATH: &str = "/oidc/logout";
 
 /// Every `[[extensionProvider]]`.
 pub(crate) fn providers(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
-    for raw in files.iter().flat_map(|f| f.extension_provider.iter().flatten()) {
+    for raw in files
+        .iter()
+        .flat_map(|f| f.extension_provider.iter().flatten())
+    {
         let provider = provider(raw, cx);
         mesh.oidc_providers.push(provider);
     }
@@ -24,9 +27,16 @@ fn provider(raw: &ExtensionProvider, cx: &mut Context<'_>) -> OidcProvider {
     let allow_http_loopback = oidc.allow_http_loopback.unwrap_or(false);
     cx.fetched_url(&oidc.issuer.place, &oidc.issuer, allow_http_loopback);
     let path = |cx: &mut Context<'_>, at: Option<&At<String>>, default: &str| {
-        let valid = |p: &str| p.starts_with('/') && p.bytes().all(|b| (0x21..0x7f).contains(&b) && !b"?#{}*\\".contains(&b));
+        let valid = |p: &str| {
+            p.starts_with('/')
+                && p.bytes()
+                    .all(|b| (0x21..0x7f).contains(&b) && !b"?#{}*\\".contains(&b))
+        };
         if let Some(at) = at.filter(|at| !valid(at)) {
-            cx.out.error(&at.place, format!("`{}` is not a path such as `{default}`", at.escape_debug()));
+            cx.out.error(
+                &at.place,
+                format!("`{}` is not a path such as `{default}`", at.escape_debug()),
+            );
         }
         at.map_or(default, |at| &at.value).to_owned()
     };
@@ -34,14 +44,28 @@ fn provider(raw: &ExtensionProvider, cx: &mut Context<'_>) -> OidcProvider {
     let logout_path = path(cx, oidc.logout_path.as_ref(), LOGOUT_PATH);
     if redirect_path == logout_path {
         let at = oidc.logout_path.as_ref().or(oidc.redirect_path.as_ref());
-        cx.out.error(at.map_or(&raw.name.place, |at| &at.place), "redirectPath and logoutPath are the same");
+        cx.out.error(
+            at.map_or(&raw.name.place, |at| &at.place),
+            "redirectPath and logoutPath are the same",
+        );
     }
-    let mut scopes: Vec<String> = oidc.scopes.iter().flatten().map(|at| at.value.clone()).collect();
+    let mut scopes: Vec<String> = oidc
+        .scopes
+        .iter()
+        .flatten()
+        .map(|at| at.value.clone())
+        .collect();
     if scopes.is_empty() {
         scopes.push("openid".to_owned());
     }
-    if let Some(first) = oidc.scopes.as_ref().and_then(|s| s.first()).filter(|_| !scopes.iter().any(|s| s == "openid")) {
-        cx.out.error(&first.place, "an OIDC login needs the scope `openid`");
+    if let Some(first) = oidc
+        .scopes
+        .as_ref()
+        .and_then(|s| s.first())
+        .filter(|_| !scopes.iter().any(|s| s == "openid"))
+    {
+        cx.out
+            .error(&first.place, "an OIDC login needs the scope `openid`");
     }
     OidcProvider {
         name: raw.name.value.clone(),
@@ -59,7 +83,10 @@ fn provider(raw: &ExtensionProvider, cx: &mut Context<'_>) -> OidcProvider {
 fn client_secret(oidc: &Oidc, cx: &mut Context<'_>) -> Option<Secret> {
     match (&oidc.client_secret, &oidc.client_secret_file) {
         (Some(_), Some(at)) => {
-            cx.out.error(&at.place, "`clientSecret` and `clientSecretFile` exclude each other");
+            cx.out.error(
+                &at.place,
+                "`clientSecret` and `clientSecretFile` exclude each other",
+            );
             None
         }
         (Some(at), None) => cx.secret(at),
@@ -73,14 +100,17 @@ impl Context<'_> {
     pub(crate) fn fetched_url(&mut self, place: &Place, text: &str, loopback_http: bool) -> bool {
         let problem = url_problem(text, loopback_http);
         if let Some(problem) = problem {
-            self.out.error(place, format!("`{}`: {problem}", text.escape_debug()));
+            self.out
+                .error(place, format!("`{}`: {problem}", text.escape_debug()));
         }
         problem.is_none()
     }
 }
 
 fn url_problem(text: &str, loopback_http: bool) -> Option<&'static str> {
-    let Ok(url) = Url::parse(text) else { return Some("not a URL") };
+    let Ok(url) = Url::parse(text) else {
+        return Some("not a URL");
+    };
     let loopback = match url.host() {
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
         Some(Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),

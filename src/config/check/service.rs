@@ -40,7 +40,10 @@ fn service(raw: &ServiceEntry, mesh: &Mesh, taken: &mut Taken, cx: &mut Context<
     let addresses: Vec<IpAddr> = raw.addresses.iter().flatten().map(|at| at.value).collect();
     for at in raw.addresses.iter().flatten() {
         if let Some(other) = taken.addresses.insert(at.value, name.clone()) {
-            cx.out.error(&at.place, format!("serviceEntry `{other}` already has address `{}`", at.value));
+            cx.out.error(
+                &at.place,
+                format!("serviceEntry `{other}` already has address `{}`", at.value),
+            );
         }
     }
     let workloads = workloads(raw, location, &name, mesh, cx);
@@ -48,7 +51,12 @@ fn service(raw: &ServiceEntry, mesh: &Mesh, taken: &mut Taken, cx: &mut Context<
         endpoints: endpoints(raw, location, &hosts, cx),
         waypoint: waypoint(raw, location, &name, mesh, cx),
         ports: ports(raw, cx),
-        subject_alt_names: raw.subject_alt_names.iter().flatten().map(|at| at.value.clone()).collect(),
+        subject_alt_names: raw
+            .subject_alt_names
+            .iter()
+            .flatten()
+            .map(|at| at.value.clone())
+            .collect(),
         labels: labels(raw.labels.as_ref()),
         name,
         hosts,
@@ -58,13 +66,23 @@ fn service(raw: &ServiceEntry, mesh: &Mesh, taken: &mut Taken, cx: &mut Context<
     }
 }
 
-fn hosts(raw: &ServiceEntry, name: &ResourceName, taken: &mut Taken, cx: &mut Context<'_>) -> Vec<String> {
+fn hosts(
+    raw: &ServiceEntry,
+    name: &ResourceName,
+    taken: &mut Taken,
+    cx: &mut Context<'_>,
+) -> Vec<String> {
     let mut hosts = Vec::new();
     for at in &raw.hosts {
-        let Some(host) = cx.host(at, true) else { continue };
+        let Some(host) = cx.host(at, true) else {
+            continue;
+        };
         // One host in two services would make the policy that holds depend on their order.
         if let Some(other) = taken.hosts.insert(host.clone(), name.clone()) {
-            cx.out.error(&at.place, format!("serviceEntry `{other}` already has host `{host}`"));
+            cx.out.error(
+                &at.place,
+                format!("serviceEntry `{other}` already has host `{host}`"),
+            );
         }
         hosts.push(host);
     }
@@ -76,10 +94,16 @@ fn ports(raw: &ServiceEntry, cx: &mut Context<'_>) -> Vec<ServicePort> {
     let mut names = BTreeSet::new();
     for port in &raw.ports {
         if !numbers.insert(port.number.0) {
-            cx.out.error(&port.number.place, format!("a second port `{}`", port.number.0));
+            cx.out.error(
+                &port.number.place,
+                format!("a second port `{}`", port.number.0),
+            );
         }
         if !names.insert(port.name.value.as_str()) {
-            cx.out.error(&port.name.place, format!("a second port named `{}`", port.name.value));
+            cx.out.error(
+                &port.name.place,
+                format!("a second port named `{}`", port.name.value),
+            );
         }
     }
     let port = |p: &crate::config::raw::mesh::ServicePort| ServicePort {
@@ -101,48 +125,81 @@ fn workloads(
 ) -> Vec<usize> {
     let Some(selector) = &raw.workload_selector else {
         if location == Location::Internal && raw.whole() {
-            cx.out.error(raw.place(), "a MESH_INTERNAL service needs `workloadSelector`");
+            cx.out.error(
+                raw.place(),
+                "a MESH_INTERNAL service needs `workloadSelector`",
+            );
         }
         return Vec::new();
     };
     if location == Location::External {
-        cx.out.error(selector.place(), "workloads are inside the mesh, expected `location = \"MESH_INTERNAL\"`");
+        cx.out.error(
+            selector.place(),
+            "workloads are inside the mesh, expected `location = \"MESH_INTERNAL\"`",
+        );
     }
     if raw.endpoints.is_some() {
-        cx.out.error(selector.place(), "`endpoints` and `workloadSelector` exclude each other");
+        cx.out.error(
+            selector.place(),
+            "`endpoints` and `workloadSelector` exclude each other",
+        );
     }
     let wanted = labels(Some(&selector.labels));
     if wanted.is_empty() && selector.whole() {
-        cx.out.error(selector.place(), "expected at least one label");
+        cx.out
+            .error(selector.place(), "expected at least one label");
     }
     let matches = |w: &crate::config::checked::Workload| {
         w.name.namespace == name.namespace && wanted.iter().all(|(k, v)| w.labels.get(k) == Some(v))
     };
-    let found: Vec<usize> =
-        mesh.workloads.iter().enumerate().filter(|(_, w)| matches(w)).map(|(i, _)| i).collect();
+    let found: Vec<usize> = mesh
+        .workloads
+        .iter()
+        .enumerate()
+        .filter(|(_, w)| matches(w))
+        .map(|(i, _)| i)
+        .collect();
     if found.is_empty() {
-        cx.out.warn(selector.place(), format!("no workloadEntry of namespace `{}` has these labels", name.namespace));
+        cx.out.warn(
+            selector.place(),
+            format!(
+                "no workloadEntry of namespace `{}` has these labels",
+                name.namespace
+            ),
+        );
     }
     found
 }
 
 /// Where an external service is reached.
-fn endpoints(raw: &ServiceEntry, location: Location, hosts: &[String], cx: &mut Context<'_>) -> Vec<String> {
+fn endpoints(
+    raw: &ServiceEntry,
+    location: Location,
+    hosts: &[String],
+    cx: &mut Context<'_>,
+) -> Vec<String> {
     let written = raw.endpoints.iter().flatten().map(|e| &e.address);
     let dns = match raw.resolution.value {
         Resolution::Static => false,
         Resolution::Dns | Resolution::DnsRoundRobin => true,
         Resolution::None | Resolution::DynamicDns => {
-            cx.out.error(&raw.resolution.place, "NONE and DYNAMIC_DNS are not supported yet, expected STATIC or DNS");
+            cx.out.error(
+                &raw.resolution.place,
+                "NONE and DYNAMIC_DNS are not supported yet, expected STATIC or DNS",
+            );
             return Vec::new();
         }
     };
     if location == Location::Internal {
         for at in written {
-            cx.out.error(&at.place, "a MESH_INTERNAL service takes its workloads from `workloadSelector`");
+            cx.out.error(
+                &at.place,
+                "a MESH_INTERNAL service takes its workloads from `workloadSelector`",
+            );
         }
         if dns {
-            cx.out.error(&raw.resolution.place, "a MESH_INTERNAL service is `STATIC`");
+            cx.out
+                .error(&raw.resolution.place, "a MESH_INTERNAL service is `STATIC`");
         }
         return Vec::new();
     }
@@ -153,12 +210,20 @@ fn endpoints(raw: &ServiceEntry, location: Location, hosts: &[String], cx: &mut 
             Err(_) if dns => endpoints.extend(cx.host(at, false)),
             Err(_) => {
                 let text = at.escape_debug();
-                cx.out.error(&at.place, format!("`{text}` is not an IP address, which STATIC needs"));
+                cx.out.error(
+                    &at.place,
+                    format!("`{text}` is not an IP address, which STATIC needs"),
+                );
             }
         }
     }
-    if raw.resolution.value == Resolution::DnsRoundRobin && raw.endpoints.as_ref().is_some_and(|e| e.len() > 1) {
-        cx.out.error(&raw.resolution.place, "DNS_ROUND_ROBIN takes one endpoint at most");
+    if raw.resolution.value == Resolution::DnsRoundRobin
+        && raw.endpoints.as_ref().is_some_and(|e| e.len() > 1)
+    {
+        cx.out.error(
+            &raw.resolution.place,
+            "DNS_ROUND_ROBIN takes one endpoint at most",
+        );
     }
     if raw.endpoints.is_none() {
         endpoints = implied(raw, dns, hosts, cx);
@@ -170,14 +235,29 @@ fn endpoints(raw: &ServiceEntry, location: Location, hosts: &[String], cx: &mut 
 fn implied(raw: &ServiceEntry, dns: bool, hosts: &[String], cx: &mut Context<'_>) -> Vec<String> {
     if !dns {
         if raw.addresses.is_none() && raw.workload_selector.is_none() && raw.whole() {
-            cx.out.error(&raw.resolution.place, "STATIC needs `endpoints` or `addresses`");
+            cx.out.error(
+                &raw.resolution.place,
+                "STATIC needs `endpoints` or `addresses`",
+            );
         }
-        return raw.addresses.iter().flatten().map(|at| at.value.to_string()).collect();
+        return raw
+            .addresses
+            .iter()
+            .flatten()
+            .map(|at| at.value.to_string())
+            .collect();
     }
     if let Some(at) = raw.hosts.iter().find(|at| at.starts_with("*.")) {
-        cx.out.error(&at.place, "a wildcard has no address in DNS; give `endpoints`");
+        cx.out.error(
+            &at.place,
+            "a wildcard has no address in DNS; give `endpoints`",
+        );
     }
-    hosts.iter().filter(|h| !h.starts_with('*')).cloned().collect()
+    hosts
+        .iter()
+        .filter(|h| !h.starts_with('*'))
+        .cloned()
+        .collect()
 }
 
 /// Index of the gateway that traffic to the service passes.
@@ -188,10 +268,19 @@ fn waypoint(
     mesh: &Mesh,
     cx: &mut Context<'_>,
 ) -> Option<usize> {
-    let label = |key: &str| raw.labels.iter().flat_map(|l| &l.0).find(|(k, _)| k.value == key).map(|(_, v)| v);
+    let label = |key: &str| {
+        raw.labels
+            .iter()
+            .flat_map(|l| &l.0)
+            .find(|(k, _)| k.value == key)
+            .map(|(_, v)| v)
+    };
     let Some(written) = label(USE_WAYPOINT) else {
         if let Some(at) = label(USE_WAYPOINT_NAMESPACE) {
-            cx.out.error(&at.place, format!("means nothing without the label `{USE_WAYPOINT}`"));
+            cx.out.error(
+                &at.place,
+                format!("means nothing without the label `{USE_WAYPOINT}`"),
+            );
         }
         return None;
     };
@@ -209,63 +298,107 @@ fn waypoint(
         Location::Internal => (GatewayClass::Waypoint, "istio-waypoint"),
     };
     if mesh.gateways.get(index).is_some_and(|g| g.class != class) {
-        cx.out.error(&written.place, format!("gateway `{gateway}` is not of class `{wanted}`"));
+        cx.out.error(
+            &written.place,
+            format!("gateway `{gateway}` is not of class `{wanted}`"),
+        );
     }
     Some(index)
 }
 
 /// Every `[[destinationRule]]`.
 pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
-    for raw in files.iter().flat_map(|f| f.destination_rule.iter().flatten()) {
+    for raw in files
+        .iter()
+        .flat_map(|f| f.destination_rule.iter().flatten())
+    {
         let name = cx.resource(&raw.name, raw.namespace.as_ref());
         let tls = client_tls(&raw.traffic_policy.tls, cx);
-        let Some(host) = cx.host(&raw.host, true) else { continue };
+        let Some(host) = cx.host(&raw.host, true) else {
+            continue;
+        };
         if mesh.destination_rules.iter().any(|d| d.host == host) {
-            cx.out.error(&raw.host.place, format!("a second destinationRule for host `{host}`"));
+            cx.out.error(
+                &raw.host.place,
+                format!("a second destinationRule for host `{host}`"),
+            );
         }
-        match mesh.services.iter().find(|s| s.hosts.iter().any(|h| covers(h, &host))) {
+        match mesh
+            .services
+            .iter()
+            .find(|s| s.hosts.iter().any(|h| covers(h, &host)))
+        {
             Some(service) if service.location == Location::Internal => {
-                cx.out.error(&raw.host.place, "a host inside the mesh is reached by mTLS; no destinationRule applies");
+                cx.out.error(
+                    &raw.host.place,
+                    "a host inside the mesh is reached by mTLS; no destinationRule applies",
+                );
             }
             Some(_) => {}
             None => unknown_host(&raw.host, files, mesh, cx),
         }
-        mesh.destination_rules.extend(tls.map(|tls| DestinationRule { name, host, tls }));
+        mesh.destination_rules
+            .extend(tls.map(|tls| DestinationRule { name, host, tls }));
     }
 }
 
 /// Whether the host of a service takes in the host of a rule.
 fn covers(service: &str, rule: &str) -> bool {
     service == rule
-        || service.strip_prefix('*').is_some_and(|suffix| rule.len() > suffix.len() && rule.ends_with(suffix))
+        || service
+            .strip_prefix('*')
+            .is_some_and(|suffix| rule.len() > suffix.len() && rule.ends_with(suffix))
 }
 
 fn unknown_host(host: &At<String>, files: &[File], mesh: &Mesh, cx: &mut Context<'_>) {
-    let written: usize = files.iter().filter_map(|f| f.service_entry.as_ref()).map(Vec::len).sum();
+    let written: usize = files
+        .iter()
+        .filter_map(|f| f.service_entry.as_ref())
+        .map(Vec::len)
+        .sum();
     if cx.known.unsure() || written > mesh.services.len() {
         return;
     }
-    let hosts = mesh.services.iter().flat_map(|s| s.hosts.iter().map(String::as_str));
+    let hosts = mesh
+        .services
+        .iter()
+        .flat_map(|s| s.hosts.iter().map(String::as_str));
     let near = crate::config::nearest::hint(host, hosts);
-    cx.out.error(&host.place, format!("no serviceEntry has the host `{}`{near}", host.value));
+    cx.out.error(
+        &host.place,
+        format!("no serviceEntry has the host `{}`{near}", host.value),
+    );
 }
 
 fn client_tls(raw: &ClientTls, cx: &mut Context<'_>) -> Option<UpstreamTls> {
     match raw.mode.value {
         TlsMode::Disable => {
-            let set = raw.sni.is_some() || raw.subject_alt_names.is_some() || raw.ca_certificates.is_some();
+            let set = raw.sni.is_some()
+                || raw.subject_alt_names.is_some()
+                || raw.ca_certificates.is_some();
             if set {
-                cx.out.error(&raw.mode.place, "DISABLE leaves no use for the other keys of `tls`");
+                cx.out.error(
+                    &raw.mode.place,
+                    "DISABLE leaves no use for the other keys of `tls`",
+                );
             }
             Some(UpstreamTls::Disable)
         }
         TlsMode::Simple => Some(UpstreamTls::Simple {
             sni: raw.sni.as_ref().and_then(|at| cx.host(at, false)),
-            subject_alt_names: raw.subject_alt_names.iter().flatten().map(|at| at.value.clone()).collect(),
+            subject_alt_names: raw
+                .subject_alt_names
+                .iter()
+                .flatten()
+                .map(|at| at.value.clone())
+                .collect(),
             ca_certificates: raw.ca_certificates.as_ref().map(|at| cx.path(at)),
         }),
         TlsMode::Mutual | TlsMode::IstioMutual => {
-            cx.out.error(&raw.mode.place, "MUTUAL and ISTIO_MUTUAL are not supported yet, expected SIMPLE or DISABLE");
+            cx.out.error(
+                &raw.mode.place,
+                "MUTUAL and ISTIO_MUTUAL are not supported yet, expected SIMPLE or DISABLE",
+            );
             None
         }
     }

@@ -28,23 +28,35 @@ pub(crate) struct Attachment<'r> {
 }
 
 /// `selector.matchLabels`; `None` for none or an empty one.
-pub(crate) fn selector(raw: Option<&At<raw::Selector>>, cx: &mut Context<'_>) -> Option<BTreeMap<String, String>> {
+pub(crate) fn selector(
+    raw: Option<&At<raw::Selector>>,
+    cx: &mut Context<'_>,
+) -> Option<BTreeMap<String, String>> {
     let raw = raw?;
     let written = raw.match_labels.as_ref();
     for (key, value) in written.iter().flat_map(|l| &l.value.0) {
         if key.contains('*') || value.0.contains('*') {
-            cx.out.error(&value.place, "labels are compared exactly, expected no `*`");
+            cx.out
+                .error(&value.place, "labels are compared exactly, expected no `*`");
         }
     }
     let wanted = labels(written.map(|l| &l.value));
     if wanted.is_empty() && raw.value.whole() {
-        cx.out.warn(&raw.place, "an empty selector takes every workload of the namespace");
+        cx.out.warn(
+            &raw.place,
+            "an empty selector takes every workload of the namespace",
+        );
     }
     (!wanted.is_empty()).then_some(wanted)
 }
 
 /// The target of a policy; a reference to nothing is a problem, a selector that takes nothing a warning.
-pub(crate) fn target(raw: &Attachment<'_>, policy: &ResourceName, mesh: &Mesh, cx: &mut Context<'_>) -> Target {
+pub(crate) fn target(
+    raw: &Attachment<'_>,
+    policy: &ResourceName,
+    mesh: &Mesh,
+    cx: &mut Context<'_>,
+) -> Target {
     let set = [
         raw.selector.map(|at| &at.place),
         raw.target_ref.map(|at| &at.place),
@@ -52,17 +64,29 @@ pub(crate) fn target(raw: &Attachment<'_>, policy: &ResourceName, mesh: &Mesh, c
     ];
     let mut set = set.into_iter().flatten();
     if let (Some(_), Some(second)) = (set.next(), set.next()) {
-        cx.out.error(second, "only one of `selector`, `targetRef` and `targetRefs` may be set");
+        cx.out.error(
+            second,
+            "only one of `selector`, `targetRef` and `targetRefs` may be set",
+        );
     }
     let single = raw.target_ref.map(|at| &at.value).into_iter();
-    let refs: Vec<&raw::TargetRef> = single.chain(raw.target_refs.iter().flat_map(|at| &at.value)).collect();
+    let refs: Vec<&raw::TargetRef> = single
+        .chain(raw.target_refs.iter().flat_map(|at| &at.value))
+        .collect();
     if !refs.is_empty() {
-        return Target::Refs(refs.into_iter().filter_map(|r| target_ref(r, policy, mesh, cx)).collect());
+        return Target::Refs(
+            refs.into_iter()
+                .filter_map(|r| target_ref(r, policy, mesh, cx))
+                .collect(),
+        );
     }
     let target = selector(raw.selector, cx).map_or(Target::Namespace, Target::Selector);
     if !takes_something(&target, policy, mesh) {
         let place = raw.selector.map_or(raw.name, |at| &at.place);
-        cx.out.warn(place, "attaches to nothing: no workload or gateway is selected by it");
+        cx.out.warn(
+            place,
+            "attaches to nothing: no workload or gateway is selected by it",
+        );
     }
     target
 }
@@ -89,9 +113,15 @@ fn takes_something(target: &Target, policy: &ResourceName, mesh: &Mesh) -> bool 
         services: Vec::new(),
         default: Decision::Deny,
     };
-    let points = mesh.workloads.iter().map(workload).chain(mesh.gateways.iter().map(gateway));
+    let points = mesh
+        .workloads
+        .iter()
+        .map(workload)
+        .chain(mesh.gateways.iter().map(gateway));
     let (root, by_name) = (mesh.root_namespace.as_str(), mesh.gateway_name_selector);
-    points.into_iter().any(|point| attaches(target, &policy.namespace, &point, root, by_name))
+    points
+        .into_iter()
+        .any(|point| attaches(target, &policy.namespace, &point, root, by_name))
 }
 
 fn target_ref(
@@ -101,7 +131,10 @@ fn target_ref(
     cx: &mut Context<'_>,
 ) -> Option<TargetRef> {
     if let Some(at) = raw.namespace.as_ref().filter(|at| !at.0.is_empty()) {
-        cx.out.error(&at.place, "a target is in the policy's own namespace; leave the key out");
+        cx.out.error(
+            &at.place,
+            "a target is in the policy's own namespace; leave the key out",
+        );
     }
     let (group, kind) = match raw.kind.as_str() {
         "Gateway" => ("gateway.networking.k8s.io", TargetKind::Gateway),
@@ -111,14 +144,27 @@ fn target_ref(
         other => {
             let near = hint(other, ["Gateway", "GatewayClass", "ServiceEntry"]);
             let text = other.escape_debug();
-            cx.out.error(&raw.kind.place, format!("`{text}` is not one of Gateway, GatewayClass, ServiceEntry{near}"));
+            cx.out.error(
+                &raw.kind.place,
+                format!("`{text}` is not one of Gateway, GatewayClass, ServiceEntry{near}"),
+            );
             return None;
         }
     };
     let written = raw.group.as_ref().map_or("", |at| &at.0);
     if written != group && !(written == "core" && group.is_empty()) {
-        let place = raw.group.as_ref().map_or_else(|| raw.place(), |at| &at.place);
-        cx.out.error(place, format!("`{}` has no kind `{}`, expected group `{group}`", written.escape_debug(), raw.kind.value));
+        let place = raw
+            .group
+            .as_ref()
+            .map_or_else(|| raw.place(), |at| &at.place);
+        cx.out.error(
+            place,
+            format!(
+                "`{}` has no kind `{}`, expected group `{group}`",
+                written.escape_debug(),
+                raw.kind.value
+            ),
+        );
         return None;
     }
     let name = ResourceName::new(&policy.namespace, &raw.name);
@@ -132,17 +178,26 @@ fn target_ref(
             cx.out.error(&raw.kind.place, "a service is a ServiceEntry here, expected kind `ServiceEntry`, group `networking.istio.io`");
         }
     }
-    Some(TargetRef { kind, name: raw.name.value.clone() })
+    Some(TargetRef {
+        kind,
+        name: raw.name.value.clone(),
+    })
 }
 
 fn gateway_class(raw: &raw::TargetRef, policy: &ResourceName, mesh: &Mesh, cx: &mut Context<'_>) {
     if !CLASSES.contains(&raw.name.as_str()) {
         let (text, near) = (raw.name.escape_debug(), hint(&raw.name, CLASSES));
-        cx.out.error(&raw.name.place, format!("`{text}` is not one of {}{near}", CLASSES.join(", ")));
+        cx.out.error(
+            &raw.name.place,
+            format!("`{text}` is not one of {}{near}", CLASSES.join(", ")),
+        );
     }
     if policy.namespace != mesh.root_namespace {
         let root = &mesh.root_namespace;
-        cx.out.error(&raw.kind.place, format!("only a policy of the root namespace `{root}` may name a GatewayClass"));
+        cx.out.error(
+            &raw.kind.place,
+            format!("only a policy of the root namespace `{root}` may name a GatewayClass"),
+        );
     }
 }
 
@@ -151,7 +206,12 @@ fn service_entry(raw: &raw::TargetRef, name: &ResourceName, mesh: &Mesh, cx: &mu
     if !cx.exists("serviceEntry", name, &raw.name.place) {
         return;
     }
-    if mesh.services.iter().any(|s| s.name == *name && s.waypoint.is_none()) && cx.out.count() == 0 {
+    if mesh
+        .services
+        .iter()
+        .any(|s| s.name == *name && s.waypoint.is_none())
+        && cx.out.count() == 0
+    {
         cx.out.error(
             &raw.name.place,
             format!("nothing would enforce this: serviceEntry `{name}` has no label `istio.io/use-waypoint`"),

@@ -27,13 +27,25 @@ pub(crate) fn warn(raw: &Raw, policy: &AuthorizationPolicy, mesh: &Mesh, cx: &mu
 
 fn identities(source: &Source, action: Action, cx: &mut Context<'_>) {
     let positive = [
-        &source.principals, &source.request_principals, &source.namespaces, &source.service_accounts,
-        &source.trust_domains, &source.ip_blocks, &source.remote_ip_blocks,
+        &source.principals,
+        &source.request_principals,
+        &source.namespaces,
+        &source.service_accounts,
+        &source.trust_domains,
+        &source.ip_blocks,
+        &source.remote_ip_blocks,
     ];
     if action == Action::Allow && source.whole() && positive.iter().all(|f| f.is_none()) {
-        cx.out.warn(source.place(), "only `not..` fields: callers without any identity are allowed too");
+        cx.out.warn(
+            source.place(),
+            "only `not..` fields: callers without any identity are allowed too",
+        );
     }
-    if let Some(field) = source.request_principals.as_ref().filter(|_| action == Action::Deny) {
+    if let Some(field) = source
+        .request_principals
+        .as_ref()
+        .filter(|_| action == Action::Deny)
+    {
         anonymous(&field.place, cx);
     }
 }
@@ -43,8 +55,14 @@ fn anonymous(place: &Place, cx: &mut Context<'_>) {
 }
 
 fn hosts(operation: &Operation, cx: &mut Context<'_>) {
-    for field in [&operation.hosts, &operation.not_hosts].into_iter().flatten() {
-        for host in field.iter().filter(|h| !h.contains(':') && !h.ends_with('*')) {
+    for field in [&operation.hosts, &operation.not_hosts]
+        .into_iter()
+        .flatten()
+    {
+        for host in field
+            .iter()
+            .filter(|h| !h.contains(':') && !h.ends_with('*'))
+        {
             let twin = format!("{}:*", host.value);
             if !field.iter().any(|other| other.value == twin) {
                 let text = host.escape_debug();
@@ -59,7 +77,11 @@ fn paths(operation: &Operation, action: Action, mesh: &Mesh, cx: &mut Context<'_
         PathNormalization::None | PathNormalization::Base => false,
         PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes => true,
     };
-    if let Some(field) = operation.paths.as_ref().filter(|_| action == Action::Deny && !merged) {
+    if let Some(field) = operation
+        .paths
+        .as_ref()
+        .filter(|_| action == Action::Deny && !merged)
+    {
         cx.out.warn(&field.place, "under this `mesh.pathNormalization` a doubled slash is another path, and is not denied");
     }
 }
@@ -68,7 +90,9 @@ fn paths(operation: &Operation, action: Action, mesh: &Mesh, cx: &mut Context<'_
 fn repeats(condition: &Condition, action: Action, cx: &mut Context<'_>) {
     let header = condition.key.starts_with("request.headers[");
     match action {
-        Action::Deny if condition.key.starts_with("request.auth.") && condition.values.is_some() => {
+        Action::Deny
+            if condition.key.starts_with("request.auth.") && condition.values.is_some() =>
+        {
             anonymous(&condition.key.place, cx);
         }
         Action::Deny if header => {
@@ -76,9 +100,14 @@ fn repeats(condition: &Condition, action: Action, cx: &mut Context<'_>) {
                 cx.out.warn(&field.place, "a second field of that name with a good value lifts this denial; write an ALLOW policy instead");
             }
         }
-        Action::Allow if header && condition.not_values.is_none() && condition.not_regexes.is_none() => {
+        Action::Allow
+            if header && condition.not_values.is_none() && condition.not_regexes.is_none() =>
+        {
             if let Some(field) = condition.values.as_ref() {
-                cx.out.warn(&field.place, "one good value is enough, whatever a second field of that name holds");
+                cx.out.warn(
+                    &field.place,
+                    "one good value is enough, whatever a second field of that name holds",
+                );
             }
         }
         Action::Allow | Action::Deny | Action::Audit | Action::Custom => {}

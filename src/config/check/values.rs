@@ -36,10 +36,16 @@ impl Reader<'_, '_> {
         for (i, at) in raw.iter().enumerate() {
             self.locator.add(&format!("{field}[{i}]"), &at.place, true);
             if let Some(trap) = never(at, form) {
-                self.cx.out.warn(&at.place, format!("`{}` never matches: {trap}", at.escape_debug()));
+                self.cx.out.warn(
+                    &at.place,
+                    format!("`{}` never matches: {trap}", at.escape_debug()),
+                );
             } else if mid_star(at, form) {
                 let text = at.escape_debug();
-                self.cx.out.warn(&at.place, format!("`{text}`: a `*` in the middle is an ordinary character"));
+                self.cx.out.warn(
+                    &at.place,
+                    format!("`{text}`: a `*` in the middle is an ordinary character"),
+                );
             }
         }
         raw.iter().map(|at| at.value.clone()).collect()
@@ -75,7 +81,9 @@ fn request_principal(text: &str) -> Option<&'static str> {
     if issuer.len() > 1 && issuer.ends_with('*') {
         return Some("the issuer may be a suffix (`*x`), not a prefix, before a `/`");
     }
-    subject.is_empty().then_some("the subject after the last `/` is empty")
+    subject
+        .is_empty()
+        .then_some("the subject after the last `/` is empty")
 }
 
 /// A `*` that is neither the first nor the last character of a value where it could be meant as a wildcard.
@@ -101,8 +109,15 @@ mod tests {
     use crate::config::place::Place;
 
     fn check(form: Form, text: &str, warned: bool) {
-        let value = At { value: text.to_owned(), place: Place::top(0) };
-        assert_eq!(never(&value, form).is_some() || mid_star(&value, form), warned, "{form:?} {text}");
+        let value = At {
+            value: text.to_owned(),
+            place: Place::top(0),
+        };
+        assert_eq!(
+            never(&value, form).is_some() || mid_star(&value, form),
+            warned,
+            "{form:?} {text}"
+        );
     }
 
     #[test]
@@ -124,10 +139,24 @@ mod tests {
 
     #[test]
     fn request_principals() {
-        for text in ["*", "https://a.example/*", "https://a.example/joe", "*/joe", "*example/joe", "*joe", "https*"] {
+        for text in [
+            "*",
+            "https://a.example/*",
+            "https://a.example/joe",
+            "*/joe",
+            "*example/joe",
+            "*joe",
+            "https*",
+        ] {
             check(Form::RequestPrincipal, text, false);
         }
-        for text in ["*/*", "https://acc*", "iss*/sub", "https://a.example/", "iss"] {
+        for text in [
+            "*/*",
+            "https://acc*",
+            "iss*/sub",
+            "https://a.example/",
+            "iss",
+        ] {
             check(Form::RequestPrincipal, text, true);
         }
     }

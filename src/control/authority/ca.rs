@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData,
+    SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use time::OffsetDateTime;
@@ -79,18 +80,41 @@ impl Ca {
     /// A self-signed root: path length 1, ten years.
     pub(super) fn new_root(trust_domain: &TrustDomain, now: UnixTime) -> Result<Self, IssueError> {
         let key = KeyPair::generate().map_err(IssueError::Certificate)?;
-        let (params, validity) = ca_params(trust_domain, "root", 1, now, now.as_secs() + ROOT_DAYS * DAY_S)?;
+        let (params, validity) = ca_params(
+            trust_domain,
+            "root",
+            1,
+            now,
+            now.as_secs() + ROOT_DAYS * DAY_S,
+        )?;
         let certificate = params.self_signed(&key).map_err(IssueError::Certificate)?;
-        Ok(Self::new(certificate.into(), Issuer::new(params, key), validity))
+        Ok(Self::new(
+            certificate.into(),
+            Issuer::new(params, key),
+            validity,
+        ))
     }
 
     /// An issuing CA below this root: path length 0, one year or as long as the root.
-    pub(super) fn new_issuing(&self, trust_domain: &TrustDomain, now: UnixTime) -> Result<Self, IssueError> {
+    pub(super) fn new_issuing(
+        &self,
+        trust_domain: &TrustDomain,
+        now: UnixTime,
+    ) -> Result<Self, IssueError> {
         let key = KeyPair::generate().map_err(IssueError::Certificate)?;
-        let until = self.not_after.as_secs().min(now.as_secs() + ISSUING_DAYS * DAY_S);
+        let until = self
+            .not_after
+            .as_secs()
+            .min(now.as_secs() + ISSUING_DAYS * DAY_S);
         let (params, validity) = ca_params(trust_domain, "issuing", 0, now, until)?;
-        let certificate = params.signed_by(&key, &self.issuer).map_err(IssueError::Certificate)?;
-        Ok(Self::new(certificate.into(), Issuer::new(params, key), validity))
+        let certificate = params
+            .signed_by(&key, &self.issuer)
+            .map_err(IssueError::Certificate)?;
+        Ok(Self::new(
+            certificate.into(),
+            Issuer::new(params, key),
+            validity,
+        ))
     }
 
     fn new(
@@ -98,22 +122,34 @@ impl Ca {
         issuer: Issuer<'static, KeyPair>,
         (not_before, not_after): (UnixTime, UnixTime),
     ) -> Self {
-        Self { certificate, issuer, not_before, not_after }
+        Self {
+            certificate,
+            issuer,
+            not_before,
+            not_after,
+        }
     }
 
     /// Reads certificate and key.
     pub(super) fn parse(certificate_pem: &str, key_pem: &str) -> Result<Self, Unfit> {
-        let found = pem::certificates(certificate_pem.as_bytes()).map_err(|_e| Unfit::Certificate)?;
+        let found =
+            pem::certificates(certificate_pem.as_bytes()).map_err(|_e| Unfit::Certificate)?;
         let certificate = found.into_iter().next().ok_or(Unfit::Certificate)?;
         let key = key_block(key_pem).ok_or(Unfit::Key)?;
-        let (_, parsed) = X509Certificate::from_der(&certificate).map_err(|_e| Unfit::Certificate)?;
+        let (_, parsed) =
+            X509Certificate::from_der(&certificate).map_err(|_e| Unfit::Certificate)?;
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err(Unfit::Pair);
         }
-        let bound = |time: i64| UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time).unwrap_or(0)));
-        let validity =
-            (bound(parsed.validity().not_before.timestamp()), bound(parsed.validity().not_after.timestamp()));
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|_e| Unfit::Certificate)?;
+        let bound = |time: i64| {
+            UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(time).unwrap_or(0)))
+        };
+        let validity = (
+            bound(parsed.validity().not_before.timestamp()),
+            bound(parsed.validity().not_after.timestamp()),
+        );
+        let issuer =
+            Issuer::from_ca_cert_der(&certificate, key).map_err(|_e| Unfit::Certificate)?;
         Ok(Self::new(certificate.clone(), issuer, validity))
     }
 
@@ -143,7 +179,11 @@ impl Ca {
         let (_, parsed) = X509Certificate::from_der(&self.certificate).ok()?;
         let san = parsed.subject_alternative_name().ok()??;
         san.value.general_names.iter().find_map(|name| {
-            if let GeneralName::URI(uri) = name { uri.strip_prefix("spiffe://").map(str::to_owned) } else { None }
+            if let GeneralName::URI(uri) = name {
+                uri.strip_prefix("spiffe://").map(str::to_owned)
+            } else {
+                None
+            }
         })
     }
 
@@ -155,8 +195,12 @@ impl Ca {
         ttl: Duration,
         now: UnixTime,
     ) -> Result<Issued, IssueError> {
-        let not_before = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().saturating_sub(SKEW_S)));
-        let until = now.as_secs().saturating_add(ttl.as_secs()).min(self.not_after.as_secs());
+        let not_before =
+            UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().saturating_sub(SKEW_S)));
+        let until = now
+            .as_secs()
+            .saturating_add(ttl.as_secs())
+            .min(self.not_after.as_secs());
         if until <= now.as_secs() || now.as_secs() < self.not_before.as_secs() {
             return Err(IssueError::Time);
         }
@@ -176,11 +220,19 @@ impl Ca {
             Subject::NewKey => {
                 let pair = KeyPair::generate().map_err(IssueError::Certificate)?;
                 let der = PrivatePkcs8KeyDer::from(pair.serialize_der());
-                (params.signed_by(&pair, &self.issuer), Some(PrivateKeyDer::Pkcs8(der)))
+                (
+                    params.signed_by(&pair, &self.issuer),
+                    Some(PrivateKeyDer::Pkcs8(der)),
+                )
             }
         };
         let leaf = certificate.map_err(IssueError::Certificate)?.into();
-        Ok(Issued { chain: vec![leaf, self.certificate.clone()], key, not_before, not_after })
+        Ok(Issued {
+            chain: vec![leaf, self.certificate.clone()],
+            key,
+            not_before,
+            not_after,
+        })
     }
 }
 
@@ -191,7 +243,13 @@ impl Names {
         for name in dns_names {
             sans.push(SanType::DnsName(dns(name)?));
         }
-        Ok(Self { sans, usages: vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth] })
+        Ok(Self {
+            sans,
+            usages: vec![
+                ExtendedKeyUsagePurpose::ServerAuth,
+                ExtendedKeyUsagePurpose::ClientAuth,
+            ],
+        })
     }
 
     /// A server outside the mesh's identities.
@@ -201,15 +259,21 @@ impl Names {
             sans.push(SanType::DnsName(dns(name)?));
         }
         sans.extend(addresses.iter().copied().map(SanType::IpAddress));
-        Ok(Self { sans, usages: vec![ExtendedKeyUsagePurpose::ServerAuth] })
+        Ok(Self {
+            sans,
+            usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
+        })
     }
 }
 
 impl Request {
     /// Reads PKCS#10 in PEM. The key must be P-256; what else the request asks for must be in an SVID anyway.
     pub(super) fn parse(csr_pem: &str) -> Result<Self, IssueError> {
-        let request = CertificateSigningRequestParams::from_pem(csr_pem)
-            .map_err(|_e| IssueError::Csr("not a PKCS#10 request with a valid signature, or an extension is unknown"))?;
+        let request = CertificateSigningRequestParams::from_pem(csr_pem).map_err(|_e| {
+            IssueError::Csr(
+                "not a PKCS#10 request with a valid signature, or an extension is unknown",
+            )
+        })?;
         if request.public_key.algorithm() != &rcgen::PKCS_ECDSA_P256_SHA256 {
             return Err(IssueError::Csr("key is not P-256"));
         }
@@ -221,15 +285,24 @@ impl Request {
         for san in &request.params.subject_alt_names {
             match san {
                 SanType::URI(uri) if id.is_none() => {
-                    id = Some(SpiffeId::parse(uri.as_str()).map_err(|_e| IssueError::Csr("URI is not a SPIFFE ID"))?);
+                    id = Some(
+                        SpiffeId::parse(uri.as_str())
+                            .map_err(|_e| IssueError::Csr("URI is not a SPIFFE ID"))?,
+                    );
                 }
                 SanType::URI(_) => return Err(IssueError::Csr("more than one URI")),
                 SanType::DnsName(name) => dns_names.push(name.as_str().to_owned()),
-                SanType::Rfc822Name(_) | SanType::IpAddress(_) | SanType::OtherName(_) | _ => return Err(IssueError::Csr("names other than URI and DNS")),
+                SanType::Rfc822Name(_) | SanType::IpAddress(_) | SanType::OtherName(_) | _ => {
+                    return Err(IssueError::Csr("names other than URI and DNS"));
+                }
             }
         }
         let id = id.ok_or(IssueError::Csr("no URI"))?;
-        Ok(Self { id, dns_names, public_key: request.public_key })
+        Ok(Self {
+            id,
+            dns_names,
+            public_key: request.public_key,
+        })
     }
 }
 
@@ -250,7 +323,8 @@ fn ca_params(
     if until <= now.as_secs() {
         return Err(IssueError::Time);
     }
-    let not_before = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().saturating_sub(SKEW_S)));
+    let not_before =
+        UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().saturating_sub(SKEW_S)));
     let not_after = UnixTime::since_unix_epoch(Duration::from_secs(until));
     let serial_number = serial()?;
     let mut params = CertificateParams::default();
@@ -258,7 +332,10 @@ fn ca_params(
     name.push(DnType::OrganizationName, trust_domain.as_str());
     name.push(DnType::CommonName, format!("ringgate {what} CA"));
     // Two CAs of the same kind differ in their names, so that a peer's path builder does not confuse them.
-    name.push(DnType::CustomDnType(vec![2, 5, 4, 5]), serial_number.to_string());
+    name.push(
+        DnType::CustomDnType(vec![2, 5, 4, 5]),
+        serial_number.to_string(),
+    );
     params.distinguished_name = name;
     params.serial_number = Some(serial_number);
     params.not_before = date(not_before)?;
@@ -292,6 +369,7 @@ fn ia5(text: &str) -> Result<rcgen::string::Ia5String, IssueError> {
 fn dns(name: &str) -> Result<rcgen::string::Ia5String, IssueError> {
     let bad = || IssueError::Name(name.to_owned());
     // A leading `*.` is a wildcard (RFC 9525 section 6.3); the rest must be a DNS name.
-    rustls::pki_types::DnsName::try_from(name.strip_prefix("*.").unwrap_or(name)).map_err(|_e| bad())?;
+    rustls::pki_types::DnsName::try_from(name.strip_prefix("*.").unwrap_or(name))
+        .map_err(|_e| bad())?;
     ia5(name)
 }

@@ -33,7 +33,9 @@ pub enum JoinTokenError {
         line: usize,
     },
     /// A word after the token is neither an ID nor a DNS name.
-    #[error("line {line}: `{word}` is neither a SPIFFE ID, a SPIFFE ID followed by `/*`, nor `dns:` and a name")]
+    #[error(
+        "line {line}: `{word}` is neither a SPIFFE ID, a SPIFFE ID followed by `/*`, nor `dns:` and a name"
+    )]
     Word {
         /// From 1.
         line: usize,
@@ -53,7 +55,9 @@ pub struct JoinTokens {
 
 impl std::fmt::Debug for JoinTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(self.entries.iter().map(|(_digest, grant)| grant)).finish()
+        f.debug_list()
+            .entries(self.entries.iter().map(|(_digest, grant)| grant))
+            .finish()
     }
 }
 
@@ -78,7 +82,11 @@ impl Grant {
     /// Whether the identity may be asked for.
     #[must_use]
     pub fn allows_id(&self, id: &SpiffeId) -> bool {
-        let below = |prefix: &SpiffeId| id.as_str().strip_prefix(prefix.as_str()).is_some_and(|r| r.starts_with('/'));
+        let below = |prefix: &SpiffeId| {
+            id.as_str()
+                .strip_prefix(prefix.as_str())
+                .is_some_and(|r| r.starts_with('/'))
+        };
         self.ids.contains(id) || self.prefixes.iter().any(below)
     }
 
@@ -100,7 +108,9 @@ impl JoinTokens {
         for (index, line) in text.lines().enumerate() {
             let number = index.saturating_add(1);
             let mut words = line.split_ascii_whitespace();
-            let Some(token) = words.next().filter(|word| !word.starts_with('#')) else { continue };
+            let Some(token) = words.next().filter(|word| !word.starts_with('#')) else {
+                continue;
+            };
             if token.len() < TOKEN_BYTES_MIN {
                 return Err(JoinTokenError::Short { line: number });
             }
@@ -115,7 +125,9 @@ impl JoinTokens {
                     source,
                 })?;
             }
-            tokens.entries.push((digest(&SHA256, token.as_bytes()), grant));
+            tokens
+                .entries
+                .push((digest(&SHA256, token.as_bytes()), grant));
         }
         Ok(tokens)
     }
@@ -178,7 +190,10 @@ mod tests {
             ("\n0123456789abcdef td/ns/a/sa/x", 2),
         ] {
             let message = JoinTokens::parse(text).unwrap_err().to_string();
-            assert!(message.starts_with(&format!("line {line}: ")), "{text}: {message}");
+            assert!(
+                message.starts_with(&format!("line {line}: ")),
+                "{text}: {message}"
+            );
         }
     }
 }

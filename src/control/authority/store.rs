@@ -49,7 +49,10 @@ impl Store {
             .open(&lock_path)
             .map_err(|e| failed(&lock_path, e))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self {
+                dir: dir.to_owned(),
+                _lock: lock,
+            }),
             Err(fs::TryLockError::WouldBlock) => Err(AuthorityError::Locked(dir.to_owned())),
             Err(fs::TryLockError::Error(e)) => Err(failed(&lock_path, e)),
         }
@@ -117,7 +120,10 @@ impl Store {
 }
 
 fn failed(path: &Path, source: io::Error) -> AuthorityError {
-    AuthorityError::Io { path: path.to_owned(), source }
+    AuthorityError::Io {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn make_dir(dir: &Path) -> io::Result<()> {
@@ -125,31 +131,48 @@ fn make_dir(dir: &Path) -> io::Result<()> {
 }
 
 fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
 
 fn sync_dir(dir: &Path) -> Result<(), AuthorityError> {
-    File::open(dir).and_then(|file| file.sync_all()).map_err(|e| failed(dir, e))
+    File::open(dir)
+        .and_then(|file| file.sync_all())
+        .map_err(|e| failed(dir, e))
 }
 
 fn read(path: &Path) -> Result<String, AuthorityError> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Err(AuthorityError::Incomplete(path.to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(AuthorityError::Incomplete(path.to_owned()));
+        }
         Err(e) => return Err(failed(path, e)),
     };
     let mut text = String::new();
-    file.take(FILE_BYTES).read_to_string(&mut text).map_err(|e| failed(path, e))?;
+    file.take(FILE_BYTES)
+        .read_to_string(&mut text)
+        .map_err(|e| failed(path, e))?;
     Ok(text)
 }
 
 fn read_private(path: &Path) -> Result<String, AuthorityError> {
     let text = read(path)?;
-    let mode = fs::metadata(path).map_err(|e| failed(path, e))?.permissions().mode() & 0o777;
+    let mode = fs::metadata(path)
+        .map_err(|e| failed(path, e))?
+        .permissions()
+        .mode()
+        & 0o777;
     if mode & 0o077 != 0 {
-        return Err(AuthorityError::Exposed { path: path.to_owned(), mode });
+        return Err(AuthorityError::Exposed {
+            path: path.to_owned(),
+            mode,
+        });
     }
     Ok(text)
 }

@@ -42,28 +42,75 @@ fn state(dir: &Path, name: &str) -> PathBuf {
 #[test]
 fn leaf_profile() {
     let authority = Authority::in_memory(domain("cluster.local"), at(NOW)).unwrap();
-    let names = ["customer-api".to_owned(), "customer-api.default.svc.cluster.local".to_owned()];
-    let svid = authority.issue(&frontend(), &names, Duration::from_secs(3600), at(NOW)).unwrap();
+    let names = [
+        "customer-api".to_owned(),
+        "customer-api.default.svc.cluster.local".to_owned(),
+    ];
+    let svid = authority
+        .issue(&frontend(), &names, Duration::from_secs(3600), at(NOW))
+        .unwrap();
     assert_eq!(svid.chain.len(), 2);
-    assert_eq!((svid.not_before.as_secs(), svid.not_after.as_secs()), (NOW - 60, NOW + 3600));
+    assert_eq!(
+        (svid.not_before.as_secs(), svid.not_after.as_secs()),
+        (NOW - 60, NOW + 3600)
+    );
     for usage in [Usage::Client, Usage::Server] {
-        assert_eq!(verify_svid(&svid.chain, &authority.bundles(), at(NOW), usage), Ok(frontend()));
+        assert_eq!(
+            verify_svid(&svid.chain, &authority.bundles(), at(NOW), usage),
+            Ok(frontend())
+        );
     }
-    assert!(verify_svid(&svid.chain, &authority.bundles(), at(NOW + 3601), Usage::Client).is_err());
-    assert!(verify_svid(&svid.chain, &authority.bundles(), at(NOW - 61), Usage::Client).is_err());
+    assert!(
+        verify_svid(
+            &svid.chain,
+            &authority.bundles(),
+            at(NOW + 3601),
+            Usage::Client
+        )
+        .is_err()
+    );
+    assert!(
+        verify_svid(
+            &svid.chain,
+            &authority.bundles(),
+            at(NOW - 61),
+            Usage::Client
+        )
+        .is_err()
+    );
 
     let (_, leaf) = X509Certificate::from_der(&svid.chain[0]).unwrap();
     let usage = leaf.key_usage().unwrap().unwrap();
     assert!(usage.critical && usage.value.digital_signature() && usage.value.flags == 1);
     let san = leaf.subject_alternative_name().unwrap().unwrap();
     assert!(san.critical);
-    let sans: Vec<String> = san.value.general_names.iter().map(ToString::to_string).collect();
+    let sans: Vec<String> = san
+        .value
+        .general_names
+        .iter()
+        .map(ToString::to_string)
+        .collect();
     assert_eq!(sans.len(), 3, "{sans:?}");
     let (_, issuing) = X509Certificate::from_der(&svid.chain[1]).unwrap();
-    assert_eq!(issuing.basic_constraints().unwrap().unwrap().value.path_len_constraint, Some(0));
+    assert_eq!(
+        issuing
+            .basic_constraints()
+            .unwrap()
+            .unwrap()
+            .value
+            .path_len_constraint,
+        Some(0)
+    );
     let roots = authority.roots();
     let (_, root) = X509Certificate::from_der(&roots[0]).unwrap();
-    assert_eq!(root.basic_constraints().unwrap().unwrap().value.path_len_constraint, Some(1));
+    assert_eq!(
+        root.basic_constraints()
+            .unwrap()
+            .unwrap()
+            .value
+            .path_len_constraint,
+        Some(1)
+    );
     assert!(root.key_usage().unwrap().unwrap().value.key_cert_sign());
     assert_ne!(leaf.raw_serial(), issuing.raw_serial());
     assert!(!format!("{svid:?}").contains("key"), "{svid:?}");
@@ -74,11 +121,26 @@ fn refuses_to_issue() {
     let authority = Authority::in_memory(domain("cluster.local"), at(NOW)).unwrap();
     let hour = Duration::from_secs(3600);
     let issue = |id: &SpiffeId, names: &[String], ttl| authority.issue(id, names, ttl, at(NOW));
-    assert!(matches!(issue(&id("spiffe://other.org/ns/a/sa/b"), &[], hour), Err(IssueError::ForeignId(_))));
-    assert!(matches!(issue(&id("spiffe://cluster.local"), &[], hour), Err(IssueError::ForeignId(_))));
-    assert!(matches!(issue(&frontend(), &[], Duration::from_secs(DAY + 1)), Err(IssueError::Ttl)));
-    assert!(matches!(issue(&frontend(), &[], Duration::ZERO), Err(IssueError::Ttl)));
-    assert!(matches!(issue(&frontend(), &["a b".to_owned()], hour), Err(IssueError::Name(_))));
+    assert!(matches!(
+        issue(&id("spiffe://other.org/ns/a/sa/b"), &[], hour),
+        Err(IssueError::ForeignId(_))
+    ));
+    assert!(matches!(
+        issue(&id("spiffe://cluster.local"), &[], hour),
+        Err(IssueError::ForeignId(_))
+    ));
+    assert!(matches!(
+        issue(&frontend(), &[], Duration::from_secs(DAY + 1)),
+        Err(IssueError::Ttl)
+    ));
+    assert!(matches!(
+        issue(&frontend(), &[], Duration::ZERO),
+        Err(IssueError::Ttl)
+    ));
+    assert!(matches!(
+        issue(&frontend(), &["a b".to_owned()], hour),
+        Err(IssueError::Name(_))
+    ));
     assert!(matches!(
         authority.issue_token(&id("spiffe://other.org/ns/a/sa/b"), "x", hour, at(NOW)),
         Err(IssueError::ForeignId(_))
@@ -96,7 +158,9 @@ fn csr(sans: Vec<SanType>, edit: impl FnOnce(&mut CertificateParams)) -> String 
 #[test]
 fn signs_only_what_is_granted() {
     let authority = Authority::in_memory(domain("cluster.local"), at(NOW)).unwrap();
-    let tokens = JoinTokens::parse("0123456789abcdef spiffe://cluster.local/ns/default/* dns:api.test").unwrap();
+    let tokens =
+        JoinTokens::parse("0123456789abcdef spiffe://cluster.local/ns/default/* dns:api.test")
+            .unwrap();
     let grant = tokens.grant("0123456789abcdef").unwrap();
     let uri = |text: &str| SanType::URI(text.try_into().unwrap());
     let dns = |text: &str| SanType::DnsName(text.try_into().unwrap());
@@ -105,17 +169,40 @@ fn signs_only_what_is_granted() {
 
     let (got, chain) = sign(&csr(vec![uri(good), dns("api.test")], |_p| {})).unwrap();
     assert_eq!(got, frontend());
-    assert_eq!(verify_svid(&chain, &authority.bundles(), at(NOW), Usage::Client), Ok(frontend()));
+    assert_eq!(
+        verify_svid(&chain, &authority.bundles(), at(NOW), Usage::Client),
+        Ok(frontend())
+    );
 
-    let ca = csr(vec![uri(good)], |p| p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
+    let ca = csr(vec![uri(good)], |p| {
+        p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained)
+    });
     let broken = csr(vec![uri(good)], |_p| {}).replace("MII", "MIJ");
     for (what, pem) in [
-        ("other identity", csr(vec![uri("spiffe://cluster.local/ns/edge/sa/ingress")], |_p| {})),
-        ("other name", csr(vec![uri(good), dns("customer-api")], |_p| {})),
+        (
+            "other identity",
+            csr(
+                vec![uri("spiffe://cluster.local/ns/edge/sa/ingress")],
+                |_p| {},
+            ),
+        ),
+        (
+            "other name",
+            csr(vec![uri(good), dns("customer-api")], |_p| {}),
+        ),
         ("two URIs", csr(vec![uri(good), uri(good)], |_p| {})),
-        ("https URI", csr(vec![uri("https://cluster.local/ns/default/sa/x")], |_p| {})),
+        (
+            "https URI",
+            csr(vec![uri("https://cluster.local/ns/default/sa/x")], |_p| {}),
+        ),
         ("no URI", csr(vec![dns("api.test")], |_p| {})),
-        ("address", csr(vec![uri(good), SanType::IpAddress([127, 0, 0, 1].into())], |_p| {})),
+        (
+            "address",
+            csr(
+                vec![uri(good), SanType::IpAddress([127, 0, 0, 1].into())],
+                |_p| {},
+            ),
+        ),
         ("authority", ca),
         ("broken", broken),
         ("empty", String::new()),
@@ -127,7 +214,14 @@ fn signs_only_what_is_granted() {
 #[test]
 fn token_verifies_with_the_key_set() {
     let authority = Authority::in_memory(domain("cluster.local"), at(NOW)).unwrap();
-    let token = authority.issue_token(&frontend(), "customer-api", Duration::from_secs(600), at(NOW)).unwrap();
+    let token = authority
+        .issue_token(
+            &frontend(),
+            "customer-api",
+            Duration::from_secs(600),
+            at(NOW),
+        )
+        .unwrap();
     let keys: JwkSet = serde_json::from_str(&authority.jwks()).unwrap();
     let header = jsonwebtoken::decode_header(&token).unwrap();
     let key = keys.find(header.kid.as_deref().unwrap()).unwrap();
@@ -155,12 +249,17 @@ fn state_is_loaded_again() {
     let first = open(&path, NOW).unwrap();
     assert!(matches!(open(&path, NOW), Err(AuthorityError::Locked(_))));
     let (roots, jwks) = (first.roots(), first.jwks());
-    let old = first.issue(&frontend(), &[], Duration::from_secs(DAY), at(NOW)).unwrap();
+    let old = first
+        .issue(&frontend(), &[], Duration::from_secs(DAY), at(NOW))
+        .unwrap();
     drop(first);
 
     let again = open(&path, NOW + 100).unwrap();
     assert_eq!((again.roots(), again.jwks()), (roots, jwks));
-    assert_eq!(verify_svid(&old.chain, &again.bundles(), at(NOW + 100), Usage::Client), Ok(frontend()));
+    assert_eq!(
+        verify_svid(&old.chain, &again.bundles(), at(NOW + 100), Usage::Client),
+        Ok(frontend())
+    );
     let mode = |p: &Path| fs::metadata(p).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&path), 0o700);
     assert_eq!(mode(&path.join("ca")), 0o700);
@@ -174,7 +273,11 @@ fn issuing_certificate_is_renewed_and_kept() {
     let dir = tempfile::tempdir().unwrap();
     let first = open(dir.path(), NOW).unwrap();
     let chain = |authority: &Authority, now| {
-        authority.issue(&frontend(), &[], Duration::from_secs(60), at(now)).unwrap().chain[1].clone()
+        authority
+            .issue(&frontend(), &[], Duration::from_secs(60), at(now))
+            .unwrap()
+            .chain[1]
+            .clone()
     };
     let before = chain(&first, NOW + 100 * DAY);
     assert_eq!(before, chain(&first, NOW));
@@ -187,7 +290,13 @@ fn issuing_certificate_is_renewed_and_kept() {
     assert_eq!(chain(&again, NOW + 201 * DAY), after);
     drop(again);
     // Long after the issuing certificate has expired, but within the root's life.
-    assert_ne!(chain(&open(dir.path(), NOW + 2000 * DAY).unwrap(), NOW + 2000 * DAY), after);
+    assert_ne!(
+        chain(
+            &open(dir.path(), NOW + 2000 * DAY).unwrap(),
+            NOW + 2000 * DAY
+        ),
+        after
+    );
     // A root that is over is refused, not replaced.
     assert!(open(dir.path(), NOW + 4000 * DAY).is_err());
 }
@@ -200,11 +309,26 @@ fn broken_state_is_refused() {
         let path = state(dir.path(), name);
         let text = fs::File::open(&path).and_then(io_text).unwrap();
         fs::write(&path, text.split_at(text.len() / 2).0).unwrap();
-        assert!(matches!(open(dir.path(), NOW), Err(AuthorityError::Unreadable { .. })), "{name} half");
+        assert!(
+            matches!(
+                open(dir.path(), NOW),
+                Err(AuthorityError::Unreadable { .. })
+            ),
+            "{name} half"
+        );
         fs::write(&path, "").unwrap();
-        assert!(matches!(open(dir.path(), NOW), Err(AuthorityError::Unreadable { .. })), "{name} empty");
+        assert!(
+            matches!(
+                open(dir.path(), NOW),
+                Err(AuthorityError::Unreadable { .. })
+            ),
+            "{name} empty"
+        );
         fs::remove_file(&path).unwrap();
-        assert!(matches!(open(dir.path(), NOW), Err(AuthorityError::Incomplete(p)) if p == path), "{name} gone");
+        assert!(
+            matches!(open(dir.path(), NOW), Err(AuthorityError::Incomplete(p)) if p == path),
+            "{name} gone"
+        );
     }
 }
 
@@ -224,14 +348,42 @@ fn foreign_state_is_refused() {
         Authority::open(dir.path(), domain("other.org"), at(NOW)),
         Err(AuthorityError::TrustDomain { .. })
     ));
-    fs::copy(state(other.path(), "issuing.pem"), state(dir.path(), "issuing.pem")).unwrap();
-    assert!(matches!(open(dir.path(), NOW), Err(AuthorityError::Mismatch(_))));
-    fs::copy(state(other.path(), "root-key.pem"), state(dir.path(), "root-key.pem")).unwrap();
-    assert!(matches!(open(dir.path(), NOW), Err(AuthorityError::OtherKey { .. })));
-    fs::copy(state(other.path(), "root.pem"), state(dir.path(), "root.pem")).unwrap();
-    assert!(open(dir.path(), NOW).is_ok(), "all of the other's is a state that fits");
-    fs::set_permissions(state(dir.path(), "root-key.pem"), fs::Permissions::from_mode(0o640)).unwrap();
-    assert!(matches!(open(dir.path(), NOW), Err(AuthorityError::Exposed { mode: 0o640, .. })));
+    fs::copy(
+        state(other.path(), "issuing.pem"),
+        state(dir.path(), "issuing.pem"),
+    )
+    .unwrap();
+    assert!(matches!(
+        open(dir.path(), NOW),
+        Err(AuthorityError::Mismatch(_))
+    ));
+    fs::copy(
+        state(other.path(), "root-key.pem"),
+        state(dir.path(), "root-key.pem"),
+    )
+    .unwrap();
+    assert!(matches!(
+        open(dir.path(), NOW),
+        Err(AuthorityError::OtherKey { .. })
+    ));
+    fs::copy(
+        state(other.path(), "root.pem"),
+        state(dir.path(), "root.pem"),
+    )
+    .unwrap();
+    assert!(
+        open(dir.path(), NOW).is_ok(),
+        "all of the other's is a state that fits"
+    );
+    fs::set_permissions(
+        state(dir.path(), "root-key.pem"),
+        fs::Permissions::from_mode(0o640),
+    )
+    .unwrap();
+    assert!(matches!(
+        open(dir.path(), NOW),
+        Err(AuthorityError::Exposed { mode: 0o640, .. })
+    ));
 }
 
 #[test]

@@ -57,7 +57,13 @@ impl TokenKey {
         let thumbprint = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, thumbprint.as_bytes());
         let der = pair.serialize_der();
-        Some(Self { signing: EncodingKey::from_ec_der(&der), der, kid: URL_SAFE_NO_PAD.encode(digest), x, y })
+        Some(Self {
+            signing: EncodingKey::from_ec_der(&der),
+            der,
+            kid: URL_SAFE_NO_PAD.encode(digest),
+            x,
+            y,
+        })
     }
 
     pub(super) fn key_pem(&self) -> String {

@@ -109,7 +109,9 @@ pub struct RemoteAuthority {
 
 impl std::fmt::Debug for RemoteAuthority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RemoteAuthority").field("origin", &self.origin).finish_non_exhaustive()
+        f.debug_struct("RemoteAuthority")
+            .field("origin", &self.origin)
+            .finish_non_exhaustive()
     }
 }
 
@@ -129,8 +131,14 @@ impl RemoteAuthority {
         let bad = || RemoteError::Address(address.to_owned());
         let origin: http::Uri = address.parse().map_err(|_e| bad())?;
         let plain = origin.path() == "/" && origin.query().is_none();
-        let host = origin.host().filter(|_| plain && origin.scheme_str() == Some("https")).ok_or_else(bad)?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = origin
+            .host()
+            .filter(|_| plain && origin.scheme_str() == Some("https"))
+            .ok_or_else(bad)?;
+        let host = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .to_owned();
         let server_name = ServerName::try_from(host.clone()).map_err(|_e| bad())?;
         let bundles = TrustBundles::of(trust_domain, roots).map_err(RemoteError::Root)?;
         let mut store = RootCertStore::empty();
@@ -169,30 +177,50 @@ impl RemoteAuthority {
     pub async fn issue(&self, wanted: &WantedSvid, now: UnixTime) -> Result<Issued, RemoteError> {
         let key = KeyPair::generate().map_err(RemoteError::Request)?;
         let csr = request_pem(wanted, &key)?;
-        let answer = timeout(REQUEST, self.call(csr)).await.map_err(|_elapsed| RemoteError::Timeout)??;
+        let answer = timeout(REQUEST, self.call(csr))
+            .await
+            .map_err(|_elapsed| RemoteError::Timeout)??;
         let svid = self.accept(wanted, &key, &answer, now)?;
-        Ok(Issued { svid, bundles: self.bundles() })
+        Ok(Issued {
+            svid,
+            bundles: self.bundles(),
+        })
     }
 
     async fn call(&self, csr: String) -> Result<CertificateResponse, RemoteError> {
         let token = (self.token)().map_err(RemoteError::Token)?;
-        let mut bearer: MetadataValue<_> =
-            format!("Bearer {}", token.trim()).parse().map_err(|_e| RemoteError::TokenText)?;
+        let mut bearer: MetadataValue<_> = format!("Bearer {}", token.trim())
+            .parse()
+            .map_err(|_e| RemoteError::TokenText)?;
         bearer.set_sensitive(true);
         let validity_duration = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
-        let mut request = Request::new(CertificateRequest { csr, validity_duration });
+        let mut request = Request::new(CertificateRequest {
+            csr,
+            validity_duration,
+        });
         request.metadata_mut().insert("authorization", bearer);
 
-        let stream = TcpStream::connect((self.host.as_str(), self.port)).await.map_err(RemoteError::Connect)?;
-        let stream = self.tls.connect(self.server_name.clone(), stream).await.map_err(RemoteError::Connect)?;
-        let (sender, connection) =
-            http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(RemoteError::Http)?;
+        let stream = TcpStream::connect((self.host.as_str(), self.port))
+            .await
+            .map_err(RemoteError::Connect)?;
+        let stream = self
+            .tls
+            .connect(self.server_name.clone(), stream)
+            .await
+            .map_err(RemoteError::Connect)?;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+            .await
+            .map_err(RemoteError::Http)?;
         let mut grpc = tonic::client::Grpc::with_origin(Connection(sender), self.origin.clone())
             .max_decoding_message_size(limits::CERTIFICATE_MESSAGE_BYTES);
         let codec: ProstCodec<CertificateRequest, CertificateResponse> = ProstCodec::new();
         let answer = async move {
-            let response = grpc.unary(request, PathAndQuery::from_static(PATH), codec).await;
-            response.map(tonic::Response::into_inner).map_err(|status| RemoteError::Refused(Box::new(status)))
+            let response = grpc
+                .unary(request, PathAndQuery::from_static(PATH), codec)
+                .await;
+            response
+                .map(tonic::Response::into_inner)
+                .map_err(|status| RemoteError::Refused(Box::new(status)))
         };
         let driver = async move {
             // The answer tells what went wrong; the connection only has to be driven until it is there.
@@ -213,20 +241,25 @@ impl RemoteAuthority {
         answer: &CertificateResponse,
         now: UnixTime,
     ) -> Result<Svid, RemoteError> {
-        let (roots, chain) = answer.cert_chain.split_last().ok_or(RemoteError::ForeignRoot)?;
+        let (roots, chain) = answer
+            .cert_chain
+            .split_last()
+            .ok_or(RemoteError::ForeignRoot)?;
         let roots = pem::certificates(roots.as_bytes()).map_err(RemoteError::Pem)?;
         if !roots.iter().any(|root| self.roots.contains(root)) {
             return Err(RemoteError::ForeignRoot);
         }
         let chain: Vec<CertificateDer<'static>> =
             pem::certificates(chain.concat().as_bytes()).map_err(RemoteError::Pem)?;
-        let id = verify_svid(&chain, &self.bundles, now, Usage::Server).map_err(RemoteError::Verify)?;
+        let id =
+            verify_svid(&chain, &self.bundles, now, Usage::Server).map_err(RemoteError::Verify)?;
         if id != wanted.id {
             return Err(RemoteError::OtherId(id));
         }
         let leaf_der = chain.first().ok_or(RemoteError::Verify(SvidError::Empty))?;
         let found = leaf::check(leaf_der).map_err(RemoteError::Leaf)?;
-        let (_, parsed) = X509Certificate::from_der(leaf_der).map_err(|_e| RemoteError::Leaf(LeafError::Parse))?;
+        let (_, parsed) = X509Certificate::from_der(leaf_der)
+            .map_err(|_e| RemoteError::Leaf(LeafError::Parse))?;
         if parsed.public_key().raw != key.subject_public_key_info() {
             return Err(RemoteError::OtherKey);
         }
@@ -242,11 +275,18 @@ impl RemoteAuthority {
 
 /// PKCS#10: empty subject, critical SAN.
 fn request_pem(wanted: &WantedSvid, key: &KeyPair) -> Result<String, RemoteError> {
-    let mut params = CertificateParams::new(wanted.dns_names.clone()).map_err(RemoteError::Request)?;
+    let mut params =
+        CertificateParams::new(wanted.dns_names.clone()).map_err(RemoteError::Request)?;
     params.distinguished_name = DistinguishedName::new();
-    let uri = wanted.id.as_str().try_into().map_err(RemoteError::Request)?;
+    let uri = wanted
+        .id
+        .as_str()
+        .try_into()
+        .map_err(RemoteError::Request)?;
     params.subject_alt_names.push(SanType::URI(uri));
-    let request = params.serialize_request(key).map_err(RemoteError::Request)?;
+    let request = params
+        .serialize_request(key)
+        .map_err(RemoteError::Request)?;
     request.pem().map_err(RemoteError::Request)
 }
 
@@ -285,37 +325,60 @@ mod tests {
     }
 
     fn bench() -> Bench {
-        let (domain, now) = (TrustDomain::parse("cluster.local").unwrap(), UnixTime::now());
+        let (domain, now) = (
+            TrustDomain::parse("cluster.local").unwrap(),
+            UnixTime::now(),
+        );
         let authority = Authority::in_memory(domain.clone(), now).unwrap();
         let token: TokenSource = Arc::new(|| Ok(TOKEN.to_owned()));
         let ttl = Duration::from_secs(60);
         let remote =
             RemoteAuthority::new("https://[::1]", &authority.roots(), &domain, token, ttl).unwrap();
-        let wanted = WantedSvid { id: SpiffeId::parse(FRONTEND).unwrap(), dns_names: Vec::new() };
-        Bench { authority, remote, wanted, key: KeyPair::generate().unwrap(), now }
+        let wanted = WantedSvid {
+            id: SpiffeId::parse(FRONTEND).unwrap(),
+            dns_names: Vec::new(),
+        };
+        Bench {
+            authority,
+            remote,
+            wanted,
+            key: KeyPair::generate().unwrap(),
+            now,
+        }
     }
 
     impl Bench {
         /// What a service would answer to a request of `key`.
         fn answer(&self, key: &KeyPair) -> CertificateResponse {
-            let tokens = JoinTokens::parse(&format!("{TOKEN} spiffe://cluster.local/ns/*")).unwrap();
+            let tokens =
+                JoinTokens::parse(&format!("{TOKEN} spiffe://cluster.local/ns/*")).unwrap();
             let csr = request_pem(&self.wanted, key).unwrap();
             let grant = tokens.grant(TOKEN).unwrap();
-            let (_, chain) = self.authority.sign_csr(&csr, grant, Duration::from_secs(60), self.now).unwrap();
-            let mut cert_chain: Vec<String> = chain.iter().map(|der| pem::encode("CERTIFICATE", der)).collect();
+            let (_, chain) = self
+                .authority
+                .sign_csr(&csr, grant, Duration::from_secs(60), self.now)
+                .unwrap();
+            let mut cert_chain: Vec<String> = chain
+                .iter()
+                .map(|der| pem::encode("CERTIFICATE", der))
+                .collect();
             cert_chain.push(pem::encode_certificates(&self.authority.roots()));
             CertificateResponse { cert_chain }
         }
 
         fn accept(&self, answer: &CertificateResponse) -> Result<Svid, RemoteError> {
-            self.remote.accept(&self.wanted, &self.key, answer, self.now)
+            self.remote
+                .accept(&self.wanted, &self.key, answer, self.now)
         }
     }
 
     #[test]
     fn takes_what_was_asked_for() {
         let bench = bench();
-        assert_eq!((bench.remote.host.as_str(), bench.remote.port), ("::1", PORT));
+        assert_eq!(
+            (bench.remote.host.as_str(), bench.remote.port),
+            ("::1", PORT)
+        );
         let svid = bench.accept(&bench.answer(&bench.key)).unwrap();
         assert_eq!((svid.id.as_str(), svid.chain.len()), (FRONTEND, 2));
         assert!(tls::certified_key(&svid).is_ok());
@@ -327,25 +390,52 @@ mod tests {
         let good = bench.answer(&bench.key);
 
         let stranger = bench.answer(&other.key);
-        assert!(matches!(bench.accept(&stranger), Err(RemoteError::OtherKey)));
+        assert!(matches!(
+            bench.accept(&stranger),
+            Err(RemoteError::OtherKey)
+        ));
 
         let foreign_chain = CertificateResponse {
-            cert_chain: [&other.answer(&bench.key).cert_chain[..2], &good.cert_chain[2..]].concat(),
+            cert_chain: [
+                &other.answer(&bench.key).cert_chain[..2],
+                &good.cert_chain[2..],
+            ]
+            .concat(),
         };
-        assert!(matches!(bench.accept(&foreign_chain), Err(RemoteError::Verify(_))));
-        assert!(matches!(bench.accept(&other.answer(&bench.key)), Err(RemoteError::ForeignRoot)));
+        assert!(matches!(
+            bench.accept(&foreign_chain),
+            Err(RemoteError::Verify(_))
+        ));
+        assert!(matches!(
+            bench.accept(&other.answer(&bench.key)),
+            Err(RemoteError::ForeignRoot)
+        ));
 
-        let no_root = CertificateResponse { cert_chain: good.cert_chain[..2].to_vec() };
-        assert!(matches!(bench.accept(&no_root), Err(RemoteError::ForeignRoot)));
+        let no_root = CertificateResponse {
+            cert_chain: good.cert_chain[..2].to_vec(),
+        };
+        assert!(matches!(
+            bench.accept(&no_root),
+            Err(RemoteError::ForeignRoot)
+        ));
         let no_issuing = CertificateResponse {
             cert_chain: vec![good.cert_chain[0].clone(), good.cert_chain[2].clone()],
         };
-        assert!(matches!(bench.accept(&no_issuing), Err(RemoteError::Verify(_))));
-        assert!(matches!(bench.accept(&CertificateResponse::default()), Err(RemoteError::ForeignRoot)));
-        let noise = CertificateResponse { cert_chain: vec!["noise".to_owned(); 3] };
+        assert!(matches!(
+            bench.accept(&no_issuing),
+            Err(RemoteError::Verify(_))
+        ));
+        assert!(matches!(
+            bench.accept(&CertificateResponse::default()),
+            Err(RemoteError::ForeignRoot)
+        ));
+        let noise = CertificateResponse {
+            cert_chain: vec!["noise".to_owned(); 3],
+        };
         assert!(matches!(bench.accept(&noise), Err(RemoteError::Pem(_))));
 
-        bench.wanted.id = SpiffeId::parse("spiffe://cluster.local/ns/default/sa/customer-api").unwrap();
+        bench.wanted.id =
+            SpiffeId::parse("spiffe://cluster.local/ns/default/sa/customer-api").unwrap();
         assert!(matches!(bench.accept(&good), Err(RemoteError::OtherId(_))));
     }
 }

@@ -65,7 +65,9 @@ struct Inner {
 
 impl std::fmt::Debug for CertificateService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CertificateService").field("tokens", &self.inner.tokens).finish_non_exhaustive()
+        f.debug_struct("CertificateService")
+            .field("tokens", &self.inner.tokens)
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,7 +81,14 @@ impl CertificateService {
     /// `ttl` is the lifetime of what it signs; a request may ask for less.
     #[must_use]
     pub fn new(authority: Arc<Authority>, tokens: JoinTokens, ttl: Duration, clock: Clock) -> Self {
-        Self { inner: Arc::new(Inner { authority, tokens, ttl, clock }) }
+        Self {
+            inner: Arc::new(Inner {
+                authority,
+                tokens,
+                ttl,
+                clock,
+            }),
+        }
     }
 
     /// Serves until the future is dropped. Its own certificate names the listener's address, `localhost` and
@@ -87,7 +96,11 @@ impl CertificateService {
     ///
     /// # Errors
     /// `ServeError` if there is no certificate to start with.
-    pub async fn serve(self, listener: TcpListener, dns_names: Vec<String>) -> Result<Infallible, ServeError> {
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        dns_names: Vec<String>,
+    ) -> Result<Infallible, ServeError> {
         let address = listener.local_addr().map_err(ServeError::Address)?;
         let mut names = vec!["localhost".to_owned()];
         names.extend(dns_names);
@@ -128,12 +141,18 @@ impl CertificateService {
     fn server_tls(&self, names: &[String], address: SocketAddr) -> Result<ServerTls, ServeError> {
         let now = (self.inner.clock)();
         let addresses = if address.ip().is_unspecified() {
-            vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)]
+            vec![
+                IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ]
         } else {
             vec![address.ip()]
         };
-        let certificate =
-            self.inner.authority.issue_server(names, &addresses, TTL_MAX, now).map_err(ServeError::Certificate)?;
+        let certificate = self
+            .inner
+            .authority
+            .issue_server(names, &addresses, TTL_MAX, now)
+            .map_err(ServeError::Certificate)?;
         let mut config = ServerConfig::builder_with_provider(tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(ServeError::Tls)?
@@ -173,20 +192,39 @@ impl CertificateService {
         }
     }
 
-    async fn answer(self, request: http::Request<Incoming>, peer: SocketAddr) -> http::Response<tonic::body::Body> {
+    async fn answer(
+        self,
+        request: http::Request<Incoming>,
+        peer: SocketAddr,
+    ) -> http::Response<tonic::body::Body> {
         if request.uri().path() != PATH {
             return Status::unimplemented("unknown method").into_http();
         }
         let codec: ProstCodec<CertificateResponse, CertificateRequest> = ProstCodec::new();
-        let mut grpc =
-            tonic::server::Grpc::new(codec).max_decoding_message_size(limits::CERTIFICATE_MESSAGE_BYTES);
-        match timeout(REQUEST, grpc.unary(Create { service: self, peer }, request)).await {
+        let mut grpc = tonic::server::Grpc::new(codec)
+            .max_decoding_message_size(limits::CERTIFICATE_MESSAGE_BYTES);
+        match timeout(
+            REQUEST,
+            grpc.unary(
+                Create {
+                    service: self,
+                    peer,
+                },
+                request,
+            ),
+        )
+        .await
+        {
             Ok(response) => response,
             Err(_elapsed) => Status::deadline_exceeded("request took too long").into_http(),
         }
     }
 
-    fn create(&self, request: &Request<CertificateRequest>, peer: SocketAddr) -> Result<CertificateResponse, Status> {
+    fn create(
+        &self,
+        request: &Request<CertificateRequest>,
+        peer: SocketAddr,
+    ) -> Result<CertificateResponse, Status> {
         let grant = self.authenticate(request)?;
         let message = request.get_ref();
         let ttl = match u64::try_from(message.validity_duration) {
@@ -200,7 +238,10 @@ impl CertificateService {
             Status::new(code(&error), error.to_string())
         })?;
         tracing::info!(%peer, %id, "certificate issued");
-        let mut cert_chain: Vec<String> = chain.iter().map(|der| pem::encode("CERTIFICATE", der)).collect();
+        let mut cert_chain: Vec<String> = chain
+            .iter()
+            .map(|der| pem::encode("CERTIFICATE", der))
+            .collect();
         cert_chain.push(pem::encode_certificates(&self.inner.authority.roots()));
         Ok(CertificateResponse { cert_chain })
     }
@@ -208,7 +249,10 @@ impl CertificateService {
     fn authenticate<T>(&self, request: &Request<T>) -> Result<&Grant, Status> {
         let mut values = request.metadata().get_all("authorization").iter();
         let token = match (values.next(), values.next()) {
-            (Some(value), None) => value.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")),
+            (Some(value), None) => value
+                .to_str()
+                .ok()
+                .and_then(|text| text.strip_prefix("Bearer ")),
             (None | Some(_), _) => None,
         };
         token

@@ -27,7 +27,10 @@ impl SvidSource for Switched {
             .authority
             .issue(&wanted.id, &wanted.dns_names, Duration::from_secs(TTL), now)
             .map_err(SourceError::Embedded)?;
-        Ok(Issued { svid, bundles: self.authority.bundles() })
+        Ok(Issued {
+            svid,
+            bundles: self.authority.bundles(),
+        })
     }
 
     fn bundles(&self) -> Arc<TrustBundles> {
@@ -47,20 +50,38 @@ struct Bench {
 impl Bench {
     fn start(wanted: Vec<WantedSvid>, down: bool) -> Self {
         let began = Instant::now();
-        let clock: Clock =
-            Arc::new(move || secs(START + began.elapsed().as_secs()));
-        let authority = Authority::in_memory(TrustDomain::parse("cluster.local").unwrap(), clock()).unwrap();
-        let (down, attempts) = (Arc::new(AtomicBool::new(down)), Arc::new(AtomicUsize::new(0)));
-        let source = Switched { authority, down: Arc::clone(&down), attempts: Arc::clone(&attempts) };
+        let clock: Clock = Arc::new(move || secs(START + began.elapsed().as_secs()));
+        let authority =
+            Authority::in_memory(TrustDomain::parse("cluster.local").unwrap(), clock()).unwrap();
+        let (down, attempts) = (
+            Arc::new(AtomicBool::new(down)),
+            Arc::new(AtomicUsize::new(0)),
+        );
+        let source = Switched {
+            authority,
+            down: Arc::clone(&down),
+            attempts: Arc::clone(&attempts),
+        };
         let manager = SvidManager::with_clock(source, wanted, Arc::clone(&clock), Arc::new(|| 0.5));
         let (set, wanted) = (manager.subscribe(), manager.wanted());
         let mut task = JoinSet::new();
         task.spawn(manager.run());
-        Self { set, wanted, down, attempts, clock, _task: task }
+        Self {
+            set,
+            wanted,
+            down,
+            attempts,
+            clock,
+            _task: task,
+        }
     }
 
     fn end_of(&self, id: &SpiffeId) -> Option<u64> {
-        self.set.borrow().by_id.get(id).map(|svid| svid.not_after.as_secs())
+        self.set
+            .borrow()
+            .by_id
+            .get(id)
+            .map(|svid| svid.not_after.as_secs())
     }
 
     fn elapsed(&self) -> u64 {
@@ -92,7 +113,10 @@ async fn rotates_at_half_life() {
     assert_eq!(bench.end_of(&wanted[0].id), Some(START + TTL));
     bench.until(499).await;
     assert_eq!(bench.attempts.load(Ordering::Relaxed), 2);
-    assert!(Arc::ptr_eq(&first, &bench.set.borrow().by_id[&wanted[0].id]));
+    assert!(Arc::ptr_eq(
+        &first,
+        &bench.set.borrow().by_id[&wanted[0].id]
+    ));
     bench.until(500).await;
     for entry in &wanted {
         assert_eq!(bench.end_of(&entry.id), Some(START + 500 + TTL));
@@ -106,20 +130,32 @@ async fn rotates_at_half_life() {
 async fn keeps_the_old_one_until_it_expires() {
     let a = want("a", &[]);
     let mut bench = Bench::start(vec![a.clone()], false);
-    bench.set.wait_for(|set| set.covers(std::slice::from_ref(&a))).await.unwrap();
+    bench
+        .set
+        .wait_for(|set| set.covers(std::slice::from_ref(&a)))
+        .await
+        .unwrap();
     bench.down.store(true, Ordering::Relaxed);
     bench.until(504).await;
     // At 500, 500.5, 501.5 and 503.5 s.
     assert_eq!(bench.attempts.load(Ordering::Relaxed), 5);
     bench.until(1000).await;
-    assert_eq!(bench.end_of(&a.id), Some(START + TTL), "still valid in its last second");
+    assert_eq!(
+        bench.end_of(&a.id),
+        Some(START + TTL),
+        "still valid in its last second"
+    );
     bench.until(1002).await;
     assert_eq!(bench.end_of(&a.id), None, "expired: withdrawn");
     let tried = bench.attempts.load(Ordering::Relaxed);
     assert!((12..20).contains(&tried), "{tried}");
     bench.down.store(false, Ordering::Relaxed);
     bench.until(1200).await;
-    assert!(bench.end_of(&a.id).is_some_and(|end| end > START + 1002 + TTL));
+    assert!(
+        bench
+            .end_of(&a.id)
+            .is_some_and(|end| end > START + 1002 + TTL)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -127,7 +163,10 @@ async fn starts_when_the_source_is_back() {
     let a = want("a", &[]);
     let bench = Bench::start(vec![a.clone()], true);
     bench.until(100).await;
-    assert_eq!((bench.end_of(&a.id), bench.set.borrow().generation), (None, 0));
+    assert_eq!(
+        (bench.end_of(&a.id), bench.set.borrow().generation),
+        (None, 0)
+    );
     bench.down.store(false, Ordering::Relaxed);
     bench.until(300).await;
     assert!(bench.end_of(&a.id).is_some());
@@ -137,14 +176,22 @@ async fn starts_when_the_source_is_back() {
 async fn follows_what_is_wanted() {
     let (a, b, c) = (want("a", &[]), want("b", &[]), want("c", &[]));
     let mut bench = Bench::start(vec![a.clone(), b.clone()], false);
-    bench.set.wait_for(|set| set.covers(&[a.clone(), b.clone()])).await.unwrap();
+    bench
+        .set
+        .wait_for(|set| set.covers(&[a.clone(), b.clone()]))
+        .await
+        .unwrap();
     bench.until(10).await;
     let renamed = want("a", &["a.test"]);
     bench.wanted.send(vec![renamed.clone(), c.clone()]).unwrap();
     bench.until(11).await;
     assert_eq!(bench.end_of(&b.id), None);
     assert!(bench.end_of(&c.id).is_some());
-    assert_eq!(bench.end_of(&a.id), Some(START + 10 + TTL), "issued again for its new name");
+    assert_eq!(
+        bench.end_of(&a.id),
+        Some(START + 10 + TTL),
+        "issued again for its new name"
+    );
     bench.until(700).await;
     assert_eq!(bench.attempts.load(Ordering::Relaxed), 2 + 2 + 2);
 }
