@@ -88,6 +88,43 @@ fn an_unreadable_system_fails_every_step_in_every_form() {
     }
 }
 
+/// A drill that passes whatever the mesh does would be worth nothing: each hole fails the steps that look there.
+#[test]
+fn holes_fail_the_steps_that_look_there() {
+    let (strict, permissive) = ("mtls.mode = \"STRICT\"", "mtls.mode = \"PERMISSIVE\"");
+    let reviews = "cluster.local/ns/default/sa/reviews-service";
+    let rule = "principals = [\"cluster.local/ns/default/sa/frontend-service\"]";
+    let wide = format!("principals = [\"cluster.local/ns/default/sa/frontend-service\", \"{reviews}\"]");
+    let (query, any_query) = ("values = [\"eur\"]", "values = [\"*\"]");
+    let holes: [(&str, &str, &[u64]); 3] = [
+        (strict, permissive, &[2]),
+        // Step 9 edits this rule and does not find it; step 8 looks at the partner's.
+        (rule, &wide, &[4, 6, 8, 9]),
+        (query, any_query, &[8]),
+    ];
+    for (sound, hole, wanted) in holes {
+        let dir = Scratch::new(false).unwrap();
+        let layout = layout(&dir);
+        material::write(&layout, "auto").unwrap();
+        let text = os::read_text(&layout.config()).unwrap();
+        assert!(text.contains(sound), "the demo has no `{sound}`");
+        os::write(&layout.config(), text.replace(sound, hole).as_bytes(), 0o644).unwrap();
+        let mut mesh = Mesh::start(crate::PROGRAM.as_ref(), &layout, Io::Auto).unwrap();
+        Target::loopback(&layout).await_ready(Duration::from_secs(30), || mesh.alive()).unwrap();
+        let output = drill(&layout.config(), "json");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let failed: Vec<u64> = report["steps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|step| step["result"] == "FAIL")
+            .filter_map(|step| step["step"].as_u64())
+            .collect();
+        assert_eq!(failed, wanted, "{hole}: {report}");
+        assert_eq!(output.status.code(), Some(1), "{hole}");
+    }
+}
+
 #[test]
 fn the_demo_serves_until_it_is_told_to_stop() {
     let dir = Scratch::new(false).unwrap();

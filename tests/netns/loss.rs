@@ -7,6 +7,7 @@ use ringgate::cli::os;
 use ringgate::cli::target::{Target, field, is_from};
 
 const EXPORT: &str = "http://customer-api/api/v1/users/export";
+const DIRECT: &str = "http://10.77.0.3:8080/api/v1/users/export";
 const RATES: &str = "http://partner.example.test/v1/rates?currency=eur";
 
 /// frontend-service reaches customer-api, and it is recorded.
@@ -52,21 +53,40 @@ fn outside_works(target: &Target) {
 
 /// Plain connections are reset, as ever.
 fn plain_is_reset(target: &Target) {
-    let answer = target.attacker.call("http://10.77.0.3:8080/api/v1/users/export").unwrap();
+    let answer = target.attacker.call(DIRECT).unwrap();
     assert_eq!(answer.exit, 56, "{}", answer.seen());
 }
 
-/// Nobody reaches customer-api in any way.
-fn inside_is_closed(target: &Target) {
+/// Nobody reaches customer-api by these URLs.
+fn inside_is_closed(target: &Target, urls: &[&str]) {
     let hits = target.customer_hits.read().unwrap();
     for caller in [&target.frontend, &target.reviews, &target.same_node, &target.attacker] {
-        for url in [EXPORT, "http://10.77.0.3:8080/api/v1/users/export"] {
-            let caller = caller.with(&["--max-time", "4"]);
-            let answer = caller.call(url).unwrap();
+        for url in urls {
+            let answer = caller.with(&["--max-time", "4"]).call(url).unwrap();
             assert_ne!(answer.status, 200, "{url}: {}", answer.seen());
         }
     }
     assert_eq!(target.customer_hits.read().unwrap(), hits, "something was forwarded");
+}
+
+/// Past the waypoint customer-api's own node judges by the waypoint's policies, and records it.
+fn node_judges(target: &Target) {
+    for (caller, account, verdict, status) in [
+        (&target.frontend, "frontend-service", "allow", 200),
+        (&target.reviews, "reviews-service", "deny", 403),
+        (&target.same_node, "reviews-service", "deny", 403),
+    ] {
+        let mark = target.records.mark();
+        let answer = caller.call(DIRECT).unwrap();
+        assert_eq!(answer.status, status, "{account}: {}", answer.seen());
+        let found = target.records.await_some(&mark, 1, |record| {
+            field(record, "/verdict") == verdict
+                && field(record, "/kind") == "request"
+                && field(record, "/policy") == "default/customer-api-lockdown"
+                && is_from(record, account)
+        });
+        assert!(!found.is_empty(), "{account}: no record says {verdict}");
+    }
 }
 
 fn until_works(target: &Target) {
@@ -98,12 +118,13 @@ fn the_loss_of_any_one_process_leaves_the_rest_judging() {
         plain_is_reset(target);
     });
     lose(&mut lab, "waypoint", |target| {
-        inside_is_closed(target);
+        inside_is_closed(target, &[EXPORT]);
+        node_judges(target);
         plain_is_reset(target);
         outside_works(target);
     });
     lose(&mut lab, "customer-api", |target| {
-        inside_is_closed(target);
+        inside_is_closed(target, &[EXPORT, DIRECT]);
         outside_works(target);
     });
     lose(&mut lab, "frontend", |target| {

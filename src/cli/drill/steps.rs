@@ -62,6 +62,14 @@ impl Plan {
 pub const EXPORT: &str = "/api/v1/users/export";
 const RBAC_BODY: &str = "RBAC: access denied";
 const PLAIN_CALLS: usize = 20;
+/// What each of a denial's five steps names.
+const FIVE: [&[&str]; 5] = [
+    &["cluster.local/ns/default/sa/reviews-service"],
+    &["default/customer-api", "GET", EXPORT],
+    &["default/customer-api-lockdown"],
+    &["sa/frontend-service", "sa/reviews-service", "mismatch"],
+    &["DENY", "403"],
+];
 
 /// One attempt on customer-api with its witnesses.
 #[derive(Debug)]
@@ -219,12 +227,9 @@ fn stolen(target: &Target, step: &mut Step) -> anyhow::Result<()> {
         .unwrap_or_default();
     step.check(
         "the decision in five steps",
-        "five steps that name who called, what for, and the policy",
+        "who called, what for, which policy, what it requires, the decision",
         if steps.is_empty() { "no record with steps".to_owned() } else { steps.join(" | ") },
-        steps.len() == 5
-            && ["sa/reviews-service", "customer-api", "customer-api-lockdown"]
-                .iter()
-                .all(|word| steps.iter().any(|step| step.contains(word))),
+        steps.len() == 5 && FIVE.iter().zip(&steps).all(|(words, step)| words.iter().all(|word| step.contains(word))),
     );
     let tried = attempt(target, &caller, &url)?;
     check_denied(target, step, "the same with curl's own choice of HTTP version", &tried, "reviews-service");
