@@ -70,7 +70,7 @@ pub fn main() -> ExitCode {
 
 fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Run(args) => run_mesh(&args.config),
+        Command::Run(args) => run_mesh(&args.config, || ()),
         Command::Check(args) => check(&args.config),
         Command::Demo(args) => demo::run(args),
         Command::Drill(args) => drill::run(args),
@@ -81,11 +81,11 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Runs the roles of `config` on this process until it is told to stop.
-pub(crate) fn run_mesh(config: &Path) -> anyhow::Result<ExitCode> {
+/// Runs the roles of `config` on this process until it is told to stop; `ready` is called once all of them serve.
+pub(crate) fn run_mesh(config: &Path, ready: impl FnOnce()) -> anyhow::Result<ExitCode> {
     crate::telemetry::diagnostics::start();
     let stop = stop::Stop::on_signals()?;
-    crate::worker::run(config, &stop.watch(), |_process| ())?;
+    crate::worker::run(config, &stop.watch(), |_process| ready())?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -69,8 +69,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         return serve_apps(&layout, args.apps);
     }
     let _apps = apps::start(&layout, args.apps)?;
-    os::say(&guide(&layout));
-    super::run_mesh(&layout.config())
+    super::run_mesh(&layout.config(), || os::say(&guide(&layout)))
 }
 
 /// The applications without a mesh, until SIGINT or SIGTERM.
