@@ -44,7 +44,11 @@ pub enum Command {
 #[derive(Debug, clap::Args)]
 pub struct ConfigArgs {
     /// Configuration file.
-    #[arg(long, value_name = "FILE", default_value = "/etc/ringgate/ringgate.toml")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/ringgate/ringgate.toml"
+    )]
     pub config: PathBuf,
 }
 

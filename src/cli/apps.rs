@@ -96,7 +96,10 @@ pub fn start(layout: &Layout, selection: Selection) -> anyhow::Result<Apps> {
         }
     })?;
     wait.recv().context("the apps' thread ended early")??;
-    Ok(Apps { stop: Some(stop), thread: Some(thread) })
+    Ok(Apps {
+        stop: Some(stop),
+        thread: Some(thread),
+    })
 }
 
 fn specs(layout: &Layout, selection: Selection) -> anyhow::Result<Vec<App>> {
@@ -106,7 +109,10 @@ fn specs(layout: &Layout, selection: Selection) -> anyhow::Result<Vec<App>> {
         (Kind::CustomerApi, host::CUSTOMER_API, 18080),
         (Kind::Reviews, host::REVIEWS_2, 18080),
     ];
-    let outside = [(Kind::Partner, host::PARTNER, 8443), (Kind::Idp, host::IDP, 18081)];
+    let outside = [
+        (Kind::Partner, host::PARTNER, 8443),
+        (Kind::Idp, host::IDP, 18081),
+    ];
     let inside = inside.into_iter().filter(|_| selection == Selection::All);
     let key_set = Bytes::from(os::read(&layout.file("state/idp/jwks.json"))?);
     let partner = partner_tls(layout)?;
@@ -116,7 +122,9 @@ fn specs(layout: &Layout, selection: Selection) -> anyhow::Result<Vec<App>> {
             let address = layout.at(host, port);
             Ok(App {
                 kind,
-                address: address.parse().with_context(|| format!("`{address}` is no address"))?,
+                address: address
+                    .parse()
+                    .with_context(|| format!("`{address}` is no address"))?,
                 tls: (kind == Kind::Partner).then(|| partner.clone()),
                 key_set: key_set.clone(),
                 hits: AtomicU64::new(0),
@@ -196,7 +204,9 @@ where
         let answer = app.answer(&request);
         async move { Ok::<_, Infallible>(answer) }
     });
-    let served = hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await;
+    let served = hyper::server::conn::http1::Builder::new()
+        .serve_connection(stream, service)
+        .await;
     // A client that goes away early is no event for a demo app.
     os::ignore(served);
 }
@@ -222,7 +232,10 @@ impl App {
     /// Requests so far, itself not counted. Only for who asks by the app's own address: a request for the
     /// service's name has come through the mesh.
     fn counter<B>(&self, request: &Request<B>) -> Response<Content> {
-        let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+        let host = request
+            .headers()
+            .get(HOST)
+            .and_then(|host| host.to_str().ok());
         if host == Some(self.address.to_string().as_str()) {
             Content::bytes(self.hits.load(Ordering::Relaxed).to_string().into())
         } else {
@@ -231,11 +244,15 @@ impl App {
     }
 }
 
-const USERS: [(u32, &str, &str); 3] =
-    [(7, "Ada", "ada@example.test"), (8, "Grace", "grace@example.test"), (9, "Barbara", "barbara@example.test")];
+const USERS: [(u32, &str, &str); 3] = [
+    (7, "Ada", "ada@example.test"),
+    (8, "Grace", "grace@example.test"),
+    (9, "Barbara", "barbara@example.test"),
+];
 
 fn customer_api<B>(request: &Request<B>) -> Response<Content> {
-    let user = |(id, name, email): (u32, &str, &str)| json!({"id": id, "name": name, "email": email});
+    let user =
+        |(id, name, email): (u32, &str, &str)| json!({"id": id, "name": name, "email": email});
     let path = request.uri().path();
     if path == "/stream" {
         return Response::new(Content::lines());
@@ -248,8 +265,13 @@ fn customer_api<B>(request: &Request<B>) -> Response<Content> {
         return Content::json(&json!({"users": users}));
     }
     let wanted = path.strip_prefix("/api/v1/users/");
-    let found = USERS.into_iter().find(|(id, _, _)| wanted == Some(id.to_string().as_str()));
-    found.map_or_else(|| Content::error(StatusCode::NOT_FOUND), |found| Content::json(&user(found)))
+    let found = USERS
+        .into_iter()
+        .find(|(id, _, _)| wanted == Some(id.to_string().as_str()));
+    found.map_or_else(
+        || Content::error(StatusCode::NOT_FOUND),
+        |found| Content::json(&user(found)),
+    )
 }
 
 /// What the app sees of a request, so that one can look at what the mesh adds and removes.
@@ -284,7 +306,10 @@ enum Content {
 
 impl Content {
     fn lines() -> Self {
-        Self::Lines(tokio::time::interval(Duration::from_millis(STREAM_LINE_MS)), 0)
+        Self::Lines(
+            tokio::time::interval(Duration::from_millis(STREAM_LINE_MS)),
+            0,
+        )
     }
 
     fn bytes(bytes: Bytes) -> Response<Self> {
@@ -309,7 +334,10 @@ impl Body for Content {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Self::Lines(pace, line) => {
@@ -323,9 +351,11 @@ impl Body for Content {
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Whole(bytes) => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)))
-            }
+            Self::Whole(bytes) => SizeHint::with_exact(
+                bytes
+                    .as_ref()
+                    .map_or(0, |bytes| u64::try_from(bytes.len()).unwrap_or(u64::MAX)),
+            ),
             Self::Lines(..) => SizeHint::default(),
         }
     }

@@ -43,7 +43,10 @@ impl Answer {
     /// First value of a header field.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// One line for people: what came back.
@@ -116,7 +119,10 @@ impl Caller {
     fn command(&self, limit_s: &str) -> Command {
         let mut words = self.prefix.iter().map(String::as_str).chain(["curl"]);
         let mut command = Command::new(words.next().unwrap_or("curl"));
-        command.args(words).args(["-q", "-sS", "--max-time", limit_s]).args(&self.args);
+        command
+            .args(words)
+            .args(["-q", "-sS", "--max-time", limit_s])
+            .args(&self.args);
         for name in ["http_proxy", "https_proxy", "all_proxy", "no_proxy"] {
             command.env_remove(name).env_remove(name.to_uppercase());
         }
@@ -162,7 +168,12 @@ fn parse(output: &str) -> Answer {
         let (head, body) = rest.split_once("\r\n\r\n").unwrap_or((rest, ""));
         let mut lines = head.split("\r\n");
         answer.status_line = lines.next().unwrap_or_default().trim().to_owned();
-        answer.status = answer.status_line.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        answer.status = answer
+            .status_line
+            .split(' ')
+            .nth(1)
+            .and_then(|code| code.parse().ok())
+            .unwrap_or(0);
         answer.headers = lines
             .filter_map(|line| line.split_once(':'))
             .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_owned()))
@@ -190,8 +201,18 @@ mod tests {
     #[test]
     fn heads_and_bodies() {
         check("", 0, 0, "");
-        check("HTTP/1.1 403 Forbidden\r\nA: b\r\nC: d\r\n\r\nno", 403, 2, "no");
-        check("HTTP/1.1 100 Continue\r\n\r\nHTTP/2 200 \r\nA: b\r\n\r\nHTTP/x", 200, 1, "HTTP/x");
+        check(
+            "HTTP/1.1 403 Forbidden\r\nA: b\r\nC: d\r\n\r\nno",
+            403,
+            2,
+            "no",
+        );
+        check(
+            "HTTP/1.1 100 Continue\r\n\r\nHTTP/2 200 \r\nA: b\r\n\r\nHTTP/x",
+            200,
+            1,
+            "HTTP/x",
+        );
         check("HTTP/1.1 200 OK\r\nA: b", 200, 1, "");
     }
 }

@@ -31,7 +31,10 @@ pub struct DemoArgs {
 }
 
 /// `process.io`.
-#[expect(clippy::enum_variant_names, reason = "the names are those of the kernel interfaces")]
+#[expect(
+    clippy::enum_variant_names,
+    reason = "the names are those of the kernel interfaces"
+)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Io {
     /// `io_uring`, or epoll where the kernel refuses it.
@@ -84,7 +87,11 @@ fn serve_apps(layout: &Layout, selection: Selection) -> anyhow::Result<ExitCode>
 /// Writes what is missing in `dir`; a configuration that is there decides the addresses.
 fn prepare(dir: &Path, subnet: &str, io: Io) -> anyhow::Result<Layout> {
     let config = dir.join("ringgate.toml");
-    let layout = if config.exists() { Layout::of_config(&config)? } else { Layout::new(dir, subnet)? };
+    let layout = if config.exists() {
+        Layout::of_config(&config)?
+    } else {
+        Layout::new(dir, subnet)?
+    };
     material::write(&layout, io.word())?;
     Ok(layout)
 }

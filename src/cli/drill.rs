@@ -107,7 +107,11 @@ pub struct Teller {
 
 impl Teller {
     fn new(output: Output, stop: Stop) -> Self {
-        Self { output, stop, steps: Vec::new() }
+        Self {
+            output,
+            stop,
+            steps: Vec::new(),
+        }
     }
 
     fn tell(&mut self, step: Step) -> anyhow::Result<()> {
@@ -152,7 +156,11 @@ impl Teller {
             Output::Json => os::say(&report::to_json(&self.steps).to_string()),
             Output::Junit => os::say(&report::junit(&self.steps)),
         }
-        if stopped.is_none() && count == steps::STORY.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        if stopped.is_none() && count == steps::STORY.len() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -212,9 +220,17 @@ impl Mesh {
     pub fn start(program: &Path, layout: &Layout, io: Io) -> anyhow::Result<Self> {
         os::make_dir(&layout.dir, 0o755)?;
         let log = layout.file("demo.log");
-        let out = std::fs::File::create(&log).with_context(|| format!("`{}` cannot be written", log.display()))?;
+        let out = std::fs::File::create(&log)
+            .with_context(|| format!("`{}` cannot be written", log.display()))?;
         let child = Command::new(program)
-            .args(["demo", "--subnet", &layout.subnet, "--io", io.word(), "--dir"])
+            .args([
+                "demo",
+                "--subnet",
+                &layout.subnet,
+                "--io",
+                io.word(),
+                "--dir",
+            ])
             .arg(&layout.dir)
             .stdin(Stdio::null())
             .stderr(out.try_clone()?)
@@ -242,7 +258,9 @@ impl Mesh {
     /// # Errors
     /// If the process has not ended after `limit`.
     pub fn stop(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
-        Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status()?;
+        Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status()?;
         let mut status = None;
         os::wait_until(limit, || {
             status = self.child.try_wait().ok().flatten();

@@ -74,21 +74,48 @@ impl Lab {
                 let address = self.layout.ip(workload.host);
                 let www = self.layout.file("www").join(workload.app);
                 let www = www.to_string_lossy();
-                let command =
-                    ["/usr/bin/python3", "-m", "http.server", "8080", "--bind", &address, "--directory", &www];
-                self.spawn(vm, &format!("app-{}", workload.name), Some(workload.app_uid), &command)?;
+                let command = [
+                    "/usr/bin/python3",
+                    "-m",
+                    "http.server",
+                    "8080",
+                    "--bind",
+                    &address,
+                    "--directory",
+                    &www,
+                ];
+                self.spawn(
+                    vm,
+                    &format!("app-{}", workload.name),
+                    Some(workload.app_uid),
+                    &command,
+                )?;
             }
         }
         let program = self.program.clone();
         let dir = self.layout.dir.to_string_lossy().into_owned();
-        let command = [&program, "demo", "--apps", "outside", "--subnet", SUBNET, "--apps-only", &dir];
+        let command = [
+            &program,
+            "demo",
+            "--apps",
+            "outside",
+            "--subnet",
+            SUBNET,
+            "--apps-only",
+            &dir,
+        ];
         self.spawn(Vm::named("outside")?, "outside", None, &command)?;
         for (name, caller, url) in &self.target().moat {
-            let up = os::wait_until(START, || caller.call(url).is_ok_and(|answer| answer.status == 200));
+            let up = os::wait_until(START, || {
+                caller.call(url).is_ok_and(|answer| answer.status == 200)
+            });
             anyhow::ensure!(up, "{name} does not answer at {url}");
         }
         let partner = self.target().partner_hits;
-        anyhow::ensure!(os::wait_until(START, || partner.read().is_ok()), "the partner does not answer");
+        anyhow::ensure!(
+            os::wait_until(START, || partner.read().is_ok()),
+            "the partner does not answer"
+        );
         Ok(())
     }
 
@@ -96,11 +123,20 @@ impl Lab {
     ///
     /// # Errors
     /// If it cannot be started.
-    pub fn spawn(&mut self, vm: &Vm, name: &str, uid: Option<u32>, command: &[&str]) -> anyhow::Result<()> {
+    pub fn spawn(
+        &mut self,
+        vm: &Vm,
+        name: &str,
+        uid: Option<u32>,
+        command: &[&str],
+    ) -> anyhow::Result<()> {
         let log = self.layout.file(&format!("{name}.log"));
         let out = std::fs::File::create(&log).with_context(|| format!("`{}`", log.display()))?;
         let prefix = self.net.prefix(vm, uid, true);
-        let mut words = prefix.iter().map(String::as_str).chain(command.iter().copied());
+        let mut words = prefix
+            .iter()
+            .map(String::as_str)
+            .chain(command.iter().copied());
         let child = Command::new(words.next().unwrap_or("ip"))
             .args(words)
             .stdin(Stdio::null())
@@ -108,7 +144,11 @@ impl Lab {
             .stdout(out)
             .spawn()
             .with_context(|| format!("{name} cannot be started"))?;
-        self.processes.push(Process { name: name.to_owned(), log, child });
+        self.processes.push(Process {
+            name: name.to_owned(),
+            log,
+            child,
+        });
         Ok(())
     }
 
@@ -117,7 +157,9 @@ impl Lab {
     /// # Errors
     /// If `nft` refuses the rules.
     pub fn capture(&self) -> anyhow::Result<()> {
-        VMS.iter().filter(|vm| !vm.workloads.is_empty()).try_for_each(|vm| self.net.capture(vm))
+        VMS.iter()
+            .filter(|vm| !vm.workloads.is_empty())
+            .try_for_each(|vm| self.net.capture(vm))
     }
 
     /// Captures, then starts the authority and all the roles' processes; returns when all of them serve.
@@ -169,8 +211,13 @@ impl Lab {
     /// # Errors
     /// If there is no such process.
     pub fn kill(&mut self, name: &str) -> anyhow::Result<()> {
-        let at = self.processes.iter().position(|process| process.name == name);
-        let mut process = self.processes.swap_remove(at.with_context(|| format!("no process `{name}`"))?);
+        let at = self
+            .processes
+            .iter()
+            .position(|process| process.name == name);
+        let mut process = self
+            .processes
+            .swap_remove(at.with_context(|| format!("no process `{name}`"))?);
         process.child.kill()?;
         process.child.wait()?;
         Ok(())
@@ -181,7 +228,11 @@ impl Lab {
     pub fn alive(&mut self) -> anyhow::Result<()> {
         for process in &mut self.processes {
             if let Some(status) = process.child.try_wait()? {
-                anyhow::bail!("{} ended: {status}\n{}", process.name, last_lines(&process.log));
+                anyhow::bail!(
+                    "{} ended: {status}\n{}",
+                    process.name,
+                    last_lines(&process.log)
+                );
             }
         }
         Ok(())
@@ -192,7 +243,10 @@ impl Lab {
     }
 
     fn root_on(&self, vm: &Vm) -> Caller {
-        Caller { prefix: self.net.prefix(vm, None, false), args: Vec::new() }
+        Caller {
+            prefix: self.net.prefix(vm, None, false),
+            args: Vec::new(),
+        }
     }
 
     /// How to call, count and read in this laboratory.
@@ -200,7 +254,10 @@ impl Lab {
     pub fn target(&self) -> Target {
         let layout = &self.layout;
         let [_, frontend, reviews, customer, _, _, _, outside] = &VMS;
-        let user = |vm: &Vm, uid| Caller { prefix: self.net.prefix(vm, Some(uid), false), args: Vec::new() };
+        let user = |vm: &Vm, uid| Caller {
+            prefix: self.net.prefix(vm, Some(uid), false),
+            args: Vec::new(),
+        };
         let app = |host, path: &str| format!("http://{}{path}", layout.at(host, 8080));
         let partner = layout.at(host::PARTNER, 8443);
         let partner_caller = self.root_on(outside).with(&[
@@ -220,9 +277,21 @@ impl Lab {
             frontend_host: self.root_on(frontend),
             outsider: self.root_on(outside),
             moat: vec![
-                ("frontend-service", self.root_on(reviews), app(host::FRONTEND, "/")),
-                ("reviews-service", self.root_on(frontend), app(host::REVIEWS, "/")),
-                ("customer-api", self.root_on(reviews), app(host::CUSTOMER_API, "/api/v1/users/export")),
+                (
+                    "frontend-service",
+                    self.root_on(reviews),
+                    app(host::FRONTEND, "/"),
+                ),
+                (
+                    "reviews-service",
+                    self.root_on(frontend),
+                    app(host::REVIEWS, "/"),
+                ),
+                (
+                    "customer-api",
+                    self.root_on(reviews),
+                    app(host::CUSTOMER_API, "/api/v1/users/export"),
+                ),
             ],
             workload: layout.at(host::CUSTOMER_API, 8080),
             workload_tls: layout.at(host::CUSTOMER_API, 8443),
@@ -235,7 +304,11 @@ impl Lab {
             user_key: layout.file("state/idp/key.pem"),
             customer_hits: Hits::Log(layout.file("app-customer-api.log"), " HTTP/1."),
             partner_hits: Hits::Url(partner_caller, format!("https://{PARTNER}:8443/-/hits")),
-            records: Records(mesh().map(|vm| layout.dir.join(vm.name).join("log/decisions.jsonl")).collect()),
+            records: Records(
+                mesh()
+                    .map(|vm| layout.dir.join(vm.name).join("log/decisions.jsonl"))
+                    .collect(),
+            ),
             admins: mesh().map(|vm| self.admin(vm)).collect(),
             policy: layout.file("mesh.d/mesh.toml"),
         }
@@ -257,7 +330,9 @@ pub fn end(child: &mut Child) {
     }
     let pid = child.id().to_string();
     os::ignore(Command::new("kill").args(["-TERM", &pid]).status());
-    let ended = os::wait_until(Duration::from_secs(5), || matches!(child.try_wait(), Ok(Some(_))));
+    let ended = os::wait_until(Duration::from_secs(5), || {
+        matches!(child.try_wait(), Ok(Some(_)))
+    });
     if !ended {
         os::ignore(child.kill());
         os::ignore(child.wait());

@@ -55,8 +55,12 @@ impl Layout {
             octets.count() == 3 && subnet.split('.').count() == 3,
             "subnet `{subnet}`: expected three octets such as `127.0.10`"
         );
-        let dir = std::path::absolute(dir).with_context(|| format!("`{}` is no usable path", dir.display()))?;
-        Ok(Self { dir, subnet: subnet.to_owned() })
+        let dir = std::path::absolute(dir)
+            .with_context(|| format!("`{}` is no usable path", dir.display()))?;
+        Ok(Self {
+            dir,
+            subnet: subnet.to_owned(),
+        })
     }
 
     /// The layout of a system that is described by `config`, by its `admin.listen`.
@@ -65,7 +69,8 @@ impl Layout {
     /// If the file cannot be read or does not follow the demo's layout.
     pub fn of_config(config: &Path) -> anyhow::Result<Self> {
         let text = os::read_text(config)?;
-        let table: toml::Table = toml::from_str(&text).with_context(|| format!("`{}`", config.display()))?;
+        let table: toml::Table =
+            toml::from_str(&text).with_context(|| format!("`{}`", config.display()))?;
         let listen = table
             .get("admin")
             .and_then(|admin| admin.get("listen"))
@@ -73,7 +78,10 @@ impl Layout {
             .with_context(|| format!("`{}` has no `admin.listen`", config.display()))?;
         let suffix = format!(".{}:15000", host::CONTROL);
         let subnet = listen.strip_suffix(&suffix).with_context(|| {
-            format!("`{}`: admin.listen is `{listen}`; a demo system has it at `SUBNET{suffix}`", config.display())
+            format!(
+                "`{}`: admin.listen is `{listen}`; a demo system has it at `SUBNET{suffix}`",
+                config.display()
+            )
         })?;
         let dir = config.parent().unwrap_or_else(|| Path::new("."));
         Self::new(dir, subnet)

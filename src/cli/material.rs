@@ -5,7 +5,8 @@ use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use serde_json::json;
 
@@ -100,7 +101,11 @@ fn user_key(layout: &Layout) -> anyhow::Result<()> {
     }
     os::make_dir(&layout.file("state/idp"), 0o700)?;
     let key = KeyPair::generate()?;
-    os::write(&layout.file("state/idp/jwks.json"), jwks(&key)?.as_bytes(), 0o644)?;
+    os::write(
+        &layout.file("state/idp/jwks.json"),
+        jwks(&key)?.as_bytes(),
+        0o644,
+    )?;
     os::write(&path, key.serialize_pem().as_bytes(), 0o600)
 }
 
@@ -109,7 +114,10 @@ fn jwks(key: &KeyPair) -> anyhow::Result<String> {
     let Some((4, point)) = key.public_key_raw().split_first() else {
         anyhow::bail!("the key is no uncompressed P-256 point");
     };
-    let (x, y) = point.split_at_checked(32).filter(|(_, y)| y.len() == 32).context("the key is no P-256 point")?;
+    let (x, y) = point
+        .split_at_checked(32)
+        .filter(|(_, y)| y.len() == 32)
+        .context("the key is no P-256 point")?;
     let encode = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
     let set = json!({"keys": [{
         "kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256",

@@ -18,7 +18,9 @@ use anyhow::Context;
 /// Seconds since 1970; 0 if the clock stands before it.
 #[must_use]
 pub fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Monotonic time.
@@ -66,7 +68,8 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
         .with_context(fail)?;
     file.write_all(content).with_context(fail)?;
     // The mode above is narrowed by the umask; apps under other uids must be able to read what is public.
-    file.set_permissions(Permissions::from_mode(mode)).with_context(fail)?;
+    file.set_permissions(Permissions::from_mode(mode))
+        .with_context(fail)?;
     drop(file);
     std::fs::rename(&beside, path).with_context(fail)
 }
@@ -74,7 +77,11 @@ pub fn write(path: &Path, content: &[u8], mode: u32) -> anyhow::Result<()> {
 /// Makes a directory and its parents with `mode`.
 pub fn make_dir(path: &Path, mode: u32) -> anyhow::Result<()> {
     let fail = || format!("directory `{}` cannot be made", path.display());
-    std::fs::DirBuilder::new().recursive(true).mode(mode).create(path).with_context(fail)?;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(path)
+        .with_context(fail)?;
     std::fs::set_permissions(path, Permissions::from_mode(mode)).with_context(fail)
 }
 

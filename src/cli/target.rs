@@ -77,9 +77,16 @@ impl Hits {
         match self {
             Self::Url(caller, url) => {
                 let answer = caller.call(url)?;
-                answer.body.trim().parse().with_context(|| format!("no hit counter at {url}: {}", answer.seen()))
+                answer
+                    .body
+                    .trim()
+                    .parse()
+                    .with_context(|| format!("no hit counter at {url}: {}", answer.seen()))
             }
-            Self::Log(path, mark) => Ok(os::read_text(path)?.lines().filter(|line| line.contains(mark)).count()),
+            Self::Log(path, mark) => Ok(os::read_text(path)?
+                .lines()
+                .filter(|line| line.contains(mark))
+                .count()),
         }
     }
 }
@@ -106,7 +113,9 @@ impl Records {
         let mut records = Vec::new();
         for (path, &start) in self.0.iter().zip(&mark.0) {
             let text = tail(path, start).unwrap_or_default();
-            let lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+            let lines = text
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'));
             records.extend(lines.filter_map(|line| serde_json::from_str::<Value>(line).ok()));
         }
         records
@@ -114,7 +123,12 @@ impl Records {
 
     /// Waits until `count` records after `mark` are `wanted`; those that were found.
     #[must_use]
-    pub fn await_some(&self, mark: &Mark, count: usize, wanted: impl Fn(&Value) -> bool) -> Vec<Value> {
+    pub fn await_some(
+        &self,
+        mark: &Mark,
+        count: usize,
+        wanted: impl Fn(&Value) -> bool,
+    ) -> Vec<Value> {
         let mut found = Vec::new();
         os::wait_until(Duration::from_secs(3), || {
             found = self.since(mark);
@@ -136,22 +150,32 @@ fn tail(path: &Path, start: u64) -> std::io::Result<String> {
 /// A string field of a record, such as `/source/principal`; empty if absent.
 #[must_use]
 pub fn field<'a>(record: &'a Value, pointer: &str) -> &'a str {
-    record.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+    record
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
 }
 
 /// Whether the workload of a record's source runs as this service account.
 #[must_use]
 pub fn is_from(record: &Value, service_account: &str) -> bool {
-    field(record, "/source/principal").rsplit_once("/sa/").is_some_and(|(_, account)| account == service_account)
+    field(record, "/source/principal")
+        .rsplit_once("/sa/")
+        .is_some_and(|(_, account)| account == service_account)
 }
 
 impl Target {
     /// The loopback system of a demo directory.
     #[must_use]
     pub fn loopback(layout: &Layout) -> Self {
-        let socks =
-            |host| Caller { prefix: Vec::new(), args: vec!["--socks5-hostname".into(), layout.at(host, 15080)] };
-        let own = |host| Caller { prefix: Vec::new(), args: vec!["--interface".into(), layout.ip(host)] };
+        let socks = |host| Caller {
+            prefix: Vec::new(),
+            args: vec!["--socks5-hostname".into(), layout.at(host, 15080)],
+        };
+        let own = |host| Caller {
+            prefix: Vec::new(),
+            args: vec!["--interface".into(), layout.ip(host)],
+        };
         let private = |host| format!("http://{}", layout.at(host, 18080));
         let customer = private(host::CUSTOMER_API);
         let frontend = private(host::FRONTEND);
@@ -173,9 +197,21 @@ impl Target {
             frontend_host: own(host::FRONTEND),
             outsider: Caller::default(),
             moat: vec![
-                ("frontend-service", own(host::REVIEWS), format!("{frontend}/")),
-                ("reviews-service", own(host::FRONTEND), format!("{reviews}/")),
-                ("customer-api", own(host::REVIEWS), format!("{customer}/api/v1/users/export")),
+                (
+                    "frontend-service",
+                    own(host::REVIEWS),
+                    format!("{frontend}/"),
+                ),
+                (
+                    "reviews-service",
+                    own(host::FRONTEND),
+                    format!("{reviews}/"),
+                ),
+                (
+                    "customer-api",
+                    own(host::REVIEWS),
+                    format!("{customer}/api/v1/users/export"),
+                ),
             ],
             workload: layout.at(host::CUSTOMER_API, 8080),
             workload_tls: layout.at(host::CUSTOMER_API, 8443),
@@ -189,7 +225,10 @@ impl Target {
             customer_hits: Hits::Url(Caller::default(), format!("{customer}/-/hits")),
             partner_hits: Hits::Url(partner_caller, format!("https://{PARTNER}:8443/-/hits")),
             records: Records(vec![layout.file("log/decisions.jsonl")]),
-            admins: vec![(Caller::default(), format!("http://{}", layout.at(host::CONTROL, 15000)))],
+            admins: vec![(
+                Caller::default(),
+                format!("http://{}", layout.at(host::CONTROL, 15000)),
+            )],
             policy: layout.config(),
         }
     }
@@ -198,7 +237,11 @@ impl Target {
     ///
     /// # Errors
     /// If one does not within `limit`, or `alive` gives a reason why it never will.
-    pub fn await_ready(&self, limit: Duration, mut alive: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    pub fn await_ready(
+        &self,
+        limit: Duration,
+        mut alive: impl FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
         for (caller, base) in &self.admins {
             let url = format!("{base}/readyz");
             let mut last = Ok(());
@@ -223,7 +266,8 @@ impl Target {
         let read = |(caller, base): &(Caller, String)| {
             let answer = caller.call(&format!("{base}/generation"))?;
             let text = answer.body.trim();
-            text.parse().with_context(|| format!("{base}/generation: {}", answer.seen()))
+            text.parse()
+                .with_context(|| format!("{base}/generation: {}", answer.seen()))
         };
         self.admins.iter().map(read).collect()
     }
@@ -235,7 +279,8 @@ impl Target {
     pub fn problems(&self) -> anyhow::Result<Vec<Vec<String>>> {
         let read = |(caller, base): &(Caller, String)| {
             let answer = caller.call(&format!("{base}/config/problems"))?;
-            serde_json::from_str(&answer.body).with_context(|| format!("{base}/config/problems: {}", answer.seen()))
+            serde_json::from_str(&answer.body)
+                .with_context(|| format!("{base}/config/problems: {}", answer.seen()))
         };
         self.admins.iter().map(read).collect()
     }

@@ -22,7 +22,11 @@ fn drill(config: &std::path::Path, output: &str) -> Output {
 
 fn layout(dir: &Scratch) -> Layout {
     let [x, y] = os::random::<2>().unwrap();
-    Layout::new(&dir.path, &format!("127.{}.{}", x.clamp(1, 254), y.clamp(1, 254))).unwrap()
+    Layout::new(
+        &dir.path,
+        &format!("127.{}.{}", x.clamp(1, 254), y.clamp(1, 254)),
+    )
+    .unwrap()
 }
 
 #[test]
@@ -36,7 +40,10 @@ fn material_and_edits_are_kept() {
     material::write(&layout, "io_uring").unwrap();
     assert_eq!(os::read_text(&layout.config()).unwrap(), edited);
     assert_eq!(os::read(&layout.file("state/idp/key.pem")).unwrap(), key);
-    assert_eq!(Layout::of_config(&layout.config()).unwrap().subnet, layout.subnet);
+    assert_eq!(
+        Layout::of_config(&layout.config()).unwrap().subnet,
+        layout.subnet
+    );
 }
 
 #[test]
@@ -48,8 +55,18 @@ fn without_a_mesh_only_the_attack_works() {
     let output = drill(&layout.config(), "json");
     assert_eq!(output.status.code(), Some(1));
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let results: Vec<&Value> = report["steps"].as_array().unwrap().iter().map(|step| &step["result"]).collect();
-    assert_eq!(results, ["PASS", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL"]);
+    let results: Vec<&Value> = report["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| &step["result"])
+        .collect();
+    assert_eq!(
+        results,
+        [
+            "PASS", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL", "FAIL"
+        ]
+    );
     assert_eq!(report["result"], "FAIL");
 }
 
@@ -66,11 +83,20 @@ fn apps_count_what_reaches_them() {
     }
     let url = format!("http://{}", layout.at(3, 18080));
     let caller = Caller::default();
-    assert_eq!(caller.call(&format!("{url}/api/v1/users/7")).unwrap().status, 200);
+    assert_eq!(
+        caller
+            .call(&format!("{url}/api/v1/users/7"))
+            .unwrap()
+            .status,
+        200
+    );
     assert_eq!(caller.call(&format!("{url}/nothing")).unwrap().status, 404);
     assert_eq!(target.customer_hits.read().unwrap(), 2);
     // Through the mesh a request has the service's name: it does not see the counter.
-    let answer = caller.with(&["-H", "Host: customer-api"]).call(&format!("{url}/-/hits")).unwrap();
+    let answer = caller
+        .with(&["-H", "Host: customer-api"])
+        .call(&format!("{url}/-/hits"))
+        .unwrap();
     assert_eq!(answer.status, 404);
 }
 
@@ -78,13 +104,19 @@ fn apps_count_what_reaches_them() {
 fn an_unreadable_system_fails_every_step_in_every_form() {
     let dir = Scratch::new(false).unwrap();
     let missing = dir.path.join("nothing.toml");
-    for (form, word) in [("table", "0 of 9 steps passed"), ("json", "\"result\":\"FAIL\""), ("junit", "failures=\"9\"")]
-    {
+    for (form, word) in [
+        ("table", "0 of 9 steps passed"),
+        ("json", "\"result\":\"FAIL\""),
+        ("junit", "failures=\"9\""),
+    ] {
         let output = drill(&missing, form);
         assert_eq!(output.status.code(), Some(1), "{form}");
         let text = String::from_utf8_lossy(&output.stdout);
         assert!(text.contains(word), "{form}: {text}");
-        assert!(text.contains("nothing.toml"), "{form} does not say why: {text}");
+        assert!(
+            text.contains("nothing.toml"),
+            "{form} does not say why: {text}"
+        );
     }
 }
 
@@ -94,7 +126,8 @@ fn holes_fail_the_steps_that_look_there() {
     let (strict, permissive) = ("mtls.mode = \"STRICT\"", "mtls.mode = \"PERMISSIVE\"");
     let reviews = "cluster.local/ns/default/sa/reviews-service";
     let rule = "principals = [\"cluster.local/ns/default/sa/frontend-service\"]";
-    let wide = format!("principals = [\"cluster.local/ns/default/sa/frontend-service\", \"{reviews}\"]");
+    let wide =
+        format!("principals = [\"cluster.local/ns/default/sa/frontend-service\", \"{reviews}\"]");
     let (query, any_query) = ("values = [\"eur\"]", "values = [\"*\"]");
     let holes: [(&str, &str, &[u64]); 3] = [
         (strict, permissive, &[2]),
@@ -108,9 +141,16 @@ fn holes_fail_the_steps_that_look_there() {
         material::write(&layout, "auto").unwrap();
         let text = os::read_text(&layout.config()).unwrap();
         assert!(text.contains(sound), "the demo has no `{sound}`");
-        os::write(&layout.config(), text.replace(sound, hole).as_bytes(), 0o644).unwrap();
+        os::write(
+            &layout.config(),
+            text.replace(sound, hole).as_bytes(),
+            0o644,
+        )
+        .unwrap();
         let mut mesh = Mesh::start(crate::PROGRAM.as_ref(), &layout, Io::Auto).unwrap();
-        Target::loopback(&layout).await_ready(Duration::from_secs(30), || mesh.alive()).unwrap();
+        Target::loopback(&layout)
+            .await_ready(Duration::from_secs(30), || mesh.alive())
+            .unwrap();
         let output = drill(&layout.config(), "json");
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         let failed: Vec<u64> = report["steps"]
@@ -131,8 +171,13 @@ fn the_demo_serves_until_it_is_told_to_stop() {
     let layout = layout(&dir);
     let mut mesh = Mesh::start(crate::PROGRAM.as_ref(), &layout, Io::Auto).unwrap();
     let target = Target::loopback(&layout);
-    target.await_ready(Duration::from_secs(30), || mesh.alive()).unwrap();
+    target
+        .await_ready(Duration::from_secs(30), || mesh.alive())
+        .unwrap();
     let status = mesh.stop(Duration::from_secs(15)).unwrap();
     assert!(status.success(), "{status}");
-    assert!(target.customer_hits.read().is_err(), "the apps still answer");
+    assert!(
+        target.customer_hits.read().is_err(),
+        "the apps still answer"
+    );
 }

@@ -12,7 +12,8 @@ fn check(io: &str) {
         .output()
         .expect("the drill can be started");
     let errors = String::from_utf8_lossy(&output.stderr);
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
+    let report: Value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {errors}"));
     let steps = report["steps"].as_array().expect("the report has steps");
     assert_eq!(steps.len(), STORY.len(), "a step is missing: {report}");
     let mut wrong = Vec::new();
@@ -29,7 +30,11 @@ fn check(io: &str) {
     }
     assert!(wrong.is_empty(), "{}\n{errors}", wrong.join("\n"));
     assert_eq!(report["result"], "PASS");
-    assert!(output.status.success(), "all steps passed, yet: {}", output.status);
+    assert!(
+        output.status.success(),
+        "all steps passed, yet: {}",
+        output.status
+    );
 }
 
 #[test]

@@ -22,9 +22,20 @@ fn capture_leads_to_the_node_and_nowhere_else() {
     }
     let www = |name: &str| dir.path.join(name).to_string_lossy().into_owned();
     let python = |port: &'static str, address: &'static str| {
-        ["/usr/bin/python3", "-m", "http.server", port, "--bind", address, "--directory"]
+        [
+            "/usr/bin/python3",
+            "-m",
+            "http.server",
+            port,
+            "--bind",
+            address,
+            "--directory",
+        ]
     };
-    let (frontend, customer) = (Vm::named("frontend").unwrap(), Vm::named("customer-api").unwrap());
+    let (frontend, customer) = (
+        Vm::named("frontend").unwrap(),
+        Vm::named("customer-api").unwrap(),
+    );
     let mut serve = |vm, name: &str, port, address| {
         let www = www(name.split('-').next().unwrap());
         let command = [python(port, address).as_slice(), &[www.as_str()]].concat();
@@ -48,16 +59,35 @@ fn capture_leads_to_the_node_and_nowhere_else() {
     wait(&target.frontend, "http://10.77.0.3:8080/who", "200 OK, out");
     // The second workload of a machine has a listener of its own, also towards its neighbour on the machine.
     wait(&target.same_node, "http://customer-api/who", "200 OK, out2");
-    wait(&target.same_node, "http://10.77.0.3:8080/who", "200 OK, out2");
+    wait(
+        &target.same_node,
+        "http://10.77.0.3:8080/who",
+        "200 OK, out2",
+    );
     // Another user is not captured where it is, but where it goes: every port but HBONE.
     wait(&target.attacker, "http://10.77.0.3:8080/who", "200 OK, in");
     wait(&target.attacker, "http://10.77.0.3:8443/who", "200 OK, in");
     wait(&target.attacker, "http://10.77.0.4:9/who", "200 OK, in");
-    wait(&target.attacker, "http://10.77.0.3:15008/who", "Failed to connect");
+    wait(
+        &target.attacker,
+        "http://10.77.0.3:15008/who",
+        "Failed to connect",
+    );
     // No node is there: nothing passes.
-    wait(&target.reviews, "http://10.77.0.3:8080/who", "Failed to connect");
-    wait(&target.attacker, "http://10.77.0.1:8080/", "Failed to connect");
+    wait(
+        &target.reviews,
+        "http://10.77.0.3:8080/who",
+        "Failed to connect",
+    );
+    wait(
+        &target.attacker,
+        "http://10.77.0.1:8080/",
+        "Failed to connect",
+    );
     // Nobody on the machine reaches an app past its node.
-    let neighbour = Caller { prefix: target.same_node.prefix.iter().take(4).cloned().collect(), args: Vec::new() };
+    let neighbour = Caller {
+        prefix: target.same_node.prefix.iter().take(4).cloned().collect(),
+        args: Vec::new(),
+    };
     wait(&neighbour, "http://10.77.0.3:8080/who", "Failed to connect");
 }

@@ -15,9 +15,9 @@ fn inside_works(target: &Target) {
     let mark = target.records.mark();
     let answer = target.frontend.call(EXPORT).unwrap();
     assert_eq!(answer.status, 200, "{}", answer.seen());
-    let found = target
-        .records
-        .await_some(&mark, 1, |record| field(record, "/verdict") == "allow" && is_from(record, "frontend-service"));
+    let found = target.records.await_some(&mark, 1, |record| {
+        field(record, "/verdict") == "allow" && is_from(record, "frontend-service")
+    });
     assert!(!found.is_empty(), "allowed, but not recorded");
 }
 
@@ -28,9 +28,9 @@ fn inside_denies(target: &Target) {
     let answer = target.reviews.call(EXPORT).unwrap();
     assert_eq!(answer.status, 403, "{}", answer.seen());
     assert_eq!(target.customer_hits.read().unwrap(), hits);
-    let found = target
-        .records
-        .await_some(&mark, 1, |record| field(record, "/verdict") == "deny" && is_from(record, "reviews-service"));
+    let found = target.records.await_some(&mark, 1, |record| {
+        field(record, "/verdict") == "deny" && is_from(record, "reviews-service")
+    });
     assert!(!found.is_empty(), "denied, but not recorded");
 }
 
@@ -44,9 +44,9 @@ fn outside_works(target: &Target) {
     assert_ne!(answer.status, 200, "{}", answer.seen());
     assert_eq!(target.partner_hits.read().unwrap(), hits);
     for (verdict, account) in [("allow", "frontend-service"), ("deny", "reviews-service")] {
-        let found = target
-            .records
-            .await_some(&mark, 1, |record| field(record, "/verdict") == verdict && is_from(record, account));
+        let found = target.records.await_some(&mark, 1, |record| {
+            field(record, "/verdict") == verdict && is_from(record, account)
+        });
         assert!(!found.is_empty(), "{account}: no record says {verdict}");
     }
 }
@@ -60,13 +60,22 @@ fn plain_is_reset(target: &Target) {
 /// Nobody reaches customer-api by these URLs.
 fn inside_is_closed(target: &Target, urls: &[&str]) {
     let hits = target.customer_hits.read().unwrap();
-    for caller in [&target.frontend, &target.reviews, &target.same_node, &target.attacker] {
+    for caller in [
+        &target.frontend,
+        &target.reviews,
+        &target.same_node,
+        &target.attacker,
+    ] {
         for url in urls {
             let answer = caller.with(&["--max-time", "4"]).call(url).unwrap();
             assert_ne!(answer.status, 200, "{url}: {}", answer.seen());
         }
     }
-    assert_eq!(target.customer_hits.read().unwrap(), hits, "something was forwarded");
+    assert_eq!(
+        target.customer_hits.read().unwrap(),
+        hits,
+        "something was forwarded"
+    );
 }
 
 /// Past the waypoint customer-api's own node judges by the waypoint's policies, and records it.
@@ -91,7 +100,10 @@ fn node_judges(target: &Target) {
 
 fn until_works(target: &Target) {
     let up = os::wait_until(Duration::from_secs(20), || {
-        target.frontend.call(EXPORT).is_ok_and(|answer| answer.status == 200)
+        target
+            .frontend
+            .call(EXPORT)
+            .is_ok_and(|answer| answer.status == 200)
     });
     assert!(up, "customer-api does not come back");
 }

@@ -1,6 +1,11 @@
 //! Tests in network namespaces. They need root, nftables, curl and python3, and fail where one is missing.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test ends by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test ends by panicking"
+)]
 
 mod capture;
 mod loss;
@@ -17,7 +22,8 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");
 /// A laboratory with apps and without a mesh, and its directory.
 fn lab() -> (Lab, Scratch) {
     let dir = Scratch::new(false).unwrap();
-    let lab = Lab::set_up(&dir.path, Io::Auto, Path::new(PROGRAM)).expect("the laboratory can be set up");
+    let lab =
+        Lab::set_up(&dir.path, Io::Auto, Path::new(PROGRAM)).expect("the laboratory can be set up");
     (lab, dir)
 }
 

@@ -21,12 +21,18 @@ pub(super) fn end_user(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     let user = format!("{USER_ISSUER}/{SUBJECT}");
     for role in ["ingress", "waypoint"] {
         let found = target.records.await_some(&tried.mark, 1, |record| {
-            is_allowance(record) && field(record, "/role") == role && field(record, "/user/principal") == user
+            is_allowance(record)
+                && field(record, "/role") == role
+                && field(record, "/user/principal") == user
         });
         step.check(
             format!("the {role}'s record"),
             format!("allowed, end user {user}"),
-            if found.is_empty() { "none" } else { "names the end user" },
+            if found.is_empty() {
+                "none"
+            } else {
+                "names the end user"
+            },
             !found.is_empty(),
         );
     }
@@ -43,7 +49,13 @@ pub(super) fn end_user(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     refused(target, step, "no token", &tried, 403);
     let good = mint(&target.user_key, Flaw::None)?;
     let tried = call(target, &["--request", "DELETE"], Some(&good))?;
-    refused(target, step, "valid token, method that policy does not allow", &tried, 403);
+    refused(
+        target,
+        step,
+        "valid token, method that policy does not allow",
+        &tried,
+        403,
+    );
     Ok(())
 }
 
@@ -57,13 +69,20 @@ fn call(target: &Target, args: &[&str], token: Option<&str>) -> anyhow::Result<A
     if let Some(token) = token {
         caller = caller.with(&["-H", &format!("Authorization: Bearer {token}")]);
     }
-    attempt(target, &caller.with(args), &format!("https://{PORTAL}:8443{PATH}"))
+    attempt(
+        target,
+        &caller.with(args),
+        &format!("https://{PORTAL}:8443{PATH}"),
+    )
 }
 
 fn refused(target: &Target, step: &mut Step, name: &str, tried: &Attempt, status: u16) {
-    let found =
-        target.records.await_some(&tried.mark, 1, |record| is_denial(record) && field(record, "/role") == "ingress");
-    let reason = found.first().map_or("no denial recorded", |record| field(record, "/reason"));
+    let found = target.records.await_some(&tried.mark, 1, |record| {
+        is_denial(record) && field(record, "/role") == "ingress"
+    });
+    let reason = found
+        .first()
+        .map_or("no denial recorded", |record| field(record, "/reason"));
     step.check(
         name,
         format!("{status}, the app not reached, a denial recorded with its reason"),

@@ -24,7 +24,10 @@ struct Call {
 pub(super) fn egress(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     for (name, caller) in [
         ("through the node", target.frontend.clone()),
-        ("through the forward proxy", proxy(target, &target.frontend_host, FRONTEND)),
+        (
+            "through the forward proxy",
+            proxy(target, &target.frontend_host, FRONTEND),
+        ),
     ] {
         let (answer, hits, mark) = attempt(target, &caller, &partner(RATES))?;
         let found = target.records.await_some(&mark, 1, |record| {
@@ -34,20 +37,26 @@ pub(super) fn egress(target: &Target, step: &mut Step) -> anyhow::Result<()> {
             format!("GET {RATES} as frontend-service {name}"),
             "200 from the partner, which speaks TLS only; the call in the audit log",
             format!("{}; {hits} hits; {}", answer.seen(), told(&found)),
-            answer.status == 200 && answer.body.contains("\"transport\":\"tls\"") && hits == 1 && !found.is_empty(),
+            answer.status == 200
+                && answer.body.contains("\"transport\":\"tls\"")
+                && hits == 1
+                && !found.is_empty(),
         );
     }
     for call in forbidden(target) {
         let (answer, hits, mark) = attempt(target, &call.caller, &call.url)?;
         let found = target.records.await_some(&mark, 1, |record| {
-            let outward = field(record, "/role") == "egress" || field(record, "/kind") == "outbound";
+            let outward =
+                field(record, "/role") == "egress" || field(record, "/kind") == "outbound";
             outward && is_denial(record) && is_from(record, call.account)
         });
         step.check(
             call.name,
             "denied, the partner not reached, the denial in the audit log with its reason",
             format!("{}; {hits} hits; {}", answer.seen(), told(&found)),
-            (answer.status == 403 || answer.exit != 0 && answer.status == 0) && hits == 0 && !found.is_empty(),
+            (answer.status == 403 || answer.exit != 0 && answer.status == 0)
+                && hits == 0
+                && !found.is_empty(),
         );
     }
     Ok(())
@@ -56,13 +65,38 @@ pub(super) fn egress(target: &Target, step: &mut Step) -> anyhow::Result<()> {
 fn forbidden(target: &Target) -> Vec<Call> {
     let node = &target.frontend;
     let gateway = proxy(target, &target.frontend_host, FRONTEND);
-    let call = |name, account, caller: Caller, url: String| Call { name, account, caller, url };
+    let call = |name, account, caller: Caller, url: String| Call {
+        name,
+        account,
+        caller,
+        url,
+    };
     let other = format!("http://other.example.test{RATES}");
     vec![
-        call("other path", FRONTEND, node.clone(), partner("/v1/accounts?currency=eur")),
-        call("other method", FRONTEND, node.with(&["--request", "POST"]), partner(RATES)),
-        call("other query value", FRONTEND, node.clone(), partner("/v1/rates?currency=usd")),
-        call("second query value", FRONTEND, node.clone(), partner("/v1/rates?currency=eur&currency=usd")),
+        call(
+            "other path",
+            FRONTEND,
+            node.clone(),
+            partner("/v1/accounts?currency=eur"),
+        ),
+        call(
+            "other method",
+            FRONTEND,
+            node.with(&["--request", "POST"]),
+            partner(RATES),
+        ),
+        call(
+            "other query value",
+            FRONTEND,
+            node.clone(),
+            partner("/v1/rates?currency=usd"),
+        ),
+        call(
+            "second query value",
+            FRONTEND,
+            node.clone(),
+            partner("/v1/rates?currency=eur&currency=usd"),
+        ),
         call("no query", FRONTEND, node.clone(), partner("/v1/rates")),
         call(
             "path that is written another way",
@@ -71,16 +105,36 @@ fn forbidden(target: &Target) -> Vec<Call> {
             partner("/v1/rates/../accounts?currency=eur"),
         ),
         call("other host", FRONTEND, node.clone(), other.clone()),
-        call("other caller", REVIEWS, target.reviews.clone(), partner(RATES)),
-        call("other path, forward proxy", FRONTEND, gateway.clone(), partner("/v1/accounts?currency=eur")),
-        call("other host, forward proxy", FRONTEND, gateway.clone(), other),
+        call(
+            "other caller",
+            REVIEWS,
+            target.reviews.clone(),
+            partner(RATES),
+        ),
+        call(
+            "other path, forward proxy",
+            FRONTEND,
+            gateway.clone(),
+            partner("/v1/accounts?currency=eur"),
+        ),
+        call(
+            "other host, forward proxy",
+            FRONTEND,
+            gateway.clone(),
+            other,
+        ),
         call(
             "tunnel that would hide the path, forward proxy",
             FRONTEND,
             gateway.with(&["--proxytunnel"]),
             partner(RATES),
         ),
-        call("other caller, forward proxy", REVIEWS, proxy(target, &target.attacker, REVIEWS), partner(RATES)),
+        call(
+            "other caller, forward proxy",
+            REVIEWS,
+            proxy(target, &target.attacker, REVIEWS),
+            partner(RATES),
+        ),
     ]
 }
 
@@ -90,12 +144,16 @@ fn partner(path: &str) -> String {
 
 /// The caller with the identity files of `workload`, through the gateway's forward proxy over mTLS.
 fn proxy(target: &Target, from: &Caller, workload: &str) -> Caller {
-    let mut caller =
-        from.with(&["--proxy", "https://egress:15081", "--resolve", &format!("egress:15081:{}", target.egress)]);
-    let proxied = target
-        .identity_args(workload)
-        .into_iter()
-        .map(|arg| arg.strip_prefix("--").map_or_else(|| arg.clone(), |name| format!("--proxy-{name}")));
+    let mut caller = from.with(&[
+        "--proxy",
+        "https://egress:15081",
+        "--resolve",
+        &format!("egress:15081:{}", target.egress),
+    ]);
+    let proxied = target.identity_args(workload).into_iter().map(|arg| {
+        arg.strip_prefix("--")
+            .map_or_else(|| arg.clone(), |name| format!("--proxy-{name}"))
+    });
     caller.args.extend(proxied);
     caller
 }

@@ -13,11 +13,14 @@ use crate::cli::target::Target;
 
 const RELOAD: Duration = Duration::from_secs(10);
 const POLICY: &str = "name = \"customer-api-lockdown\"";
-const RULE: &str = "from = [{ source.principals = [\"cluster.local/ns/default/sa/frontend-service\"] }]";
+const RULE: &str =
+    "from = [{ source.principals = [\"cluster.local/ns/default/sa/frontend-service\"] }]";
 /// Another workload in frontend-service's place.
-const OTHER: &str = "from = [{ source.principals = [\"cluster.local/ns/default/sa/somebody-else\"] }]";
+const OTHER: &str =
+    "from = [{ source.principals = [\"cluster.local/ns/default/sa/somebody-else\"] }]";
 /// A key that does not exist.
-const BROKEN: &str = "from = [{ source.principal = [\"cluster.local/ns/default/sa/frontend-service\"] }]";
+const BROKEN: &str =
+    "from = [{ source.principal = [\"cluster.local/ns/default/sa/frontend-service\"] }]";
 
 /// Takes frontend-service out of the rule, breaks the file, puts everything back.
 pub(super) fn reload(target: &Target, step: &mut Step) -> anyhow::Result<()> {
@@ -46,12 +49,26 @@ fn edited(target: &Target, step: &mut Step, original: &str, scratch: &Path) -> a
     let tried = attempt(target, &target.frontend, &url)?;
     check_denied(target, step, "the next call", &tried, "frontend-service");
     let ended = download.ended(RELOAD);
-    let seen = ended.as_ref().map_or_else(|| "still open".to_owned(), |(code, text)| format!("exit {code}, {text}"));
-    step.check("the open download", "is closed", seen, ended.is_some_and(|(code, _)| code != 0));
+    let seen = ended.as_ref().map_or_else(
+        || "still open".to_owned(),
+        |(code, text)| format!("exit {code}, {text}"),
+    );
+    step.check(
+        "the open download",
+        "is closed",
+        seen,
+        ended.is_some_and(|(code, _)| code != 0),
+    );
 
     broken(target, step, original, &generations)?;
     let tried = attempt(target, &target.frontend, &url)?;
-    check_denied(target, step, "the last good policy still judges", &tried, "frontend-service");
+    check_denied(
+        target,
+        step,
+        "the last good policy still judges",
+        &tried,
+        "frontend-service",
+    );
 
     os::write(&target.policy, original.as_bytes(), 0o644)?;
     let (restored, seen) = await_generation(target, &generations)?;
@@ -62,15 +79,33 @@ fn edited(target: &Target, step: &mut Step, original: &str, scratch: &Path) -> a
         restored > generations && target.problems()?.iter().all(Vec::is_empty),
     );
     let tried = attempt(target, &target.frontend, &url)?;
-    step.check("the next call", "200", tried.answer.seen(), tried.answer.status == 200 && tried.hits == 1);
+    step.check(
+        "the next call",
+        "200",
+        tried.answer.seen(),
+        tried.answer.status == 200 && tried.hits == 1,
+    );
     Ok(())
 }
 
 /// A broken edit changes nothing and says file, line and key.
-fn broken(target: &Target, step: &mut Step, original: &str, generations: &[u64]) -> anyhow::Result<()> {
+fn broken(
+    target: &Target,
+    step: &mut Step,
+    original: &str,
+    generations: &[u64],
+) -> anyhow::Result<()> {
     let text = write(target, original, BROKEN)?;
-    let line = text.lines().position(|line| line.contains(BROKEN)).context("the broken line is not in the file")? + 1;
-    let file = target.policy.file_name().unwrap_or_default().to_string_lossy();
+    let line = text
+        .lines()
+        .position(|line| line.contains(BROKEN))
+        .context("the broken line is not in the file")?
+        + 1;
+    let file = target
+        .policy
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy();
     let place = format!("{file}:{line}:");
     let mut problems = Vec::new();
     os::wait_until(RELOAD, || {
@@ -79,7 +114,11 @@ fn broken(target: &Target, step: &mut Step, original: &str, generations: &[u64])
     });
     let named = |problem: &String| problem.contains(&place) && problem.contains("principal");
     let all = !problems.is_empty() && problems.iter().all(|process| process.iter().any(named));
-    let seen = problems.iter().flatten().next().map_or("no problem told", String::as_str);
+    let seen = problems
+        .iter()
+        .flatten()
+        .next()
+        .map_or("no problem told", String::as_str);
     step.check(
         "edit: a key that does not exist",
         format!("a problem at `{place}` that names the key `principal`"),
@@ -87,7 +126,12 @@ fn broken(target: &Target, step: &mut Step, original: &str, generations: &[u64])
         all,
     );
     let now = target.generations()?;
-    step.check("generation after the broken edit", format!("{generations:?}"), format!("{now:?}"), now == generations);
+    step.check(
+        "generation after the broken edit",
+        format!("{generations:?}"),
+        format!("{now:?}"),
+        now == generations,
+    );
     Ok(())
 }
 
@@ -96,7 +140,12 @@ fn write(target: &Target, original: &str, rule: &str) -> anyhow::Result<String> 
     let (head, tail) = original
         .split_once(POLICY)
         .filter(|(_, tail)| tail.contains(RULE))
-        .with_context(|| format!("`{}` has no `{POLICY}` with `{RULE}`", target.policy.display()))?;
+        .with_context(|| {
+            format!(
+                "`{}` has no `{POLICY}` with `{RULE}`",
+                target.policy.display()
+            )
+        })?;
     let text = format!("{head}{POLICY}{}", tail.replacen(RULE, rule, 1));
     os::write(&target.policy, text.as_bytes(), 0o644)?;
     Ok(text)
@@ -113,9 +162,10 @@ fn start_download(target: &Target, step: &mut Step, scratch: &Path) -> anyhow::R
     step.check(
         format!("an endless download of {path} as frontend-service"),
         "is open and brings bytes",
-        early
-            .as_ref()
-            .map_or_else(|| format!("{} bytes", size()), |(code, text)| format!("ended: exit {code}, {text}")),
+        early.as_ref().map_or_else(
+            || format!("{} bytes", size()),
+            |(code, text)| format!("ended: exit {code}, {text}"),
+        ),
         early.is_none() && size() > 0,
     );
     Ok(download)
@@ -128,8 +178,12 @@ fn await_generation(target: &Target, before: &[u64]) -> anyhow::Result<(Vec<u64>
         now = target.generations().unwrap_or_default();
         now.len() == before.len() && now.iter().zip(before).all(|(now, before)| now > before)
     });
-    let moved = now.len() == before.len() && now.iter().zip(before).all(|(now, before)| now > before);
-    let seen = format!("generation {before:?} -> {now:?}, problems {:?}", target.problems()?);
+    let moved =
+        now.len() == before.len() && now.iter().zip(before).all(|(now, before)| now > before);
+    let seen = format!(
+        "generation {before:?} -> {now:?}, problems {:?}",
+        target.problems()?
+    );
     // What has not moved everywhere is told as unchanged, so that a comparison fails.
     Ok((if moved { now } else { before.to_vec() }, seen))
 }

@@ -36,12 +36,28 @@ impl Step {
     /// A step without checks: it has not passed.
     #[must_use]
     pub fn new(number: u8, title: &'static str) -> Self {
-        Self { number, title, checks: Vec::new(), duration_ms: 0 }
+        Self {
+            number,
+            title,
+            checks: Vec::new(),
+            duration_ms: 0,
+        }
     }
 
     /// Notes one check.
-    pub fn check(&mut self, name: impl Into<String>, expected: impl Into<String>, seen: impl Into<String>, pass: bool) {
-        self.checks.push(Check { name: name.into(), expected: expected.into(), seen: seen.into(), pass });
+    pub fn check(
+        &mut self,
+        name: impl Into<String>,
+        expected: impl Into<String>,
+        seen: impl Into<String>,
+        pass: bool,
+    ) {
+        self.checks.push(Check {
+            name: name.into(),
+            expected: expected.into(),
+            seen: seen.into(),
+            pass,
+        });
     }
 
     /// Something was checked and every check held.
@@ -71,7 +87,13 @@ fn word(pass: bool) -> &'static str {
 pub fn table(step: &Step) -> String {
     let mut text = format!("{} {}. {}", word(step.passed()), step.number, step.title);
     for check in &step.checks {
-        os::ignore(write!(text, "\n     {} {}: {}", if check.pass { "ok  " } else { "FAIL" }, check.name, check.seen));
+        os::ignore(write!(
+            text,
+            "\n     {} {}: {}",
+            if check.pass { "ok  " } else { "FAIL" },
+            check.name,
+            check.seen
+        ));
         if !check.pass {
             os::ignore(write!(text, "\n          expected: {}", check.expected));
         }
@@ -107,7 +129,10 @@ pub fn junit(steps: &[Step]) -> String {
     for step in steps {
         let name = escape(&format!("{}. {}", step.number, step.title));
         let seconds = format!("{}.{:03}", step.duration_ms / 1000, step.duration_ms % 1000);
-        os::ignore(writeln!(xml, "  <testcase classname=\"drill\" name=\"{name}\" time=\"{seconds}\">"));
+        os::ignore(writeln!(
+            xml,
+            "  <testcase classname=\"drill\" name=\"{name}\" time=\"{seconds}\">"
+        ));
         if step.checks.is_empty() {
             xml.push_str("    <failure message=\"nothing was checked\"/>\n");
         }

@@ -21,19 +21,51 @@ pub struct Plan {
 
 /// The nine steps in order. The first needs the apps alone.
 pub const STORY: [Plan; 9] = [
-    Plan { number: 1, title: "the moat: without ringgate the export succeeds", body: moat },
-    Plan { number: 2, title: "plain curl under STRICT is reset, every time", body: plain },
+    Plan {
+        number: 1,
+        title: "the moat: without ringgate the export succeeds",
+        body: moat,
+    },
+    Plan {
+        number: 2,
+        title: "plain curl under STRICT is reset, every time",
+        body: plain,
+    },
     Plan {
         number: 3,
         title: "recon: identity files are there to steal where the operator asked for them",
         body: recon,
     },
-    Plan { number: 4, title: "stolen certificate, key and token: 403 at L7", body: stolen },
-    Plan { number: 5, title: "frontend-service reaches customer-api", body: allowed },
-    Plan { number: 6, title: "every way in meets the same policy", body: ways_in },
-    Plan { number: 7, title: "the end user at the ingress", body: edge::end_user },
-    Plan { number: 8, title: "egress: who may call what outside", body: outside::egress },
-    Plan { number: 9, title: "policy edited while running", body: reload::reload },
+    Plan {
+        number: 4,
+        title: "stolen certificate, key and token: 403 at L7",
+        body: stolen,
+    },
+    Plan {
+        number: 5,
+        title: "frontend-service reaches customer-api",
+        body: allowed,
+    },
+    Plan {
+        number: 6,
+        title: "every way in meets the same policy",
+        body: ways_in,
+    },
+    Plan {
+        number: 7,
+        title: "the end user at the ingress",
+        body: edge::end_user,
+    },
+    Plan {
+        number: 8,
+        title: "egress: who may call what outside",
+        body: outside::egress,
+    },
+    Plan {
+        number: 9,
+        title: "policy edited while running",
+        body: reload::reload,
+    },
 ];
 
 impl Plan {
@@ -43,7 +75,12 @@ impl Plan {
         let mut step = Step::new(self.number, self.title);
         let start = os::now();
         if let Err(error) = (self.body)(target, &mut step) {
-            step.check("carried out", "the step runs to its end", format!("{error:#}"), false);
+            step.check(
+                "carried out",
+                "the step runs to its end",
+                format!("{error:#}"),
+                false,
+            );
         }
         step.duration_ms = start.elapsed().as_millis();
         step
@@ -99,15 +136,30 @@ pub(super) fn is_allowance(record: &Value) -> bool {
 }
 
 /// Notes that the attempt was answered 403 by policy: curl, app and records agree.
-pub(super) fn check_denied(target: &Target, step: &mut Step, name: &str, attempt: &Attempt, account: &str) {
-    let found = target.records.await_some(&attempt.mark, 1, |record| is_denial(record) && is_from(record, account));
+pub(super) fn check_denied(
+    target: &Target,
+    step: &mut Step,
+    name: &str,
+    attempt: &Attempt,
+    account: &str,
+) {
+    let found = target.records.await_some(&attempt.mark, 1, |record| {
+        is_denial(record) && is_from(record, account)
+    });
     let reason = found.first().map_or_else(
         || format!("no denial of {account} recorded"),
-        |record| format!("{} denies: {}", field(record, "/role"), field(record, "/reason")),
+        |record| {
+            format!(
+                "{} denies: {}",
+                field(record, "/role"),
+                field(record, "/reason")
+            )
+        },
     );
     let answer = &attempt.answer;
     // A denial at L4 ends the connection, one at L7 is a 403; which it was is in what was seen.
-    let refused = (answer.status == 403 && answer.body == RBAC_BODY) || answer.status == 0 && answer.exit != 0;
+    let refused = (answer.status == 403 && answer.body == RBAC_BODY)
+        || answer.status == 0 && answer.exit != 0;
     step.check(
         name,
         "403 `RBAC: access denied` or a closed connection, the app not reached, a denial recorded with its reason",
@@ -120,13 +172,21 @@ fn moat(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     for (name, caller, url) in &target.moat {
         let answer = caller.call(url)?;
         let complete = !url.ends_with(EXPORT) || answer.body.contains("\"users\"");
-        step.check(format!("{name} answers anybody at {url}"), "200", answer.seen(), answer.status == 200 && complete);
+        step.check(
+            format!("{name} answers anybody at {url}"),
+            "200",
+            answer.seen(),
+            answer.status == 200 && complete,
+        );
     }
     Ok(())
 }
 
 fn plain(target: &Target, step: &mut Step) -> anyhow::Result<()> {
-    let caller = target.attacker.with(&["--connect-to", &format!("customer-api:80:{}", target.workload)]);
+    let caller = target.attacker.with(&[
+        "--connect-to",
+        &format!("customer-api:80:{}", target.workload),
+    ]);
     let mark = target.records.mark();
     let before = target.customer_hits.read()?;
     let mut odd = Vec::new();
@@ -134,25 +194,40 @@ fn plain(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     for _ in 0..PLAIN_CALLS {
         let answer = caller.call(&format!("http://customer-api{EXPORT}"))?;
         last = answer.seen();
-        if answer.exit != 56 || !answer.stderr.contains("Recv failure: Connection reset by peer") {
+        if answer.exit != 56
+            || !answer
+                .stderr
+                .contains("Recv failure: Connection reset by peer")
+        {
             odd.push(format!("exit {}: {}", answer.exit, answer.seen()));
         }
     }
     step.check(
         format!("{PLAIN_CALLS} calls of http://customer-api{EXPORT} from reviews-service"),
         "curl: (56) Recv failure: Connection reset by peer, every time",
-        odd.first().map_or(last, |first| format!("{} of {PLAIN_CALLS} differ: {first}", odd.len())),
+        odd.first().map_or(last, |first| {
+            format!("{} of {PLAIN_CALLS} differ: {first}", odd.len())
+        }),
         odd.is_empty(),
     );
     let hits = target.customer_hits.read()?.saturating_sub(before);
-    step.check("customer-api's own counter", "does not move", format!("{hits} hits"), hits == 0);
-    let found = target
-        .records
-        .await_some(&mark, PLAIN_CALLS, |record| is_denial(record) && field(record, "/source/principal").is_empty());
+    step.check(
+        "customer-api's own counter",
+        "does not move",
+        format!("{hits} hits"),
+        hits == 0,
+    );
+    let found = target.records.await_some(&mark, PLAIN_CALLS, |record| {
+        is_denial(record) && field(record, "/source/principal").is_empty()
+    });
     step.check(
         "decision records",
         format!("{PLAIN_CALLS} denials without a principal"),
-        format!("{}; {}", found.len(), found.first().map_or("", |record| field(record, "/reason"))),
+        format!(
+            "{}; {}",
+            found.len(),
+            found.first().map_or("", |record| field(record, "/reason"))
+        ),
         found.len() == PLAIN_CALLS,
     );
     Ok(())
@@ -160,7 +235,12 @@ fn plain(target: &Target, step: &mut Step) -> anyhow::Result<()> {
 
 fn recon(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     let dir = target.stolen.join("reviews-service");
-    for name in ["istio/cert-chain.pem", "istio/key.pem", "istio/root-ca.crt", "tokens/istio-token"] {
+    for name in [
+        "istio/cert-chain.pem",
+        "istio/key.pem",
+        "istio/root-ca.crt",
+        "tokens/istio-token",
+    ] {
         let path = dir.join(name);
         let link = std::fs::read_link(&path).unwrap_or_default();
         step.check(
@@ -171,7 +251,10 @@ fn recon(target: &Target, step: &mut Step) -> anyhow::Result<()> {
         );
     }
     let owners = std::fs::read_dir(&target.stolen)?;
-    let mut names: Vec<_> = owners.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<_> = owners
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     names.sort();
     step.check(
         "workloads with identity files",
@@ -209,15 +292,32 @@ fn stolen(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     let caller = thief(target, &target.waypoint_tls)?;
     let tried = attempt(target, &caller.with(&["--http1.1"]), &url)?;
     let answer = &tried.answer;
-    step.check("status line", "HTTP/1.1 403 Forbidden", answer.seen(), answer.status_line == "HTTP/1.1 403 Forbidden");
+    step.check(
+        "status line",
+        "HTTP/1.1 403 Forbidden",
+        answer.seen(),
+        answer.status_line == "HTTP/1.1 403 Forbidden",
+    );
     for (name, value) in [("content-length", "19"), ("content-type", "text/plain")] {
         let seen = answer.header(name).unwrap_or("absent");
         step.check(name, value, seen, seen == value);
     }
-    step.check("body", RBAC_BODY, answer.body.clone(), answer.body == RBAC_BODY);
-    step.check("customer-api's own counter", "does not move", format!("{} hits", tried.hits), tried.hits == 0);
+    step.check(
+        "body",
+        RBAC_BODY,
+        answer.body.clone(),
+        answer.body == RBAC_BODY,
+    );
+    step.check(
+        "customer-api's own counter",
+        "does not move",
+        format!("{} hits", tried.hits),
+        tried.hits == 0,
+    );
     let found = target.records.await_some(&tried.mark, 1, |record| {
-        is_denial(record) && is_from(record, "reviews-service") && field(record, "/request/path") == EXPORT
+        is_denial(record)
+            && is_from(record, "reviews-service")
+            && field(record, "/request/path") == EXPORT
     });
     let steps: Vec<&str> = found
         .first()
@@ -228,16 +328,34 @@ fn stolen(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     step.check(
         "the decision in five steps",
         "who called, what for, which policy, what it requires, the decision",
-        if steps.is_empty() { "no record with steps".to_owned() } else { steps.join(" | ") },
-        steps.len() == 5 && FIVE.iter().zip(&steps).all(|(words, step)| words.iter().all(|word| step.contains(word))),
+        if steps.is_empty() {
+            "no record with steps".to_owned()
+        } else {
+            steps.join(" | ")
+        },
+        steps.len() == 5
+            && FIVE
+                .iter()
+                .zip(&steps)
+                .all(|(words, step)| words.iter().all(|word| step.contains(word))),
     );
     let tried = attempt(target, &caller, &url)?;
-    check_denied(target, step, "the same with curl's own choice of HTTP version", &tried, "reviews-service");
+    check_denied(
+        target,
+        step,
+        "the same with curl's own choice of HTTP version",
+        &tried,
+        "reviews-service",
+    );
     Ok(())
 }
 
 fn allowed(target: &Target, step: &mut Step) -> anyhow::Result<()> {
-    let tried = attempt(target, &target.frontend, &format!("http://customer-api{EXPORT}"))?;
+    let tried = attempt(
+        target,
+        &target.frontend,
+        &format!("http://customer-api{EXPORT}"),
+    )?;
     let answer = &tried.answer;
     step.check(
         format!("http://customer-api{EXPORT} as frontend-service"),
@@ -245,7 +363,10 @@ fn allowed(target: &Target, step: &mut Step) -> anyhow::Result<()> {
         format!("{}; {} hits", answer.seen(), tried.hits),
         answer.status == 200 && answer.body.contains("\"users\"") && tried.hits == 1,
     );
-    for (role, account) in [("waypoint", "frontend-service"), ("node", "customer-api-waypoint")] {
+    for (role, account) in [
+        ("waypoint", "frontend-service"),
+        ("node", "customer-api-waypoint"),
+    ] {
         let found = target.records.await_some(&tried.mark, 1, |record| {
             is_allowance(record) && field(record, "/role") == role && is_from(record, account)
         });
@@ -254,7 +375,13 @@ fn allowed(target: &Target, step: &mut Step) -> anyhow::Result<()> {
             format!("allowed, from {account}"),
             found.first().map_or_else(
                 || "none".to_owned(),
-                |record| format!("{} {}", field(record, "/source/principal"), field(record, "/reason")),
+                |record| {
+                    format!(
+                        "{} {}",
+                        field(record, "/source/principal"),
+                        field(record, "/reason")
+                    )
+                },
             ),
             !found.is_empty(),
         );
@@ -269,10 +396,26 @@ fn ways_in(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     let ways = [
         ("service address", target.reviews.clone(), &service),
         ("direct workload address", target.reviews.clone(), &direct),
-        ("same node, service address", target.same_node.clone(), &service),
-        ("same node, direct workload address", target.same_node.clone(), &direct),
-        ("direct mTLS at the waypoint", thief(target, &target.waypoint_tls)?, &tls),
-        ("direct mTLS at the node", thief(target, &target.workload_tls)?, &tls),
+        (
+            "same node, service address",
+            target.same_node.clone(),
+            &service,
+        ),
+        (
+            "same node, direct workload address",
+            target.same_node.clone(),
+            &direct,
+        ),
+        (
+            "direct mTLS at the waypoint",
+            thief(target, &target.waypoint_tls)?,
+            &tls,
+        ),
+        (
+            "direct mTLS at the node",
+            thief(target, &target.workload_tls)?,
+            &tls,
+        ),
     ];
     for (name, caller, url) in ways {
         let tried = attempt(target, &caller, url)?;

@@ -72,7 +72,12 @@ fn unsigned(claims: &Value) -> String {
 /// # Errors
 /// If it is no JWT.
 pub fn claims(token: &str) -> anyhow::Result<Value> {
-    let payload = token.split('.').nth(1).context("the token has no payload")?;
-    let bytes = URL_SAFE_NO_PAD.decode(payload).context("the payload is no base64url")?;
+    let payload = token
+        .split('.')
+        .nth(1)
+        .context("the token has no payload")?;
+    let bytes = URL_SAFE_NO_PAD
+        .decode(payload)
+        .context("the payload is no base64url")?;
     serde_json::from_slice(&bytes).context("the payload is no JSON")
 }

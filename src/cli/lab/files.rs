@@ -13,10 +13,26 @@ use crate::cli::os;
 const ENDLESS_BYTES: u64 = 8 << 30;
 /// Identities and service names that each machine's join token stands for.
 const GRANTS: [(&str, &[&str], &[&str]); 6] = [
-    ("frontend", &["default/sa/frontend-service"], &["frontend-service"]),
-    ("reviews", &["default/sa/reviews-service"], &["reviews-service"]),
-    ("customer-api", &["default/sa/customer-api", "default/sa/reviews-service"], &["customer-api", "reviews-service"]),
-    ("waypoint", &["default/sa/customer-api-waypoint"], &["customer-api"]),
+    (
+        "frontend",
+        &["default/sa/frontend-service"],
+        &["frontend-service"],
+    ),
+    (
+        "reviews",
+        &["default/sa/reviews-service"],
+        &["reviews-service"],
+    ),
+    (
+        "customer-api",
+        &["default/sa/customer-api", "default/sa/reviews-service"],
+        &["customer-api", "reviews-service"],
+    ),
+    (
+        "waypoint",
+        &["default/sa/customer-api-waypoint"],
+        &["customer-api"],
+    ),
     ("ingress", &["edge/sa/ingress"], &["public"]),
     ("egress", &["egress/sa/egress"], &["egress"]),
 ];
@@ -46,7 +62,8 @@ pub fn write_apps(layout: &Layout) -> anyhow::Result<()> {
     let endless = www.join("customer-api/endless");
     os::write(&endless, b"", 0o644)?;
     let file = std::fs::OpenOptions::new().write(true).open(&endless)?;
-    file.set_len(ENDLESS_BYTES).context("the download cannot be made")
+    file.set_len(ENDLESS_BYTES)
+        .context("the download cannot be made")
 }
 
 /// One configuration for each process, and `mesh.d/mesh.toml`. `mesh_keys` is the key set of workload tokens,
@@ -61,7 +78,11 @@ pub fn write_processes(layout: &Layout, io: Io, mesh_keys: Option<&str>) -> anyh
         let dir = layout.dir.join(vm.name);
         os::make_dir(&dir, 0o755)?;
         os::make_dir(&dir.join("log"), 0o755)?;
-        os::write(&dir.join("ringgate.toml"), process(layout, vm, io)?.as_bytes(), 0o644)?;
+        os::write(
+            &dir.join("ringgate.toml"),
+            process(layout, vm, io)?.as_bytes(),
+            0o644,
+        )?;
         if first && vm.name != "authority" {
             let token = os::hex(&os::random::<32>()?);
             tokens.push_str(&join_line(vm, &token)?);
@@ -69,20 +90,36 @@ pub fn write_processes(layout: &Layout, io: Io, mesh_keys: Option<&str>) -> anyh
         }
     }
     if first {
-        os::write(&layout.file("authority/join-tokens"), tokens.as_bytes(), 0o600)?;
+        os::write(
+            &layout.file("authority/join-tokens"),
+            tokens.as_bytes(),
+            0o600,
+        )?;
     }
     os::make_dir(&layout.file("mesh.d"), 0o755)?;
-    os::write(&layout.file("mesh.d/mesh.toml"), mesh(layout, mesh_keys)?.as_bytes(), 0o644)
+    os::write(
+        &layout.file("mesh.d/mesh.toml"),
+        mesh(layout, mesh_keys)?.as_bytes(),
+        0o644,
+    )
 }
 
 /// A line of the authority's token file: the token, the identities and the service names that it may join as.
 fn join_line(vm: &Vm, token: &str) -> anyhow::Result<String> {
-    let (_, ids, services) =
-        GRANTS.iter().find(|(name, _, _)| *name == vm.name).with_context(|| format!("no grant for `{}`", vm.name))?;
+    let (_, ids, services) = GRANTS
+        .iter()
+        .find(|(name, _, _)| *name == vm.name)
+        .with_context(|| format!("no grant for `{}`", vm.name))?;
     let mut words = vec![token.to_owned()];
-    words.extend(ids.iter().map(|id| format!("spiffe://cluster.local/ns/{id}")));
+    words.extend(
+        ids.iter()
+            .map(|id| format!("spiffe://cluster.local/ns/{id}")),
+    );
     for service in *services {
-        words.extend([format!("dns:{service}"), format!("dns:{service}.default.svc.cluster.local")]);
+        words.extend([
+            format!("dns:{service}"),
+            format!("dns:{service}.default.svc.cluster.local"),
+        ]);
     }
     Ok(words.join(" ") + "\n")
 }
@@ -171,7 +208,10 @@ fn roles(layout: &Layout, vm: &Vm) -> anyhow::Result<String> {
 }
 
 fn node(layout: &Layout, vm: &Vm) -> String {
-    let mut text = format!("[[node]]\nname = \"{}\"\ninbound = [\"0.0.0.0:15006\"]\nmark = {MARK}\n", vm.name);
+    let mut text = format!(
+        "[[node]]\nname = \"{}\"\ninbound = [\"0.0.0.0:15006\"]\nmark = {MARK}\n",
+        vm.name
+    );
     for workload in vm.workloads {
         let app = layout.at(workload.host, 8080);
         text.push_str(&format!(
@@ -194,22 +234,47 @@ app = {{ \"8080\" = \"{app}\", \"8443\" = \"{app}\" }}
 /// since clients are captured by address; key sets are inline, since plain HTTP to another machine is refused.
 fn mesh(layout: &Layout, mesh_keys: Option<&str>) -> anyhow::Result<String> {
     let whole = layout.render("auto");
-    let start = whole.find("\n[mesh]\n").context("the demo has no `[mesh]`")?;
+    let start = whole
+        .find("\n[mesh]\n")
+        .context("the demo has no `[mesh]`")?;
     let mut text = whole.get(start..).unwrap_or_default().to_owned();
-    for (name, host) in
-        [("frontend-service", host::FRONTEND), ("reviews-service", host::REVIEWS), ("customer-api", host::CUSTOMER_API)]
-    {
+    for (name, host) in [
+        ("frontend-service", host::FRONTEND),
+        ("reviews-service", host::REVIEWS),
+        ("customer-api", host::CUSTOMER_API),
+    ] {
         let hosts = format!("hosts = [\"{name}\", \"{name}.default.svc.cluster.local\"]\n");
-        text = replace(&text, &hosts, &format!("{hosts}addresses = [\"{VIRTUAL}.{host}\"]\n"), 1)?;
+        text = replace(
+            &text,
+            &hosts,
+            &format!("{hosts}addresses = [\"{VIRTUAL}.{host}\"]\n"),
+            1,
+        )?;
     }
     let partner = "hosts = [\"partner.example.test\"]\n";
-    text = replace(&text, partner, &format!("{partner}addresses = [\"{VIRTUAL}.{}\"]\n", host::PARTNER), 1)?;
+    text = replace(
+        &text,
+        partner,
+        &format!("{partner}addresses = [\"{VIRTUAL}.{}\"]\n", host::PARTNER),
+        1,
+    )?;
     let ca = layout.file("state/partner/ca.pem");
-    text = replace(&text, "\"state/partner/ca.pem\"", &format!("\"{}\"", ca.display()), 1)?;
+    text = replace(
+        &text,
+        "\"state/partner/ca.pem\"",
+        &format!("\"{}\"", ca.display()),
+        1,
+    )?;
     let users = os::read_text(&layout.file("state/idp/jwks.json"))?;
-    let uri = format!("jwksUri = \"http://{SUBNET}.{}:18081/jwks.json\"", host::IDP);
+    let uri = format!(
+        "jwksUri = \"http://{SUBNET}.{}:18081/jwks.json\"",
+        host::IDP
+    );
     text = replace(&text, &uri, &format!("jwks = '{users}'"), 2)?;
-    let uri = format!("jwksUri = \"http://{SUBNET}.{}:15000/jwks.json\"", host::CONTROL);
+    let uri = format!(
+        "jwksUri = \"http://{SUBNET}.{}:15000/jwks.json\"",
+        host::CONTROL
+    );
     // Until the authority has told its keys no token of it is believed.
     let keys = mesh_keys.unwrap_or("{\"keys\": []}");
     replace(&text, &uri, &format!("jwks = '{keys}'"), 1)
@@ -218,7 +283,10 @@ fn mesh(layout: &Layout, mesh_keys: Option<&str>) -> anyhow::Result<String> {
 /// Replaces `from`, which must stand in the text exactly `count` times.
 fn replace(text: &str, from: &str, to: &str, count: usize) -> anyhow::Result<String> {
     let found = text.matches(from).count();
-    anyhow::ensure!(found == count, "the demo has `{from}` {found} times, expected {count}");
+    anyhow::ensure!(
+        found == count,
+        "the demo has `{from}` {found} times, expected {count}"
+    );
     Ok(text.replace(from, to))
 }
 
@@ -238,7 +306,11 @@ mod tests {
         let layout = Layout::new(&dir.path, SUBNET).unwrap();
         write_processes(&layout, Io::Epoll, None).unwrap();
         write_processes(&layout, Io::Epoll, Some("{\"keys\": []}")).unwrap();
-        files.extend(VMS.iter().filter(|vm| vm.mesh).map(|vm| layout.dir.join(vm.name).join("ringgate.toml")));
+        files.extend(
+            VMS.iter()
+                .filter(|vm| vm.mesh)
+                .map(|vm| layout.dir.join(vm.name).join("ringgate.toml")),
+        );
         for file in files {
             if let Err(errors) = crate::config::load(&file) {
                 panic!("{}:\n{errors}", file.display());

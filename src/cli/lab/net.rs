@@ -44,7 +44,13 @@ pub struct Vm {
 }
 
 const fn workload(name: &'static str, app: &'static str, host: u8, capture_port: u16) -> Workload {
-    Workload { name, app, host, capture_port, app_uid: 21_000 + host as u32 }
+    Workload {
+        name,
+        app,
+        host,
+        capture_port,
+        app_uid: 21_000 + host as u32,
+    }
 }
 
 const fn vm(
@@ -54,7 +60,13 @@ const fn vm(
     workloads: &'static [Workload],
     mesh: bool,
 ) -> Vm {
-    Vm { name, short, hosts, workloads, mesh }
+    Vm {
+        name,
+        short,
+        hosts,
+        workloads,
+        mesh,
+    }
 }
 
 /// User of plain clients beside the workload with this last octet.
@@ -70,14 +82,24 @@ pub const VMS: [Vm; 8] = [
         "frontend",
         "fe",
         &[host::FRONTEND],
-        &[workload("frontend-service", "frontend-service", host::FRONTEND, 15001)],
+        &[workload(
+            "frontend-service",
+            "frontend-service",
+            host::FRONTEND,
+            15001,
+        )],
         true,
     ),
     vm(
         "reviews",
         "rv",
         &[host::REVIEWS],
-        &[workload("reviews-service", "reviews-service", host::REVIEWS, 15001)],
+        &[workload(
+            "reviews-service",
+            "reviews-service",
+            host::REVIEWS,
+            15001,
+        )],
         true,
     ),
     vm(
@@ -86,7 +108,12 @@ pub const VMS: [Vm; 8] = [
         &[host::CUSTOMER_API, host::REVIEWS_2],
         &[
             workload("customer-api", "customer-api", host::CUSTOMER_API, 15001),
-            workload("reviews-service-2", "reviews-service", host::REVIEWS_2, 15101),
+            workload(
+                "reviews-service-2",
+                "reviews-service",
+                host::REVIEWS_2,
+                15101,
+            ),
         ],
         true,
     ),
@@ -102,7 +129,9 @@ impl Vm {
     /// # Errors
     /// If there is none.
     pub fn named(name: &str) -> anyhow::Result<&'static Self> {
-        VMS.iter().find(|vm| vm.name == name).with_context(|| format!("no machine `{name}`"))
+        VMS.iter()
+            .find(|vm| vm.name == name)
+            .with_context(|| format!("no machine `{name}`"))
     }
 }
 
@@ -123,7 +152,10 @@ pub fn check_tools() -> anyhow::Result<()> {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .status();
-        anyhow::ensure!(found.is_ok(), "`{tool}` is not installed (Debian package `{package}`)");
+        anyhow::ensure!(
+            found.is_ok(),
+            "`{tool}` is not installed (Debian package `{package}`)"
+        );
     }
     Ok(())
 }
@@ -140,7 +172,9 @@ impl Net {
     /// # Errors
     /// If the kernel or `ip` refuses; what was made is taken down again.
     pub fn set_up() -> anyhow::Result<Self> {
-        let net = Self { run: format!("rg{}", os::hex(&os::random::<3>()?)) };
+        let net = Self {
+            run: format!("rg{}", os::hex(&os::random::<3>()?)),
+        };
         let bridge = net.bridge();
         ip(&["netns", "add", &bridge])?;
         ip(&["-n", &bridge, "link", "add", "br0", "type", "bridge"])?;
@@ -155,17 +189,41 @@ impl Net {
         let (name, bridge) = (self.name(vm), self.bridge());
         ip(&["netns", "add", &name])?;
         let hosts = Self::hosts_file(&name);
-        os::make_dir(hosts.parent().unwrap_or_else(|| Path::new("/etc/netns")), 0o755)?;
+        os::make_dir(
+            hosts.parent().unwrap_or_else(|| Path::new("/etc/netns")),
+            0o755,
+        )?;
         os::write(&hosts, hosts_text().as_bytes(), 0o644)?;
-        ip(&["link", "add", "eth0", "netns", &name, "type", "veth", "peer", "name", vm.short, "netns", &bridge])?;
-        ip(&["-n", &bridge, "link", "set", vm.short, "master", "br0", "up"])?;
+        ip(&[
+            "link", "add", "eth0", "netns", &name, "type", "veth", "peer", "name", vm.short,
+            "netns", &bridge,
+        ])?;
+        ip(&[
+            "-n", &bridge, "link", "set", vm.short, "master", "br0", "up",
+        ])?;
         for host in vm.hosts {
-            ip(&["-n", &name, "addr", "add", &format!("{SUBNET}.{host}/24"), "dev", "eth0"])?;
+            ip(&[
+                "-n",
+                &name,
+                "addr",
+                "add",
+                &format!("{SUBNET}.{host}/24"),
+                "dev",
+                "eth0",
+            ])?;
         }
         ip(&["-n", &name, "link", "set", "lo", "up"])?;
         ip(&["-n", &name, "link", "set", "eth0", "up"])?;
         // A service address must have a route for a connection to come as far as the capture rule.
-        ip(&["-n", &name, "route", "add", &format!("{VIRTUAL}.0/24"), "dev", "eth0"])
+        ip(&[
+            "-n",
+            &name,
+            "route",
+            "add",
+            &format!("{VIRTUAL}.0/24"),
+            "dev",
+            "eth0",
+        ])
     }
 
     fn bridge(&self) -> String {
@@ -213,7 +271,9 @@ impl Net {
             .spawn()
             .context("`nft` cannot be started")?;
         if let Some(mut stdin) = child.stdin.take() {
-            stdin.write_all(rules(vm).as_bytes()).context("`nft` does not read its rules")?;
+            stdin
+                .write_all(rules(vm).as_bytes())
+                .context("`nft` does not read its rules")?;
         }
         let output = child.wait_with_output()?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -264,7 +324,9 @@ pub fn rules(vm: &Vm) -> String {
     for workload in vm.workloads {
         let users = format!("{}, {}", workload.app_uid, client_uid(workload.host));
         let port = workload.capture_port;
-        outbound.push_str(&format!("    meta l4proto tcp meta skuid {{ {users} }} counter redirect to :{port}\n"));
+        outbound.push_str(&format!(
+            "    meta l4proto tcp meta skuid {{ {users} }} counter redirect to :{port}\n"
+        ));
         all.push(users);
     }
     let all = all.join(", ");
@@ -308,6 +370,11 @@ fn output(words: &[&str]) -> anyhow::Result<String> {
         .output()
         .with_context(|| format!("`{}` cannot be started", words.join(" ")))?;
     let said = String::from_utf8_lossy(&output.stderr);
-    anyhow::ensure!(output.status.success(), "`{}`: {}", words.join(" "), said.trim());
+    anyhow::ensure!(
+        output.status.success(),
+        "`{}`: {}",
+        words.join(" "),
+        said.trim()
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
