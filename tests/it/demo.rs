@@ -20,7 +20,7 @@ fn drill(config: &std::path::Path, output: &str) -> Output {
         .expect("the drill can be started")
 }
 
-fn layout(dir: &Scratch) -> Layout {
+pub(crate) fn layout(dir: &Scratch) -> Layout {
     let [x, y] = os::random::<2>().unwrap();
     Layout::new(
         &dir.path,

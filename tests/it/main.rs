@@ -9,6 +9,7 @@
 )]
 
 mod demo;
+mod rotation;
 mod story;
 
 /// The program under test.
