@@ -334,8 +334,10 @@ fn edge(process: &Process) -> Result<Vec<Vec<Arc<ServerConfig>>>, SnapshotError>
             let key = listener.key.read().map_err(|e| fail(e.to_string()))?;
             let key = rustls::pki_types::pem::PemObject::from_pem_slice(&key)
                 .map_err(|e| fail(e.to_string()))?;
-            let mut config = ServerConfig::builder_with_provider(tls::provider())
-                .with_protocol_versions(&[&rustls::version::TLS13])
+            // Browsers and machines of the outside may still speak TLS 1.2.
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let mut config = ServerConfig::builder_with_provider(provider)
+                .with_safe_default_protocol_versions()
                 .map_err(|e| fail(e.to_string()))?
                 .with_no_client_auth()
                 .with_single_cert(chain, key)

@@ -58,5 +58,9 @@ fn identities_rotate_under_open_connections() {
         os::wait_until(Duration::from_secs(5), || received() > before),
         "the open download stands still"
     );
-    assert_eq!(stream.ended(Duration::ZERO), None, "the open download ended");
+    assert_eq!(
+        stream.ended(Duration::ZERO),
+        None,
+        "the open download ended"
+    );
 }
