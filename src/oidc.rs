@@ -14,12 +14,13 @@ mod seal;
 mod step;
 
 pub use complete::{ExchangeError, TokenResponse, complete};
+pub use cookie::{strip_request, strip_response};
 pub use flow::Exchange;
 pub use id_token::{IdTokenError, key_is_unknown};
 pub use provider::{Endpoints, Provider, ProviderError, Settings};
 pub use respond::Respond;
 pub use seal::{CookieKeys, SealError};
-pub use step::{BrowserRequest, Session, Step, step};
+pub use step::{BrowserRequest, Session, Step, holds, is_callback, not_ready, step};
 
 #[cfg(test)]
 mod tests;

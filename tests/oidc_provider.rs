@@ -22,7 +22,7 @@ use http::header::{CONTENT_TYPE, COOKIE, HeaderValue, LOCATION, SET_COOKIE};
 use http::{HeaderMap, Method, Request, Response};
 use ringgate::control::http_client::HttpClient;
 use ringgate::control::jwks;
-use ringgate::control::oidc_client::{DiscoveryError, Login, LoginKeeper, Registration};
+use ringgate::control::oidc_client::{DiscoveryError, Login, LoginKeeper, Logins, Registration};
 use ringgate::jwt::model::{JwtRule, KeySource};
 use ringgate::jwt::{self, KeySets, TokenOutcome, TokenRules};
 use ringgate::oidc::{
@@ -420,7 +420,8 @@ fn a_provider_that_goes_away_leaves_sessions_and_keys() {
     let registration = idp.registration("edge", Some("an odd:secret/+%"));
     block_on(async {
         let http = HttpClient::loopback_only();
-        let (mut published, keeper) = LoginKeeper::new(http.clone(), vec![registration]);
+        let (mut published, keeper) =
+            LoginKeeper::new(http.clone(), vec![registration], Logins::new());
         let running = tokio::spawn(keeper.run());
         tokio::time::timeout(SOON, published.changed())
             .await

@@ -429,7 +429,7 @@ pub struct OidcProvider {
     pub logout_path: String,
     /// `scopes`.
     pub scopes: Vec<String>,
-    /// `cookieKey`: 32 bytes as base64 or raw; without it a key of this process's life.
+    /// `cookieKey`: 32 raw bytes, or lines of base64, of which the first seals and all open; without it a key of this process's life.
     pub cookie_key: Option<Secret>,
     /// `dangerous_allowHttpIssuerOnLoopback`.
     pub allow_http_loopback: bool,

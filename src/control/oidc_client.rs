@@ -349,14 +349,15 @@ pub struct LoginKeeper {
 }
 
 impl LoginKeeper {
-    /// Makes a keeper and what it publishes (nothing at first). Sessions of a provider that is not there yet or no more
+    /// Makes a keeper and what it publishes (at first what is `known`). Sessions of a provider that is not there yet or no more
     /// cannot be judged: the caller answers 503.
     #[must_use]
     pub fn new(
         http: HttpClient,
         registrations: Vec<Registration>,
+        known: Logins,
     ) -> (watch::Receiver<Arc<Logins>>, Self) {
-        let (publish, published) = watch::channel(Arc::new(Logins::new()));
+        let (publish, published) = watch::channel(Arc::new(known));
         (
             published,
             Self {

@@ -1,11 +1,14 @@
 //! The control plane of the process: it gathers identities, key sets and configuration into snapshots.
 
 use std::collections::BTreeMap;
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -118,8 +121,7 @@ pub struct Plane {
     keys: watch::Receiver<Arc<KeySets>>,
     jwks: JwksHandle,
     http: HttpClient,
-    logins: watch::Receiver<Arc<Logins>>,
-    login_task: Option<JoinHandle<()>>,
+    login: LoginPart,
     asks: mpsc::Receiver<Ask>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     changed: watch::Sender<u64>,
@@ -168,7 +170,7 @@ impl Plane {
             key_sources(&config.mesh),
         );
         tasks.spawn(keeper.run());
-        let (logins, login_task) = login_keeper(&http, &config.mesh)?;
+        let mut login = LoginPart::start(&http, &config.mesh, None)?;
 
         let all = svids.wait_for(|set| set.covers(&wanted));
         if tokio::time::timeout(Duration::from_secs(FIRST_IDENTITIES_S), all)
@@ -184,6 +186,7 @@ impl Plane {
                 "not all key sets are there yet; their tokens are refused until they are"
             );
         }
+        login.first().await;
         let identities = Identities::default()
             .renew(&svids.borrow_and_update())
             .map_err(PlaneError::Snapshot)?;
@@ -198,8 +201,7 @@ impl Plane {
             keys,
             jwks,
             http,
-            logins,
-            login_task,
+            login,
             asks,
             // Replaced at once, two lines below.
             snapshot: Arc::new(ArcSwap::from_pointee(
@@ -230,7 +232,7 @@ impl Plane {
                 Some(()) = reloads.recv() => self.reload().await,
                 Ok(()) = self.svids.changed() => self.renew(),
                 Ok(()) = self.keys.changed() => self.refresh("key sets"),
-                Ok(()) = self.logins.changed() => self.refresh("login providers"),
+                Ok(()) = self.login.logins.changed() => self.refresh("login providers"),
                 Some(question) = self.asks.recv() => self.answer(question),
             }
         }
@@ -239,6 +241,7 @@ impl Plane {
     /// Builds a snapshot of what is known now and swaps it in.
     fn publish(&mut self) -> Result<(), SnapshotError> {
         let oidc = self
+            .login
             .logins
             .borrow_and_update()
             .iter()
@@ -298,29 +301,30 @@ impl Plane {
             self.status.send_modify(|s| s.problems.clear());
             return;
         }
+        let mut login = None;
+        if loaded.mesh.oidc_providers != self.config.mesh.oidc_providers {
+            match LoginPart::start(&self.http, &loaded.mesh, Some(&self.login)) {
+                Ok(part) => login = Some(std::mem::replace(&mut self.login, part)),
+                Err(error) => {
+                    let cause = error.source().map(|cause| format!(": {cause}"));
+                    return self.refused(vec![format!("{error}{}", cause.unwrap_or_default())]);
+                }
+            }
+        }
         let before = (Arc::clone(&self.config), self.generation);
         self.config = Arc::new(loaded);
         self.generation = self.generation.saturating_add(1);
         if let Err(error) = self.publish() {
             (self.config, self.generation) = before;
+            if let Some(login) = login {
+                self.login = login;
+            }
             return self.refused(vec![error.to_string()]);
         }
         self.status.send_modify(|s| s.problems.clear());
         tracing::info!(generation = self.generation, "configuration reloaded");
         self.wanted.send_replace(wanted(&self.config));
         self.jwks.set_sources(key_sources(&self.config.mesh));
-        if before.0.mesh.oidc_providers != self.config.mesh.oidc_providers {
-            match login_keeper(&self.http, &self.config.mesh) {
-                Ok((logins, task)) => {
-                    if let Some(old) = self.login_task.take() {
-                        old.abort();
-                    }
-                    (self.logins, self.login_task) = (logins, task);
-                    self.refresh("login providers");
-                }
-                Err(error) => tracing::error!(%error, "the last good login providers stay"),
-            }
-        }
     }
 
     fn refused(&self, problems: Vec<String>) {
@@ -338,7 +342,7 @@ impl Plane {
                 exchange,
                 answer,
             } => {
-                let Some(login) = self.logins.borrow().get(&provider).cloned() else {
+                let Some(login) = self.login.logins.borrow().get(&provider).cloned() else {
                     return;
                 };
                 tokio::task::spawn_local(async move {
@@ -347,14 +351,6 @@ impl Plane {
                     drop(answer.send(respond));
                 });
             }
-        }
-    }
-}
-
-impl Drop for Plane {
-    fn drop(&mut self) {
-        if let Some(task) = self.login_task.take() {
-            task.abort();
         }
     }
 }
@@ -545,18 +541,71 @@ fn key_sources(mesh: &Mesh) -> Sources {
     remote.map(|r| (r.keys.clone(), r.timeout_ms)).collect()
 }
 
-type LoginParts = (watch::Receiver<Arc<Logins>>, Option<JoinHandle<()>>);
+/// The login providers of a configuration and what keeps them.
+#[derive(Debug)]
+struct LoginPart {
+    registered: Vec<(OidcProvider, Registration)>,
+    logins: watch::Receiver<Arc<Logins>>,
+    task: Option<JoinHandle<()>>,
+}
 
-fn login_keeper(http: &HttpClient, mesh: &Mesh) -> Result<LoginParts, PlaneError> {
-    let registrations = mesh
-        .oidc_providers
-        .iter()
-        .map(registration)
-        .collect::<Result<Vec<_>, _>>()?;
-    let idle = registrations.is_empty();
-    let (logins, keeper) = LoginKeeper::new(http.clone(), registrations);
-    let task = (!idle).then(|| tokio::spawn(keeper.run()));
-    Ok((logins, task))
+impl LoginPart {
+    /// Reads the secrets and starts to discover. Providers that are as they were in `before` keep their keys, also those
+    /// that were made up for this process's life, and are not without a login page until they are discovered again.
+    fn start(http: &HttpClient, mesh: &Mesh, before: Option<&Self>) -> Result<Self, PlaneError> {
+        let mut registered = Vec::with_capacity(mesh.oidc_providers.len());
+        let mut known = Logins::new();
+        for provider in &mesh.oidc_providers {
+            let kept = before.and_then(|part| {
+                let kept = part
+                    .registered
+                    .iter()
+                    .find(|(as_it_was, _)| as_it_was == provider)?;
+                Some((kept, part.logins.borrow().get(&provider.name).cloned()))
+            });
+            match kept {
+                Some((kept, login)) => {
+                    registered.push(kept.clone());
+                    known.extend(login.map(|login| (provider.name.clone(), login)));
+                }
+                None => registered.push((provider.clone(), registration(provider)?)),
+            }
+        }
+        let all: Vec<_> = registered.iter().map(|(_, r)| r.clone()).collect();
+        let idle = all.is_empty();
+        let (logins, keeper) = LoginKeeper::new(http.clone(), all, known);
+        let task = (!idle).then(|| tokio::spawn(keeper.run()));
+        Ok(Self {
+            registered,
+            logins,
+            task,
+        })
+    }
+
+    /// Waits for the first discovery of every provider, but not for long.
+    async fn first(&mut self) {
+        let names: Vec<String> = self
+            .registered
+            .iter()
+            .map(|(p, _)| p.name.clone())
+            .collect();
+        let known = self
+            .logins
+            .wait_for(|logins| names.iter().all(|name| logins.contains_key(name)));
+        if tokio::time::timeout(FIRST_KEYS, known).await.is_err() {
+            tracing::warn!(
+                "not all login providers are there yet; nobody can log in until they are"
+            );
+        }
+    }
+}
+
+impl Drop for LoginPart {
+    fn drop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+        }
+    }
 }
 
 /// Leaves `into` as it is where there is no randomness; sealing refuses zeros.
@@ -566,6 +615,8 @@ fn random(into: &mut [u8]) {
     }
 }
 
+/// Bytes of a key of session cookies.
+const COOKIE_KEY_BYTES: usize = 32;
 /// Longest session of a login, in seconds.
 const SESSION_S: i64 = 8 * 3600;
 
@@ -576,22 +627,7 @@ fn registration(provider: &OidcProvider) -> Result<Registration, PlaneError> {
         .map(|s| s.read_text())
         .transpose()
         .map_err(PlaneError::Secret)?;
-    let mut key = vec![0_u8; 32];
-    match &provider.cookie_key {
-        Some(secret) => key = secret.read().map_err(PlaneError::Secret)?,
-        None => {
-            if aws_lc_rs::rand::fill(&mut key).is_err() {
-                return Err(PlaneError::Content {
-                    what: provider.name.clone(),
-                    problem: "no randomness".to_owned(),
-                });
-            }
-        }
-    }
-    let cookie_keys = CookieKeys::new(&key, &[]).map_err(|e| PlaneError::Content {
-        what: format!("cookieKey of `{}`", provider.name),
-        problem: e.to_string(),
-    })?;
+    let cookie_keys = cookie_keys(provider)?;
     Ok(Registration {
         settings: Settings {
             name: provider.name.clone(),
@@ -607,4 +643,80 @@ fn registration(provider: &OidcProvider) -> Result<Registration, PlaneError> {
         cookie_keys,
         allow_http_loopback: provider.allow_http_loopback,
     })
+}
+
+fn cookie_keys(provider: &OidcProvider) -> Result<CookieKeys, PlaneError> {
+    let wrong = |problem: String| PlaneError::Content {
+        what: format!("cookieKey of `{}`", provider.name),
+        problem,
+    };
+    let keys = match &provider.cookie_key {
+        Some(secret) => {
+            let content = secret.read().map_err(PlaneError::Secret)?;
+            cookie_key_bytes(&content).ok_or_else(|| {
+                wrong("is neither 32 bytes nor lines of 32 bytes in base64".to_owned())
+            })?
+        }
+        None => {
+            let mut key = vec![0_u8; COOKIE_KEY_BYTES];
+            aws_lc_rs::rand::fill(&mut key).map_err(|_e| wrong("no randomness".to_owned()))?;
+            vec![key]
+        }
+    };
+    let (current, previous) = keys
+        .split_first()
+        .ok_or_else(|| wrong("is empty".to_owned()))?;
+    let previous: Vec<&[u8]> = previous.iter().map(Vec::as_slice).collect();
+    CookieKeys::new(current, &previous).map_err(|e| wrong(e.to_string()))
+}
+
+/// 32 raw bytes, or base64 keys, one a line: the first seals, all open, so that a key is changed by putting the new one
+/// before the old.
+fn cookie_key_bytes(content: &[u8]) -> Option<Vec<Vec<u8>>> {
+    if content.len() == COOKIE_KEY_BYTES {
+        return Some(vec![content.to_vec()]);
+    }
+    let text = std::str::from_utf8(content).ok()?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let decode = |line: &str| {
+        let line = line.trim_end_matches('=');
+        STANDARD_NO_PAD
+            .decode(line)
+            .or_else(|_e| URL_SAFE_NO_PAD.decode(line))
+            .ok()
+            .filter(|key| key.len() == COOKIE_KEY_BYTES)
+    };
+    let keys = lines.map(decode).collect::<Option<Vec<_>>>()?;
+    (!keys.is_empty()).then_some(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cookie_keys_raw_and_base64() {
+        let key = [0xfb_u8; 32];
+        let line = "+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/s=";
+        let url_safe = line.replace('+', "-").replace('/', "_");
+        assert_eq!(cookie_key_bytes(&key), Some(vec![key.to_vec()]));
+        for text in [
+            line,
+            &format!("{line}\n"),
+            line.trim_end_matches('='),
+            &url_safe,
+        ] {
+            assert_eq!(
+                cookie_key_bytes(text.as_bytes()),
+                Some(vec![key.to_vec()]),
+                "{text}"
+            );
+        }
+        let other = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+        let both = cookie_key_bytes(format!("{other}\n\n{line}\n").as_bytes());
+        assert_eq!(both, Some(vec![vec![0; 32], key.to_vec()]));
+        for wrong in ["", "\n", "c2hvcnQ=", &format!("{line}\nx"), &"k".repeat(33)] {
+            assert_eq!(cookie_key_bytes(wrong.as_bytes()), None, "{wrong}");
+        }
+    }
 }

@@ -10,6 +10,7 @@ use crate::oidc::id_token::{self, Context, IdTokenError};
 use crate::oidc::provider::Provider;
 use crate::oidc::respond::Respond;
 use crate::oidc::seal::Binding;
+use crate::oidc::step::claims;
 
 /// What the token endpoint answered (RFC 6749 section 5.1, OpenID Connect Core section 3.1.3.3).
 #[derive(Clone, PartialEq, Eq)]
@@ -131,7 +132,10 @@ fn begin_session(
     };
     let mut respond = Respond::redirect(303, &exchange.return_to);
     match cookie::set_parts(&mut respond.headers, name, &sealed, expires - now_unix_s) {
-        Some(()) => respond,
+        Some(()) => {
+            respond.claims = Some(claims(verified));
+            respond
+        }
         None => Respond::page(
             502,
             "Login failed",

@@ -3,6 +3,7 @@
 use http::HeaderMap;
 use http::header::{HeaderValue, SET_COOKIE};
 
+use crate::jwt::edits::drop_cookies;
 use crate::jwt::extract;
 use crate::vocab::limits;
 
@@ -25,6 +26,39 @@ pub(crate) fn names(headers: &HeaderMap, prefix: &str) -> Vec<String> {
     names.sort_unstable();
     names.dedup();
     names
+}
+
+/// Takes our cookies out of a request: the session is for the ingress alone, whatever the policies say about the page.
+pub fn strip_request(headers: &mut HeaderMap) {
+    drop_cookies(headers, |name| name.starts_with(PREFIX.as_bytes()));
+}
+
+/// Takes `set-cookie` fields that set a cookie of ours out of an upstream's response: it could end a session, or begin one
+/// in another user's name.
+pub fn strip_response(headers: &mut HeaderMap) {
+    // A cookie without a name is its value to the server, so what is before the name may be blank or `=` (RFC 6265bis
+    // section 5.6).
+    let ours = |value: &HeaderValue| {
+        let mut text = value.as_bytes();
+        while let Some((b' ' | b'\t' | b'=', rest)) = text.split_first() {
+            text = rest;
+        }
+        text.get(..PREFIX.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
+    };
+    if !headers.get_all(SET_COOKIE).iter().any(ours) {
+        return;
+    }
+    let kept: Vec<HeaderValue> = headers
+        .get_all(SET_COOKIE)
+        .iter()
+        .filter(|value| !ours(value))
+        .cloned()
+        .collect();
+    headers.remove(SET_COOKIE);
+    for value in kept {
+        headers.append(SET_COOKIE, value);
+    }
 }
 
 /// Appends a `set-cookie` field.
@@ -136,6 +170,34 @@ mod tests {
             set_parts(&mut HeaderMap::new(), "c", &"x".repeat(largest + 1), 60),
             None
         );
+    }
+
+    #[test]
+    fn ours_stay_between_browser_and_ingress() {
+        let mut request = HeaderMap::new();
+        request.append(
+            "cookie",
+            "a=1; __Host-ringgate-s-x=1.secret".parse().unwrap(),
+        );
+        request.append("cookie", "__Host-ringgate-f-x-y=secret".parse().unwrap());
+        strip_request(&mut request);
+        assert_eq!(
+            request.get_all("cookie").iter().collect::<Vec<_>>(),
+            ["a=1"]
+        );
+        let mut response = HeaderMap::new();
+        for field in [
+            "a=1",
+            "__Host-ringgate-s-x=1.other",
+            " __host-Ringgate-s-x=; Max-Age=0",
+            "=__Host-ringgate-s-x=1.other",
+            "__Host-other=2",
+        ] {
+            response.append(SET_COOKIE, field.parse().unwrap());
+        }
+        strip_response(&mut response);
+        let kept: Vec<_> = response.get_all(SET_COOKIE).iter().collect();
+        assert_eq!(kept, ["a=1", "__Host-other=2"]);
     }
 
     #[test]

@@ -202,6 +202,17 @@ impl Callback {
 
 const NOT_STARTED: &str = "The login was not started in this browser, took too long, or the browser does not keep cookies.";
 
+/// Whether the request answers a login that this browser began at this provider.
+pub(crate) fn is_under_way(
+    provider: &Provider,
+    request: &BrowserRequest<'_>,
+    now_unix_s: i64,
+) -> bool {
+    let callback = Callback::parse(request.path.query().unwrap_or_default());
+    let state = callback.and_then(|callback| callback.state);
+    open_flow(provider, request, state.as_deref(), now_unix_s).is_some()
+}
+
 /// The browser is back at the redirect path.
 pub(crate) fn end(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s: i64) -> Step {
     let refuse = |text| Step::Respond(Respond::page(400, "Login failed", text));

@@ -6,6 +6,8 @@ use http::header::{
 };
 use http::header::{WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 
+use crate::vocab::claims::Claims;
+
 /// A whole response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Respond {
@@ -15,6 +17,8 @@ pub struct Respond {
     pub headers: HeaderMap,
     /// Body.
     pub body: String,
+    /// Whose session it begins or ends, for the decision record.
+    pub claims: Option<Claims>,
 }
 
 impl Respond {
@@ -28,6 +32,7 @@ impl Respond {
                     status,
                     headers,
                     body: String::new(),
+                    claims: None,
                 }
             }
             Err(_) => Self::page(
@@ -57,6 +62,7 @@ impl Respond {
             status,
             headers,
             body,
+            claims: None,
         }
     }
 
@@ -69,6 +75,19 @@ impl Respond {
             status: 401,
             headers,
             body: "Jwt is missing".to_owned(),
+            claims: None,
+        }
+    }
+
+    /// 503 for clients that read no pages.
+    pub(crate) fn unavailable() -> Self {
+        let mut headers = common();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        Self {
+            status: 503,
+            headers,
+            body: "login is not available".to_owned(),
+            claims: None,
         }
     }
 }

@@ -7,7 +7,7 @@ use http::{HeaderMap, Method};
 
 use crate::jwt::HeaderEdits;
 use crate::jwt::extract;
-use crate::jwt::token::Unverified;
+use crate::jwt::token::{Unverified, Verified};
 use crate::jwt::www_authenticate_missing;
 use crate::oidc::flow::Exchange;
 use crate::oidc::provider::Provider;
@@ -40,7 +40,8 @@ pub enum Step {
     /// There is a session.
     Pass(Box<Session>),
     /// There is a bearer credential instead. The caller must hand the request to request authentication and refuse it
-    /// with 401 unless that says `Valid`: here nothing was verified.
+    /// with 401 unless that says `Valid` and the token is of this provider's issuer: here nothing was verified, and what
+    /// another issuer says is no login here.
     Bearer {
         /// Takes our cookies out of the request.
         edits: HeaderEdits,
@@ -72,6 +73,36 @@ impl fmt::Debug for Session {
             .field("expires_unix_s", &self.expires_unix_s)
             .finish_non_exhaustive()
     }
+}
+
+/// Whether the request comes back from the provider's login page: its query holds a code, which no log should.
+#[must_use]
+pub fn is_callback(provider: &Provider, path: &CanonicalPath) -> bool {
+    path.path() == provider.settings.redirect_path
+}
+
+/// Whether a request at one of the provider's own paths is meant for it: it ends a login that began here, or there is a
+/// session to end. Providers may share their paths.
+#[must_use]
+pub fn holds(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s: i64) -> bool {
+    if is_callback(provider, request.path) {
+        flow::is_under_way(provider, request, now_unix_s)
+    } else {
+        session(provider, request, HeaderEdits::default(), now_unix_s).is_some()
+    }
+}
+
+/// The answer where a provider is not known yet, so that nobody can be sent to it and no session judged.
+#[must_use]
+pub fn not_ready(method: &Method, headers: &HeaderMap) -> Respond {
+    if csrf::is_navigation(method, headers) {
+        return Respond::page(
+            503,
+            "Login is not possible now",
+            "The login service does not answer.",
+        );
+    }
+    Respond::unavailable()
 }
 
 /// Judges one request. `rng` fills a buffer with unpredictable bytes.
@@ -159,10 +190,7 @@ fn session(
     let id_token = String::from_utf8(text).ok()?;
     // `complete` verified it before it sealed it; the seal proves that nobody changed it since.
     let verified = Unverified::parse(&id_token).ok()?.claims().ok()?;
-    let claims = Claims::shared(
-        verified.claims,
-        ["scope".to_owned(), "permission".to_owned()].into(),
-    );
+    let claims = claims(verified);
     edits.remove.push(AUTHORIZATION);
     edits.set.push((
         AUTHORIZATION,
@@ -174,6 +202,14 @@ fn session(
         expires_unix_s,
         edits,
     })
+}
+
+/// Claims of an ID token as policies read them; `scope` and `permission` are lists (Envoy's default).
+pub(crate) fn claims(verified: Verified) -> Claims {
+    Claims::shared(
+        verified.claims,
+        ["scope".to_owned(), "permission".to_owned()].into(),
+    )
 }
 
 /// Clears our cookies, and ends the session at the provider if it can (OpenID Connect RP-Initiated Logout 1.0).
@@ -216,5 +252,6 @@ fn log_out(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s: i64) -
     for name in names {
         cookie::clear(&mut respond.headers, &name);
     }
+    respond.claims = session.map(|session| session.claims);
     respond
 }

@@ -91,6 +91,15 @@ impl PolicySet {
             && self.dry_allow.is_empty()
     }
 
+    /// The providers of all CUSTOM policies, whether they match or not, by name and once each.
+    #[must_use]
+    pub fn providers(&self) -> Vec<&str> {
+        let mut all: Vec<&str> = self.custom.iter().map(|p| &*p.provider).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
     /// Whether an enforced policy has an HTTP attribute, so that bare connections are not judged in full.
     #[must_use]
     pub fn needs_http(&self) -> bool {

@@ -2,19 +2,22 @@
 
 use std::rc::Rc;
 
-use http::{HeaderName, HeaderValue, StatusCode, header};
+use http::StatusCode;
 use tokio::sync::oneshot;
 
+use crate::config::checked::OidcProvider;
 use crate::control::ask::Ask;
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::http::reply::Reply;
 use crate::io::rt::{self, Tcp};
 use crate::io::{clock, tls};
-use crate::oidc::{self, BrowserRequest, ExchangeError, Provider, Respond, Step};
-use crate::policy::{Connection, Request, custom_providers};
+use crate::oidc::{self, BrowserRequest, ExchangeError, Provider, Respond, Session, Step};
+use crate::policy::{Connection, PolicySet, Request, custom_providers};
 use crate::telemetry::record::Kind;
+use crate::vocab::claims::Claims;
 use crate::vocab::limits;
+use crate::vocab::path::CanonicalPath;
 use crate::vocab::resource::ResourceName;
 use crate::worker::core::Core;
 use crate::worker::serve;
@@ -24,15 +27,60 @@ use crate::worker::site::{Site, SitePoint, Story};
 const REDEEM_MS: u64 = 15_000;
 
 /// What login demands of the rest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Login {
-    /// Nothing.
-    Done,
-    /// A bearer token stands in for the session: request authentication must find it valid.
-    BearerMustVerify,
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Login {
+    /// Bearer tokens stand in for sessions: request authentication must find one valid of each of these issuers.
+    bearer_of: Vec<String>,
 }
 
-/// Asks the login providers whose CUSTOM policies match.
+impl Login {
+    /// Whether the verified claims are what the tokens promised.
+    #[must_use]
+    pub fn is_met(&self, claims: Option<&Claims>) -> bool {
+        let issuer = claims.and_then(Claims::issuer);
+        self.bearer_of
+            .iter()
+            .all(|wanted| issuer == Some(wanted.as_str()))
+    }
+}
+
+/// The answer in place of the request's own.
+#[derive(Debug)]
+pub struct Answered {
+    /// Answer.
+    pub reply: Reply,
+    /// Why.
+    pub close: CloseReason,
+    /// For the record.
+    pub detail: Option<String>,
+}
+
+impl Answered {
+    fn plain(status: StatusCode, text: &'static str, close: CloseReason) -> Self {
+        Self {
+            reply: Reply::text(status, text),
+            close,
+            detail: None,
+        }
+    }
+
+    fn by(provider: &str, respond: Respond) -> Self {
+        let detail = format!("login provider `{provider}` answers {}", respond.status);
+        let status = StatusCode::from_u16(respond.status);
+        Self {
+            reply: Reply {
+                status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+                headers: respond.headers,
+                body: respond.body.into(),
+            },
+            close: CloseReason::Login,
+            detail: Some(detail),
+        }
+    }
+}
+
+/// Asks the login providers whose CUSTOM policies match. What is left of the request holds no cookie of ours, whether they
+/// match or not.
 ///
 /// # Errors
 /// The answer to give instead.
@@ -41,29 +89,73 @@ pub async fn login(
     site: &Site,
     snapshot: &Snapshot,
     request: &mut Request,
-) -> Result<Login, (Reply, CloseReason)> {
+) -> Result<Login, Box<Answered>> {
     let SitePoint::Ingress { gateway } = &site.point else {
-        return Ok(Login::Done);
+        return Ok(Login::default());
     };
     let enforcement = snapshot
         .directory
         .gateway(gateway)
         .and_then(|at| snapshot.gateways.get(at)?.as_ref());
     let Some(enforcement) = enforcement else {
-        return Err((Reply::denied(), CloseReason::NoRoute));
+        return Err(Box::new(Answered {
+            reply: Reply::denied(),
+            close: CloseReason::NoRoute,
+            detail: None,
+        }));
     };
-    let mut login = Login::Done;
-    for name in custom_providers(&enforcement.set, &site.connection, Some(request)) {
-        // A provider that is not ready is not a provider that says yes.
-        let Some(provider) = snapshot.oidc.get(name) else {
-            let reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, "login is not available");
-            return Err((reply, CloseReason::Login));
-        };
-        if one(core, site, provider, request).await? == Login::BearerMustVerify {
-            login = Login::BearerMustVerify;
+    let set = &enforcement.set;
+    if let Some(name) = own_path(site, snapshot, set, request) {
+        return Err(own_page(core, site, snapshot, name, request).await);
+    }
+    let asked = custom_providers(set, &site.connection, Some(request));
+    let mut login = Login::default();
+    let mut sessions = Vec::new();
+    for name in asked {
+        // Each is asked about the request as it arrived: what one of them adds is no credential for the next.
+        match ask(site, snapshot, name, request)? {
+            Said::Session(session) => sessions.push(session),
+            Said::Bearer(issuer) => login.bearer_of.push(issuer),
         }
     }
+    oidc::strip_request(&mut request.headers);
+    for session in sessions {
+        session.edits.apply(&mut request.headers);
+        request.claims = Some(session.claims);
+    }
     Ok(login)
+}
+
+/// The provider to whom the request's path belongs: it ends a login or a session, on every host of the gateway, whether or
+/// not a policy matches or a route is there. Of several that share the path, the one whose cookies say so.
+fn own_path<'s>(
+    site: &Site,
+    snapshot: &'s Snapshot,
+    set: &'s PolicySet,
+    request: &Request,
+) -> Option<&'s str> {
+    let path = request.path.as_ref()?;
+    let names = set.providers();
+    let mut owners = snapshot.mesh.oidc_providers.iter().filter(|p| {
+        let own = p.redirect_path == path.path() || p.logout_path == path.path();
+        own && names.contains(&p.name.as_str())
+    });
+    let holds = |p: &&OidcProvider| {
+        let provider = snapshot.oidc.get(&p.name);
+        provider.is_some_and(|at| oidc::holds(at, &browser(site, request, path), clock::unix_s()))
+    };
+    let first = owners.clone().next()?;
+    Some(owners.find(holds).unwrap_or(first).name.as_str())
+}
+
+fn browser<'a>(site: &Site, request: &'a Request, path: &'a CanonicalPath) -> BrowserRequest<'a> {
+    BrowserRequest {
+        method: &request.method,
+        scheme: site.scheme,
+        host: &request.host,
+        path,
+        headers: &request.headers,
+    }
 }
 
 fn random(into: &mut [u8]) {
@@ -72,60 +164,99 @@ fn random(into: &mut [u8]) {
     }
 }
 
-async fn one(
+/// One step at one provider, and what it is about.
+fn step<'s>(
+    site: &Site,
+    snapshot: &'s Snapshot,
+    name: &str,
+    request: &Request,
+) -> Result<(&'s Provider, Step), Box<Answered>> {
+    let Some(path) = &request.path else {
+        return Err(Box::new(Answered::plain(
+            StatusCode::BAD_REQUEST,
+            "bad request",
+            CloseReason::BadRequest,
+        )));
+    };
+    // A provider that is not ready is not a provider that says yes.
+    let Some(provider) = snapshot.oidc.get(name) else {
+        let respond = oidc::not_ready(&request.method, &request.headers);
+        return Err(Box::new(Answered::by(name, respond)));
+    };
+    let browser = browser(site, request, path);
+    Ok((
+        provider,
+        oidc::step(provider, &browser, clock::unix_s(), &mut random),
+    ))
+}
+
+/// What a provider says who does not say no.
+enum Said {
+    Session(Box<Session>),
+    Bearer(String),
+}
+
+fn ask(
+    site: &Site,
+    snapshot: &Snapshot,
+    name: &str,
+    request: &Request,
+) -> Result<Said, Box<Answered>> {
+    let (provider, step) = step(site, snapshot, name, request)?;
+    match step {
+        Step::Pass(session) => Ok(Said::Session(session)),
+        Step::Bearer { .. } => Ok(Said::Bearer(provider.settings().issuer.clone())),
+        Step::Respond(respond) => Err(Box::new(Answered::by(name, respond))),
+        // Only at the provider's own path, which does not come here.
+        Step::Exchange(_) => Err(Box::new(Answered::plain(
+            StatusCode::BAD_REQUEST,
+            "bad request",
+            CloseReason::Login,
+        ))),
+    }
+}
+
+/// The answer at a path of the provider's own; who logged in or out stands in the request's claims afterwards.
+async fn own_page(
     core: &Rc<Core>,
     site: &Site,
-    provider: &Provider,
+    snapshot: &Snapshot,
+    name: &str,
     request: &mut Request,
-) -> Result<Login, (Reply, CloseReason)> {
-    let Some(path) = &request.path else {
-        return Err((
-            Reply::text(StatusCode::BAD_REQUEST, "bad request"),
-            CloseReason::BadRequest,
-        ));
+) -> Box<Answered> {
+    let outcome = step(site, snapshot, name, request);
+    let mode = snapshot.mesh.path_normalization;
+    // The code in the query is a credential until it is redeemed: the record gets the path alone.
+    request.path = request
+        .path
+        .as_ref()
+        .and_then(|path| CanonicalPath::parse(mode, path.path()).ok());
+    let respond = match outcome {
+        Err(answered) => return answered,
+        Ok((_, Step::Respond(respond))) => respond,
+        Ok((provider, Step::Exchange(exchange))) => redeem(core, provider, exchange).await,
+        // No other step is made at these paths.
+        Ok((_, Step::Pass(_) | Step::Bearer { .. })) => {
+            oidc::not_ready(&request.method, &request.headers)
+        }
     };
-    let browser = BrowserRequest {
-        method: &request.method,
-        scheme: site.scheme,
-        host: &request.host,
-        path,
-        headers: &request.headers,
+    request.claims.clone_from(&respond.claims);
+    Box::new(Answered::by(name, respond))
+}
+
+async fn redeem(core: &Rc<Core>, provider: &Provider, exchange: Box<oidc::Exchange>) -> Respond {
+    let (answer, answered) = oneshot::channel();
+    let ask = Ask::Redeem {
+        provider: provider.settings().name.clone(),
+        exchange: exchange.clone(),
+        answer,
     };
-    match oidc::step(provider, &browser, clock::unix_s(), &mut random) {
-        Step::Pass(session) => {
-            session.edits.apply(&mut request.headers);
-            let bearer = HeaderValue::try_from(format!("Bearer {}", session.id_token));
-            let bearer = bearer.map_err(|_e| {
-                (
-                    Reply::text(StatusCode::UNAUTHORIZED, ""),
-                    CloseReason::Login,
-                )
-            })?;
-            request.headers.insert(header::AUTHORIZATION, bearer);
-            request.claims = Some(session.claims);
-            Ok(Login::Done)
-        }
-        Step::Bearer { edits } => {
-            edits.apply(&mut request.headers);
-            Ok(Login::BearerMustVerify)
-        }
-        Step::Respond(respond) => Err((reply(respond), CloseReason::Login)),
-        Step::Exchange(exchange) => {
-            let (answer, answered) = oneshot::channel();
-            let ask = Ask::Redeem {
-                provider: provider.settings().name.clone(),
-                exchange: exchange.clone(),
-                answer,
-            };
-            let respond = match core.asks.try_send(ask) {
-                Ok(()) => match rt::timeout(REDEEM_MS, answered).await {
-                    Ok(Ok(respond)) => respond,
-                    Ok(Err(_)) | Err(rt::Elapsed) => unreachable(provider, &exchange),
-                },
-                Err(_full) => unreachable(provider, &exchange),
-            };
-            Err((reply(respond), CloseReason::Login))
-        }
+    if core.asks.try_send(ask).is_err() {
+        return unreachable(provider, &exchange);
+    }
+    match rt::timeout(REDEEM_MS, answered).await {
+        Ok(Ok(respond)) => respond,
+        Ok(Err(_)) | Err(rt::Elapsed) => unreachable(provider, &exchange),
     }
 }
 
@@ -138,20 +269,6 @@ fn unreachable(provider: &Provider, exchange: &oidc::Exchange) -> Respond {
         clock::unix_s(),
         &mut random,
     )
-}
-
-fn reply(respond: Respond) -> Reply {
-    Reply {
-        status: StatusCode::from_u16(respond.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
-        headers: respond.headers,
-        body: respond.body.into(),
-    }
-}
-
-/// Response fields that only we may set at a site.
-#[must_use]
-pub fn session_headers(_site: &Site) -> &'static [HeaderName] {
-    &[]
 }
 
 /// Serves one edge connection; `at` is the listener as configured.

@@ -25,7 +25,7 @@ use crate::telemetry::record::Kind;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::path::CanonicalPath;
 use crate::worker::core::Core;
-use crate::worker::edge::{self, Login};
+use crate::worker::edge;
 use crate::worker::forward::{self as forwarding, Forward, Responder};
 use crate::worker::judge::{self, Next, NoPlan, Plan};
 use crate::worker::site::{Site, SitePoint, Story};
@@ -62,6 +62,19 @@ impl Refusal {
             reply,
             close,
             detail: None,
+            denied: None,
+        }
+    }
+
+    /// The bearer token that stood in for a login is of an issuer that no rule knows, or not of the provider's.
+    fn missing_token(site: &Site, request: &Request) -> Self {
+        let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());
+        let challenge = challenge.to_str().unwrap_or_default();
+        let text = "Jwt issuer is not configured";
+        Self {
+            reply: Reply::unauthenticated(StatusCode::UNAUTHORIZED, text, challenge),
+            close: CloseReason::Token,
+            detail: Some("token: not of the login provider".to_owned()),
             denied: None,
         }
     }
@@ -125,7 +138,7 @@ pub async fn serve(
         request: &request,
         extra: &extra,
         length,
-        strip_response: edge::session_headers(&site),
+        at_edge: outside,
     };
     if request.method == Method::CONNECT {
         return forwarding::connect(work, body, responder, story, &entry.cancel).await;
@@ -162,11 +175,11 @@ async fn prepare(
     // Login comes before routing: the provider's callback is no route of its own.
     let login = edge::login(core, site, snapshot, request)
         .await
-        .map_err(|(reply, close)| {
+        .map_err(|answered| {
             Box::new(Refusal {
-                reply,
-                close,
-                detail: None,
+                reply: answered.reply,
+                close: answered.close,
+                detail: answered.detail,
                 denied: None,
             })
         })?;
@@ -188,8 +201,8 @@ async fn prepare(
             .map(|w| w.name.to_string());
     });
     tokens(core, site, snapshot, &plan, request)?;
-    if login == Login::BearerMustVerify && request.claims.is_none() {
-        return Err(Box::new(Refusal::close(CloseReason::Token)));
+    if !login.is_met(request.claims.as_ref()) {
+        return Err(Box::new(Refusal::missing_token(site, request)));
     }
     // Tokens may have taken a parameter out of the target; nothing else of the plan depends on them.
     let permit = plan
@@ -208,7 +221,8 @@ fn tokens(
     plan: &Plan<'_>,
     request: &mut Request,
 ) -> Result<(), Box<Refusal>> {
-    if is_cors_preflight(&request.method, &request.headers) {
+    // The token of a session is looked at in any case: the rules may say that it does not go upstream.
+    if is_cors_preflight(&request.method, &request.headers) && request.claims.is_none() {
         // Tokens are not looked at, but what only verified claims may set is not believed either.
         for name in plan
             .enforcements

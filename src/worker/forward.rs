@@ -23,6 +23,7 @@ use crate::io::h1::{HeadError, Writer, split};
 use crate::io::hbone::HboneError;
 use crate::io::relay::Passed;
 use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
+use crate::oidc;
 use crate::policy::{Permit, Request};
 use crate::worker::open::Cancel;
 use crate::worker::site::Story;
@@ -212,8 +213,8 @@ pub struct Forward<'a> {
     pub extra: &'a HeaderMap,
     /// Announced length of the body.
     pub length: Option<u64>,
-    /// Response fields that only we may set.
-    pub strip_response: &'static [HeaderName],
+    /// The answer leaves through an ingress, whose own cookies nobody else may set.
+    pub at_edge: bool,
 }
 
 /// What moves through an exchange besides the bodies.
@@ -221,7 +222,7 @@ struct Moving<'a> {
     request: &'a Request,
     extra: &'a HeaderMap,
     length: Option<u64>,
-    strip_response: &'static [HeaderName],
+    at_edge: bool,
     passed: &'a Cell<Passed>,
     status: Cell<Option<u16>>,
 }
@@ -270,7 +271,7 @@ pub async fn exchange(
         request,
         extra,
         length,
-        strip_response,
+        at_edge,
     } = work;
     if !bodiless && responder.invite_body().await.is_err() {
         story.end(CloseReason::DownstreamReset);
@@ -281,7 +282,7 @@ pub async fn exchange(
         request,
         extra,
         length,
-        strip_response,
+        at_edge,
         passed: &passed,
         status: Cell::new(None),
     };
@@ -576,8 +577,8 @@ async fn answer(
         return Err(AnswerError::Upstream("answered twice".to_owned()));
     };
     moving.status.set(Some(head.status.as_u16()));
-    for name in moving.strip_response {
-        head.headers.remove(name);
+    if moving.at_edge {
+        oidc::strip_response(&mut head.headers);
     }
     let keep = responder.keeps(framing);
     let mut sink = responder
