@@ -36,73 +36,30 @@ use url::Url;
 const ORIGIN: &str = "https://portal.example.test";
 const SOON: Duration = Duration::from_secs(10);
 
-/// The running provider; its standard input closes, and so it ends, with this value.
-struct Idp {
-    child: Child,
-    issuer: String,
+#[path = "oidc/idp.rs"]
+mod idp;
+
+use idp::Idp;
+
+fn start() -> Idp {
+    Idp::start(&[format!("{ORIGIN}/oauth2/callback")])
 }
 
-/// Tests run side by side, `npm ci` must not.
-static INSTALL: Once = Once::new();
-
-fn install(directory: &Path) {
-    if !directory
-        .join("node_modules/oidc-provider/package.json")
-        .exists()
-    {
-        let installed = Command::new("npm")
-            .arg("ci")
-            .current_dir(directory)
-            .status()
-            .expect("npm is needed");
-        assert!(installed.success(), "npm ci failed");
-    }
-}
-
-impl Idp {
-    fn start() -> Self {
-        let directory = Path::new(&std::env::var("CARGO_MANIFEST_DIR").unwrap()).join("tests/oidc");
-        INSTALL.call_once(|| install(&directory));
-        let mut child = Command::new("node")
-            .arg("provider.mjs")
-            .arg(format!("{ORIGIN}/oauth2/callback"))
-            .current_dir(&directory)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("node is needed");
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let issuer = lines
-            .map_while(Result::ok)
-            .find(|line| line.starts_with("http://"))
-            .expect("no issuer printed");
-        Self { child, issuer }
-    }
-
-    fn registration(&self, client_id: &str, secret: Option<&str>) -> Registration {
-        Registration {
-            settings: Settings {
-                name: "corp".to_owned(),
-                issuer: self.issuer.clone(),
-                client_id: client_id.to_owned(),
-                redirect_path: "/oauth2/callback".to_owned(),
-                logout_path: "/logout".to_owned(),
-                scopes: ["openid", "email", "groups"].map(str::to_owned).to_vec(),
-                session_max_s: 3600,
-                post_logout_path: None,
-            },
-            client_secret: secret.map(str::to_owned),
-            cookie_keys: CookieKeys::new(&[5; 32], &[]).unwrap(),
-            allow_http_loopback: true,
-        }
-    }
-}
-
-impl Drop for Idp {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _status = self.child.wait();
+fn registration(idp: &Idp, client_id: &str, secret: Option<&str>) -> Registration {
+    Registration {
+        settings: Settings {
+            name: "corp".to_owned(),
+            issuer: idp.issuer.clone(),
+            client_id: client_id.to_owned(),
+            redirect_path: "/oauth2/callback".to_owned(),
+            logout_path: "/logout".to_owned(),
+            scopes: ["openid", "email", "groups"].map(str::to_owned).to_vec(),
+            session_max_s: 3600,
+            post_logout_path: None,
+        },
+        client_secret: secret.map(str::to_owned),
+        cookie_keys: CookieKeys::new(&[5; 32], &[]).unwrap(),
+        allow_http_loopback: true,
     }
 }
 
@@ -268,10 +225,14 @@ fn respond(step: Step) -> Respond {
 
 #[test]
 fn logins() {
-    let idp = Idp::start();
+    let idp = start();
     let http = HttpClient::loopback_only();
     for (client_id, secret) in [("edge", Some("an odd:secret/+%")), ("public", None)] {
-        block_on(one_login(&idp, &http, &idp.registration(client_id, secret)));
+        block_on(one_login(
+            &idp,
+            &http,
+            &registration(&idp, client_id, secret),
+        ));
     }
     block_on(refusals(&idp, &http));
 }
@@ -359,7 +320,7 @@ async fn forwarded(idp: &Idp, http: &HttpClient, registration: &Registration, se
 }
 
 async fn refusals(idp: &Idp, http: &HttpClient) {
-    let good = idp.registration("edge", Some("an odd:secret/+%"));
+    let good = registration(idp, "edge", Some("an odd:secret/+%"));
     let login = Login::discover(http, &good).await.unwrap();
     let mut browser = Browser::default();
     let (exchange, _) = browser.code(http, &login.provider, "/").await;
@@ -384,7 +345,7 @@ async fn refusals(idp: &Idp, http: &HttpClient) {
     keep(&mut browser.portal, &answer.headers);
     assert_eq!(answer.status, 400, "another nonce");
     assert!(browser.portal.is_empty());
-    let wrong = Login::discover(http, &idp.registration("edge", Some("wrong")))
+    let wrong = Login::discover(http, &registration(idp, "edge", Some("wrong")))
         .await
         .unwrap();
     let (exchange, _) = Browser::default().code(http, &wrong.provider, "/").await;
@@ -416,8 +377,8 @@ async fn refusals(idp: &Idp, http: &HttpClient) {
 
 #[test]
 fn a_provider_that_goes_away_leaves_sessions_and_keys() {
-    let idp = Idp::start();
-    let registration = idp.registration("edge", Some("an odd:secret/+%"));
+    let idp = start();
+    let registration = registration(&idp, "edge", Some("an odd:secret/+%"));
     block_on(async {
         let http = HttpClient::loopback_only();
         let (mut published, keeper) =

@@ -67,6 +67,12 @@ impl Source<'_> {
         }
     }
 
+    /// Reads what is left and forgets it. The caller bounds it.
+    pub async fn skip(&mut self) {
+        // A body that breaks off is at its end as well.
+        while let Ok(Some(_)) = std::future::poll_fn(|cx| self.poll_next(cx)).await {}
+    }
+
     /// Whether all of an HTTP/1 body was read, so that the connection can go on.
     #[must_use]
     pub fn is_done(&self) -> bool {

@@ -54,6 +54,8 @@ pub const RETURN_TO_BYTES: usize = 1024;
 pub const LOGIN_FLOW_S: i64 = 600;
 /// JWKS and discovery documents.
 pub const DISCOVERY_BYTES: usize = 1 << 20;
+/// Announced body of a refused request that is read all the same, so that the client reads the answer.
+pub const REFUSED_BODY_BYTES: u64 = 64 * 1024;
 /// Idle upstream connections kept per core and key.
 pub const IDLE_UPSTREAMS: usize = 64;
 
@@ -63,6 +65,8 @@ pub const HANDSHAKE_MS: u64 = 10_000;
 pub const HEAD_MS: u64 = 15_000;
 /// Upstream TCP connect, in milliseconds (ztunnel's value).
 pub const CONNECT_MS: u64 = 10_000;
+/// How long a refused request may take to send its small body, in milliseconds.
+pub const REFUSED_BODY_MS: u64 = 250;
 /// Idle keep-alive connection downstream, in milliseconds.
 pub const IDLE_MS: u64 = 300_000;
 /// How long a plaintext connection under STRICT may wait for its first byte before the reset, in milliseconds.

@@ -16,13 +16,14 @@ use crate::http::reply::{Reply, is_grpc};
 use crate::io::body::Source;
 use crate::io::clock;
 use crate::io::hbone::Far;
-use crate::io::rt::ConnectOptions;
+use crate::io::rt::{self, ConnectOptions};
 use crate::io::upstream::{Target, Version};
 use crate::jwt::{TokenOutcome, authenticate_cached, is_cors_preflight, www_authenticate};
 use crate::policy::{Denied, Permit, Request};
 use crate::role::egress;
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::UpstreamAddr;
+use crate::vocab::limits;
 use crate::vocab::path::CanonicalPath;
 use crate::worker::core::Core;
 use crate::worker::edge;
@@ -102,7 +103,7 @@ pub async fn serve(
     let Arrived {
         mut request,
         form,
-        body,
+        mut body,
         length,
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
@@ -120,7 +121,19 @@ pub async fn serve(
     });
     let (permit, going) = match prepared {
         Ok(ready) => ready,
-        Err(refusal) => return refuse(*refusal, grpc, story, body, responder).await,
+        Err(refusal) => {
+            // Most clients write their request before they read: a form that is cut off would lose them the answer.
+            let small = length.is_some_and(|n| n <= limits::REFUSED_BODY_BYTES);
+            if small
+                && !responder.is_awaited()
+                && rt::timeout(limits::REFUSED_BODY_MS, body.skip())
+                    .await
+                    .is_err()
+            {
+                tracing::debug!("a refused request is slow");
+            }
+            return refuse(*refusal, grpc, story, body, responder).await;
+        }
     };
     story.judged(permit.verdict());
     let extra = own_fields(&site, &request, &going);

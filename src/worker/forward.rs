@@ -45,7 +45,12 @@ pub enum Responder<'a> {
         expects_continue: bool,
     },
     /// An HTTP/2 stream.
-    H2(SendResponse<Bytes>),
+    H2 {
+        /// Answers it.
+        respond: SendResponse<Bytes>,
+        /// The answer has no body, whatever its `content-length` says.
+        is_head: bool,
+    },
 }
 
 impl<'a> Responder<'a> {
@@ -78,7 +83,10 @@ impl<'a> Responder<'a> {
                 }
                 writer.flush().await.is_ok() && keep
             }
-            Self::H2(mut respond) => {
+            Self::H2 {
+                mut respond,
+                is_head,
+            } => {
                 let mut response = http::Response::new(());
                 *response.status_mut() = status;
                 *response.headers_mut() = headers;
@@ -86,7 +94,7 @@ impl<'a> Responder<'a> {
                 response
                     .headers_mut()
                     .insert(header::CONTENT_LENGTH, HeaderValue::from(content.len()));
-                let empty = content.is_empty();
+                let empty = is_head || content.is_empty();
                 if let Ok(mut stream) = respond.send_response(response, empty)
                     && !empty
                     && stream.send_data(content, true).is_err()
@@ -129,7 +137,7 @@ impl<'a> Responder<'a> {
                 // A message without a body still has to be flushed.
                 Ok(Sink::H1(writer, coding.unwrap_or(Coding::Length(0))))
             }
-            Self::H2(mut respond) => {
+            Self::H2 { mut respond, .. } => {
                 let mut response = http::Response::new(());
                 *response.status_mut() = head.status;
                 *response.version_mut() = HttpVersion::HTTP_2;
@@ -147,12 +155,24 @@ impl<'a> Responder<'a> {
         }
     }
 
+    /// Whether the client sends its body only when it is asked to.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        matches!(
+            self,
+            Self::H1 {
+                expects_continue: true,
+                ..
+            }
+        )
+    }
+
     fn keeps(&self, framing: Framing) -> bool {
         match self {
             Self::H1 { is_11, keep, .. } => {
                 *keep && (*is_11 || matches!(framing, Framing::Empty | Framing::Length(_)))
             }
-            Self::H2(_) => true,
+            Self::H2 { .. } => true,
         }
     }
 
@@ -716,7 +736,7 @@ async fn tunnel(responder: Responder<'_>) -> io::Result<Sink<'_>> {
             writer.flush().await?;
             Ok(Sink::H1(writer, Coding::Close))
         }
-        Responder::H2(mut respond) => {
+        Responder::H2 { mut respond, .. } => {
             let stream = respond
                 .send_response(http::Response::new(()), false)
                 .map_err(io::Error::other)?;

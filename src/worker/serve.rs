@@ -215,7 +215,10 @@ async fn one_h2(
 ) {
     let (parts, body) = request.into_parts();
     let length = announced_length(&parts.headers);
-    let responder = Responder::H2(respond);
+    let responder = Responder::H2 {
+        respond,
+        is_head: parts.method == Method::HEAD,
+    };
     let mode = core.snapshot().mesh.path_normalization;
     if parts.headers.len() > limits::HEADERS {
         return unread_h2(

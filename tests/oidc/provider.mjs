@@ -1,11 +1,14 @@
 // An OpenID provider for the login tests: certified code, users and clients of our own.
-// Prints its issuer when it listens; ends when its standard input closes.
+// Arguments are the redirect URIs. Prints its issuer when it listens; ends when its standard input closes.
 import { createServer } from 'node:http';
 import { generateKeyPairSync } from 'node:crypto';
 import { Provider } from 'oidc-provider';
 
-const redirect = process.argv[2];
-const users = { alice: { email: 'alice@example.test', groups: ['admins', 'dev'] } };
+const redirects = process.argv.slice(2);
+const users = {
+  alice: { email: 'alice@example.test', groups: ['admins', 'dev'] },
+  bob: { email: 'bob@example.test', groups: ['dev'] },
+};
 
 const jwk = (kid, alg, { privateKey }) => ({ ...privateKey.export({ format: 'jwk' }), kid, alg, use: 'sig' });
 const keys = [
@@ -14,7 +17,7 @@ const keys = [
 ];
 
 const client = (extra) => ({
-  redirect_uris: [redirect],
+  redirect_uris: redirects,
   grant_types: ['authorization_code'],
   response_types: ['code'],
   ...extra,
