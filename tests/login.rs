@@ -533,7 +533,9 @@ fn logout_ends_it_here_and_there() {
 
 #[test]
 fn who_is_in_stays_in_while_the_provider_is_away() {
-    let mut system = System::start("auto", plain);
+    let mut system = System::start("auto", |config| {
+        config.push_str("\n[[peerAuthentication]]\nname = \"default\"\nmtls.mode = \"STRICT\"\n");
+    });
     system.browser("alice").log_in("alice", PAGE);
     system.restart();
     assert_eq!(
@@ -552,6 +554,7 @@ fn who_is_in_stays_in_while_the_provider_is_away() {
         failed.body
     );
     assert_eq!(system.browser("late").session(), [""; 0]);
+    a_reload_keeps_known_providers(&system);
     // A process that never saw the provider can judge no session, and lets nobody in.
     system.restart();
     for name in ["alice", "late"] {
@@ -575,6 +578,29 @@ fn who_is_in_stays_in_while_the_provider_is_away() {
             .status,
         200
     );
+}
+
+/// Another provider comes, and one whose secret is missing does not.
+fn a_reload_keeps_known_providers(system: &System) {
+    let add = |name: &str, secret: &str| {
+        format!(
+            "[[extensionProvider]]\nname = \"{name}\"\noidc = {{ issuer = \"{}\", clientId = \"x\", \
+             clientSecretFile = \"{secret}\", dangerous_allowHttpIssuerOnLoopback = true }}\n\n[[peerAuthentication]]",
+            system.issuer
+        )
+    };
+    let mark = "[[peerAuthentication]]";
+    system.reload(mark, &add("second", "secrets/oidc-client"));
+    assert_eq!(system.browser("alice").open(PAGE).status, 200);
+    let generation = system.admin("/generation");
+    system.edit(mark, &add("third", "secrets/missing"));
+    let told = os::wait_until(std::time::Duration::from_secs(10), || {
+        system.admin("/config/problems").contains("secrets/missing")
+    });
+    assert!(told, "{}", system.admin("/config/problems"));
+    assert_eq!(system.admin("/generation"), generation);
+    assert_eq!(system.browser("alice").open(PAGE).status, 200);
+    system.edit(&add("third", "secrets/missing"), mark);
 }
 
 #[test]

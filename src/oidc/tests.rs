@@ -60,8 +60,12 @@ impl Idp {
 }
 
 fn provider_with(idp: &Idp, iss_parameter: bool, end_session: Option<&str>) -> Provider {
+    named("corp", idp, iss_parameter, end_session)
+}
+
+fn named(name: &str, idp: &Idp, iss_parameter: bool, end_session: Option<&str>) -> Provider {
     let settings = Settings {
-        name: "corp".to_owned(),
+        name: name.to_owned(),
         issuer: ISSUER.to_owned(),
         client_id: "edge".to_owned(),
         redirect_path: "/oauth2/callback".to_owned(),
@@ -361,6 +365,45 @@ fn the_state_must_be_that_of_this_browser() {
         "the flow is over after ten minutes"
     );
     assert_eq!(exchange(victim.open(&provider, &late, NOW + 599)).code, "c");
+}
+
+#[test]
+fn providers_that_share_their_paths_know_their_own() {
+    let idp = Idp::new();
+    let (first, second) = (provider(&idp), named("second", &idp, false, None));
+    let mut browser = Browser::new();
+    let holders = |browser: &Browser, target: &str| {
+        let path = CanonicalPath::parse(PathNormalization::Base, target).unwrap();
+        let mut headers = HeaderMap::new();
+        for (name, value) in &browser.jar {
+            headers.append(COOKIE, format!("{name}={value}").parse().unwrap());
+        }
+        let request = BrowserRequest {
+            method: &Method::GET,
+            scheme: "https",
+            host: &browser.host,
+            path: &path,
+            headers: &headers,
+        };
+        [&first, &second].map(|provider| holds(provider, &request, NOW))
+    };
+    assert_eq!(
+        holders(&browser, "/oauth2/callback?code=c&state=x.y"),
+        [false, false]
+    );
+    assert_eq!(holders(&browser, "/logout"), [false, false]);
+    let sent = respond(browser.open(&second, "/", NOW));
+    let state = &parameters(&sent)["state"];
+    let back = format!("/oauth2/callback?code=c&state={state}");
+    assert_eq!(holders(&browser, &back), [false, true]);
+    let done = exchange(browser.open(&second, &back, NOW));
+    browser.finish(&second, &done, idp.token(&done, &json!({})), NOW);
+    assert_eq!(
+        holders(&browser, &back),
+        [false, false],
+        "the flow is spent"
+    );
+    assert_eq!(holders(&browser, "/logout"), [false, true]);
 }
 
 #[test]

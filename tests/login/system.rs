@@ -138,13 +138,18 @@ impl System {
         self.run();
     }
 
-    /// Changes the configuration while it runs and waits until it holds.
-    pub fn reload(&self, from: &str, to: &str) {
+    /// Changes the configuration while it runs.
+    pub fn edit(&self, from: &str, to: &str) {
         let path = self.dir.path().join("ringgate.toml");
         let text = os::read_text(&path).unwrap();
         assert!(text.contains(from), "{from}");
-        let before = self.admin("/generation");
         self.file("ringgate.toml", &text.replace(from, to));
+    }
+
+    /// Changes the configuration while it runs and waits until it holds.
+    pub fn reload(&self, from: &str, to: &str) {
+        let before = self.admin("/generation");
+        self.edit(from, to);
         let reloaded = os::wait_until(START, || self.admin("/generation") != before);
         assert!(reloaded, "{}", self.admin("/config/problems"));
     }
