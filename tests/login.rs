@@ -9,6 +9,7 @@
     clippy::indexing_slicing,
     clippy::string_slice,
     clippy::disallowed_methods,
+    clippy::disallowed_types,
     clippy::print_stderr,
     unreachable_pub,
     reason = "a test fails by panicking, reads files and says why"

@@ -139,18 +139,7 @@ impl Plane {
         let mut tasks = Tasks::default();
         let status = watch::Sender::new(Status::default());
         let (source, authority) = identity_source(&config)?;
-        if let Some(address) = config.process.admin {
-            let failed = |source| PlaneError::Io {
-                what: format!("admin {address}"),
-                source,
-            };
-            let listener = admin::bind(address).await.map_err(failed)?;
-            tasks.spawn(admin::serve(
-                listener,
-                status.subscribe(),
-                authority.clone(),
-            ));
-        }
+        admin_listener(&config.process, &status, authority.as_ref(), &mut tasks).await?;
         if let Some(authority) = &authority {
             certificate_service(&config.process, authority, &mut tasks).await?;
         }
@@ -179,14 +168,7 @@ impl Plane {
         {
             return Err(PlaneError::NoIdentities(FIRST_IDENTITIES_S));
         }
-        let sources = key_sources(&config.mesh);
-        let known = keys.wait_for(|sets| sources.keys().all(|s| sets.map.contains_key(s)));
-        if tokio::time::timeout(FIRST_KEYS, known).await.is_err() {
-            tracing::warn!(
-                "not all key sets are there yet; their tokens are refused until they are"
-            );
-        }
-        login.first().await;
+        tokio::join!(first_keys(&mut keys, &config.mesh), login.first());
         let identities = Identities::default()
             .renew(&svids.borrow_and_update())
             .map_err(PlaneError::Snapshot)?;
@@ -419,6 +401,38 @@ fn read(path: &std::path::Path) -> Result<Vec<u8>, PlaneError> {
         what: path.display().to_string(),
         source,
     })
+}
+
+/// Serves the admin endpoint, if the configuration asks for it.
+async fn admin_listener(
+    process: &Process,
+    status: &watch::Sender<Status>,
+    authority: Option<&Arc<Authority>>,
+    tasks: &mut Tasks,
+) -> Result<(), PlaneError> {
+    let Some(address) = process.admin else {
+        return Ok(());
+    };
+    let failed = |source| PlaneError::Io {
+        what: format!("admin {address}"),
+        source,
+    };
+    let listener = admin::bind(address).await.map_err(failed)?;
+    tasks.spawn(admin::serve(
+        listener,
+        status.subscribe(),
+        authority.cloned(),
+    ));
+    Ok(())
+}
+
+/// Waits for the first fetch of every key set, but not for long.
+async fn first_keys(keys: &mut watch::Receiver<Arc<KeySets>>, mesh: &Mesh) {
+    let sources = key_sources(mesh);
+    let known = keys.wait_for(|sets| sources.keys().all(|s| sets.map.contains_key(s)));
+    if tokio::time::timeout(FIRST_KEYS, known).await.is_err() {
+        tracing::warn!("not all key sets are there yet; their tokens are refused until they are");
+    }
 }
 
 /// Serves `CreateCertificate`, if the configuration asks for it.

@@ -342,17 +342,22 @@ pub async fn exchange(
     let keep = match unanswered {
         None => keep,
         Some(responder) => {
-            let reply = if close == CloseReason::PolicyChanged {
-                Reply::denied()
-            } else {
-                Reply::text(close.status(), close.label())
-            };
+            let reply = instead(close);
             story.edit(|r| r.status = Some(reply.status.as_u16()));
             responder.reply(reply, bodiless, &mut body).await && keep
         }
     };
     story.end(close);
     keep
+}
+
+/// The answer where the upstream gives none.
+fn instead(close: CloseReason) -> Reply {
+    if close == CloseReason::PolicyChanged {
+        Reply::denied()
+    } else {
+        Reply::text(close.status(), close.label())
+    }
 }
 
 fn dial_reason(error: &DialError) -> CloseReason {
@@ -632,10 +637,10 @@ fn request_head(out: &mut BytesMut, moving: &Moving<'_>, coding: Option<Coding>)
     out.extend_from_slice(b"\r\n");
     match coding {
         Some(Coding::Length(n)) => {
-            out.extend_from_slice(format!("content-length: {n}\r\n").as_bytes())
+            out.extend_from_slice(format!("content-length: {n}\r\n").as_bytes());
         }
         Some(Coding::Chunked | Coding::Close) => {
-            out.extend_from_slice(b"transfer-encoding: chunked\r\n")
+            out.extend_from_slice(b"transfer-encoding: chunked\r\n");
         }
         None if moving.length == Some(0) => out.extend_from_slice(b"content-length: 0\r\n"),
         None => {}

@@ -254,7 +254,7 @@ async fn one_h2(
                 StatusCode::BAD_REQUEST,
                 &error.to_string(),
             )
-            .await
+            .await;
         }
     }
 }
