@@ -7,4 +7,5 @@ pub mod host;
 pub mod limits;
 pub mod path;
 pub mod resource;
+pub mod scope;
 pub mod spiffe;

@@ -58,6 +58,12 @@ pub const DISCOVERY_BYTES: usize = 1 << 20;
 pub const REFUSED_BODY_BYTES: u64 = 64 * 1024;
 /// Idle upstream connections kept per core and key.
 pub const IDLE_UPSTREAMS: usize = 64;
+/// Addresses kept of one outside name.
+pub const ADDRESSES_PER_NAME: usize = 16;
+/// Names that are resolved at a time.
+pub const LOOKUPS: usize = 16;
+/// Longest TLS ClientHello inside a CONNECT, record headers included; with post-quantum key shares it is about 2 KiB.
+pub const CLIENT_HELLO_BYTES: usize = 16 * 1024;
 
 /// Handshake and first bytes of a downstream connection, in milliseconds.
 pub const HANDSHAKE_MS: u64 = 10_000;
@@ -67,6 +73,10 @@ pub const HEAD_MS: u64 = 15_000;
 pub const CONNECT_MS: u64 = 10_000;
 /// How long a refused request may take to send its small body, in milliseconds.
 pub const REFUSED_BODY_MS: u64 = 250;
+/// All addresses of one upstream together, TLS included, in milliseconds.
+pub const CONNECT_ALL_MS: u64 = 30_000;
+/// One name in DNS, both families, all nameservers, in milliseconds.
+pub const LOOKUP_MS: u64 = 10_000;
 /// Idle keep-alive connection downstream, in milliseconds.
 pub const IDLE_MS: u64 = 300_000;
 /// How long a plaintext connection under STRICT may wait for its first byte before the reset, in milliseconds.
@@ -75,3 +85,4 @@ pub const RESET_WAIT_MS: u64 = 1000;
 const _: () = assert!(TARGET_BYTES < HEAD_BYTES);
 const _: () = assert!(TOKEN_BYTES < HEAD_BYTES);
 const _: () = assert!(COOKIE_BYTES < 4096);
+const _: () = assert!(CONNECT_MS < CONNECT_ALL_MS);
