@@ -3,11 +3,13 @@
 pub mod admin;
 pub mod ask;
 pub mod authority;
+pub mod dns;
 pub mod files;
 pub mod grpc;
 pub mod http_client;
 pub mod jwks;
 pub mod oidc_client;
+pub mod origination;
 pub mod plane;
 pub mod snapshot;
 pub mod svid;

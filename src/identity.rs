@@ -3,7 +3,9 @@
 //! Everything here is pure: the time is an argument, and rustls passes it to the verifiers.
 
 pub mod bundle;
+pub mod client_hello;
 pub mod leaf;
+pub mod outside;
 pub mod pem;
 pub mod rotation;
 pub mod svid;

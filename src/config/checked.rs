@@ -34,6 +34,8 @@ pub struct Process {
     pub io: IoDriver,
     /// Data cores; 0 means as many as the machine offers.
     pub cores: usize,
+    /// Nameservers for the names of outside services; empty: those of `/etc/resolv.conf`.
+    pub nameservers: Vec<SocketAddr>,
     /// Where decision records go.
     pub records: RecordSink,
     /// Readiness, generation and metrics.
@@ -305,8 +307,10 @@ pub struct Service {
     pub workloads: Vec<usize>,
     /// `endpoints[].address` of an external service, or its host where `resolution = "DNS"`.
     pub endpoints: Vec<String>,
-    /// `subjectAltNames`.
+    /// `subjectAltNames`: DNS names in lower case or IP addresses, one of which the server's certificate must hold.
     pub subject_alt_names: Vec<String>,
+    /// `dangerous_allowPrivateAddresses`: what DNS answers for `endpoints` may be inside.
+    pub allow_private: bool,
     /// Gateway that traffic to it passes (label `istio.io/use-waypoint`, `-namespace`), as an index into `Mesh::gateways`.
     pub waypoint: Option<usize>,
     /// `labels`.
@@ -372,7 +376,7 @@ pub enum UpstreamTls {
     Simple {
         /// `sni`; the request's host if absent.
         sni: Option<String>,
-        /// `subjectAltNames`; the request's host if empty.
+        /// `subjectAltNames`; the service's if empty, and the name sent as SNI if those are empty too.
         subject_alt_names: Vec<String>,
         /// `caCertificates`; the system's roots if absent.
         ca_certificates: Option<PathBuf>,

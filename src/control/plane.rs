@@ -21,6 +21,7 @@ use crate::control::admin::{self, Status};
 use crate::control::ask::{self, Ask, Asker};
 use crate::control::authority::grant::JoinTokens;
 use crate::control::authority::{Authority, AuthorityError};
+use crate::control::dns::{self, Dns, NameKeeper, Names};
 use crate::control::files::{self, FilesJob};
 use crate::control::grpc::{CertificateService, RemoteAuthority, RemoteError};
 use crate::control::http_client::{HttpClient, SYSTEM_ROOTS};
@@ -121,6 +122,7 @@ pub struct Plane {
     keys: watch::Receiver<Arc<KeySets>>,
     jwks: JwksHandle,
     http: HttpClient,
+    names: Names,
     login: LoginPart,
     asks: mpsc::Receiver<Ask>,
     snapshot: Arc<ArcSwap<Snapshot>>,
@@ -160,6 +162,7 @@ impl Plane {
         );
         tasks.spawn(keeper.run());
         let mut login = LoginPart::start(&http, &config.mesh, None)?;
+        let mut names = name_keeper(&config, &mut tasks);
 
         let all = svids.wait_for(|set| set.covers(&wanted));
         if tokio::time::timeout(Duration::from_secs(FIRST_IDENTITIES_S), all)
@@ -168,7 +171,7 @@ impl Plane {
         {
             return Err(PlaneError::NoIdentities(FIRST_IDENTITIES_S));
         }
-        tokio::join!(first_keys(&mut keys, &config.mesh), login.first());
+        tokio::join!(first_keys(&mut keys, &config.mesh), login.first(), names.first());
         let identities = Identities::default()
             .renew(&svids.borrow_and_update())
             .map_err(PlaneError::Snapshot)?;
@@ -183,6 +186,7 @@ impl Plane {
             keys,
             jwks,
             http,
+            names,
             login,
             asks,
             // Replaced at once, two lines below.
@@ -214,6 +218,7 @@ impl Plane {
                 Some(()) = reloads.recv() => self.reload().await,
                 Ok(()) = self.svids.changed() => self.renew(),
                 Ok(()) = self.keys.changed() => self.refresh("key sets"),
+                Ok(()) = self.names.resolved.changed() => self.refresh("outside names"),
                 Ok(()) = self.login.logins.changed() => self.refresh("login providers"),
                 Some(question) = self.asks.recv() => self.answer(question),
             }
@@ -235,6 +240,8 @@ impl Plane {
             identities: Arc::clone(&self.identities),
             keys: Arc::clone(&self.keys.borrow_and_update()),
             oidc,
+            resolved: Arc::clone(&self.names.resolved.borrow_and_update()),
+            origination: Arc::clone(&self.snapshot.load().origination),
         };
         let snapshot = Snapshot::build(&parts)?;
         self.snapshot.store(Arc::new(snapshot));
@@ -307,6 +314,7 @@ impl Plane {
         tracing::info!(generation = self.generation, "configuration reloaded");
         self.wanted.send_replace(wanted(&self.config));
         self.jwks.set_sources(key_sources(&self.config.mesh));
+        self.names.wanted.send_replace(dns::wanted(&self.config));
     }
 
     fn refused(&self, problems: Vec<String>) {
@@ -344,6 +352,8 @@ fn first_parts(config: &Arc<Config>) -> Parts {
         identities: Arc::default(),
         keys: Arc::default(),
         oidc: BTreeMap::new(),
+        resolved: Arc::default(),
+        origination: Arc::default(),
     }
 }
 
@@ -553,6 +563,13 @@ fn key_sources(mesh: &Mesh) -> Sources {
     let rules = mesh.request_authentications.iter().flat_map(|r| &r.rules);
     let remote = rules.filter(|r| !matches!(r.keys, KeySource::Inline(_)));
     remote.map(|r| (r.keys.clone(), r.timeout_ms)).collect()
+}
+
+fn name_keeper(config: &Config, tasks: &mut Tasks) -> Names {
+    let nameservers = config.process.nameservers.clone();
+    let (keeper, names) = NameKeeper::new(Dns::new(nameservers), dns::wanted(config));
+    tasks.spawn(keeper.run());
+    names
 }
 
 /// The login providers of a configuration and what keeps them.

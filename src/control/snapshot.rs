@@ -7,7 +7,8 @@ use std::sync::Arc;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 
-use crate::config::checked::{Config, Gateway, GatewayClass, Mesh, Process, UpstreamTls, Workload};
+use crate::config::checked::{Config, Gateway, GatewayClass, Mesh, Process, Workload};
+use crate::control::origination::Originations;
 use crate::control::svid::SvidSet;
 use crate::identity::bundle::TrustBundles;
 use crate::identity::svid::Svid;
@@ -20,7 +21,7 @@ use crate::policy::{
     attaches, compile,
 };
 use crate::role::directory::{Directory, waypointed_services};
-use crate::role::egress;
+use crate::upstream::resolved::Resolved;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
 
@@ -69,8 +70,10 @@ pub struct Snapshot {
     pub keys: Arc<KeySets>,
     /// Edge certificates, by ingress and listener as configured.
     pub edge: Vec<Vec<Arc<ServerConfig>>>,
-    /// By service: TLS that the egress gateway originates.
-    pub origination: BTreeMap<usize, Arc<ClientConfig>>,
+    /// TLS that egress gateways originate.
+    pub origination: Arc<Originations>,
+    /// Addresses of outside names.
+    pub resolved: Arc<Resolved>,
     /// Login providers that are ready, by name.
     pub oidc: BTreeMap<String, Arc<oidc::Provider>>,
 }
@@ -101,7 +104,7 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
-    fn file(path: &Path, what: impl std::fmt::Display) -> Self {
+    pub(crate) fn file(path: &Path, what: impl std::fmt::Display) -> Self {
         Self::File {
             path: path.to_owned(),
             what: what.to_string(),
@@ -122,6 +125,10 @@ pub struct Parts {
     pub keys: Arc<KeySets>,
     /// Login providers.
     pub oidc: BTreeMap<String, Arc<oidc::Provider>>,
+    /// Addresses of outside names.
+    pub resolved: Arc<Resolved>,
+    /// TLS that the snapshot before this one originates.
+    pub origination: Arc<Originations>,
 }
 
 impl Snapshot {
@@ -156,7 +163,8 @@ impl Snapshot {
             identities: Arc::clone(&parts.identities),
             keys: Arc::clone(&parts.keys),
             edge: edge(&parts.config.process)?,
-            origination: origination(&mesh)?,
+            origination: Arc::new(parts.origination.renew(&mesh)?),
+            resolved: Arc::clone(&parts.resolved),
             oidc: parts.oidc.clone(),
             mesh,
         })
@@ -346,49 +354,6 @@ fn edge(process: &Process) -> Result<Vec<Vec<Arc<ServerConfig>>>, SnapshotError>
             listeners.push(Arc::new(config));
         }
         all.push(listeners);
-    }
-    Ok(all)
-}
-
-/// Where Debian and its kin keep the system's roots.
-const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the control thread reads files, the cores do not"
-)]
-fn origination(mesh: &Mesh) -> Result<BTreeMap<usize, Arc<ClientConfig>>, SnapshotError> {
-    let mut all = BTreeMap::new();
-    for service in 0..mesh.services.len() {
-        let Some(UpstreamTls::Simple {
-            ca_certificates, ..
-        }) = egress::tls_rule(mesh, service)
-        else {
-            continue;
-        };
-        let path = ca_certificates
-            .clone()
-            .unwrap_or_else(|| PathBuf::from(SYSTEM_ROOTS));
-        let pem = std::fs::read(&path).map_err(|e| SnapshotError::file(&path, e))?;
-        let mut roots = rustls::RootCertStore::empty();
-        let found =
-            crate::identity::pem::certificates(&pem).map_err(|e| SnapshotError::file(&path, e))?;
-        let (added, _ignored) = roots.add_parsable_certificates(found);
-        if added == 0 {
-            return Err(SnapshotError::file(
-                &path,
-                "holds no usable root certificate",
-            ));
-        }
-        let mut config = ClientConfig::builder_with_provider(Arc::new(
-            rustls::crypto::aws_lc_rs::default_provider(),
-        ))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| SnapshotError::file(&path, e))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        all.insert(service, Arc::new(config));
     }
     Ok(all)
 }

@@ -27,8 +27,8 @@ pub enum Target {
     Hbone(Far),
     /// Plain TCP: the workload's own app, or an outside service without TLS.
     Plain {
-        /// Address.
-        address: UpstreamAddr,
+        /// Addresses, tried in order.
+        addresses: Vec<UpstreamAddr>,
         /// Socket options.
         options: ConnectOptions,
     },
@@ -99,7 +99,10 @@ fn key(version: Version, target: &Target) -> Key {
             let who = format!("{} {} {}", far.source, far.expected, far.authority);
             (version, 0, who, far.address, Arc::as_ptr(&far.tls).addr())
         }
-        Target::Plain { address, .. } => (version, 1, String::new(), address.0, 0),
+        Target::Plain { addresses, .. } => {
+            let first = addresses.first().map_or(none, |a| a.0);
+            (version, 1, String::new(), first, 0)
+        }
         Target::Tls {
             addresses,
             config,
@@ -220,20 +223,21 @@ impl Upstreams {
     async fn open(&self, permit: &Permit, target: &Target) -> Result<Stream, DialError> {
         match target {
             Target::Hbone(far) => Ok(self.hbone.open(permit, far).await?),
-            Target::Plain { address, options } => tcp(*address, *options).await.map(Stream::from),
+            Target::Plain { addresses, options } => {
+                each(addresses, async |address| {
+                    tcp(address, *options).await.map(Stream::from)
+                })
+                .await
+            }
             Target::Tls {
                 addresses,
                 config,
                 name,
             } => {
-                let mut last = DialError::Connect(io::ErrorKind::AddrNotAvailable.into());
-                for address in addresses {
-                    match tls_to(*address, config, name).await {
-                        Ok(stream) => return Ok(stream),
-                        Err(error) => last = error,
-                    }
-                }
-                Err(last)
+                each(addresses, async |address| {
+                    tls_to(address, config, name).await
+                })
+                .await
             }
         }
     }
@@ -245,6 +249,30 @@ impl Upstreams {
             list.retain_mut(|c| c.reader.is_quiet());
             !list.is_empty()
         });
+    }
+}
+
+/// The first address that can be connected to.
+async fn each(
+    addresses: &[UpstreamAddr],
+    connect: impl AsyncFn(UpstreamAddr) -> Result<Stream, DialError>,
+) -> Result<Stream, DialError> {
+    let all = async {
+        let mut last = DialError::Connect(io::ErrorKind::AddrNotAvailable.into());
+        for address in addresses {
+            match connect(*address).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => {
+                    tracing::debug!(%address, %error, "upstream address");
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    };
+    match rt::timeout(limits::CONNECT_ALL_MS, all).await {
+        Ok(outcome) => outcome,
+        Err(rt::Elapsed) => Err(DialError::Timeout),
     }
 }
 

@@ -41,8 +41,8 @@ pub enum Route {
     Outside {
         /// Index into `Mesh::services`.
         service: usize,
-        /// Address.
-        address: UpstreamAddr,
+        /// Port of its endpoints.
+        port: u16,
     },
     /// Not in the registry; the address is known if the client named one.
     Unknown(Option<UpstreamAddr>),
@@ -64,7 +64,7 @@ pub fn route(mesh: &Mesh, directory: &Directory, wanted: &Wanted, port: u16, tur
         ),
     };
     if let Some(at) = service {
-        return to_service(mesh, at, wanted, port, asked, turn);
+        return to_service(mesh, at, port, asked, turn);
     }
     match wanted {
         Wanted::Address(ip) => match directory.workload_by_address(*ip) {
@@ -79,14 +79,7 @@ pub fn route(mesh: &Mesh, directory: &Directory, wanted: &Wanted, port: u16, tur
     }
 }
 
-fn to_service(
-    mesh: &Mesh,
-    at: usize,
-    wanted: &Wanted,
-    port: u16,
-    authority: String,
-    turn: usize,
-) -> Route {
+fn to_service(mesh: &Mesh, at: usize, port: u16, authority: String, turn: usize) -> Route {
     let unreachable = Route::Unreachable { service: at };
     let Some(service) = mesh.services.get(at) else {
         return unreachable;
@@ -111,20 +104,8 @@ fn to_service(
             None => unreachable,
         };
     }
-    let endpoints: Vec<IpAddr> = service
-        .endpoints
-        .iter()
-        .filter_map(|e| e.parse().ok())
-        .collect();
-    let chosen = by_turns(&endpoints, turn).copied().or(match wanted {
-        Wanted::Address(ip) => Some(*ip),
-        Wanted::Name(_) => None,
-    });
-    match chosen {
-        Some(ip) => Route::Outside {
-            service: at,
-            address: UpstreamAddr(SocketAddr::new(ip, declared.target_port)),
-        },
-        None => unreachable,
+    Route::Outside {
+        service: at,
+        port: declared.target_port,
     }
 }

@@ -132,7 +132,9 @@ mod tests {
     use super::*;
 
     fn ips(text: &str) -> Vec<IpAddr> {
-        text.split_whitespace().map(|t| t.parse().unwrap()).collect()
+        text.split_whitespace()
+            .map(|t| t.parse().unwrap())
+            .collect()
     }
 
     #[test]
@@ -140,9 +142,19 @@ mod tests {
         for (allow_private, answer, addresses, refused) in [
             (false, "8.8.8.8 1.1.1.1 8.8.8.8", "1.1.1.1 8.8.8.8", ""),
             (false, "127.0.0.1 8.8.8.8", "8.8.8.8", "127.0.0.1"),
-            (false, "::ffff:10.0.0.1 2606:4700::1", "2606:4700::1", "10.0.0.1"),
+            (
+                false,
+                "::ffff:10.0.0.1 2606:4700::1",
+                "2606:4700::1",
+                "10.0.0.1",
+            ),
             (true, "::ffff:10.0.0.1 ::1", "10.0.0.1 ::1", ""),
-            (true, "169.254.169.254 10.0.0.1", "10.0.0.1", "169.254.169.254"),
+            (
+                true,
+                "169.254.169.254 10.0.0.1",
+                "10.0.0.1",
+                "169.254.169.254",
+            ),
             (true, "0.0.0.0 ::", "", "0.0.0.0 ::"),
             (false, "", "", ""),
         ] {
@@ -192,10 +204,16 @@ mod tests {
                 "`in.test` has no address that may be dialled: DNS answered 10.0.0.1, 127.0.0.1",
             ),
             (name("in.test", true), "`in.test` is not resolved yet"),
-            (name("none.test", false), "`none.test` has no address in DNS"),
+            (
+                name("none.test", false),
+                "`none.test` has no address in DNS",
+            ),
         ] {
             assert_eq!(all.addresses(&name).unwrap_err().to_string(), want);
         }
-        assert_eq!(all.addresses(&name("out.test", false)).unwrap(), ips("8.8.8.8"));
+        assert_eq!(
+            all.addresses(&name("out.test", false)).unwrap(),
+            ips("8.8.8.8")
+        );
     }
 }

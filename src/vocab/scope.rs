@@ -60,21 +60,23 @@ pub fn is_global(ip: IpAddr) -> bool {
 pub fn is_private(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => {
-            v4.is_loopback()
-                || v4.is_private()
-                || in_v4(v4, (Ipv4Addr::new(100, 64, 0, 0), 10))
+            v4.is_loopback() || v4.is_private() || in_v4(v4, (Ipv4Addr::new(100, 64, 0, 0), 10))
         }
         IpAddr::V6(v6) => v6.is_loopback() || in_v6(v6, UNIQUE_LOCAL),
     }
 }
 
 fn in_v4(ip: Ipv4Addr, (base, prefix): (Ipv4Addr, u32)) -> bool {
-    let mask = u32::MAX.checked_shl(32_u32.saturating_sub(prefix)).unwrap_or(0);
+    let mask = u32::MAX
+        .checked_shl(32_u32.saturating_sub(prefix))
+        .unwrap_or(0);
     ip.to_bits() & mask == base.to_bits()
 }
 
 fn in_v6(ip: Ipv6Addr, (base, prefix): (Ipv6Addr, u32)) -> bool {
-    let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix)).unwrap_or(0);
+    let mask = u128::MAX
+        .checked_shl(128_u32.saturating_sub(prefix))
+        .unwrap_or(0);
     ip.to_bits() & mask == base.to_bits()
 }
 

@@ -28,7 +28,7 @@ use crate::vocab::path::CanonicalPath;
 use crate::worker::core::Core;
 use crate::worker::edge;
 use crate::worker::forward::{self as forwarding, Forward, Responder};
-use crate::worker::judge::{self, Next, NoPlan, Plan};
+use crate::worker::judge::{self, Next, NoPlan, NoTarget, Plan};
 use crate::worker::site::{Site, SitePoint, Story};
 
 /// A request as it arrived, canonical.
@@ -221,8 +221,13 @@ async fn prepare(
     let permit = plan
         .judge(&site.connection, Some(request))
         .map_err(|d| Box::new(Refusal::denied(d)))?;
-    let going = going(snapshot, site, &plan, request)
-        .ok_or_else(|| Box::new(Refusal::close(CloseReason::NoRoute)))?;
+    let going = going(snapshot, site, &plan, request, turn).map_err(|why| {
+        let (close, detail) = why.close();
+        Box::new(Refusal {
+            detail,
+            ..Refusal::close(close)
+        })
+    })?;
     Ok((permit, going))
 }
 
@@ -295,60 +300,60 @@ fn tokens(
     Ok(())
 }
 
-fn going(snapshot: &Snapshot, site: &Site, plan: &Plan<'_>, request: &Request) -> Option<Going> {
+fn going(
+    snapshot: &Snapshot,
+    site: &Site,
+    plan: &Plan<'_>,
+    request: &Request,
+    turn: usize,
+) -> Result<Going, NoTarget> {
     let version = match plan.protocol {
         Protocol::Http2 | Protocol::Grpc => Version::H2,
         Protocol::Http | Protocol::Https | Protocol::Tls | Protocol::Tcp => Version::H1,
     };
-    Some(Going {
-        target: target(snapshot, site.peer, plan, Some(request))?,
+    Ok(Going {
+        target: target(snapshot, site.peer, plan, Some(request), turn)?,
         version,
         own: plan.own.map(|id| id.as_str().to_owned()),
     })
 }
 
-/// Turns where into how.
-#[must_use]
+/// Turns where into how. `turn` chooses the address that is tried first.
+///
+/// # Errors
+/// `NoTarget`.
 pub fn target(
     snapshot: &Snapshot,
     client: SocketAddr,
     plan: &Plan<'_>,
     request: Option<&Request>,
-) -> Option<Target> {
+    turn: usize,
+) -> Result<Target, NoTarget> {
     let mesh = &snapshot.mesh;
-    match &plan.next {
-        Next::App(address, mark) => Some(Target::Plain {
-            address: UpstreamAddr(*address),
-            options: ConnectOptions { mark: *mark },
+    let beyond = match &plan.next {
+        Next::App(address, mark) => {
+            return Ok(Target::Plain {
+                addresses: vec![UpstreamAddr(*address)],
+                options: ConnectOptions { mark: *mark },
+            });
+        }
+        Next::Outside(service, port) => {
+            let addresses = judge::endpoints(snapshot, *service, *port, turn)?;
+            return outside(snapshot, *service, addresses, request).ok_or(NoTarget::NoRoute);
+        }
+        Next::Workload(at, port) => mesh.workloads.get(*at).map(|workload| Beyond {
+            address: SocketAddr::new(workload.address, workload.hbone_port),
+            expected: workload.id.clone(),
+            authority: SocketAddr::new(workload.address, *port).to_string(),
         }),
-        Next::Workload(at, port) => {
-            let workload = mesh.workloads.get(*at)?;
-            hbone(
-                snapshot,
-                plan.own?,
-                client,
-                Beyond {
-                    address: SocketAddr::new(workload.address, workload.hbone_port),
-                    expected: workload.id.clone(),
-                    authority: SocketAddr::new(workload.address, *port).to_string(),
-                },
-            )
-        }
-        Next::Gateway(at, authority) => {
-            let gateway = mesh.gateways.get(*at)?;
-            hbone(
-                snapshot,
-                plan.own?,
-                client,
-                Beyond {
-                    address: gateway.hbone,
-                    expected: gateway.id.clone(),
-                    authority: authority.clone(),
-                },
-            )
-        }
-        Next::Outside(service, port) => outside(snapshot, *service, *port, request),
-    }
+        Next::Gateway(at, authority) => mesh.gateways.get(*at).map(|gateway| Beyond {
+            address: gateway.hbone,
+            expected: gateway.id.clone(),
+            authority: authority.clone(),
+        }),
+    };
+    let far = |(own, beyond)| hbone(snapshot, own, client, beyond);
+    plan.own.zip(beyond).and_then(far).ok_or(NoTarget::NoRoute)
 }
 
 /// The far end of a tunnel.
@@ -385,10 +390,9 @@ pub fn hbone(
 fn outside(
     snapshot: &Snapshot,
     service: usize,
-    port: u16,
+    addresses: Vec<UpstreamAddr>,
     request: Option<&Request>,
 ) -> Option<Target> {
-    let addresses = judge::endpoints(&snapshot.mesh, service, port);
     // CONNECT and bytes carry the client's own TLS, which must not be wrapped once more.
     let request = request.filter(|r| r.method != Method::CONNECT);
     match (egress::tls_rule(&snapshot.mesh, service), request) {
@@ -398,13 +402,17 @@ fn outside(
                 .unwrap_or_else(|| request.host.name().to_owned());
             Some(Target::Tls {
                 addresses,
-                config: Arc::clone(snapshot.origination.get(&service)?),
+                config: Arc::clone(
+                    snapshot
+                        .origination
+                        .get(&snapshot.mesh.services.get(service)?.name)?,
+                ),
                 name: rustls::pki_types::ServerName::try_from(name).ok()?,
             })
         }
         (Some(UpstreamTls::Simple { .. } | UpstreamTls::Disable) | None, _) => {
             Some(Target::Plain {
-                address: *addresses.first()?,
+                addresses,
                 options: ConnectOptions::default(),
             })
         }

@@ -10,8 +10,9 @@ use crate::policy::{
     decide_via_waypoint,
 };
 use crate::role::directory::service_port;
+use crate::role::egress::NoEndpoint;
 use crate::role::outbound::{self, Route, Wanted};
-use crate::role::{ingress, waypoint};
+use crate::role::{egress, ingress, waypoint};
 use crate::upstream::by_turns;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::resource::ResourceName;
@@ -302,14 +303,41 @@ pub fn is_class(snapshot: &Snapshot, gateway: usize, class: GatewayClass) -> boo
         .is_some_and(|g| g.class == class)
 }
 
-/// Addresses of an outside service's endpoints; names are not resolved here.
-#[must_use]
-pub fn endpoints(mesh: &Mesh, service: usize, port: u16) -> Vec<UpstreamAddr> {
-    let all = mesh
+/// Addresses of an outside service's endpoints in the order in which they are tried, as they were judged when DNS
+/// answered: a name is never resolved for a request.
+///
+/// # Errors
+/// Why there is none.
+pub fn endpoints(
+    snapshot: &Snapshot,
+    service: usize,
+    port: u16,
+    turn: usize,
+) -> Result<Vec<UpstreamAddr>, NoTarget> {
+    let service = snapshot
+        .mesh
         .services
         .get(service)
-        .map(|s| s.endpoints.as_slice())
-        .unwrap_or_default();
-    let address = |e: &String| Some(UpstreamAddr(SocketAddr::new(e.parse().ok()?, port)));
-    all.iter().filter_map(address).collect()
+        .ok_or(NoTarget::NoRoute)?;
+    egress::endpoints(service, &snapshot.resolved, port, turn).map_err(NoTarget::NoEndpoint)
+}
+
+/// Why what was permitted cannot be dialled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoTarget {
+    /// Nothing there.
+    NoRoute,
+    /// An outside service without a usable address.
+    NoEndpoint(NoEndpoint),
+}
+
+impl NoTarget {
+    /// The reason that is recorded, and what the record says more.
+    #[must_use]
+    pub fn close(&self) -> (CloseReason, Option<String>) {
+        match self {
+            Self::NoRoute => (CloseReason::NoRoute, None),
+            Self::NoEndpoint(why) => (CloseReason::UpstreamConnect, Some(why.to_string())),
+        }
+    }
 }

@@ -26,7 +26,7 @@ use crate::vocab::spiffe::SpiffeId;
 use crate::worker::core::Core;
 use crate::worker::exchange::{Beyond, hbone, target};
 use crate::worker::forward::chain;
-use crate::worker::judge::{self, NoPlan};
+use crate::worker::judge::{self, NoPlan, NoTarget};
 use crate::worker::serve;
 use crate::worker::site::{Site, SitePoint, Story};
 use crate::worker::socks::{self, Answer};
@@ -245,10 +245,11 @@ pub fn permitted(
         }
     };
     story.judged(permit.verdict());
-    match target(snapshot, site.peer, &plan, None) {
-        Some(target) => Ok((permit, target, story)),
-        None => {
-            story.edit(|r| r.close = Some(CloseReason::NoRoute));
+    match target(snapshot, site.peer, &plan, None, core.turn()) {
+        Ok(target) => Ok((permit, target, story)),
+        Err(why) => {
+            let (close, detail) = why.close();
+            story.edit(|r| (r.close, r.detail) = (Some(close), detail));
             Err(story)
         }
     }
@@ -492,7 +493,8 @@ async fn leave(
         r.service = Some(asked.clone());
     });
     let mesh = &snapshot.mesh;
-    let route = outbound::route(mesh, &snapshot.directory, wanted, port, core.turn());
+    let turn = core.turn();
+    let route = outbound::route(mesh, &snapshot.directory, wanted, port, turn);
     let verdict = match &route {
         Route::Unknown(_) => {
             decide_outbound(OutboundTarget::Unknown(&asked), mesh.outbound_allow_any)
@@ -513,13 +515,14 @@ async fn leave(
         }
     };
     let options = rt::ConnectOptions { mark: node.mark };
-    let target = outbound_target(&snapshot, &own.id, peer, route, options);
-    let Some(target) = target else {
-        return end(
-            story,
-            CloseReason::NoRoute,
-            format!("`{asked}` has no endpoint or no such port"),
-        );
+    let target = match outbound_target(&snapshot, &own.id, peer, route, (options, turn)) {
+        Ok(target) => target,
+        Err(why) => {
+            let (close, detail) = why.close();
+            let detail =
+                detail.unwrap_or_else(|| format!("`{asked}` has no endpoint or no such port"));
+            return end(story, close, detail);
+        }
     };
     match core.upstreams.dial(permit, &target).await {
         Ok(up) => Ok((up, story)),
@@ -537,35 +540,36 @@ fn outbound_target(
     own: &SpiffeId,
     client: SocketAddr,
     route: Route,
-    options: rt::ConnectOptions,
-) -> Option<Target> {
+    (options, turn): (rt::ConnectOptions, usize),
+) -> Result<Target, NoTarget> {
     let mesh = &snapshot.mesh;
-    match route {
+    let beyond = match route {
         Route::Gateway {
             gateway, authority, ..
-        } => {
-            let gateway = mesh.gateways.get(gateway)?;
-            let beyond = Beyond {
-                address: gateway.hbone,
-                expected: gateway.id.clone(),
-                authority,
-            };
-            hbone(snapshot, own, client, beyond)
-        }
+        } => mesh.gateways.get(gateway).map(|gateway| Beyond {
+            address: gateway.hbone,
+            expected: gateway.id.clone(),
+            authority,
+        }),
         Route::Workload { workload, port, .. } => {
-            let workload = mesh.workloads.get(workload)?;
-            let beyond = Beyond {
+            mesh.workloads.get(workload).map(|workload| Beyond {
                 address: SocketAddr::new(workload.address, workload.hbone_port),
                 expected: workload.id.clone(),
                 authority: SocketAddr::new(workload.address, port).to_string(),
-            };
-            hbone(snapshot, own, client, beyond)
+            })
         }
-        Route::Outside { address, .. } => Some(Target::Plain { address, options }),
-        Route::Unknown(address) => Some(Target::Plain {
-            address: address?,
-            options,
-        }),
-        Route::Unreachable { .. } => None,
-    }
+        Route::Outside { service, port } => {
+            let addresses = judge::endpoints(snapshot, service, port, turn)?;
+            return Ok(Target::Plain { addresses, options });
+        }
+        Route::Unknown(Some(address)) => {
+            return Ok(Target::Plain {
+                addresses: vec![address],
+                options,
+            });
+        }
+        Route::Unknown(None) | Route::Unreachable { .. } => None,
+    };
+    let far = |beyond| hbone(snapshot, own, client, beyond);
+    beyond.and_then(far).ok_or(NoTarget::NoRoute)
 }

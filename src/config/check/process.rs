@@ -90,6 +90,7 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
             .unwrap_or_else(|| NAME.to_owned()),
         io: settings.and_then(|s| s.io).unwrap_or_default(),
         cores: settings.and_then(|s| s.cores).map_or(0, |n| n.0),
+        nameservers: nameservers(settings, cx),
         records: records(file, cx),
         admin,
         identity: identity?,
@@ -99,6 +100,24 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         ingresses,
         egresses,
     })
+}
+
+fn nameservers(settings: Option<&raw::ProcessSettings>, cx: &mut Context<'_>) -> Vec<SocketAddr> {
+    let mut all = Vec::new();
+    for at in settings.iter().flat_map(|s| s.nameservers.iter().flatten()) {
+        if at.ip().is_unspecified() || at.ip().is_multicast() {
+            cx.out.error(
+                &at.place,
+                format!("`{}` is no address of a nameserver", at.value),
+            );
+        }
+        if all.contains(&at.value) {
+            cx.out
+                .error(&at.place, format!("a second nameserver `{}`", at.value));
+        }
+        all.push(at.value);
+    }
+    all
 }
 
 fn records(file: &File, cx: &Context<'_>) -> RecordSink {

@@ -47,16 +47,13 @@ fn service(raw: &ServiceEntry, mesh: &Mesh, taken: &mut Taken, cx: &mut Context<
         }
     }
     let workloads = workloads(raw, location, &name, mesh, cx);
+    let endpoints = endpoints(raw, location, &hosts, cx);
     Service {
-        endpoints: endpoints(raw, location, &hosts, cx),
+        allow_private: allow_private(raw, &endpoints, cx),
+        endpoints,
         waypoint: waypoint(raw, location, &name, mesh, cx),
         ports: ports(raw, cx),
-        subject_alt_names: raw
-            .subject_alt_names
-            .iter()
-            .flatten()
-            .map(|at| at.value.clone())
-            .collect(),
+        subject_alt_names: subject_alt_names(raw.subject_alt_names.as_ref(), cx),
         labels: labels(raw.labels.as_ref()),
         name,
         hosts,
@@ -231,6 +228,38 @@ fn endpoints(
     endpoints
 }
 
+/// Whether DNS may answer with addresses of the inside; of use only where DNS is asked.
+fn allow_private(raw: &ServiceEntry, endpoints: &[String], cx: &mut Context<'_>) -> bool {
+    let Some(at) = &raw.allow_private else {
+        return false;
+    };
+    let named = endpoints.iter().any(|e| e.parse::<IpAddr>().is_err());
+    if !named && raw.whole() {
+        cx.out.error(
+            &at.place,
+            "nothing of this service is asked of DNS; addresses in `endpoints` are dialled as they stand",
+        );
+    }
+    at.value
+}
+
+/// Names that a server's certificate may hold: exact, no wildcards.
+fn subject_alt_names(raw: Option<&Vec<At<String>>>, cx: &mut Context<'_>) -> Vec<String> {
+    let name = |at: &At<String>| match at.parse::<IpAddr>() {
+        Ok(ip) => Some(ip.to_string()),
+        Err(_) if at.contains("://") => {
+            let text = at.escape_debug();
+            cx.out.error(
+                &at.place,
+                format!("`{text}` is a URI, expected a DNS name or an IP address"),
+            );
+            None
+        }
+        Err(_) => cx.host(at, false),
+    };
+    raw.into_iter().flatten().filter_map(name).collect()
+}
+
 /// Without `endpoints`: the hosts themselves by DNS, the addresses where STATIC.
 fn implied(raw: &ServiceEntry, dns: bool, hosts: &[String], cx: &mut Context<'_>) -> Vec<String> {
     if !dns {
@@ -386,12 +415,7 @@ fn client_tls(raw: &ClientTls, cx: &mut Context<'_>) -> Option<UpstreamTls> {
         }
         TlsMode::Simple => Some(UpstreamTls::Simple {
             sni: raw.sni.as_ref().and_then(|at| cx.host(at, false)),
-            subject_alt_names: raw
-                .subject_alt_names
-                .iter()
-                .flatten()
-                .map(|at| at.value.clone())
-                .collect(),
+            subject_alt_names: subject_alt_names(raw.subject_alt_names.as_ref(), cx),
             ca_certificates: raw.ca_certificates.as_ref().map(|at| cx.path(at)),
         }),
         TlsMode::Mutual | TlsMode::IstioMutual => {

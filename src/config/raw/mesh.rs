@@ -118,6 +118,8 @@ table! {
         endpoints: Option<Vec<Endpoint>> = "endpoints",
         workload_selector: Option<WorkloadSelector> = "workloadSelector",
         subject_alt_names: Option<Vec<At<String>>> = "subjectAltNames",
+        /// Ours: DNS may answer with addresses of the inside.
+        allow_private: Option<At<bool>> = "dangerous_allowPrivateAddresses",
     }
     unused { "annotations": Labels }
     later ["exportTo"]

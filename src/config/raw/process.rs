@@ -16,6 +16,8 @@ table! {
         io: Option<IoDriver> = "io",
         /// 0 or absent: as many as the machine offers.
         cores: Option<Count> = "cores",
+        /// Those of /etc/resolv.conf if absent.
+        nameservers: Option<Vec<At<SocketAddr>>> = "nameservers",
     }
     unused { "meshDir": String }
 }

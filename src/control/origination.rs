@@ -1,0 +1,90 @@
+//! TLS that an egress gateway originates, one configuration for each outside service.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::config::checked::{Mesh, UpstreamTls};
+use crate::control::http_client::SYSTEM_ROOTS;
+use crate::control::snapshot::SnapshotError;
+use crate::identity::{outside, pem};
+use crate::role::egress;
+use crate::vocab::resource::ResourceName;
+
+#[derive(Debug)]
+struct Made {
+    roots: Vec<u8>,
+    names: Vec<String>,
+    config: Arc<ClientConfig>,
+}
+
+/// The configurations by service.
+#[derive(Debug, Default)]
+pub struct Originations {
+    made: BTreeMap<ResourceName, Arc<Made>>,
+}
+
+impl Originations {
+    /// The configuration of one service; `None` if none is originated for it.
+    #[must_use]
+    pub fn get(&self, service: &ResourceName) -> Option<&Arc<ClientConfig>> {
+        self.made.get(service).map(|made| &made.config)
+    }
+
+    /// Makes them for a mesh. Those whose roots and names are as before are kept, and with them the pooled connections
+    /// that were made by them.
+    ///
+    /// # Errors
+    /// `SnapshotError::File` for roots that cannot be read or used, or a name that is none.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the control thread reads files, the cores do not"
+    )]
+    pub fn renew(&self, mesh: &Mesh) -> Result<Self, SnapshotError> {
+        let mut made = BTreeMap::new();
+        for (at, service) in mesh.services.iter().enumerate() {
+            let Some(
+                rule @ UpstreamTls::Simple {
+                    ca_certificates, ..
+                },
+            ) = egress::tls_rule(mesh, at)
+            else {
+                continue;
+            };
+            let path = ca_certificates
+                .clone()
+                .unwrap_or_else(|| PathBuf::from(SYSTEM_ROOTS));
+            let roots = std::fs::read(&path).map_err(|e| SnapshotError::file(&path, e))?;
+            let names = egress::subject_alt_names(service, rule).to_vec();
+            let kept = self
+                .made
+                .get(&service.name)
+                .filter(|known| known.roots == roots && known.names == names);
+            let one = match kept {
+                Some(known) => Arc::clone(known),
+                None => Arc::new(Made {
+                    config: config(&path, &roots, &names)?,
+                    roots,
+                    names,
+                }),
+            };
+            made.insert(service.name.clone(), one);
+        }
+        Ok(Self { made })
+    }
+}
+
+fn config(path: &Path, roots: &[u8], names: &[String]) -> Result<Arc<ClientConfig>, SnapshotError> {
+    let found = pem::certificates(roots).map_err(|e| SnapshotError::file(path, e))?;
+    let mut store = RootCertStore::empty();
+    let (added, _ignored) = store.add_parsable_certificates(found);
+    if added == 0 {
+        return Err(SnapshotError::file(
+            path,
+            "holds no usable root certificate",
+        ));
+    }
+    outside::client_config(store, names, &[b"http/1.1"]).map_err(|e| SnapshotError::file(path, e))
+}
