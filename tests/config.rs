@@ -17,9 +17,11 @@ use ringgate::config::checked::{
     UpstreamTls,
 };
 use ringgate::config::{self, Config, ConfigErrors};
+use ringgate::control::dns;
 use ringgate::jwt::model::KeySource;
 use ringgate::policy::L4Deny;
 use ringgate::policy::model::{Action, MtlsMode, Target, TargetKind};
+use ringgate::upstream::resolved::Name;
 use ringgate::vocab::path::PathNormalization;
 use ringgate::vocab::resource::ResourceName;
 
@@ -120,6 +122,52 @@ fn demo_process() {
         PathBuf::from("/etc/ringgate/stolen/reviews-service")
     );
     assert_eq!(p.identity_files[0].audience, "customer-api");
+}
+
+/// A mesh with one outside service, whose table has `more` in it.
+fn outside(process: &str, more: &str) -> Config {
+    let service = "name = \"x\"\nhosts = [\"x.example.test\"]\nports = [{ number = 80, name = \"http\", protocol = \"HTTP\" }]";
+    let text = format!(
+        "[process]\n{process}\n[authority]\n[[serviceEntry]]\n{service}\nresolution = \"DNS\"\n{more}\n"
+    );
+    parse("outside.toml", &text).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn outside_names() {
+    let plain = outside("", "");
+    assert_eq!(plain.process.nameservers, []);
+    let service = &plain.mesh.services[0];
+    assert_eq!(service.endpoints, ["x.example.test"]);
+    assert!(!service.allow_private);
+
+    let more = "endpoints = [{ address = \"Y.example.test\" }, { address = \"10.0.0.1\" }]\nsubjectAltNames = [\"Z.example.test\", \"::ffff\"]\ndangerous_allowPrivateAddresses = true";
+    let full = outside("nameservers = [\"127.0.0.1:5353\", \"[::1]:53\"]", more);
+    let servers: Vec<String> = full
+        .process
+        .nameservers
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(servers, ["127.0.0.1:5353", "[::1]:53"]);
+    let service = &full.mesh.services[0];
+    assert_eq!(service.endpoints, ["y.example.test", "10.0.0.1"]);
+    assert_eq!(service.subject_alt_names, ["z.example.test", "::ffff"]);
+    assert!(service.allow_private);
+
+    // What is asked of DNS depends on who dials: without a node or an egress gateway nothing is.
+    assert!(dns::wanted(&full).is_empty());
+    let egress =
+        parse("egress.toml", &read("config/egress.toml")).unwrap_or_else(|e| panic!("{e}"));
+    let wanted: Vec<_> = dns::wanted(&egress).into_iter().collect();
+    let name = Name {
+        host: "api.code.example.com".to_owned(),
+        allow_private: false,
+    };
+    assert_eq!(wanted, [name]);
+    let mut elsewhere = egress;
+    elsewhere.process.egresses.clear();
+    assert!(dns::wanted(&elsewhere).is_empty());
 }
 
 #[test]

@@ -22,6 +22,8 @@ use serde_json::Value;
 mod authz;
 #[path = "conformance/istio.rs"]
 mod istio;
+#[path = "conformance/names.rs"]
+mod names;
 #[path = "conformance/tokens.rs"]
 mod tokens;
 
@@ -147,6 +149,7 @@ fn run(case: &Value) -> Outcome {
         "peerauthn" => peerauthn(case),
         "validate" => validation(case),
         "id" => spiffe_id(case),
+        "san" => Ok(names::server_is(text(case, "host"), text(case, "san")).into()),
         other => Err(format!("kind `{other}` is not the policy engine's")),
     }
 }

@@ -153,7 +153,7 @@ const FOREIGN: &[&str] = &[
 const FLOORS: &[(&str, &str)] = &[
     ("bytes", "1.11.1"),              // integer overflow in reserve
     ("h2", "0.4.16"),                 // floods, 2024 to 2026
-    ("hickory-proto", "0.26.0"),      // not a dependency today
+    ("hickory-proto", "0.26.0"),      // the versions before have open advisories
     ("idna", "1.0.0"),                // punycode that decodes to ASCII
     ("quinn-proto", "0.11.15"),       // not a dependency today
     ("ring", "0.17.12"),              // panic in overflow checks

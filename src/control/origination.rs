@@ -86,5 +86,6 @@ fn config(path: &Path, roots: &[u8], names: &[String]) -> Result<Arc<ClientConfi
             "holds no usable root certificate",
         ));
     }
-    outside::client_config(store, names, &[b"http/1.1"]).map_err(|e| SnapshotError::file(path, e))
+    outside::client_config(Arc::new(store), names, &[b"http/1.1"])
+        .map_err(|e| SnapshotError::file(path, e))
 }

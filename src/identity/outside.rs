@@ -28,7 +28,7 @@ pub enum OutsideError {
 /// for one whole label before at least two others.
 #[derive(Debug)]
 pub struct OutsideVerifier {
-    roots: RootCertStore,
+    roots: Arc<RootCertStore>,
     names: Vec<ServerName<'static>>,
     provider: Arc<CryptoProvider>,
 }
@@ -38,7 +38,7 @@ impl OutsideVerifier {
     ///
     /// # Errors
     /// `OutsideError::Name` for another word.
-    pub fn new(roots: RootCertStore, names: &[String]) -> Result<Self, OutsideError> {
+    pub fn new(roots: Arc<RootCertStore>, names: &[String]) -> Result<Self, OutsideError> {
         let name = |text: &String| {
             ServerName::try_from(text.clone()).map_err(|_e| OutsideError::Name(text.clone()))
         };
@@ -55,7 +55,7 @@ impl OutsideVerifier {
 /// # Errors
 /// `OutsideError`.
 pub fn client_config(
-    roots: RootCertStore,
+    roots: Arc<RootCertStore>,
     names: &[String],
     alpn: &[&[u8]],
 ) -> Result<Arc<ClientConfig>, OutsideError> {
@@ -125,5 +125,131 @@ impl ServerCertVerifier for OutsideVerifier {
         self.provider
             .signature_verification_algorithms
             .supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rcgen::{
+        BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    };
+
+    use super::*;
+
+    struct Bench {
+        root: CertificateDer<'static>,
+        issuer: Issuer<'static, KeyPair>,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let key = KeyPair::generate().unwrap();
+            let mut params = CertificateParams::default();
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            let root = params.self_signed(&key).unwrap().der().clone();
+            let issuer = Issuer::new(params, key);
+            Self { root, issuer }
+        }
+
+        fn leaf(
+            &self,
+            sans: &[&str],
+            usage: Option<ExtendedKeyUsagePurpose>,
+        ) -> CertificateDer<'static> {
+            let sans: Vec<String> = sans.iter().map(|s| (*s).to_owned()).collect();
+            let mut params = CertificateParams::new(sans).unwrap();
+            params
+                .distinguished_name
+                .push(DnType::CommonName, "cn.test");
+            params.extended_key_usages = usage.into_iter().collect();
+            let key = KeyPair::generate().unwrap();
+            params.signed_by(&key, &self.issuer).unwrap().der().clone()
+        }
+
+        fn verify(
+            &self,
+            leaf: &CertificateDer<'_>,
+            names: &[&str],
+            connected: &str,
+        ) -> Result<(), Error> {
+            let mut roots = RootCertStore::empty();
+            roots.add(self.root.clone()).unwrap();
+            let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+            let verifier = OutsideVerifier::new(Arc::new(roots), &names).unwrap();
+            let connected = ServerName::try_from(connected.to_owned()).unwrap();
+            verifier
+                .verify_server_cert(leaf, &[], &connected, &[], UnixTime::now())
+                .map(|_verified| ())
+        }
+    }
+
+    #[test]
+    fn any_of_the_names_and_no_other() {
+        let bench = Bench::new();
+        let leaf = bench.leaf(&["a.test", "*.b.test", "192.0.2.7"], None);
+        for (names, connected, want) in [
+            (&[][..], "a.test", true),
+            (&[], "x.b.test", true),
+            (&[], "192.0.2.7", true),
+            (&[], "other.test", false),
+            (&[], "cn.test", false),
+            (&["cn.test"], "a.test", false),
+            (&["other.test"], "a.test", false),
+            (&["other.test", "a.test"], "other.test", true),
+            (&["192.0.2.7"], "other.test", true),
+            (&["192.0.2.8"], "a.test", false),
+            (&["A.TEST"], "other.test", true),
+        ] {
+            assert_eq!(
+                bench.verify(&leaf, names, connected).is_ok(),
+                want,
+                "{names:?} {connected}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_name_in_the_subject_alone_is_none() {
+        let bench = Bench::new();
+        let leaf = bench.leaf(&[], None);
+        assert!(bench.verify(&leaf, &[], "cn.test").is_err());
+        assert!(bench.verify(&leaf, &["cn.test"], "cn.test").is_err());
+    }
+
+    #[test]
+    fn usage_and_chain_hold_for_configured_names_too() {
+        let bench = Bench::new();
+        for (usage, want) in [
+            (None, true),
+            (Some(ExtendedKeyUsagePurpose::ServerAuth), true),
+            (Some(ExtendedKeyUsagePurpose::ClientAuth), false),
+            (Some(ExtendedKeyUsagePurpose::CodeSigning), false),
+        ] {
+            let leaf = bench.leaf(&["a.test"], usage.clone());
+            assert_eq!(
+                bench.verify(&leaf, &["a.test"], "x.test").is_ok(),
+                want,
+                "{usage:?}"
+            );
+        }
+        let foreign = Bench::new().leaf(&["a.test"], None);
+        assert!(bench.verify(&foreign, &["a.test"], "a.test").is_err());
+        let mut expired = CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+        let past = time::OffsetDateTime::UNIX_EPOCH;
+        (expired.not_before, expired.not_after) = (past, past + Duration::from_secs(9));
+        let expired = expired
+            .signed_by(&KeyPair::generate().unwrap(), &bench.issuer)
+            .unwrap();
+        assert!(bench.verify(expired.der(), &["a.test"], "a.test").is_err());
+    }
+
+    #[test]
+    fn names_are_exact() {
+        for name in ["*.a.test", "", "a b", "spiffe://a/b"] {
+            let made = OutsideVerifier::new(Arc::new(RootCertStore::empty()), &[name.to_owned()]);
+            assert!(made.is_err(), "{name}");
+        }
     }
 }

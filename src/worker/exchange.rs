@@ -25,6 +25,7 @@ use crate::telemetry::record::Kind;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
 use crate::vocab::path::CanonicalPath;
+use crate::worker::connect;
 use crate::worker::core::Core;
 use crate::worker::edge;
 use crate::worker::forward::{self as forwarding, Forward, Responder};
@@ -154,7 +155,7 @@ pub async fn serve(
         at_edge: outside,
     };
     if request.method == Method::CONNECT {
-        return forwarding::connect(work, body, responder, story, &entry.cancel).await;
+        return connect::connect(work, body, responder, story, &entry.cancel).await;
     }
     forwarding::exchange(work, body, responder, story, &entry.cancel).await
 }

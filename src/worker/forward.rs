@@ -19,7 +19,7 @@ use crate::http::h1::{self, BodyDecoder, Framing, RawResponse};
 use crate::http::reply::{Reply, SERVER, http_date};
 use crate::io::body::{Coding, PumpError, Sink, Source, pump};
 use crate::io::clock;
-use crate::io::h1::{HeadError, Writer, split};
+use crate::io::h1::{HeadError, Writer};
 use crate::io::hbone::HboneError;
 use crate::io::relay::Passed;
 use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
@@ -360,7 +360,7 @@ fn instead(close: CloseReason) -> Reply {
     }
 }
 
-fn dial_reason(error: &DialError) -> CloseReason {
+pub(super) fn dial_reason(error: &DialError) -> CloseReason {
     match error {
         DialError::Hbone(HboneError::Refused(status)) if *status == StatusCode::UNAUTHORIZED => {
             CloseReason::Denied
@@ -385,7 +385,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn seen_received(passed: &Cell<Passed>) -> impl FnMut(u64) {
+pub(super) fn seen_received(passed: &Cell<Passed>) -> impl FnMut(u64) {
     move |n| {
         let mut now = passed.get();
         now.received = now.received.saturating_add(n);
@@ -393,7 +393,7 @@ fn seen_received(passed: &Cell<Passed>) -> impl FnMut(u64) {
     }
 }
 
-fn seen_sent(passed: &Cell<Passed>) -> impl FnMut(u64) {
+pub(super) fn seen_sent(passed: &Cell<Passed>) -> impl FnMut(u64) {
     move |n| {
         let mut now = passed.get();
         now.sent = now.sent.saturating_add(n);
@@ -674,78 +674,4 @@ fn h2_request(moving: &Moving<'_>) -> Result<http::Request<()>, String> {
             .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
     }
     Ok(out)
-}
-
-/// Opens the tunnel of a permitted CONNECT and relays until both sides have ended.
-pub async fn connect(
-    work: Forward<'_>,
-    mut body: Source<'_>,
-    responder: Responder<'_>,
-    mut story: Story,
-    cancel: &Cancel,
-) -> bool {
-    let stream = match work.upstreams.dial(work.permit, &work.target).await {
-        Ok(stream) => stream,
-        Err(error) => {
-            let close = dial_reason(&error);
-            let reply = Reply::text(close.status(), close.label());
-            story.edit(|r| r.status = Some(reply.status.as_u16()));
-            responder.reply(reply, false, &mut Source::Empty).await;
-            story.fail(close, chain(&error));
-            return false;
-        }
-    };
-    story.edit(|r| r.status = Some(200));
-    let mut sink = match tunnel(responder).await {
-        Ok(sink) => sink,
-        Err(error) => {
-            story.fail(CloseReason::DownstreamReset, error);
-            return false;
-        }
-    };
-    let passed = std::rc::Rc::clone(&story.passed);
-    let (mut up_reader, mut up_writer) = split(stream);
-    let upward = async {
-        pump(
-            &mut body,
-            &mut Sink::H1(&mut up_writer, Coding::Close),
-            seen_received(&passed),
-        )
-        .await?;
-        up_writer.shutdown().await.map_err(PumpError::Sink)
-    };
-    let downward = async {
-        let mut source = Source::H1(&mut up_reader, BodyDecoder::new(Framing::UntilClose));
-        pump(&mut source, &mut sink, seen_sent(&passed)).await?;
-        match &mut sink {
-            Sink::H1(writer, _) => writer.shutdown().await.map_err(PumpError::Sink),
-            Sink::Nothing | Sink::H2(_) => Ok(()),
-        }
-    };
-    tokio::select! {
-        biased;
-        () = cancel.cancelled() => story.end(CloseReason::PolicyChanged),
-        both = async { tokio::try_join!(upward, downward) } => match both {
-            Ok(_) => story.end(CloseReason::Done),
-            Err(PumpError::Source(error) | PumpError::Sink(error)) => story.fail(CloseReason::DownstreamReset, error),
-        },
-    }
-    false
-}
-
-/// Answers CONNECT with 200; what comes back takes the upstream's bytes.
-async fn tunnel(responder: Responder<'_>) -> io::Result<Sink<'_>> {
-    match responder {
-        Responder::H1 { writer, .. } => {
-            writer.out().extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
-            writer.flush().await?;
-            Ok(Sink::H1(writer, Coding::Close))
-        }
-        Responder::H2 { mut respond, .. } => {
-            let stream = respond
-                .send_response(http::Response::new(()), false)
-                .map_err(io::Error::other)?;
-            Ok(Sink::H2(stream))
-        }
-    }
 }

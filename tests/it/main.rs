@@ -9,6 +9,7 @@
 )]
 
 mod demo;
+mod egress;
 mod rotation;
 mod story;
 

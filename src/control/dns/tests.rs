@@ -1,3 +1,5 @@
+//! The keeper against a lookup that answers what it is told, with a paused clock.
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
@@ -73,6 +75,11 @@ impl Bench {
         }
     }
 
+    /// Answers so from now on.
+    fn say(&self, answer: Result<Answer, Failure>) {
+        drop(self.says.send_replace(answer));
+    }
+
     /// Seconds from now until the next question.
     async fn wait(&mut self) -> u64 {
         let from = Instant::now();
@@ -110,7 +117,7 @@ async fn by_ttl_within_floor_and_ceiling() {
     assert_eq!(bench.wait().await, 0);
     assert_eq!(bench.addresses(&it), [ip("8.8.8.8")]);
     for (ttl, want) in [(0, 60), (4000, 5), (7, 300), (7, 7)] {
-        bench.says.send_replace(answer_of(&["8.8.8.8"], ttl));
+        bench.say(answer_of(&["8.8.8.8"], ttl));
         assert_eq!(
             bench.wait().await,
             want,
@@ -127,9 +134,7 @@ async fn rebinding_leaves_nothing_to_dial() {
     bench.wait().await;
     bench.wait().await;
     assert_eq!(bench.addresses(&strict), [ip("8.8.8.8")]);
-    bench
-        .says
-        .send_replace(answer_of(&["127.0.0.1", "169.254.169.254"], 5));
+    bench.say(answer_of(&["127.0.0.1", "169.254.169.254"], 5));
     bench.wait().await;
     bench.wait().await;
     assert_eq!(bench.addresses(&strict), [] as [IpAddr; 0]);
@@ -145,16 +150,14 @@ async fn silence_keeps_the_last_good_and_backs_off() {
     let it = name("out.test", false);
     let mut bench = Bench::start(&[it.clone()], answer_of(&["8.8.8.8"], 30), AT_ONCE);
     bench.wait().await;
-    bench
-        .says
-        .send_replace(Err(Failure::Unanswered("timed out".to_owned())));
+    bench.say(Err(Failure::Unanswered("timed out".to_owned())));
     let mut waits = Vec::new();
     for _ in 0..9 {
         waits.push(bench.wait().await);
         assert_eq!(bench.addresses(&it), [ip("8.8.8.8")]);
     }
     assert_eq!(waits, [30, 5, 10, 20, 40, 80, 160, 300, 300]);
-    bench.says.send_replace(answer_of(&["1.1.1.1"], 30));
+    bench.say(answer_of(&["1.1.1.1"], 30));
     assert_eq!(bench.wait().await, 300);
     assert_eq!(bench.addresses(&it), [ip("1.1.1.1")]);
     assert_eq!(bench.wait().await, 30, "success ends the backing off");
@@ -165,7 +168,7 @@ async fn a_name_that_is_gone_is_not_dialled() {
     let it = name("out.test", false);
     let mut bench = Bench::start(&[it.clone()], answer_of(&["8.8.8.8"], 30), AT_ONCE);
     bench.wait().await;
-    bench.says.send_replace(Err(Failure::NoSuchName));
+    bench.say(Err(Failure::NoSuchName));
     let waits = [bench.wait().await, bench.wait().await, bench.wait().await];
     assert_eq!(waits, [30, 5, 10]);
     assert_eq!(bench.why(&it), "`out.test` has no address in DNS");
@@ -181,15 +184,13 @@ async fn only_a_change_is_published() {
     );
     bench.wait().await;
     let first = bench.names.resolved.borrow_and_update().generation;
-    bench
-        .says
-        .send_replace(answer_of(&["1.1.1.1", "8.8.8.8"], 5));
+    bench.say(answer_of(&["1.1.1.1", "8.8.8.8"], 5));
     bench.wait().await;
     assert!(
         !bench.names.resolved.has_changed().unwrap(),
         "only the order differs"
     );
-    bench.says.send_replace(answer_of(&["1.1.1.1"], 5));
+    bench.say(answer_of(&["1.1.1.1"], 5));
     bench.wait().await;
     assert_eq!(
         bench.names.resolved.borrow_and_update().generation,

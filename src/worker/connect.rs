@@ -1,0 +1,185 @@
+//! CONNECT at the explicit proxy: a tunnel of bytes that must begin with a TLS ClientHello for the judged host.
+//!
+//! The bytes are the client's and the server's secret, so this first message is all that can be held against what was
+//! judged; without it, a permit for one host would carry a request for any other that the same server knows.
+
+use std::io;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::exchange::close::CloseReason;
+use crate::http::h1::{BodyDecoder, Chunk, Framing};
+use crate::http::reply::Reply;
+use crate::identity::client_hello::{self, HelloError};
+use crate::io::body::{Coding, PumpError, Sink, Source, pump};
+use crate::io::h1::split;
+use crate::io::rt;
+use crate::io::stream::Stream;
+use crate::vocab::host::Host;
+use crate::vocab::limits;
+use crate::worker::forward::{Forward, Responder, chain, dial_reason, seen_received, seen_sent};
+use crate::worker::open::Cancel;
+use crate::worker::site::Story;
+
+/// Why nothing was sent on.
+enum NoHello {
+    /// Not what the judged host's client says first.
+    Wrong(HelloError),
+    /// The client ended or broke off before it was whole.
+    Gone(String),
+    /// It took too long.
+    Slow,
+}
+
+impl NoHello {
+    fn close(&self) -> (CloseReason, String) {
+        match self {
+            Self::Wrong(error) => {
+                let close = match error {
+                    HelloError::NotTls(_) => CloseReason::BadRequest,
+                    HelloError::TooLong => CloseReason::Limit,
+                    HelloError::NoName(_) | HelloError::OtherName { .. } => CloseReason::Denied,
+                };
+                (close, format!("inside CONNECT: {error}"))
+            }
+            Self::Gone(why) => (CloseReason::DownstreamReset, why.clone()),
+            Self::Slow => (
+                CloseReason::Timeout,
+                "inside CONNECT: TLS ClientHello is too slow".to_owned(),
+            ),
+        }
+    }
+}
+
+/// Opens the tunnel of a permitted CONNECT and relays until both sides have ended.
+pub async fn connect(
+    work: Forward<'_>,
+    mut body: Source<'_>,
+    responder: Responder<'_>,
+    mut story: Story,
+    cancel: &Cancel,
+) -> bool {
+    let stream = match work.upstreams.dial(work.permit, &work.target).await {
+        Ok(stream) => stream,
+        Err(error) => {
+            let close = dial_reason(&error);
+            let reply = Reply::text(close.status(), close.label());
+            story.edit(|r| r.status = Some(reply.status.as_u16()));
+            responder.reply(reply, false, &mut Source::Empty).await;
+            story.fail(close, chain(&error));
+            return false;
+        }
+    };
+    story.edit(|r| r.status = Some(200));
+    // Only who was answered says what it wants.
+    let mut sink = match tunnel(responder).await {
+        Ok(sink) => sink,
+        Err(error) => {
+            story.fail(CloseReason::DownstreamReset, error);
+            return false;
+        }
+    };
+    let passed = Rc::clone(&story.passed);
+    let hello = client_hello(&mut body, &work.request.host, seen_received(&passed));
+    let hello = tokio::select! {
+        biased;
+        () = cancel.cancelled() => {
+            sink.abort();
+            story.fail(CloseReason::PolicyChanged, "policy changed");
+            return false;
+        }
+        hello = rt::timeout(limits::HANDSHAKE_MS, hello) => {
+            hello.unwrap_or(Err(NoHello::Slow))
+        }
+    };
+    match hello {
+        Ok(hello) => relay(stream, hello, (body, sink), story, cancel).await,
+        Err(why) => {
+            sink.abort();
+            // It was allowed as what it claimed to be, and is not that.
+            story.edit(|r| r.judged = None);
+            let (close, detail) = why.close();
+            story.fail(close, detail);
+        }
+    }
+    false
+}
+
+/// The bytes up to the end of the ClientHello, and what came with them.
+async fn client_hello(
+    body: &mut Source<'_>,
+    host: &Host,
+    mut seen: impl FnMut(u64),
+) -> Result<Bytes, NoHello> {
+    let mut bytes = BytesMut::new();
+    while !client_hello::names_host(&bytes, host).map_err(NoHello::Wrong)? {
+        match std::future::poll_fn(|cx| body.poll_next(cx)).await {
+            Ok(Some(Chunk::Data(data))) => {
+                seen(u64::try_from(data.len()).unwrap_or(u64::MAX));
+                bytes.extend_from_slice(&data);
+            }
+            Ok(Some(Chunk::Trailers(_)) | None) => {
+                let why = "inside CONNECT: ended before a TLS ClientHello";
+                return Err(NoHello::Gone(why.to_owned()));
+            }
+            Err(error) => return Err(NoHello::Gone(error.to_string())),
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+async fn relay(
+    stream: Stream,
+    hello: Bytes,
+    (mut body, mut sink): (Source<'_>, Sink<'_>),
+    story: Story,
+    cancel: &Cancel,
+) {
+    let passed = Rc::clone(&story.passed);
+    let (mut up_reader, mut up_writer) = split(stream);
+    up_writer.out().extend_from_slice(&hello);
+    let upward = async {
+        up_writer.flush().await.map_err(PumpError::Sink)?;
+        pump(
+            &mut body,
+            &mut Sink::H1(&mut up_writer, Coding::Close),
+            seen_received(&passed),
+        )
+        .await?;
+        up_writer.shutdown().await.map_err(PumpError::Sink)
+    };
+    let downward = async {
+        let mut source = Source::H1(&mut up_reader, BodyDecoder::new(Framing::UntilClose));
+        pump(&mut source, &mut sink, seen_sent(&passed)).await?;
+        match &mut sink {
+            Sink::H1(writer, _) => writer.shutdown().await.map_err(PumpError::Sink),
+            Sink::Nothing | Sink::H2(_) => Ok(()),
+        }
+    };
+    tokio::select! {
+        biased;
+        () = cancel.cancelled() => story.end(CloseReason::PolicyChanged),
+        both = async { tokio::try_join!(upward, downward) } => match both {
+            Ok(_) => story.end(CloseReason::Done),
+            Err(PumpError::Source(error) | PumpError::Sink(error)) => story.fail(CloseReason::DownstreamReset, error),
+        },
+    }
+}
+
+/// Answers CONNECT with 200; what comes back takes the upstream's bytes.
+async fn tunnel(responder: Responder<'_>) -> io::Result<Sink<'_>> {
+    match responder {
+        Responder::H1 { writer, .. } => {
+            writer.out().extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
+            writer.flush().await?;
+            Ok(Sink::H1(writer, Coding::Close))
+        }
+        Responder::H2(mut respond) => {
+            let stream = respond
+                .send_response(http::Response::new(()), false)
+                .map_err(io::Error::other)?;
+            Ok(Sink::H2(stream))
+        }
+    }
+}
