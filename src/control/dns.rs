@@ -130,17 +130,15 @@ fn answer(found: &lookup::Lookup) -> Result<Answer, Failure> {
 }
 
 fn failure(error: &NetError) -> Failure {
-    match error {
-        NetError::Dns(DnsError::NoRecordsFound(none))
-            if matches!(
-                none.response_code,
-                ResponseCode::NXDomain | ResponseCode::NoError
-            ) =>
-        {
-            Failure::NoSuchName
-        }
-        other => Failure::Unanswered(other.to_string()),
+    if let NetError::Dns(DnsError::NoRecordsFound(none)) = error
+        && matches!(
+            none.response_code,
+            ResponseCode::NXDomain | ResponseCode::NoError
+        )
+    {
+        return Failure::NoSuchName;
     }
+    Failure::Unanswered(error.to_string())
 }
 
 /// Both families together: one suffices, and only two negative answers are one.

@@ -270,7 +270,8 @@ async fn each(
         }
         Err(last)
     };
-    match rt::timeout(limits::CONNECT_ALL_MS, all).await {
+    // On the heap: it lives while connecting, its exchange much longer.
+    match rt::timeout(limits::CONNECT_ALL_MS, Box::pin(all)).await {
         Ok(outcome) => outcome,
         Err(rt::Elapsed) => Err(DialError::Timeout),
     }
