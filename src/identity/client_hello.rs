@@ -97,7 +97,8 @@ mod tests {
     }
 
     fn judge(bytes: &[u8], host: &str) -> Result<bool, HelloError> {
-        names_host(bytes, &Host::parse(host).unwrap())
+        let host = Host::parse(host).map_err(|error| HelloError::NotTls(error.to_string()))?;
+        names_host(bytes, &host)
     }
 
     #[test]

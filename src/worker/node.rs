@@ -495,17 +495,7 @@ async fn leave(
     let mesh = &snapshot.mesh;
     let turn = core.turn();
     let route = outbound::route(mesh, &snapshot.directory, wanted, port, turn);
-    let verdict = match &route {
-        Route::Unknown(_) => {
-            decide_outbound(OutboundTarget::Unknown(&asked), mesh.outbound_allow_any)
-        }
-        Route::Gateway { .. }
-        | Route::Workload { .. }
-        | Route::Outside { .. }
-        | Route::Unreachable { .. } => {
-            decide_outbound(OutboundTarget::Known, mesh.outbound_allow_any)
-        }
-    };
+    let verdict = decide_outbound(in_registry(&route, &asked), mesh.outbound_allow_any);
     story.judged(&verdict);
     let permit = match verdict.permit() {
         Ok(permit) => permit,
@@ -532,6 +522,16 @@ async fn leave(
             end(story, CloseReason::Denied, "far end denies".to_owned())
         }
         Err(error) => end(story, CloseReason::UpstreamConnect, chain(&error)),
+    }
+}
+
+fn in_registry<'a>(route: &Route, asked: &'a str) -> OutboundTarget<'a> {
+    match route {
+        Route::Unknown(_) => OutboundTarget::Unknown(asked),
+        Route::Gateway { .. }
+        | Route::Workload { .. }
+        | Route::Outside { .. }
+        | Route::Unreachable { .. } => OutboundTarget::Known,
     }
 }
 

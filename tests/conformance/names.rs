@@ -12,7 +12,7 @@ use rustls::pki_types::{ServerName, UnixTime};
 
 /// Whether a server whose certificate holds the DNS name `san` is accepted as `host`: as the name that was connected
 /// to and as a configured one, which must be the same.
-pub fn server_is(host: &str, san: &str) -> bool {
+pub(super) fn server_is(host: &str, san: &str) -> bool {
     let root_key = KeyPair::generate().unwrap();
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

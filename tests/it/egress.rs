@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -238,7 +238,7 @@ impl Bench {
             let records = text.lines().filter_map(|l| serde_json::from_str(l).ok());
             records
                 .filter(|r: &Value| r["reason"].as_str().is_some_and(|w| w.contains(words)))
-                .last()
+                .next_back()
         };
         wait_for(found).await
     }
@@ -289,7 +289,7 @@ fn run(config: &Path) -> Process {
 }
 
 /// A root, written to `path`, and TLS of a server below it.
-fn certificates(path: &PathBuf) -> (CertificateDer<'static>, TlsAcceptor) {
+fn certificates(path: &Path) -> (CertificateDer<'static>, TlsAcceptor) {
     let root_key = KeyPair::generate().unwrap();
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

@@ -1,5 +1,6 @@
 //! The keeper against a lookup that answers what it is told, with a paused clock.
 
+use std::slice::from_ref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc;
@@ -113,7 +114,7 @@ const AT_ONCE: Duration = Duration::ZERO;
 #[tokio::test(start_paused = true)]
 async fn by_ttl_within_floor_and_ceiling() {
     let it = name("out.test", false);
-    let mut bench = Bench::start(&[it.clone()], answer_of(&["8.8.8.8"], 60), AT_ONCE);
+    let mut bench = Bench::start(from_ref(&it), answer_of(&["8.8.8.8"], 60), AT_ONCE);
     assert_eq!(bench.wait().await, 0);
     assert_eq!(bench.addresses(&it), [ip("8.8.8.8")]);
     for (ttl, want) in [(0, 60), (4000, 5), (7, 300), (7, 7)] {
@@ -148,7 +149,7 @@ async fn rebinding_leaves_nothing_to_dial() {
 #[tokio::test(start_paused = true)]
 async fn silence_keeps_the_last_good_and_backs_off() {
     let it = name("out.test", false);
-    let mut bench = Bench::start(&[it.clone()], answer_of(&["8.8.8.8"], 30), AT_ONCE);
+    let mut bench = Bench::start(from_ref(&it), answer_of(&["8.8.8.8"], 30), AT_ONCE);
     bench.wait().await;
     bench.say(Err(Failure::Unanswered("timed out".to_owned())));
     let mut waits = Vec::new();
@@ -166,7 +167,7 @@ async fn silence_keeps_the_last_good_and_backs_off() {
 #[tokio::test(start_paused = true)]
 async fn a_name_that_is_gone_is_not_dialled() {
     let it = name("out.test", false);
-    let mut bench = Bench::start(&[it.clone()], answer_of(&["8.8.8.8"], 30), AT_ONCE);
+    let mut bench = Bench::start(from_ref(&it), answer_of(&["8.8.8.8"], 30), AT_ONCE);
     bench.wait().await;
     bench.say(Err(Failure::NoSuchName));
     let waits = [bench.wait().await, bench.wait().await, bench.wait().await];
@@ -178,7 +179,7 @@ async fn a_name_that_is_gone_is_not_dialled() {
 async fn only_a_change_is_published() {
     let it = name("out.test", false);
     let mut bench = Bench::start(
-        &[it.clone()],
+        from_ref(&it),
         answer_of(&["8.8.8.8", "1.1.1.1"], 5),
         AT_ONCE,
     );
@@ -201,7 +202,7 @@ async fn only_a_change_is_published() {
 #[tokio::test(start_paused = true)]
 async fn names_come_and_go() {
     let (one, two) = (name("one.test", false), name("two.test", false));
-    let mut bench = Bench::start(&[one.clone()], answer_of(&["8.8.8.8"], 60), AT_ONCE);
+    let mut bench = Bench::start(from_ref(&one), answer_of(&["8.8.8.8"], 60), AT_ONCE);
     bench.wait().await;
     bench
         .names
