@@ -235,10 +235,8 @@ impl Bench {
         let path = self.dir.path().join("decisions.jsonl");
         let found = async || {
             let text = os::read_text(&path).unwrap_or_default();
-            let records = text.lines().filter_map(|l| serde_json::from_str(l).ok());
-            records
-                .filter(|r: &Value| r["reason"].as_str().is_some_and(|w| w.contains(words)))
-                .next_back()
+            let mut records = text.lines().filter_map(|l| serde_json::from_str(l).ok());
+            records.rfind(|r: &Value| r["reason"].as_str().is_some_and(|w| w.contains(words)))
         };
         wait_for(found).await
     }
