@@ -164,14 +164,12 @@ impl Plane {
         let mut login = LoginPart::start(&http, &config.mesh, None)?;
         let mut names = name_keeper(&config, &mut tasks);
 
-        let all = svids.wait_for(|set| set.covers(&wanted));
-        if tokio::time::timeout(Duration::from_secs(FIRST_IDENTITIES_S), all)
-            .await
-            .is_err()
-        {
-            return Err(PlaneError::NoIdentities(FIRST_IDENTITIES_S));
-        }
-        tokio::join!(first_keys(&mut keys, &config.mesh), login.first(), names.first());
+        first_identities(&mut svids, &wanted).await?;
+        tokio::join!(
+            first_keys(&mut keys, &config.mesh),
+            login.first(),
+            names.first()
+        );
         let identities = Identities::default()
             .renew(&svids.borrow_and_update())
             .map_err(PlaneError::Snapshot)?;
@@ -434,6 +432,19 @@ async fn admin_listener(
         authority.cloned(),
     ));
     Ok(())
+}
+
+/// Waits for all identities: without them nothing can be served.
+async fn first_identities(
+    svids: &mut watch::Receiver<Arc<SvidSet>>,
+    wanted: &[WantedSvid],
+) -> Result<(), PlaneError> {
+    let all = svids.wait_for(|set| set.covers(wanted));
+    let limit = Duration::from_secs(FIRST_IDENTITIES_S);
+    match tokio::time::timeout(limit, all).await {
+        Ok(_) => Ok(()),
+        Err(_elapsed) => Err(PlaneError::NoIdentities(FIRST_IDENTITIES_S)),
+    }
 }
 
 /// Waits for the first fetch of every key set, but not for long.

@@ -175,7 +175,7 @@ async fn tunnel(responder: Responder<'_>) -> io::Result<Sink<'_>> {
             writer.flush().await?;
             Ok(Sink::H1(writer, Coding::Close))
         }
-        Responder::H2(mut respond) => {
+        Responder::H2 { mut respond, .. } => {
             let stream = respond
                 .send_response(http::Response::new(()), false)
                 .map_err(io::Error::other)?;
