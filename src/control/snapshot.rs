@@ -17,7 +17,7 @@ use crate::jwt::model::JwtRule;
 use crate::jwt::{KeySets, TokenRules, TokenRulesError};
 use crate::oidc;
 use crate::policy::{
-    Decision, L4Deny, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind,
+    Decision, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind,
     attaches, compile,
 };
 use crate::role::directory::{Directory, waypointed_services};
@@ -228,7 +228,7 @@ impl Maker<'_> {
             trust_domains: &self.domains,
             root_namespace: &self.mesh.root_namespace,
             gateway_name_selector: self.mesh.gateway_name_selector,
-            l4_deny: L4Deny::default(),
+            l4_deny: self.mesh.l4_deny,
         };
         let set = match compile(&policies, point) {
             Ok(set) => set,

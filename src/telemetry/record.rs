@@ -79,9 +79,12 @@ pub struct Record {
 impl Record {
     /// Whether it was allowed: judged so and not refused for another reason.
     fn allowed(&self) -> bool {
-        self.judged
-            .as_ref()
-            .is_some_and(|j| j.decision == Decision::Allow)
+        let refused = matches!(
+            self.close,
+            Some(CloseReason::Denied | CloseReason::PlaintextRefused | CloseReason::Token)
+        );
+        let judged = self.judged.as_ref();
+        !refused && judged.is_some_and(|j| j.decision == Decision::Allow)
     }
 
     /// The record as one JSON object.
