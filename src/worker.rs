@@ -11,8 +11,10 @@ pub mod judge;
 pub mod listen;
 pub mod node;
 pub mod open;
+pub mod respond;
 pub mod serve;
 pub mod site;
 pub mod socks;
+pub mod streams;
 
 pub use boot::run;

@@ -190,6 +190,7 @@ fn leaf_error(edit: impl FnOnce(&mut CertificateParams)) -> Option<LeafError> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of certificates")]
 fn leaf_rules() {
     use ExtendedKeyUsagePurpose::{Any, ClientAuth, CodeSigning, ServerAuth};
     let uri = |text: &str| SanType::URI(text.try_into().unwrap());
@@ -322,10 +323,11 @@ fn roots_speak_for_their_own_domain_only() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of certificates")]
 fn path_rules() {
     let date = |secs| OffsetDateTime::from_unix_timestamp(secs).unwrap();
     let root = test_ca("root", None, |p| {
-        p.is_ca = IsCa::Ca(BasicConstraints::Constrained(1))
+        p.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
     });
     let bundles =
         TrustBundles::of(&domain("example.org"), std::slice::from_ref(&root.der)).unwrap();
@@ -341,14 +343,14 @@ fn path_rules() {
         Err(SvidError::RootPathLen)
     );
     let zero = test_ca("zero", Some(&root), |p| {
-        p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0))
+        p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     });
     assert!(matches!(
         svid(&[&root, &zero, &test_ca("three", Some(&zero), plain)]),
         Err(SvidError::Chain { .. })
     ));
     let no_sign = test_ca("four", Some(&root), |p| {
-        p.key_usages = vec![KeyUsagePurpose::DigitalSignature]
+        p.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     });
     assert_eq!(svid(&[&root, &no_sign]), Err(SvidError::IssuerKeyUsage));
     let no_ca = test_ca("five", Some(&root), |p| p.is_ca = IsCa::NoCa);
@@ -603,7 +605,7 @@ fn two_uri_sans_are_refused() {
     let good = test_svid(BAR, &[&root], |_p| {});
     let two = test_svid(BAR, &[&root], |p| {
         p.subject_alt_names
-            .push(SanType::URI(BAR.try_into().unwrap()))
+            .push(SanType::URI(BAR.try_into().unwrap()));
     });
     let with = |client: &Svid, server: &Svid| {
         meet(
@@ -820,7 +822,7 @@ async fn refuses_other_tokens_and_identities() {
             .await
         {
             Err(RemoteError::Refused(status)) => {
-                assert_eq!(status.code(), code, "{token} {wanted:?}")
+                assert_eq!(status.code(), code, "{token} {wanted:?}");
             }
             other => panic!("{token} {wanted:?}: {other:?}"),
         }

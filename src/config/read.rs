@@ -74,7 +74,7 @@ impl Read for String {
         match value.text() {
             Some("") => out.error(place, "must not be empty"),
             Some(text) if text.chars().any(char::is_control) => {
-                out.error(place, "must not hold control characters")
+                out.error(place, "must not hold control characters");
             }
             Some(text) => return Some(text.to_owned()),
             None => mismatch::<Self>(value, place, out),
@@ -214,7 +214,7 @@ impl Read for SocketAddr {
         };
         match text.parse::<Self>() {
             Ok(addr) if addr.port() == 0 => {
-                out.error(place, format!("port 0 in `{addr}`, expected 1 to 65535"))
+                out.error(place, format!("port 0 in `{addr}`, expected 1 to 65535"));
             }
             Ok(addr) => return Some(addr),
             Err(_) => out.error(

@@ -3,13 +3,14 @@
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -31,7 +32,10 @@ pub struct Status {
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
 
-/// Serves until dropped.
+/// How long a client may take for a request head, or keep an idle connection: there are few places.
+const HEAD: Duration = Duration::from_secs(10);
+
+/// Binds the listener.
 ///
 /// # Errors
 /// The address cannot be bound.
@@ -54,7 +58,7 @@ pub async fn serve(
             Ok((stream, _peer)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "admin accept");
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
         };
@@ -65,6 +69,8 @@ pub async fn serve(
                 async move { Ok::<_, Infallible>(response) }
             });
             let served = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD)
                 .serve_connection(TokioIo::new(stream), answer)
                 .await;
             if let Err(error) = served {

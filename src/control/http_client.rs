@@ -332,7 +332,7 @@ mod tests {
                 may_connect(ip.parse().unwrap(), https),
                 want,
                 "{ip} {https}"
-            )
+            );
         };
         check("127.0.0.1", false, true);
         check("::1", false, true);

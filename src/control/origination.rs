@@ -17,7 +17,10 @@ use crate::vocab::resource::ResourceName;
 struct Made {
     roots: Vec<u8>,
     names: Vec<String>,
-    config: Arc<ClientConfig>,
+    /// Offers `http/1.1`.
+    h1: Arc<ClientConfig>,
+    /// Offers `h2`.
+    h2: Arc<ClientConfig>,
 }
 
 /// The configurations by service.
@@ -27,10 +30,11 @@ pub struct Originations {
 }
 
 impl Originations {
-    /// The configuration of one service; `None` if none is originated for it.
+    /// The configuration of one service, by the protocol that is spoken inside; `None` if none is originated for it.
     #[must_use]
-    pub fn get(&self, service: &ResourceName) -> Option<&Arc<ClientConfig>> {
-        self.made.get(service).map(|made| &made.config)
+    pub fn get(&self, service: &ResourceName, h2: bool) -> Option<&Arc<ClientConfig>> {
+        let made = self.made.get(service)?;
+        Some(if h2 { &made.h2 } else { &made.h1 })
     }
 
     /// Makes them for a mesh. Those whose roots and names are as before are kept, and with them the pooled connections
@@ -65,7 +69,8 @@ impl Originations {
             let one = match kept {
                 Some(known) => Arc::clone(known),
                 None => Arc::new(Made {
-                    config: config(&path, &roots, &names)?,
+                    h1: config(&path, &roots, &names, b"http/1.1")?,
+                    h2: config(&path, &roots, &names, b"h2")?,
                     roots,
                     names,
                 }),
@@ -76,7 +81,12 @@ impl Originations {
     }
 }
 
-fn config(path: &Path, roots: &[u8], names: &[String]) -> Result<Arc<ClientConfig>, SnapshotError> {
+fn config(
+    path: &Path,
+    roots: &[u8],
+    names: &[String],
+    protocol: &[u8],
+) -> Result<Arc<ClientConfig>, SnapshotError> {
     let found = pem::certificates(roots).map_err(|e| SnapshotError::file(path, e))?;
     let mut store = RootCertStore::empty();
     let (added, _ignored) = store.add_parsable_certificates(found);
@@ -86,6 +96,6 @@ fn config(path: &Path, roots: &[u8], names: &[String]) -> Result<Arc<ClientConfi
             "holds no usable root certificate",
         ));
     }
-    outside::client_config(Arc::new(store), names, &[b"http/1.1"])
+    outside::client_config(Arc::new(store), names, &[protocol])
         .map_err(|e| SnapshotError::file(path, e))
 }

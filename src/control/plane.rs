@@ -11,7 +11,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use thiserror::Error;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 
 use crate::config;
 use crate::config::checked::{
@@ -93,11 +93,22 @@ const FIRST_KEYS: Duration = Duration::from_secs(2);
 
 /// What runs beside the main loop; ends with it.
 #[derive(Debug, Default)]
-struct Tasks(Vec<JoinHandle<()>>);
+struct Tasks(Vec<AbortHandle>);
 
 impl Tasks {
-    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.push(tokio::spawn(task));
+    fn spawn(&mut self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let task = tokio::spawn(task);
+        self.0.push(task.abort_handle());
+        // A part that ends takes nothing else with it, but the operator has to know.
+        drop(tokio::spawn(async move {
+            match task.await {
+                Ok(()) => tracing::error!("{what} has ended; the rest goes on without it"),
+                Err(error) if error.is_panic() => {
+                    tracing::error!("{what} has panicked; the rest goes on without it");
+                }
+                Err(_aborted) => {}
+            }
+        }));
     }
 }
 
@@ -148,10 +159,11 @@ impl Plane {
         let wanted = wanted(&config);
         let manager = SvidManager::new(source, wanted.clone());
         let (mut svids, wanted_sender) = (manager.subscribe(), manager.wanted());
-        tasks.spawn(manager.run());
+        tasks.spawn("rotation of identities", manager.run());
         let jobs = file_jobs(&config);
         if !jobs.is_empty() {
-            tasks.spawn(files::keep(jobs, authority, svids.clone(), system_clock()));
+            let keep = files::keep(jobs, authority, svids.clone(), system_clock());
+            tasks.spawn("writer of identity files", keep);
         }
         let http = HttpClient::new(std::path::Path::new(SYSTEM_ROOTS))
             .unwrap_or_else(|_no_roots| HttpClient::loopback_only());
@@ -160,7 +172,7 @@ impl Plane {
             Timetable::default(),
             key_sources(&config.mesh),
         );
-        tasks.spawn(keeper.run());
+        tasks.spawn("keeper of key sets", keeper.run());
         let mut login = LoginPart::start(&http, &config.mesh, None)?;
         let mut names = name_keeper(&config, &mut tasks);
 
@@ -219,6 +231,7 @@ impl Plane {
                 Ok(()) = self.names.resolved.changed() => self.refresh("outside names"),
                 Ok(()) = self.login.logins.changed() => self.refresh("login providers"),
                 Some(question) = self.asks.recv() => self.answer(question),
+                else => return std::future::pending().await,
             }
         }
     }
@@ -240,6 +253,7 @@ impl Plane {
             oidc,
             resolved: Arc::clone(&self.names.resolved.borrow_and_update()),
             origination: Arc::clone(&self.snapshot.load().origination),
+            last: Some(self.snapshot.load_full()).filter(|s| s.generation == self.generation),
         };
         let snapshot = Snapshot::build(&parts)?;
         self.snapshot.store(Arc::new(snapshot));
@@ -352,6 +366,7 @@ fn first_parts(config: &Arc<Config>) -> Parts {
         oidc: BTreeMap::new(),
         resolved: Arc::default(),
         origination: Arc::default(),
+        last: None,
     }
 }
 
@@ -426,11 +441,8 @@ async fn admin_listener(
         source,
     };
     let listener = admin::bind(address).await.map_err(failed)?;
-    tasks.spawn(admin::serve(
-        listener,
-        status.subscribe(),
-        authority.cloned(),
-    ));
+    let serve = admin::serve(listener, status.subscribe(), authority.cloned());
+    tasks.spawn("admin listener", serve);
     Ok(())
 }
 
@@ -442,8 +454,8 @@ async fn first_identities(
     let all = svids.wait_for(|set| set.covers(wanted));
     let limit = Duration::from_secs(FIRST_IDENTITIES_S);
     match tokio::time::timeout(limit, all).await {
-        Ok(_) => Ok(()),
-        Err(_elapsed) => Err(PlaneError::NoIdentities(FIRST_IDENTITIES_S)),
+        Ok(Ok(_all)) => Ok(()),
+        Ok(Err(_)) | Err(_) => Err(PlaneError::NoIdentities(FIRST_IDENTITIES_S)),
     }
 }
 
@@ -482,7 +494,7 @@ async fn certificate_service(
         .map_err(failed)?;
     let ttl = Duration::from_secs(settings.svid_ttl_s);
     let service = CertificateService::new(Arc::clone(authority), tokens, ttl, system_clock());
-    tasks.spawn(async move {
+    tasks.spawn("certificate service", async move {
         let Err(error) = service.serve(listener, Vec::new()).await;
         tracing::error!(%error, "certificate service has ended");
     });
@@ -579,7 +591,7 @@ fn key_sources(mesh: &Mesh) -> Sources {
 fn name_keeper(config: &Config, tasks: &mut Tasks) -> Names {
     let nameservers = config.process.nameservers.clone();
     let (keeper, names) = NameKeeper::new(Dns::new(nameservers), dns::wanted(config));
-    tasks.spawn(keeper.run());
+    tasks.spawn("resolver of outside names", keeper.run());
     names
 }
 

@@ -17,8 +17,8 @@ use crate::jwt::model::JwtRule;
 use crate::jwt::{KeySets, TokenRules, TokenRulesError};
 use crate::oidc;
 use crate::policy::{
-    Decision, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind,
-    attaches, compile,
+    Decision, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind, attaches,
+    compile,
 };
 use crate::role::directory::{Directory, waypointed_services};
 use crate::upstream::resolved::Resolved;
@@ -129,6 +129,9 @@ pub struct Parts {
     pub resolved: Arc<Resolved>,
     /// TLS that the snapshot before this one originates.
     pub origination: Arc<Originations>,
+    /// The snapshot before, if it is of the same configuration: a file that cannot be read now stays as it was then, so
+    /// that it does not hold up new identities and keys.
+    pub last: Option<Arc<Snapshot>>,
 }
 
 impl Snapshot {
@@ -162,12 +165,30 @@ impl Snapshot {
             gateways,
             identities: Arc::clone(&parts.identities),
             keys: Arc::clone(&parts.keys),
-            edge: edge(&parts.config.process)?,
-            origination: Arc::new(parts.origination.renew(&mesh)?),
+            edge: or_last(edge(&parts.config.process), parts, |last| &last.edge)?,
+            origination: or_last(
+                parts.origination.renew(&mesh).map(Arc::new),
+                parts,
+                |last| &last.origination,
+            )?,
             resolved: Arc::clone(&parts.resolved),
             oidc: parts.oidc.clone(),
             mesh,
         })
+    }
+}
+
+fn or_last<T: Clone>(
+    made: Result<T, SnapshotError>,
+    parts: &Parts,
+    of: impl FnOnce(&Snapshot) -> &T,
+) -> Result<T, SnapshotError> {
+    match (made, &parts.last) {
+        (Err(error), Some(last)) => {
+            tracing::error!(%error, "what was read before stays");
+            Ok(of(last).clone())
+        }
+        (made, _) => made,
     }
 }
 

@@ -385,7 +385,7 @@ impl<S: SvidSource> Keeper<S> {
         match expires {
             Some(end) => {
                 self.sleep_until(secs(end.as_secs().saturating_add(1)))
-                    .await
+                    .await;
             }
             None => std::future::pending().await,
         }

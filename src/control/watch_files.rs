@@ -21,7 +21,10 @@ pub fn start(paths: &[PathBuf], reload: mpsc::Sender<()>) -> Option<RecommendedW
     };
     let directories: BTreeSet<PathBuf> = paths.iter().map(directory).collect();
     let watched = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let touched = |path: &PathBuf| path.extension().is_some_and(|e| e == "toml");
+        // Mounted configuration is swapped whole by a link of this name.
+        let touched = |path: &PathBuf| {
+            path.extension().is_some_and(|e| e == "toml") || path.ends_with("..data")
+        };
         let Ok(event) = event else { return };
         if !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(touched) {
             // A reload that waits already reads this change too.

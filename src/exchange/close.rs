@@ -25,6 +25,8 @@ pub enum CloseReason {
     SelfCall,
     /// The upstream cannot be reached or is not who it should be.
     UpstreamConnect,
+    /// The upstream does not answer in time.
+    UpstreamTimeout,
     /// The upstream broke off or answered what is not HTTP.
     UpstreamReset,
     /// The downstream broke off.
@@ -77,6 +79,11 @@ impl CloseReason {
                 StatusCode::SERVICE_UNAVAILABLE,
                 Side::Upstream,
             ),
+            Self::UpstreamTimeout => (
+                "upstream_timeout",
+                StatusCode::GATEWAY_TIMEOUT,
+                Side::Upstream,
+            ),
             Self::UpstreamReset => ("upstream_reset", StatusCode::BAD_GATEWAY, Side::Upstream),
             Self::DownstreamReset => (
                 "downstream_reset",
@@ -111,7 +118,7 @@ impl CloseReason {
     pub fn connect_status(self) -> StatusCode {
         match self.status() {
             StatusCode::FORBIDDEN => StatusCode::UNAUTHORIZED,
-            StatusCode::NOT_FOUND => StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::NOT_FOUND | StatusCode::GATEWAY_TIMEOUT => StatusCode::SERVICE_UNAVAILABLE,
             other => other,
         }
     }

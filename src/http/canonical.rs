@@ -249,6 +249,29 @@ pub fn clean_response(headers: &mut HeaderMap) {
     }
 }
 
+/// Fields that say how a message is framed, routed or read, which trailers may not change (RFC 9110 section 6.5.1).
+const NOT_IN_TRAILERS: [&str; 12] = [
+    "authorization",
+    "cache-control",
+    "content-encoding",
+    "content-length",
+    "content-range",
+    "content-type",
+    "cookie",
+    "host",
+    "location",
+    "set-cookie",
+    "trailer",
+    "www-authenticate",
+];
+
+/// Removes from trailers what may not stand there.
+pub fn clean_trailers(trailers: &mut HeaderMap) {
+    for name in HOP_BY_HOP.iter().chain(&NOT_IN_TRAILERS) {
+        trailers.remove(*name);
+    }
+}
+
 /// HTTP/2 may send one cookie a field (RFC 9113 section 8.2.3); judged and sent as one.
 fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
@@ -305,6 +328,24 @@ mod tests {
         check(
             "GET / HTTP/1.1\r\nhost: a\r\nconnection: authorization",
             Err(BadRequest::Connection),
+        );
+    }
+
+    #[test]
+    fn trailers_change_nothing() {
+        let mut trailers = HeaderMap::new();
+        for name in [
+            "grpc-status",
+            "content-length",
+            "transfer-encoding",
+            "set-cookie",
+        ] {
+            trailers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        clean_trailers(&mut trailers);
+        assert_eq!(
+            trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["grpc-status"]
         );
     }
 

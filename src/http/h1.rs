@@ -69,6 +69,20 @@ pub enum Framing {
     UntilClose,
 }
 
+/// Whether parsing `buf` can say more than it did when it held `seen` bytes: the head ends, is too long or has a line that
+/// does not end as it should.
+#[must_use]
+pub fn may_decide(buf: &[u8], seen: usize) -> bool {
+    if buf.len() > limits::HEAD_BYTES {
+        return true;
+    }
+    let new = buf.get(seen.saturating_sub(3)..).unwrap_or_default();
+    let bare = |pair: &[u8]| (pair.first() == Some(&b'\r')) != (pair.get(1) == Some(&b'\n'));
+    (seen == 0 && buf.first() == Some(&b'\n'))
+        || new.windows(2).any(bare)
+        || new.windows(4).any(|w| w == b"\r\n\r\n")
+}
+
 /// Bytes of the head at the start of `buf`, its last CR LF included; `None` if more is needed.
 fn head_len(buf: &[u8]) -> Result<Option<usize>, H1Error> {
     let end = buf
@@ -201,17 +215,22 @@ pub fn request_framing(head: &RawRequest) -> Result<Framing, H1Error> {
     Ok(declared(&head.headers, head.is_11)?.unwrap_or(Framing::Empty))
 }
 
+/// Whether a response to `method` has no body whatever its head says (RFC 9112 section 6.3).
+#[must_use]
+pub fn is_bodiless(status: StatusCode, method: &Method) -> bool {
+    status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED
+        || *method == Method::HEAD
+}
+
 /// Body of a response to `method` (RFC 9112 section 6.3).
 ///
 /// # Errors
 /// `Framing`, `Coding`.
 pub fn response_framing(head: &RawResponse, method: &Method) -> Result<Framing, H1Error> {
     let declared = declared(&head.headers, head.is_11)?;
-    let bodiless = head.status.is_informational()
-        || head.status == StatusCode::NO_CONTENT
-        || head.status == StatusCode::NOT_MODIFIED
-        || *method == Method::HEAD;
-    Ok(if bodiless {
+    Ok(if is_bodiless(head.status, method) {
         Framing::Empty
     } else {
         declared.unwrap_or(Framing::UntilClose)
@@ -499,6 +518,34 @@ mod tests {
     }
 
     #[test]
+    fn parsed_only_when_it_can_say_something() {
+        fn decides(text: &str) -> Option<&str> {
+            let at = (1..=text.len()).find(|n| may_decide(&text.as_bytes()[..*n], n - 1));
+            at.and_then(|n| text.get(..n))
+        }
+        let whole = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        assert_eq!(decides(whole), Some(whole));
+        assert!(may_decide(whole.as_bytes(), 0), "at once as well");
+        assert_eq!(decides("GET / HTTP/1.1\r\nhost: a\r\n"), None);
+        assert_eq!(decides("GET /\nhost: a"), Some("GET /\n"));
+        assert_eq!(decides("GET /\rhost: a"), Some("GET /\rh"));
+        assert_eq!(decides("\nGET"), Some("\n"));
+        assert!(may_decide(
+            &vec![b'a'; limits::HEAD_BYTES + 1],
+            limits::HEAD_BYTES
+        ));
+        // Wherever it decides, the parser agrees, whatever the pieces were.
+        for step in 1..9 {
+            let mut seen = 0;
+            while !may_decide(&whole.as_bytes()[..(seen + step).min(whole.len())], seen) {
+                seen += step;
+                assert!(seen < whole.len(), "{step}");
+            }
+            assert!(seen + step >= whole.len(), "{step}");
+        }
+    }
+
+    #[test]
     fn strict_lines() {
         check("GET / HTTP/1.1\nhost: a", Err(H1Error::LineEnd));
         check("GET / HTTP/1.1\r\nhost: a\rb", Err(H1Error::LineEnd));
@@ -519,7 +566,7 @@ mod tests {
             match decoder.decode(&mut buf)? {
                 Decoded::Chunk(Chunk::Data(data)) => out.extend_from_slice(&data),
                 Decoded::Chunk(Chunk::Trailers(t)) => {
-                    out.extend_from_slice(format!("|{}", t.len()).as_bytes())
+                    out.extend_from_slice(format!("|{}", t.len()).as_bytes());
                 }
                 Decoded::End => return Ok(out),
                 Decoded::More if text.is_empty() => return Ok(b"wants more than there is".to_vec()),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
+use crate::http::canonical::clean_trailers;
 use crate::http::h1::{self, BodyDecoder, Chunk, Decoded};
 use crate::io::h1::{Reader, Writer};
 use crate::io::rt;
@@ -71,6 +72,15 @@ impl Source<'_> {
     pub async fn skip(&mut self) {
         // A body that breaks off is at its end as well.
         while let Ok(Some(_)) = std::future::poll_fn(|cx| self.poll_next(cx)).await {}
+    }
+
+    /// Ready when the client of an HTTP/1 connection breaks off while it waits for the answer. Of an HTTP/2 stream the
+    /// sending side tells.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match self {
+            Self::Empty | Self::H2(_) => Poll::Pending,
+            Self::H1(reader, _) => reader.poll_gone(cx),
+        }
     }
 
     /// Whether all of an HTTP/1 body was read, so that the connection can go on.
@@ -147,11 +157,14 @@ impl Sink<'_> {
             Self::H1(_, Coding::Length(left)) if *left > 0 => {
                 Err(io::ErrorKind::UnexpectedEof.into())
             }
-            Self::H1(writer, Coding::Chunked) if !trailers => {
-                writer.out().extend_from_slice(b"0\r\n\r\n");
-                writer.flush().await
+            Self::H1(writer, coding) => {
+                if *coding == Coding::Chunked && !trailers {
+                    writer.out().extend_from_slice(b"0\r\n\r\n");
+                }
+                writer.flush().await?;
+                writer.complete();
+                Ok(())
             }
-            Self::H1(writer, _) => writer.flush().await,
             Self::H2(_) if trailers => Ok(()),
             Self::H2(stream) => stream
                 .send_data(Bytes::new(), true)
@@ -170,10 +183,23 @@ impl Sink<'_> {
         }
     }
 
+    /// Ready when the peer of an HTTP/2 stream takes no more.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match self {
+            Self::Nothing | Self::H1(..) => Poll::Pending,
+            Self::H2(stream) => stream.poll_reset(cx).map(|reset| match reset {
+                Ok(reason) => io::Error::other(h2::Error::from(reason)),
+                Err(error) => io::Error::other(error),
+            }),
+        }
+    }
+
     /// Breaks the message off so that the peer cannot take it for complete.
     pub fn abort(&mut self) {
-        if let Self::H2(stream) = self {
-            stream.send_reset(h2::Reason::INTERNAL_ERROR);
+        match self {
+            Self::Nothing => {}
+            Self::H1(writer, _) => writer.abort(),
+            Self::H2(stream) => stream.send_reset(h2::Reason::INTERNAL_ERROR),
         }
     }
 }
@@ -237,6 +263,15 @@ pub enum PumpError {
     Sink(io::Error),
 }
 
+/// What becomes of trailer fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trailers {
+    /// Nobody judged them, so they are not sent: those of a request.
+    Drop,
+    /// They are sent, but for those that say how a message is to be read: those of an answer, which gRPC lives on.
+    Clean,
+}
+
 /// Moves a body; `seen` gets the length of each piece.
 ///
 /// # Errors
@@ -244,9 +279,10 @@ pub enum PumpError {
 pub async fn pump(
     source: &mut Source<'_>,
     sink: &mut Sink<'_>,
+    trailers: Trailers,
     mut seen: impl FnMut(u64),
 ) -> Result<(), PumpError> {
-    let mut trailers = false;
+    let mut trailed = false;
     let mut turns = 0_u32;
     loop {
         turns = turns.wrapping_add(1);
@@ -267,24 +303,34 @@ pub async fn pump(
             Some(next) => next,
             None => {
                 sink.flush().await.map_err(PumpError::Sink)?;
-                std::future::poll_fn(|cx| source.poll_next(cx)).await
+                std::future::poll_fn(|cx| match sink.poll_gone(cx) {
+                    Poll::Ready(error) => Poll::Ready(Err(PumpError::Sink(error))),
+                    Poll::Pending => source.poll_next(cx).map(Ok),
+                })
+                .await?
             }
         };
         match next.map_err(PumpError::Source)? {
-            Some(chunk) => {
-                trailers = matches!(chunk, Chunk::Trailers(_));
-                if let Chunk::Data(data) = &chunk {
-                    seen(u64::try_from(data.len()).unwrap_or(u64::MAX));
+            Some(Chunk::Data(data)) => {
+                seen(u64::try_from(data.len()).unwrap_or(u64::MAX));
+                sink.send(Chunk::Data(data))
+                    .await
+                    .map_err(PumpError::Sink)?;
+            }
+            Some(Chunk::Trailers(mut fields)) => {
+                clean_trailers(&mut fields);
+                if trailers == Trailers::Clean && !fields.is_empty() {
+                    trailed = true;
+                    sink.send(Chunk::Trailers(fields))
+                        .await
+                        .map_err(PumpError::Sink)?;
                 }
-                sink.send(chunk).await.map_err(PumpError::Sink)?;
-                if trailers {
-                    break;
-                }
+                break;
             }
             None => break,
         }
     }
-    sink.finish(trailers).await.map_err(PumpError::Sink)
+    sink.finish(trailed).await.map_err(PumpError::Sink)
 }
 
 /// Framing that a body of unknown provenance gets on an HTTP/1 connection, from its head.

@@ -9,8 +9,10 @@ use bytes::BytesMut;
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::http::h1::H1Error;
+use crate::http::h1::{H1Error, may_decide};
+use crate::io::rt;
 use crate::io::stream::{Half, Stream};
+use crate::vocab::limits;
 
 /// Room that a read asks for.
 const READ_BYTES: usize = 16 * 1024;
@@ -41,6 +43,8 @@ pub struct Reader {
 pub struct Writer {
     half: Half,
     out: BytesMut,
+    /// A message has begun and not ended.
+    within: bool,
 }
 
 /// Splits a stream for HTTP/1.
@@ -55,6 +59,7 @@ pub fn split(stream: Stream) -> (Reader, Writer) {
         Writer {
             half: write,
             out: BytesMut::new(),
+            within: false,
         },
     )
 }
@@ -77,11 +82,51 @@ impl Reader {
     /// The stream broke.
     pub async fn started(&mut self) -> io::Result<bool> {
         while self.buf.is_empty() {
-            if std::future::poll_fn(|cx| self.poll_fill(cx)).await? == 0 {
+            if std::future::poll_fn(|cx| self.poll_idle(cx)).await? == 0 {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// As `poll_fill`, but an idle connection holds no buffer.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let polled = self.poll_fill(cx);
+        if polled.is_pending() && self.buf.is_empty() {
+            self.buf = BytesMut::new();
+        }
+        polled
+    }
+
+    /// Ready when the peer has broken off or ended its side. What it sends meanwhile is kept for later, and once there is
+    /// some the peer is not watched any further: so much is bounded.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        if !self.buf.is_empty() {
+            return Poll::Pending;
+        }
+        match std::task::ready!(self.poll_idle(cx)) {
+            Ok(0) => Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_more) => Poll::Pending,
+            Err(error) => Poll::Ready(error),
+        }
+    }
+
+    /// Reads and forgets until the peer ends its side, so that the answer it has not read yet is not lost to a reset; at
+    /// most `limits::LINGER_BYTES` and `limits::LINGER_MS`.
+    pub async fn linger(&mut self) {
+        let rest = async {
+            let mut read = self.buf.len();
+            while read < limits::LINGER_BYTES {
+                self.buf.clear();
+                match std::future::poll_fn(|cx| self.poll_idle(cx)).await {
+                    Ok(0) | Err(_) => return,
+                    Ok(n) => read = read.saturating_add(n),
+                }
+            }
+        };
+        if rt::timeout(limits::LINGER_MS, rest).await.is_err() {
+            tracing::trace!("peer does not end its side");
+        }
     }
 
     /// Reads one head with `parse`; `None` if the stream ends before its first byte.
@@ -92,13 +137,16 @@ impl Reader {
         &mut self,
         parse: impl Fn(&[u8]) -> Result<Option<(T, usize)>, H1Error>,
     ) -> Result<Option<T>, HeadError> {
+        let mut seen = 0;
         loop {
-            if !self.buf.is_empty()
+            // Not at every read: a peer that sends byte by byte would have the whole head parsed for each.
+            if may_decide(&self.buf, seen)
                 && let Some((head, len)) = parse(&self.buf)?
             {
                 drop(self.buf.split_to(len));
                 return Ok(Some(head));
             }
+            seen = self.buf.len();
             let n = std::future::poll_fn(|cx| self.poll_fill(cx))
                 .await
                 .map_err(HeadError::Io)?;
@@ -115,11 +163,33 @@ impl Reader {
     /// Whether an idle upstream connection can take another request: nothing came, it has not ended.
     pub fn is_quiet(&mut self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
-        self.buf.is_empty() && self.poll_fill(&mut cx).is_pending()
+        // Twice: the first may have been pending only because it was the turn of others.
+        (0..2).all(|_| self.buf.is_empty() && self.poll_idle(&mut cx).is_pending())
     }
 }
 
 impl Writer {
+    /// A message begins that ends with its body.
+    pub fn begin(&mut self) {
+        self.within = true;
+    }
+
+    /// The message has ended as it should.
+    pub(super) fn complete(&mut self) {
+        self.within = false;
+    }
+
+    /// Whether a message was begun and broken off, so that nothing can follow it.
+    #[must_use]
+    pub fn is_within(&self) -> bool {
+        self.within
+    }
+
+    /// Breaks the connection off, so that the peer cannot take what it has for complete.
+    pub fn abort(&mut self) {
+        self.half.abort();
+    }
+
     /// What waits to be written.
     pub fn out(&mut self) -> &mut BytesMut {
         &mut self.out

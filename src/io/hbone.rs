@@ -9,13 +9,16 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use h2::{Ping, PingPong};
 use http::{Method, Request, StatusCode};
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 
+use crate::io::clock;
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::stream::Stream;
 use crate::io::tls;
@@ -45,6 +48,23 @@ pub async fn serve(stream: Stream) -> Result<ServerConnection, h2::Error> {
         .max_concurrent_streams(limits::H2_STREAMS)
         .handshake(stream)
         .await
+}
+
+/// Asks the peer now and then whether it is there; ends when it does not answer. An HTTP/2 connection that carries
+/// tunnels may be silent for hours, so nothing else tells.
+pub async fn silent(ping: Option<PingPong>) {
+    if let Some(mut ping) = ping {
+        loop {
+            rt::sleep(limits::PING_MS).await;
+            match rt::timeout(limits::PONG_MS, ping.ping(Ping::opaque())).await {
+                Ok(Ok(_pong)) => {}
+                // The connection ends by itself.
+                Ok(Err(_ended)) => break,
+                Err(rt::Elapsed) => return,
+            }
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Why a tunnel could not be opened.
@@ -81,6 +101,15 @@ pub enum HboneError {
     /// The far end answered something else than 200.
     #[error("far end answered {0}")]
     Refused(StatusCode),
+    /// The authority of the CONNECT is none.
+    #[error("`{authority}` is no host and port")]
+    Authority {
+        /// As it was to be sent.
+        authority: String,
+        /// Cause.
+        #[source]
+        source: http::Error,
+    },
     /// It took too long.
     #[error("timed out")]
     Timeout,
@@ -112,11 +141,29 @@ struct Pooled {
     send: SendRequest<Bytes>,
     streams: Rc<Cell<usize>>,
     alive: Rc<Cell<bool>>,
+    /// When it was last seen to carry a tunnel.
+    used: Instant,
 }
 
-/// HBONE connections of this core.
+impl Pooled {
+    fn has_room(&self) -> bool {
+        let most = limits::HBONE_STREAMS_PER_CONNECTION.min(self.send.current_max_send_streams());
+        self.alive.get() && self.streams.get() < most
+    }
+
+    /// Whether it stays in the pool. One that goes still carries its tunnels to their end.
+    fn stays(&mut self, now: Instant) -> bool {
+        if self.streams.get() > 0 {
+            self.used = now;
+        }
+        let idle = now.saturating_duration_since(self.used);
+        self.alive.get() && idle < Duration::from_millis(limits::IDLE_HBONE_MS)
+    }
+}
+
+/// HBONE connections of this core. Keys come from the configuration, so they are as bounded as it is.
 #[derive(Debug, Default)]
-pub struct Pool {
+pub(super) struct Pool {
     by_key: RefCell<BTreeMap<Key, Rc<tokio::sync::Mutex<Vec<Pooled>>>>>,
 }
 
@@ -125,7 +172,7 @@ impl Pool {
     ///
     /// # Errors
     /// `HboneError`.
-    pub async fn open(&self, _permit: &Permit, far: &Far) -> Result<Stream, HboneError> {
+    pub(super) async fn open(&self, _permit: &Permit, far: &Far) -> Result<Stream, HboneError> {
         match rt::timeout(limits::CONNECT_MS, self.open_inner(far)).await {
             Ok(opened) => opened,
             Err(rt::Elapsed) => Err(HboneError::Timeout),
@@ -139,7 +186,7 @@ impl Pool {
             source,
         };
         let (response, body) = send
-            .send_request(connect_head(far), false)
+            .send_request(connect_head(far)?, false)
             .map_err(framing)?;
         let response = response.await.map_err(framing)?;
         if response.status() != StatusCode::OK {
@@ -160,12 +207,9 @@ impl Pool {
         let slot = Rc::clone(self.by_key.borrow_mut().entry(key).or_default());
         let mut pooled = slot.lock().await;
         pooled.retain(|p| p.alive.get());
-        for p in pooled.iter_mut() {
-            if p.streams.get() >= limits::HBONE_STREAMS_PER_CONNECTION {
-                continue;
-            }
+        for p in pooled.iter().filter(|p| p.has_room()) {
+            // Not ready after GOAWAY: it carries what it carries, and takes no more.
             if let Ok(ready) = p.send.clone().ready().await {
-                p.send = ready.clone();
                 return Ok((ready, Lease::take(&p.streams)));
             }
             p.alive.set(false);
@@ -176,35 +220,43 @@ impl Pool {
         Ok(got)
     }
 
-    /// Forgets keys whose connections are all gone; called now and then.
-    pub fn sweep(&self) {
+    /// Forgets connections that are gone or idle for long; called now and then.
+    pub(super) fn sweep(&self) {
+        let now = clock::now();
         self.by_key
             .borrow_mut()
             .retain(|_key, slot| match slot.try_lock() {
                 Ok(mut pooled) => {
-                    pooled.retain(|p| p.alive.get());
+                    pooled.retain_mut(|p| p.stays(now));
                     !pooled.is_empty()
                 }
                 Err(_busy) => true,
             });
     }
+
+    /// Forgets all connections; each ends with its last tunnel.
+    pub(super) fn clear(&self) {
+        self.by_key.borrow_mut().clear();
+    }
 }
 
-fn connect_head(far: &Far) -> Request<()> {
+fn connect_head(far: &Far) -> Result<Request<()>, HboneError> {
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
-    let authority = http::uri::Authority::try_from(far.authority.as_str());
-    if let Ok(authority) = authority {
-        let mut parts = http::uri::Parts::default();
-        parts.authority = Some(authority);
-        *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
-    }
+    let mut parts = http::uri::Parts::default();
+    let malformed = |source| HboneError::Authority {
+        authority: far.authority.clone(),
+        source,
+    };
+    let authority = far.authority.parse::<http::uri::Authority>();
+    parts.authority = Some(authority.map_err(|e| malformed(e.into()))?);
+    *request.uri_mut() = http::Uri::from_parts(parts).map_err(|e| malformed(e.into()))?;
     if let Some(client) = far.client
         && let Ok(value) = http::HeaderValue::try_from(format!("for=\"{client}\""))
     {
         request.headers_mut().insert(http::header::FORWARDED, value);
     }
-    request
+    Ok(request)
 }
 
 async fn connect(far: &Far) -> Result<Pooled, HboneError> {
@@ -229,7 +281,7 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
             want: far.expected.to_string(),
         });
     }
-    let (send, connection) = h2::client::Builder::new()
+    let (send, mut connection) = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_frame_size(FRAME_BYTES)
@@ -243,9 +295,15 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
         })?;
     let alive = Rc::new(Cell::new(true));
     let ended = Rc::clone(&alive);
+    let silent = silent(connection.ping_pong());
     rt::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "HBONE connection ended");
+        tokio::select! {
+            done = connection => {
+                if let Err(error) = done {
+                    tracing::debug!(%error, "HBONE connection ended");
+                }
+            }
+            () = silent => tracing::debug!("HBONE peer does not answer"),
         }
         ended.set(false);
     });
@@ -253,5 +311,6 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
         send,
         streams: Rc::new(Cell::new(0)),
         alive,
+        used: clock::now(),
     })
 }

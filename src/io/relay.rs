@@ -1,11 +1,13 @@
 //! Bytes both ways between two streams, each direction ending on its own.
 
+use std::cell::Cell;
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::io::rt;
 use crate::io::stream::{Half, Stream};
+use crate::vocab::limits;
 
 /// Buffer of a quiet direction.
 const SMALL: usize = 4 * 1024;
@@ -24,34 +26,82 @@ pub struct Passed {
 }
 
 /// Relays until both directions have ended. `progress` sees every read, so that the bytes are known
-/// even if the relay is dropped.
+/// even if the relay is dropped. A relay that fails or is dropped breaks both streams off: neither peer may take what it
+/// has for complete.
 ///
 /// # Errors
 /// The first error of either direction; the other is given up then.
-pub async fn relay(down: Stream, up: Stream, progress: &std::cell::Cell<Passed>) -> io::Result<()> {
-    let (mut down_read, mut down_write) = down.split();
-    let (mut up_read, mut up_write) = up.split();
-    let upward = copy(&mut down_read, &mut up_write, |n| {
-        let mut passed = progress.get();
-        passed.received = passed.received.saturating_add(n);
-        progress.set(passed);
-    });
-    let downward = copy(&mut up_read, &mut down_write, |n| {
-        let mut passed = progress.get();
-        passed.sent = passed.sent.saturating_add(n);
-        progress.set(passed);
-    });
-    tokio::try_join!(upward, downward).map(|_both| ())
+pub async fn relay(down: Stream, up: Stream, progress: &Cell<Passed>) -> io::Result<()> {
+    let (mut down_read, down_write) = down.split();
+    let (mut up_read, up_write) = up.split();
+    let mut writes = BreaksOff {
+        halves: [down_write, up_write],
+        done: false,
+    };
+    let [down_write, up_write] = &mut writes.halves;
+    let half_closed = Cell::new(false);
+    let upward = async {
+        copy(&mut down_read, up_write, |n| {
+            let mut passed = progress.get();
+            passed.received = passed.received.saturating_add(n);
+            progress.set(passed);
+        })
+        .await?;
+        half_closed.set(true);
+        io::Result::Ok(())
+    };
+    let downward = async {
+        copy(&mut up_read, down_write, |n| {
+            let mut passed = progress.get();
+            passed.sent = passed.sent.saturating_add(n);
+            progress.set(passed);
+        })
+        .await?;
+        half_closed.set(true);
+        io::Result::Ok(())
+    };
+    tokio::select! {
+        both = async { tokio::try_join!(upward, downward) } => both.map(|_both| ())?,
+        () = silence(&half_closed, progress) => return Err(io::ErrorKind::TimedOut.into()),
+    }
+    writes.done = true;
+    Ok(())
 }
 
-async fn copy(from: &mut Half, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Result<()>
-where
-    Half: AsyncRead + AsyncWrite,
-{
+/// Ends when one side has ended and the other has been silent for too long.
+async fn silence(half_closed: &Cell<bool>, progress: &Cell<Passed>) {
+    loop {
+        let before = (half_closed.get(), progress.get());
+        rt::sleep(limits::HALF_CLOSED_MS).await;
+        if before == (true, progress.get()) {
+            return;
+        }
+    }
+}
+
+struct BreaksOff {
+    halves: [Half; 2],
+    done: bool,
+}
+
+impl Drop for BreaksOff {
+    fn drop(&mut self) {
+        if !self.done {
+            self.halves.iter().for_each(Half::abort);
+        }
+    }
+}
+
+async fn copy(from: &mut Half, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Result<()> {
     let mut buffer = vec![0; SMALL];
     let mut turns = 0_u32;
     loop {
-        let n = from.read(&mut buffer).await?;
+        let n = tokio::select! {
+            biased;
+            read = from.read(&mut buffer) => read?,
+            // The reader of the other direction sees whether that was the end or a break.
+            () = std::future::poll_fn(|cx| to.poll_gone(cx)) => return Ok(()),
+        };
         if n == 0 {
             to.shutdown().await?;
             return Ok(());

@@ -4,7 +4,7 @@
 //! move by a non-blocking call afterwards: a dropped wait loses no bytes, an idle connection holds no
 //! buffer, and both drivers run the same code.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use monoio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Which driver a core runs on.
@@ -199,7 +199,13 @@ async fn turn_driver() {
     let mut sink = [0_u8; 64];
     loop {
         if let Err(error) = ear.readable(false).await {
-            tracing::debug!(%error, "turn driver");
+            // Without a bell nobody waits for it: `yield_turn` goes on at once then.
+            tracing::error!(%error, "taking turns has ended");
+            let left = TURN.with_borrow_mut(|turn| {
+                turn.bell = None;
+                std::mem::take(&mut turn.waiting)
+            });
+            return left.into_iter().for_each(Waker::wake);
         }
         while matches!(io::Read::read(&mut drain, &mut sink), Ok(n) if n == sink.len()) {}
         for waker in TURN.with_borrow_mut(|turn| std::mem::take(&mut turn.waiting)) {
@@ -208,27 +214,31 @@ async fn turn_driver() {
     }
 }
 
+/// Has the task woken when the others had their turn; `false` if that cannot be.
+fn wake_next_turn(cx: &Context<'_>) -> bool {
+    TURN.with_borrow_mut(|turn| {
+        let Some(bell) = &mut turn.bell else {
+            return false;
+        };
+        let first = turn.waiting.is_empty();
+        // A full pipe has a byte in it already, which rings as well.
+        let rung = !first || io::Write::write(bell, &[1]).is_ok();
+        if rung {
+            turn.waiting.push(cx.waker().clone());
+        }
+        rung
+    })
+}
+
 /// Lets the other tasks of this core run. For loops that find their sockets always ready.
 pub async fn yield_turn() {
     let mut waited = false;
     std::future::poll_fn(|cx| {
-        if waited {
+        if waited || !wake_next_turn(cx) {
             return Poll::Ready(());
         }
         waited = true;
-        let rung = TURN.with_borrow_mut(|turn| {
-            let Some(bell) = &mut turn.bell else {
-                return false;
-            };
-            let first = turn.waiting.is_empty();
-            // A full pipe has a byte in it already, which rings as well.
-            let rung = !first || io::Write::write(bell, &[1]).is_ok();
-            if rung {
-                turn.waiting.push(cx.waker().clone());
-            }
-            rung
-        });
-        if rung { Poll::Pending } else { Poll::Ready(()) }
+        Poll::Pending
     })
     .await;
 }
@@ -241,8 +251,14 @@ pub struct Tcp {
     inner: Rc<TcpInner>,
 }
 
+/// Reads in a row that find bytes, after which the other tasks of the core get their turn: a peer that sends faster
+/// than we work, say pings, would have the core for itself.
+const READS_PER_TURN: u32 = 64;
+
 struct TcpInner {
     socket: Rc<TcpStream>,
+    /// Reads in a row that found bytes.
+    reads: Cell<u32>,
     readable: RefCell<Option<Wait>>,
     writable: RefCell<Option<Wait>>,
 }
@@ -258,6 +274,7 @@ impl Tcp {
         Self {
             inner: Rc::new(TcpInner {
                 socket: Rc::new(socket),
+                reads: Cell::new(0),
                 readable: RefCell::new(None),
                 writable: RefCell::new(None),
             }),
@@ -380,6 +397,14 @@ impl AsyncRead for Tcp {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let reads = self.inner.reads.get();
+        if reads >= READS_PER_TURN {
+            self.inner.reads.set(0);
+            if wake_next_turn(cx) {
+                return Poll::Pending;
+            }
+        }
+        self.inner.reads.set(reads.saturating_add(1));
         loop {
             if self.inner.readable.borrow().is_some() {
                 std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
@@ -398,6 +423,7 @@ impl AsyncRead for Tcp {
                     return Poll::Ready(Ok(()));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.inner.reads.set(0);
                     std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -466,6 +492,26 @@ impl AsyncWrite for Tcp {
     }
 }
 
+/// Idle time after which the kernel asks whether the peer is still there, and between the questions (ztunnel's values
+/// are of this order): a tunnel that is idle for good reasons has no other time limit.
+const KEEPALIVE_S: u64 = 180;
+/// Unanswered questions after which the connection is broken.
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// Socket options of every connection; those of a listener pass to what it accepts (`tcp(7)`).
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub(super) fn stream_options(socket: &Socket) -> io::Result<()> {
+    let interval = Duration::from_secs(KEEPALIVE_S);
+    let keepalive = TcpKeepalive::new()
+        .with_time(interval)
+        .with_interval(interval)
+        .with_retries(KEEPALIVE_RETRIES);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)
+}
+
 /// How an upstream connection is made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConnectOptions {
@@ -473,14 +519,14 @@ pub struct ConnectOptions {
     pub mark: Option<u32>,
 }
 
-/// Connects without a time limit of its own; wrap it in `timeout`.
+/// Connects without a time limit of its own; wrap it in `timeout`. Only `upstream` and `hbone` dial, for a `Permit`.
 ///
 /// # Errors
 /// As `connect(2)`.
-pub async fn connect(to: SocketAddr, options: ConnectOptions) -> io::Result<Tcp> {
+pub(super) async fn connect(to: SocketAddr, options: ConnectOptions) -> io::Result<Tcp> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
+    stream_options(&socket)?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
     }
@@ -520,8 +566,6 @@ impl Acceptor {
     /// As `accept(2)`.
     pub async fn accept(&self) -> io::Result<Tcp> {
         let (stream, _peer) = self.listener.accept().await?;
-        let tcp = Tcp::new(stream);
-        tcp.with_socket(|s| s.set_tcp_nodelay(true))?;
-        Ok(tcp)
+        Ok(Tcp::new(stream))
     }
 }

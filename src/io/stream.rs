@@ -81,6 +81,24 @@ impl Stream {
         Ok(&self.prefix)
     }
 
+    /// Makes the end an abrupt one: what the peer has by then is not complete.
+    pub fn abort(&mut self) {
+        match &mut self.kind {
+            Kind::Tcp(tcp) => tcp.reset_on_close(),
+            Kind::Tls(tls) => tls.get_mut().0.abort(),
+            Kind::Tunnel(tunnel) => tunnel.abort(),
+        }
+    }
+
+    /// Ready when the peer takes no more, where the carrier says so while nothing is sent: a tunnel does.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.kind {
+            Kind::Tcp(_) => Poll::Pending,
+            Kind::Tls(tls) => tls.get_mut().0.poll_gone(cx),
+            Kind::Tunnel(tunnel) => tunnel.poll_gone(cx),
+        }
+    }
+
     /// Two halves that share the stream on this core.
     #[must_use]
     pub fn split(self) -> (Half, Half) {
@@ -168,6 +186,18 @@ impl AsyncWrite for Stream {
 #[derive(Debug)]
 pub struct Half {
     stream: Rc<RefCell<Stream>>,
+}
+
+impl Half {
+    /// Ready when the peer takes no more, as far as the carrier says so.
+    pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.borrow_mut().poll_gone(cx)
+    }
+
+    /// Makes the end of the whole stream an abrupt one.
+    pub(super) fn abort(&self) {
+        self.stream.borrow_mut().abort();
+    }
 }
 
 impl AsyncRead for Half {

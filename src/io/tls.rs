@@ -5,10 +5,14 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
+use thiserror::Error;
 use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
 
+use crate::exchange::close::CloseReason;
 use crate::identity;
+use crate::io::rt;
 use crate::io::stream::Stream;
+use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 
 /// What a handshake proved.
@@ -22,11 +26,43 @@ pub struct Proof {
     pub h2: bool,
 }
 
-/// Serves one handshake; `choose` gets the client's server name.
+/// Why a client's handshake failed.
+#[derive(Debug, Error)]
+pub enum AcceptError {
+    /// The peer's doing or the stream's, as rustls reports it.
+    #[error("{0}")]
+    Failed(io::Error),
+    /// Longer than `limits::HANDSHAKE_MS`.
+    #[error("handshake is too slow")]
+    Slow,
+}
+
+impl AcceptError {
+    /// The reason for the record.
+    #[must_use]
+    pub fn close(&self) -> CloseReason {
+        match self {
+            Self::Failed(_) => CloseReason::Handshake,
+            Self::Slow => CloseReason::Timeout,
+        }
+    }
+}
+
+/// Serves one handshake in `limits::HANDSHAKE_MS`; `choose` gets the client's server name.
 ///
 /// # Errors
-/// The peer's or the stream's, as rustls reports it.
+/// `AcceptError`.
 pub async fn accept(
+    stream: Stream,
+    choose: impl FnOnce(Option<&str>) -> Option<Arc<ServerConfig>>,
+) -> Result<(Stream, Proof), AcceptError> {
+    match rt::timeout(limits::HANDSHAKE_MS, handshake(stream, choose)).await {
+        Ok(done) => done.map_err(AcceptError::Failed),
+        Err(rt::Elapsed) => Err(AcceptError::Slow),
+    }
+}
+
+async fn handshake(
     stream: Stream,
     choose: impl FnOnce(Option<&str>) -> Option<Arc<ServerConfig>>,
 ) -> io::Result<(Stream, Proof)> {
@@ -47,11 +83,11 @@ pub async fn accept(
     Ok((Stream::from(TlsStream::from(tls)), proof))
 }
 
-/// Makes one handshake as a client.
+/// Makes one handshake as a client, without a time limit of its own.
 ///
 /// # Errors
 /// The peer's or the stream's, as rustls reports it.
-pub async fn connect(
+pub(super) async fn connect(
     stream: Stream,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,

@@ -57,8 +57,23 @@ impl Tunnel {
             _lease: lease,
         }
     }
+
+    /// Ready when the peer has reset the stream: it takes no more, and nothing else tells while nothing is sent.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.finished {
+            return Poll::Pending;
+        }
+        self.send.poll_reset(cx).map(|_why| ())
+    }
+
+    /// Breaks the stream off so that the peer cannot take it for complete (RFC 9113 section 8.5).
+    pub(super) fn abort(&mut self) {
+        self.finished = true;
+        self.send.send_reset(Reason::CONNECT_ERROR);
+    }
 }
 
+/// No more is wanted, and nothing is broken: the peer reads it as the end.
 impl Drop for Tunnel {
     fn drop(&mut self) {
         if !self.finished {
@@ -92,7 +107,7 @@ impl AsyncRead for Tunnel {
                 None => self.ended = true,
                 // A peer that resets without error has only ended its side.
                 Some(Err(e)) if matches!(e.reason(), Some(Reason::NO_ERROR | Reason::CANCEL)) => {
-                    self.ended = true
+                    self.ended = true;
                 }
                 Some(Err(e)) => return Poll::Ready(Err(broken(e))),
             }
@@ -139,7 +154,11 @@ impl AsyncWrite for Tunnel {
     fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.finished {
             self.finished = true;
-            self.send.send_data(Bytes::new(), true).map_err(broken)?;
+            match self.send.send_data(Bytes::new(), true) {
+                // The peer that has ended may have reset the stream; there is nobody to tell then.
+                Err(error) if !self.ended => return Poll::Ready(Err(broken(error))),
+                Ok(()) | Err(_) => {}
+            }
         }
         Poll::Ready(Ok(()))
     }

@@ -1,21 +1,25 @@
 //! Upstream connections: nothing is dialled without a `Permit`, and a pooled one serves only its own key.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use h2::client::SendRequest;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 
+use crate::io::clock;
 use crate::io::h1::{self, Reader, Writer};
 use crate::io::hbone::{self, Far, HboneError};
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::stream::Stream;
 use crate::io::tls;
+use crate::io::tunnel::Lease;
 use crate::policy::Permit;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
@@ -74,8 +78,8 @@ pub enum Version {
 pub enum Upstream {
     /// An HTTP/1.1 connection.
     H1(Box<H1Upstream>),
-    /// A stream of an HTTP/2 connection.
-    H2(SendRequest<Bytes>),
+    /// A stream of an HTTP/2 connection, and its place there.
+    H2(SendRequest<Bytes>, Lease),
 }
 
 /// An HTTP/1.1 connection to an upstream.
@@ -120,12 +124,34 @@ fn key(version: Version, target: &Target) -> Key {
     }
 }
 
+/// An HTTP/1.1 connection that waits for its next request.
+#[derive(Debug)]
+struct Idle {
+    connection: H1Upstream,
+    since: Instant,
+}
+
+/// An HTTP/2 connection.
+#[derive(Debug)]
+struct Shared {
+    send: SendRequest<Bytes>,
+    streams: Rc<Cell<usize>>,
+    alive: Rc<Cell<bool>>,
+    used: Instant,
+}
+
+/// The right to ask once more what was permitted, because a pooled connection ended before it answered.
+#[derive(Debug)]
+#[must_use = "it is for the one repetition"]
+pub struct Again(Permit);
+
 /// Upstream connections of this core.
 #[derive(Debug, Default)]
 pub struct Upstreams {
     hbone: hbone::Pool,
-    idle: RefCell<BTreeMap<Key, Vec<H1Upstream>>>,
-    h2: RefCell<BTreeMap<Key, SendRequest<Bytes>>>,
+    idle: RefCell<BTreeMap<Key, Vec<Idle>>>,
+    idle_count: Cell<usize>,
+    h2: RefCell<BTreeMap<Key, Shared>>,
 }
 
 impl Upstreams {
@@ -137,8 +163,7 @@ impl Upstreams {
         self.open(&permit, target).await
     }
 
-    /// An upstream for one permitted request; `fresh` does not take a connection from the pool. The
-    /// permit comes back for the one repetition that a stale pooled connection may need.
+    /// An upstream for one permitted request.
     ///
     /// # Errors
     /// `DialError`.
@@ -147,32 +172,56 @@ impl Upstreams {
         permit: Permit,
         target: &Target,
         version: Version,
-        fresh: bool,
-    ) -> Result<(Upstream, Permit), DialError> {
+    ) -> Result<(Upstream, Again), DialError> {
         let key = key(version, target);
         let upstream = match version {
-            Version::H1 => match self.take_idle(&key).filter(|_| !fresh) {
+            Version::H1 => match self.take_idle(&key) {
                 Some(idle) => Upstream::H1(Box::new(idle)),
-                None => {
-                    let (reader, writer) = h1::split(self.open(&permit, target).await?);
-                    Upstream::H1(Box::new(H1Upstream {
-                        reader,
-                        writer,
-                        reused: false,
-                        key,
-                    }))
-                }
+                None => self.fresh_h1(&permit, target, key).await?,
             },
-            Version::H2 => Upstream::H2(self.h2_stream(&permit, target, key).await?),
+            Version::H2 => self.h2_stream(&permit, target, key).await?,
         };
-        Ok((upstream, permit))
+        Ok((upstream, Again(permit)))
+    }
+
+    /// An upstream for the one repetition of a request; no pooled HTTP/1.1 connection is used.
+    ///
+    /// # Errors
+    /// `DialError`.
+    pub async fn again(
+        &self,
+        again: Again,
+        target: &Target,
+        version: Version,
+    ) -> Result<Upstream, DialError> {
+        let (Again(permit), key) = (again, key(version, target));
+        match version {
+            Version::H1 => self.fresh_h1(&permit, target, key).await,
+            Version::H2 => self.h2_stream(&permit, target, key).await,
+        }
+    }
+
+    async fn fresh_h1(
+        &self,
+        permit: &Permit,
+        target: &Target,
+        key: Key,
+    ) -> Result<Upstream, DialError> {
+        let (reader, writer) = h1::split(self.open(permit, target).await?);
+        Ok(Upstream::H1(Box::new(H1Upstream {
+            reader,
+            writer,
+            reused: false,
+            key,
+        })))
     }
 
     fn take_idle(&self, key: &Key) -> Option<H1Upstream> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(key)?;
         // The last one in is the warmest.
-        while let Some(mut connection) = list.pop() {
+        while let Some(Idle { mut connection, .. }) = list.pop() {
+            self.idle_count.set(self.idle_count.get().saturating_sub(1));
             if connection.reader.is_quiet() {
                 connection.reused = true;
                 return Some(connection);
@@ -184,9 +233,15 @@ impl Upstreams {
     /// Gives back a connection whose exchange is complete.
     pub fn give_back(&self, connection: H1Upstream) {
         let mut idle = self.idle.borrow_mut();
+        if self.idle_count.get() >= limits::IDLE_UPSTREAMS_PER_CORE {
+            drop_oldest(&mut idle);
+            self.idle_count.set(self.idle_count.get().saturating_sub(1));
+        }
         let list = idle.entry(connection.key.clone()).or_default();
         if list.len() < limits::IDLE_UPSTREAMS {
-            list.push(connection);
+            let since = clock::now();
+            list.push(Idle { connection, since });
+            self.idle_count.set(self.idle_count.get().saturating_add(1));
         }
     }
 
@@ -195,29 +250,63 @@ impl Upstreams {
         permit: &Permit,
         target: &Target,
         key: Key,
-    ) -> Result<SendRequest<Bytes>, DialError> {
-        let pooled = self.h2.borrow().get(&key).cloned();
-        if let Some(pooled) = pooled {
-            if let Ok(ready) = pooled.ready().await {
-                return Ok(ready);
+    ) -> Result<Upstream, DialError> {
+        if let Some((send, lease)) = self.pooled_h2(&key) {
+            // With room this waits for nothing; it fails after GOAWAY.
+            if let Ok(ready) = send.ready().await {
+                return Ok(Upstream::H2(ready, lease));
             }
             self.h2.borrow_mut().remove(&key);
         }
         let stream = self.open(permit, target).await?;
-        let (send, connection) = h2::client::Builder::new()
+        let handshake = h2::client::Builder::new()
             .enable_push(false)
             .max_header_list_size(u32::try_from(limits::HEAD_BYTES).unwrap_or(u32::MAX))
-            .handshake::<_, Bytes>(stream)
+            .handshake::<_, Bytes>(stream);
+        let (send, connection) = rt::timeout(limits::HANDSHAKE_MS, handshake)
             .await
+            .map_err(|rt::Elapsed| DialError::Timeout)?
             .map_err(DialError::Framing)?;
+        let alive = Rc::new(Cell::new(true));
+        let ended = Rc::clone(&alive);
         rt::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "upstream HTTP/2 connection ended");
             }
+            ended.set(false);
         });
         let ready = send.clone().ready().await.map_err(DialError::Framing)?;
-        self.h2.borrow_mut().insert(key, send);
-        Ok(ready)
+        let streams = Rc::new(Cell::new(0));
+        let upstream = Upstream::H2(ready, Lease::take(&streams));
+        let shared = Shared {
+            send,
+            streams,
+            alive,
+            used: clock::now(),
+        };
+        let mut pool = self.h2.borrow_mut();
+        if pool.len() >= limits::H2_UPSTREAMS_PER_CORE {
+            // A connection that leaves the pool still carries its streams to their end.
+            let oldest = pool.iter().min_by_key(|(_key, shared)| shared.used);
+            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
+                pool.remove(&oldest);
+            }
+        }
+        pool.insert(key, shared);
+        Ok(upstream)
+    }
+
+    /// A connection that is there and has room for one more stream.
+    fn pooled_h2(&self, key: &Key) -> Option<(SendRequest<Bytes>, Lease)> {
+        let mut pool = self.h2.borrow_mut();
+        let shared = pool.get_mut(key)?;
+        let room = shared.streams.get() < shared.send.current_max_send_streams();
+        if !shared.alive.get() || !room {
+            pool.remove(key);
+            return None;
+        }
+        shared.used = clock::now();
+        Some((shared.send.clone(), Lease::take(&shared.streams)))
     }
 
     async fn open(&self, permit: &Permit, target: &Target) -> Result<Stream, DialError> {
@@ -242,13 +331,48 @@ impl Upstreams {
         }
     }
 
-    /// Drops idle connections that ended and keys that are empty; called now and then.
+    /// Drops connections that ended or were idle for long, and keys that are empty; called now and then.
     pub fn sweep(&self) {
+        let (now, limit) = (
+            clock::now(),
+            Duration::from_millis(limits::IDLE_UPSTREAM_MS),
+        );
+        let recent = |at: Instant| now.saturating_duration_since(at) < limit;
         self.hbone.sweep();
-        self.idle.borrow_mut().retain(|_key, list| {
-            list.retain_mut(|c| c.reader.is_quiet());
+        let mut idle = self.idle.borrow_mut();
+        idle.retain(|_key, list| {
+            list.retain_mut(|c| recent(c.since) && c.connection.reader.is_quiet());
             !list.is_empty()
         });
+        self.idle_count.set(idle.values().map(Vec::len).sum());
+        self.h2.borrow_mut().retain(|_key, shared| {
+            shared.alive.get() && (recent(shared.used) || shared.streams.get() > 0)
+        });
+    }
+
+    /// Drops everything that is idle; what is in use ends with its exchange.
+    pub fn clear(&self) {
+        self.idle.borrow_mut().clear();
+        self.idle_count.set(0);
+        self.h2.borrow_mut().clear();
+        self.hbone.clear();
+    }
+}
+
+/// Makes room for one more idle connection.
+fn drop_oldest(idle: &mut BTreeMap<Key, Vec<Idle>>) {
+    // Of each key the first is the oldest.
+    let oldest = idle
+        .iter()
+        .filter_map(|(key, list)| Some((list.first()?.since, key)))
+        .min();
+    if let Some(key) = oldest.map(|(_since, key)| key.clone())
+        && let Some(list) = idle.get_mut(&key)
+    {
+        drop(list.drain(..1));
+        if list.is_empty() {
+            idle.remove(&key);
+        }
     }
 }
 

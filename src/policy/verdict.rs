@@ -207,12 +207,6 @@ impl Permit {
     pub fn verdict(&self) -> &Judged {
         &self.judged
     }
-
-    /// Gives the permit up for what was judged.
-    #[must_use]
-    pub fn into_judged(self) -> Judged {
-        self.judged
-    }
 }
 
 /// A denial.

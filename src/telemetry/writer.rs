@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -38,7 +38,11 @@ impl Sender {
         if self.ring.push(record).is_err() {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
         }
-        if self.shared.asleep.swap(false, Ordering::AcqRel) {
+        // Pairs with the writer's fence: either it sees the record, or we see it asleep.
+        fence(Ordering::SeqCst);
+        if self.shared.asleep.load(Ordering::Relaxed)
+            && self.shared.asleep.swap(false, Ordering::Relaxed)
+        {
             self.writer.unpark();
         }
     }
@@ -128,11 +132,12 @@ fn write_all(
             return;
         }
         // Announce the sleep, then look once more: a record that came in between is not left lying.
-        shared.asleep.store(true, Ordering::Release);
+        shared.asleep.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         if rings.iter().all(|ring| ring.is_empty()) && !shared.ended.load(Ordering::Acquire) {
             std::thread::park_timeout(Duration::from_millis(500));
         }
-        shared.asleep.store(false, Ordering::Release);
+        shared.asleep.store(false, Ordering::Relaxed);
     }
 }
 

@@ -32,7 +32,7 @@ pub const CHUNK_LINE_BYTES: usize = 256;
 pub const H2_STREAMS: u32 = 200;
 /// Streams that this process opens on one HBONE connection before it opens another (ztunnel's default).
 pub const HBONE_STREAMS_PER_CONNECTION: usize = 100;
-/// Connections that one core serves at a time.
+/// Connections, and streams of HTTP/2 connections, that one core serves at a time.
 pub const CONNECTIONS_PER_CORE: usize = 100_000;
 /// Decision records that wait for the writer, per core.
 pub const RECORDS_PER_CORE: usize = 16 * 1024;
@@ -56,7 +56,7 @@ pub const LOGIN_FLOW_S: i64 = 600;
 pub const DISCOVERY_BYTES: usize = 1 << 20;
 /// Announced body of a refused request that is read all the same, so that the client reads the answer.
 pub const REFUSED_BODY_BYTES: u64 = 64 * 1024;
-/// Idle upstream connections kept per core and key.
+/// Idle HTTP/1 upstream connections kept per core and key.
 pub const IDLE_UPSTREAMS: usize = 64;
 /// Addresses kept of one outside name.
 pub const ADDRESSES_PER_NAME: usize = 16;
@@ -64,6 +64,12 @@ pub const ADDRESSES_PER_NAME: usize = 16;
 pub const LOOKUPS: usize = 16;
 /// Longest TLS ClientHello inside a CONNECT, record headers included; with post-quantum key shares it is about 2 KiB.
 pub const CLIENT_HELLO_BYTES: usize = 16 * 1024;
+/// Idle HTTP/1 upstream connections kept per core; a key may hold a name that the client chose.
+pub const IDLE_UPSTREAMS_PER_CORE: usize = 1024;
+/// HTTP/2 upstream connections kept per core.
+pub const H2_UPSTREAMS_PER_CORE: usize = 512;
+/// Bytes that one HTTP/2 stream towards a client may have waiting.
+pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Handshake and first bytes of a downstream connection, in milliseconds.
 pub const HANDSHAKE_MS: u64 = 10_000;
@@ -79,6 +85,27 @@ pub const CONNECT_ALL_MS: u64 = 30_000;
 pub const LOOKUP_MS: u64 = 10_000;
 /// Idle keep-alive connection downstream, in milliseconds.
 pub const IDLE_MS: u64 = 300_000;
+/// Between two looks at whether an exchange still moves, in milliseconds. An upstream that was asked and has not begun to
+/// answer within one to two of them is given up.
+pub const STALL_MS: u64 = 300_000;
+/// Looks in a row without a byte either way after which an answer that has begun is given up (Envoy's TCP idle time, 1 h).
+pub const STALLS: u32 = 12;
+/// How long one side of a tunnel may be silent after the other side has ended, in milliseconds.
+pub const HALF_CLOSED_MS: u64 = 3_600_000;
+/// How long an upstream connection without an exchange is kept, in milliseconds.
+pub const IDLE_UPSTREAM_MS: u64 = 60_000;
+/// How long an HBONE connection without a tunnel is kept, in milliseconds (ztunnel's value).
+pub const IDLE_HBONE_MS: u64 = 300_000;
+/// Between two HBONE keep-alive pings, in milliseconds (ztunnel's value).
+pub const PING_MS: u64 = 10_000;
+/// How long the answer to a ping may take, in milliseconds (ztunnel's value).
+pub const PONG_MS: u64 = 20_000;
+/// How long the client of a connection that we end may take to read our answer and end its side, in milliseconds.
+pub const LINGER_MS: u64 = 1000;
+/// What such a client may still send, in bytes.
+pub const LINGER_BYTES: usize = 1 << 20;
+/// How long what is open may go on after the process was told to stop, in milliseconds.
+pub const DRAIN_MS: u64 = 5000;
 /// How long a plaintext connection under STRICT may wait for its first byte before the reset, in milliseconds.
 pub const RESET_WAIT_MS: u64 = 1000;
 

@@ -1,6 +1,6 @@
 //! From a configuration file to running cores, and down again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::config::checked::{IoDriver, Process};
 use crate::config::{self, ConfigErrors};
 use crate::control::plane::{Plane, PlaneError, Published};
+use crate::io::listener::raise_open_files;
 use crate::io::rt::{self, Want};
 use crate::telemetry::writer::{Sender, Writer};
 use crate::worker::core::Core;
@@ -50,10 +51,11 @@ fn os(what: &'static str) -> impl Fn(std::io::Error) -> BootError {
 /// How often a core tidies its pools, in milliseconds.
 const SWEEP_MS: u64 = 10_000;
 
-/// Runs a configuration until `stop` is set. `ready` is called once all listeners serve.
+/// Runs a configuration until `stop` is set; then what is open has `limits::DRAIN_MS` to end. `ready` is called once all
+/// listeners serve.
 ///
 /// # Errors
-/// `BootError`; nothing serves then.
+/// `BootError`; nothing serves any more then.
 pub fn run(
     main: &Path,
     stop: &watch::Receiver<bool>,
@@ -63,79 +65,85 @@ pub fn run(
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    if let Err(error) = raise_open_files() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     let process = Arc::new(config.process.clone());
-    let (first, started) = std_mpsc::channel();
-    let main = main.to_owned();
-    let control_stop = stop.clone();
-    let control = thread("control", move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
-        match runtime {
-            Ok(runtime) => {
-                let local = tokio::task::LocalSet::new();
-                runtime.block_on(local.run_until(control(main, config, &first, control_stop)));
-            }
-            Err(source) => drop(first.send(Err(BootError::Os {
-                what: "control thread",
-                source,
-            }))),
-        }
-    })?;
-    let published = started
-        .recv()
-        .map_err(|_gone| BootError::Ended("control thread"))??;
+    let halt = watch::Sender::new(false);
+    let (control, published) = start_control(main.to_owned(), config, stop, &halt)?;
+    let served = serve(&process, &published, stop, &halt, ready);
+    // The control thread ends after the cores: a login that drains still needs it.
+    halt.send_replace(true);
+    join(control, "control thread");
+    served
+}
+
+/// Runs the cores to their end.
+fn serve(
+    process: &Arc<Process>,
+    published: &Published,
+    stop: &watch::Receiver<bool>,
+    halt: &watch::Sender<bool>,
+    ready: impl FnOnce(&Process),
+) -> Result<(), BootError> {
     let count = match process.cores {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
     let (writer, senders) =
         Writer::start(&process.records, count).map_err(os("decision records"))?;
-    let mut cores = Vec::new();
     let (tell, told) = std_mpsc::channel();
-    for (index, sender) in senders.into_iter().enumerate() {
-        let (process, published, stop, tell) = (
-            Arc::clone(&process),
-            published.clone(),
-            stop.clone(),
-            tell.clone(),
-        );
-        cores.push(thread(&format!("core-{index}"), move || {
-            core(process, published, sender, stop, &tell)
-        })?);
+    let mut cores = Vec::new();
+    let mut failed = None;
+    for (index, records) in senders.into_iter().enumerate() {
+        let seat = Seat {
+            process: Arc::clone(process),
+            published: published.clone(),
+            records,
+            stop: stop.clone(),
+            halt: halt.clone(),
+            tell: tell.clone(),
+        };
+        match thread(&format!("core-{index}"), move || core(seat)) {
+            Ok(core) => cores.push(core),
+            Err(error) => {
+                failed = Some(error);
+                break;
+            }
+        }
     }
     drop(tell);
-    let mut failed = None;
-    for _ in 0..count {
+    let mut serving = 0;
+    while serving < count && failed.is_none() {
         match told.recv() {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => serving = serving.saturating_add(1),
             Ok(Err(error)) => failed = Some(error),
-            Err(_gone) => failed = failed.or(Some(BootError::Ended("a core"))),
+            Err(_gone) => failed = Some(BootError::Ended("a core")),
         }
     }
     if failed.is_none() {
         published.status.send_modify(|s| s.ready = true);
-        ready(&process);
+        ready(process);
     } else {
         // Cores that serve already must not go on beside one that does not.
-        published.status.send_modify(|s| s.ready = false);
-    }
-    if let Some(error) = failed {
-        return Err(error);
+        halt.send_replace(true);
     }
     for core in cores {
-        join(core, "a core");
+        if !join(core, "a core") {
+            failed = failed.or(Some(BootError::Ended("a core")));
+        }
     }
-    published.status.send_modify(|s| s.ready = false);
-    join(control, "control thread");
     writer.finish();
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
-fn join(thread: JoinHandle<()>, what: &str) {
-    if thread.join().is_err() {
-        tracing::error!("{what} panicked");
+/// Whether the thread ended without a panic.
+fn join(thread: JoinHandle<()>, what: &str) -> bool {
+    let ended = thread.join().is_ok();
+    if !ended {
+        tracing::error!("{what} has panicked");
     }
+    ended
 }
 
 fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, BootError> {
@@ -145,12 +153,58 @@ fn thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle
         .map_err(os("thread"))
 }
 
+/// Runs `then` if the thread unwinds while it lives.
+struct OnPanic<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnPanic<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0)();
+        }
+    }
+}
+
+/// Starts the control thread and waits for its first snapshot.
+fn start_control(
+    main: PathBuf,
+    config: config::Config,
+    stop: &watch::Receiver<bool>,
+    halt: &watch::Sender<bool>,
+) -> Result<(JoinHandle<()>, Published), BootError> {
+    let (first, started) = std_mpsc::channel();
+    let (stop, halted) = (stop.clone(), halt.subscribe());
+    let control = thread("control", move || {
+        let _last_words = OnPanic(|| {
+            tracing::error!(
+                "the control thread has panicked: the cores go on judging by the last snapshot, \
+                 and nothing of it is renewed or reloaded before a restart"
+            );
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => {
+                let local = tokio::task::LocalSet::new();
+                runtime.block_on(local.run_until(control(main, config, &first, stop, halted)));
+            }
+            Err(source) => drop(first.send(Err(os("control thread")(source)))),
+        }
+    })?;
+    match started.recv() {
+        Ok(Ok(published)) => Ok((control, published)),
+        Ok(Err(error)) => Err(error),
+        Err(_gone) => Err(BootError::Ended("control thread")),
+    }
+}
+
 /// The control thread's whole life.
 async fn control(
-    main: std::path::PathBuf,
+    main: PathBuf,
     config: config::Config,
     first: &std_mpsc::Sender<Result<Published, BootError>>,
     mut stop: watch::Receiver<bool>,
+    mut halted: watch::Receiver<bool>,
 ) {
     let started = tokio::select! {
         started = Plane::start(main, config) => started.map_err(BootError::Plane),
@@ -160,23 +214,49 @@ async fn control(
         Ok(started) => started,
         Err(error) => return drop(first.send(Err(error))),
     };
+    let status = published.status.clone();
     if first.send(Ok(published)).is_err() {
         return;
     }
+    let unready = async {
+        drop(stop.wait_for(|stop| *stop).await);
+        status.send_modify(|s| s.ready = false);
+        std::future::pending::<()>().await;
+    };
     tokio::select! {
         () = plane.run() => {}
-        _ = stop.wait_for(|stop| *stop) => {}
+        () = unready => {}
+        _ = halted.wait_for(|halt| *halt) => {}
     }
 }
 
-/// One core's whole life.
-fn core(
+/// What a core's thread takes with it.
+struct Seat {
     process: Arc<Process>,
     published: Published,
     records: Sender,
     stop: watch::Receiver<bool>,
-    tell: &std_mpsc::Sender<Result<(), BootError>>,
-) {
+    halt: watch::Sender<bool>,
+    /// Dropped once it was told whether the core serves.
+    tell: std_mpsc::Sender<Result<(), BootError>>,
+}
+
+/// One core's whole life.
+fn core(seat: Seat) {
+    let Seat {
+        process,
+        published,
+        records,
+        mut stop,
+        halt,
+        tell,
+    } = seat;
+    let mut halted = halt.subscribe();
+    // A process with a core less would serve some clients and not others.
+    let _last_words = OnPanic(|| {
+        tracing::error!("a core has panicked: the process ends");
+        halt.send_replace(true);
+    });
     let want = match process.io {
         IoDriver::Auto => Want::Auto,
         IoDriver::IoUring => Want::IoUring,
@@ -184,12 +264,7 @@ fn core(
     };
     let mut runtime = match rt::Core::build(want) {
         Ok(runtime) => runtime,
-        Err(source) => {
-            return drop(tell.send(Err(BootError::Os {
-                what: "cannot build the I/O driver",
-                source,
-            })));
-        }
+        Err(source) => return drop(tell.send(Err(os("cannot build the I/O driver")(source)))),
     };
     tracing::info!(driver = runtime.driver().label(), "core runs");
     runtime.run(async move {
@@ -202,21 +277,26 @@ fn core(
         if let Err(error) = listen::start(&core) {
             return drop(tell.send(Err(error.into())));
         }
-        if tell.send(Ok(())).is_err() {
+        let told = tell.send(Ok(()));
+        drop(tell);
+        if told.is_err() {
             return;
         }
         rt::spawn(rejudge(Rc::clone(&core), published.changed));
         rt::spawn(sweep(Rc::clone(&core)));
-        let mut stop = stop;
-        // The sender lives in the main thread until the cores are joined.
-        drop(stop.wait_for(|stop| *stop).await);
+        // A sender that is gone means to end as well.
+        tokio::select! {
+            _ = stop.wait_for(|stop| *stop) => {}
+            _ = halted.wait_for(|halt| *halt) => {}
+        }
+        core.end().await;
     });
 }
 
 /// Judges what is open by every new snapshot.
 async fn rejudge(core: Rc<Core>, mut changed: watch::Receiver<u64>) {
     while changed.changed().await.is_ok() {
-        let ended = core.open.rejudge(&core.snapshot());
+        let ended = core.open.rejudge(&core.snapshot()).await;
         if ended > 0 {
             tracing::info!(ended, "policy change ends what it forbids");
         }

@@ -3,23 +3,22 @@
 //! The bytes are the client's and the server's secret, so this first message is all that can be held against what was
 //! judged; without it, a permit for one host would carry a request for any other that the same server knows.
 
-use std::io;
 use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
 use crate::exchange::close::CloseReason;
 use crate::http::h1::{BodyDecoder, Chunk, Framing};
-use crate::http::reply::Reply;
 use crate::identity::client_hello::{self, HelloError};
-use crate::io::body::{Coding, PumpError, Sink, Source, pump};
+use crate::io::body::{Coding, PumpError, Sink, Source, Trailers, pump};
 use crate::io::h1::split;
 use crate::io::rt;
 use crate::io::stream::Stream;
 use crate::vocab::host::Host;
 use crate::vocab::limits;
-use crate::worker::forward::{Forward, Responder, chain, dial_reason, seen_received, seen_sent};
+use crate::worker::forward::{Forward, chain, dial_reason, own_reply, seen_received, seen_sent};
 use crate::worker::open::Cancel;
+use crate::worker::respond::Responder;
 use crate::worker::site::Story;
 
 /// Why nothing was sent on.
@@ -60,11 +59,19 @@ pub async fn connect(
     mut story: Story,
     cancel: &Cancel,
 ) -> bool {
-    let stream = match work.upstreams.dial(work.permit, &work.target).await {
+    let dialled = tokio::select! {
+        biased;
+        why = cancel.cancelled() => {
+            story.end(why);
+            return false;
+        }
+        dialled = work.upstreams.dial(work.permit, &work.target) => dialled,
+    };
+    let stream = match dialled {
         Ok(stream) => stream,
         Err(error) => {
             let close = dial_reason(&error);
-            let reply = Reply::text(close.status(), close.label());
+            let reply = own_reply(close);
             story.edit(|r| r.status = Some(reply.status.as_u16()));
             responder.reply(reply, false, &mut Source::Empty).await;
             story.fail(close, chain(&error));
@@ -73,7 +80,7 @@ pub async fn connect(
     };
     story.edit(|r| r.status = Some(200));
     // Only who was answered says what it wants.
-    let mut sink = match tunnel(responder).await {
+    let mut sink = match responder.tunnel().await {
         Ok(sink) => sink,
         Err(error) => {
             story.fail(CloseReason::DownstreamReset, error);
@@ -84,9 +91,9 @@ pub async fn connect(
     let hello = client_hello(&mut body, &work.request.host, seen_received(&passed));
     let hello = tokio::select! {
         biased;
-        () = cancel.cancelled() => {
+        why = cancel.cancelled() => {
             sink.abort();
-            story.fail(CloseReason::PolicyChanged, "policy changed");
+            story.end(why);
             return false;
         }
         hello = rt::timeout(limits::HANDSHAKE_MS, hello) => {
@@ -133,7 +140,7 @@ async fn relay(
     stream: Stream,
     hello: Bytes,
     (mut body, mut sink): (Source<'_>, Sink<'_>),
-    story: Story,
+    mut story: Story,
     cancel: &Cancel,
 ) {
     let passed = Rc::clone(&story.passed);
@@ -144,6 +151,7 @@ async fn relay(
         pump(
             &mut body,
             &mut Sink::H1(&mut up_writer, Coding::Close),
+            Trailers::Drop,
             seen_received(&passed),
         )
         .await?;
@@ -151,35 +159,28 @@ async fn relay(
     };
     let downward = async {
         let mut source = Source::H1(&mut up_reader, BodyDecoder::new(Framing::UntilClose));
-        pump(&mut source, &mut sink, seen_sent(&passed)).await?;
+        pump(&mut source, &mut sink, Trailers::Drop, seen_sent(&passed)).await?;
         match &mut sink {
             Sink::H1(writer, _) => writer.shutdown().await.map_err(PumpError::Sink),
             Sink::Nothing | Sink::H2(_) => Ok(()),
         }
     };
-    tokio::select! {
+    let broke = tokio::select! {
         biased;
-        () = cancel.cancelled() => story.end(CloseReason::PolicyChanged),
+        why = cancel.cancelled() => Some((why, None)),
         both = async { tokio::try_join!(upward, downward) } => match both {
-            Ok(_) => story.end(CloseReason::Done),
-            Err(PumpError::Source(error) | PumpError::Sink(error)) => story.fail(CloseReason::DownstreamReset, error),
+            Ok(_both) => None,
+            Err(PumpError::Source(error) | PumpError::Sink(error)) => {
+                Some((CloseReason::DownstreamReset, Some(error.to_string())))
+            }
         },
+    };
+    if broke.is_some() {
+        // What either side has by now is not complete.
+        up_writer.abort();
+        sink.abort();
     }
-}
-
-/// Answers CONNECT with 200; what comes back takes the upstream's bytes.
-async fn tunnel(responder: Responder<'_>) -> io::Result<Sink<'_>> {
-    match responder {
-        Responder::H1 { writer, .. } => {
-            writer.out().extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
-            writer.flush().await?;
-            Ok(Sink::H1(writer, Coding::Close))
-        }
-        Responder::H2 { mut respond, .. } => {
-            let stream = respond
-                .send_response(http::Response::new(()), false)
-                .map_err(io::Error::other)?;
-            Ok(Sink::H2(stream))
-        }
-    }
+    let (close, detail) = broke.unwrap_or((CloseReason::Done, None));
+    story.edit(|r| r.detail = detail);
+    story.end(close);
 }

@@ -4,14 +4,16 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
+use tokio::sync::watch;
 
 use crate::config::checked::Process;
 use crate::control::ask::Asker;
 use crate::control::snapshot::Snapshot;
-use crate::io::rt;
 use crate::io::upstream::Upstreams;
+use crate::io::{clock, rt};
 use crate::jwt::TokenCache;
 use crate::telemetry::record::Record;
 use crate::telemetry::writer::Sender;
@@ -35,7 +37,12 @@ pub struct Core {
     records: RefCell<Sender>,
     turn: Cell<usize>,
     connections: Cell<usize>,
+    drain: watch::Sender<bool>,
+    shed: Cell<u64>,
 }
+
+/// Between two looks at whether all connections have ended, in milliseconds.
+const DRAIN_LOOK_MS: u64 = 20;
 
 impl Core {
     /// A core's state.
@@ -56,6 +63,50 @@ impl Core {
             records: RefCell::new(records),
             turn: Cell::new(0),
             connections: Cell::new(0),
+            drain: watch::Sender::new(false),
+            shed: Cell::new(0),
+        }
+    }
+
+    /// Whether the process is about to end: no connection is kept for another request.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        *self.drain.borrow()
+    }
+
+    /// Waits until the process is about to end.
+    pub async fn draining(&self) {
+        // The sender is in `self`, so it does not go before the answer.
+        drop(self.drain.subscribe().wait_for(|drain| *drain).await);
+    }
+
+    /// Runs `work`, which waits for the first bytes of a client, for at most `ms` and not beyond the end of the process.
+    ///
+    /// # Errors
+    /// `Elapsed`.
+    pub async fn within<F: Future>(&self, ms: u64, work: F) -> Result<F::Output, rt::Elapsed> {
+        tokio::select! {
+            biased;
+            done = rt::timeout(ms, work) => done,
+            () = self.draining() => Err(rt::Elapsed),
+        }
+    }
+
+    /// Ends this core: what is idle now, what is open by itself within `limits::DRAIN_MS`, the rest then.
+    pub async fn end(&self) {
+        self.drain.send_replace(true);
+        let begun = clock::now();
+        let limit = Duration::from_millis(limits::DRAIN_MS);
+        while self.connections.get() > 0 && begun.elapsed() < limit {
+            // Also what became idle since the last look.
+            self.upstreams.clear();
+            rt::sleep(DRAIN_LOOK_MS).await;
+        }
+        if self.connections.get() > 0 {
+            let ended = self.open.end_all();
+            tracing::info!(ended, "time to drain is over");
+            // One more turn for them, so that their records say why.
+            rt::sleep(DRAIN_LOOK_MS).await;
         }
     }
 
@@ -78,19 +129,43 @@ impl Core {
         self.records.borrow_mut().send(record);
     }
 
+    /// Counts a task that the end of the process waits for.
+    #[must_use]
+    pub fn place(self: &Rc<Self>) -> Place {
+        let connections = &self.connections;
+        connections.set(connections.get().saturating_add(1));
+        Place(Rc::clone(self))
+    }
+
     /// Serves a connection in a task of its own, unless the core is full.
     pub fn spawn_connection(self: &Rc<Self>, serve: impl Future<Output = ()> + 'static) {
         if self.connections.get() >= limits::CONNECTIONS_PER_CORE {
-            tracing::warn!("connection limit of the core reached, one is shed");
+            // Said at every power of two: a flood must not become a flood of lines.
+            let shed = self.shed.get().saturating_add(1);
+            self.shed.set(shed);
+            if shed.is_power_of_two() {
+                tracing::warn!(
+                    shed,
+                    "connection limit of the core reached, connections are shed"
+                );
+            }
             return;
         }
-        self.connections
-            .set(self.connections.get().saturating_add(1));
-        let core = Rc::clone(self);
+        let place = self.place();
         rt::spawn(async move {
             Box::pin(serve).await;
-            core.connections
-                .set(core.connections.get().saturating_sub(1));
+            drop(place);
         });
+    }
+}
+
+/// A connection or stream that counts until this is dropped.
+#[derive(Debug)]
+pub struct Place(Rc<Core>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let connections = &self.0.connections;
+        connections.set(connections.get().saturating_sub(1));
     }
 }

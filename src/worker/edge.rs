@@ -16,7 +16,6 @@ use crate::oidc::{self, BrowserRequest, ExchangeError, Provider, Respond, Sessio
 use crate::policy::{Connection, PolicySet, Request, custom_providers};
 use crate::telemetry::record::Kind;
 use crate::vocab::claims::Claims;
-use crate::vocab::limits;
 use crate::vocab::path::CanonicalPath;
 use crate::vocab::resource::ResourceName;
 use crate::worker::core::Core;
@@ -290,11 +289,9 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
         Kind::Connection,
         snapshot.generation,
     );
-    let handshake = tls::accept(tcp.into(), |_sni| config);
-    let (stream, proof) = match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
-        Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "handshake is too slow"),
+    let (stream, proof) = match tls::accept(tcp.into(), |_sni| config).await {
+        Ok(done) => done,
+        Err(error) => return story.fail(error.close(), error),
     };
     story.forget();
     let peer_ip = peer.ip().to_canonical();

@@ -28,8 +28,9 @@ use crate::vocab::path::CanonicalPath;
 use crate::worker::connect;
 use crate::worker::core::Core;
 use crate::worker::edge;
-use crate::worker::forward::{self as forwarding, Forward, Responder};
+use crate::worker::forward::{self as forwarding, Forward};
 use crate::worker::judge::{self, Next, NoPlan, NoTarget, Plan};
+use crate::worker::respond::Responder;
 use crate::worker::site::{Site, SitePoint, Story};
 
 /// A request as it arrived, canonical.
@@ -301,6 +302,13 @@ fn tokens(
     Ok(())
 }
 
+fn version(protocol: Protocol) -> Version {
+    match protocol {
+        Protocol::Http2 | Protocol::Grpc => Version::H2,
+        Protocol::Http | Protocol::Https | Protocol::Tls | Protocol::Tcp => Version::H1,
+    }
+}
+
 fn going(
     snapshot: &Snapshot,
     site: &Site,
@@ -308,13 +316,9 @@ fn going(
     request: &Request,
     turn: usize,
 ) -> Result<Going, NoTarget> {
-    let version = match plan.protocol {
-        Protocol::Http2 | Protocol::Grpc => Version::H2,
-        Protocol::Http | Protocol::Https | Protocol::Tls | Protocol::Tcp => Version::H1,
-    };
     Ok(Going {
         target: target(snapshot, site.peer, plan, Some(request), turn)?,
-        version,
+        version: version(plan.protocol),
         own: plan.own.map(|id| id.as_str().to_owned()),
     })
 }
@@ -340,7 +344,9 @@ pub fn target(
         }
         Next::Outside(service, port) => {
             let addresses = judge::endpoints(snapshot, *service, *port, turn)?;
-            return outside(snapshot, *service, addresses, request).ok_or(NoTarget::NoRoute);
+            let version = version(plan.protocol);
+            return outside(snapshot, *service, addresses, version, request)
+                .ok_or(NoTarget::NoRoute);
         }
         Next::Workload(at, port) => mesh.workloads.get(*at).map(|workload| Beyond {
             address: SocketAddr::new(workload.address, workload.hbone_port),
@@ -392,22 +398,23 @@ fn outside(
     snapshot: &Snapshot,
     service: usize,
     addresses: Vec<UpstreamAddr>,
+    version: Version,
     request: Option<&Request>,
 ) -> Option<Target> {
     // CONNECT and bytes carry the client's own TLS, which must not be wrapped once more.
     let request = request.filter(|r| r.method != Method::CONNECT);
     match (egress::tls_rule(&snapshot.mesh, service), request) {
         (Some(UpstreamTls::Simple { sni, .. }), Some(request)) => {
+            let service = snapshot.mesh.services.get(service)?;
+            let origination = snapshot
+                .origination
+                .get(&service.name, version == Version::H2)?;
             let name = sni
                 .clone()
                 .unwrap_or_else(|| request.host.name().to_owned());
             Some(Target::Tls {
                 addresses,
-                config: Arc::clone(
-                    snapshot
-                        .origination
-                        .get(&snapshot.mesh.services.get(service)?.name)?,
-                ),
+                config: Arc::clone(origination),
                 name: rustls::pki_types::ServerName::try_from(name).ok()?,
             })
         }

@@ -8,213 +8,23 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use h2::client::SendRequest;
-use h2::server::SendResponse;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version as HttpVersion, header,
-};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version as HttpVersion, header};
 
 use crate::exchange::close::CloseReason;
-use crate::http::canonical::clean_response;
-use crate::http::h1::{self, BodyDecoder, Framing, RawResponse};
-use crate::http::reply::{Reply, SERVER, http_date};
-use crate::io::body::{Coding, PumpError, Sink, Source, pump};
-use crate::io::clock;
-use crate::io::h1::{HeadError, Writer};
+use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawResponse};
+use crate::http::reply::{Reply, is_grpc};
+use crate::io::body::{Coding, PumpError, Sink, Source, Trailers, announced_length, pump};
+use crate::io::h1::HeadError;
 use crate::io::hbone::HboneError;
 use crate::io::relay::Passed;
+use crate::io::rt;
 use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
 use crate::oidc;
 use crate::policy::{Permit, Request};
+use crate::vocab::limits;
 use crate::worker::open::Cancel;
+use crate::worker::respond::Responder;
 use crate::worker::site::Story;
-
-/// Where the answer goes.
-#[derive(Debug)]
-pub enum Responder<'a> {
-    /// An HTTP/1 connection.
-    H1 {
-        /// Writing half.
-        writer: &'a mut Writer,
-        /// Method of the request.
-        method: Method,
-        /// HTTP/1.1 (else 1.0).
-        is_11: bool,
-        /// The connection may go on afterwards.
-        keep: bool,
-        /// The client waits for `100 Continue`.
-        expects_continue: bool,
-    },
-    /// An HTTP/2 stream.
-    H2 {
-        /// Answers it.
-        respond: SendResponse<Bytes>,
-        /// The answer has no body, whatever its `content-length` says.
-        is_head: bool,
-    },
-}
-
-impl<'a> Responder<'a> {
-    /// Sends a complete answer; `ended`: the request has no body that is still to come.
-    pub async fn reply(self, reply: Reply, ended: bool, body: &mut Source<'_>) -> bool {
-        let Reply {
-            status,
-            headers,
-            body: content,
-        } = reply;
-        let done = ended || body.is_done();
-        match self {
-            Self::H1 {
-                writer,
-                method,
-                is_11,
-                keep,
-                ..
-            } => {
-                let keep = keep && done;
-                let out = writer.out();
-                status_line(out, status, is_11);
-                out.extend_from_slice(format!("content-length: {}\r\n", content.len()).as_bytes());
-                let mut fields = headers;
-                finish_fields(&mut fields);
-                connection_field(&mut fields, keep, is_11);
-                h1::write_fields(out, &fields);
-                if method != Method::HEAD {
-                    out.extend_from_slice(&content);
-                }
-                writer.flush().await.is_ok() && keep
-            }
-            Self::H2 {
-                mut respond,
-                is_head,
-            } => {
-                let mut response = http::Response::new(());
-                *response.status_mut() = status;
-                *response.headers_mut() = headers;
-                finish_fields(response.headers_mut());
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_LENGTH, HeaderValue::from(content.len()));
-                let empty = is_head || content.is_empty();
-                if let Ok(mut stream) = respond.send_response(response, empty)
-                    && !empty
-                    && stream.send_data(content, true).is_err()
-                {
-                    tracing::trace!("stream ended before the answer");
-                }
-                true
-            }
-        }
-    }
-
-    /// Starts the answer of an upstream; what comes back takes its body.
-    fn start(self, mut head: RawResponse, framing: Framing) -> io::Result<Sink<'a>> {
-        clean_response(&mut head.headers);
-        match self {
-            Self::H1 {
-                writer,
-                is_11,
-                keep,
-                ..
-            } => {
-                let (coding, keep) = match framing {
-                    Framing::Empty => (None, keep),
-                    Framing::Length(n) => (Some(Coding::Length(n)), keep),
-                    Framing::Chunked | Framing::UntilClose if is_11 => {
-                        (Some(Coding::Chunked), keep)
-                    }
-                    Framing::Chunked | Framing::UntilClose => (Some(Coding::Close), false),
-                };
-                if matches!(coding, Some(Coding::Chunked | Coding::Close)) {
-                    head.headers.remove(header::CONTENT_LENGTH);
-                }
-                connection_field(&mut head.headers, keep, is_11);
-                let out = writer.out();
-                status_line(out, head.status, is_11);
-                if coding == Some(Coding::Chunked) {
-                    out.extend_from_slice(b"transfer-encoding: chunked\r\n");
-                }
-                h1::write_fields(out, &head.headers);
-                // A message without a body still has to be flushed.
-                Ok(Sink::H1(writer, coding.unwrap_or(Coding::Length(0))))
-            }
-            Self::H2 { mut respond, .. } => {
-                let mut response = http::Response::new(());
-                *response.status_mut() = head.status;
-                *response.version_mut() = HttpVersion::HTTP_2;
-                *response.headers_mut() = head.headers;
-                let empty = framing == Framing::Empty;
-                let stream = respond
-                    .send_response(response, empty)
-                    .map_err(io::Error::other)?;
-                Ok(if empty {
-                    Sink::Nothing
-                } else {
-                    Sink::H2(stream)
-                })
-            }
-        }
-    }
-
-    /// Whether the client sends its body only when it is asked to.
-    #[must_use]
-    pub fn is_awaited(&self) -> bool {
-        matches!(
-            self,
-            Self::H1 {
-                expects_continue: true,
-                ..
-            }
-        )
-    }
-
-    fn keeps(&self, framing: Framing) -> bool {
-        match self {
-            Self::H1 { is_11, keep, .. } => {
-                *keep && (*is_11 || matches!(framing, Framing::Empty | Framing::Length(_)))
-            }
-            Self::H2 { .. } => true,
-        }
-    }
-
-    async fn invite_body(&mut self) -> io::Result<()> {
-        if let Self::H1 {
-            writer,
-            expects_continue,
-            ..
-        } = self
-            && std::mem::take(expects_continue)
-        {
-            writer
-                .out()
-                .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            return writer.flush().await;
-        }
-        Ok(())
-    }
-}
-
-fn status_line(out: &mut BytesMut, status: StatusCode, is_11: bool) {
-    out.extend_from_slice(if is_11 { b"HTTP/1.1 " } else { b"HTTP/1.0 " });
-    out.extend_from_slice(status.as_str().as_bytes());
-    out.extend_from_slice(b" ");
-    out.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
-fn finish_fields(headers: &mut HeaderMap) {
-    if let Ok(date) = HeaderValue::try_from(http_date(clock::unix())) {
-        headers.insert(header::DATE, date);
-    }
-    headers.insert(header::SERVER, SERVER);
-}
-
-fn connection_field(headers: &mut HeaderMap, keep: bool, is_11: bool) {
-    if !keep {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    } else if !is_11 {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
-    }
-}
 
 /// A permitted request.
 #[derive(Debug)]
@@ -243,7 +53,11 @@ struct Moving<'a> {
     extra: &'a HeaderMap,
     length: Option<u64>,
     at_edge: bool,
+    /// Scheme of the upstream, which HTTP/2 names.
+    scheme: &'static str,
     passed: &'a Cell<Passed>,
+    /// The body was sent whole.
+    uploaded: Cell<bool>,
     status: Cell<Option<u16>>,
 }
 
@@ -282,58 +96,26 @@ pub async fn exchange(
     cancel: &Cancel,
 ) -> bool {
     let bodiless = body.is_empty();
-    let repeatable = bodiless && work.request.method.is_idempotent();
-    let Forward {
-        upstreams,
-        mut permit,
-        target,
-        version,
-        request,
-        extra,
-        length,
-        at_edge,
-    } = work;
     if !bodiless && responder.invite_body().await.is_err() {
         story.end(CloseReason::DownstreamReset);
         return false;
     }
     let passed = std::rc::Rc::clone(&story.passed);
     let moving = Moving {
-        request,
-        extra,
-        length,
-        at_edge,
+        request: work.request,
+        extra: work.extra,
+        length: work.length,
+        at_edge: work.at_edge,
+        scheme: match work.target {
+            Target::Tls { .. } => "https",
+            Target::Hbone(_) | Target::Plain { .. } => "http",
+        },
         passed: &passed,
+        uploaded: Cell::new(false),
         status: Cell::new(None),
     };
     let slot: Slot<'_> = RefCell::new(Some(responder));
-    let mut fresh = false;
-    let (close, detail, keep) = loop {
-        let upstream = match upstreams.request(permit, &target, version, fresh).await {
-            Ok((upstream, back)) => {
-                permit = back;
-                upstream
-            }
-            Err(error) => break (dial_reason(&error), Some(chain(&error)), true),
-        };
-        let tried = match upstream {
-            Upstream::H1(connection) => {
-                via_h1(&moving, *connection, &mut body, &slot, cancel, upstreams).await
-            }
-            Upstream::H2(send) => via_h2(&moving, send, &mut body, &slot, cancel).await,
-        };
-        match tried {
-            Tried::Stale if repeatable && !fresh => fresh = true,
-            Tried::Stale => {
-                break (
-                    CloseReason::UpstreamReset,
-                    Some("upstream closed without an answer".to_owned()),
-                    true,
-                );
-            }
-            Tried::Over(close, detail, keep) => break (close, detail, keep),
-        }
-    };
+    let (close, detail, keep) = attempts(work, &moving, &mut body, &slot, cancel).await;
     story.edit(|r| {
         r.status = moving.status.get();
         r.detail = detail;
@@ -341,8 +123,18 @@ pub async fn exchange(
     let unanswered = slot.borrow_mut().take();
     let keep = match unanswered {
         None => keep,
-        Some(responder) => {
-            let reply = instead(close);
+        // There is nobody to answer.
+        Some(_) if close == CloseReason::DownstreamReset => false,
+        Some(mut responder) => {
+            let reply = own_reply(close);
+            let reply = if is_grpc(&moving.request.headers) {
+                reply.into_grpc()
+            } else {
+                reply
+            };
+            if !keep {
+                responder.close_after();
+            }
             story.edit(|r| r.status = Some(reply.status.as_u16()));
             responder.reply(reply, bodiless, &mut body).await && keep
         }
@@ -351,24 +143,84 @@ pub async fn exchange(
     keep
 }
 
-/// The answer where the upstream gives none.
-fn instead(close: CloseReason) -> Reply {
-    if close == CloseReason::PolicyChanged {
-        Reply::denied()
-    } else {
-        Reply::text(close.status(), close.label())
+/// Asks the upstream, and once more if a pooled connection turns out to be closed.
+async fn attempts(
+    work: Forward<'_>,
+    moving: &Moving<'_>,
+    body: &mut Source<'_>,
+    slot: &Slot<'_>,
+    cancel: &Cancel,
+) -> (CloseReason, Option<String>, bool) {
+    let Forward {
+        upstreams,
+        permit,
+        target,
+        version,
+        request,
+        ..
+    } = work;
+    let repeatable = body.is_empty() && request.method.is_idempotent();
+    let failed = |error: &DialError| (dial_reason(error), Some(chain(error)), true);
+    let asked = tokio::select! {
+        biased;
+        why = cancel.cancelled() => return (why, None, false),
+        asked = upstreams.request(permit, &target, version) => asked,
+    };
+    let (upstream, again) = match asked {
+        Ok(asked) => asked,
+        Err(error) => return failed(&error),
+    };
+    let mut tried = via(moving, upstream, body, slot, cancel, upstreams).await;
+    if matches!(tried, Tried::Stale) && repeatable {
+        tried = match upstreams.again(again, &target, version).await {
+            Ok(upstream) => via(moving, upstream, body, slot, cancel, upstreams).await,
+            Err(error) => return failed(&error),
+        };
+    }
+    match tried {
+        Tried::Stale => (CloseReason::UpstreamReset, Some(SILENT.to_owned()), true),
+        Tried::Over(close, detail, keep) => (close, detail, keep),
     }
 }
 
-pub(super) fn dial_reason(error: &DialError) -> CloseReason {
+async fn via(
+    moving: &Moving<'_>,
+    upstream: Upstream,
+    body: &mut Source<'_>,
+    slot: &Slot<'_>,
+    cancel: &Cancel,
+    upstreams: &Upstreams,
+) -> Tried {
+    match upstream {
+        Upstream::H1(connection) => {
+            via_h1(moving, *connection, body, slot, cancel, upstreams).await
+        }
+        Upstream::H2(send, _place) => via_h2(moving, send, body, slot, cancel).await,
+    }
+}
+
+const SILENT: &str = "upstream closed without an answer";
+
+/// Why an exchange ends whose upstream cannot be had.
+#[must_use]
+pub fn dial_reason(error: &DialError) -> CloseReason {
     match error {
         DialError::Hbone(HboneError::Refused(status)) if *status == StatusCode::UNAUTHORIZED => {
             CloseReason::Denied
         }
-        DialError::Hbone(HboneError::Timeout) | DialError::Timeout => CloseReason::Timeout,
+        DialError::Hbone(HboneError::Timeout) | DialError::Timeout => CloseReason::UpstreamTimeout,
         DialError::Hbone(_) | DialError::Connect(_) | DialError::Framing(_) => {
             CloseReason::UpstreamConnect
         }
+    }
+}
+
+/// What a client is told that has no answer yet.
+pub(super) fn own_reply(close: CloseReason) -> Reply {
+    if matches!(close, CloseReason::PolicyChanged | CloseReason::Denied) {
+        Reply::denied()
+    } else {
+        Reply::text(close.status(), close.label())
     }
 }
 
@@ -403,58 +255,85 @@ pub(super) fn seen_sent(passed: &Cell<Passed>) -> impl FnMut(u64) {
 
 /// How the two directions ended together.
 enum Drove {
-    Answered(Result<Answered, AnswerError>, bool),
+    Answered(Result<Answered, AnswerError>),
     ClientBroke(io::Error),
-    Cancelled,
+    Cancelled(CloseReason),
+    Stalled,
 }
 
-/// Runs both directions until the answer is complete, the client breaks off or policy ends it.
+/// Runs both directions until the answer is complete, the client breaks off, policy ends it or nothing moves any more.
 async fn drive(
-    upload: impl Future<Output = Result<(), PumpError>>,
+    moving: &Moving<'_>,
+    upload: impl Future<Output = io::Error>,
     answer: impl Future<Output = Result<Answered, AnswerError>>,
+    slot: &Slot<'_>,
     cancel: &Cancel,
 ) -> Drove {
-    let (mut upload, mut answer, mut cancelled) =
-        (pin!(upload), pin!(answer), pin!(cancel.cancelled()));
-    let mut uploaded: Option<bool> = None;
+    let (mut upload, mut answer) = (pin!(upload), pin!(answer));
+    let (mut cancelled, mut stalled) = (pin!(cancel.cancelled()), pin!(stalled(moving, slot)));
     std::future::poll_fn(|cx| {
-        if cancelled.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Drove::Cancelled);
+        if let Poll::Ready(why) = cancelled.as_mut().poll(cx) {
+            return Poll::Ready(Drove::Cancelled(why));
         }
-        if uploaded.is_none() {
-            match upload.as_mut().poll(cx) {
-                Poll::Ready(Ok(())) => uploaded = Some(true),
-                Poll::Ready(Err(PumpError::Source(error))) => {
-                    return Poll::Ready(Drove::ClientBroke(error));
-                }
-                // The upstream takes no more; it may still answer why.
-                Poll::Ready(Err(PumpError::Sink(_))) => uploaded = Some(false),
-                Poll::Pending => {}
+        let broke = upload.as_mut().poll(cx);
+        if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
+            return Poll::Ready(Drove::Answered(answered));
+        }
+        let waiting = slot.borrow_mut();
+        let gone = std::cell::RefMut::filter_map(waiting, Option::as_mut)
+            .map_or(Poll::Pending, |mut responder| responder.poll_gone(cx));
+        match (broke, gone) {
+            (Poll::Ready(error), _) | (Poll::Pending, Poll::Ready(error)) => {
+                Poll::Ready(Drove::ClientBroke(error))
             }
+            (Poll::Pending, Poll::Pending) => stalled.as_mut().poll(cx).map(|()| Drove::Stalled),
         }
-        answer
-            .as_mut()
-            .poll(cx)
-            .map(|answered| Drove::Answered(answered, uploaded == Some(true)))
     })
     .await
 }
 
-fn over(drove: Drove, stale_possible: bool) -> (Tried, bool) {
+/// Ends when nothing has moved for too long: much sooner while the answer has not begun.
+async fn stalled(moving: &Moving<'_>, slot: &Slot<'_>) {
+    let mut quiet = 0_u32;
+    loop {
+        let before = moving.passed.get();
+        rt::sleep(limits::STALL_MS).await;
+        if moving.passed.get() != before {
+            quiet = 0;
+            continue;
+        }
+        quiet = quiet.saturating_add(1);
+        if slot.borrow().is_some() || quiet >= limits::STALLS {
+            return;
+        }
+    }
+}
+
+/// Sends the body, then watches the client; ends only when the client breaks off.
+async fn upload(moving: &Moving<'_>, body: &mut Source<'_>, sink: &mut Sink<'_>) -> io::Error {
+    match pump(body, sink, Trailers::Drop, seen_received(moving.passed)).await {
+        Ok(()) => moving.uploaded.set(true),
+        Err(PumpError::Source(error)) => return error,
+        // The upstream takes no more; it may still answer why.
+        Err(PumpError::Sink(_)) => {}
+    }
+    std::future::poll_fn(|cx| body.poll_gone(cx)).await
+}
+
+/// How an attempt ended, and whether the upstream connection can be used again.
+fn over(moving: &Moving<'_>, drove: Drove, stale_possible: bool) -> (Tried, bool) {
+    let uploaded = moving.uploaded.get();
+    let ended = |close, detail: String| (Tried::Over(close, Some(detail), false), false);
     match drove {
-        Drove::Cancelled => (
-            Tried::Over(
-                CloseReason::PolicyChanged,
-                Some("policy changed".to_owned()),
-                false,
-            ),
-            false,
-        ),
-        Drove::ClientBroke(error) => (
-            Tried::Over(CloseReason::DownstreamReset, Some(error.to_string()), false),
-            false,
-        ),
-        Drove::Answered(Ok(answered), uploaded) => (
+        Drove::Cancelled(why) => (Tried::Over(why, None, false), false),
+        Drove::ClientBroke(error) if error.get_ref().is_some_and(|e| e.is::<H1Error>()) => {
+            ended(CloseReason::BadRequest, error.to_string())
+        }
+        Drove::ClientBroke(error) => ended(CloseReason::DownstreamReset, error.to_string()),
+        // Who has not sent all of its request is the one that stalls.
+        Drove::Stalled if !uploaded => ended(CloseReason::Timeout, "body stalls".to_owned()),
+        Drove::Stalled => ended(CloseReason::UpstreamTimeout, "answer stalls".to_owned()),
+        Drove::Answered(Ok(answered)) => (
             Tried::Over(
                 CloseReason::Done,
                 None,
@@ -462,23 +341,17 @@ fn over(drove: Drove, stale_possible: bool) -> (Tried, bool) {
             ),
             answered.keep_upstream && uploaded,
         ),
-        Drove::Answered(Err(AnswerError::Silent), _) if stale_possible => (Tried::Stale, false),
-        Drove::Answered(Err(AnswerError::Silent), _) => (
-            Tried::Over(
-                CloseReason::UpstreamReset,
-                Some("upstream closed without an answer".to_owned()),
-                true,
-            ),
+        Drove::Answered(Err(AnswerError::Silent)) if stale_possible => (Tried::Stale, false),
+        Drove::Answered(Err(AnswerError::Silent)) => (
+            Tried::Over(CloseReason::UpstreamReset, Some(SILENT.to_owned()), true),
             false,
         ),
-        Drove::Answered(Err(AnswerError::Upstream(what)), _) => (
-            Tried::Over(CloseReason::UpstreamReset, Some(what), false),
-            false,
-        ),
-        Drove::Answered(Err(AnswerError::Downstream(error)), _) => (
-            Tried::Over(CloseReason::DownstreamReset, Some(error.to_string()), false),
-            false,
-        ),
+        Drove::Answered(Err(AnswerError::Upstream(what))) => {
+            ended(CloseReason::UpstreamReset, what)
+        }
+        Drove::Answered(Err(AnswerError::Downstream(error))) => {
+            ended(CloseReason::DownstreamReset, error.to_string())
+        }
     }
 }
 
@@ -500,16 +373,8 @@ async fn via_h1(
     let reused = connection.reused;
     let H1Upstream { reader, writer, .. } = &mut connection;
     let upload = async {
-        if bodiless {
-            writer.flush().await.map_err(PumpError::Sink)
-        } else {
-            pump(
-                body,
-                &mut Sink::H1(writer, coding),
-                seen_received(moving.passed),
-            )
-            .await
-        }
+        let coding = if bodiless { Coding::Length(0) } else { coding };
+        upload(moving, body, &mut Sink::H1(writer, coding)).await
     };
     let answer = async {
         let head = loop {
@@ -534,8 +399,8 @@ async fn via_h1(
             keep_upstream,
         })
     };
-    let drove = drive(upload, answer, cancel).await;
-    let (tried, keep_upstream) = over(drove, reused);
+    let drove = drive(moving, upload, answer, slot, cancel).await;
+    let (tried, keep_upstream) = over(moving, drove, reused);
     if keep_upstream {
         upstreams.give_back(connection);
     }
@@ -559,35 +424,46 @@ async fn via_h2(
         Err(what) => return Tried::Over(CloseReason::UpstreamReset, Some(what), true),
     };
     let upload = async {
-        if bodiless {
-            Ok(())
+        let mut sink = if bodiless {
+            Sink::Nothing
         } else {
-            pump(body, &mut Sink::H2(stream), seen_received(moving.passed)).await
-        }
+            Sink::H2(stream)
+        };
+        upload(moving, body, &mut sink).await
     };
     let answer = async {
         let response = response
             .await
             .map_err(|error| AnswerError::Upstream(error.to_string()))?;
         let (parts, body) = response.into_parts();
-        let length = crate::io::body::announced_length(&parts.headers);
-        let framing = match length {
-            _ if body.is_end_stream() => Framing::Empty,
-            Some(n) => Framing::Length(n),
-            None => Framing::Chunked,
+        let bodiless =
+            body.is_end_stream() || h1::is_bodiless(parts.status, &moving.request.method);
+        let (framing, source) = if bodiless {
+            (Framing::Empty, Source::Empty)
+        } else {
+            let length = announced_length(&parts.headers);
+            (
+                length.map_or(Framing::Chunked, Framing::Length),
+                Source::H2(body),
+            )
         };
         let head = RawResponse {
             status: parts.status,
             is_11: true,
             headers: parts.headers,
         };
-        let keep_downstream = answer(moving, head, framing, Source::H2(body), slot).await?;
+        let keep_downstream = answer(moving, head, framing, source, slot).await?;
         Ok(Answered {
             keep_downstream,
             keep_upstream: true,
         })
     };
-    over(drive(upload, answer, cancel).await, false).0
+    over(
+        moving,
+        drive(moving, upload, answer, slot, cancel).await,
+        false,
+    )
+    .0
 }
 
 /// Sends an upstream's answer on; whether the downstream connection can go on afterwards.
@@ -605,11 +481,11 @@ async fn answer(
     if moving.at_edge {
         oidc::strip_response(&mut head.headers);
     }
-    let keep = responder.keeps(framing);
-    let mut sink = responder
+    let (mut sink, keep) = responder
         .start(head, framing)
         .map_err(AnswerError::Downstream)?;
-    match pump(&mut source, &mut sink, seen_sent(moving.passed)).await {
+    let seen = seen_sent(moving.passed);
+    match pump(&mut source, &mut sink, Trailers::Clean, seen).await {
         Ok(()) => Ok(keep),
         Err(PumpError::Source(error)) => {
             sink.abort();
@@ -657,7 +533,7 @@ fn request_head(out: &mut BytesMut, moving: &Moving<'_>, coding: Option<Coding>)
 fn h2_request(moving: &Moving<'_>) -> Result<http::Request<()>, String> {
     let request = moving.request;
     let uri = http::Uri::builder()
-        .scheme("http")
+        .scheme(moving.scheme)
         .authority(request.host.as_str())
         .path_and_query(request.path.as_ref().map_or("/", |p| p.as_str()))
         .build()

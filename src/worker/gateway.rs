@@ -22,11 +22,11 @@ use crate::vocab::limits;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
 use crate::worker::core::Core;
-use crate::worker::forward::chain;
 use crate::worker::judge;
 use crate::worker::node::{self, Tunnelled};
 use crate::worker::serve;
 use crate::worker::site::{Site, SitePoint, Story};
+use crate::worker::streams;
 
 /// First byte of a TLS record that carries a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -86,11 +86,9 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
     let Some(config) = at.tls(&snapshot, local) else {
         return story.fail(CloseReason::Handshake, "no identity for this address");
     };
-    let handshake = tls::accept(tcp.into(), |_sni| Some(config.hbone));
-    let (stream, proof) = match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
-        Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "handshake is too slow"),
+    let (stream, proof) = match tls::accept(tcp.into(), |_sni| Some(config.hbone)).await {
+        Ok(done) => done,
+        Err(error) => return story.fail(error.close(), error),
     };
     let Some(principal) = proof.peer else {
         return story.fail(CloseReason::Handshake, "client showed no certificate");
@@ -104,14 +102,8 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
     };
     story.forget();
     let local = OriginalDst(SocketAddr::new(local.ip().to_canonical(), local.port()));
-    while let Some(accepted) = connection.accept().await {
-        let (request, respond) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::debug!(%error, "HBONE connection ended");
-                return;
-            }
-        };
+    let silent = hbone::silent(connection.ping_pong());
+    streams::serve(&core, connection, silent, |request, respond| {
         let arrival = Arrival {
             core: Rc::clone(&core),
             at: at.clone(),
@@ -119,8 +111,9 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
             peer,
             local,
         };
-        rt::spawn(async move { Box::pin(tunnel(arrival, request, respond)).await });
-    }
+        tunnel(arrival, request, respond)
+    })
+    .await;
 }
 
 struct Arrival {
@@ -172,9 +165,9 @@ async fn tunnel(
                         http(Rc::clone(core), *site, stream, tls, Some(principal.clone())).await;
                     }
                 }
-                Tunnelled::Bytes(site, up, story) => match accept(&mut respond, body) {
-                    Some(down) => node::relayed(core, *site, story, down, up).await,
-                    None => story.end(CloseReason::DownstreamReset),
+                Tunnelled::Bytes(going) => match accept(&mut respond, body) {
+                    Some(down) => node::relayed(*going, down).await,
+                    None => going.story.end(CloseReason::DownstreamReset),
                 },
             }
         }
@@ -260,26 +253,11 @@ async fn through(
         }
         return;
     }
-    match node::permitted(core, &site, &snapshot) {
-        Err(story) => {
-            let status = if story.is_denied() {
-                CloseReason::Denied
-            } else {
-                CloseReason::NoRoute
-            }
-            .connect_status();
-            drop(story);
-            refuse(&mut respond, status);
-        }
-        Ok((permit, target, story)) => match core.upstreams.dial(permit, &target).await {
-            Ok(up) => match accept(&mut respond, body) {
-                Some(down) => node::relayed(core, site, story, down, up).await,
-                None => story.end(CloseReason::DownstreamReset),
-            },
-            Err(error) => {
-                story.fail(CloseReason::UpstreamConnect, chain(&error));
-                refuse(&mut respond, StatusCode::SERVICE_UNAVAILABLE);
-            }
+    match node::dialled(core, site, &snapshot).await {
+        Err(close) => refuse(&mut respond, close.connect_status()),
+        Ok(going) => match accept(&mut respond, body) {
+            Some(down) => node::relayed(going, down).await,
+            None => going.story.end(CloseReason::DownstreamReset),
         },
     }
 }
@@ -374,15 +352,9 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
         return story.fail(CloseReason::Handshake, "no identity for this gateway yet");
     };
     let config = if is_proxy { tls.proxy } else { tls.direct };
-    let (stream, proof) = match rt::timeout(
-        limits::HANDSHAKE_MS,
-        tls::accept(tcp.into(), |_sni| Some(config)),
-    )
-    .await
-    {
-        Ok(Ok(done)) => done,
-        Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
-        Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "handshake is too slow"),
+    let (stream, proof) = match tls::accept(tcp.into(), |_sni| Some(config)).await {
+        Ok(done) => done,
+        Err(error) => return story.fail(error.close(), error),
     };
     story.forget();
     site.connection.principal = proof.peer;

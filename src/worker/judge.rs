@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::config::checked::{GatewayClass, Location, Mesh, Protocol};
+use crate::config::checked::{Location, Mesh, Protocol};
 use crate::control::snapshot::{Enforcement, Snapshot};
 use crate::exchange::close::CloseReason;
 use crate::policy::{
@@ -291,16 +291,6 @@ impl Plan<'_> {
 #[must_use]
 pub fn still_allowed(snapshot: &Snapshot, site: &Site, request: Option<&Request>) -> bool {
     plan(snapshot, site, request, 0).is_ok_and(|plan| plan.judge(&site.connection, request).is_ok())
-}
-
-/// Whether a gateway of this class stands at the address of a tunnel.
-#[must_use]
-pub fn is_class(snapshot: &Snapshot, gateway: usize, class: GatewayClass) -> bool {
-    snapshot
-        .mesh
-        .gateways
-        .get(gateway)
-        .is_some_and(|g| g.class == class)
 }
 
 /// Addresses of an outside service's endpoints in the order in which they are tried, as they were judged when DNS

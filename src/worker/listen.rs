@@ -2,11 +2,14 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::io::listener::bind;
+use crate::io::clock;
+use crate::io::listener::{bind, is_passing};
 use crate::io::rt::{self, Acceptor, Tcp};
 use crate::vocab::addr::ListenAddr;
 use crate::worker::core::Core;
@@ -131,6 +134,8 @@ type Serving = std::pin::Pin<Box<dyn Future<Output = ()>>>;
 
 /// How long an accept loop waits after an error such as too many open files, in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 50;
+/// Between two lines about such errors.
+const ACCEPT_QUIET: Duration = Duration::from_secs(10);
 
 fn accepting(
     core: &Rc<Core>,
@@ -140,11 +145,22 @@ fn accepting(
     let core = Rc::clone(core);
     Box::new(move || {
         rt::spawn(async move {
+            let mut draining = pin!(core.draining());
+            let mut said: Option<Instant> = None;
             loop {
-                match acceptor.accept().await {
+                let accepted = tokio::select! {
+                    biased;
+                    () = &mut draining => return,
+                    accepted = acceptor.accept() => accepted,
+                };
+                match accepted {
                     Ok(tcp) => core.spawn_connection(serve(Rc::clone(&core), tcp)),
+                    Err(error) if is_passing(&error) => rt::yield_turn().await,
                     Err(error) => {
-                        tracing::warn!(%error, "accept");
+                        if said.is_none_or(|at| at.elapsed() > ACCEPT_QUIET) {
+                            tracing::warn!(%error, "cannot accept");
+                            said = Some(clock::now());
+                        }
                         rt::sleep(ACCEPT_PAUSE_MS).await;
                     }
                 }

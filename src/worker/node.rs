@@ -7,16 +7,15 @@ use std::sync::Arc;
 use crate::config::checked::{Node, NodeWorkload, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
-use crate::io::hbone::HboneError;
 use crate::io::listener::{Captured, original_destination};
 use crate::io::relay::relay;
 use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
 use crate::io::tls;
-use crate::io::upstream::{DialError, Target};
+use crate::io::upstream::Target;
 use crate::policy::{
-    Connection, Denied, OutboundTarget, Permit, Request, decide_outbound, decide_plaintext,
-    mtls_mode,
+    Connection, Denied, OutboundTarget, Permit, Request, Verdict, decide_outbound,
+    decide_plaintext, mtls_mode,
 };
 use crate::role::outbound::{self, Route, Wanted};
 use crate::telemetry::record::Kind;
@@ -25,8 +24,9 @@ use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 use crate::worker::core::Core;
 use crate::worker::exchange::{Beyond, hbone, target};
-use crate::worker::forward::chain;
+use crate::worker::forward::{chain, dial_reason};
 use crate::worker::judge::{self, NoPlan, NoTarget};
+use crate::worker::open::Entry;
 use crate::worker::serve;
 use crate::worker::site::{Site, SitePoint, Story};
 use crate::worker::socks::{self, Answer};
@@ -160,11 +160,9 @@ pub async fn direct(
     let Some(tls) = tls else {
         return story.fail(CloseReason::Handshake, "no identity for this workload yet");
     };
-    let handshake = tls::accept(stream, |_sni| Some(tls.direct));
-    let (stream, proof) = match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
-        Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "handshake is too slow"),
+    let (stream, proof) = match tls::accept(stream, |_sni| Some(tls.direct)).await {
+        Ok(done) => done,
+        Err(error) => return story.fail(error.close(), error),
     };
     if outer.is_some() && outer != proof.peer {
         // A stolen certificate used through somebody else's node.
@@ -190,38 +188,33 @@ async fn admit(core: Rc<Core>, site: Site, stream: Stream, h2: bool) {
     if needs_http {
         return Box::pin(serve::http(core, site, stream, h2)).await;
     }
-    match permitted(&core, &site, &snapshot) {
-        Ok((permit, target, story)) => match core.upstreams.dial(permit, &target).await {
-            Ok(up) => relayed(&core, site, story, stream, up).await,
-            Err(error) => story.fail(CloseReason::UpstreamConnect, chain(&error)),
-        },
-        Err(story) => {
-            drop(stream);
-            drop(story);
-        }
+    let mut stream = stream;
+    match dialled(&core, site, &snapshot).await {
+        Ok(going) => relayed(going, stream).await,
+        Err(_close) => stream.abort(),
     }
 }
 
-/// The L4 decision at a site: permit, target and the open story; or the story with its denial.
+/// The L4 decision at a site: permit, target and the open story.
 ///
 /// # Errors
-/// The story, its reason set.
-pub fn permitted(
+/// Why not; it is recorded.
+fn permitted(
     core: &Rc<Core>,
     site: &Site,
     snapshot: &Arc<Snapshot>,
-) -> Result<(Permit, Target, Story), Story> {
+) -> Result<(Permit, Target, Story), CloseReason> {
     let mut story = Story::begin(core, site, Kind::Connection, snapshot);
-    let plan = match judge::plan(snapshot, site, None, 0) {
+    let end = |story: Story, close| {
+        story.end(close);
+        Err(close)
+    };
+    let plan = match judge::plan(snapshot, site, None, core.turn()) {
         Ok(plan) => plan,
-        Err(NoPlan::Close(close)) => {
-            story.edit(|r| r.close = Some(close));
-            return Err(story);
-        }
+        Err(NoPlan::Close(close)) => return end(story, close),
         Err(NoPlan::Denied(denied)) => {
             story.judged(&denied.judged);
-            story.edit(|r| r.close = Some(CloseReason::Denied));
-            return Err(story);
+            return end(story, CloseReason::Denied);
         }
     };
     story.edit(|r| {
@@ -240,8 +233,7 @@ pub fn permitted(
             if let Some(Denied { judged }) = denied {
                 story.judged(&judged);
             }
-            story.edit(|r| r.close = Some(CloseReason::Denied));
-            return Err(story);
+            return end(story, CloseReason::Denied);
         }
     };
     story.judged(permit.verdict());
@@ -249,24 +241,76 @@ pub fn permitted(
         Ok(target) => Ok((permit, target, story)),
         Err(why) => {
             let (close, detail) = why.close();
-            story.edit(|r| (r.close, r.detail) = (Some(close), detail));
-            Err(story)
+            story.edit(|r| r.detail = detail);
+            end(story, close)
+        }
+    }
+}
+
+/// A permitted connection with its upstream, judged anew with every snapshot.
+#[derive(Debug)]
+pub struct Going {
+    up: Stream,
+    /// Its record.
+    pub story: Story,
+    entry: Entry,
+}
+
+/// Judges a connection at a site as bytes and dials.
+///
+/// # Errors
+/// Why not; it is recorded.
+pub async fn dialled(
+    core: &Rc<Core>,
+    site: Site,
+    snapshot: &Arc<Snapshot>,
+) -> Result<Going, CloseReason> {
+    let (permit, target, story) = permitted(core, &site, snapshot)?;
+    // On the list before the dial: a policy that changes meanwhile is heard.
+    let entry = core.open.enter(Box::new(move |snapshot| {
+        judge::still_allowed(snapshot, &site, None::<&Request>)
+    }));
+    dial(core, permit, &target, story, entry).await
+}
+
+async fn dial(
+    core: &Rc<Core>,
+    permit: Permit,
+    target: &Target,
+    story: Story,
+    entry: Entry,
+) -> Result<Going, CloseReason> {
+    let dialled = tokio::select! {
+        biased;
+        why = entry.cancel.cancelled() => {
+            story.end(why);
+            return Err(why);
+        }
+        dialled = core.upstreams.dial(permit, target) => dialled,
+    };
+    match dialled {
+        Ok(up) => Ok(Going { up, story, entry }),
+        Err(error) => {
+            let close = dial_reason(&error);
+            story.fail(close, chain(&error));
+            Err(close)
         }
     }
 }
 
 /// Relays bytes until both sides have ended or policy forbids it.
-pub async fn relayed(core: &Rc<Core>, site: Site, story: Story, down: Stream, up: Stream) {
-    let entry = core.open.enter(Box::new(move |snapshot| {
-        judge::still_allowed(snapshot, &site, None::<&Request>)
-    }));
+pub async fn relayed(going: Going, down: Stream) {
+    let Going { up, story, entry } = going;
     story.opened();
     let passed = Rc::clone(&story.passed);
     tokio::select! {
         biased;
-        () = entry.cancel.cancelled() => story.fail(CloseReason::PolicyChanged, "policy changed"),
+        why = entry.cancel.cancelled() => story.end(why),
         done = relay(down, up, &passed) => match done {
             Ok(()) => story.end(CloseReason::Done),
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                story.fail(CloseReason::Timeout, error);
+            }
             Err(error) => story.fail(CloseReason::DownstreamReset, error),
         },
     }
@@ -278,7 +322,7 @@ pub enum Tunnelled {
     /// Answer 200 and serve it so.
     Http(Box<Site>, Option<MeshTls>),
     /// Dialled; answer 200 and relay.
-    Bytes(Box<Site>, Stream, Story),
+    Bytes(Box<Going>),
     /// Answer this.
     Refuse(http::StatusCode),
 }
@@ -332,18 +376,9 @@ pub async fn tunnelled(
             tls.and_then(|id| snapshot.identities.get(id)).cloned(),
         );
     }
-    match permitted(core, &site, &snapshot) {
-        Ok((permit, target, story)) => match core.upstreams.dial(permit, &target).await {
-            Ok(up) => Tunnelled::Bytes(Box::new(site), up, story),
-            Err(error) => {
-                story.fail(CloseReason::UpstreamConnect, chain(&error));
-                Tunnelled::Refuse(http::StatusCode::SERVICE_UNAVAILABLE)
-            }
-        },
-        Err(story) => {
-            drop(story);
-            Tunnelled::Refuse(CloseReason::Denied.connect_status())
-        }
+    match dialled(core, site, &snapshot).await {
+        Ok(going) => Tunnelled::Bytes(Box::new(going)),
+        Err(close) => Tunnelled::Refuse(close.connect_status()),
     }
 }
 
@@ -390,10 +425,7 @@ pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
     };
     let wanted = Wanted::Address(dst.ip());
     match leave(&core, &node, at, peer, &wanted, dst.port(), story).await {
-        Ok((up, story)) => {
-            let down = Stream::from(tcp);
-            leaving(story, down, up).await;
-        }
+        Ok(going) => relayed(going, tcp.into()).await,
         Err(_close) => tcp.reset_on_close(),
     }
 }
@@ -402,21 +434,27 @@ pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
 pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
     let Ok(peer) = tcp.peer() else { return };
     let mut stream = Stream::from(tcp);
-    let Ok(Ok((wanted, port))) =
-        rt::timeout(limits::HANDSHAKE_MS, socks::wanted(&mut stream)).await
-    else {
-        return;
-    };
     let story = outbound_story(&core, &node, peer);
+    let asked = core
+        .within(limits::HANDSHAKE_MS, socks::wanted(&mut stream))
+        .await;
+    let (wanted, port) = match asked {
+        Ok(Ok(asked)) => asked,
+        Ok(Err(error)) => return story.fail(CloseReason::BadRequest, error),
+        Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "SOCKS request is too slow"),
+    };
     match leave(&core, &node, at, peer, &wanted, port, story).await {
-        Ok((up, story)) => match socks::answer(&mut stream, Answer::Granted).await {
-            Ok(()) => leaving(story, stream, up).await,
-            Err(error) => story.fail(CloseReason::DownstreamReset, error),
+        Ok(going) => match socks::answer(&mut stream, Answer::Granted).await {
+            Ok(()) => relayed(going, stream).await,
+            Err(error) => going.story.fail(CloseReason::DownstreamReset, error),
         },
         Err(close) => {
             let answer = if close == CloseReason::Denied {
                 Answer::NotAllowed
-            } else if matches!(close, CloseReason::NoRoute | CloseReason::UpstreamConnect) {
+            } else if matches!(
+                close,
+                CloseReason::NoRoute | CloseReason::UpstreamConnect | CloseReason::UpstreamTimeout
+            ) {
                 Answer::Unreachable
             } else {
                 Answer::Failed
@@ -438,12 +476,34 @@ fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
     )
 }
 
-async fn leaving(story: Story, down: Stream, up: Stream) {
-    story.opened();
-    let passed = Rc::clone(&story.passed);
-    match relay(down, up, &passed).await {
-        Ok(()) => story.end(CloseReason::Done),
-        Err(error) => story.fail(CloseReason::DownstreamReset, error),
+/// What policy says about a connection that leaves for `wanted`, and which way it would take.
+fn judge_outbound(
+    snapshot: &Snapshot,
+    wanted: &Wanted,
+    port: u16,
+    turn: usize,
+) -> (Route, Verdict) {
+    let mesh = &snapshot.mesh;
+    let route = outbound::route(mesh, &snapshot.directory, wanted, port, turn);
+    let asked = asked_for(wanted, port);
+    let verdict = decide_outbound(in_registry(&route, &asked), mesh.outbound_allow_any);
+    (route, verdict)
+}
+
+fn in_registry<'a>(route: &Route, asked: &'a str) -> OutboundTarget<'a> {
+    match route {
+        Route::Unknown(_) => OutboundTarget::Unknown(asked),
+        Route::Gateway { .. }
+        | Route::Workload { .. }
+        | Route::Outside { .. }
+        | Route::Unreachable { .. } => OutboundTarget::Known,
+    }
+}
+
+fn asked_for(wanted: &Wanted, port: u16) -> String {
+    match wanted {
+        Wanted::Name(name) => format!("{name}:{port}"),
+        Wanted::Address(ip) => SocketAddr::new(*ip, port).to_string(),
     }
 }
 
@@ -456,26 +516,16 @@ async fn leave(
     wanted: &Wanted,
     port: u16,
     mut story: Story,
-) -> Result<(Stream, Story), CloseReason> {
+) -> Result<Going, CloseReason> {
     let snapshot = core.snapshot();
-    let end = |story: Story, close: CloseReason, detail: String| {
-        story.fail(close, detail);
-        Err(close)
-    };
-    let own = node
-        .workloads
-        .get(at)
-        .and_then(|w| snapshot.directory.workload(&w.workload));
-    let Some(own) = own.and_then(|at| snapshot.mesh.workloads.get(at)) else {
-        return end(
-            story,
-            CloseReason::NoRoute,
-            "workload is not in the mesh any more".to_owned(),
-        );
-    };
-    let asked = match wanted {
-        Wanted::Name(name) => format!("{name}:{port}"),
-        Wanted::Address(ip) => SocketAddr::new(*ip, port).to_string(),
+    let hosted = node.workloads.get(at).map(|w| w.workload.clone());
+    let own = hosted
+        .as_ref()
+        .and_then(|name| snapshot.directory.workload(name));
+    let (Some(hosted), Some(own)) = (hosted, own.and_then(|at| snapshot.mesh.workloads.get(at)))
+    else {
+        story.fail(CloseReason::NoRoute, "workload is not in the mesh any more");
+        return Err(CloseReason::NoRoute);
     };
     let destination = match wanted {
         Wanted::Address(ip) => *ip,
@@ -490,49 +540,36 @@ async fn leave(
             port,
             sni: None,
         });
-        r.service = Some(asked.clone());
+        r.service = Some(asked_for(wanted, port));
     });
-    let mesh = &snapshot.mesh;
     let turn = core.turn();
-    let route = outbound::route(mesh, &snapshot.directory, wanted, port, turn);
-    let verdict = decide_outbound(in_registry(&route, &asked), mesh.outbound_allow_any);
+    let (route, verdict) = judge_outbound(&snapshot, wanted, port, turn);
     story.judged(&verdict);
-    let permit = match verdict.permit() {
-        Ok(permit) => permit,
-        Err(_denied) => {
-            story.end(CloseReason::Denied);
-            return Err(CloseReason::Denied);
-        }
+    let Ok(permit) = verdict.permit() else {
+        story.end(CloseReason::Denied);
+        return Err(CloseReason::Denied);
     };
     let options = rt::ConnectOptions { mark: node.mark };
     let target = match outbound_target(&snapshot, &own.id, peer, route, (options, turn)) {
         Ok(target) => target,
         Err(why) => {
             let (close, detail) = why.close();
-            let detail =
-                detail.unwrap_or_else(|| format!("`{asked}` has no endpoint or no such port"));
-            return end(story, close, detail);
+            let none = || {
+                format!(
+                    "`{}` has no endpoint or no such port",
+                    asked_for(wanted, port)
+                )
+            };
+            story.fail(close, detail.unwrap_or_else(none));
+            return Err(close);
         }
     };
-    match core.upstreams.dial(permit, &target).await {
-        Ok(up) => Ok((up, story)),
-        Err(DialError::Hbone(HboneError::Refused(status)))
-            if status == http::StatusCode::UNAUTHORIZED =>
-        {
-            end(story, CloseReason::Denied, "far end denies".to_owned())
-        }
-        Err(error) => end(story, CloseReason::UpstreamConnect, chain(&error)),
-    }
-}
-
-fn in_registry<'a>(route: &Route, asked: &'a str) -> OutboundTarget<'a> {
-    match route {
-        Route::Unknown(_) => OutboundTarget::Unknown(asked),
-        Route::Gateway { .. }
-        | Route::Workload { .. }
-        | Route::Outside { .. }
-        | Route::Unreachable { .. } => OutboundTarget::Known,
-    }
+    let wanted = wanted.clone();
+    let entry = core.open.enter(Box::new(move |snapshot| {
+        let (_route, verdict) = judge_outbound(snapshot, &wanted, port, 0);
+        snapshot.directory.workload(&hosted).is_some() && verdict.permit().is_ok()
+    }));
+    dial(core, permit, &target, story, entry).await
 }
 
 fn outbound_target(

@@ -1,4 +1,4 @@
-//! What is open on this core, so that a policy change can end it.
+//! What is open on this core, so that a policy change or the end of the process can end it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -6,6 +6,11 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use crate::control::snapshot::Snapshot;
+use crate::exchange::close::CloseReason;
+use crate::io::rt;
+
+/// Entries that are judged before the other tasks of the core get their turn.
+const JUDGED_PER_TURN: usize = 256;
 
 /// Judges an open exchange again; `false` ends it.
 pub type Rejudge = Box<dyn Fn(&Snapshot) -> bool>;
@@ -26,25 +31,25 @@ impl std::fmt::Debug for Open {
 /// Tells one exchange to end.
 #[derive(Debug, Default)]
 pub struct Cancel {
-    cancelled: Cell<bool>,
+    cancelled: Cell<Option<CloseReason>>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Cancel {
-    /// Waits until the exchange has to end.
-    pub async fn cancelled(&self) {
+    /// Waits until the exchange has to end, and why.
+    pub async fn cancelled(&self) -> CloseReason {
         std::future::poll_fn(|cx| {
-            if self.cancelled.get() {
-                return Poll::Ready(());
+            if let Some(why) = self.cancelled.get() {
+                return Poll::Ready(why);
             }
             *self.waker.borrow_mut() = Some(cx.waker().clone());
             Poll::Pending
         })
-        .await;
+        .await
     }
 
-    fn cancel(&self) {
-        self.cancelled.set(true);
+    fn cancel(&self, why: CloseReason) {
+        self.cancelled.set(Some(why));
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -83,17 +88,39 @@ impl Open {
         }
     }
 
-    /// Judges all of it by a new snapshot and ends what is no longer allowed; how many that were.
-    pub fn rejudge(&self, snapshot: &Snapshot) -> usize {
-        let entries = self.entries.borrow();
-        let ended: Vec<&Rc<Cancel>> = entries
-            .values()
-            .filter(|(rejudge, _)| !rejudge(snapshot))
-            .map(|(_, cancel)| cancel)
-            .collect();
-        for cancel in &ended {
-            cancel.cancel();
+    /// Judges all of it by a new snapshot and ends what is no longer allowed; how many that were. What is entered
+    /// meanwhile was judged by it already.
+    pub async fn rejudge(&self, snapshot: &Snapshot) -> usize {
+        let (mut ended, mut from) = (0_usize, Some(0));
+        while let Some(at) = from {
+            let (more, next) = self.rejudge_some(snapshot, at);
+            ended = ended.saturating_add(more);
+            from = next;
+            rt::yield_turn().await;
         }
-        ended.len()
+        ended
+    }
+
+    /// Judges `JUDGED_PER_TURN` entries from `from` on: how many it ended, and where to go on.
+    fn rejudge_some(&self, snapshot: &Snapshot, from: u64) -> (usize, Option<u64>) {
+        let entries = self.entries.borrow();
+        let mut some = entries.range(from..);
+        let mut ended = 0_usize;
+        for (rejudge, cancel) in some.by_ref().take(JUDGED_PER_TURN).map(|(_, entry)| entry) {
+            if !rejudge(snapshot) {
+                cancel.cancel(CloseReason::PolicyChanged);
+                ended = ended.saturating_add(1);
+            }
+        }
+        (ended, some.next().map(|(id, _)| *id))
+    }
+
+    /// Ends all of it, because the process ends; how many that were.
+    pub fn end_all(&self) -> usize {
+        let entries = self.entries.borrow();
+        for (_, cancel) in entries.values() {
+            cancel.cancel(CloseReason::Drain);
+        }
+        entries.len()
     }
 }

@@ -1,5 +1,6 @@
 //! HTTP on a connection: which version, then request after request.
 
+use std::pin::pin;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -17,8 +18,9 @@ use crate::telemetry::record::Kind;
 use crate::vocab::limits;
 use crate::worker::core::Core;
 use crate::worker::exchange::{self, Arrived};
-use crate::worker::forward::Responder;
+use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
+use crate::worker::streams;
 
 /// The client preface of HTTP/2 begins with what no HTTP/1 request does.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -26,7 +28,10 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 /// Serves a stream that carries HTTP. `h2`: negotiated by ALPN; else the first bytes tell.
 pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, h2: bool) {
     let is_h2 = h2
-        || match rt::timeout(limits::HEAD_MS, stream.peek(H2_PREFACE.len())).await {
+        || match core
+            .within(limits::HEAD_MS, stream.peek(H2_PREFACE.len()))
+            .await
+        {
             Ok(Ok(first)) => first == H2_PREFACE,
             Ok(Err(_)) | Err(rt::Elapsed) => false,
         };
@@ -39,15 +44,21 @@ pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, h2: bool) {
 
 async fn serve_h1(core: &Rc<Core>, site: &Site, stream: Stream) {
     let (mut reader, mut writer) = split(stream);
+    let mut draining = pin!(core.draining());
     loop {
-        match rt::timeout(limits::IDLE_MS, reader.started()).await {
+        let started = tokio::select! {
+            biased;
+            started = rt::timeout(limits::IDLE_MS, reader.started()) => started,
+            () = &mut draining => Err(rt::Elapsed),
+        };
+        match started {
             Ok(Ok(true)) => {}
             // Idle for too long, ended or broken between two requests: nothing to tell.
-            Ok(Ok(false) | Err(_)) | Err(rt::Elapsed) => break,
+            Ok(Ok(false) | Err(_)) | Err(rt::Elapsed) => return end(&mut writer).await,
         }
         let head = match rt::timeout(limits::HEAD_MS, reader.head(h1::parse_request)).await {
             Ok(Ok(Some(head))) => head,
-            Ok(Ok(None)) => break,
+            Ok(Ok(None)) => return end(&mut writer).await,
             Ok(Err(error)) => {
                 bad_head(core, site, &mut writer, &error).await;
                 break;
@@ -68,7 +79,17 @@ async fn serve_h1(core: &Rc<Core>, site: &Site, stream: Stream) {
             break;
         }
     }
-    if let Err(error) = writer.shutdown().await {
+    if writer.is_within() {
+        // What was sent of the answer must not look complete.
+        return writer.abort();
+    }
+    end(&mut writer).await;
+    reader.linger().await;
+}
+
+/// Ends our side of a connection.
+async fn end(writer: &mut Writer) {
+    if let Ok(Err(error)) = rt::timeout(limits::LINGER_MS, writer.shutdown()).await {
         tracing::trace!(%error, "shutdown");
     }
 }
@@ -120,6 +141,7 @@ async fn one_h1(
         is_11,
         keep,
         expects_continue,
+        core,
     };
     // Boxed, so that an idle connection does not hold room for an exchange.
     Box::pin(exchange::serve(
@@ -173,6 +195,7 @@ async fn unread(
         is_11: true,
         keep: false,
         expects_continue: false,
+        core,
     };
     let text = why.1.canonical_reason().unwrap_or("bad request");
     responder
@@ -185,26 +208,21 @@ async fn serve_h2(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
     let handshake = h2::server::Builder::new()
         .max_concurrent_streams(limits::H2_STREAMS)
         .max_header_list_size(u32::try_from(limits::HEAD_BYTES).unwrap_or(u32::MAX))
+        .max_send_buffer_size(limits::H2_SEND_BUFFER_BYTES)
         .handshake::<_, Bytes>(stream);
-    let mut connection = match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
+    let story = || Story::begin(&core, &site, Kind::Connection, &core.snapshot());
+    let connection = match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "HTTP/2 handshake");
-            return;
+        Ok(Err(error)) => return story().fail(CloseReason::Handshake, error),
+        Err(rt::Elapsed) => {
+            return story().fail(CloseReason::Timeout, "HTTP/2 handshake is too slow");
         }
-        Err(rt::Elapsed) => return,
     };
-    while let Some(accepted) = connection.accept().await {
-        let (request, respond) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::debug!(%error, "HTTP/2 connection ended");
-                return;
-            }
-        };
-        let (core, site) = (Rc::clone(&core), Rc::clone(&site));
-        rt::spawn(async move { Box::pin(one_h2(core, site, request, respond)).await });
-    }
+    let silent = std::future::pending();
+    streams::serve(&core, connection, silent, |request, respond| {
+        one_h2(Rc::clone(&core), Rc::clone(&site), request, respond)
+    })
+    .await;
 }
 
 async fn one_h2(

@@ -163,13 +163,6 @@ impl Story {
         self.edit(|r| r.close = Some(close));
     }
 
-    /// Whether the engine denied it.
-    #[must_use]
-    pub fn is_denied(&self) -> bool {
-        let judged = self.record.as_ref().and_then(|r| r.judged.as_ref());
-        judged.is_some_and(|j| j.decision == crate::policy::Decision::Deny)
-    }
-
     /// Drops it unrecorded: what follows has records of its own.
     pub fn forget(mut self) {
         self.record = None;

@@ -10,6 +10,7 @@
 
 mod demo;
 mod egress;
+mod ending;
 mod rotation;
 mod story;
 

@@ -32,10 +32,8 @@ fn capture_leads_to_the_node_and_nowhere_else() {
             "--directory",
         ]
     };
-    let (frontend, customer) = (
-        Vm::named("frontend").unwrap(),
-        Vm::named("customer-api").unwrap(),
-    );
+    let frontend = Vm::named("frontend").unwrap();
+    let customer = Vm::named("customer-api").unwrap();
     let mut serve = |vm, name: &str, port, address| {
         let www = www(name.split('-').next().unwrap());
         let command = [python(port, address).as_slice(), &[www.as_str()]].concat();

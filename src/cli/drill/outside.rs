@@ -63,15 +63,22 @@ pub(super) fn egress(target: &Target, step: &mut Step) -> anyhow::Result<()> {
 }
 
 fn forbidden(target: &Target) -> Vec<Call> {
-    let node = &target.frontend;
-    let gateway = proxy(target, &target.frontend_host, FRONTEND);
-    let call = |name, account, caller: Caller, url: String| Call {
+    let mut calls = through_node(target);
+    calls.extend(through_gateway(target));
+    calls
+}
+
+fn call(name: &'static str, account: &'static str, caller: Caller, url: String) -> Call {
+    Call {
         name,
         account,
         caller,
         url,
-    };
-    let other = format!("http://other.example.test{RATES}");
+    }
+}
+
+fn through_node(target: &Target) -> Vec<Call> {
+    let node = &target.frontend;
     vec![
         call(
             "other path",
@@ -104,13 +111,19 @@ fn forbidden(target: &Target) -> Vec<Call> {
             node.with(&["--path-as-is"]),
             partner("/v1/rates/../accounts?currency=eur"),
         ),
-        call("other host", FRONTEND, node.clone(), other.clone()),
+        call("other host", FRONTEND, node.clone(), other()),
         call(
             "other caller",
             REVIEWS,
             target.reviews.clone(),
             partner(RATES),
         ),
+    ]
+}
+
+fn through_gateway(target: &Target) -> Vec<Call> {
+    let gateway = proxy(target, &target.frontend_host, FRONTEND);
+    vec![
         call(
             "other path, forward proxy",
             FRONTEND,
@@ -121,7 +134,7 @@ fn forbidden(target: &Target) -> Vec<Call> {
             "other host, forward proxy",
             FRONTEND,
             gateway.clone(),
-            other,
+            other(),
         ),
         call(
             "tunnel that would hide the path, forward proxy",
@@ -136,6 +149,10 @@ fn forbidden(target: &Target) -> Vec<Call> {
             partner(RATES),
         ),
     ]
+}
+
+fn other() -> String {
+    format!("http://other.example.test{RATES}")
 }
 
 fn partner(path: &str) -> String {

@@ -1,0 +1,259 @@
+//! Where the answer to a request goes, on either protocol: our own or an upstream's.
+
+use std::io;
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use h2::server::SendResponse;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version as HttpVersion, header};
+
+use crate::http::canonical::clean_response;
+use crate::http::h1::{self, Framing, RawResponse};
+use crate::http::reply::{Reply, SERVER, http_date};
+use crate::io::body::{Coding, Sink, Source};
+use crate::io::h1::Writer;
+use crate::io::{clock, rt};
+use crate::vocab::limits;
+use crate::worker::core::Core;
+
+/// Where the answer goes.
+#[derive(Debug)]
+pub enum Responder<'a> {
+    /// An HTTP/1 connection.
+    H1 {
+        /// Writing half.
+        writer: &'a mut Writer,
+        /// Method of the request.
+        method: Method,
+        /// HTTP/1.1 (else 1.0).
+        is_11: bool,
+        /// The connection may go on afterwards.
+        keep: bool,
+        /// The client waits for `100 Continue`.
+        expects_continue: bool,
+        /// Knows whether the process is about to end.
+        core: &'a Core,
+    },
+    /// An HTTP/2 stream.
+    H2 {
+        /// Answers it.
+        respond: SendResponse<Bytes>,
+        /// The answer has no body, whatever its `content-length` says.
+        is_head: bool,
+    },
+}
+
+impl<'a> Responder<'a> {
+    /// Sends a complete answer; `ended`: the request has no body that is still to come.
+    pub async fn reply(self, reply: Reply, ended: bool, body: &mut Source<'_>) -> bool {
+        let Reply {
+            status,
+            headers,
+            body: content,
+        } = reply;
+        let done = ended || body.is_done();
+        match self {
+            Self::H1 {
+                writer,
+                method,
+                is_11,
+                keep,
+                core,
+                ..
+            } => {
+                let keep = keep && done && !core.is_draining();
+                let out = writer.out();
+                status_line(out, status, is_11);
+                out.extend_from_slice(format!("content-length: {}\r\n", content.len()).as_bytes());
+                let mut fields = headers;
+                finish_fields(&mut fields);
+                connection_field(&mut fields, keep, is_11);
+                h1::write_fields(out, &fields);
+                if method != Method::HEAD {
+                    out.extend_from_slice(&content);
+                }
+                // Our own answers are small: a client that does not even take that is gone.
+                let sent = rt::timeout(limits::HEAD_MS, writer.flush()).await;
+                matches!(sent, Ok(Ok(()))) && keep
+            }
+            Self::H2 {
+                mut respond,
+                is_head,
+            } => {
+                let mut response = http::Response::new(());
+                *response.status_mut() = status;
+                *response.headers_mut() = headers;
+                finish_fields(response.headers_mut());
+                response
+                    .headers_mut()
+                    .insert(header::CONTENT_LENGTH, HeaderValue::from(content.len()));
+                let empty = is_head || content.is_empty();
+                if let Ok(mut stream) = respond.send_response(response, empty)
+                    && !empty
+                    && stream.send_data(content, true).is_err()
+                {
+                    tracing::trace!("stream ended before the answer");
+                }
+                true
+            }
+        }
+    }
+
+    /// Starts the answer of an upstream; what comes back takes its body, and says whether the connection can go on after it.
+    ///
+    /// # Errors
+    /// The stream is gone.
+    pub(super) fn start(
+        self,
+        mut head: RawResponse,
+        framing: Framing,
+    ) -> io::Result<(Sink<'a>, bool)> {
+        clean_response(&mut head.headers);
+        if head.status == StatusCode::NO_CONTENT {
+            // RFC 9110 section 8.6; some clients would wait for so many bytes.
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        match self {
+            Self::H1 {
+                writer,
+                is_11,
+                keep,
+                core,
+                ..
+            } => {
+                let keep = keep && !core.is_draining();
+                let (coding, keep) = match framing {
+                    Framing::Empty => (None, keep),
+                    Framing::Length(n) => (Some(Coding::Length(n)), keep),
+                    Framing::Chunked | Framing::UntilClose if is_11 => {
+                        (Some(Coding::Chunked), keep)
+                    }
+                    Framing::Chunked | Framing::UntilClose => (Some(Coding::Close), false),
+                };
+                if matches!(coding, Some(Coding::Chunked | Coding::Close)) {
+                    head.headers.remove(header::CONTENT_LENGTH);
+                }
+                connection_field(&mut head.headers, keep, is_11);
+                writer.begin();
+                let out = writer.out();
+                status_line(out, head.status, is_11);
+                if coding == Some(Coding::Chunked) {
+                    out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+                }
+                h1::write_fields(out, &head.headers);
+                // A message without a body still has to be flushed.
+                Ok((Sink::H1(writer, coding.unwrap_or(Coding::Length(0))), keep))
+            }
+            Self::H2 { mut respond, .. } => {
+                let mut response = http::Response::new(());
+                *response.status_mut() = head.status;
+                *response.version_mut() = HttpVersion::HTTP_2;
+                *response.headers_mut() = head.headers;
+                let empty = framing == Framing::Empty;
+                let stream = respond
+                    .send_response(response, empty)
+                    .map_err(io::Error::other)?;
+                let sink = if empty {
+                    Sink::Nothing
+                } else {
+                    Sink::H2(stream)
+                };
+                Ok((sink, true))
+            }
+        }
+    }
+
+    /// Whether the client sends its body only when it is asked to.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        matches!(
+            self,
+            Self::H1 {
+                expects_continue: true,
+                ..
+            }
+        )
+    }
+
+    /// Lets the connection end after the answer.
+    pub(super) fn close_after(&mut self) {
+        if let Self::H1 { keep, .. } = self {
+            *keep = false;
+        }
+    }
+
+    /// Ready when the client of an HTTP/2 stream has broken it off; of an HTTP/1 connection the reading side tells.
+    pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        match self {
+            Self::H1 { .. } => Poll::Pending,
+            Self::H2 { respond, .. } => respond.poll_reset(cx).map(|reset| match reset {
+                Ok(reason) => io::Error::other(h2::Error::from(reason)),
+                Err(error) => io::Error::other(error),
+            }),
+        }
+    }
+
+    /// Answers CONNECT with 200; what comes back takes the upstream's bytes.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(super) async fn tunnel(self) -> io::Result<Sink<'a>> {
+        match self {
+            Self::H1 { writer, .. } => {
+                writer.out().extend_from_slice(b"HTTP/1.1 200 OK\r\n\r\n");
+                writer.begin();
+                writer.flush().await?;
+                Ok(Sink::H1(writer, Coding::Close))
+            }
+            Self::H2 { mut respond, .. } => {
+                let stream = respond
+                    .send_response(http::Response::new(()), false)
+                    .map_err(io::Error::other)?;
+                Ok(Sink::H2(stream))
+            }
+        }
+    }
+
+    /// Tells a client that waits for it to send the body.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(super) async fn invite_body(&mut self) -> io::Result<()> {
+        if let Self::H1 {
+            writer,
+            expects_continue,
+            ..
+        } = self
+            && std::mem::take(expects_continue)
+        {
+            writer
+                .out()
+                .extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            return writer.flush().await;
+        }
+        Ok(())
+    }
+}
+
+fn status_line(out: &mut BytesMut, status: StatusCode, is_11: bool) {
+    out.extend_from_slice(if is_11 { b"HTTP/1.1 " } else { b"HTTP/1.0 " });
+    out.extend_from_slice(status.as_str().as_bytes());
+    out.extend_from_slice(b" ");
+    out.extend_from_slice(status.canonical_reason().unwrap_or("").as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+fn finish_fields(headers: &mut HeaderMap) {
+    if let Ok(date) = HeaderValue::try_from(http_date(clock::unix())) {
+        headers.insert(header::DATE, date);
+    }
+    headers.insert(header::SERVER, SERVER);
+}
+
+fn connection_field(headers: &mut HeaderMap, keep: bool, is_11: bool) {
+    if !keep {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    } else if !is_11 {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+    }
+}
