@@ -44,6 +44,7 @@ fn demo() -> Config {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of what the demo says")]
 fn demo_process() {
     let config = demo();
     assert_eq!(config.warnings, []);
@@ -171,6 +172,7 @@ fn outside_names() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of what the demo says")]
 fn demo_mesh() {
     let m = demo().mesh;
     assert_eq!(m.trust_domain.as_str(), "cluster.local");

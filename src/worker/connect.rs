@@ -103,7 +103,10 @@ pub async fn connect(
     match hello {
         Ok(hello) => relay(stream, hello, (body, sink), story, cancel).await,
         Err(why) => {
-            sink.abort();
+            // Nothing of the upstream was sent, so this is an end and not a break.
+            if let Err(error) = sink.finish(false).await {
+                tracing::trace!(%error, "CONNECT client is gone");
+            }
             // It was allowed as what it claimed to be, and is not that.
             story.edit(|r| r.judged = None);
             let (close, detail) = why.close();
