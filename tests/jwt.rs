@@ -157,7 +157,7 @@ fn conformance() {
         match (judge(&case, &outcome), gaps.remove(id)) {
             (Some(problem), None) => wrong.push(format!("{id}: {} ({problem})", case["why"])),
             (None, Some(reason)) => {
-                wrong.push(format!("{id}: listed as a gap ({reason}), but passes"))
+                wrong.push(format!("{id}: listed as a gap ({reason}), but passes"));
             }
             (Some(_), Some(_)) | (None, None) => {}
         }
