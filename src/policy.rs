@@ -22,7 +22,7 @@ mod tests;
 pub use attach::{Point, PointKind, ServiceKind, attaches};
 pub use compile::{L4Deny, MeshPolicies, PolicyProblem, compile, validate};
 pub use decide::{
-    OutboundTarget, custom_providers, decide, decide_outbound, decide_plaintext,
+    OutboundTarget, custom_providers, decide, decide_connect, decide_outbound, decide_plaintext,
     decide_via_waypoint,
 };
 pub use facts::{Connection, Request};

@@ -3,6 +3,7 @@
 pub mod addr;
 pub mod cidr;
 pub mod claims;
+pub mod field;
 pub mod host;
 pub mod limits;
 pub mod path;

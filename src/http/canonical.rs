@@ -32,6 +32,8 @@ pub enum Form {
     Origin,
     /// `http://host/path`: to a proxy.
     Absolute,
+    /// `https://host/path`.
+    AbsoluteHttps,
     /// `host:port`: CONNECT to a proxy.
     Authority,
 }
@@ -80,7 +82,13 @@ pub fn from_h1(raw: RawRequest, mode: PathNormalization) -> Result<(Request, For
         if host.is_some_and(|h| h != authority) {
             return Err(BadRequest::Host);
         }
-        (Form::Absolute, authority, Some(canonical_path(mode, rest)?))
+        let https = target.as_bytes().get(4).is_some_and(|b| *b != b':');
+        let form = if https {
+            Form::AbsoluteHttps
+        } else {
+            Form::Absolute
+        };
+        (form, authority, Some(canonical_path(mode, rest)?))
     };
     drop_hop_by_hop(&mut headers)?;
     Ok((

@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::vocab::field;
+
 /// `x-forwarded-client-cert`.
 pub const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
 /// `x-forwarded-for`.
@@ -11,28 +13,26 @@ pub const XFF: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `x-forwarded-proto`.
 pub const XFP: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// What proxies say about the hops before them.
+const EARLIER_HOPS: [&str; 4] = [
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-forwarded-host",
+    "forwarded",
+];
+
 /// Removes what only a proxy of ours may say.
 ///
 /// `outside`: the peer is not a member of the mesh, so what it says about earlier hops is not believed
 /// unless `trusted_proxies` stand before it.
 pub fn strip(headers: &mut HeaderMap, outside: bool, trusted_proxies: usize) {
-    headers.remove(&XFCC);
-    let owned: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            name.as_str().starts_with("x-envoy-") || name.as_str().starts_with("x-istio-")
-        })
-        .cloned()
-        .collect();
-    for name in owned {
-        headers.remove(name);
-    }
-    if outside && trusted_proxies == 0 {
-        headers.remove(&XFF);
-        headers.remove(&XFP);
-        headers.remove(http::header::FORWARDED);
-        headers.remove("x-forwarded-host");
-    }
+    let believed = !outside || trusted_proxies > 0;
+    field::remove_owned(headers, |name| {
+        name == XFCC.as_str()
+            || name.starts_with("x-envoy-")
+            || name.starts_with("x-istio-")
+            || (!believed && EARLIER_HOPS.contains(&name))
+    });
 }
 
 /// Client address: entry `trusted_proxies` of `x-forwarded-for` from the right, else the peer.
@@ -114,6 +114,9 @@ mod tests {
             "x-envoy-original-path",
             "x-istio-attributes",
             "x-forwarded-for",
+            "x_forwarded_client_cert",
+            "x-forwarded_for",
+            "x_envoy_internal",
             "x-ok",
         ] {
             headers.insert(HeaderName::from_static(name), HeaderValue::from_static("v"));

@@ -10,6 +10,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -143,9 +144,39 @@ fn epoll() -> io::Result<Core> {
     built.map(Core::Epoll)
 }
 
-/// Starts a task on this core.
+/// Starts a task on this core. A panic in it ends it, and nothing else of the core.
 pub fn spawn<F: Future<Output = ()> + 'static>(task: F) {
-    drop(monoio::spawn(task));
+    drop(monoio::spawn(Contained {
+        task: Some(Box::pin(task)),
+    }));
+}
+
+/// A task whose panics go no further: monoio would let them unwind through the run loop, and every
+/// connection of the core would be gone.
+struct Contained<F> {
+    task: Option<Pin<Box<F>>>,
+}
+
+impl<F: Future<Output = ()>> Future for Contained<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(task) = &mut self.task else {
+            return Poll::Ready(());
+        };
+        // What a broken task shared with others is in cells whose guards the unwinding has dropped.
+        match catch_unwind(AssertUnwindSafe(|| task.as_mut().poll(cx))) {
+            Ok(polled) => polled,
+            Err(_panic) => {
+                tracing::error!("a task panicked and was ended");
+                let task = self.task.take();
+                if catch_unwind(AssertUnwindSafe(|| drop(task))).is_err() {
+                    tracing::error!("the end of a task that panicked has panicked as well");
+                }
+                Poll::Ready(())
+            }
+        }
+    }
 }
 
 /// Waits.
@@ -567,5 +598,48 @@ impl Acceptor {
     pub async fn accept(&self) -> io::Result<Tcp> {
         let (stream, _peer) = self.listener.accept().await?;
         Ok(Tcp::new(stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Broken;
+
+    impl Drop for Broken {
+        fn drop(&mut self) {
+            panic!("in the end of a broken task");
+        }
+    }
+
+    fn check(want: Want) {
+        let mut core = Core::build(want).unwrap();
+        let served = Rc::new(Cell::new(0));
+        core.run(async {
+            for n in 0..4 {
+                let served = Rc::clone(&served);
+                spawn(async move {
+                    // One fails at once, one after a wait, one fails and then fails to end, one serves.
+                    assert_ne!(n, 0, "a task fails");
+                    sleep(5).await;
+                    assert_ne!(n, 1, "a task fails later");
+                    let _broken = (n == 2).then(|| Broken);
+                    sleep(5).await;
+                    if n == 2 {
+                        return;
+                    }
+                    served.set(served.get() + 1);
+                });
+            }
+            sleep(50).await;
+        });
+        assert_eq!(served.get(), 1);
+    }
+
+    #[test]
+    fn a_panic_ends_one_task_alone() {
+        check(Want::Epoll);
+        check(Want::IoUring);
     }
 }

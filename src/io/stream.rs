@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsStream;
 
 use crate::io::rt::Tcp;
@@ -61,22 +61,16 @@ impl Stream {
     /// # Errors
     /// As the carrier's read.
     pub async fn peek(&mut self, want: usize) -> io::Result<&[u8]> {
-        if self.prefix.len() < want {
-            let mut seen = self.prefix.to_vec();
-            self.prefix = Bytes::new();
-            let mut chunk = vec![0; want];
-            while seen.len() < want {
-                let room = want.saturating_sub(seen.len());
-                let Some(into) = chunk.get_mut(..room) else {
-                    break;
-                };
-                match self.read(into).await {
-                    Ok(0) => break,
-                    Ok(n) => seen.extend(into.iter().take(n)),
-                    Err(error) => return Err(error),
-                }
+        let mut chunk = vec![0; want];
+        while self.prefix.len() < want {
+            let room = want.saturating_sub(self.prefix.len());
+            let mut into = ReadBuf::new(chunk.get_mut(..room).unwrap_or_default());
+            // Past the prefix, which stays whole if this is given up while it waits.
+            std::future::poll_fn(|cx| self.poll_carrier(cx, &mut into)).await?;
+            if into.filled().is_empty() {
+                break;
             }
-            self.prefix = seen.into();
+            self.prefix = [&self.prefix, into.filled()].concat().into();
         }
         Ok(&self.prefix)
     }
@@ -96,6 +90,18 @@ impl Stream {
             Kind::Tcp(_) => Poll::Pending,
             Kind::Tls(tls) => tls.get_mut().0.poll_gone(cx),
             Kind::Tunnel(tunnel) => tunnel.poll_gone(cx),
+        }
+    }
+
+    fn poll_carrier(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.kind {
+            Kind::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Kind::Tls(s) => Pin::new(s).poll_read(cx, buf),
+            Kind::Tunnel(s) => Pin::new(s).poll_read(cx, buf),
         }
     }
 
@@ -124,11 +130,7 @@ impl AsyncRead for Stream {
             self.prefix.advance(n);
             return Poll::Ready(Ok(()));
         }
-        match &mut self.kind {
-            Kind::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Kind::Tls(s) => Pin::new(s).poll_read(cx, buf),
-            Kind::Tunnel(s) => Pin::new(s).poll_read(cx, buf),
-        }
+        self.poll_carrier(cx, buf)
     }
 }
 

@@ -5,12 +5,13 @@ use http::header::{COOKIE, HeaderName, HeaderValue};
 use url::form_urlencoded;
 
 use crate::jwt::extract;
+use crate::vocab::field;
 use crate::vocab::path::CanonicalPath;
 
 /// Changes to a request. Apply all of them, then let policy judge what is left.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeaderEdits {
-    /// Headers to remove, first.
+    /// Headers to remove, first, in every spelling that some server takes for them.
     pub remove: Vec<HeaderName>,
     /// Headers to set, after that.
     pub set: Vec<(HeaderName, HeaderValue)>,
@@ -23,8 +24,11 @@ pub struct HeaderEdits {
 impl HeaderEdits {
     /// Removes, drops cookies, then sets.
     pub fn apply(&self, headers: &mut HeaderMap) {
-        for name in &self.remove {
-            headers.remove(name);
+        if !self.remove.is_empty() {
+            field::remove_owned(headers, |name| {
+                let owned = |own: &HeaderName| field::alike(own.as_str(), name);
+                self.remove.iter().any(owned)
+            });
         }
         if !self.drop_cookies.is_empty() {
             drop_cookies(headers, |name| {

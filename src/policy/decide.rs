@@ -33,6 +33,16 @@ pub fn decide(set: &PolicySet, conn: &Connection, request: Option<&Request>) -> 
     })
 }
 
+/// Judges a CONNECT. What it opens is bytes that nobody reads, so DENY policies count as on a bare connection too: a
+/// denied path is not reached through a tunnel.
+pub fn decide_connect(set: &PolicySet, conn: &Connection, request: &Request) -> Verdict {
+    let bare = Facts {
+        conn,
+        request: None,
+    };
+    judge(set, bare).unwrap_or_else(|| decide(set, conn, Some(request)))
+}
+
 /// Judges what a node receives from the workload's own waypoint: DENY policies count as ever, with the
 /// waypoint as the peer; ALLOW lists need not name it (Istio's implicit allow from the waypoint). Any other
 /// peer is judged by `decide`.

@@ -1,7 +1,7 @@
 //! Which service a waypoint or egress gateway is asked for.
 
 use crate::config::checked::Mesh;
-use crate::role::directory::Directory;
+use crate::role::directory::{Directory, service_port};
 use crate::vocab::host::Host;
 
 /// A service that traffic through a gateway is for.
@@ -13,7 +13,8 @@ pub struct For {
     pub port: u16,
 }
 
-/// The service that a CONNECT authority names; only services bound to `gateway` are found.
+/// The service that a CONNECT authority names; only services bound to `gateway` and
+/// their own ports are found.
 #[must_use]
 pub fn by_authority(
     mesh: &Mesh,
@@ -26,7 +27,12 @@ pub fn by_authority(
         Some(ip) => directory.service_by_address(ip),
         None => directory.service_by_host(authority.name()),
     }?;
-    bound(mesh, service, gateway).then_some(For { service, port })
+    // Policy judges the port that the authority names, so no other one stands in for it.
+    let declared = |at: usize| {
+        let service = mesh.services.get(at)?;
+        service_port(service, port)
+    };
+    (bound(mesh, service, gateway) && declared(service).is_some()).then_some(For { service, port })
 }
 
 /// The service that a request's host names on a connection that names none itself (direct mTLS, a proxy's client).

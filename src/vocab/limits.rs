@@ -16,6 +16,8 @@ pub const HOST_BYTES: usize = 255;
 pub const HEAD_BYTES: usize = 64 * 1024;
 /// Header fields of one head (Istio bulletin 2019-005).
 pub const HEADERS: usize = 100;
+/// Interim responses (1xx) that an upstream may send before its answer.
+pub const INTERIM_RESPONSES: usize = 16;
 /// Longest request target.
 pub const TARGET_BYTES: usize = 16 * 1024;
 /// Longest token, checked before anything of it is parsed.
@@ -30,6 +32,9 @@ pub const REGEX_COMPILED_BYTES: usize = 1 << 20;
 pub const CHUNK_LINE_BYTES: usize = 256;
 /// Concurrent streams of one HTTP/2 connection.
 pub const H2_STREAMS: u32 = 200;
+/// Tasks of one HTTP/2 connection, streams that were reset and still wind down included; a peer that
+/// needs more is cut off (CVE-2023-44487).
+pub const H2_TASKS: usize = 400;
 /// Streams that this process opens on one HBONE connection before it opens another (ztunnel's default).
 pub const HBONE_STREAMS_PER_CONNECTION: usize = 100;
 /// Connections, and streams of HTTP/2 connections, that one core serves at a time.
@@ -110,6 +115,7 @@ pub const DRAIN_MS: u64 = 5000;
 pub const RESET_WAIT_MS: u64 = 1000;
 
 const _: () = assert!(TARGET_BYTES < HEAD_BYTES);
+const _: () = assert!(H2_TASKS > H2_STREAMS as usize);
 const _: () = assert!(TOKEN_BYTES < HEAD_BYTES);
 const _: () = assert!(COOKIE_BYTES < 4096);
 const _: () = assert!(CONNECT_MS < CONNECT_ALL_MS);

@@ -18,7 +18,9 @@ use crate::io::clock;
 use crate::io::hbone::Far;
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::upstream::{Target, Version};
-use crate::jwt::{TokenOutcome, authenticate_cached, is_cors_preflight, www_authenticate};
+use crate::jwt::{
+    HeaderEdits, TokenOutcome, authenticate_cached, is_cors_preflight, www_authenticate,
+};
 use crate::policy::{Denied, Permit, Request};
 use crate::role::egress;
 use crate::telemetry::record::Kind;
@@ -184,7 +186,13 @@ async fn prepare(
             ..
         }
     );
-    if form == Form::Authority && !proxy {
+    // A proxy that takes `https` reads in the clear what the client believes to be sealed to the origin.
+    let unserved = match form {
+        Form::Authority => !proxy,
+        Form::AbsoluteHttps => proxy || site.scheme != "https",
+        Form::Origin | Form::Absolute => false,
+    };
+    if unserved {
         return Err(Box::new(Refusal::close(CloseReason::BadRequest)));
     }
     // Login comes before routing: the provider's callback is no route of its own.
@@ -244,13 +252,17 @@ fn tokens(
     // The token of a session is looked at in any case: the rules may say that it does not go upstream.
     if is_cors_preflight(&request.method, &request.headers) && request.claims.is_none() {
         // Tokens are not looked at, but what only verified claims may set is not believed either.
-        for name in plan
+        let remove = plan
             .enforcements
             .iter()
             .flat_map(|e| e.tokens.output_headers())
-        {
-            request.headers.remove(name);
+            .cloned()
+            .collect();
+        HeaderEdits {
+            remove,
+            ..HeaderEdits::default()
         }
+        .apply(&mut request.headers);
         return Ok(());
     }
     for enforcement in plan.enforcements.iter().filter(|e| !e.tokens.is_empty()) {

@@ -377,12 +377,20 @@ async fn via_h1(
         upload(moving, body, &mut Sink::H1(writer, coding)).await
     };
     let answer = async {
+        let mut interim = 0_usize;
         let head = loop {
             match reader.head(h1::parse_response).await {
                 Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err(AnswerError::Upstream("unsolicited 101".to_owned()));
                 }
-                Ok(Some(head)) if head.status.is_informational() => {}
+                Ok(Some(head)) if head.status.is_informational() => {
+                    interim = interim.saturating_add(1);
+                    if interim > limits::INTERIM_RESPONSES {
+                        return Err(AnswerError::Upstream(
+                            "too many interim responses".to_owned(),
+                        ));
+                    }
+                }
                 Ok(Some(head)) => break head,
                 Ok(None) | Err(HeadError::Io(_)) => return Err(AnswerError::Silent),
                 Err(error) => return Err(AnswerError::Upstream(chain(&error))),

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 
+use http::Method;
+
 use crate::config::checked::{Location, Mesh, Protocol};
 use crate::control::snapshot::{Enforcement, Snapshot};
 use crate::exchange::close::CloseReason;
 use crate::policy::{
-    Connection, Denied, OutboundTarget, Permit, Request, decide, decide_outbound,
+    Connection, Denied, OutboundTarget, Permit, Request, decide, decide_connect, decide_outbound,
     decide_via_waypoint,
 };
 use crate::role::directory::service_port;
@@ -109,7 +111,8 @@ pub fn plan<'s>(
             };
             // A tunnel to one host that carries a request for another would be judged as the one and sent as the other.
             if let Some(request) = request
-                && directory.service_by_host(request.host.name()) != Some(found.service)
+                && (directory.service_by_host(request.host.name()) != Some(found.service)
+                    || request.host.port().is_some_and(|port| port != found.port))
             {
                 return Err(unknown(Some(&request.host)));
             }
@@ -264,11 +267,13 @@ impl Plan<'_> {
     ) -> Result<Permit, Option<Denied>> {
         let mut permit = Err(None);
         for enforcement in &self.enforcements {
-            let verdict = match self.via {
-                Some(waypoint) => {
-                    decide_via_waypoint(&enforcement.set, connection, request, waypoint)
+            let set = &enforcement.set;
+            let verdict = match (self.via, request) {
+                (Some(waypoint), _) => decide_via_waypoint(set, connection, request, waypoint),
+                (None, Some(request)) if request.method == Method::CONNECT => {
+                    decide_connect(set, connection, request)
                 }
-                None => decide(&enforcement.set, connection, request),
+                (None, _) => decide(set, connection, request),
             };
             permit = Ok(verdict.permit().map_err(Some)?);
         }

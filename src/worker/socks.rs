@@ -57,6 +57,7 @@ pub async fn wanted(stream: &mut Stream) -> io::Result<(Wanted, u16)> {
             let name = String::from_utf8(name).map_err(|_e| bad("host is not text"))?;
             let host = Host::parse(&name).map_err(|_e| bad("host is malformed"))?;
             match host.ip() {
+                _ if host.port().is_some() => return Err(bad("host holds a port")),
                 Some(ip) => Wanted::Address(ip.to_canonical()),
                 None => Wanted::Name(host.name().to_owned()),
             }

@@ -48,6 +48,11 @@ pub async fn serve<F: Future<Output = ()> + 'static>(
             Some(Ok(accepted)) => accepted,
             Some(Err(error)) => return tracing::debug!(%error, "HTTP/2 connection ended"),
         };
+        if open.get() >= limits::H2_TASKS {
+            tracing::debug!("HTTP/2 streams are reset faster than they wind down");
+            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
+            continue;
+        }
         let stream = each(request, respond);
         // A stream may have work left when its connection has ended.
         let places = (Lease::take(&open), core.place());

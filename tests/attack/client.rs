@@ -1,0 +1,286 @@
+//! A raw client: bytes as given, answers taken apart by their framing.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+
+use crate::system::System;
+
+/// How long a read may wait.
+const READ: Duration = Duration::from_secs(8);
+
+trait Wire: Read + Write + Send {}
+impl<T: Read + Write + Send> Wire for T {}
+
+/// An answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) body: Vec<u8>,
+    /// The body was as long as its framing said.
+    pub(crate) complete: bool,
+}
+
+/// A connection.
+pub(crate) struct Conn {
+    wire: Box<dyn Wire>,
+    tcp: TcpStream,
+    buf: Vec<u8>,
+}
+
+impl Conn {
+    fn over(tcp: TcpStream) -> Self {
+        tcp.set_read_timeout(Some(READ)).unwrap();
+        tcp.set_write_timeout(Some(READ / 4)).unwrap();
+        tcp.set_nodelay(true).unwrap();
+        Self {
+            wire: Box::new(tcp.try_clone().unwrap()),
+            tcp,
+            buf: Vec::new(),
+        }
+    }
+
+    /// Plain TCP, if it connects.
+    pub(crate) fn try_plain(address: &str) -> Option<Self> {
+        TcpStream::connect(address).ok().map(Self::over)
+    }
+
+    /// Plain TCP.
+    pub(crate) fn plain(address: &str) -> Self {
+        Self::try_plain(address).expect("connects")
+    }
+
+    /// A SOCKS5 CONNECT; the reply code if it is refused, 255 if there is none.
+    pub(crate) fn socks(proxy: &str, host: &str, port: u16) -> Result<Self, u8> {
+        let mut conn = Self::try_plain(proxy).ok_or(255)?;
+        let mut hello = vec![5, 1, 0, 5, 1, 0, 3, host.len() as u8];
+        hello.extend_from_slice(host.as_bytes());
+        hello.extend_from_slice(&port.to_be_bytes());
+        conn.send(&hello);
+        let reply = conn.exactly(12).ok_or(255)?;
+        if reply[3] == 0 {
+            Ok(conn)
+        } else {
+            Err(reply[3])
+        }
+    }
+
+    /// TLS on top.
+    pub(crate) fn tls(self, config: Arc<ClientConfig>, name: &str) -> std::io::Result<Self> {
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        let session = ClientConnection::new(config, name).unwrap();
+        let tcp = self.tcp.try_clone()?;
+        let mut stream = StreamOwned::new(session, self.tcp);
+        while stream.conn.is_handshaking() {
+            stream.conn.complete_io(&mut stream.sock)?;
+        }
+        Ok(Self {
+            wire: Box::new(stream),
+            tcp,
+            buf: Vec::new(),
+        })
+    }
+
+    /// Writes; an error only means that the peer has enough.
+    pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
+        self.wire
+            .write_all(bytes)
+            .and_then(|()| self.wire.flush())
+            .is_ok()
+    }
+
+    /// Ends our direction.
+    pub(crate) fn half_close(&self) {
+        drop(self.tcp.shutdown(Shutdown::Write));
+    }
+
+    /// Sets how long a read may wait.
+    pub(crate) fn patience(&self, limit: Duration) {
+        self.tcp.set_read_timeout(Some(limit)).unwrap();
+    }
+
+    fn fill(&mut self) -> bool {
+        let mut piece = [0; 16 * 1024];
+        match self.wire.read(&mut piece) {
+            Ok(n) if n > 0 => {
+                self.buf.extend_from_slice(&piece[..n]);
+                true
+            }
+            Ok(_) | Err(_) => false,
+        }
+    }
+
+    /// So many bytes.
+    pub(crate) fn exactly(&mut self, n: usize) -> Option<Vec<u8>> {
+        while self.buf.len() < n {
+            if !self.fill() {
+                return None;
+            }
+        }
+        Some(self.buf.drain(..n).collect())
+    }
+
+    /// Everything until the end.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        while self.fill() {}
+        std::mem::take(&mut self.buf)
+    }
+
+    /// How the connection ends: `Some(kind)` for an error, `None` for a plain end.
+    pub(crate) fn end(&mut self) -> Option<std::io::ErrorKind> {
+        let mut piece = [0; 16 * 1024];
+        loop {
+            match self.wire.read(&mut piece) {
+                Ok(0) => return None,
+                Ok(_) => {}
+                Err(error) => return Some(error.kind()),
+            }
+        }
+    }
+
+    /// Whether the peer has ended the connection, or does so soon.
+    pub(crate) fn is_over(&mut self) -> bool {
+        use std::io::ErrorKind::{TimedOut, WouldBlock};
+        !matches!(self.end(), Some(WouldBlock | TimedOut))
+    }
+
+    /// The next answer; `None` at the end of the connection.
+    pub(crate) fn response(&mut self) -> Option<Answer> {
+        let end = loop {
+            if let Some(at) = self.buf.windows(4).position(|w| w == b"\r\n\r\n") {
+                break at + 4;
+            }
+            if !self.fill() {
+                return None;
+            }
+        };
+        let head = String::from_utf8_lossy(&self.buf.drain(..end).collect::<Vec<u8>>())
+            .to_ascii_lowercase();
+        let status = head
+            .split(' ')
+            .nth(1)
+            .and_then(|s| s.get(..3))
+            .and_then(|s| s.parse().ok())
+            .unwrap_or(0);
+        let field = |name: &str| {
+            let line = head.lines().find(|l| l.starts_with(name))?;
+            Some(line.split_once(':')?.1.trim().to_owned())
+        };
+        let mut answer = Answer {
+            status,
+            ..Answer::default()
+        };
+        if let Some(n) = field("content-length:").and_then(|v| v.parse::<usize>().ok()) {
+            match self.exactly(n) {
+                Some(body) => (answer.body, answer.complete) = (body, true),
+                None => answer.body = std::mem::take(&mut self.buf),
+            }
+        } else if field("transfer-encoding:").is_some() {
+            answer.complete = self.chunks(&mut answer.body).is_some();
+        } else if status >= 200
+            && status != 204
+            && status != 304
+            && !head.contains("\nconnection: keep-alive")
+        {
+            answer.body = self.rest();
+            answer.complete = true;
+        }
+        Some(answer)
+    }
+
+    fn chunks(&mut self, body: &mut Vec<u8>) -> Option<()> {
+        loop {
+            let line = loop {
+                if let Some(at) = self.buf.windows(2).position(|w| w == b"\r\n") {
+                    break self.exactly(at + 2)?;
+                }
+                if !self.fill() {
+                    return None;
+                }
+            };
+            let n = usize::from_str_radix(std::str::from_utf8(&line).ok()?.trim(), 16).ok()?;
+            let piece = self.exactly(n + 2)?;
+            if n == 0 {
+                return Some(());
+            }
+            body.extend_from_slice(&piece[..n]);
+        }
+    }
+}
+
+/// Verifies nothing: the attacker does not care who answers.
+#[derive(Debug)]
+struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A chain and its key.
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// The stolen identity files of a workload.
+pub(crate) fn stolen(system: &System, workload: &str) -> Identity {
+    let file = |name: &str| system.file(&format!("stolen/{workload}/istio/{name}"));
+    let chain = CertificateDer::pem_file_iter(file("cert-chain.pem"))
+        .unwrap()
+        .flatten()
+        .collect();
+    (
+        chain,
+        PrivateKeyDer::from_pem_file(file("key.pem")).unwrap(),
+    )
+}
+
+/// A TLS client configuration.
+pub(crate) fn client(alpn: &[&str], identity: Option<Identity>) -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+    let mut config = match identity {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}

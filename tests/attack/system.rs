@@ -1,0 +1,407 @@
+//! A mesh under attack: one `ringgate run` process, and backends that record every byte that reaches them.
+
+use std::io::{BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use ringgate::cli::drill::Scratch;
+use ringgate::cli::layout::Layout;
+use ringgate::cli::{material, os};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::client::Conn;
+
+/// Policies beside the demo's: a denied path for all, and a path that reviews-service alone may call.
+const POLICIES: &str = r#"
+[[authorizationPolicy]]
+name = "no-admin"
+namespace = "default"
+selector.matchLabels = { "istio.io/gateway-name" = "customer-api" }
+action = "DENY"
+rules = [{ to = [{ operation.paths = ["/admin", "/admin/*"] }] }]
+
+[[authorizationPolicy]]
+name = "reviews-public"
+namespace = "default"
+selector.matchLabels = { "istio.io/gateway-name" = "customer-api" }
+action = "ALLOW"
+rules = [{ from = [{ source.principals = ["cluster.local/ns/default/sa/reviews-service"] }], to = [{ operation.paths = ["/public/*"] }] }]
+
+[[authorizationPolicy]]
+name = "partner-tunnel"
+namespace = "egress"
+targetRefs = [{ group = "networking.istio.io", kind = "ServiceEntry", name = "partner" }]
+rules = [{ from = [{ source.principals = ["cluster.local/ns/default/sa/frontend-service"] }], to = [{ operation.methods = ["CONNECT"] }] }]
+
+[[authorizationPolicy]]
+name = "partner-no-admin"
+namespace = "egress"
+targetRefs = [{ group = "networking.istio.io", kind = "ServiceEntry", name = "partner" }]
+action = "DENY"
+rules = [{ to = [{ operation.paths = ["/admin*"] }] }]
+"#;
+
+/// One request as it reached a backend.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Seen {
+    /// All values of a field.
+    pub(crate) fn all(&self, name: &str) -> Vec<&str> {
+        self.headers
+            .iter()
+            .filter(|(n, _)| n == name)
+            .map(|(_, v)| v.as_str())
+            .collect()
+    }
+}
+
+/// What a backend writes for a request; the connection ends if it returns `false`.
+pub(crate) type Script = fn(&Seen, &mut dyn Write) -> bool;
+
+/// A server that records.
+#[derive(Clone)]
+pub(crate) struct Backend {
+    seen: Arc<Mutex<Vec<Seen>>>,
+}
+
+impl Backend {
+    fn start(address: &str, tls: Option<Arc<rustls::ServerConfig>>, script: Script) -> Self {
+        let listener = TcpListener::bind(address).expect("the backend can listen");
+        let this = Self {
+            seen: Arc::default(),
+        };
+        let shared = this.clone();
+        std::thread::spawn(move || {
+            for tcp in listener.incoming().flatten() {
+                let (this, tls) = (shared.clone(), tls.clone());
+                std::thread::spawn(move || match tls {
+                    Some(config) => {
+                        let session = rustls::ServerConnection::new(config).unwrap();
+                        this.serve(rustls::StreamOwned::new(session, tcp), script);
+                    }
+                    None => this.serve(tcp, script),
+                });
+            }
+        });
+        this
+    }
+
+    fn serve(&self, stream: impl Read + Write, script: Script) {
+        let mut stream = BufReader::new(stream);
+        while let Some(seen) = read_request(&mut stream) {
+            self.seen.lock().unwrap().push(seen.clone());
+            if !script(&seen, stream.get_mut()) {
+                return;
+            }
+        }
+    }
+
+    /// All requests so far.
+    pub(crate) fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// Requests so far, which are forgotten.
+    pub(crate) fn take(&self) -> Vec<Seen> {
+        std::mem::take(&mut self.seen.lock().unwrap())
+    }
+
+    /// Targets of the requests so far, which are forgotten.
+    pub(crate) fn targets(&self) -> Vec<String> {
+        self.take().into_iter().map(|seen| seen.target).collect()
+    }
+}
+
+/// Reads leniently, as a sloppy server would: it takes what it can get for a request.
+fn read_request(stream: &mut impl std::io::BufRead) -> Option<Seen> {
+    let mut line = String::new();
+    while line.trim().is_empty() {
+        line.clear();
+        if stream.read_line(&mut line).ok()? == 0 {
+            return None;
+        }
+    }
+    let mut words = line.split_whitespace();
+    let mut seen = Seen {
+        method: words.next()?.to_owned(),
+        target: words.next().unwrap_or_default().to_owned(),
+        ..Seen::default()
+    };
+    loop {
+        let mut line = Vec::new();
+        if stream.read_until(b'\n', &mut line).ok()? == 0 {
+            return Some(seen);
+        }
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            break;
+        };
+        seen.headers
+            .push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    if seen.target == "/lie/early" {
+        return Some(seen);
+    }
+    if seen
+        .all("transfer-encoding")
+        .iter()
+        .any(|v| v.contains("chunked"))
+    {
+        loop {
+            let mut size = String::new();
+            stream.read_line(&mut size).ok()?;
+            let n = usize::from_str_radix(size.trim().split(';').next()?, 16).ok()?;
+            if n == 0 {
+                loop {
+                    let mut trailer = String::new();
+                    stream.read_line(&mut trailer).ok()?;
+                    let Some((name, value)) = trailer.trim_end().split_once(':') else {
+                        break;
+                    };
+                    seen.headers.push((
+                        format!("trailer {name}").to_ascii_lowercase(),
+                        value.trim().to_owned(),
+                    ));
+                }
+                break;
+            }
+            let mut piece = vec![0; n + 2];
+            stream.read_exact(&mut piece).ok()?;
+            seen.body.extend_from_slice(&piece[..n]);
+        }
+    } else if let Some(n) = seen
+        .all("content-length")
+        .first()
+        .and_then(|v| v.parse::<usize>().ok())
+    {
+        seen.body = vec![0; n];
+        stream.read_exact(&mut seen.body).ok()?;
+    }
+    Some(seen)
+}
+
+/// A plain 200.
+pub(crate) fn ok(seen: &Seen, out: &mut dyn Write) -> bool {
+    let body = format!("{} {}\n", seen.method, seen.target);
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+    let body = if seen.method == "HEAD" { "" } else { &body };
+    out.write_all(format!("{head}{body}").as_bytes()).is_ok()
+}
+
+/// A running mesh.
+pub(crate) struct System {
+    pub(crate) layout: Layout,
+    pub(crate) customer: Backend,
+    pub(crate) partner: Backend,
+    child: Mutex<Child>,
+    _dir: Scratch,
+}
+
+impl System {
+    /// Starts it on a subnet of its own, with `ok` backends and with `lies::script` below `/lie/`.
+    pub(crate) fn start(io: &str) -> Self {
+        let dir = Scratch::new(false).unwrap();
+        let [x, y] = os::random::<2>().unwrap();
+        let subnet = format!("127.{}.{}", x.clamp(1, 254), y.clamp(1, 254));
+        let layout = Layout::new(&dir.path, &subnet).unwrap();
+        material::write_keys(&layout).unwrap();
+        os::make_dir(&layout.file("log"), 0o755).unwrap();
+        os::write(
+            &layout.file("state/join-tokens"),
+            format!("{}\n", "0".repeat(64)).as_bytes(),
+            0o600,
+        )
+        .unwrap();
+        os::write(&layout.config(), config(&layout, io).as_bytes(), 0o644).unwrap();
+        let customer = Backend::start(&layout.at(3, 18080), None, crate::lies::script);
+        let partner = Backend::start(&layout.at(40, 8443), Some(partner_tls(&layout)), ok);
+        serve_keys(&layout);
+        let log = std::fs::File::create(layout.file("run.log")).unwrap();
+        let child = Command::new(crate::PROGRAM)
+            .args(["run", "--config"])
+            .arg(layout.config())
+            .stdin(Stdio::null())
+            .stderr(log.try_clone().unwrap())
+            .stdout(log)
+            .spawn()
+            .expect("ringgate starts");
+        let this = Self {
+            layout,
+            customer,
+            partner,
+            child: Mutex::new(child),
+            _dir: dir,
+        };
+        let ready = this.within(Duration::from_secs(30), || {
+            let ended = this.child.lock().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "ringgate ended: {ended:?}\n{}", this.log());
+            this.admin("/readyz").is_some_and(|status| status.0 == 200)
+                && this.file("stolen/frontend-service/istio/key.pem").exists()
+                && this.file("stolen/reviews-service/istio/key.pem").exists()
+                && this.call("frontend", "/warm").0 == 200
+        });
+        assert!(ready, "not ready: {}", this.log());
+        this.customer.take();
+        this
+    }
+
+    /// A file of the system.
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.layout.file(name)
+    }
+
+    /// What the process said.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.file("run.log")).unwrap_or_default()
+    }
+
+    /// Decision records so far.
+    pub(crate) fn records(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.file("log/decisions.jsonl")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| serde_json::from_str(line).ok())
+            .collect()
+    }
+
+    /// Process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.lock().unwrap().id()
+    }
+
+    /// Waits until `ready` or the limit.
+    pub(crate) fn within(&self, limit: Duration, mut ready: impl FnMut() -> bool) -> bool {
+        let until = Instant::now() + limit;
+        while Instant::now() < until {
+            if ready() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        ready()
+    }
+
+    /// Status and body of an admin endpoint.
+    pub(crate) fn admin(&self, path: &str) -> Option<(u16, Vec<u8>)> {
+        let mut conn = Conn::try_plain(&self.layout.at(9, 15000))?;
+        conn.send(
+            format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").as_bytes(),
+        );
+        let answer = conn.response()?;
+        Some((answer.status, answer.body))
+    }
+
+    /// A connection to customer-api as a workload, through its node.
+    pub(crate) fn via(&self, workload: &str) -> Conn {
+        let host = if workload == "frontend" { 1 } else { 2 };
+        Conn::socks(&self.layout.at(host, 15080), "customer-api", 80).expect("the node connects")
+    }
+
+    /// One GET as a workload: status and body.
+    pub(crate) fn call(&self, workload: &str, target: &str) -> (u16, Vec<u8>) {
+        let host = if workload == "frontend" { 1 } else { 2 };
+        let Ok(mut conn) = Conn::socks(&self.layout.at(host, 15080), "customer-api", 80) else {
+            return (0, Vec::new());
+        };
+        conn.send(
+            format!("GET {target} HTTP/1.1\r\nhost: customer-api\r\nconnection: close\r\n\r\n")
+                .as_bytes(),
+        );
+        conn.response()
+            .map_or((0, Vec::new()), |answer| (answer.status, answer.body))
+    }
+
+    /// The victim: an ordinary allowed call is answered within a second.
+    pub(crate) fn victim_is_served(&self) {
+        let started = Instant::now();
+        let (status, _) = self.call("frontend", "/victim");
+        let took = started.elapsed();
+        assert_eq!(status, 200, "the victim is not served: {}", self.log());
+        assert!(took < Duration::from_secs(3), "the victim waits {took:?}");
+    }
+
+    /// Open descriptors of the process.
+    pub(crate) fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
+    /// Resident memory of the process, in bytes.
+    pub(crate) fn resident(&self) -> usize {
+        let text =
+            std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap_or_default();
+        let pages: usize = text
+            .split_whitespace()
+            .nth(1)
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0);
+        pages * 4096
+    }
+
+    /// The process lives, has not panicked anywhere, and serves.
+    pub(crate) fn healthy(&self) {
+        let ended = self.child.lock().unwrap().try_wait().unwrap();
+        assert!(ended.is_none(), "ringgate ended: {ended:?}\n{}", self.log());
+        let log = self.log();
+        assert!(!log.contains("panicked"), "{log}");
+        self.victim_is_served();
+    }
+}
+
+impl Drop for System {
+    fn drop(&mut self) {
+        ringgate::cli::lab::end(self.child.get_mut().unwrap());
+    }
+}
+
+fn config(layout: &Layout, io: &str) -> String {
+    let claim = "forwardOriginalToken = true\noutputClaimToHeaders = [{ header = \"x-jwt-sub\", claim = \"sub\" }]\n";
+    layout
+        .render(io)
+        .replacen("forwardOriginalToken = true\n", claim, 1)
+        + POLICIES
+}
+
+fn partner_tls(layout: &Layout) -> Arc<rustls::ServerConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let chain = CertificateDer::pem_file_iter(layout.file("state/partner/cert.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(layout.file("state/partner/key.pem")).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain.flatten().collect(), key)
+        .unwrap();
+    Arc::new(config)
+}
+
+/// The identity provider's key set, for any request.
+fn serve_keys(layout: &Layout) {
+    let listener =
+        TcpListener::bind(layout.at(41, 18081)).expect("the identity provider can listen");
+    let set = std::fs::read(layout.file("state/idp/jwks.json")).unwrap();
+    std::thread::spawn(move || {
+        for tcp in listener.incoming().flatten() {
+            drop(serve_key_set(tcp, &set));
+        }
+    });
+}
+
+fn serve_key_set(tcp: TcpStream, set: &[u8]) -> std::io::Result<()> {
+    let mut stream = BufReader::new(tcp);
+    read_request(&mut stream);
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
+        set.len()
+    );
+    stream.get_mut().write_all(head.as_bytes())?;
+    stream.get_mut().write_all(set)
+}
