@@ -54,6 +54,46 @@ pub struct Process {
     pub egresses: Vec<Egress>,
 }
 
+impl Process {
+    /// Whether a connection to `address` would reach this process itself.
+    #[must_use]
+    pub fn listens_on(&self, address: SocketAddr) -> bool {
+        let authority = match &self.identity {
+            IdentitySource::Embedded(authority) => authority.listen,
+            IdentitySource::Remote(_) => None,
+        };
+        let nodes = self.nodes.iter().flat_map(|node| {
+            let workloads = node.workloads.iter();
+            let own =
+                workloads.flat_map(|w| [Some(w.hbone), w.outbound, w.socks].into_iter().flatten());
+            node.inbound.iter().copied().chain(own)
+        });
+        let waypoints = self
+            .waypoints
+            .iter()
+            .flat_map(|w| [Some(w.hbone), w.mtls].into_iter().flatten());
+        let egresses = self
+            .egresses
+            .iter()
+            .flat_map(|e| [Some(e.hbone), e.proxy].into_iter().flatten());
+        let ingresses = self
+            .ingresses
+            .iter()
+            .flat_map(|i| &i.listeners)
+            .map(|l| l.address);
+        let all = nodes
+            .chain(waypoints)
+            .chain(egresses)
+            .chain(ingresses)
+            .chain(self.admin)
+            .chain(authority);
+        let reaches = |l: SocketAddr| {
+            l.port() == address.port() && (l.ip() == address.ip() || l.ip().is_unspecified())
+        };
+        all.into_iter().any(reaches)
+    }
+}
+
 /// `process.io`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum IoDriver {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::config::checked::{Protocol, UpstreamTls};
 use crate::control::ask::Ask;
@@ -112,6 +112,12 @@ pub async fn serve(
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let trusted = snapshot.mesh.num_trusted_proxies;
+    let told: Vec<HeaderValue> = request
+        .headers
+        .get_all(&forward::XFCC)
+        .iter()
+        .cloned()
+        .collect();
     forward::strip(&mut request.headers, outside, trusted);
     site.connection.remote =
         forward::client_address(&request.headers, site.connection.peer, trusted);
@@ -140,7 +146,7 @@ pub async fn serve(
         }
     };
     story.judged(permit.verdict());
-    let extra = own_fields(&site, &request, &going);
+    let extra = own_fields(&site, &request, &going, told);
     let entry = {
         let (site, request) = (site.clone(), Arc::clone(&request));
         core.open.enter(Box::new(move |snapshot| {
@@ -168,6 +174,8 @@ struct Going {
     target: Target,
     version: Version,
     own: Option<String>,
+    /// The peer is the workload's own waypoint.
+    via: bool,
 }
 
 /// Everything up to the permit.
@@ -328,10 +336,15 @@ fn going(
     request: &Request,
     turn: usize,
 ) -> Result<Going, NoTarget> {
+    let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
     Ok(Going {
         target: target(snapshot, site.peer, plan, Some(request), turn)?,
         version: version(plan.protocol),
-        own: plan.own.map(|id| id.as_str().to_owned()),
+        own: plan
+            .own
+            .or_else(|| workload.map(|w| &w.id))
+            .map(|id| id.as_str().to_owned()),
+        via: plan.via.is_some(),
     })
 }
 
@@ -440,7 +453,7 @@ fn outside(
 }
 
 /// Header fields that we set ourselves; they replace those of the request.
-fn own_fields(site: &Site, request: &Request, going: &Going) -> HeaderMap {
+fn own_fields(site: &Site, request: &Request, going: &Going, told: Vec<HeaderValue>) -> HeaderMap {
     let mut extra = HeaderMap::new();
     if matches!(going.target, Target::Tls { .. }) || matches!(site.point, SitePoint::Egress { .. })
     {
@@ -462,6 +475,13 @@ fn own_fields(site: &Site, request: &Request, going: &Going) -> HeaderMap {
         going.own.as_deref().unwrap_or_default(),
         site.scheme,
     );
+    if going.via {
+        // The workload's own waypoint said who calls; that it is the waypoint itself says nothing new.
+        extra.remove(&forward::XFCC);
+        for value in told {
+            extra.append(forward::XFCC, value);
+        }
+    }
     extra
 }
 

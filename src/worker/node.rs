@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::config::checked::{Node, NodeWorkload, Protocol};
+use crate::config::checked::{Node, NodeWorkload, Process, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
 use crate::io::listener::{Captured, original_destination};
@@ -49,7 +49,24 @@ fn hosted<'n>(
 }
 
 /// Where the app of a workload listens for `port`.
-fn app_of(snapshot: &Snapshot, hosted: &NodeWorkload, at: usize, port: u16) -> Option<SocketAddr> {
+fn app_of(
+    process: &Process,
+    snapshot: &Snapshot,
+    hosted: &NodeWorkload,
+    at: usize,
+    port: u16,
+) -> Option<SocketAddr> {
+    let found = app_address(snapshot, hosted, at, port)?;
+    // The process's own listeners (admin, certificates, tunnels) are no app of anybody's.
+    (!process.listens_on(found)).then_some(found)
+}
+
+fn app_address(
+    snapshot: &Snapshot,
+    hosted: &NodeWorkload,
+    at: usize,
+    port: u16,
+) -> Option<SocketAddr> {
     match hosted.app.get(&port) {
         Some(app) => Some(*app),
         // With a table of its own, a port that is not in it is not there.
@@ -107,7 +124,8 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
     };
     story.edit(|r| r.connection = Some(plain.clone()));
     let found = hosted(&snapshot, &node, dst);
-    let app = found.and_then(|(hosted, at)| app_of(&snapshot, hosted, at, dst.port()));
+    let app =
+        found.and_then(|(hosted, at)| app_of(&core.process, &snapshot, hosted, at, dst.port()));
     let (Some((hosted, at)), Some(app)) = (found, app) else {
         tcp.reset_on_close();
         return story.end(CloseReason::NoRoute);
@@ -359,7 +377,7 @@ pub async fn tunnelled(
         port: dst.port(),
         sni: None,
     };
-    let Some(app) = app_of(&snapshot, hosted, at, dst.port()) else {
+    let Some(app) = app_of(&core.process, &snapshot, hosted, at, dst.port()) else {
         story.with_connection(connection).end(CloseReason::NoRoute);
         return Tunnelled::Refuse(http::StatusCode::SERVICE_UNAVAILABLE);
     };
