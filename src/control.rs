@@ -8,6 +8,7 @@ pub mod files;
 pub mod grpc;
 pub mod http_client;
 pub mod jwks;
+mod login;
 pub mod oidc_client;
 pub mod origination;
 pub mod plane;
