@@ -99,6 +99,7 @@ fn check(config: &Path) -> anyhow::Result<ExitCode> {
             for warning in &config.warnings {
                 os::say(&format!("warning: {warning}"));
             }
+            crate::control::plane::verify(config)?;
             os::say("configuration is good");
             Ok(ExitCode::SUCCESS)
         }

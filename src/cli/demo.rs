@@ -16,12 +16,12 @@ pub struct DemoArgs {
     /// Directory of the configuration, keys and logs; a configuration that is there is kept.
     #[arg(long, value_name = "DIR", default_value = "ringgate-demo")]
     pub dir: PathBuf,
-    /// First three octets of the addresses; for a new directory only.
-    #[arg(long, value_name = "OCTETS", default_value = "127.0.10")]
-    pub subnet: String,
-    /// Driver of the data cores, for a new directory only.
-    #[arg(long, value_enum, default_value_t = Io::Auto)]
-    pub io: Io,
+    /// First three octets of the addresses, within 127.0.0.0/8 [default: 127.0.10]; for a new directory only.
+    #[arg(long, value_name = "OCTETS")]
+    pub subnet: Option<String>,
+    /// Driver of the data cores [default: auto]; for a new directory only.
+    #[arg(long, value_enum)]
+    pub io: Option<Io>,
     /// Start the applications of that directory without the mesh.
     #[arg(long, value_name = "DIR", hide = true)]
     pub apps_only: Option<PathBuf>,
@@ -29,6 +29,10 @@ pub struct DemoArgs {
     #[arg(long, value_enum, default_value_t = Selection::All, hide = true)]
     pub apps: Selection,
 }
+
+/// Addresses of a demo that names no others.
+const SUBNET: &str = "127.0.10";
+const CONFIG: &str = "ringgate.toml";
 
 /// `process.io`.
 #[expect(
@@ -65,13 +69,25 @@ impl Io {
 pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let dir = args.apps_only.as_deref().unwrap_or(&args.dir);
     if args.apps == Selection::Outside {
-        return serve_apps(&Layout::new(dir, &args.subnet)?, args.apps);
+        let subnet = args.subnet.as_deref().unwrap_or(SUBNET);
+        return serve_apps(&Layout::new(dir, subnet)?, args.apps);
     }
-    let layout = prepare(dir, &args.subnet, args.io)?;
+    let is_new = !dir.join(CONFIG).exists();
+    let layout = prepare(dir, args)?;
     if args.apps_only.is_some() {
         return serve_apps(&layout, args.apps);
     }
-    let _apps = apps::start(&layout, args.apps)?;
+    let _apps = apps::start(&layout, args.apps).map_err(|error| {
+        if is_new {
+            // The next attempt may choose other addresses for the same directory.
+            os::ignore(std::fs::remove_file(layout.config()));
+        }
+        error.context(format!(
+            "is another demo running on {}.0/24? choose other addresses, such as --subnet 127.0.11, and a directory of \
+             their own with --dir",
+            layout.subnet
+        ))
+    })?;
     super::run_mesh(&layout.config(), || os::say(&guide(&layout)))
 }
 
@@ -85,13 +101,35 @@ fn serve_apps(layout: &Layout, selection: Selection) -> anyhow::Result<ExitCode>
 }
 
 /// Writes what is missing in `dir`; a configuration that is there decides the addresses.
-fn prepare(dir: &Path, subnet: &str, io: Io) -> anyhow::Result<Layout> {
-    let config = dir.join("ringgate.toml");
-    let layout = if config.exists() {
-        Layout::of_config(&config)?
-    } else {
-        Layout::new(dir, subnet)?
-    };
+fn prepare(dir: &Path, args: &DemoArgs) -> anyhow::Result<Layout> {
+    let config = dir.join(CONFIG);
+    let io = args.io.unwrap_or(Io::Auto);
+    if !config.exists() {
+        let subnet = args.subnet.as_deref().unwrap_or(SUBNET);
+        anyhow::ensure!(
+            subnet.starts_with("127."),
+            "`--subnet {subnet}` is not on loopback, expected 127.X.Y"
+        );
+        let layout = Layout::new(dir, subnet)?;
+        material::write(&layout, io.word())?;
+        return Ok(layout);
+    }
+    let layout = Layout::of_config(&config)?;
+    let file = config.display();
+    let kept = "edit it there, or choose another directory with --dir";
+    if let Some(subnet) = args.subnet.as_ref().filter(|s| **s != layout.subnet) {
+        anyhow::bail!(
+            "`{file}` is kept and has the subnet {}, not {subnet}; {kept}",
+            layout.subnet
+        );
+    }
+    if let Some(io) = args.io {
+        let line = format!("io = \"{}\"", io.word());
+        let is_so = os::read_text(&config)?
+            .lines()
+            .any(|l| l.starts_with(&line));
+        anyhow::ensure!(is_so, "`{file}` is kept and has not {line}; {kept}");
+    }
     material::write(&layout, io.word())?;
     Ok(layout)
 }
@@ -99,6 +137,8 @@ fn prepare(dir: &Path, subnet: &str, io: Io) -> anyhow::Result<Layout> {
 /// Where everything listens and what to try.
 fn guide(layout: &Layout) -> String {
     let dir = layout.dir.display();
+    let program = std::env::current_exe().unwrap_or_else(|_unknown| "ringgate".into());
+    let program = program.display();
     let ip = |host| layout.ip(host);
     let frontend = ip(host::FRONTEND);
     let reviews = ip(host::REVIEWS);
@@ -135,7 +175,9 @@ Try:
   to the partner as frontend, allowed; any other query, path, method or caller is not:
     curl --socks5-hostname {frontend}:15080 'http://{PARTNER}/v1/rates?currency=eur'
   all of it:
-    ringgate drill --config {dir}/ringgate.toml
+    {program} drill --config {dir}/ringgate.toml
+
+Stop with Ctrl-C; the directory is kept.
 "
     )
 }

@@ -139,6 +139,25 @@ impl Records {
     }
 }
 
+impl Records {
+    /// The newest `wanted` exchange that is open still: a tunnel is recorded when it opens and when it closes, and
+    /// carries many requests in between.
+    #[must_use]
+    pub fn open(&self, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
+        let everything = Mark(vec![0; self.0.len()]);
+        let mut open: Vec<Value> = Vec::new();
+        for record in self.since(&everything) {
+            let source = field(&record, "/source/address");
+            if field(&record, "/event") == "close" {
+                open.retain(|known| field(known, "/source/address") != source);
+            } else if wanted(&record) {
+                open.push(record);
+            }
+        }
+        open.pop()
+    }
+}
+
 fn tail(path: &Path, start: u64) -> std::io::Result<String> {
     let mut file = std::fs::File::open(path)?;
     file.seek(SeekFrom::Start(start))?;

@@ -55,6 +55,37 @@ pub struct Process {
 }
 
 impl Process {
+    /// Keys of the tables in which `other` differs.
+    #[must_use]
+    pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let settings = |p: &Self| (p.name.clone(), p.io, p.cores, p.nameservers.clone());
+        let compared = [
+            ("[process]", settings(self) != settings(other)),
+            ("[records]", self.records != other.records),
+            ("[admin]", self.admin != other.admin),
+            ("[authority] or [identity]", self.identity != other.identity),
+            (
+                "[[identityFiles]]",
+                self.identity_files != other.identity_files,
+            ),
+            ("[[node]]", self.nodes != other.nodes),
+            ("[[waypoint]]", self.waypoints != other.waypoints),
+            ("[[ingress]]", self.ingresses != other.ingresses),
+            ("[[egress]]", self.egresses != other.egresses),
+            // Whatever is added later and not listed above is not passed over.
+            ("the process", self != other),
+        ];
+        let found: Vec<_> = compared
+            .into_iter()
+            .filter(|(_, differs)| *differs)
+            .map(|(key, _)| key)
+            .collect();
+        match found.split_last() {
+            Some((_, named)) if !named.is_empty() => named.to_vec(),
+            Some(_) | None => found,
+        }
+    }
+
     /// Whether a connection to `address` would reach this process itself.
     #[must_use]
     pub fn listens_on(&self, address: SocketAddr) -> bool {

@@ -291,11 +291,16 @@ impl Plane {
                 return self.refused(errors.problems().iter().map(ToString::to_string).collect());
             }
         };
-        if loaded.process != self.config.process {
-            let text = "roles, listeners, identity source and other settings of the process change with a restart only";
-            return self.refused(vec![format!("{}: {text}", self.main.display())]);
+        let changed = loaded.process.differences(&self.config.process);
+        if !changed.is_empty() {
+            let (file, tables) = (self.main.display(), changed.join(", "));
+            let text = "has changed, which needs a restart; the mesh was not reloaded either";
+            return self.refused(vec![format!("{file}: {tables} {text}")]);
         }
         if loaded.mesh == self.config.mesh {
+            if !self.status.borrow().problems.is_empty() {
+                tracing::info!("the configuration is good again, and as it was");
+            }
             self.status.send_modify(|s| s.problems.clear());
             return;
         }
@@ -352,6 +357,15 @@ impl Plane {
             }
         }
     }
+}
+
+/// Does all that a start does with a configuration before anything is served: compiles the policies and reads the
+/// certificates that it names.
+///
+/// # Errors
+/// `SnapshotError`.
+pub fn verify(config: Config) -> Result<(), SnapshotError> {
+    Snapshot::build(&first_parts(&Arc::new(config))).map(|_snapshot| ())
 }
 
 fn first_parts(config: &Arc<Config>) -> Parts {

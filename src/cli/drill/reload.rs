@@ -1,5 +1,6 @@
 //! Step 9: the policy file is edited while the mesh runs.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,8 +27,11 @@ const BROKEN: &str =
 pub(super) fn reload(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     let original = os::read_text(&target.policy)?;
     let scratch = std::env::temp_dir().join(format!("ringgate-{}", os::hex(&os::random::<6>()?)));
-    let result = edited(target, step, &original, &scratch);
-    os::ignore(std::fs::remove_file(&scratch));
+    // The client may be another user, and the directory for temporary files closed to it.
+    std::fs::create_dir(&scratch)?;
+    std::fs::set_permissions(&scratch, std::fs::Permissions::from_mode(0o1777))?;
+    let result = edited(target, step, &original, &scratch.join("download"));
+    os::ignore(std::fs::remove_dir_all(&scratch));
     // Whatever happened: the file that the user wrote is put back.
     os::write(&target.policy, original.as_bytes(), 0o644)?;
     result
@@ -36,7 +40,7 @@ pub(super) fn reload(target: &Target, step: &mut Step) -> anyhow::Result<()> {
 fn edited(target: &Target, step: &mut Step, original: &str, scratch: &Path) -> anyhow::Result<()> {
     let url = format!("http://customer-api{EXPORT}");
     let before = target.generations()?;
-    let mut download = start_download(target, step, scratch)?;
+    let (mut download, opened) = start_download(target, step, scratch)?;
 
     write(target, original, OTHER)?;
     let (generations, seen) = await_generation(target, &before)?;
@@ -48,9 +52,16 @@ fn edited(target: &Target, step: &mut Step, original: &str, scratch: &Path) -> a
     );
     let tried = attempt(target, &target.frontend, &url)?;
     check_denied(target, step, "the next call", &tried, "frontend-service");
-    let ended = download.ended(RELOAD);
+    let ended = download.ended(RELOAD).filter(|_| opened);
     let seen = ended.as_ref().map_or_else(
-        || "still open".to_owned(),
+        || {
+            if opened {
+                "still open"
+            } else {
+                "it was never open"
+            }
+            .to_owned()
+        },
         |(code, text)| format!("exit {code}, {text}"),
     );
     step.check(
@@ -151,7 +162,12 @@ fn write(target: &Target, original: &str, rule: &str) -> anyhow::Result<String> 
     Ok(text)
 }
 
-fn start_download(target: &Target, step: &mut Step, scratch: &Path) -> anyhow::Result<Download> {
+/// The download, and whether it brought bytes and is open.
+fn start_download(
+    target: &Target,
+    step: &mut Step,
+    scratch: &Path,
+) -> anyhow::Result<(Download, bool)> {
     let (path, args) = &target.endless;
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let caller = target.frontend.with(&args);
@@ -159,6 +175,7 @@ fn start_download(target: &Target, step: &mut Step, scratch: &Path) -> anyhow::R
     let size = || scratch.metadata().map_or(0, |file| file.len());
     os::wait_until(RELOAD, || size() > 0);
     let early = download.ended(Duration::ZERO);
+    let opened = early.is_none() && size() > 0;
     step.check(
         format!("an endless download of {path} as frontend-service"),
         "is open and brings bytes",
@@ -166,9 +183,9 @@ fn start_download(target: &Target, step: &mut Step, scratch: &Path) -> anyhow::R
             || format!("{} bytes", size()),
             |(code, text)| format!("ended: exit {code}, {text}"),
         ),
-        early.is_none() && size() > 0,
+        opened,
     );
-    Ok(download)
+    Ok((download, opened))
 }
 
 /// Waits until every process has a higher generation than `before`.
