@@ -97,6 +97,9 @@ impl Core {
         self.drain.send_replace(true);
         let begun = clock::now();
         let limit = Duration::from_millis(limits::DRAIN_MS);
+        // A core without a connection of its own may still hold idle ones to its sister cores, which wait for their end.
+        self.upstreams.clear();
+        rt::sleep(DRAIN_LOOK_MS).await;
         while self.connections.get() > 0 && begun.elapsed() < limit {
             // Also what became idle since the last look.
             self.upstreams.clear();
