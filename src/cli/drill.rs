@@ -258,9 +258,7 @@ impl Mesh {
     /// # Errors
     /// If the process has not ended after `limit`.
     pub fn stop(&mut self, limit: Duration) -> anyhow::Result<ExitStatus> {
-        Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
-            .status()?;
+        os::terminate(self.child.id())?;
         let mut status = None;
         os::wait_until(limit, || {
             status = self.child.try_wait().ok().flatten();

@@ -328,8 +328,7 @@ pub fn end(child: &mut Child) {
     if matches!(child.try_wait(), Ok(Some(_))) {
         return;
     }
-    let pid = child.id().to_string();
-    os::ignore(Command::new("kill").args(["-TERM", &pid]).status());
+    os::ignore(os::terminate(child.id()));
     let ended = os::wait_until(Duration::from_secs(5), || {
         matches!(child.try_wait(), Ok(Some(_)))
     });

@@ -110,6 +110,21 @@ pub fn complain(line: &str) {
 /// For results that nobody can act on: output to a stream that was closed, removal of what is already gone.
 pub fn ignore<T, E>(_result: Result<T, E>) {}
 
+/// Sends SIGTERM to a process. By the shell's own `kill`: a small system has no program of that name.
+///
+/// # Errors
+/// If there is no shell, or no such process.
+pub fn terminate(pid: u32) -> std::io::Result<()> {
+    let sent = std::process::Command::new("sh")
+        .args(["-c", "kill -TERM \"$0\"", &pid.to_string()])
+        .status()?;
+    if sent.success() {
+        Ok(())
+    } else {
+        Err(std::io::ErrorKind::NotFound.into())
+    }
+}
+
 /// Random bytes from the system.
 pub fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];

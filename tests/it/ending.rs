@@ -87,10 +87,7 @@ impl Drop for Bare {
 }
 
 fn signal(child: &Child) {
-    let sent = Command::new("kill")
-        .args(["-TERM", &child.id().to_string()])
-        .status();
-    assert!(sent.unwrap().success());
+    os::terminate(child.id()).unwrap();
 }
 
 fn run(layout: &Layout, before: &[&str]) -> Child {
