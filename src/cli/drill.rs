@@ -17,7 +17,7 @@ use anyhow::Context;
 use self::report::{Output, Step};
 use super::demo::Io;
 use super::lab;
-use super::layout::Layout;
+use super::layout::{Layout, free_subnet};
 use super::os;
 use super::stop::Stop;
 use super::target::Target;
@@ -197,12 +197,6 @@ impl Drop for Scratch {
 
 fn this_program() -> anyhow::Result<PathBuf> {
     std::env::current_exe().context("this program's file is not known")
-}
-
-/// A random loopback subnet, so that several drills can run at a time; 127.0 is left to the machine.
-fn free_subnet() -> anyhow::Result<String> {
-    let [x, y] = os::random::<2>()?;
-    Ok(format!("127.{}.{}", x.clamp(1, 254), y.clamp(1, 254)))
 }
 
 /// A `ringgate demo` process; ended when dropped.

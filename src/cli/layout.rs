@@ -1,6 +1,8 @@
 //! Where everything of a demo system stands: its directory and its loopback addresses.
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use anyhow::Context;
 
@@ -118,6 +120,30 @@ impl Layout {
             .replace(&format!("{TEMPLATE_SUBNET}."), &format!("{}.", self.subnet))
             .replace("io = \"auto\"", &format!("io = \"{io}\""))
     }
+}
+
+/// Second and third octet of a loopback subnet that nobody else is likely to use, and that this process gives out
+/// once; 127.0 is left to the machine.
+///
+/// # Errors
+/// If the system gives no random bytes.
+pub fn free_octets() -> anyhow::Result<[u8; 2]> {
+    static BASE: OnceLock<[u8; 2]> = OnceLock::new();
+    static GIVEN: AtomicU8 = AtomicU8::new(0);
+    let fresh = os::random::<2>()?;
+    let [x, y] = *BASE.get_or_init(|| fresh);
+    let given = GIVEN.fetch_add(1, Ordering::Relaxed);
+    let y = (u16::from(y) + u16::from(given)) % 254 + 1;
+    Ok([x.clamp(1, 254), u8::try_from(y)?])
+}
+
+/// As [`free_octets`], the first three octets as text.
+///
+/// # Errors
+/// If the system gives no random bytes.
+pub fn free_subnet() -> anyhow::Result<String> {
+    let [x, y] = free_octets()?;
+    Ok(format!("127.{x}.{y}"))
 }
 
 #[cfg(test)]

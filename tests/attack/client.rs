@@ -32,6 +32,8 @@ pub(crate) struct Conn {
     wire: Box<dyn Wire>,
     tcp: TcpStream,
     buf: Vec<u8>,
+    /// The first error that a send met: the socket tells it once.
+    broke: Option<std::io::ErrorKind>,
 }
 
 impl Conn {
@@ -43,6 +45,7 @@ impl Conn {
             wire: Box::new(tcp.try_clone().unwrap()),
             tcp,
             buf: Vec::new(),
+            broke: None,
         }
     }
 
@@ -84,15 +87,17 @@ impl Conn {
             wire: Box::new(stream),
             tcp,
             buf: Vec::new(),
+            broke: None,
         })
     }
 
     /// Writes; an error only means that the peer has enough.
     pub(crate) fn send(&mut self, bytes: &[u8]) -> bool {
-        self.wire
-            .write_all(bytes)
-            .and_then(|()| self.wire.flush())
-            .is_ok()
+        let sent = self.wire.write_all(bytes).and_then(|()| self.wire.flush());
+        if let Err(error) = &sent {
+            self.broke = self.broke.or_else(|| Some(error.kind()));
+        }
+        sent.is_ok()
     }
 
     /// Ends our direction.
@@ -137,7 +142,7 @@ impl Conn {
         let mut piece = [0; 16 * 1024];
         loop {
             match self.wire.read(&mut piece) {
-                Ok(0) => return None,
+                Ok(0) => return self.broke,
                 Ok(_) => {}
                 Err(error) => return Some(error.kind()),
             }

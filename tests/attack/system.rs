@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use ringgate::cli::drill::Scratch;
-use ringgate::cli::layout::Layout;
+use ringgate::cli::layout::{Layout, free_subnet};
 use ringgate::cli::{material, os};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -211,8 +211,8 @@ impl System {
     /// Starts it on a subnet of its own, with `ok` backends and with `lies::script` below `/lie/`.
     pub(crate) fn start(io: &str) -> Self {
         let dir = Scratch::new(false).unwrap();
-        let [x, y] = os::random::<2>().unwrap();
-        let subnet = format!("127.{}.{}", x.clamp(1, 254), y.clamp(1, 254));
+        // Backends listen until the process ends, so no subnet is used twice.
+        let subnet = free_subnet().unwrap();
         let layout = Layout::new(&dir.path, &subnet).unwrap();
         material::write_keys(&layout).unwrap();
         os::make_dir(&layout.file("log"), 0o755).unwrap();

@@ -7,7 +7,7 @@ use ringgate::cli::apps::{self, Selection};
 use ringgate::cli::curl::Caller;
 use ringgate::cli::demo::Io;
 use ringgate::cli::drill::{Mesh, Scratch};
-use ringgate::cli::layout::Layout;
+use ringgate::cli::layout::{Layout, free_subnet};
 use ringgate::cli::target::Target;
 use ringgate::cli::{material, os};
 use serde_json::Value;
@@ -21,12 +21,7 @@ fn drill(config: &std::path::Path, output: &str) -> Output {
 }
 
 pub(crate) fn layout(dir: &Scratch) -> Layout {
-    let [x, y] = os::random::<2>().unwrap();
-    Layout::new(
-        &dir.path,
-        &format!("127.{}.{}", x.clamp(1, 254), y.clamp(1, 254)),
-    )
-    .unwrap()
+    Layout::new(&dir.path, &free_subnet().unwrap()).unwrap()
 }
 
 #[test]

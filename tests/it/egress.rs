@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use ringgate::cli::layout::free_octets;
 use ringgate::cli::os;
 use ringgate::identity::outside;
 use rustls::RootCertStore;
@@ -123,8 +124,7 @@ struct Bench {
 impl Bench {
     async fn start(zone: &[(&str, &[u8])]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let [x, y] = os::random::<2>().unwrap();
-        let subnet = Subnet([x.clamp(1, 254), y.clamp(1, 254)]);
+        let subnet = Subnet(free_octets().unwrap());
         let (root, tls) = certificates(&dir.path().join("ca.pem"));
         let mut roots = RootCertStore::empty();
         roots.add(root).unwrap();

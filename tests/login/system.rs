@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use ringgate::cli::curl::{Answer, Caller};
+use ringgate::cli::layout::free_subnet;
 use ringgate::cli::os;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -36,8 +37,7 @@ pub struct System {
 impl System {
     /// Starts everything. `edit` may change the configuration.
     pub fn start(io: &'static str, edit: impl FnOnce(&mut String)) -> Self {
-        let [x, y] = os::random::<2>().unwrap();
-        let subnet = format!("127.{}.{}", x.clamp(1, 254), y.clamp(1, 254));
+        let subnet = free_subnet().unwrap();
         let callbacks = [PORTAL, REPORTS].map(|origin| format!("{origin}/oidc/callback"));
         let idp = Idp::start(&callbacks);
         let mut system = Self {
