@@ -68,7 +68,12 @@ fn the_example_is_good() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{output:?}");
-    assert_eq!(output.stdout, b"configuration is good\n");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let (warnings, verdict) = text.trim_end().rsplit_once('\n').unwrap();
+    assert_eq!(verdict, "configuration is good");
+    // The example names certificates of its reader.
+    assert_eq!(warnings.lines().count(), 1, "{warnings}");
+    assert!(warnings.contains("cert.pem"), "{warnings}");
 }
 
 #[test]
