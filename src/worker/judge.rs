@@ -295,7 +295,12 @@ impl Plan<'_> {
 /// Judges an open exchange again by a newer snapshot.
 #[must_use]
 pub fn still_allowed(snapshot: &Snapshot, site: &Site, request: Option<&Request>) -> bool {
-    plan(snapshot, site, request, 0).is_ok_and(|plan| plan.judge(&site.connection, request).is_ok())
+    let at_gateway = !matches!(site.point, SitePoint::Workload { .. });
+    plan(snapshot, site, request, 0).is_ok_and(|plan| {
+        // Bytes that nobody reads cannot be judged by a request rule or token rule that has come since.
+        let is_judged = request.is_some() || !plan.needs_http(at_gateway);
+        is_judged && plan.judge(&site.connection, request).is_ok()
+    })
 }
 
 /// Addresses of an outside service's endpoints in the order in which they are tried, as they were judged when DNS
