@@ -632,7 +632,14 @@ mod tests {
                     served.set(served.get() + 1);
                 });
             }
-            sleep(50).await;
+            // What a panic prints (a backtrace, symbols and all) takes the core as long as it takes.
+            for _ in 0..1000 {
+                if served.get() > 0 {
+                    break;
+                }
+                sleep(10).await;
+            }
+            sleep(20).await;
         });
         assert_eq!(served.get(), 1);
     }
