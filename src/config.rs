@@ -45,7 +45,7 @@ pub fn parse(files: &[(PathBuf, String)], base: &Path) -> Result<Config, ConfigE
     match config {
         Some((process, mesh)) if errors.is_empty() => Ok(Config {
             process,
-            mesh,
+            mesh: mesh.into(),
             warnings,
             sources: files.iter().map(|(path, _)| path.clone()).collect(),
         }),

@@ -1,7 +1,10 @@
 //! What each role decides, pure: where traffic goes, which policies judge it.
 
+pub mod authenticate;
 pub mod directory;
 pub mod egress;
+pub mod enforcement;
 pub mod ingress;
 pub mod outbound;
+pub mod plan;
 pub mod waypoint;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::config::problem::Problem;
 use crate::jwt::model::RequestAuthentication;
@@ -17,8 +18,8 @@ use crate::vocab::spiffe::{SpiffeId, TrustDomain};
 pub struct Config {
     /// This process.
     pub process: Process,
-    /// The mesh.
-    pub mesh: Mesh,
+    /// The mesh; shared with what is compiled of it.
+    pub mesh: Arc<Mesh>,
     /// What is accepted, and is probably not meant.
     pub warnings: Vec<Problem>,
     /// The files it was read from, the main file first.

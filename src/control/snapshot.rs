@@ -7,32 +7,17 @@ use std::sync::Arc;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 
-use crate::config::checked::{Config, Gateway, GatewayClass, Mesh, Process, Workload};
+use crate::config::checked::{Config, Mesh, Process};
 use crate::control::origination::Originations;
 use crate::control::svid::SvidSet;
 use crate::identity::bundle::TrustBundles;
 use crate::identity::svid::Svid;
 use crate::identity::tls::{self, ClientAuth, Expected, TlsError};
-use crate::jwt::model::JwtRule;
-use crate::jwt::{KeySets, TokenRules, TokenRulesError};
+use crate::jwt::KeySets;
 use crate::oidc;
-use crate::policy::{
-    Decision, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind, attaches,
-    compile,
-};
-use crate::role::directory::{Directory, waypointed_services};
+use crate::role::enforcement::{EnforcementError, Enforcements};
 use crate::upstream::resolved::Resolved;
-use crate::vocab::resource::ResourceName;
-use crate::vocab::spiffe::{SpiffeId, TrustDomain};
-
-/// What judges at one enforcement point.
-#[derive(Debug)]
-pub struct Enforcement {
-    /// Authorization.
-    pub set: PolicySet,
-    /// Request authentication.
-    pub tokens: TokenRules,
-}
+use crate::vocab::spiffe::SpiffeId;
 
 /// TLS configurations of one identity.
 #[derive(Clone, Debug)]
@@ -54,16 +39,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// Mesh resources.
     pub mesh: Arc<Mesh>,
-    /// The mesh by name and address.
-    pub directory: Directory,
-    /// By workload: its own (selector and namespace) policies.
-    pub workloads: Vec<Option<Enforcement>>,
-    /// By workload: services whose waypoint's policies hold for every way in.
-    pub waypointed: Vec<Vec<(usize, usize)>>,
-    /// By service: what its waypoint or egress gateway enforces for it.
-    pub services: Vec<Option<Enforcement>>,
-    /// By gateway: what it enforces for everything (ingress).
-    pub gateways: Vec<Option<Enforcement>>,
+    /// What judges where.
+    pub enforcements: Arc<Enforcements>,
     /// By identity.
     pub identities: Arc<Identities>,
     /// Key sets of all token rules.
@@ -81,15 +58,9 @@ pub struct Snapshot {
 /// Why a snapshot cannot be made. The last good one stays.
 #[derive(Debug, Error)]
 pub enum SnapshotError {
-    /// Policies that do not compile.
-    #[error("{}", problems.iter().map(|p| format!("{}: {}: {}", p.policy, p.field, p.message)).collect::<Vec<_>>().join("; "))]
-    Policy {
-        /// All of them.
-        problems: Vec<PolicyProblem>,
-    },
-    /// Token rules that do not compile.
-    #[error("request authentication")]
-    Tokens(#[source] TokenRulesError),
+    /// Rules that cannot be enforced.
+    #[error(transparent)]
+    Enforcement(#[from] EnforcementError),
     /// An SVID cannot be used.
     #[error("identity")]
     Identity(#[source] TlsError),
@@ -140,29 +111,16 @@ impl Snapshot {
     /// # Errors
     /// `SnapshotError`.
     pub fn build(parts: &Parts) -> Result<Self, SnapshotError> {
-        let mesh = Arc::new(parts.config.mesh.clone());
-        let mut maker = Maker {
-            mesh: &mesh,
-            domains: domains(&mesh),
-            problems: Vec::new(),
+        let mesh = Arc::clone(&parts.config.mesh);
+        // New identities, keys and addresses leave the rules as they are.
+        let made = parts.last.as_ref().map(|last| &last.enforcements);
+        let enforcements = match made.filter(|made| Arc::ptr_eq(&made.mesh, &mesh)) {
+            Some(made) => Arc::clone(made),
+            None => Arc::new(Enforcements::build(Arc::clone(&mesh))?),
         };
-        let workloads = maker.workloads()?;
-        let gateways = maker.gateways()?;
-        let services = maker.services()?;
-        if !maker.problems.is_empty() {
-            return Err(SnapshotError::Policy {
-                problems: maker.problems,
-            });
-        }
         Ok(Self {
             generation: parts.generation,
-            directory: Directory::new(&mesh),
-            waypointed: (0..mesh.workloads.len())
-                .map(|w| waypointed_services(&mesh, w))
-                .collect(),
-            workloads,
-            services,
-            gateways,
+            enforcements,
             identities: Arc::clone(&parts.identities),
             keys: Arc::clone(&parts.keys),
             edge: or_last(edge(&parts.config.process), parts, |last| &last.edge)?,
@@ -189,110 +147,6 @@ fn or_last<T: Clone>(
             Ok(of(last).clone())
         }
         (made, _) => made,
-    }
-}
-
-fn domains(mesh: &Mesh) -> Vec<TrustDomain> {
-    std::iter::once(mesh.trust_domain.clone())
-        .chain(mesh.trust_domain_aliases.iter().cloned())
-        .collect()
-}
-
-struct Maker<'a> {
-    mesh: &'a Mesh,
-    domains: Vec<TrustDomain>,
-    problems: Vec<PolicyProblem>,
-}
-
-impl Maker<'_> {
-    fn workloads(&mut self) -> Result<Vec<Option<Enforcement>>, SnapshotError> {
-        let point = |w: &Workload| Point {
-            kind: PointKind::Workload,
-            namespace: w.name.namespace.clone(),
-            labels: w.labels.clone(),
-            gateway: None,
-            services: Vec::new(),
-            default: Decision::Allow,
-        };
-        self.mesh
-            .workloads
-            .iter()
-            .map(|w| self.enforcement(&point(w)))
-            .collect()
-    }
-
-    fn gateways(&mut self) -> Result<Vec<Option<Enforcement>>, SnapshotError> {
-        let mesh = self.mesh;
-        mesh.gateways
-            .iter()
-            .map(|g| self.enforcement(&gateway_point(g, None)))
-            .collect()
-    }
-
-    fn services(&mut self) -> Result<Vec<Option<Enforcement>>, SnapshotError> {
-        let mesh = self.mesh;
-        let mut all = Vec::with_capacity(mesh.services.len());
-        for service in &mesh.services {
-            let gateway = service.waypoint.and_then(|at| mesh.gateways.get(at));
-            all.push(match gateway {
-                Some(gateway) => self.enforcement(&gateway_point(gateway, Some(&service.name)))?,
-                None => None,
-            });
-        }
-        Ok(all)
-    }
-
-    /// `None` if policies do not compile; then there is no snapshot either.
-    fn enforcement(&mut self, point: &Point) -> Result<Option<Enforcement>, SnapshotError> {
-        let policies = MeshPolicies {
-            policies: &self.mesh.authorization_policies,
-            trust_domains: &self.domains,
-            root_namespace: &self.mesh.root_namespace,
-            gateway_name_selector: self.mesh.gateway_name_selector,
-            l4_deny: self.mesh.l4_deny,
-        };
-        let set = match compile(&policies, point) {
-            Ok(set) => set,
-            Err(problems) => {
-                self.problems.extend(problems);
-                return Ok(None);
-            }
-        };
-        let mut rules: Vec<JwtRule> = Vec::new();
-        for resource in &self.mesh.request_authentications {
-            let (root, by_name) = (&self.mesh.root_namespace, self.mesh.gateway_name_selector);
-            if attaches(
-                &resource.target,
-                &resource.name.namespace,
-                point,
-                root,
-                by_name,
-            ) {
-                rules.extend(resource.rules.iter().cloned());
-            }
-        }
-        rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
-        let tokens = TokenRules::compile(&rules).map_err(SnapshotError::Tokens)?;
-        Ok(Some(Enforcement { set, tokens }))
-    }
-}
-
-fn gateway_point(gateway: &Gateway, service: Option<&ResourceName>) -> Point {
-    let (kind, default) = match gateway.class {
-        GatewayClass::Waypoint => (PointKind::Waypoint, Decision::Allow),
-        GatewayClass::Ingress => (PointKind::Gateway, Decision::Allow),
-        GatewayClass::Egress => (PointKind::Egress, Decision::Deny),
-    };
-    Point {
-        kind,
-        namespace: gateway.name.namespace.clone(),
-        labels: gateway.labels.clone(),
-        gateway: Some(gateway.name.name.clone()),
-        services: service
-            .map(|name| (ServiceKind::ServiceEntry, name.clone()))
-            .into_iter()
-            .collect(),
-        default,
     }
 }
 

@@ -3,7 +3,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::checked::{Location, Mesh};
+use crate::policy::{OutboundTarget, Verdict, decide_outbound};
 use crate::role::directory::{Directory, service_port};
+use crate::role::enforcement::Enforcements;
 use crate::upstream::by_turns;
 use crate::vocab::addr::UpstreamAddr;
 
@@ -14,6 +16,17 @@ pub enum Wanted {
     Name(String),
     /// An address.
     Address(IpAddr),
+}
+
+impl Wanted {
+    /// As a record names it.
+    #[must_use]
+    pub fn with_port(&self, port: u16) -> String {
+        match self {
+            Self::Name(name) => format!("{name}:{port}"),
+            Self::Address(ip) => SocketAddr::new(*ip, port).to_string(),
+        }
+    }
 }
 
 /// Where it goes.
@@ -53,18 +66,33 @@ pub enum Route {
     },
 }
 
+/// What the registry says about a connection that leaves for `wanted`, and which way it would take.
+pub fn judge(rules: &Enforcements, wanted: &Wanted, port: u16, turn: usize) -> (Route, Verdict) {
+    let route = route(&rules.mesh, &rules.directory, wanted, port, turn);
+    let asked = wanted.with_port(port);
+    let verdict = decide_outbound(in_registry(&route, &asked), rules.mesh.outbound_allow_any);
+    (route, verdict)
+}
+
+fn in_registry<'a>(route: &Route, asked: &'a str) -> OutboundTarget<'a> {
+    match route {
+        Route::Unknown(_) => OutboundTarget::Unknown(asked),
+        Route::Gateway { .. }
+        | Route::Workload { .. }
+        | Route::Outside { .. }
+        | Route::Unreachable { .. } => OutboundTarget::Known,
+    }
+}
+
 /// Finds the route. `turn` chooses among endpoints.
 #[must_use]
 pub fn route(mesh: &Mesh, directory: &Directory, wanted: &Wanted, port: u16, turn: usize) -> Route {
-    let (service, asked) = match wanted {
-        Wanted::Name(name) => (directory.service_by_host(name), format!("{name}:{port}")),
-        Wanted::Address(ip) => (
-            directory.service_by_address(*ip),
-            SocketAddr::new(*ip, port).to_string(),
-        ),
+    let service = match wanted {
+        Wanted::Name(name) => directory.service_by_host(name),
+        Wanted::Address(ip) => directory.service_by_address(*ip),
     };
     if let Some(at) = service {
-        return to_service(mesh, at, port, asked, turn);
+        return to_service(mesh, at, port, wanted.with_port(port), turn);
     }
     match wanted {
         Wanted::Address(ip) => match directory.workload_by_address(*ip) {

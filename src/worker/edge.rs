@@ -14,13 +14,14 @@ use crate::io::rt::{self, Tcp};
 use crate::io::{clock, tls};
 use crate::oidc::{self, BrowserRequest, ExchangeError, Provider, Respond, Session, Step};
 use crate::policy::{Connection, PolicySet, Request, custom_providers};
+use crate::role::plan::SitePoint;
 use crate::telemetry::record::Kind;
 use crate::vocab::claims::Claims;
 use crate::vocab::path::CanonicalPath;
 use crate::vocab::resource::ResourceName;
 use crate::worker::core::Core;
 use crate::worker::serve;
-use crate::worker::site::{Site, SitePoint, Story};
+use crate::worker::site::{Site, Story};
 
 /// How long the control thread may take to redeem a code, in milliseconds.
 const REDEEM_MS: u64 = 15_000;
@@ -93,9 +94,10 @@ pub async fn login(
         return Ok(Login::default());
     };
     let enforcement = snapshot
+        .enforcements
         .directory
         .gateway(gateway)
-        .and_then(|at| snapshot.gateways.get(at)?.as_ref());
+        .and_then(|at| snapshot.enforcements.gateways.get(at));
     let Some(enforcement) = enforcement else {
         return Err(Box::new(Answered {
             reply: Reply::denied(),

@@ -18,22 +18,21 @@ use crate::io::clock;
 use crate::io::hbone::Far;
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::upstream::{Target, Version};
-use crate::jwt::{
-    HeaderEdits, TokenOutcome, authenticate_cached, is_cors_preflight, www_authenticate,
-};
+use crate::jwt::{TokenRules, authenticate_cached, www_authenticate};
 use crate::policy::{Denied, Permit, Request};
+use crate::role::authenticate::{self, TokenRefused};
 use crate::role::egress;
+use crate::role::plan::{Next, NoPlan, Plan, SitePoint};
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
-use crate::vocab::path::CanonicalPath;
 use crate::worker::connect;
 use crate::worker::core::Core;
 use crate::worker::edge;
 use crate::worker::forward::{self as forwarding, Forward};
-use crate::worker::judge::{self, Next, NoPlan, NoTarget, Plan};
+use crate::worker::judge::{self, NoTarget};
 use crate::worker::respond::Responder;
-use crate::worker::site::{Site, SitePoint, Story};
+use crate::worker::site::{Site, Story};
 
 /// A request as it arrived, canonical.
 #[derive(Debug)]
@@ -249,7 +248,7 @@ async fn prepare(
     Ok((permit, going))
 }
 
-/// Verifies what the request presents; the claims of the last enforcement point that saw a token count.
+/// Verifies what the request presents.
 fn tokens(
     core: &Core,
     site: &Site,
@@ -257,69 +256,35 @@ fn tokens(
     plan: &Plan<'_>,
     request: &mut Request,
 ) -> Result<(), Box<Refusal>> {
-    // The token of a session is looked at in any case: the rules may say that it does not go upstream.
-    if is_cors_preflight(&request.method, &request.headers) && request.claims.is_none() {
-        // Tokens are not looked at, but what only verified claims may set is not believed either.
-        let remove = plan
-            .enforcements
-            .iter()
-            .flat_map(|e| e.tokens.output_headers())
-            .cloned()
-            .collect();
-        HeaderEdits {
-            remove,
-            ..HeaderEdits::default()
-        }
-        .apply(&mut request.headers);
-        return Ok(());
-    }
-    for enforcement in plan.enforcements.iter().filter(|e| !e.tokens.is_empty()) {
-        let outcome = authenticate_cached(
-            &mut core.tokens.borrow_mut(),
-            &enforcement.tokens,
+    let mut cache = core.tokens.borrow_mut();
+    let verify = |rules: &TokenRules, request: &Request| {
+        authenticate_cached(
+            &mut cache,
+            rules,
             &*snapshot.keys,
             &request.headers,
             request.path.as_ref(),
             clock::unix_s(),
-        );
-        let edits = match outcome {
-            TokenOutcome::Anonymous { edits } => edits,
-            TokenOutcome::Valid { claims, edits } => {
-                request.claims = Some(claims);
-                edits
-            }
-            TokenOutcome::Invalid {
-                status,
-                text,
-                error,
-                unknown_kid,
-            } => {
-                if let Some(source) = unknown_kid {
-                    // A full channel means that the fetch is asked for already.
-                    drop(core.asks.try_send(Ask::UnknownKey(source)));
-                }
-                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UNAUTHORIZED);
-                let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());
-                let reply =
-                    Reply::unauthenticated(status, text, challenge.to_str().unwrap_or_default());
-                let detail = Some(format!("token: {error}"));
-                return Err(Box::new(Refusal {
-                    reply,
-                    close: CloseReason::Token,
-                    detail,
-                    denied: None,
-                }));
-            }
+        )
+    };
+    let mode = snapshot.mesh.path_normalization;
+    authenticate::tokens(plan, request, mode, verify).map_err(|refused| {
+        let TokenRefused::Invalid(invalid) = refused else {
+            return Box::new(Refusal::close(CloseReason::BadRequest));
         };
-        edits.apply(&mut request.headers);
-        let target: Option<String> = request.path.as_ref().and_then(|p| edits.target(p));
-        if let Some(target) = target {
-            let again = CanonicalPath::parse(snapshot.mesh.path_normalization, &target);
-            request.path =
-                Some(again.map_err(|_e| Box::new(Refusal::close(CloseReason::BadRequest)))?);
+        if let Some(source) = invalid.unknown_kid {
+            // A full channel means that the fetch is asked for already.
+            drop(core.asks.try_send(Ask::UnknownKey(source)));
         }
-    }
-    Ok(())
+        let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());
+        let challenge = challenge.to_str().unwrap_or_default();
+        Box::new(Refusal {
+            reply: Reply::unauthenticated(invalid.status, invalid.text, challenge),
+            close: CloseReason::Token,
+            detail: Some(format!("token: {}", invalid.error)),
+            denied: None,
+        })
+    })
 }
 
 fn version(protocol: Protocol) -> Version {

@@ -15,6 +15,7 @@ use crate::io::stream::Stream;
 use crate::io::tunnel::Tunnel;
 use crate::io::{hbone, tls};
 use crate::policy::Connection;
+use crate::role::plan::SitePoint;
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::OriginalDst;
 use crate::vocab::host::Host;
@@ -25,7 +26,7 @@ use crate::worker::core::Core;
 use crate::worker::judge;
 use crate::worker::node::{self, Tunnelled};
 use crate::worker::serve;
-use crate::worker::site::{Site, SitePoint, Story};
+use crate::worker::site::{Site, Story};
 use crate::worker::streams;
 
 /// First byte of a TLS record that carries a handshake.
@@ -53,7 +54,7 @@ impl At {
 
     /// TLS of the identity that answers at `local`. ztunnel sends no server name: the address decides.
     fn tls(&self, snapshot: &Snapshot, local: SocketAddr) -> Option<MeshTls> {
-        let (mesh, directory) = (&snapshot.mesh, &snapshot.directory);
+        let (mesh, directory) = (&snapshot.mesh, &snapshot.enforcements.directory);
         let id = match self {
             Self::Node(_) => {
                 &mesh

@@ -13,11 +13,9 @@ use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
 use crate::io::tls;
 use crate::io::upstream::Target;
-use crate::policy::{
-    Connection, Denied, OutboundTarget, Permit, Request, Verdict, decide_outbound,
-    decide_plaintext, mtls_mode,
-};
+use crate::policy::{Connection, Denied, Permit, Request};
 use crate::role::outbound::{self, Route, Wanted};
+use crate::role::plan::{self, NoPlan, SitePoint};
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::OriginalDst;
 use crate::vocab::limits;
@@ -25,10 +23,10 @@ use crate::vocab::spiffe::SpiffeId;
 use crate::worker::core::Core;
 use crate::worker::exchange::{Beyond, hbone, target};
 use crate::worker::forward::{chain, dial_reason};
-use crate::worker::judge::{self, NoPlan, NoTarget};
+use crate::worker::judge::{self, NoTarget};
 use crate::worker::open::Entry;
 use crate::worker::serve;
-use crate::worker::site::{Site, SitePoint, Story};
+use crate::worker::site::{Site, Story};
 use crate::worker::socks::{self, Answer};
 
 /// First byte of a TLS record that carries a handshake.
@@ -40,7 +38,10 @@ fn hosted<'n>(
     node: &'n Node,
     dst: OriginalDst,
 ) -> Option<(&'n NodeWorkload, usize)> {
-    let at = snapshot.directory.workload_by_address(dst.ip())?;
+    let at = snapshot
+        .enforcements
+        .directory
+        .workload_by_address(dst.ip())?;
     let name = &snapshot.mesh.workloads.get(at)?.name;
     node.workloads
         .iter()
@@ -141,15 +142,7 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         let site = site_of(&node, hosted, plain, peer, app);
         return Box::pin(direct(core, site, tcp.into(), tls, None)).await;
     }
-    let mesh = &snapshot.mesh;
-    let mode = mtls_mode(
-        &mesh.peer_authentications,
-        &mesh.root_namespace,
-        &workload.name.namespace,
-        &workload.labels,
-        dst.port(),
-    );
-    if let Some(denied) = decide_plaintext(mode, &plain) {
+    if let Some(denied) = plan::refused_plaintext(&snapshot.mesh, workload, &plain) {
         // Measured: only readable, then LINGER 0, then close shows the client a reset every time.
         tcp.reset_on_close();
         story.judged(&denied.judged);
@@ -414,7 +407,10 @@ fn tunnel_target<'n>(
         Some(ip) if ip.to_canonical() == local.ip() => port,
         Some(_) => return None,
         None => {
-            let service = snapshot.directory.service_by_host(authority.name())?;
+            let service = snapshot
+                .enforcements
+                .directory
+                .service_by_host(authority.name())?;
             let service = snapshot
                 .mesh
                 .services
@@ -494,37 +490,6 @@ fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
     )
 }
 
-/// What policy says about a connection that leaves for `wanted`, and which way it would take.
-fn judge_outbound(
-    snapshot: &Snapshot,
-    wanted: &Wanted,
-    port: u16,
-    turn: usize,
-) -> (Route, Verdict) {
-    let mesh = &snapshot.mesh;
-    let route = outbound::route(mesh, &snapshot.directory, wanted, port, turn);
-    let asked = asked_for(wanted, port);
-    let verdict = decide_outbound(in_registry(&route, &asked), mesh.outbound_allow_any);
-    (route, verdict)
-}
-
-fn in_registry<'a>(route: &Route, asked: &'a str) -> OutboundTarget<'a> {
-    match route {
-        Route::Unknown(_) => OutboundTarget::Unknown(asked),
-        Route::Gateway { .. }
-        | Route::Workload { .. }
-        | Route::Outside { .. }
-        | Route::Unreachable { .. } => OutboundTarget::Known,
-    }
-}
-
-fn asked_for(wanted: &Wanted, port: u16) -> String {
-    match wanted {
-        Wanted::Name(name) => format!("{name}:{port}"),
-        Wanted::Address(ip) => SocketAddr::new(*ip, port).to_string(),
-    }
-}
-
 /// Judges and dials a connection that leaves workload `at` of `node`.
 async fn leave(
     core: &Rc<Core>,
@@ -539,7 +504,7 @@ async fn leave(
     let hosted = node.workloads.get(at).map(|w| w.workload.clone());
     let own = hosted
         .as_ref()
-        .and_then(|name| snapshot.directory.workload(name));
+        .and_then(|name| snapshot.enforcements.directory.workload(name));
     let (Some(hosted), Some(own)) = (hosted, own.and_then(|at| snapshot.mesh.workloads.get(at)))
     else {
         story.fail(CloseReason::NoRoute, "workload is not in the mesh any more");
@@ -558,10 +523,10 @@ async fn leave(
             port,
             sni: None,
         });
-        r.service = Some(asked_for(wanted, port));
+        r.service = Some(wanted.with_port(port));
     });
     let turn = core.turn();
-    let (route, verdict) = judge_outbound(&snapshot, wanted, port, turn);
+    let (route, verdict) = outbound::judge(&snapshot.enforcements, wanted, port, turn);
     story.judged(&verdict);
     let Ok(permit) = verdict.permit() else {
         story.end(CloseReason::Denied);
@@ -575,7 +540,7 @@ async fn leave(
             let none = || {
                 format!(
                     "`{}` has no endpoint or no such port",
-                    asked_for(wanted, port)
+                    wanted.with_port(port)
                 )
             };
             story.fail(close, detail.unwrap_or_else(none));
@@ -584,8 +549,8 @@ async fn leave(
     };
     let wanted = wanted.clone();
     let entry = core.open.enter(Box::new(move |snapshot| {
-        let (_route, verdict) = judge_outbound(snapshot, &wanted, port, 0);
-        snapshot.directory.workload(&hosted).is_some() && verdict.permit().is_ok()
+        let (_route, verdict) = outbound::judge(&snapshot.enforcements, &wanted, port, 0);
+        snapshot.enforcements.directory.workload(&hosted).is_some() && verdict.permit().is_ok()
     }));
     dial(core, permit, &target, story, entry).await
 }

@@ -12,9 +12,8 @@ use crate::exchange::close::CloseReason;
 use crate::io::clock;
 use crate::io::relay::Passed;
 use crate::policy::{Connection, Judged};
+use crate::role::plan::SitePoint;
 use crate::telemetry::record::{Kind, Record};
-use crate::vocab::host::Host;
-use crate::vocab::resource::ResourceName;
 use crate::worker::core::Core;
 
 /// An enforcement point with one connection at it.
@@ -32,39 +31,6 @@ pub struct Site {
     pub peer: SocketAddr,
     /// `http` or `https`, as the client sees it.
     pub scheme: &'static str,
-}
-
-/// Which enforcement point.
-#[derive(Clone, Debug)]
-pub enum SitePoint {
-    /// The workload's own node.
-    Workload {
-        /// Workload entry.
-        workload: ResourceName,
-        /// Where its app listens.
-        app: SocketAddr,
-        /// `SO_MARK` towards the app.
-        mark: Option<u32>,
-    },
-    /// A waypoint.
-    Waypoint {
-        /// Gateway.
-        gateway: ResourceName,
-        /// Authority of the tunnel; `None` on a direct connection, where the request's host decides.
-        authority: Option<Host>,
-    },
-    /// An egress gateway.
-    Egress {
-        /// Gateway.
-        gateway: ResourceName,
-        /// Authority of the tunnel; `None` for the explicit proxy, where the request's target decides.
-        authority: Option<Host>,
-    },
-    /// An ingress.
-    Ingress {
-        /// Gateway.
-        gateway: ResourceName,
-    },
 }
 
 /// Gathers one record while an exchange runs; sends it when it ends, however it ends.

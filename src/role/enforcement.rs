@@ -1,0 +1,197 @@
+//! What judges where: the policies and token rules of every enforcement point of the mesh, from its resources alone.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::config::checked::{Gateway, GatewayClass, Mesh, Workload};
+use crate::jwt::model::JwtRule;
+use crate::jwt::{TokenRules, TokenRulesError};
+use crate::policy::{
+    Decision, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind, attaches,
+    compile,
+};
+use crate::role::directory::{Directory, waypointed_services};
+use crate::vocab::resource::ResourceName;
+use crate::vocab::spiffe::TrustDomain;
+
+/// What judges at one enforcement point.
+#[derive(Debug)]
+pub struct Enforcement {
+    /// Whose rules they are.
+    pub of: Of,
+    /// Authorization.
+    pub set: PolicySet,
+    /// Request authentication.
+    pub tokens: TokenRules,
+}
+
+/// Whose rules an enforcement point judges by; indices into `Mesh`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Of {
+    /// A workload's own, judged by its node.
+    Workload(usize),
+    /// A service's, judged at its waypoint or egress gateway, and at the nodes of its workloads.
+    Service(usize),
+    /// A gateway's, for everything that passes it.
+    Gateway(usize),
+}
+
+/// The rules of a whole mesh, compiled. No identities, keys or addresses of outside names: those come and go without the
+/// rules changing.
+#[derive(Debug)]
+pub struct Enforcements {
+    /// Mesh resources.
+    pub mesh: Arc<Mesh>,
+    /// The mesh by name and address.
+    pub directory: Directory,
+    /// By workload: its own (selector and namespace) policies.
+    pub workloads: Vec<Enforcement>,
+    /// By workload: services whose waypoint's policies hold for every way in, each with the waypoint; as indices.
+    pub waypointed: Vec<Vec<(usize, usize)>>,
+    /// By service: what its waypoint or egress gateway enforces for it.
+    pub services: Vec<Option<Enforcement>>,
+    /// By gateway: what it enforces for everything (ingress).
+    pub gateways: Vec<Enforcement>,
+}
+
+/// Why the rules of a mesh cannot be enforced.
+#[derive(Debug, Error)]
+pub enum EnforcementError {
+    /// Policies that do not compile.
+    #[error("{}", problems.iter().map(|p| format!("{}: {}: {}", p.policy, p.field, p.message)).collect::<Vec<_>>().join("; "))]
+    Policy {
+        /// All of them.
+        problems: Vec<PolicyProblem>,
+    },
+    /// Token rules that do not compile.
+    #[error("request authentication")]
+    Tokens(#[source] TokenRulesError),
+}
+
+impl Enforcements {
+    /// Compiles what holds at every enforcement point.
+    ///
+    /// # Errors
+    /// `EnforcementError`: with one bad value there are no rules at all.
+    pub fn build(mesh: Arc<Mesh>) -> Result<Self, EnforcementError> {
+        let mut maker = Maker {
+            mesh: &mesh,
+            domains: domains(&mesh),
+            problems: Vec::new(),
+        };
+        let mut workloads = Vec::with_capacity(mesh.workloads.len());
+        for (at, workload) in mesh.workloads.iter().enumerate() {
+            workloads.extend(maker.enforcement(Of::Workload(at), &workload_point(workload))?);
+        }
+        let mut gateways = Vec::with_capacity(mesh.gateways.len());
+        for (at, gateway) in mesh.gateways.iter().enumerate() {
+            gateways.extend(maker.enforcement(Of::Gateway(at), &gateway_point(gateway, None))?);
+        }
+        let mut services = Vec::with_capacity(mesh.services.len());
+        for (at, service) in mesh.services.iter().enumerate() {
+            let gateway = service.waypoint.and_then(|at| mesh.gateways.get(at));
+            let point = gateway.map(|g| gateway_point(g, Some(&service.name)));
+            services.push(match point {
+                Some(point) => maker.enforcement(Of::Service(at), &point)?,
+                None => None,
+            });
+        }
+        let problems = maker.problems;
+        if !problems.is_empty() {
+            return Err(EnforcementError::Policy { problems });
+        }
+        Ok(Self {
+            directory: Directory::new(&mesh),
+            waypointed: (0..mesh.workloads.len())
+                .map(|w| waypointed_services(&mesh, w))
+                .collect(),
+            workloads,
+            services,
+            gateways,
+            mesh,
+        })
+    }
+}
+
+fn domains(mesh: &Mesh) -> Vec<TrustDomain> {
+    std::iter::once(mesh.trust_domain.clone())
+        .chain(mesh.trust_domain_aliases.iter().cloned())
+        .collect()
+}
+
+struct Maker<'a> {
+    mesh: &'a Mesh,
+    domains: Vec<TrustDomain>,
+    problems: Vec<PolicyProblem>,
+}
+
+impl Maker<'_> {
+    /// `None` if policies do not compile; then there are no rules of the mesh either.
+    fn enforcement(
+        &mut self,
+        of: Of,
+        point: &Point,
+    ) -> Result<Option<Enforcement>, EnforcementError> {
+        let policies = MeshPolicies {
+            policies: &self.mesh.authorization_policies,
+            trust_domains: &self.domains,
+            root_namespace: &self.mesh.root_namespace,
+            gateway_name_selector: self.mesh.gateway_name_selector,
+            l4_deny: self.mesh.l4_deny,
+        };
+        let set = match compile(&policies, point) {
+            Ok(set) => set,
+            Err(problems) => {
+                self.problems.extend(problems);
+                return Ok(None);
+            }
+        };
+        let mut rules: Vec<JwtRule> = Vec::new();
+        for resource in &self.mesh.request_authentications {
+            let (root, by_name) = (&self.mesh.root_namespace, self.mesh.gateway_name_selector);
+            if attaches(
+                &resource.target,
+                &resource.name.namespace,
+                point,
+                root,
+                by_name,
+            ) {
+                rules.extend(resource.rules.iter().cloned());
+            }
+        }
+        rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+        let tokens = TokenRules::compile(&rules).map_err(EnforcementError::Tokens)?;
+        Ok(Some(Enforcement { of, set, tokens }))
+    }
+}
+
+fn workload_point(workload: &Workload) -> Point {
+    Point {
+        kind: PointKind::Workload,
+        namespace: workload.name.namespace.clone(),
+        labels: workload.labels.clone(),
+        gateway: None,
+        services: Vec::new(),
+        default: Decision::Allow,
+    }
+}
+
+fn gateway_point(gateway: &Gateway, service: Option<&ResourceName>) -> Point {
+    let (kind, default) = match gateway.class {
+        GatewayClass::Waypoint => (PointKind::Waypoint, Decision::Allow),
+        GatewayClass::Ingress => (PointKind::Gateway, Decision::Allow),
+        GatewayClass::Egress => (PointKind::Egress, Decision::Deny),
+    };
+    Point {
+        kind,
+        namespace: gateway.name.namespace.clone(),
+        labels: gateway.labels.clone(),
+        gateway: Some(gateway.name.name.clone()),
+        services: service
+            .map(|name| (ServiceKind::ServiceEntry, name.clone()))
+            .into_iter()
+            .collect(),
+        default,
+    }
+}

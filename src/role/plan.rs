@@ -1,0 +1,353 @@
+//! Which policies hold at a place, and what they say: the same for live traffic, for what is open after a reload, and for
+//! an explanation.
+
+use std::net::SocketAddr;
+
+use http::Method;
+
+use crate::config::checked::{Location, Mesh, Protocol, Workload};
+use crate::exchange::close::CloseReason;
+use crate::policy::{
+    Connection, Denied, OutboundTarget, Permit, Request, Verdict, decide, decide_connect,
+    decide_outbound, decide_plaintext, decide_via_waypoint, mtls_mode,
+};
+use crate::role::directory::service_port;
+use crate::role::enforcement::{Enforcement, Enforcements};
+use crate::role::outbound::{self, Route, Wanted};
+use crate::role::{ingress, waypoint};
+use crate::upstream::by_turns;
+use crate::vocab::host::Host;
+use crate::vocab::resource::ResourceName;
+use crate::vocab::spiffe::SpiffeId;
+
+/// Port of a request to an egress gateway or waypoint that names none.
+const HTTP_PORT: u16 = 80;
+
+/// Which enforcement point.
+#[derive(Clone, Debug)]
+pub enum SitePoint {
+    /// The workload's own node.
+    Workload {
+        /// Workload entry.
+        workload: ResourceName,
+        /// Where its app listens.
+        app: SocketAddr,
+        /// `SO_MARK` towards the app.
+        mark: Option<u32>,
+    },
+    /// A waypoint.
+    Waypoint {
+        /// Gateway.
+        gateway: ResourceName,
+        /// Authority of the tunnel; `None` on a direct connection, where the request's host decides.
+        authority: Option<Host>,
+    },
+    /// An egress gateway.
+    Egress {
+        /// Gateway.
+        gateway: ResourceName,
+        /// Authority of the tunnel; `None` for the explicit proxy, where the request's target decides.
+        authority: Option<Host>,
+    },
+    /// An ingress.
+    Ingress {
+        /// Gateway.
+        gateway: ResourceName,
+    },
+}
+
+/// The policies that hold, and where it goes if they allow it.
+#[derive(Debug)]
+pub struct Plan<'s> {
+    /// All of them must allow.
+    pub enforcements: Vec<&'s Enforcement>,
+    /// The workload's own waypoint is the peer: its L7 policies were judged there.
+    pub via: Option<&'s SpiffeId>,
+    /// Who we are towards the upstream; `None` towards the workload's own app.
+    pub own: Option<&'s SpiffeId>,
+    /// Index into `Mesh::services`.
+    pub service: Option<usize>,
+    /// Index into `Mesh::workloads`.
+    pub workload: Option<usize>,
+    /// Protocol of the port.
+    pub protocol: Protocol,
+    /// Where to.
+    pub next: Next,
+}
+
+/// Where permitted traffic goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// The workload's app.
+    App(SocketAddr, Option<u32>),
+    /// A workload's node: index, port.
+    Workload(usize, u16),
+    /// A waypoint or egress gateway: index, authority.
+    Gateway(usize, String),
+    /// An outside service: index, port.
+    Outside(usize, u16),
+}
+
+/// Why there is no plan: a reason to close, or a denial by the registry.
+#[derive(Debug)]
+pub enum NoPlan {
+    /// Nothing there.
+    Close(CloseReason),
+    /// Not in the registry.
+    Denied(Denied),
+}
+
+/// Finds what holds for a connection at `point`. `request` is `None` at L4; `turn` chooses among endpoints.
+///
+/// # Errors
+/// `NoPlan`.
+pub fn plan<'s>(
+    rules: &'s Enforcements,
+    point: &SitePoint,
+    connection: &Connection,
+    request: Option<&Request>,
+    turn: usize,
+) -> Result<Plan<'s>, NoPlan> {
+    let none = || NoPlan::Close(CloseReason::NoRoute);
+    match point {
+        SitePoint::Workload {
+            workload,
+            app,
+            mark,
+        } => at_workload(rules, workload, connection, *app, *mark).ok_or_else(none),
+        SitePoint::Waypoint { gateway, authority } => {
+            let at = rules.directory.gateway(gateway).ok_or_else(none)?;
+            let (mesh, directory) = (&rules.mesh, &rules.directory);
+            let found = match (authority, request) {
+                (Some(authority), _) => waypoint::by_authority(mesh, directory, at, authority),
+                (None, Some(request)) => {
+                    waypoint::by_host(mesh, directory, at, &request.host, connection.port)
+                }
+                (None, None) => None,
+            };
+            through_waypoint(rules, at, found.ok_or_else(none)?, turn).ok_or_else(none)
+        }
+        SitePoint::Egress { gateway, authority } => {
+            let at = rules.directory.gateway(gateway).ok_or_else(none)?;
+            let (mesh, directory) = (&rules.mesh, &rules.directory);
+            let found = match (authority, request) {
+                (Some(authority), _) => waypoint::by_authority(mesh, directory, at, authority),
+                (None, Some(request)) => {
+                    waypoint::by_host(mesh, directory, at, &request.host, HTTP_PORT)
+                }
+                (None, None) => None,
+            };
+            let Some(found) = found else {
+                return Err(unknown(
+                    authority.as_ref().or_else(|| request.map(|r| &r.host)),
+                ));
+            };
+            // A tunnel to one host that carries a request for another would be judged as the one and sent as the other.
+            if let Some(request) = request
+                && (directory.service_by_host(request.host.name()) != Some(found.service)
+                    || request.host.port().is_some_and(|port| port != found.port))
+            {
+                return Err(unknown(Some(&request.host)));
+            }
+            through_egress(rules, at, found).ok_or_else(none)
+        }
+        SitePoint::Ingress { gateway } => {
+            let at = rules.directory.gateway(gateway).ok_or_else(none)?;
+            let request = request.ok_or_else(none)?;
+            through_ingress(rules, at, gateway, request, turn).ok_or_else(none)
+        }
+    }
+}
+
+fn unknown(host: Option<&Host>) -> NoPlan {
+    let name = host.map_or("", |h| h.as_str());
+    match decide_outbound(OutboundTarget::Unknown(name), false).permit() {
+        Err(denied) => NoPlan::Denied(denied),
+        Ok(_permit) => NoPlan::Close(CloseReason::NoRoute),
+    }
+}
+
+fn at_workload<'s>(
+    rules: &'s Enforcements,
+    name: &ResourceName,
+    connection: &Connection,
+    app: SocketAddr,
+    mark: Option<u32>,
+) -> Option<Plan<'s>> {
+    let at = rules.directory.workload(name)?;
+    let waypointed = rules.waypointed.get(at)?;
+    let is_peer = |gateway: &usize| {
+        let gateway = rules.mesh.gateways.get(*gateway)?;
+        (connection.principal.as_ref() == Some(&gateway.id)).then_some(&gateway.id)
+    };
+    let via = waypointed.iter().find_map(|(_, gateway)| is_peer(gateway));
+    let mut enforcements = vec![rules.workloads.get(at)?];
+    if via.is_none() {
+        for (service, _) in waypointed {
+            // A service whose policies are not there is not a service without policies.
+            enforcements.push(rules.services.get(*service)?.as_ref()?);
+        }
+    }
+    let (service, protocol) = port_of(&rules.mesh, at, connection.port);
+    Some(Plan {
+        enforcements,
+        via,
+        own: None,
+        service,
+        workload: Some(at),
+        protocol,
+        next: Next::App(app, mark),
+    })
+}
+
+/// The service and protocol of a workload's port; HTTP is assumed where a waypointed service does not list it.
+fn port_of(mesh: &Mesh, workload: usize, port: u16) -> (Option<usize>, Protocol) {
+    let mut first = None;
+    for (at, service) in mesh.services.iter().enumerate() {
+        if service.location != Location::Internal || !service.workloads.contains(&workload) {
+            continue;
+        }
+        if let Some(declared) = service.ports.iter().find(|p| p.target_port == port) {
+            return (Some(at), declared.protocol);
+        }
+        first = first.or(Some(at));
+    }
+    (first, Protocol::Http)
+}
+
+fn through_waypoint(
+    rules: &Enforcements,
+    gateway: usize,
+    found: waypoint::For,
+    turn: usize,
+) -> Option<Plan<'_>> {
+    let service = rules.mesh.services.get(found.service)?;
+    let port = service_port(service, found.port)
+        .or_else(|| service.ports.iter().find(|p| p.target_port == found.port))
+        .or_else(|| service.ports.iter().find(|p| p.number == HTTP_PORT))?;
+    let workload = *by_turns(&service.workloads, turn)?;
+    Some(Plan {
+        enforcements: vec![rules.services.get(found.service)?.as_ref()?],
+        via: None,
+        own: Some(&rules.mesh.gateways.get(gateway)?.id),
+        service: Some(found.service),
+        workload: Some(workload),
+        protocol: port.protocol,
+        next: Next::Workload(workload, port.target_port),
+    })
+}
+
+fn through_egress(rules: &Enforcements, gateway: usize, found: waypoint::For) -> Option<Plan<'_>> {
+    let service = rules.mesh.services.get(found.service)?;
+    let port = service_port(service, found.port)?;
+    Some(Plan {
+        enforcements: vec![rules.services.get(found.service)?.as_ref()?],
+        via: None,
+        own: Some(&rules.mesh.gateways.get(gateway)?.id),
+        service: Some(found.service),
+        workload: None,
+        protocol: port.protocol,
+        next: Next::Outside(found.service, port.target_port),
+    })
+}
+
+fn through_ingress<'s>(
+    rules: &'s Enforcements,
+    gateway: usize,
+    name: &ResourceName,
+    request: &Request,
+    turn: usize,
+) -> Option<Plan<'s>> {
+    let mesh = &rules.mesh;
+    let backend = ingress::route(mesh, name, &request.host, request.path.as_ref()?)?;
+    let service = mesh.services.get(backend.service)?;
+    let protocol = service_port(service, backend.port)?.protocol;
+    let host = service.hosts.first()?.clone();
+    let route = outbound::route(
+        mesh,
+        &rules.directory,
+        &Wanted::Name(host),
+        backend.port,
+        turn,
+    );
+    let (workload, next) = match route {
+        Route::Gateway {
+            gateway, authority, ..
+        } => (None, Next::Gateway(gateway, authority)),
+        Route::Workload { workload, port, .. } => (Some(workload), Next::Workload(workload, port)),
+        Route::Outside { .. } | Route::Unknown(_) | Route::Unreachable { .. } => return None,
+    };
+    Some(Plan {
+        enforcements: vec![rules.gateways.get(gateway)?],
+        via: None,
+        own: Some(&mesh.gateways.get(gateway)?.id),
+        service: Some(backend.service),
+        workload,
+        protocol,
+        next,
+    })
+}
+
+/// Peer authentication at a workload: the denial of a connection without identity where its port is STRICT.
+#[must_use]
+pub fn refused_plaintext(
+    mesh: &Mesh,
+    workload: &Workload,
+    connection: &Connection,
+) -> Option<Denied> {
+    let mode = mtls_mode(
+        &mesh.peer_authentications,
+        &mesh.root_namespace,
+        &workload.name.namespace,
+        &workload.labels,
+        connection.port,
+    );
+    decide_plaintext(mode, connection)
+}
+
+impl Plan<'_> {
+    /// Judges; every enforcement point must allow, and the last permit is the one to dial with.
+    ///
+    /// # Errors
+    /// The first denial; `None` if nothing judges here, which is a denial as well.
+    pub fn judge(
+        &self,
+        connection: &Connection,
+        request: Option<&Request>,
+    ) -> Result<Permit, Option<Denied>> {
+        let mut permit = Err(None);
+        for enforcement in &self.enforcements {
+            let verdict = self.verdict(enforcement, connection, request);
+            permit = Ok(verdict.permit().map_err(Some)?);
+        }
+        permit
+    }
+
+    /// What one of the plan's enforcement points says by itself.
+    pub fn verdict(
+        &self,
+        enforcement: &Enforcement,
+        connection: &Connection,
+        request: Option<&Request>,
+    ) -> Verdict {
+        let set = &enforcement.set;
+        match (self.via, request) {
+            (Some(waypoint), _) => decide_via_waypoint(set, connection, request, waypoint),
+            (None, Some(request)) if request.method == Method::CONNECT => {
+                decide_connect(set, connection, request)
+            }
+            (None, _) => decide(set, connection, request),
+        }
+    }
+
+    /// Whether HTTP has to be understood here: a policy or token rule asks for it, and the port carries HTTP.
+    #[must_use]
+    pub fn needs_http(&self, at_gateway: bool) -> bool {
+        let http = match self.protocol {
+            Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Https => true,
+            Protocol::Tls | Protocol::Tcp => false,
+        };
+        let asks = |e: &&Enforcement| e.set.needs_http() || !e.tokens.is_empty();
+        http && (at_gateway || self.enforcements.len() > 1 || self.enforcements.iter().any(asks))
+    }
+}
