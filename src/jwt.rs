@@ -5,7 +5,9 @@
 
 pub mod cache;
 pub mod model;
+pub mod svid;
 
+pub(crate) mod algorithm;
 mod authenticate;
 pub(crate) mod edits;
 pub(crate) mod extract;

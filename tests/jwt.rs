@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use ringgate::jwt::model::{JwtRule, KeySource, TokenHeader};
 use ringgate::jwt::{self, KeySets, TokenCache, TokenOutcome, TokenRules};
 use ringgate::vocab::path::{CanonicalPath, PathNormalization};
+use ringgate::vocab::spiffe::TrustDomain;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::form_urlencoded;
@@ -170,4 +171,33 @@ fn conformance() {
         wrong.join("\n")
     );
     assert!(count >= 144, "only {count} cases");
+}
+
+/// `kind: jwt-svid` of `spiffe_id.jsonl`: header and claims, the signature taken as valid.
+#[test]
+fn jwt_svid_conformance() {
+    let known: Vec<TrustDomain> = ["example.org", "other.org"]
+        .iter()
+        .map(|name| TrustDomain::parse(name).unwrap())
+        .collect();
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for line in data("conformance/spiffe_id.jsonl").lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        if case["kind"] != "jwt-svid" {
+            continue;
+        }
+        let found = jwt::svid::check(
+            case["header"].as_object().unwrap(),
+            case["claims"].as_object().unwrap(),
+            case["audience"].as_str().unwrap(),
+            case["now"].as_i64().unwrap(),
+            &known,
+        );
+        count += 1;
+        if case["accept"] != found.is_ok() && case["also_ok"] != found.is_ok() {
+            wrong.push(format!("{}: {found:?}", case["name"]));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(count >= 15, "only {count} cases");
 }

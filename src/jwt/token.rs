@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 use thiserror::Error;
 
+use crate::jwt::algorithm::Algorithm;
 use crate::jwt::json;
-use crate::jwt::keys::{self, KeySet};
+use crate::jwt::keys::KeySet;
 use crate::vocab::limits;
 
 /// Clock skew that `exp` and `nbf` allow, in seconds (Envoy's default).
@@ -149,6 +149,7 @@ pub(crate) struct Unverified<'t> {
     signed: &'t str,
     payload: &'t str,
     signature: &'t str,
+    header: Map<String, Value>,
     alg: Algorithm,
     kid: Option<String>,
 }
@@ -187,6 +188,7 @@ impl<'t> Unverified<'t> {
             signed,
             payload,
             signature,
+            header,
             alg,
             kid,
         })
@@ -201,6 +203,11 @@ impl<'t> Unverified<'t> {
         Verified::check(claims)
     }
 
+    /// The header. Of its fields only `alg`, `kid`, `typ`, `crit` and `b64` are looked at.
+    pub(crate) fn header(&self) -> &Map<String, Value> {
+        &self.header
+    }
+
     /// The algorithm that the header names, from the allow-list.
     pub(crate) fn alg(&self) -> Algorithm {
         self.alg
@@ -208,14 +215,12 @@ impl<'t> Unverified<'t> {
 
     /// Verifies the signature with every key of `keys` that fits, until one does.
     pub(crate) fn verify(&self, keys: &KeySet) -> Result<(), TokenError> {
-        if URL_SAFE_NO_PAD.decode(self.signature).is_err() {
-            return Err(TokenError::SignatureEncoding);
-        }
+        let signature = URL_SAFE_NO_PAD
+            .decode(self.signature)
+            .map_err(|_e| TokenError::SignatureEncoding)?;
         let mut outcome = Err(TokenError::NoKey);
         for key in keys.candidates(self.kid.as_deref(), self.alg) {
-            let good =
-                jsonwebtoken::crypto::verify(self.signature, self.signed.as_bytes(), key, self.alg);
-            if matches!(good, Ok(true)) {
+            if key.verifies(self.alg, self.signed.as_bytes(), &signature) {
                 return Ok(());
             }
             outcome = Err(TokenError::Signature);
@@ -229,7 +234,7 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>
         .get("alg")
         .and_then(Value::as_str)
         .ok_or(TokenError::AlgMissing)?;
-    let alg = keys::algorithm(alg).ok_or(TokenError::Alg)?;
+    let alg = Algorithm::parse(alg).ok_or(TokenError::Alg)?;
     let kid = match header.get("kid") {
         None => None,
         Some(Value::String(kid)) => Some(kid.clone()),
@@ -246,7 +251,7 @@ fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>
 
 impl Verified {
     /// Checks the types of the registered claims (RFC 7519 section 4.1).
-    fn check(claims: Map<String, Value>) -> Result<Self, TokenError> {
+    pub(crate) fn check(claims: Map<String, Value>) -> Result<Self, TokenError> {
         for (name, error) in [
             ("iss", TokenError::IssType),
             ("sub", TokenError::SubType),

@@ -3,10 +3,10 @@
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::Algorithm;
 use thiserror::Error;
 
 use crate::jwt::TokenError;
+use crate::jwt::algorithm::Algorithm;
 use crate::jwt::token::{LEEWAY_S, Unverified, Verified};
 use crate::oidc::provider::Provider;
 
@@ -115,14 +115,7 @@ fn check_hash(
     let (Some(claim), Some(text)) = (claims.claims.get(name), text) else {
         return Ok(());
     };
-    let hash = match alg {
-        Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256 => &digest::SHA256,
-        Algorithm::RS384 | Algorithm::PS384 | Algorithm::ES384 => &digest::SHA384,
-        Algorithm::RS512 | Algorithm::PS512 | Algorithm::EdDSA => &digest::SHA512,
-        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 | _ => {
-            return Err(IdTokenError::Algorithm);
-        }
-    };
+    let hash = alg.hash();
     let hashed = digest::digest(hash, text.as_bytes());
     let half = hashed
         .as_ref()

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use jsonwebtoken::Algorithm;
 use thiserror::Error;
 use url::Url;
 
-use crate::jwt::keys::{self, KeySet};
+use crate::jwt::algorithm::Algorithm;
+use crate::jwt::keys::KeySet;
 use crate::oidc::cookie;
 use crate::oidc::seal::CookieKeys;
 
@@ -90,7 +90,7 @@ impl Provider {
         let algs: Vec<_> = endpoints
             .id_token_algs
             .iter()
-            .filter_map(|name| keys::algorithm(name))
+            .filter_map(|name| Algorithm::parse(name))
             .collect();
         if algs.is_empty() {
             return Err(ProviderError::Algorithms);
