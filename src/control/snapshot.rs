@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 
-use crate::config::checked::{Config, Gateway, GatewayClass, Mesh, Process, Workload};
+use crate::config::checked::{Config, Gateway, GatewayClass, Mesh, Process, Service, Workload};
 use crate::control::origination::Originations;
 use crate::control::svid::SvidSet;
 use crate::identity::bundle::TrustBundles;
@@ -22,7 +22,6 @@ use crate::policy::{
 };
 use crate::role::directory::{Directory, waypointed_services};
 use crate::upstream::resolved::Resolved;
-use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
 
 /// What judges at one enforcement point.
@@ -76,6 +75,8 @@ pub struct Snapshot {
     pub resolved: Arc<Resolved>,
     /// Login providers that are ready, by name.
     pub oidc: BTreeMap<String, Arc<oidc::Provider>>,
+    /// Some policy has a time window: what is open is judged again as time goes on.
+    pub timed: bool,
 }
 
 /// Why a snapshot cannot be made. The last good one stays.
@@ -154,7 +155,12 @@ impl Snapshot {
                 problems: maker.problems,
             });
         }
+        let timed = {
+            let mut all = [&workloads, &services, &gateways].into_iter().flatten();
+            all.any(|e| e.as_ref().is_some_and(|e| e.set.needs_time()))
+        };
         Ok(Self {
+            timed,
             generation: parts.generation,
             directory: Directory::new(&mesh),
             waypointed: (0..mesh.workloads.len())
@@ -212,6 +218,7 @@ impl Maker<'_> {
             labels: w.labels.clone(),
             gateway: None,
             services: Vec::new(),
+            accounts: w.account().into_iter().collect(),
             default: Decision::Allow,
         };
         self.mesh
@@ -225,7 +232,7 @@ impl Maker<'_> {
         let mesh = self.mesh;
         mesh.gateways
             .iter()
-            .map(|g| self.enforcement(&gateway_point(g, None)))
+            .map(|g| self.enforcement(&gateway_point(mesh, g, None)))
             .collect()
     }
 
@@ -235,7 +242,7 @@ impl Maker<'_> {
         for service in &mesh.services {
             let gateway = service.waypoint.and_then(|at| mesh.gateways.get(at));
             all.push(match gateway {
-                Some(gateway) => self.enforcement(&gateway_point(gateway, Some(&service.name)))?,
+                Some(gateway) => self.enforcement(&gateway_point(mesh, gateway, Some(service)))?,
                 None => None,
             });
         }
@@ -247,9 +254,9 @@ impl Maker<'_> {
         let policies = MeshPolicies {
             policies: &self.mesh.authorization_policies,
             trust_domains: &self.domains,
-            root_namespace: &self.mesh.root_namespace,
-            gateway_name_selector: self.mesh.gateway_name_selector,
+            scope: self.mesh.scope(),
             l4_deny: self.mesh.l4_deny,
+            dry_run: self.mesh.dry_run,
         };
         let set = match compile(&policies, point) {
             Ok(set) => set,
@@ -260,14 +267,8 @@ impl Maker<'_> {
         };
         let mut rules: Vec<JwtRule> = Vec::new();
         for resource in &self.mesh.request_authentications {
-            let (root, by_name) = (&self.mesh.root_namespace, self.mesh.gateway_name_selector);
-            if attaches(
-                &resource.target,
-                &resource.name.namespace,
-                point,
-                root,
-                by_name,
-            ) {
+            let namespace = &resource.name.namespace;
+            if attaches(&resource.target, namespace, point, self.mesh.scope()) {
                 rules.extend(resource.rules.iter().cloned());
             }
         }
@@ -277,7 +278,7 @@ impl Maker<'_> {
     }
 }
 
-fn gateway_point(gateway: &Gateway, service: Option<&ResourceName>) -> Point {
+fn gateway_point(mesh: &Mesh, gateway: &Gateway, service: Option<&Service>) -> Point {
     let (kind, default) = match gateway.class {
         GatewayClass::Waypoint => (PointKind::Waypoint, Decision::Allow),
         GatewayClass::Ingress => (PointKind::Gateway, Decision::Allow),
@@ -289,8 +290,13 @@ fn gateway_point(gateway: &Gateway, service: Option<&ResourceName>) -> Point {
         labels: gateway.labels.clone(),
         gateway: Some(gateway.name.name.clone()),
         services: service
-            .map(|name| (ServiceKind::ServiceEntry, name.clone()))
+            .map(|s| (ServiceKind::ServiceEntry, s.name.clone()))
             .into_iter()
+            .collect(),
+        accounts: service
+            .into_iter()
+            .flat_map(|s| &s.workloads)
+            .filter_map(|at| mesh.workloads.get(*at)?.account())
             .collect(),
         default,
     }

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
 use crate::config::checked::{Protocol, UpstreamTls};
 use crate::control::ask::Ask;
-use crate::control::snapshot::Snapshot;
+use crate::control::snapshot::{Enforcement, Snapshot};
 use crate::exchange::close::CloseReason;
 use crate::http::canonical::Form;
 use crate::http::forward;
@@ -150,7 +150,7 @@ pub async fn serve(
     let entry = {
         let (site, request) = (site.clone(), Arc::clone(&request));
         core.open.enter(Box::new(move |snapshot| {
-            judge::still_allowed(snapshot, &site, Some(&request))
+            judge::still_allowed(snapshot, &site, Some(&request), clock::unix_s())
         }))
     };
     let work = Forward {
@@ -231,7 +231,7 @@ async fn prepare(
             .and_then(|at| mesh.workloads.get(at))
             .map(|w| w.name.to_string());
     });
-    tokens(core, site, snapshot, &plan, request)?;
+    tokens(core, site, snapshot, &plan, request, story)?;
     if !login.is_met(request.claims.as_ref()) {
         return Err(Box::new(Refusal::missing_token(site, request)));
     }
@@ -249,6 +249,16 @@ async fn prepare(
     Ok((permit, going))
 }
 
+/// Tokens are not looked at or not good; what only verified claims may set is not believed then.
+fn unbelieved(enforcements: &[&Enforcement], request: &mut Request) {
+    let headers = enforcements.iter().flat_map(|e| e.tokens.output_headers());
+    HeaderEdits {
+        remove: headers.cloned().collect(),
+        ..HeaderEdits::default()
+    }
+    .apply(&mut request.headers);
+}
+
 /// Verifies what the request presents; the claims of the last enforcement point that saw a token count.
 fn tokens(
     core: &Core,
@@ -256,21 +266,11 @@ fn tokens(
     snapshot: &Snapshot,
     plan: &Plan<'_>,
     request: &mut Request,
+    story: &mut Story,
 ) -> Result<(), Box<Refusal>> {
     // The token of a session is looked at in any case: the rules may say that it does not go upstream.
     if is_cors_preflight(&request.method, &request.headers) && request.claims.is_none() {
-        // Tokens are not looked at, but what only verified claims may set is not believed either.
-        let remove = plan
-            .enforcements
-            .iter()
-            .flat_map(|e| e.tokens.output_headers())
-            .cloned()
-            .collect();
-        HeaderEdits {
-            remove,
-            ..HeaderEdits::default()
-        }
-        .apply(&mut request.headers);
+        unbelieved(&plan.enforcements, request);
         return Ok(());
     }
     for enforcement in plan.enforcements.iter().filter(|e| !e.tokens.is_empty()) {
@@ -297,6 +297,12 @@ fn tokens(
                 if let Some(source) = unknown_kid {
                     // A full channel means that the fetch is asked for already.
                     drop(core.asks.try_send(Ask::UnknownKey(source)));
+                }
+                if snapshot.mesh.dry_run {
+                    // As if there were no token; what only verified claims may set is not believed.
+                    story.edit(|r| r.would = Some(format!("token: {error}")));
+                    unbelieved(&plan.enforcements, request);
+                    continue;
                 }
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::UNAUTHORIZED);
                 let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());

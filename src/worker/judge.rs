@@ -265,7 +265,7 @@ impl Plan<'_> {
         connection: &Connection,
         request: Option<&Request>,
     ) -> Result<Permit, Option<Denied>> {
-        let mut permit = Err(None);
+        let mut permit: Result<Permit, Option<Denied>> = Err(None);
         for enforcement in &self.enforcements {
             let set = &enforcement.set;
             let verdict = match (self.via, request) {
@@ -275,7 +275,12 @@ impl Plan<'_> {
                 }
                 (None, _) => decide(set, connection, request),
             };
-            permit = Ok(verdict.permit().map_err(Some)?);
+            let next = verdict.permit().map_err(Some)?;
+            // In dry run the first that would have denied is the one to tell of.
+            permit = match permit {
+                Ok(kept) if kept.verdict().would_deny => Ok(kept),
+                Ok(_) | Err(_) => Ok(next),
+            };
         }
         permit
     }
@@ -292,14 +297,23 @@ impl Plan<'_> {
     }
 }
 
-/// Judges an open exchange again by a newer snapshot.
+/// Judges an open exchange again, by a newer snapshot or at a later time.
 #[must_use]
-pub fn still_allowed(snapshot: &Snapshot, site: &Site, request: Option<&Request>) -> bool {
+pub fn still_allowed(
+    snapshot: &Snapshot,
+    site: &Site,
+    request: Option<&Request>,
+    unix_s: i64,
+) -> bool {
     let at_gateway = !matches!(site.point, SitePoint::Workload { .. });
     plan(snapshot, site, request, 0).is_ok_and(|plan| {
         // Bytes that nobody reads cannot be judged by a request rule or token rule that has come since.
         let is_judged = request.is_some() || !plan.needs_http(at_gateway);
-        is_judged && plan.judge(&site.connection, request).is_ok()
+        let connection = Connection {
+            time: unix_s,
+            ..site.connection.clone()
+        };
+        is_judged && plan.judge(&connection, request).is_ok()
     })
 }
 

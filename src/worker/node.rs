@@ -11,8 +11,8 @@ use crate::io::listener::{Captured, original_destination};
 use crate::io::relay::relay;
 use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
-use crate::io::tls;
 use crate::io::upstream::Target;
+use crate::io::{clock, tls};
 use crate::policy::{
     Connection, Denied, OutboundTarget, Permit, Request, Verdict, decide_outbound,
     decide_plaintext, mtls_mode,
@@ -121,6 +121,7 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         destination: dst.ip(),
         port: dst.port(),
         sni: None,
+        time: clock::unix_s(),
     };
     story.edit(|r| r.connection = Some(plain.clone()));
     let found = hosted(&snapshot, &node, dst);
@@ -149,7 +150,12 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         &workload.labels,
         dst.port(),
     );
-    if let Some(denied) = decide_plaintext(mode, &plain) {
+    let denied = decide_plaintext(mode, &plain);
+    if let Some(denied) = denied.as_ref().filter(|_| mesh.dry_run) {
+        let mut would = story.fork();
+        would.judged(&denied.judged.clone().unenforced());
+        would.end(CloseReason::Done);
+    } else if let Some(denied) = denied {
         // Measured: only readable, then LINGER 0, then close shows the client a reset every time.
         tcp.reset_on_close();
         story.judged(&denied.judged);
@@ -286,7 +292,7 @@ pub async fn dialled(
     let (permit, target, story) = permitted(core, &site, snapshot)?;
     // On the list before the dial: a policy that changes meanwhile is heard.
     let entry = core.open.enter(Box::new(move |snapshot| {
-        judge::still_allowed(snapshot, &site, None::<&Request>)
+        judge::still_allowed(snapshot, &site, None::<&Request>, clock::unix_s())
     }));
     dial(core, permit, &target, story, entry).await
 }
@@ -376,6 +382,7 @@ pub async fn tunnelled(
         destination: dst.ip(),
         port: dst.port(),
         sni: None,
+        time: clock::unix_s(),
     };
     let Some(app) = app_of(&core.process, &snapshot, hosted, at, dst.port()) else {
         story.with_connection(connection).end(CloseReason::NoRoute);
@@ -557,6 +564,7 @@ async fn leave(
             destination,
             port,
             sni: None,
+            time: clock::unix_s(),
         });
         r.service = Some(asked_for(wanted, port));
     });

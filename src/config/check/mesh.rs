@@ -89,6 +89,13 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
             "every unknown destination is let out, without a policy of its own",
         );
     }
+    let dry_run = table.and_then(|t| t.dry_run.as_ref());
+    if let Some(at) = dry_run.filter(|at| at.value) {
+        cx.out.warn(
+            &at.place,
+            "the whole mesh is in dry run: what policies deny is recorded and let through",
+        );
+    }
     Some(Mesh {
         trust_domain: own.or_else(|| TrustDomain::parse(TRUST_DOMAIN).ok())?,
         trust_domain_aliases: aliases,
@@ -97,7 +104,9 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
         outbound_allow_any: allow_any,
         num_trusted_proxies: table.and_then(|t| t.num_trusted_proxies).map_or(0, |n| n.0),
         gateway_name_selector: compat.and_then(|c| c.gateway_name_selector).unwrap_or(true),
+        gateway_selectors: compat.and_then(|c| c.gateway_selectors).unwrap_or(true),
         l4_deny: compat.and_then(|c| c.l4_deny).unwrap_or_default(),
+        dry_run: dry_run.is_some_and(|at| at.value),
         gateways: Vec::new(),
         workloads: Vec::new(),
         services: Vec::new(),
