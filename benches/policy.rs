@@ -14,8 +14,8 @@ use ringgate::policy::model::{
     Action, AuthorizationPolicy, Operation, Rule, Source, Target, TargetKind, TargetRef,
 };
 use ringgate::policy::{
-    Connection, Decision, L4Deny, MeshPolicies, Point, PointKind, PolicySet, Request, compile,
-    decide,
+    Connection, Decision, L4Deny, MeshPolicies, Point, PointKind, PolicySet, Request, Scope,
+    compile, decide,
 };
 use ringgate::vocab::host::Host;
 use ringgate::vocab::path::{CanonicalPath, PathNormalization};
@@ -54,9 +54,13 @@ fn set(principals: &[String]) -> PolicySet {
     let mesh = MeshPolicies {
         policies: &policies,
         trust_domains: &[TrustDomain::parse("cluster.local").unwrap()],
-        root_namespace: "istio-system",
-        gateway_name_selector: true,
+        scope: Scope {
+            root_namespace: "istio-system",
+            gateway_name_selector: true,
+            gateway_selectors: true,
+        },
         l4_deny: L4Deny::Api,
+        dry_run: false,
     };
     let point = Point {
         kind: PointKind::Waypoint,
@@ -64,6 +68,7 @@ fn set(principals: &[String]) -> PolicySet {
         labels: BTreeMap::new(),
         gateway: Some("customer-api".to_owned()),
         services: Vec::new(),
+        accounts: Vec::new(),
         default: Decision::Allow,
     };
     compile(&mesh, &point).unwrap()
@@ -80,6 +85,7 @@ fn connection(account: &str) -> Connection {
         destination: loopback,
         port: 8080,
         sni: None,
+        time: 0,
     }
 }
 
@@ -92,6 +98,7 @@ fn request() -> Request {
         ),
         headers: HeaderMap::new(),
         claims: None,
+        time: 0,
     }
 }
 

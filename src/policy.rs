@@ -15,11 +15,12 @@ pub mod verdict;
 
 mod rules;
 mod values;
+mod window;
 
 #[cfg(test)]
 mod tests;
 
-pub use attach::{Point, PointKind, ServiceKind, attaches};
+pub use attach::{Point, PointKind, Scope, ServiceKind, attaches};
 pub use compile::{L4Deny, MeshPolicies, PolicyProblem, compile, validate};
 pub use decide::{
     OutboundTarget, custom_providers, decide, decide_connect, decide_outbound, decide_plaintext,

@@ -70,7 +70,7 @@ fn attach(case: &Value) -> Outcome {
         return Ok(false.into());
     };
     let namespace = text(&policy["metadata"], "namespace");
-    Ok(attaches(&target, namespace, &point, &mesh.root_namespace, true).into())
+    Ok(attaches(&target, namespace, &point, mesh.scope()).into())
 }
 
 fn peerauthn(case: &Value) -> Outcome {
@@ -256,9 +256,9 @@ fn compile_for(
     let mesh = ringgate::policy::MeshPolicies {
         policies,
         trust_domains: &mesh.trust_domains,
-        root_namespace: &mesh.root_namespace,
-        gateway_name_selector: true,
+        scope: mesh.scope(),
         l4_deny,
+        dry_run: false,
     };
     compile(&mesh, point).map_err(|problems| format!("{problems:?}"))
 }

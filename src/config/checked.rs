@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use crate::config::problem::Problem;
 use crate::jwt::model::RequestAuthentication;
-use crate::policy::L4Deny;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
+use crate::policy::{L4Deny, Scope};
 use crate::vocab::path::PathNormalization;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
@@ -299,8 +299,12 @@ pub struct Mesh {
     pub num_trusted_proxies: usize,
     /// `mesh.compat.gatewayNameSelector`.
     pub gateway_name_selector: bool,
+    /// `mesh.compat.gatewaySelectors`.
+    pub gateway_selectors: bool,
     /// `mesh.compat.l4Deny`.
     pub l4_deny: L4Deny,
+    /// `mesh.dangerous_dryRun`.
+    pub dry_run: bool,
     /// `[[gateway]]`.
     pub gateways: Vec<Gateway>,
     /// `[[workloadEntry]]`.
@@ -509,4 +513,26 @@ pub struct OidcProvider {
     pub cookie_key: Option<Secret>,
     /// `dangerous_allowHttpIssuerOnLoopback`.
     pub allow_http_loopback: bool,
+}
+
+impl Mesh {
+    /// What a policy applies to in this mesh.
+    #[must_use]
+    pub fn scope(&self) -> Scope<'_> {
+        Scope {
+            root_namespace: &self.root_namespace,
+            gateway_name_selector: self.gateway_name_selector,
+            gateway_selectors: self.gateway_selectors,
+        }
+    }
+}
+
+impl Workload {
+    /// `namespace/serviceAccount` that it runs as.
+    #[must_use]
+    pub fn account(&self) -> Option<ResourceName> {
+        self.id
+            .k8s()
+            .map(|(namespace, account)| ResourceName::new(namespace, account))
+    }
 }

@@ -58,7 +58,11 @@ fn check_method(method: &Method) -> Result<(), BadRequest> {
 ///
 /// # Errors
 /// `BadRequest`.
-pub fn from_h1(raw: RawRequest, mode: PathNormalization) -> Result<(Request, Form), BadRequest> {
+pub fn from_h1(
+    raw: RawRequest,
+    mode: PathNormalization,
+    unix_s: i64,
+) -> Result<(Request, Form), BadRequest> {
     check_method(&raw.method)?;
     let mut headers = raw.headers;
     let host = single_host(&headers)?;
@@ -98,6 +102,7 @@ pub fn from_h1(raw: RawRequest, mode: PathNormalization) -> Result<(Request, For
             path,
             headers,
             claims: None,
+            time: unix_s,
         },
         form,
     ))
@@ -110,6 +115,7 @@ pub fn from_h1(raw: RawRequest, mode: PathNormalization) -> Result<(Request, For
 pub fn from_h2(
     parts: http::request::Parts,
     mode: PathNormalization,
+    unix_s: i64,
 ) -> Result<(Request, Form), BadRequest> {
     check_method(&parts.method)?;
     let mut headers = parts.headers;
@@ -142,6 +148,7 @@ pub fn from_h2(
             path,
             headers,
             claims: None,
+            time: unix_s,
         },
         form,
     ))
@@ -308,6 +315,7 @@ mod tests {
         from_h1(
             parsed.ok_or(BadRequest::Target)?.0,
             PathNormalization::MergeSlashes,
+            0,
         )
     }
 

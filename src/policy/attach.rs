@@ -33,7 +33,8 @@ impl PointKind {
         }
     }
 
-    fn takes_selectors(self) -> bool {
+    /// Whether policies without a target, of its namespace and of the root namespace, count here.
+    fn takes_namespaces(self) -> bool {
         match self {
             Self::Workload | Self::Gateway | Self::Egress => true,
             Self::Waypoint => false,
@@ -70,33 +71,52 @@ pub struct Point {
     pub gateway: Option<String>,
     /// The services that the traffic judged here is for (resolved, not by its Host).
     pub services: Vec<(ServiceKind, ResourceName)>,
+    /// The service accounts, `namespace/name`, that it is for: the workload's own, or those of the workloads behind the
+    /// services.
+    pub accounts: Vec<ResourceName>,
     /// What holds when no ALLOW policy applies: `Allow` is Istio's rule, `Deny` is egress.
     pub default: Decision,
 }
 
+/// The mesh's own rules for what a policy applies to.
+#[derive(Clone, Copy, Debug)]
+pub struct Scope<'a> {
+    /// `mesh.rootNamespace`.
+    pub root_namespace: &'a str,
+    /// `mesh.compat.gatewayNameSelector`: a selector of `istio.io/gateway-name` alone names a gateway.
+    pub gateway_name_selector: bool,
+    /// `mesh.compat.gatewaySelectors`: selectors count at gateways (Istio's
+    /// `ENABLE_SELECTOR_BASED_K8S_GATEWAY_POLICY`).
+    pub gateway_selectors: bool,
+}
+
+impl Scope<'_> {
+    /// Whether selectors with labels count at such a point.
+    fn selects(&self, kind: PointKind) -> bool {
+        match kind {
+            PointKind::Workload => true,
+            PointKind::Gateway | PointKind::Egress => self.gateway_selectors,
+            PointKind::Waypoint => false,
+        }
+    }
+}
+
 /// Whether a resource of `namespace` with this target applies at `point`.
-/// `gateway_name_selector` is `mesh.compat.gatewayNameSelector`.
 #[must_use]
-pub fn attaches(
-    target: &Target,
-    namespace: &str,
-    point: &Point,
-    root_namespace: &str,
-    gateway_name_selector: bool,
-) -> bool {
-    let in_scope = namespace == point.namespace || namespace == root_namespace;
+pub fn attaches(target: &Target, namespace: &str, point: &Point, scope: Scope<'_>) -> bool {
+    let in_scope = namespace == point.namespace || namespace == scope.root_namespace;
     match target {
-        Target::Namespace => point.kind.takes_selectors() && in_scope,
+        Target::Namespace => point.kind.takes_namespaces() && in_scope,
         Target::Refs(refs) => refs
             .iter()
-            .any(|r| refers(r, namespace, point, root_namespace)),
+            .any(|r| refers(r, namespace, point, scope.root_namespace)),
         Target::Selector(labels) => match gateway_of(labels) {
-            Some(gateway) if gateway_name_selector && point.gateway.is_some() => {
+            Some(gateway) if scope.gateway_name_selector && point.gateway.is_some() => {
                 namespace == point.namespace && point.gateway.as_deref() == Some(gateway)
             }
             _ => {
                 let carried = |(k, v): (&String, &String)| point.labels.get(k) == Some(v);
-                point.kind.takes_selectors() && in_scope && labels.iter().all(carried)
+                scope.selects(point.kind) && in_scope && labels.iter().all(carried)
             }
         },
     }
@@ -124,6 +144,10 @@ fn refers(target: &TargetRef, namespace: &str, point: &Point, root_namespace: &s
         }
         TargetKind::GatewayClass => {
             namespace == root_namespace && point.kind.class() == Some(target.name.as_str())
+        }
+        TargetKind::ServiceAccount => {
+            let named = |a: &ResourceName| a.name == target.name && a.namespace == namespace;
+            point.accounts.iter().any(named)
         }
         TargetKind::Service => service(ServiceKind::Service),
         TargetKind::ServiceEntry => service(ServiceKind::ServiceEntry),

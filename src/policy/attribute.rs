@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::policy::facts::{Connection, Request};
 use crate::policy::pattern::{RequestPrincipal, Template, TextSet};
+use crate::policy::window::Window;
 use crate::vocab::cidr::Cidr;
 use crate::vocab::claims::Claims;
 use crate::vocab::spiffe::SpiffeId;
@@ -17,6 +18,15 @@ use crate::vocab::spiffe::SpiffeId;
 pub(super) struct Facts<'a> {
     pub(super) conn: &'a Connection,
     pub(super) request: Option<&'a Request>,
+}
+
+impl Facts<'_> {
+    /// When the request arrived, or the connection if there is none: seconds since the Unix epoch. An open exchange that
+    /// is judged again has the time of that judgement in its connection.
+    fn time(&self) -> i64 {
+        let request = self.request.map_or(i64::MIN, |r| r.time);
+        request.max(self.conn.time)
+    }
 }
 
 /// One attribute that a field or a `when` key names.
@@ -56,6 +66,8 @@ pub(super) enum Attribute {
     Header(HeaderName),
     /// Query parameters of one name.
     Query(Box<str>),
+    /// When.
+    Time,
 }
 
 /// Compiled values of a field.
@@ -67,6 +79,7 @@ pub(super) enum Matcher {
     Blocks(Vec<Cidr>),
     Ports(Vec<u16>),
     RequestPrincipals(Vec<RequestPrincipal>),
+    Windows(Vec<Window>),
 }
 
 impl Matcher {
@@ -78,7 +91,9 @@ impl Matcher {
                 set.matches(value) || templates.iter().any(|t| t.matches(value))
             }
             Self::Regexes(regexes) => regexes.iter().any(|r| r.is_match(value)),
-            Self::Blocks(_) | Self::Ports(_) | Self::RequestPrincipals(_) => false,
+            Self::Blocks(_) | Self::Ports(_) | Self::RequestPrincipals(_) | Self::Windows(_) => {
+                false
+            }
         }
     }
 
@@ -125,6 +140,7 @@ impl Attribute {
             "destination.ip" => Self::DestinationIp,
             "destination.port" => Self::DestinationPort,
             "connection.sni" => Self::Sni,
+            "time" => Self::Time,
             "destination.namespace" | "destination.name" | "destination.user" => {
                 return Err("no longer supported; attach the policy to its destination instead");
             }
@@ -183,7 +199,8 @@ impl Attribute {
             | Self::RemoteIp
             | Self::DestinationIp
             | Self::DestinationPort
-            | Self::Sni => false,
+            | Self::Sni
+            | Self::Time => false,
             Self::RequestPrincipal
             | Self::Claim(_)
             | Self::Host
@@ -214,7 +231,8 @@ impl Attribute {
             | Self::Path
             | Self::Target
             | Self::Header(_)
-            | Self::Query(_) => false,
+            | Self::Query(_)
+            | Self::Time => false,
         }
     }
 
@@ -222,7 +240,11 @@ impl Attribute {
     pub(super) fn is_text(&self) -> bool {
         !matches!(
             self,
-            Self::SourceIp | Self::RemoteIp | Self::DestinationIp | Self::DestinationPort
+            Self::SourceIp
+                | Self::RemoteIp
+                | Self::DestinationIp
+                | Self::DestinationPort
+                | Self::Time
         )
     }
 
@@ -247,6 +269,10 @@ impl Attribute {
                 .sni
                 .as_ref()
                 .is_some_and(|sni| matcher.text(sni.as_bytes())),
+            Self::Time => {
+                let time = facts.time();
+                matches!(matcher, Matcher::Windows(w) if w.iter().any(|w| w.contains(time)))
+            }
             Self::RequestPrincipal => claims.is_some_and(|c| matcher.token(c)),
             Self::Claim(names) => claims.is_some_and(|c| claim_any(c, names, matcher)),
             Self::Host => request.is_some_and(|r| matcher.text(r.host.as_str().as_bytes())),
@@ -294,6 +320,9 @@ impl Attribute {
             Self::DestinationIp => Some(conn.destination.to_string()),
             Self::DestinationPort => Some(conn.port.to_string()),
             Self::Sni => conn.sni.clone(),
+            Self::Time => jiff::Timestamp::from_second(facts.time())
+                .ok()
+                .map(|t| t.to_string()),
             Self::RequestPrincipal => claims.and_then(Claims::request_principal),
             Self::Claim(names) => claims
                 .and_then(|c| claim(c, names))
@@ -323,6 +352,7 @@ impl Attribute {
             Self::DestinationIp => "destination address",
             Self::DestinationPort => "port",
             Self::Sni => "server name",
+            Self::Time => "time",
             Self::RequestPrincipal => "request principal",
             Self::Host => "host",
             Self::Method => "method",

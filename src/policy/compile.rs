@@ -1,6 +1,6 @@
 //! From policies as written to a compiled set: attach, expand trust domains, check and compile every value.
 
-use crate::policy::attach::{Point, attaches};
+use crate::policy::attach::{Point, Scope, attaches};
 use crate::policy::model::{Action, AuthorizationPolicy};
 use crate::policy::rules::Compiler;
 use crate::policy::set::PolicySet;
@@ -24,12 +24,12 @@ pub struct MeshPolicies<'a> {
     pub policies: &'a [AuthorizationPolicy],
     /// Our own trust domain first, then its aliases.
     pub trust_domains: &'a [TrustDomain],
-    /// `mesh.rootNamespace`.
-    pub root_namespace: &'a str,
-    /// `mesh.compat.gatewayNameSelector`.
-    pub gateway_name_selector: bool,
+    /// What a policy applies to.
+    pub scope: Scope<'a>,
     /// `mesh.compat.l4Deny`.
     pub l4_deny: L4Deny,
+    /// `mesh.dangerous_dryRun`: what would be denied is allowed, and said to be so.
+    pub dry_run: bool,
 }
 
 /// Something in a policy that cannot be enforced.
@@ -51,20 +51,13 @@ pub fn compile(mesh: &MeshPolicies<'_>, point: &Point) -> Result<PolicySet, Vec<
     let mut applying: Vec<&AuthorizationPolicy> = mesh
         .policies
         .iter()
-        .filter(|p| {
-            attaches(
-                &p.target,
-                &p.name.namespace,
-                point,
-                mesh.root_namespace,
-                mesh.gateway_name_selector,
-            )
-        })
+        .filter(|p| attaches(&p.target, &p.name.namespace, point, mesh.scope))
         .collect();
     applying.sort_by(|a, b| a.name.cmp(&b.name));
     let mut problems = Vec::new();
     let mut out = PolicySet {
         default: point.default,
+        dry_run: mesh.dry_run,
         deny: Vec::new(),
         allow: Vec::new(),
         audit: Vec::new(),

@@ -135,7 +135,7 @@ fn verdict(
     let shadow = |policies: &[Policy], hit: Decision, miss: Decision| {
         (!policies.is_empty()).then(|| if matched(policies) { hit } else { miss })
     };
-    Verdict::new(Judged {
+    let judged = Judged {
         decision,
         policy: hit.map(|(policy, _)| Arc::clone(&policy.name)),
         rule: hit.and_then(|(_, rule)| rule),
@@ -145,6 +145,12 @@ fn verdict(
             deny: shadow(&set.dry_deny, Decision::Deny, Decision::Allow),
             allow: shadow(&set.dry_allow, Decision::Allow, Decision::Deny),
         },
+        would_deny: false,
+    };
+    Verdict::new(if set.dry_run {
+        judged.unenforced()
+    } else {
+        judged
     })
 }
 

@@ -89,6 +89,14 @@ fn comparison(judged: &Judged, conn: &Connection) -> String {
 
 fn decision(judged: &Judged, request: Option<&Request>) -> String {
     match (judged.decision, request) {
+        (Decision::Allow, Some(_)) if judged.would_deny => {
+            "decision: ALLOW, the mesh is in dry run; it would be DENY, 403 RBAC: access denied"
+                .to_owned()
+        }
+        (Decision::Allow, None) if judged.would_deny => {
+            "decision: ALLOW, the mesh is in dry run; it would be DENY, connection closed"
+                .to_owned()
+        }
         (Decision::Allow, _) => "decision: ALLOW, forwarded".to_owned(),
         (Decision::Deny, Some(_)) => "decision: DENY, 403 RBAC: access denied".to_owned(),
         (Decision::Deny, None) => "decision: DENY, connection closed".to_owned(),

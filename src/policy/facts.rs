@@ -24,6 +24,8 @@ pub struct Connection {
     pub port: u16,
     /// Server name of the TLS client hello, lower case.
     pub sni: Option<String>,
+    /// When it was accepted, in seconds since the Unix epoch.
+    pub time: i64,
 }
 
 /// A request, canonical: what is judged here is what is sent upstream.
@@ -39,4 +41,6 @@ pub struct Request {
     pub headers: HeaderMap,
     /// Claims of the verified end-user token; `None` if anonymous.
     pub claims: Option<Claims>,
+    /// When its head was read, in seconds since the Unix epoch.
+    pub time: i64,
 }

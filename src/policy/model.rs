@@ -36,6 +36,9 @@ pub enum TargetKind {
     Service,
     /// `networking.istio.io/ServiceEntry`.
     ServiceEntry,
+    /// Extension, core `ServiceAccount`: enforced at the workloads that run as it, and at the waypoint of a service that
+    /// has such a workload.
+    ServiceAccount,
 }
 
 /// `AuthorizationPolicy.action`.

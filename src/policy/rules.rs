@@ -109,12 +109,14 @@ impl Compiler<'_> {
                 .extend(self.condition(&format!("{at}.when[{i}]"), condition));
         }
         let at_l4 = self.at_l4(&full);
-        let mut tests = full.from.iter().chain(&full.to).flatten().chain(&full.when);
-        let needs_http = tests.any(|t| t.attribute.needs_http());
+        let tests = || full.from.iter().chain(&full.to).flatten().chain(&full.when);
+        let needs_http = tests().any(|t| t.attribute.needs_http());
+        let needs_time = tests().any(|t| t.attribute == Attribute::Time);
         set::Rule {
             full,
             at_l4,
             needs_http,
+            needs_time,
         }
     }
 

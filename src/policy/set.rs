@@ -11,6 +11,8 @@ use crate::vocab::resource::ResourceName;
 #[derive(Clone, Debug)]
 pub struct PolicySet {
     pub(super) default: Decision,
+    /// Nothing is denied; the verdict says what would be.
+    pub(super) dry_run: bool,
     pub(super) deny: Vec<Policy>,
     pub(super) allow: Vec<Policy>,
     pub(super) audit: Vec<Policy>,
@@ -34,6 +36,7 @@ pub(super) struct Rule {
     pub(super) full: Form,
     pub(super) at_l4: AtL4,
     pub(super) needs_http: bool,
+    pub(super) needs_time: bool,
 }
 
 /// A rule on a bare connection (policy semantics section 5).
@@ -98,6 +101,13 @@ impl PolicySet {
         all.sort_unstable();
         all.dedup();
         all
+    }
+
+    /// Whether an enforced policy has a time window: what is open has to be judged again as time goes on.
+    #[must_use]
+    pub fn needs_time(&self) -> bool {
+        let mut enforced = [&self.deny, &self.allow].into_iter().flatten();
+        enforced.any(|p| p.rules.iter().any(|r| r.needs_time))
     }
 
     /// Whether an enforced policy has an HTTP attribute, so that bare connections are not judged in full.

@@ -79,7 +79,16 @@ fn point(kind: PointKind) -> Point {
         labels: BTreeMap::new(),
         gateway: (kind != PointKind::Workload).then(|| "customer-api".to_owned()),
         services: Vec::new(),
+        accounts: Vec::new(),
         default: Decision::Allow,
+    }
+}
+
+fn scope(gateway_name_selector: bool) -> Scope<'static> {
+    Scope {
+        root_namespace: "istio-system",
+        gateway_name_selector,
+        gateway_selectors: true,
     }
 }
 
@@ -91,9 +100,9 @@ fn compiled(
     let mesh = MeshPolicies {
         policies,
         trust_domains: &own,
-        root_namespace: "istio-system",
-        gateway_name_selector: true,
+        scope: scope(true),
         l4_deny,
+        dry_run: false,
     };
     compile(&mesh, &point(PointKind::Workload))
 }
@@ -107,6 +116,7 @@ fn connection(principal: Option<&str>, port: u16) -> Connection {
         destination: local,
         port,
         sni: None,
+        time: 0,
     }
 }
 
@@ -117,6 +127,7 @@ fn request(method: &str, target: &str) -> Request {
         path: Some(CanonicalPath::parse(PathNormalization::Base, target).unwrap()),
         headers: HeaderMap::new(),
         claims: None,
+        time: 0,
     }
 }
 
@@ -468,6 +479,64 @@ fn problems() {
     );
 }
 
+/// A mesh in dry run allows what it would deny, and the verdict tells of the denial.
+#[test]
+fn dry_run_of_the_mesh() {
+    let policies = [
+        policy("allow", Action::Allow, vec![from(&[FRONTEND])]),
+        policy("deny", Action::Deny, vec![to(methods(&["PUT"]))]),
+    ];
+    let own: Vec<TrustDomain> = TrustDomain::parse("cluster.local").into_iter().collect();
+    let mesh = MeshPolicies {
+        policies: &policies,
+        trust_domains: &own,
+        scope: scope(true),
+        l4_deny: L4Deny::Api,
+        dry_run: true,
+    };
+    let set = compile(&mesh, &point(PointKind::Workload)).unwrap();
+    for (who, method, would_deny, label) in [
+        (FRONTEND, "GET", false, "allow_rule"),
+        (FRONTEND, "PUT", true, "deny_rule"),
+        (REVIEWS, "GET", true, "no_rule_matched"),
+    ] {
+        let request = request(method, "/");
+        let verdict = decide(&set, &connection(Some(who), 80), Some(&request));
+        let told = (verdict.would_deny, verdict.reason.label());
+        assert_eq!(told, (would_deny, label), "{who} {method}");
+        assert!(verdict.permit().is_ok(), "{who} {method}");
+    }
+}
+
+/// Time windows hold at L4 too, and by the later of connection and request.
+#[test]
+fn time_windows() {
+    // 2026-11-25 12:00 UTC, a Wednesday.
+    let noon = 1_795_608_000;
+    let window = when("time", &["Wed 11:00-13:00", "2030-01-01T00:00:00Z/.."]);
+    let set = compiled(&[policy("hours", Action::Allow, vec![window])], L4Deny::Api).unwrap();
+    assert!(set.needs_time() && !set.needs_http());
+    for (opened, asked, want) in [
+        (noon, None, Decision::Allow),
+        (noon - 7200, None, Decision::Deny),
+        (noon - 7200, Some(noon), Decision::Allow),
+        (noon, Some(noon + 3600), Decision::Deny),
+    ] {
+        let connection = Connection {
+            time: opened,
+            ..connection(None, 80)
+        };
+        let request = asked.map(|time| Request {
+            time,
+            ..request("GET", "/")
+        });
+        let verdict = decide(&set, &connection, request.as_ref());
+        assert_eq!(verdict.decision, want, "{opened} {asked:?}");
+    }
+    let bad = policy("bad", Action::Allow, vec![when("time", &["25:00-26:00"])]);
+    assert_eq!(validate(&bad)[0].field, "rules[0].when[0].values[0]");
+}
+
 #[test]
 fn attachment() {
     let selector = Target::Selector(BTreeMap::from([(
@@ -486,6 +555,16 @@ fn attachment() {
         ResourceName::new("default", "partner"),
     )];
     let waypoint = point(PointKind::Waypoint);
+    let account = |name: &str| {
+        Target::Refs(vec![TargetRef {
+            kind: TargetKind::ServiceAccount,
+            name: name.to_owned(),
+        }])
+    };
+    let runs_as_api = Point {
+        accounts: vec![ResourceName::new("default", "api")],
+        ..point(PointKind::Workload)
+    };
     for (target, namespace, at, switch, want) in [
         (&selector, "default", &waypoint, true, true),
         (&selector, "default", &waypoint, false, false),
@@ -514,9 +593,31 @@ fn attachment() {
             false,
         ),
         (&entry(TargetKind::Service), "default", &egress, true, false),
+        (&account("api"), "default", &runs_as_api, true, true),
+        (&account("api"), "other", &runs_as_api, true, false),
+        (&account("other"), "default", &runs_as_api, true, false),
+        (&account("api"), "default", &waypoint, true, false),
     ] {
-        let got = attaches(target, namespace, at, "istio-system", switch);
+        let got = attaches(target, namespace, at, scope(switch));
         assert_eq!(got, want, "{target:?} {namespace} {:?}", at.kind);
+    }
+}
+
+/// `mesh.compat.gatewaySelectors` concerns gateways alone.
+#[test]
+fn selectors_at_gateways() {
+    let without = Scope {
+        gateway_selectors: false,
+        ..scope(true)
+    };
+    let labelled = Target::Selector(BTreeMap::from([("app".to_owned(), "x".to_owned())]));
+    for (kind, want) in [(PointKind::Gateway, false), (PointKind::Workload, true)] {
+        let at = Point {
+            labels: BTreeMap::from([("app".to_owned(), "x".to_owned())]),
+            ..point(kind)
+        };
+        assert!(attaches(&labelled, "default", &at, scope(true)));
+        assert_eq!(attaches(&labelled, "default", &at, without), want);
     }
 }
 

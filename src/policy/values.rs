@@ -3,6 +3,7 @@
 use crate::policy::attribute::{Attribute, Matcher};
 use crate::policy::pattern::{RequestPrincipal, Star, Template, TextSet, whole_regex};
 use crate::policy::trust::{expand_principals, expand_trust_domains};
+use crate::policy::window::Window;
 use crate::vocab::cidr::Cidr;
 use crate::vocab::spiffe::TrustDomain;
 
@@ -66,6 +67,7 @@ impl Values<'_> {
                 ))
             }
             Attribute::Path => self.paths(values),
+            Attribute::Time => self.windows(values),
             Attribute::Namespace | Attribute::Claim(_) | Attribute::Method => text(Star::NotEmpty),
             Attribute::Target | Attribute::Header(_) | Attribute::Query(_) => text(Star::Present),
         }
@@ -145,6 +147,17 @@ impl Values<'_> {
             }
         }
         Matcher::Ports(ports)
+    }
+
+    fn windows(&mut self, values: &[String]) -> Matcher {
+        let mut windows = Vec::new();
+        for (i, value) in values.iter().enumerate().filter(|(_, v)| !v.is_empty()) {
+            match Window::parse(value) {
+                Ok(window) => windows.push(window),
+                Err(why) => self.faults.push((Some(i), format!("`{value}`: {why}"))),
+            }
+        }
+        Matcher::Windows(windows)
     }
 
     fn paths(&mut self, values: &[String]) -> Matcher {

@@ -138,6 +138,18 @@ pub struct Judged {
     pub audit: bool,
     /// Dry-run results.
     pub shadow: Shadow,
+    /// The decision was to deny and the whole mesh is in dry run: it is `Allow` now, all else tells of the denial.
+    pub would_deny: bool,
+}
+
+impl Judged {
+    /// The same in a mesh that is in dry run: not enforced, if it is a denial.
+    #[must_use]
+    pub fn unenforced(mut self) -> Self {
+        self.would_deny |= self.decision == Decision::Deny;
+        self.decision = Decision::Allow;
+        self
+    }
 }
 
 /// The engine's answer. Only `policy` makes one; it reads as the `Judged` inside.
@@ -161,6 +173,7 @@ impl Verdict {
             reason,
             audit: false,
             shadow: Shadow::default(),
+            would_deny: false,
         })
     }
 

@@ -43,18 +43,7 @@ pub fn tokens(
 ) -> Result<(), TokenRefused> {
     // The token of a session is looked at in any case: the rules may say that it does not go upstream.
     if is_cors_preflight(&request.method, &request.headers) && request.claims.is_none() {
-        // Tokens are not looked at, but what only verified claims may set is not believed either.
-        let remove = plan
-            .enforcements
-            .iter()
-            .flat_map(|e| e.tokens.output_headers())
-            .cloned()
-            .collect();
-        HeaderEdits {
-            remove,
-            ..HeaderEdits::default()
-        }
-        .apply(&mut request.headers);
+        without_tokens(plan, request);
         return Ok(());
     }
     for enforcement in plan.enforcements.iter().filter(|e| !e.tokens.is_empty()) {
@@ -86,4 +75,15 @@ pub fn tokens(
         }
     }
     Ok(())
+}
+
+/// Where tokens are not looked at, what only verified claims may set is not believed either.
+pub fn without_tokens(plan: &Plan<'_>, request: &mut Request) {
+    let rules = plan.enforcements.iter();
+    let headers = rules.flat_map(|e| e.tokens.output_headers());
+    HeaderEdits {
+        remove: headers.cloned().collect(),
+        ..HeaderEdits::default()
+    }
+    .apply(&mut request.headers);
 }

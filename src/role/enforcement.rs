@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::config::checked::{Gateway, GatewayClass, Mesh, Workload};
+use crate::config::checked::{Gateway, GatewayClass, Mesh, Service, Workload};
 use crate::jwt::model::JwtRule;
 use crate::jwt::{TokenRules, TokenRulesError};
 use crate::policy::{
@@ -12,7 +12,6 @@ use crate::policy::{
     compile,
 };
 use crate::role::directory::{Directory, waypointed_services};
-use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::TrustDomain;
 
 /// What judges at one enforcement point.
@@ -53,6 +52,8 @@ pub struct Enforcements {
     pub services: Vec<Option<Enforcement>>,
     /// By gateway: what it enforces for everything (ingress).
     pub gateways: Vec<Enforcement>,
+    /// Some policy has a time window: what is open is judged again as time goes on.
+    pub timed: bool,
 }
 
 /// Why the rules of a mesh cannot be enforced.
@@ -86,12 +87,13 @@ impl Enforcements {
         }
         let mut gateways = Vec::with_capacity(mesh.gateways.len());
         for (at, gateway) in mesh.gateways.iter().enumerate() {
-            gateways.extend(maker.enforcement(Of::Gateway(at), &gateway_point(gateway, None))?);
+            gateways
+                .extend(maker.enforcement(Of::Gateway(at), &gateway_point(&mesh, gateway, None))?);
         }
         let mut services = Vec::with_capacity(mesh.services.len());
         for (at, service) in mesh.services.iter().enumerate() {
             let gateway = service.waypoint.and_then(|at| mesh.gateways.get(at));
-            let point = gateway.map(|g| gateway_point(g, Some(&service.name)));
+            let point = gateway.map(|g| gateway_point(&mesh, g, Some(service)));
             services.push(match point {
                 Some(point) => maker.enforcement(Of::Service(at), &point)?,
                 None => None,
@@ -101,7 +103,13 @@ impl Enforcements {
         if !problems.is_empty() {
             return Err(EnforcementError::Policy { problems });
         }
+        let timed = {
+            let services = services.iter().flatten();
+            let mut all = workloads.iter().chain(&gateways).chain(services);
+            all.any(|e| e.set.needs_time())
+        };
         Ok(Self {
+            timed,
             directory: Directory::new(&mesh),
             waypointed: (0..mesh.workloads.len())
                 .map(|w| waypointed_services(&mesh, w))
@@ -136,9 +144,9 @@ impl Maker<'_> {
         let policies = MeshPolicies {
             policies: &self.mesh.authorization_policies,
             trust_domains: &self.domains,
-            root_namespace: &self.mesh.root_namespace,
-            gateway_name_selector: self.mesh.gateway_name_selector,
+            scope: self.mesh.scope(),
             l4_deny: self.mesh.l4_deny,
+            dry_run: self.mesh.dry_run,
         };
         let set = match compile(&policies, point) {
             Ok(set) => set,
@@ -149,14 +157,8 @@ impl Maker<'_> {
         };
         let mut rules: Vec<JwtRule> = Vec::new();
         for resource in &self.mesh.request_authentications {
-            let (root, by_name) = (&self.mesh.root_namespace, self.mesh.gateway_name_selector);
-            if attaches(
-                &resource.target,
-                &resource.name.namespace,
-                point,
-                root,
-                by_name,
-            ) {
+            let namespace = &resource.name.namespace;
+            if attaches(&resource.target, namespace, point, self.mesh.scope()) {
                 rules.extend(resource.rules.iter().cloned());
             }
         }
@@ -173,11 +175,12 @@ fn workload_point(workload: &Workload) -> Point {
         labels: workload.labels.clone(),
         gateway: None,
         services: Vec::new(),
+        accounts: workload.account().into_iter().collect(),
         default: Decision::Allow,
     }
 }
 
-fn gateway_point(gateway: &Gateway, service: Option<&ResourceName>) -> Point {
+fn gateway_point(mesh: &Mesh, gateway: &Gateway, service: Option<&Service>) -> Point {
     let (kind, default) = match gateway.class {
         GatewayClass::Waypoint => (PointKind::Waypoint, Decision::Allow),
         GatewayClass::Ingress => (PointKind::Gateway, Decision::Allow),
@@ -189,8 +192,13 @@ fn gateway_point(gateway: &Gateway, service: Option<&ResourceName>) -> Point {
         labels: gateway.labels.clone(),
         gateway: Some(gateway.name.name.clone()),
         services: service
-            .map(|name| (ServiceKind::ServiceEntry, name.clone()))
+            .map(|s| (ServiceKind::ServiceEntry, s.name.clone()))
             .into_iter()
+            .collect(),
+        accounts: service
+            .into_iter()
+            .flat_map(|s| &s.workloads)
+            .filter_map(|at| mesh.workloads.get(*at)?.account())
             .collect(),
         default,
     }

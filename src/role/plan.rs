@@ -315,10 +315,15 @@ impl Plan<'_> {
         connection: &Connection,
         request: Option<&Request>,
     ) -> Result<Permit, Option<Denied>> {
-        let mut permit = Err(None);
+        let mut permit: Result<Permit, Option<Denied>> = Err(None);
         for enforcement in &self.enforcements {
             let verdict = self.verdict(enforcement, connection, request);
-            permit = Ok(verdict.permit().map_err(Some)?);
+            let next = verdict.permit().map_err(Some)?;
+            // In dry run the first that would have denied is the one to tell of.
+            permit = match permit {
+                Ok(kept) if kept.verdict().would_deny => Ok(kept),
+                Ok(_) | Err(_) => Ok(next),
+            };
         }
         permit
     }

@@ -62,8 +62,10 @@ pub struct Record {
     pub request: Option<Arc<Request>>,
     /// What the engine said; `None` if it was not asked.
     pub judged: Option<Judged>,
-    /// Judged and found denied, but not enforced: another set's verdict.
+    /// Why, where it was not the engine that said it.
     pub detail: Option<Detail>,
+    /// What the mesh in dry run would have refused before the engine was asked.
+    pub would: Option<Detail>,
     /// HTTP status that the peer got.
     pub status: Option<u16>,
     /// Why it ended; `None` while it is open.
@@ -156,6 +158,18 @@ impl Record {
         out.insert("request".into(), head);
     }
 
+    /// What dry-run policies would have said, unless there is none.
+    fn shadow(&self, out: &mut Map<String, Value>, judged: &Judged) {
+        let said = [("deny", judged.shadow.deny), ("allow", judged.shadow.allow)];
+        let said: Map<String, Value> = said
+            .into_iter()
+            .filter_map(|(action, decision)| Some((action.to_owned(), word(decision?).into())))
+            .collect();
+        if !said.is_empty() {
+            out.insert("dryRun".into(), said.into());
+        }
+    }
+
     fn judgement(&self, out: &mut Map<String, Value>) {
         let judged = self.judged.as_ref();
         out.insert(
@@ -172,9 +186,17 @@ impl Record {
             (None, None) => self.close.map_or("", CloseReason::label).to_owned(),
         };
         out.insert("reason".into(), reason.into());
+        if self.would.is_some() || judged.is_some_and(|j| j.would_deny) {
+            out.insert("wouldDeny".into(), true.into());
+        }
+        if let Some(would) = &self.would {
+            out.insert("unenforced".into(), would.as_str().into());
+        }
         if let Some(judged) = judged {
             out.insert("audit".into(), judged.audit.into());
-            if let (Decision::Deny, Some(connection)) = (judged.decision, &self.connection) {
+            self.shadow(out, judged);
+            let told = judged.decision == Decision::Deny || judged.would_deny;
+            if let Some(connection) = self.connection.as_ref().filter(|_| told) {
                 let to = self
                     .service
                     .as_deref()
@@ -184,6 +206,14 @@ impl Record {
                 out.insert("steps".into(), steps.to_vec().into());
             }
         }
+    }
+}
+
+/// `allow` or `deny`.
+fn word(decision: Decision) -> &'static str {
+    match decision {
+        Decision::Allow => "allow",
+        Decision::Deny => "deny",
     }
 }
 

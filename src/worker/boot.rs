@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::config::checked::{IoDriver, Process};
 use crate::config::{self, ConfigErrors};
 use crate::control::plane::{Plane, PlaneError, Published};
+use crate::io::clock;
 use crate::io::listener::raise_open_files;
 use crate::io::rt::{self, Want};
 use crate::telemetry::writer::{Sender, Writer};
@@ -50,6 +51,7 @@ fn os(what: &'static str) -> impl Fn(std::io::Error) -> BootError {
 
 /// How often a core tidies its pools, in milliseconds.
 const SWEEP_MS: u64 = 10_000;
+const MINUTE_MS: u128 = 60_000;
 
 /// Runs a configuration until `stop` is set; then what is open has `limits::DRAIN_MS` to end. `ready` is called once all
 /// listeners serve.
@@ -283,6 +285,7 @@ fn core(seat: Seat) {
             return;
         }
         rt::spawn(rejudge(Rc::clone(&core), published.changed));
+        rt::spawn(rejudge_by_time(Rc::clone(&core)));
         rt::spawn(sweep(Rc::clone(&core)));
         // A sender that is gone means to end as well.
         tokio::select! {
@@ -299,6 +302,21 @@ async fn rejudge(core: Rc<Core>, mut changed: watch::Receiver<u64>) {
         let ended = core.open.rejudge(&core.snapshot()).await;
         if ended > 0 {
             tracing::info!(ended, "policy change ends what it forbids");
+        }
+    }
+}
+
+/// Judges what is open at every full minute, where policies have time windows: none of them ends within a minute.
+async fn rejudge_by_time(core: Rc<Core>) {
+    loop {
+        let into_minute = clock::unix().as_millis() % MINUTE_MS;
+        rt::sleep(u64::try_from(MINUTE_MS - into_minute).unwrap_or(1)).await;
+        let snapshot = core.snapshot();
+        if snapshot.enforcements.timed {
+            let ended = core.open.rejudge(&snapshot).await;
+            if ended > 0 {
+                tracing::info!(ended, "a time window ends what it no longer allows");
+            }
         }
     }
 }

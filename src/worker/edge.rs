@@ -308,6 +308,7 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
             destination: local.ip().to_canonical(),
             port: local.port(),
             sni: proof.sni,
+            time: clock::unix_s(),
         },
         peer,
         scheme: "https",

@@ -149,7 +149,7 @@ pub async fn serve(
     let entry = {
         let (site, request) = (site.clone(), Arc::clone(&request));
         core.open.enter(Box::new(move |snapshot| {
-            judge::still_allowed(snapshot, &site, Some(&request))
+            judge::still_allowed(snapshot, &site, Some(&request), clock::unix_s())
         }))
     };
     let work = Forward {
@@ -230,7 +230,7 @@ async fn prepare(
             .and_then(|at| mesh.workloads.get(at))
             .map(|w| w.name.to_string());
     });
-    tokens(core, site, snapshot, &plan, request)?;
+    tokens(core, site, snapshot, &plan, request, story)?;
     if !login.is_met(request.claims.as_ref()) {
         return Err(Box::new(Refusal::missing_token(site, request)));
     }
@@ -255,6 +255,7 @@ fn tokens(
     snapshot: &Snapshot,
     plan: &Plan<'_>,
     request: &mut Request,
+    story: &mut Story,
 ) -> Result<(), Box<Refusal>> {
     let mut cache = core.tokens.borrow_mut();
     let verify = |rules: &TokenRules, request: &Request| {
@@ -268,23 +269,33 @@ fn tokens(
         )
     };
     let mode = snapshot.mesh.path_normalization;
-    authenticate::tokens(plan, request, mode, verify).map_err(|refused| {
-        let TokenRefused::Invalid(invalid) = refused else {
-            return Box::new(Refusal::close(CloseReason::BadRequest));
-        };
-        if let Some(source) = invalid.unknown_kid {
-            // A full channel means that the fetch is asked for already.
-            drop(core.asks.try_send(Ask::UnknownKey(source)));
+    let invalid = match authenticate::tokens(plan, request, mode, verify) {
+        Ok(()) => return Ok(()),
+        Err(TokenRefused::Target) => {
+            return Err(Box::new(Refusal::close(CloseReason::BadRequest)));
         }
-        let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());
-        let challenge = challenge.to_str().unwrap_or_default();
-        Box::new(Refusal {
-            reply: Reply::unauthenticated(invalid.status, invalid.text, challenge),
-            close: CloseReason::Token,
-            detail: Some(format!("token: {}", invalid.error)),
-            denied: None,
-        })
-    })
+        Err(TokenRefused::Invalid(invalid)) => invalid,
+    };
+    if let Some(source) = invalid.unknown_kid {
+        // A full channel means that the fetch is asked for already.
+        drop(core.asks.try_send(Ask::UnknownKey(source)));
+    }
+    let detail = format!("token: {}", invalid.error);
+    if snapshot.mesh.dry_run {
+        // As if there were no token.
+        story.edit(|r| r.would = Some(detail));
+        request.claims = None;
+        authenticate::without_tokens(plan, request);
+        return Ok(());
+    }
+    let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());
+    let challenge = challenge.to_str().unwrap_or_default();
+    Err(Box::new(Refusal {
+        reply: Reply::unauthenticated(invalid.status, invalid.text, challenge),
+        close: CloseReason::Token,
+        detail: Some(detail),
+        denied: None,
+    }))
 }
 
 fn version(protocol: Protocol) -> Version {

@@ -13,7 +13,7 @@ use crate::exchange::close::CloseReason;
 use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
 use crate::io::tunnel::Tunnel;
-use crate::io::{hbone, tls};
+use crate::io::{clock, hbone, tls};
 use crate::policy::Connection;
 use crate::role::plan::SitePoint;
 use crate::telemetry::record::Kind;
@@ -217,6 +217,7 @@ async fn through(
         destination: authority.ip().unwrap_or_else(|| local.ip()),
         port: authority.port().unwrap_or_default(),
         sni: None,
+        time: clock::unix_s(),
     };
     let is_proxy = matches!(
         point,
@@ -336,6 +337,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
             destination: local.ip().to_canonical(),
             port: local.port(),
             sni: None,
+            time: clock::unix_s(),
         },
         peer,
         scheme: "http",

@@ -2,7 +2,7 @@
 
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
-use crate::policy::Request;
+use crate::policy::{Connection, Request};
 use crate::role::egress::{self, NoEndpoint};
 use crate::role::plan::{self, NoPlan, Plan, SitePoint};
 use crate::vocab::addr::UpstreamAddr;
@@ -22,14 +22,23 @@ pub fn plan<'s>(
     plan::plan(rules, &site.point, &site.connection, request, turn)
 }
 
-/// Judges an open exchange again by a newer snapshot.
+/// Judges an open exchange again, by a newer snapshot or at a later time.
 #[must_use]
-pub fn still_allowed(snapshot: &Snapshot, site: &Site, request: Option<&Request>) -> bool {
+pub fn still_allowed(
+    snapshot: &Snapshot,
+    site: &Site,
+    request: Option<&Request>,
+    unix_s: i64,
+) -> bool {
     let at_gateway = !matches!(site.point, SitePoint::Workload { .. });
     plan(snapshot, site, request, 0).is_ok_and(|plan| {
         // Bytes that nobody reads cannot be judged by a request rule or token rule that has come since.
         let is_judged = request.is_some() || !plan.needs_http(at_gateway);
-        is_judged && plan.judge(&site.connection, request).is_ok()
+        let connection = Connection {
+            time: unix_s,
+            ..site.connection.clone()
+        };
+        is_judged && plan.judge(&connection, request).is_ok()
     })
 }
 

@@ -11,8 +11,8 @@ use crate::io::listener::{Captured, original_destination};
 use crate::io::relay::relay;
 use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
-use crate::io::tls;
 use crate::io::upstream::Target;
+use crate::io::{clock, tls};
 use crate::policy::{Connection, Denied, Permit, Request};
 use crate::role::outbound::{self, Route, Wanted};
 use crate::role::plan::{self, NoPlan, SitePoint};
@@ -122,6 +122,7 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         destination: dst.ip(),
         port: dst.port(),
         sni: None,
+        time: clock::unix_s(),
     };
     story.edit(|r| r.connection = Some(plain.clone()));
     let found = hosted(&snapshot, &node, dst);
@@ -142,7 +143,12 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         let site = site_of(&node, hosted, plain, peer, app);
         return Box::pin(direct(core, site, tcp.into(), tls, None)).await;
     }
-    if let Some(denied) = plan::refused_plaintext(&snapshot.mesh, workload, &plain) {
+    let denied = plan::refused_plaintext(&snapshot.mesh, workload, &plain);
+    if let Some(denied) = denied.as_ref().filter(|_| snapshot.mesh.dry_run) {
+        let mut would = story.fork();
+        would.judged(&denied.judged.clone().unenforced());
+        would.end(CloseReason::Done);
+    } else if let Some(denied) = denied {
         // Measured: only readable, then LINGER 0, then close shows the client a reset every time.
         tcp.reset_on_close();
         story.judged(&denied.judged);
@@ -279,7 +285,7 @@ pub async fn dialled(
     let (permit, target, story) = permitted(core, &site, snapshot)?;
     // On the list before the dial: a policy that changes meanwhile is heard.
     let entry = core.open.enter(Box::new(move |snapshot| {
-        judge::still_allowed(snapshot, &site, None::<&Request>)
+        judge::still_allowed(snapshot, &site, None::<&Request>, clock::unix_s())
     }));
     dial(core, permit, &target, story, entry).await
 }
@@ -369,6 +375,7 @@ pub async fn tunnelled(
         destination: dst.ip(),
         port: dst.port(),
         sni: None,
+        time: clock::unix_s(),
     };
     let Some(app) = app_of(&core.process, &snapshot, hosted, at, dst.port()) else {
         story.with_connection(connection).end(CloseReason::NoRoute);
@@ -522,6 +529,7 @@ async fn leave(
             destination,
             port,
             sni: None,
+            time: clock::unix_s(),
         });
         r.service = Some(wanted.with_port(port));
     });

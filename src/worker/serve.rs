@@ -12,8 +12,8 @@ use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawRequest};
 use crate::http::reply::Reply;
 use crate::io::body::{Source, announced_length};
 use crate::io::h1::{HeadError, Reader, Writer, split};
-use crate::io::rt;
 use crate::io::stream::Stream;
+use crate::io::{clock, rt};
 use crate::telemetry::record::Kind;
 use crate::vocab::limits;
 use crate::worker::core::Core;
@@ -118,7 +118,7 @@ async fn one_h1(
             .get(header::EXPECT)
             .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     let mode = core.snapshot().mesh.path_normalization;
-    let (request, form) = match canonical::from_h1(head, mode) {
+    let (request, form) = match canonical::from_h1(head, mode, clock::unix_s()) {
         Ok(canonical) => canonical,
         Err(error) => {
             bad_request(core, site, writer, error).await;
@@ -248,7 +248,7 @@ async fn one_h2(
         )
         .await;
     }
-    match canonical::from_h2(parts, mode) {
+    match canonical::from_h2(parts, mode, clock::unix_s()) {
         Ok((request, form)) => {
             let body = Source::H2(body);
             Box::pin(exchange::serve(

@@ -79,6 +79,7 @@ impl Story {
             request: None,
             judged: None,
             detail: None,
+            would: None,
             status: None,
             // Until something else is known: the task was dropped.
             close: Some(CloseReason::DownstreamReset),
@@ -127,6 +128,17 @@ impl Story {
     /// Ends it.
     pub fn end(mut self, close: CloseReason) {
         self.edit(|r| r.close = Some(close));
+    }
+
+    /// A record of its own for what is known so far.
+    #[must_use]
+    pub fn fork(&self) -> Self {
+        Self {
+            core: Rc::clone(&self.core),
+            started: self.started,
+            record: self.record.clone(),
+            passed: Rc::default(),
+        }
     }
 
     /// Drops it unrecorded: what follows has records of its own.

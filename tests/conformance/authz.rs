@@ -148,6 +148,7 @@ fn connection(request: &Value, mesh: &Mesh) -> Result<Connection, String> {
         destination: ip(&request["dest"]["ip"], "127.0.0.1"),
         port: u16::try_from(request["dest"]["port"].as_u64().unwrap_or(18080)).unwrap(),
         sni: request["tls"]["sni"].as_str().map(str::to_ascii_lowercase),
+        time: 0,
     })
 }
 
@@ -187,5 +188,6 @@ fn request(request: &Value, mesh: &Mesh) -> Result<Request, &'static str> {
         path: Some(path),
         headers,
         claims: None::<Claims>,
+        time: 0,
     })
 }

@@ -20,9 +20,18 @@ pub(crate) struct Mesh {
     pub(crate) root_namespace: String,
     pub(crate) normalization: PathNormalization,
     pub(crate) trusted_proxies: usize,
+    pub(crate) gateway_selectors: bool,
 }
 
 impl Mesh {
+    pub(crate) fn scope(&self) -> ringgate::policy::Scope<'_> {
+        ringgate::policy::Scope {
+            root_namespace: &self.root_namespace,
+            gateway_name_selector: true,
+            gateway_selectors: self.gateway_selectors,
+        }
+    }
+
     pub(crate) fn read(case: &Value) -> Self {
         let mesh = &case["mesh"];
         let or = |key: &str, default: &str| {
@@ -42,6 +51,7 @@ impl Mesh {
             normalization: normalization(&or("pathNormalization", "BASE")),
             trusted_proxies: usize::try_from(mesh["numTrustedProxies"].as_u64().unwrap_or(0))
                 .unwrap(),
+            gateway_selectors: mesh["gatewaySelectorPolicies"].as_bool().unwrap_or(true),
         }
     }
 }
@@ -100,6 +110,7 @@ pub(crate) fn point(workload: &Value) -> Point {
             .flatten()
             .map(service)
             .collect(),
+        accounts: Vec::new(),
         default: Decision::Allow,
     }
 }

@@ -25,8 +25,7 @@ pub(crate) fn claims(
                 &target,
                 text(&p["metadata"], "namespace"),
                 point,
-                &mesh.root_namespace,
-                true,
+                mesh.scope(),
             )
         })
     };

@@ -9,6 +9,7 @@
 )]
 
 mod demo;
+mod dry_run;
 mod egress;
 mod ending;
 mod rotation;

@@ -81,14 +81,7 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
         cx.out
             .error(&at.place, "`true` is not supported yet, expected `false`");
     }
-    let outbound = table.and_then(|t| t.outbound_traffic_policy.as_ref());
-    let allow_any = outbound.is_some_and(|at| at.value == OutboundTrafficPolicy::AllowAny);
-    if let Some(at) = outbound.filter(|_| allow_any) {
-        cx.out.warn(
-            &at.place,
-            "every unknown destination is let out, without a policy of its own",
-        );
-    }
+    let (allow_any, dry_run) = weakened(table, cx);
     Some(Mesh {
         trust_domain: own.or_else(|| TrustDomain::parse(TRUST_DOMAIN).ok())?,
         trust_domain_aliases: aliases,
@@ -97,7 +90,9 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
         outbound_allow_any: allow_any,
         num_trusted_proxies: table.and_then(|t| t.num_trusted_proxies).map_or(0, |n| n.0),
         gateway_name_selector: compat.and_then(|c| c.gateway_name_selector).unwrap_or(true),
+        gateway_selectors: compat.and_then(|c| c.gateway_selectors).unwrap_or(true),
         l4_deny: compat.and_then(|c| c.l4_deny).unwrap_or_default(),
+        dry_run,
         gateways: Vec::new(),
         workloads: Vec::new(),
         services: Vec::new(),
@@ -108,6 +103,26 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
         request_authentications: Vec::new(),
         oidc_providers: Vec::new(),
     })
+}
+
+/// Whether unknown destinations are let out, and whether the whole mesh is in dry run.
+fn weakened(table: Option<&MeshSettings>, cx: &mut Context<'_>) -> (bool, bool) {
+    let outbound = table.and_then(|t| t.outbound_traffic_policy.as_ref());
+    let allow_any = outbound.filter(|at| at.value == OutboundTrafficPolicy::AllowAny);
+    if let Some(at) = allow_any {
+        cx.out.warn(
+            &at.place,
+            "every unknown destination is let out, without a policy of its own",
+        );
+    }
+    let dry_run = table.and_then(|t| t.dry_run.as_ref()).filter(|at| at.value);
+    if let Some(at) = dry_run {
+        cx.out.warn(
+            &at.place,
+            "the whole mesh is in dry run: what policies deny is recorded and let through",
+        );
+    }
+    (allow_any.is_some(), dry_run.is_some())
 }
 
 fn path_normalization(table: Option<&MeshSettings>) -> PathNormalization {

@@ -17,6 +17,9 @@ use crate::vocab::resource::ResourceName;
 /// Classes that a policy of the root namespace may name.
 const CLASSES: [&str; 3] = ["istio-waypoint", "ringgate-ingress", "ringgate-egress"];
 
+/// Kinds that a policy may name; a Service of Kubernetes is a ServiceEntry here.
+const KINDS: [&str; 4] = ["Gateway", "GatewayClass", "ServiceEntry", "ServiceAccount"];
+
 /// The three keys of which one may be set.
 #[derive(Debug)]
 pub(crate) struct Attachment<'r> {
@@ -103,6 +106,7 @@ fn takes_something(target: &Target, policy: &ResourceName, mesh: &Mesh) -> bool 
         labels: g.labels.clone(),
         gateway: Some(g.name.name.clone()),
         services: Vec::new(),
+        accounts: Vec::new(),
         default: Decision::Deny,
     };
     let workload = |w: &Workload| Point {
@@ -111,6 +115,7 @@ fn takes_something(target: &Target, policy: &ResourceName, mesh: &Mesh) -> bool 
         labels: w.labels.clone(),
         gateway: None,
         services: Vec::new(),
+        accounts: w.account().into_iter().collect(),
         default: Decision::Deny,
     };
     let points = mesh
@@ -118,10 +123,9 @@ fn takes_something(target: &Target, policy: &ResourceName, mesh: &Mesh) -> bool 
         .iter()
         .map(workload)
         .chain(mesh.gateways.iter().map(gateway));
-    let (root, by_name) = (mesh.root_namespace.as_str(), mesh.gateway_name_selector);
     points
         .into_iter()
-        .any(|point| attaches(target, &policy.namespace, &point, root, by_name))
+        .any(|point| attaches(target, &policy.namespace, &point, mesh.scope()))
 }
 
 fn target_ref(
@@ -141,12 +145,13 @@ fn target_ref(
         "GatewayClass" => ("gateway.networking.k8s.io", TargetKind::GatewayClass),
         "Service" => ("", TargetKind::Service),
         "ServiceEntry" => ("networking.istio.io", TargetKind::ServiceEntry),
+        "ServiceAccount" => ("", TargetKind::ServiceAccount),
         other => {
-            let near = hint(other, ["Gateway", "GatewayClass", "ServiceEntry"]);
+            let near = hint(other, KINDS);
             let text = other.escape_debug();
             cx.out.error(
                 &raw.kind.place,
-                format!("`{text}` is not one of Gateway, GatewayClass, ServiceEntry{near}"),
+                format!("`{text}` is not one of {}{near}", KINDS.join(", ")),
             );
             return None;
         }
@@ -174,6 +179,7 @@ fn target_ref(
         }
         TargetKind::GatewayClass => gateway_class(raw, policy, mesh, cx),
         TargetKind::ServiceEntry => service_entry(raw, &name, mesh, cx),
+        TargetKind::ServiceAccount => service_account(raw, &name, mesh, cx),
         TargetKind::Service => {
             cx.out.error(&raw.kind.place, "a service is a ServiceEntry here, expected kind `ServiceEntry`, group `networking.istio.io`");
         }
@@ -197,6 +203,21 @@ fn gateway_class(raw: &raw::TargetRef, policy: &ResourceName, mesh: &Mesh, cx: &
         cx.out.error(
             &raw.kind.place,
             format!("only a policy of the root namespace `{root}` may name a GatewayClass"),
+        );
+    }
+}
+
+fn service_account(raw: &raw::TargetRef, name: &ResourceName, mesh: &Mesh, cx: &mut Context<'_>) {
+    let accounts: Vec<ResourceName> = mesh
+        .workloads
+        .iter()
+        .filter_map(Workload::account)
+        .collect();
+    if !accounts.contains(name) {
+        let near = hint(&raw.name, accounts.iter().map(|a| a.name.as_str()));
+        cx.out.error(
+            &raw.name.place,
+            format!("no workload runs as service account `{name}`{near}"),
         );
     }
 }

@@ -37,6 +37,7 @@ table! {
         path_normalization: Option<PathNormalization> = "pathNormalization",
         outbound_traffic_policy: Option<At<OutboundTrafficPolicy>> = "outboundTrafficPolicy",
         num_trusted_proxies: Option<Count> = "numTrustedProxies",
+        dry_run: Option<At<bool>> = "dangerous_dryRun",
         compat: Option<Compat> = "compat",
     }
 }
@@ -46,6 +47,7 @@ table! {
     Compat {
         l4_deny: Option<L4Deny> = "l4Deny",
         gateway_name_selector: Option<bool> = "gatewayNameSelector",
+        gateway_selectors: Option<bool> = "gatewaySelectors",
         audience_stripping: Option<At<bool>> = "audienceStripping",
     }
 }
