@@ -305,6 +305,22 @@ pub fn refused_plaintext(
     decide_plaintext(mode, connection)
 }
 
+/// Judges an open exchange again, by newer rules or at a later time: `connection.time` is now.
+#[must_use]
+pub fn still_allowed(
+    rules: &Enforcements,
+    point: &SitePoint,
+    connection: &Connection,
+    request: Option<&Request>,
+) -> bool {
+    let at_gateway = !matches!(point, SitePoint::Workload { .. });
+    plan(rules, point, connection, request, 0).is_ok_and(|plan| {
+        // Bytes that nobody reads cannot be judged by a request rule or token rule that has come since.
+        let is_judged = request.is_some() || !plan.needs_http(at_gateway);
+        is_judged && plan.judge(connection, request).is_ok()
+    })
+}
+
 impl Plan<'_> {
     /// Judges; every enforcement point must allow, and the last permit is the one to dial with.
     ///
@@ -356,3 +372,6 @@ impl Plan<'_> {
         http && (at_gateway || self.enforcements.len() > 1 || self.enforcements.iter().any(asks))
     }
 }
+
+#[cfg(test)]
+mod tests;

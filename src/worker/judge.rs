@@ -4,7 +4,7 @@ use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::policy::{Connection, Request};
 use crate::role::egress::{self, NoEndpoint};
-use crate::role::plan::{self, NoPlan, Plan, SitePoint};
+use crate::role::plan::{self, NoPlan, Plan};
 use crate::vocab::addr::UpstreamAddr;
 use crate::worker::site::Site;
 
@@ -30,16 +30,11 @@ pub fn still_allowed(
     request: Option<&Request>,
     unix_s: i64,
 ) -> bool {
-    let at_gateway = !matches!(site.point, SitePoint::Workload { .. });
-    plan(snapshot, site, request, 0).is_ok_and(|plan| {
-        // Bytes that nobody reads cannot be judged by a request rule or token rule that has come since.
-        let is_judged = request.is_some() || !plan.needs_http(at_gateway);
-        let connection = Connection {
-            time: unix_s,
-            ..site.connection.clone()
-        };
-        is_judged && plan.judge(&connection, request).is_ok()
-    })
+    let connection = Connection {
+        time: unix_s,
+        ..site.connection.clone()
+    };
+    plan::still_allowed(&snapshot.enforcements, &site.point, &connection, request)
 }
 
 /// Addresses of an outside service's endpoints in the order in which they are tried, as they were judged when DNS

@@ -1,0 +1,99 @@
+//! What is open is judged again: by newer rules, and as time goes on.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::*;
+use crate::config;
+
+const MESH: &str = r#"
+[authority]
+stateDir = "state"
+
+[mesh]
+trustDomain = "cluster.local"
+
+[[workloadEntry]]
+name = "api"
+namespace = "default"
+serviceAccount = "api"
+address = "10.0.0.3"
+labels = { app = "api" }
+
+[[serviceEntry]]
+name = "api"
+namespace = "default"
+hosts = ["api"]
+ports = [{ number = 80, name = "http", protocol = "HTTP", targetPort = 8080 }]
+location = "MESH_INTERNAL"
+resolution = "STATIC"
+workloadSelector.labels = { app = "api" }
+"#;
+
+/// 2026-11-25 12:00 UTC, a Wednesday.
+const NOON: i64 = 1_795_608_000;
+
+fn rules(more: &str) -> Enforcements {
+    let files = [("mesh.toml".into(), format!("{MESH}\n{more}"))];
+    let config = config::parse(&files, Path::new("")).unwrap();
+    Enforcements::build(Arc::clone(&config.mesh)).unwrap()
+}
+
+fn policy(action: &str, rule: &str) -> String {
+    format!(
+        "[[authorizationPolicy]]\nname = \"p\"\nnamespace = \"default\"\naction = \"{action}\"\nrules = [{rule}]\n"
+    )
+}
+
+/// A byte stream that is open at the workload.
+fn check(more: &str, at: i64, want: bool) {
+    let point = SitePoint::Workload {
+        workload: ResourceName::new("default", "api"),
+        app: SocketAddr::from(([127, 0, 0, 1], 8080)),
+        mark: None,
+    };
+    let connection = Connection {
+        principal: SpiffeId::parse("spiffe://cluster.local/ns/default/sa/web").ok(),
+        peer: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 1].into(),
+        destination: [10, 0, 0, 3].into(),
+        port: 8080,
+        sni: None,
+        time: at,
+    };
+    let got = still_allowed(&rules(more), &point, &connection, None);
+    assert_eq!(got, want, "{more} at {at}");
+}
+
+#[test]
+fn byte_streams_end_when_requests_must_be_read() {
+    check("", NOON, true);
+    let web = "{ from = [{ source.principals = [\"cluster.local/ns/default/sa/web\"] }] }";
+    check(&policy("ALLOW", web), NOON, true);
+    check(&policy("DENY", web), NOON, false);
+    let methods =
+        "{ from = [{ source.principals = [\"*\"] }], to = [{ operation.methods = [\"GET\"] }] }";
+    check(&policy("ALLOW", methods), NOON, false);
+    // A token rule alone is enough.
+    let tokens = "[[requestAuthentication]]\nname = \"t\"\nnamespace = \"default\"\n\
+                  jwtRules = [{ issuer = \"https://auth.example.test\", jwks = '{\"keys\":[]}' }]\n";
+    check(tokens, NOON, false);
+}
+
+#[test]
+fn what_is_open_ends_with_its_window() {
+    let hours = policy(
+        "ALLOW",
+        "{ when = [{ key = \"time\", values = [\"Wed 08:00-18:00\"] }] }",
+    );
+    assert!(rules(&hours).timed && !rules("").timed);
+    check(&hours, NOON, true);
+    check(&hours, NOON + 6 * 3600 - 1, true);
+    check(&hours, NOON + 6 * 3600, false);
+    let night = policy(
+        "DENY",
+        "{ when = [{ key = \"time\", values = [\"22:00-06:00\"] }] }",
+    );
+    check(&night, NOON, true);
+    check(&night, NOON + 10 * 3600, false);
+}
