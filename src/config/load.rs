@@ -59,7 +59,7 @@ pub fn load_files(main: &Path) -> Vec<PathBuf> {
 
 /// `process.meshDir` of the main file, whatever else is wrong with it.
 fn mesh_dir(main: &Path, text: &str) -> Option<PathBuf> {
-    let document = Document::parse(0, text, &mut Problems::default());
+    let document = Document::toml(0, text, &mut Problems::default());
     let dir = document
         .root
         .entry("process")?

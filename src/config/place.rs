@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::document::{Entry, Value};
 use crate::config::problem::Problem;
 
 /// A place in a file, with the key path that leads there.
@@ -51,6 +52,30 @@ impl Place {
         }
     }
 
+    /// The value of `entry`, a key of the table at this place; `offset` is that of the key or of the value.
+    pub(crate) fn entry(&self, entry: &Entry, offset: usize) -> Self {
+        match &entry.value.path {
+            Some(path) => Self {
+                file: self.file,
+                offset,
+                key: Arc::clone(path),
+            },
+            None => self.key(&entry.key, offset),
+        }
+    }
+
+    /// The element `value` with number `index` of the list at this place.
+    pub(crate) fn item(&self, index: usize, value: &Value) -> Self {
+        match &value.path {
+            Some(path) => Self {
+                file: self.file,
+                offset: value.offset,
+                key: Arc::clone(path),
+            },
+            None => self.index(index, value.offset),
+        }
+    }
+
     /// Element `index` of the list at this place.
     pub(crate) fn index(&self, index: usize, offset: usize) -> Self {
         Self {
@@ -82,9 +107,21 @@ pub(crate) struct Problems {
     syntax: Vec<(Place, String)>,
     errors: Vec<(Place, String)>,
     warnings: Vec<(Place, String)>,
+    /// Files in Istio's own form, which Istio may read too.
+    istio: BTreeSet<usize>,
 }
 
 impl Problems {
+    /// Records that a file is in Istio's own form.
+    pub(crate) fn mark_istio(&mut self, file: usize) {
+        self.istio.insert(file);
+    }
+
+    /// Whether a place is in a file in Istio's own form.
+    pub(crate) fn is_istio(&self, place: &Place) -> bool {
+        self.istio.contains(&place.file)
+    }
+
     /// Records that a file is not TOML; its other problems are not reported.
     pub(crate) fn syntax(&mut self, place: Place, message: String) {
         self.syntax.push((place, message));
