@@ -7,6 +7,7 @@
 mod check;
 pub mod checked;
 mod document;
+mod emit;
 mod import;
 pub mod load;
 mod nearest;
@@ -20,7 +21,7 @@ mod yaml;
 use std::path::{Path, PathBuf};
 
 pub use checked::Config;
-pub use load::{load, load_files};
+pub use load::{load, load_files, load_with, read_files};
 pub use problem::{ConfigErrors, Problem};
 
 use crate::config::checked::{Mesh, Process};
@@ -99,6 +100,36 @@ pub fn parse_resources(
         Some(mesh) if errors.is_empty() => Ok(Resources { mesh, warnings }),
         Some(_) | None => Err(ConfigErrors::new(errors)),
     }
+}
+
+/// The resources of Istio's files in our TOML dialect, file by file; TOML is left as it is.
+///
+/// # Errors
+/// As `parse_resources`; what is refused is not converted.
+pub fn to_toml(files: &[(PathBuf, String)], options: Options) -> Result<String, ConfigErrors> {
+    parse_resources(files, Path::new(""), options)?;
+    let mut out = Problems::default();
+    let converted: Vec<String> = files
+        .iter()
+        .zip(documents(files, options, &mut out))
+        .map(|((path, text), document)| match form(path) {
+            Some(_) => emit::toml(&document),
+            None => text.clone(),
+        })
+        .filter(|text| !text.is_empty())
+        .collect();
+    Ok(converted.join("\n"))
+}
+
+/// Whether a file describes a process, so that it can be the main file.
+#[must_use]
+pub fn is_main(path: &Path, text: &str) -> bool {
+    let has = |document: Document| {
+        raw::PROCESS_KEYS
+            .iter()
+            .any(|key| document.root.entry(key).is_some())
+    };
+    form(path).is_none() && has(Document::toml(0, text, &mut Problems::default()))
 }
 
 fn documents(files: &[(PathBuf, String)], options: Options, out: &mut Problems) -> Vec<Document> {

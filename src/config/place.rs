@@ -107,6 +107,8 @@ pub(crate) struct Problems {
     syntax: Vec<(Place, String)>,
     errors: Vec<(Place, String)>,
     warnings: Vec<(Place, String)>,
+    /// Problems between two places: the second place, what is wrong with it, the first place.
+    pairs: Vec<(Place, String, Place)>,
     /// Files in Istio's own form, which Istio may read too.
     istio: BTreeSet<usize>,
 }
@@ -132,6 +134,12 @@ impl Problems {
         self.errors.push((place.clone(), message.into()));
     }
 
+    /// Records a problem of `place` with what stands at `first`, whose file and line the message will end with.
+    pub(crate) fn clash(&mut self, place: &Place, message: impl Into<String>, first: &Place) {
+        self.pairs
+            .push((place.clone(), message.into(), first.clone()));
+    }
+
     /// Records a warning.
     pub(crate) fn warn(&mut self, place: &Place, message: impl Into<String>) {
         self.warnings.push((place.clone(), message.into()));
@@ -139,7 +147,7 @@ impl Problems {
 
     /// Problems so far.
     pub(crate) fn count(&self) -> usize {
-        self.errors.len()
+        self.errors.len() + self.pairs.len()
     }
 
     /// Problems and warnings with line and column, in the order of the files.
@@ -147,7 +155,21 @@ impl Problems {
         let damaged: BTreeSet<usize> = self.syntax.iter().map(|(place, _)| place.file).collect();
         self.errors
             .retain(|(place, _)| !damaged.contains(&place.file));
+        self.pairs.retain(|(place, _, first)| {
+            !damaged.contains(&place.file) && !damaged.contains(&first.file)
+        });
         self.errors.append(&mut self.syntax);
+        for (place, message, first) in std::mem::take(&mut self.pairs) {
+            let Some((file, text)) = files.get(first.file) else {
+                continue;
+            };
+            let (line, column) = position(text, first.offset);
+            let message = format!(
+                "{message}; the first is at {}:{line}:{column}",
+                file.display()
+            );
+            self.errors.push((place, message));
+        }
         let locate = |mut list: Vec<(Place, String)>| {
             list.sort_by_key(|(place, _)| (place.file, place.offset));
             let mut problems: Vec<Problem> = Vec::new();

@@ -294,13 +294,13 @@ impl Read for Millis {
     }
 }
 
-/// Sum of `<integer><unit>` parts.
+/// Sum of `<number><unit>` parts; a fraction is accepted where it comes to whole milliseconds.
 fn millis(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total: u64 = 0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, tail) = rest.split_at_checked(digits)?;
+        let (number, tail) =
+            rest.split_at_checked(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?)?;
         let unit = tail
             .find(|c: char| c.is_ascii_digit())
             .unwrap_or(tail.len());
@@ -312,7 +312,16 @@ fn millis(text: &str) -> Option<u64> {
             "ms" => 1,
             _ => return None,
         };
-        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let parts = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+        let fraction = fraction.parse::<u64>().ok()?.checked_mul(factor)?;
+        if fraction.checked_rem(parts)? != 0 {
+            return None;
+        }
+        let whole = whole.parse::<u64>().ok()?.checked_mul(factor)?;
+        total = total
+            .checked_add(whole)?
+            .checked_add(fraction.checked_div(parts)?)?;
         rest = tail;
     }
     (!text.is_empty()).then_some(total)
@@ -552,7 +561,13 @@ mod tests {
             ("5", None),
             ("s", None),
             ("5us", None),
-            ("1.5s", None),
+            ("1.5s", Some(1500)),
+            ("0.001s", Some(1)),
+            ("0.0005s", None),
+            ("0.5ms", None),
+            (".5s", None),
+            ("1.s", None),
+            ("1..5s", None),
             ("-1s", None),
             ("5 s", None),
             ("99999999999999999999h", None),

@@ -355,7 +355,7 @@ pub(crate) fn parse_json(text: &str) -> Result<Vec<Value>, Refusal> {
         let reason = message.split(" at line ").next().unwrap_or_default();
         return Err((offset.min(text.len()), format!("not valid JSON: {reason}")));
     }
-    parse(text)
+    parse(text).map_err(|(offset, reason)| (offset, reason.replace("not valid YAML", "not read")))
 }
 
 #[cfg(test)]

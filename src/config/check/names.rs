@@ -228,11 +228,12 @@ fn unique<'a>(
     names: impl Iterator<Item = (&'a At<String>, Option<&'a At<String>>)>,
     out: &mut Problems,
 ) {
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeMap<ResourceName, &Place> = BTreeMap::new();
     for (name, namespace) in names {
         let full = ResourceName::new(namespace.map_or(DEFAULT_NAMESPACE, |ns| &ns.value), name);
-        if !seen.insert(full.clone()) {
-            out.error(&name.place, format!("a second {kind} `{full}`"));
+        match seen.get(&full) {
+            Some(first) => out.clash(&name.place, format!("a second {kind} `{full}`"), first),
+            None => drop(seen.insert(full, &name.place)),
         }
     }
 }

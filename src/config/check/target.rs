@@ -9,6 +9,7 @@ use crate::config::nearest::hint;
 use crate::config::place::{At, Place};
 use crate::config::raw::policy as raw;
 use crate::config::read::Table;
+use crate::policy::attach::GATEWAY_NAME_LABEL;
 use crate::policy::model::{Target, TargetKind, TargetRef};
 use crate::policy::verdict::Decision;
 use crate::policy::{Point, PointKind, attaches};
@@ -90,6 +91,17 @@ pub(crate) fn target(
         );
     }
     let target = selector(raw.selector, cx).map_or(Target::Namespace, Target::Selector);
+    if let (Some(at), Some(gateway)) = (raw.selector, named_gateway(&target, mesh))
+        && cx.out.is_istio(&at.place)
+    {
+        cx.out.warn(
+            &at.place,
+            format!(
+                "enforced here at gateway `{}/{gateway}`, but by Istio nowhere: `{GATEWAY_NAME_LABEL}` is no label of its gateways, and its waypoints ignore selectors; `targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: {gateway}}}]` means the same to both",
+                policy.namespace
+            ),
+        );
+    }
     if !cx.partial && !takes_something(&target, policy, mesh) {
         let place = raw.selector.map_or(raw.name, |at| &at.place);
         cx.out.warn(
@@ -98,6 +110,16 @@ pub(crate) fn target(
         );
     }
     target
+}
+
+/// The gateway that a selector names by the label of the talk, if that is on.
+fn named_gateway<'t>(target: &'t Target, mesh: &Mesh) -> Option<&'t str> {
+    match target {
+        Target::Selector(labels) if mesh.gateway_name_selector && labels.len() == 1 => {
+            labels.get(GATEWAY_NAME_LABEL).map(String::as_str)
+        }
+        Target::Selector(_) | Target::Namespace | Target::Refs(_) => None,
+    }
 }
 
 /// Whether a target takes any workload or gateway of the mesh, by the engine's own rule.
@@ -214,6 +236,22 @@ fn gateway_class(raw: &raw::TargetRef, policy: &ResourceName, mesh: &Mesh, cx: &
         cx.out.error(
             &raw.kind.place,
             format!("only a policy of the root namespace `{root}` may name a GatewayClass"),
+        );
+    }
+    let class = |class| match class {
+        GatewayClass::Waypoint => "istio-waypoint",
+        GatewayClass::Ingress => "ringgate-ingress",
+        GatewayClass::Egress => "ringgate-egress",
+    };
+    if !cx.unsure()
+        && !mesh
+            .gateways
+            .iter()
+            .any(|g| class(g.class) == raw.name.value)
+    {
+        cx.out.warn(
+            &raw.name.place,
+            "attaches to nothing: no gateway is of this class",
         );
     }
 }
