@@ -132,7 +132,7 @@ fn the_three_resources_load_unchanged() {
     assert_eq!(of_toml.warnings, []);
     let told = warnings(&of_yaml.warnings);
     assert_eq!(told.len(), 2, "{told:?}");
-    for (warning, line) in told.iter().zip([18, 31]) {
+    for (warning, line) in told.iter().zip([19, 32]) {
         assert!(
             warning.starts_with(&format!("customer-api.yaml:{line}:5: spec.selector: enforced here at gateway `default/customer-api`, but by Istio nowhere")),
             "{warning}"
@@ -228,7 +228,7 @@ items:
     mtls: ~
 - apiVersion: security.istio.io/v2
   kind: PeerAuthentication
-  metadata: {name: d}
+  metadata: {name: d, namespace: x}
 ";
     assert_eq!(
         problems(yaml),
@@ -238,7 +238,8 @@ items:
             "x.yaml:14:33: metadata.labels.a: expected a string, found an integer",
             "x.yaml:16:11: spec.action: `DENNY` is not one of ALLOW, DENY, AUDIT, CUSTOM, did you mean `DENY`?",
             "x.yaml:17:3: spec.dryRun: unknown key; write the annotation `istio.io/dry-run`",
-            "x.yaml:18:64: spec.rules[0].to[0].operation.methods: expected a list, each element a string, found a string",
+            "x.yaml:18:38: spec.rules[0].to[0].operation.paths[0]: `/{*}/{**}/{*}`: `{*}` may not stand after `{**}`",
+            "x.yaml:18:65: spec.rules[0].to[0].operation.methods: expected a list, each element a string, found a string",
             "x.yaml:22:1: metadata.name: missing, expected a string",
             "x.yaml:23:1: spec.trafficPolicy: missing, expected a table",
             "x.yaml:23:36: spec.subsets: not supported yet",
@@ -308,6 +309,10 @@ fn kinds() {
         (
             "apiVersion: security.istio.io\nkind: AuthorizationPolicy",
             "apiVersion: ",
+        ),
+        (
+            "kind: PeerAuthentication\napiVersion: securty.istio.io/v1",
+            "x.yaml:2:13: apiVersion: `securty.istio.io` has no kind `PeerAuthentication` that is read, expected `security.istio.io/v1`",
         ),
         ("- a", "expected a resource, found a list"),
         ("text", "expected a resource, found a string"),
@@ -504,7 +509,7 @@ fn request_authentication_is_validated() {
     assert_eq!(
         problems(dry),
         [
-            "x.yaml:3:52: metadata.annotations.\"istio.io/dry-run\": a requestAuthentication has no dry run"
+            "x.yaml:3:35: metadata.annotations.\"istio.io/dry-run\": a requestAuthentication has no dry run"
         ]
     );
     for spec in [
@@ -792,7 +797,7 @@ spec:
     );
     assert_eq!(
         found.map(|_| ()).unwrap_err().to_string(),
-        "x.yaml:22:36: spec.endpoints[0].weight: not supported yet"
+        "x.yaml:23:36: spec.endpoints[0].weight: not supported yet"
     );
 }
 
@@ -904,7 +909,7 @@ mod command {
         assert!(good);
         assert!(
             out.contains(
-                "warning: config/customer-api.yaml:18:5: spec.selector: enforced here at gateway"
+                "warning: config/customer-api.yaml:19:5: spec.selector: enforced here at gateway"
             ),
             "{out}"
         );

@@ -11,20 +11,23 @@ const MAPS: [&str; 4] = ["labels", "annotations", "matchLabels", "portLevelMtls"
 /// A longer list has an element a line.
 const LINE: usize = 110;
 
-/// The resources of a document.
+/// The resources of a document, in the order in which they stand there.
 pub(crate) fn toml(document: &Document) -> String {
     let mut out = String::new();
     let Kind::Table(kinds) = &document.root.kind else {
         return out;
     };
+    let mut resources: Vec<(&Value, &str)> = Vec::new();
     for kind in kinds {
-        for resource in kind.value.items() {
-            if !out.is_empty() {
-                out.push('\n');
-            }
-            header(&mut out, &[&kind.key]);
-            table(&mut out, resource, &kind.key);
+        resources.extend(kind.value.items().iter().map(|r| (r, kind.key.as_str())));
+    }
+    resources.sort_by_key(|(resource, _)| resource.offset);
+    for (resource, kind) in resources {
+        if !out.is_empty() {
+            out.push('\n');
         }
+        header(&mut out, &[kind]);
+        table(&mut out, resource, kind);
     }
     out
 }

@@ -227,6 +227,7 @@ impl Import<'_> {
         let (group, version) = match &api {
             Some((api, _)) => match api.split_once('/') {
                 Some((group, version)) => (Some(group), version),
+                None if KINDS.iter().any(|(group, ..)| group == api) => (Some(api.as_str()), ""),
                 None => (Some(""), api.as_str()),
             },
             None => (None, ""),
@@ -291,6 +292,17 @@ impl Import<'_> {
         (prefix, offset): (&str, usize),
     ) {
         let path = format!("{prefix}kind");
+        if let Some((own, versions, ..)) = KINDS.iter().find(|(_, _, name, _)| *name == kind) {
+            // A policy whose group is misspelt must not be passed over as somebody else's.
+            let expected = versions.first().unwrap_or(&"v1");
+            let message = format!(
+                "`{}` has no kind `{kind}` that is read, expected `{own}/{expected}`",
+                group.unwrap_or_default().escape_debug()
+            );
+            let api = entries.iter().find(|e| e.key == "apiVersion");
+            let offset = api.map_or(offset, |e| e.value.offset);
+            return self.lose(&format!("{prefix}apiVersion"), offset, message);
+        }
         let of_group = |wanted| {
             KINDS
                 .iter()

@@ -196,7 +196,7 @@ impl Builder {
     fn alias(&mut self, anchor: usize, at: usize) -> Result<(), String> {
         self.value_expected()?;
         let Some((value, nodes)) = self.anchors.get(&anchor).cloned() else {
-            return Err("an alias to what it stands in".to_owned());
+            return Err("an alias to what is not complete before it in this document".to_owned());
         };
         self.repeat(nodes)?;
         if self.open.len().saturating_add(depth(&value)) > limits::DOCUMENT_DEPTH {
