@@ -8,6 +8,7 @@ pub mod lab;
 pub mod layout;
 pub mod material;
 pub mod os;
+pub mod resources;
 pub mod stop;
 pub mod target;
 
@@ -33,13 +34,24 @@ pub enum Command {
     /// Run the roles that a configuration describes, until SIGINT or SIGTERM.
     Run(ConfigArgs),
     /// Check a configuration and report every problem.
-    Check(ConfigArgs),
+    Check(CheckArgs),
     /// Start a whole mesh with three workloads on loopback addresses, as an ordinary user.
     Demo(demo::DemoArgs),
     /// Replay the breach against a mesh with real curl processes; exit code 1 if any step fails.
     Drill(drill::DrillArgs),
     /// Print the version.
     Version,
+}
+
+/// What to check.
+#[derive(Debug, clap::Args)]
+pub struct CheckArgs {
+    /// The configuration of a process.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Or files of resources.
+    #[command(flatten)]
+    pub resources: resources::ResourceArgs,
 }
 
 /// A configuration file.
@@ -77,7 +89,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run_mesh(&args.config, || ()),
-        Command::Check(args) => check(&args.config),
+        Command::Check(args) => check(args),
         Command::Demo(args) => demo::run(args),
         Command::Drill(args) => drill::run(args),
         Command::Version => {
@@ -95,11 +107,21 @@ pub(crate) fn run_mesh(config: &Path, ready: impl FnOnce()) -> anyhow::Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(config: &Path) -> anyhow::Result<ExitCode> {
-    match crate::config::load(config) {
+fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let files = &args.resources;
+    let main = files.main()?;
+    if !files.files.is_empty() && (main.is_none() || files.dialect.is_some()) {
+        return Ok(resources::run(files));
+    }
+    let more = files.files.get(1..).unwrap_or_default();
+    let config = main.unwrap_or(&args.config.config);
+    match crate::config::load_with(config, more, files.options()) {
         Ok(config) => {
             for warning in &config.warnings {
                 os::say(&format!("warning: {warning}"));
+            }
+            if main.is_some() {
+                resources::say_attached(&config.mesh);
             }
             match crate::control::plane::verify(config) {
                 Ok(()) => {}

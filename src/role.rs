@@ -1,5 +1,6 @@
 //! What each role decides, pure: where traffic goes, which policies judge it.
 
+pub mod attached;
 pub mod authenticate;
 pub mod directory;
 pub mod egress;

@@ -685,15 +685,23 @@ mod disk {
         assert_eq!(watched.pop(), Some(dir.path().join("mesh.d")));
         assert_eq!(watched, files);
 
-        write(
-            &dir.path().join("mesh.d/c.yaml"),
-            "kind: AuthorizationPolicy\n",
-        );
-        let errors = config::load(&main).unwrap_err().to_string();
-        assert!(
-            errors.contains("c.yaml: Istio YAML is not supported yet"),
-            "{errors}"
-        );
+        for name in ["c.yaml", "d.yml", "e.json"] {
+            let text = format!(
+                r#"{{"apiVersion": "security.istio.io/v1", "kind": "AuthorizationPolicy", "metadata": {{"name": "{}"}}}}"#,
+                &name[..1]
+            );
+            write(&dir.path().join("mesh.d").join(name), &text);
+        }
+        let config = config::load(&main).unwrap_or_else(|e| panic!("{e}"));
+        let names: Vec<String> = config.mesh.authorization_policies[1..]
+            .iter()
+            .map(|p| p.name.to_string())
+            .collect();
+        assert_eq!(names, ["default/c", "default/d", "default/e"]);
+        for name in ["c.yaml", "d.yml", "e.json"] {
+            let path = dir.path().join("mesh.d").join(name);
+            assert!(config::load_files(&main).contains(&path), "{name}");
+        }
     }
 
     #[test]

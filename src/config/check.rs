@@ -17,6 +17,7 @@ mod values;
 
 use std::path::PathBuf;
 
+use crate::config::Options;
 use crate::config::check::names::Known;
 use crate::config::checked::{Mesh, Process, Secret};
 use crate::config::document::Document;
@@ -31,6 +32,8 @@ pub(crate) struct Context<'o> {
     dirs: Vec<PathBuf>,
     /// Names that are written, whether or not the rest of the resource is valid.
     known: Known,
+    /// What the files refer to may stand elsewhere (`Options::partial`).
+    partial: bool,
     pub(crate) out: &'o mut Problems,
 }
 
@@ -78,34 +81,63 @@ fn file_name(name: &str) -> bool {
 pub(crate) fn check(
     documents: &[Document],
     dirs: Vec<PathBuf>,
+    options: Options,
     out: &mut Problems,
 ) -> Option<(Process, Mesh)> {
-    let mut files: Vec<File> = Vec::new();
-    for document in documents {
-        if document.file > 0 {
-            refuse_process_keys(document, out);
-        }
-        files.extend(File::read(&document.root, &Place::top(document.file), out));
+    for document in documents.iter().filter(|d| d.file > 0) {
+        refuse_process_keys(
+            document,
+            "belongs in the main file; a mesh file holds mesh resources only",
+            out,
+        );
     }
-    let mut cx = Context {
-        dirs,
-        known: Known::new(documents),
-        out,
-    };
-    names::duplicates(&files, cx.out);
+    let (files, mut cx) = read(documents, dirs, options, out);
     let mesh = mesh::mesh(&files, &mut cx)?;
     let process = process::process(files.first()?, &mesh, &mut cx);
     Some((process?, mesh))
 }
 
-fn refuse_process_keys(document: &Document, out: &mut Problems) {
+/// As `check`, where no file is a main file.
+pub(crate) fn check_resources(
+    documents: &[Document],
+    dirs: Vec<PathBuf>,
+    options: Options,
+    out: &mut Problems,
+) -> Option<Mesh> {
+    for document in documents {
+        refuse_process_keys(
+            document,
+            "describes a process; only mesh resources are read here",
+            out,
+        );
+    }
+    let (files, mut cx) = read(documents, dirs, options, out);
+    mesh::mesh(&files, &mut cx)
+}
+
+fn read<'o>(
+    documents: &[Document],
+    dirs: Vec<PathBuf>,
+    options: Options,
+    out: &'o mut Problems,
+) -> (Vec<File>, Context<'o>) {
+    let file = |d: &Document| File::read(&d.root, &Place::top(d.file), out);
+    let files: Vec<File> = documents.iter().filter_map(file).collect();
+    names::duplicates(&files, out);
+    let cx = Context {
+        dirs,
+        known: Known::new(documents, options.partial),
+        partial: options.partial,
+        out,
+    };
+    (files, cx)
+}
+
+fn refuse_process_keys(document: &Document, message: &str, out: &mut Problems) {
     for key in PROCESS_KEYS {
         if let Some(entry) = document.root.entry(key) {
             let place = Place::top(document.file).key(key, entry.offset);
-            out.error(
-                &place,
-                "belongs in the main file; a mesh file holds mesh resources only",
-            );
+            out.error(&place, message);
         }
     }
 }

@@ -1,4 +1,6 @@
-//! A TOML file as a tree that keeps the place of every key and value, in the order of the file.
+//! A file as a tree that keeps the place of every key and value, in the order of the file.
+
+use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
@@ -16,16 +18,22 @@ pub(crate) struct Document {
 }
 
 /// A value.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Value {
     /// Byte offset of the value; of the key or header for a table that is opened by one.
     pub(crate) offset: usize,
     pub(crate) kind: Kind,
+    /// The key path as its author wrote it, where the value stands elsewhere in the tree (`import`).
+    pub(crate) path: Option<Arc<str>>,
 }
 
 /// What a value is.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Kind {
+    /// Not written at all, and asked for by `import` where the author would have written it.
+    Missing,
+    /// YAML's and JSON's null.
+    Null,
     Text(String),
     /// `None` if it does not fit 64 bits.
     Integer(Option<i64>),
@@ -37,7 +45,7 @@ pub(crate) enum Kind {
 }
 
 /// One key of a table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) key: String,
     /// Byte offset of the key.
@@ -49,6 +57,7 @@ impl Kind {
     /// For messages: "expected a string, found {name}".
     pub(crate) fn name(&self) -> &'static str {
         match self {
+            Self::Missing | Self::Null => "nothing",
             Self::Text(_) => "a string",
             Self::Integer(_) => "an integer",
             Self::Float => "a float",
@@ -61,11 +70,22 @@ impl Kind {
 }
 
 impl Value {
+    /// A value that stands where it was written.
+    pub(crate) fn new(offset: usize, kind: Kind) -> Self {
+        Self {
+            offset,
+            kind,
+            path: None,
+        }
+    }
+
     /// Entry `key` if this is a table that has it.
     pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
         match &self.kind {
             Kind::Table(entries) => entries.iter().find(|e| e.key == key),
-            Kind::Text(_)
+            Kind::Missing
+            | Kind::Null
+            | Kind::Text(_)
             | Kind::Integer(_)
             | Kind::Float
             | Kind::Boolean(_)
@@ -78,7 +98,9 @@ impl Value {
     pub(crate) fn text(&self) -> Option<&str> {
         match &self.kind {
             Kind::Text(text) => Some(text),
-            Kind::Integer(_)
+            Kind::Missing
+            | Kind::Null
+            | Kind::Integer(_)
             | Kind::Float
             | Kind::Boolean(_)
             | Kind::Datetime
@@ -91,7 +113,9 @@ impl Value {
     pub(crate) fn items(&self) -> &[Self] {
         match &self.kind {
             Kind::List(items) => items,
-            Kind::Text(_)
+            Kind::Missing
+            | Kind::Null
+            | Kind::Text(_)
             | Kind::Integer(_)
             | Kind::Float
             | Kind::Boolean(_)
@@ -102,8 +126,8 @@ impl Value {
 }
 
 impl Document {
-    /// Parses file number `file`; syntax errors go to `out`.
-    pub(crate) fn parse(file: usize, text: &str, out: &mut Problems) -> Self {
+    /// Parses the TOML of file number `file`; syntax errors go to `out`.
+    pub(crate) fn toml(file: usize, text: &str, out: &mut Problems) -> Self {
         let (table, errors) = DeTable::parse_recoverable(text);
         let mut last = None;
         for error in &errors {
@@ -124,10 +148,7 @@ impl Document {
                 format!("not valid TOML: {message}"),
             );
         }
-        let root = Value {
-            offset: 0,
-            kind: Kind::Table(entries(table.get_ref())),
-        };
+        let root = Value::new(0, Kind::Table(entries(table.get_ref())));
         Self {
             file,
             root,
@@ -141,10 +162,7 @@ fn entries(table: &DeTable<'_>) -> Vec<Entry> {
         .iter()
         .map(|(key, value)| {
             let offset = key.span().start;
-            let mut value = Value {
-                offset: value.span().start,
-                kind: kind(value.get_ref()),
-            };
+            let mut value = Value::new(value.span().start, kind(value.get_ref()));
             // Dotted keys and headers make tables that have no place of their own.
             if matches!(value.kind, Kind::Table(_)) {
                 value.offset = offset;
@@ -168,10 +186,8 @@ fn kind(value: &DeValue<'_>) -> Kind {
         DeValue::Boolean(b) => Kind::Boolean(*b),
         DeValue::Datetime(_) => Kind::Datetime,
         DeValue::Array(items) => {
-            let item = |v: &toml::Spanned<DeValue<'_>>| Value {
-                offset: v.span().start,
-                kind: kind(v.get_ref()),
-            };
+            let item =
+                |v: &toml::Spanned<DeValue<'_>>| Value::new(v.span().start, kind(v.get_ref()));
             Kind::List(items.iter().map(item).collect())
         }
         DeValue::Table(table) => Kind::Table(entries(table)),

@@ -6,42 +6,83 @@ use std::path::{Path, PathBuf};
 
 use crate::config::checked::Config;
 use crate::config::document::Document;
-use crate::config::parse;
 use crate::config::place::Problems;
 use crate::config::problem::{ConfigErrors, Problem};
+use crate::config::{Options, parse_with};
 
 /// Largest configuration file, in bytes.
 const FILE_BYTES: u64 = 16 << 20;
+/// Files of the mesh directory that are read: our own dialect, and Istio's resources.
+pub const EXTENSIONS: [&str; 4] = ["toml", "yaml", "yml", "json"];
 /// Most mesh files.
 const FILES: usize = 4096;
 
-/// Reads and checks the main file and every `*.toml` of its `process.meshDir`.
+/// Reads and checks the main file and every mesh file of its `process.meshDir`: `*.toml`, and `*.yaml`, `*.yml` and
+/// `*.json` with Istio's resources.
 ///
 /// # Errors
 /// Every problem of every file at once; a file that cannot be read is one.
 pub fn load(main: &Path) -> Result<Config, ConfigErrors> {
+    load_with(main, &[], Options::default())
+}
+
+/// As `load`, with more mesh files (or directories of them) and `options`.
+///
+/// # Errors
+/// As `load`.
+pub fn load_with(main: &Path, more: &[PathBuf], options: Options) -> Result<Config, ConfigErrors> {
     let text = read(main).map_err(|problem| ConfigErrors::new(vec![problem]))?;
     let mut files = vec![(main.to_owned(), text)];
     let mut problems = Vec::new();
     if let Some(dir) = files.first().and_then(|(path, text)| mesh_dir(path, text)) {
         match list(&dir) {
-            Ok(paths) => {
-                for path in paths {
-                    match read(&path) {
-                        Ok(text) => files.push((path, text)),
-                        Err(problem) => problems.push(problem),
-                    }
-                }
-            }
+            Ok(paths) => read_into(paths, &mut files, &mut problems),
             Err(problem) => problems.push(problem),
         }
     }
-    match parse(&files, Path::new("")) {
+    add(more, &mut files, &mut problems);
+    match parse_with(&files, Path::new(""), options) {
         Ok(config) if problems.is_empty() => Ok(config),
         Ok(_) => Err(ConfigErrors::new(problems)),
         Err(errors) => {
             problems.extend_from_slice(errors.problems());
             Err(ConfigErrors::new(problems))
+        }
+    }
+}
+
+/// The texts of mesh files; of a directory, of those in it that are read.
+///
+/// # Errors
+/// Every file that cannot be read.
+pub fn read_files(paths: &[PathBuf]) -> Result<Vec<(PathBuf, String)>, ConfigErrors> {
+    let (mut files, mut problems) = (Vec::new(), Vec::new());
+    add(paths, &mut files, &mut problems);
+    if problems.is_empty() {
+        Ok(files)
+    } else {
+        Err(ConfigErrors::new(problems))
+    }
+}
+
+fn add(paths: &[PathBuf], files: &mut Vec<(PathBuf, String)>, problems: &mut Vec<Problem>) {
+    for path in paths {
+        if !path.is_dir() {
+            read_into(vec![path.clone()], files, problems);
+            continue;
+        }
+        match list(path) {
+            Ok(found) => read_into(found, files, problems),
+            Err(problem) => problems.push(problem),
+        }
+    }
+}
+
+fn read_into(paths: Vec<PathBuf>, files: &mut Vec<(PathBuf, String)>, problems: &mut Vec<Problem>) {
+    for path in paths {
+        match read(&path) {
+            Ok(text) => files.push((path, text)),
+            Err(problem) => problems.push(problem),
         }
     }
 }
@@ -59,7 +100,7 @@ pub fn load_files(main: &Path) -> Vec<PathBuf> {
 
 /// `process.meshDir` of the main file, whatever else is wrong with it.
 fn mesh_dir(main: &Path, text: &str) -> Option<PathBuf> {
-    let document = Document::parse(0, text, &mut Problems::default());
+    let document = Document::toml(0, text, &mut Problems::default());
     let dir = document
         .root
         .entry("process")?
@@ -71,7 +112,7 @@ fn mesh_dir(main: &Path, text: &str) -> Option<PathBuf> {
     (!dir.is_empty()).then(|| main.parent().unwrap_or_else(|| Path::new("")).join(dir))
 }
 
-/// The `*.toml` files of a directory by name; a YAML file is a problem, as it may hold a policy that would be missed.
+/// The files of a directory that are read, by name.
 fn list(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
     let failed = |e: std::io::Error| whole_file(dir, &format!("cannot be read: {e}"));
     let mut paths = Vec::new();
@@ -81,13 +122,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
             .file_name()
             .is_some_and(|n| n.as_encoded_bytes().starts_with(b"."));
         match path.extension().and_then(|e| e.to_str()) {
-            Some("toml") if !hidden => paths.push(path),
-            Some("yaml" | "yml") if !hidden => {
-                return Err(whole_file(
-                    &path,
-                    "Istio YAML is not supported yet; nothing in it would be enforced",
-                ));
-            }
+            Some(extension) if !hidden && EXTENSIONS.contains(&extension) => paths.push(path),
             Some(_) | None => {}
         }
         if paths.len() > FILES {

@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::document::{Entry, Value};
 use crate::config::problem::Problem;
 
 /// A place in a file, with the key path that leads there.
@@ -51,6 +52,30 @@ impl Place {
         }
     }
 
+    /// The value of `entry`, a key of the table at this place; `offset` is that of the key or of the value.
+    pub(crate) fn entry(&self, entry: &Entry, offset: usize) -> Self {
+        match &entry.value.path {
+            Some(path) => Self {
+                file: self.file,
+                offset,
+                key: Arc::clone(path),
+            },
+            None => self.key(&entry.key, offset),
+        }
+    }
+
+    /// The element `value` with number `index` of the list at this place.
+    pub(crate) fn item(&self, index: usize, value: &Value) -> Self {
+        match &value.path {
+            Some(path) => Self {
+                file: self.file,
+                offset: value.offset,
+                key: Arc::clone(path),
+            },
+            None => self.index(index, value.offset),
+        }
+    }
+
     /// Element `index` of the list at this place.
     pub(crate) fn index(&self, index: usize, offset: usize) -> Self {
         Self {
@@ -82,9 +107,23 @@ pub(crate) struct Problems {
     syntax: Vec<(Place, String)>,
     errors: Vec<(Place, String)>,
     warnings: Vec<(Place, String)>,
+    /// Problems between two places: the second place, what is wrong with it, the first place.
+    pairs: Vec<(Place, String, Place)>,
+    /// Files in Istio's own form, which Istio may read too.
+    istio: BTreeSet<usize>,
 }
 
 impl Problems {
+    /// Records that a file is in Istio's own form.
+    pub(crate) fn mark_istio(&mut self, file: usize) {
+        self.istio.insert(file);
+    }
+
+    /// Whether a place is in a file in Istio's own form.
+    pub(crate) fn is_istio(&self, place: &Place) -> bool {
+        self.istio.contains(&place.file)
+    }
+
     /// Records that a file is not TOML; its other problems are not reported.
     pub(crate) fn syntax(&mut self, place: Place, message: String) {
         self.syntax.push((place, message));
@@ -95,6 +134,12 @@ impl Problems {
         self.errors.push((place.clone(), message.into()));
     }
 
+    /// Records a problem of `place` with what stands at `first`, whose file and line the message will end with.
+    pub(crate) fn clash(&mut self, place: &Place, message: impl Into<String>, first: &Place) {
+        self.pairs
+            .push((place.clone(), message.into(), first.clone()));
+    }
+
     /// Records a warning.
     pub(crate) fn warn(&mut self, place: &Place, message: impl Into<String>) {
         self.warnings.push((place.clone(), message.into()));
@@ -102,7 +147,7 @@ impl Problems {
 
     /// Problems so far.
     pub(crate) fn count(&self) -> usize {
-        self.errors.len()
+        self.errors.len() + self.pairs.len()
     }
 
     /// Problems and warnings with line and column, in the order of the files.
@@ -110,7 +155,21 @@ impl Problems {
         let damaged: BTreeSet<usize> = self.syntax.iter().map(|(place, _)| place.file).collect();
         self.errors
             .retain(|(place, _)| !damaged.contains(&place.file));
+        self.pairs.retain(|(place, _, first)| {
+            !damaged.contains(&place.file) && !damaged.contains(&first.file)
+        });
         self.errors.append(&mut self.syntax);
+        for (place, message, first) in std::mem::take(&mut self.pairs) {
+            let Some((file, text)) = files.get(first.file) else {
+                continue;
+            };
+            let (line, column) = position(text, first.offset);
+            let message = format!(
+                "{message}; the first is at {}:{line}:{column}",
+                file.display()
+            );
+            self.errors.push((place, message));
+        }
         let locate = |mut list: Vec<(Place, String)>| {
             list.sort_by_key(|(place, _)| (place.file, place.offset));
             let mut problems: Vec<Problem> = Vec::new();

@@ -28,7 +28,7 @@ pub(crate) trait Field: Sized {
 impl<T: Read> Field for T {
     fn field(table: &Value, key: &str, place: &Place, out: &mut Problems) -> Option<Self> {
         match table.entry(key) {
-            Some(entry) => Self::read(&entry.value, &place.key(key, entry.value.offset), out),
+            Some(entry) => Self::read(&entry.value, &place.entry(entry, entry.value.offset), out),
             None => {
                 out.error(
                     &place.key(key, place.offset),
@@ -44,7 +44,9 @@ impl<T: Read> Field for Option<T> {
     fn field(table: &Value, key: &str, place: &Place, out: &mut Problems) -> Option<Self> {
         let entry = table.entry(key);
         Some(
-            entry.and_then(|entry| T::read(&entry.value, &place.key(key, entry.value.offset), out)),
+            entry.and_then(|entry| {
+                T::read(&entry.value, &place.entry(entry, entry.value.offset), out)
+            }),
         )
     }
 }
@@ -61,10 +63,21 @@ impl<T: Read> Read for At<T> {
 
 /// Records that a value has the wrong type.
 pub(crate) fn mismatch<T: Read>(value: &Value, place: &Place, out: &mut Problems) {
-    out.error(
-        place,
-        format!("expected {}, found {}", T::EXPECTED, value.kind.name()),
-    );
+    let message = match value.kind {
+        Kind::Missing => format!("missing, expected {}", T::EXPECTED),
+        Kind::Null => format!(
+            "expected {}, found nothing; leave the key out if that is meant",
+            T::EXPECTED
+        ),
+        Kind::Text(_)
+        | Kind::Integer(_)
+        | Kind::Float
+        | Kind::Boolean(_)
+        | Kind::Datetime
+        | Kind::List(_)
+        | Kind::Table(_) => format!("expected {}, found {}", T::EXPECTED, value.kind.name()),
+    };
+    out.error(place, message);
 }
 
 /// A string that is not empty.
@@ -182,9 +195,23 @@ impl Read for PolicyPort {
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         let text = match &value.kind {
             Kind::Text(text) => text.clone(),
-            Kind::Integer(Some(n)) => n.to_string(),
+            Kind::Integer(Some(n)) => {
+                if out.is_istio(place) {
+                    out.warn(
+                        place,
+                        format!("Istio takes ports as strings, write \"{n}\""),
+                    );
+                }
+                n.to_string()
+            }
             Kind::Integer(None) => String::new(),
-            Kind::Float | Kind::Boolean(_) | Kind::Datetime | Kind::List(_) | Kind::Table(_) => {
+            Kind::Missing
+            | Kind::Null
+            | Kind::Float
+            | Kind::Boolean(_)
+            | Kind::Datetime
+            | Kind::List(_)
+            | Kind::Table(_) => {
                 mismatch::<Self>(value, place, out);
                 return None;
             }
@@ -267,13 +294,13 @@ impl Read for Millis {
     }
 }
 
-/// Sum of `<integer><unit>` parts.
+/// Sum of `<number><unit>` parts; a fraction is accepted where it comes to whole milliseconds.
 fn millis(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total: u64 = 0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let (number, tail) = rest.split_at_checked(digits)?;
+        let (number, tail) =
+            rest.split_at_checked(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?)?;
         let unit = tail
             .find(|c: char| c.is_ascii_digit())
             .unwrap_or(tail.len());
@@ -285,7 +312,16 @@ fn millis(text: &str) -> Option<u64> {
             "ms" => 1,
             _ => return None,
         };
-        total = total.checked_add(number.parse::<u64>().ok()?.checked_mul(factor)?)?;
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, "0"));
+        let parts = 10_u64.checked_pow(u32::try_from(fraction.len()).ok()?)?;
+        let fraction = fraction.parse::<u64>().ok()?.checked_mul(factor)?;
+        if fraction.checked_rem(parts)? != 0 {
+            return None;
+        }
+        let whole = whole.parse::<u64>().ok()?.checked_mul(factor)?;
+        total = total
+            .checked_add(whole)?
+            .checked_add(fraction.checked_div(parts)?)?;
         rest = tail;
     }
     (!text.is_empty()).then_some(total)
@@ -293,7 +329,7 @@ fn millis(text: &str) -> Option<u64> {
 
 /// Reads the elements of a list; broken ones are left out, after a problem each.
 fn list<T: Read>(items: &[Value], place: &Place, out: &mut Problems) -> Vec<T> {
-    let item = |(i, item): (usize, &Value)| T::read(item, &place.index(i, item.offset), out);
+    let item = |(i, item): (usize, &Value)| T::read(item, &place.item(i, item), out);
     items.iter().enumerate().filter_map(item).collect()
 }
 
@@ -309,9 +345,12 @@ impl<T: Read> Read for Vec<T> {
             );
             if matches!(value.kind, Kind::Table(_)) && T::EXPECTED == TABLE {
                 let key = place.key.rsplit('.').next().unwrap_or_default();
-                message = format!(
-                    "expected a list of tables, found one table; write `[[{key}]]` or `[{{ .. }}]`"
-                );
+                let way = if out.is_istio(place) {
+                    "begin it with `- `".to_owned()
+                } else {
+                    format!("write `[[{key}]]` or `[{{ .. }}]`")
+                };
+                message = format!("expected a list of tables, found one table; {way}");
             }
             out.error(place, message);
             return None;
@@ -336,6 +375,8 @@ impl<T: Read> Read for MaybeEmpty<T> {
         match &value.kind {
             Kind::List(items) if items.is_empty() => Some(Self(Vec::new())),
             Kind::List(_)
+            | Kind::Missing
+            | Kind::Null
             | Kind::Text(_)
             | Kind::Integer(_)
             | Kind::Float
@@ -355,13 +396,13 @@ impl<T: Read> Read for Map<T> {
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         let entries = open::<Self>(value, place, out)?;
         let entry = |e: &Entry| {
-            let value_place = place.key(&e.key, e.value.offset);
+            let value_place = place.entry(e, e.value.offset);
             if e.key.is_empty() {
-                out.error(&place.key("", e.offset), "an empty key");
+                out.error(&place.entry(e, e.offset), "an empty key");
             }
             let key = At {
                 value: e.key.clone(),
-                place: place.key(&e.key, e.offset),
+                place: place.entry(e, e.offset),
             };
             Some((key, T::read(&e.value, &value_place, out)?))
         };
@@ -391,7 +432,7 @@ pub(crate) fn refuse_unknown(
     out: &mut Problems,
 ) {
     for entry in entries.iter().filter(|e| !keys.contains(&e.key.as_str())) {
-        let at = place.key(&entry.key, entry.offset);
+        let at = place.entry(entry, entry.offset);
         if later.contains(&entry.key.as_str()) {
             out.error(&at, "not supported yet");
         } else {
@@ -520,7 +561,13 @@ mod tests {
             ("5", None),
             ("s", None),
             ("5us", None),
-            ("1.5s", None),
+            ("1.5s", Some(1500)),
+            ("0.001s", Some(1)),
+            ("0.0005s", None),
+            ("0.5ms", None),
+            (".5s", None),
+            ("1.s", None),
+            ("1..5s", None),
             ("-1s", None),
             ("5 s", None),
             ("99999999999999999999h", None),

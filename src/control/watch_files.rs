@@ -7,6 +7,8 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::config::load::EXTENSIONS;
+
 /// Watches the directories of `paths`, since editors replace files instead of writing them. The watcher ends when dropped.
 #[must_use]
 pub fn start(paths: &[PathBuf], reload: mpsc::Sender<()>) -> Option<RecommendedWatcher> {
@@ -23,7 +25,8 @@ pub fn start(paths: &[PathBuf], reload: mpsc::Sender<()>) -> Option<RecommendedW
     let watched = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         // Mounted configuration is swapped whole by a link of this name.
         let touched = |path: &PathBuf| {
-            path.extension().is_some_and(|e| e == "toml") || path.ends_with("..data")
+            let extension = path.extension().and_then(|e| e.to_str());
+            extension.is_some_and(|e| EXTENSIONS.contains(&e)) || path.ends_with("..data")
         };
         let Ok(event) = event else { return };
         if !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(touched) {

@@ -168,7 +168,9 @@ impl Maker<'_> {
     }
 }
 
-fn workload_point(workload: &Workload) -> Point {
+/// The point at which a workload's node judges for it.
+#[must_use]
+pub fn workload_point(workload: &Workload) -> Point {
     Point {
         kind: PointKind::Workload,
         namespace: workload.name.namespace.clone(),
@@ -180,7 +182,9 @@ fn workload_point(workload: &Workload) -> Point {
     }
 }
 
-fn gateway_point(mesh: &Mesh, gateway: &Gateway, service: Option<&Service>) -> Point {
+/// The point at which a gateway judges, for everything or for one service.
+#[must_use]
+pub fn gateway_point(mesh: &Mesh, gateway: &Gateway, service: Option<&Service>) -> Point {
     let (kind, default) = match gateway.class {
         GatewayClass::Waypoint => (PointKind::Waypoint, Decision::Allow),
         GatewayClass::Ingress => (PointKind::Gateway, Decision::Allow),

@@ -24,6 +24,12 @@ pub const TARGET_BYTES: usize = 16 * 1024;
 pub const TOKEN_BYTES: usize = 16 * 1024;
 /// Depth of JSON in tokens and key sets.
 pub const JSON_DEPTH: usize = 64;
+/// Depth of lists and tables in a file of Istio resources.
+pub const DOCUMENT_DEPTH: usize = 64;
+/// Values of one file of Istio resources, keys included.
+pub const DOCUMENT_NODES: usize = 8_000_000;
+/// Values that the aliases of one file may repeat.
+pub const ALIASED_NODES: usize = 100_000;
 /// Longest regular expression in a policy.
 pub const REGEX_BYTES: usize = 1024;
 /// Memory of one compiled regular expression.

@@ -10,7 +10,7 @@ use crate::config::checked::Mesh;
 use crate::config::place::{At, Place};
 use crate::config::raw::File;
 use crate::config::raw::authn as raw;
-use crate::config::read::{Map, Table};
+use crate::config::read::{AnyText, Map, Table};
 use crate::jwt::model::{JwtRule, KeySource, RequestAuthentication, TokenHeader};
 use crate::policy::model::{MtlsMode, PeerAuthentication};
 use crate::vocab::limits;
@@ -19,26 +19,45 @@ use crate::vocab::limits;
 const TIMEOUT_MS: u64 = 5000;
 const DRY_RUN: &str = "istio.io/dry-run";
 
-/// Every `[[peerAuthentication]]`.
+/// Every `[[peerAuthentication]]`, the older ones first: of two in one scope the first holds.
 pub(crate) fn peer_authentications(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
-    for raw in files
+    let all = files
         .iter()
-        .flat_map(|f| f.peer_authentication.iter().flatten())
-    {
-        let peer = peer_authentication(raw, mesh, cx);
-        if let Some(other) = mesh
-            .peer_authentications
-            .iter()
-            .find(|other| same_scope(other, &peer, mesh))
-        {
-            let name = &other.name;
+        .flat_map(|f| f.peer_authentication.iter().flatten());
+    let mut read: Vec<_> = all
+        .map(|raw| (raw, peer_authentication(raw, mesh, cx)))
+        .collect();
+    // Those without a time are refused below where the order would matter. A tie is broken as Istio breaks it.
+    read.sort_by(|(a, x), (b, y)| {
+        let name = |p: &PeerAuthentication| (p.name.name.clone(), p.name.namespace.clone());
+        match (&a.created, &b.created) {
+            (Some(older), Some(newer)) => older.cmp(newer).then_with(|| name(x).cmp(&name(y))),
+            (older, newer) => newer.is_some().cmp(&older.is_some()),
+        }
+    });
+    for (i, (raw, peer)) in read.iter().enumerate() {
+        let mut before = read.iter().take(i);
+        let Some((other, first)) = before.find(|(_, other)| same_scope(other, peer, mesh)) else {
+            continue;
+        };
+        let name = &first.name;
+        if first.name == peer.name {
+            continue; // a problem of its own
+        }
+        if raw.created.is_some() && other.created.is_some() {
+            cx.out.warn(
+                &raw.name.place,
+                format!("peerAuthentication `{name}` has the same scope and is older; this one is ignored there"),
+            );
+        } else {
             cx.out.error(
                 &raw.name.place,
                 format!("peerAuthentication `{name}` has the same scope; only one can hold"),
             );
         }
-        mesh.peer_authentications.push(peer);
     }
+    mesh.peer_authentications
+        .extend(read.into_iter().map(|(_, peer)| peer));
 }
 
 fn peer_authentication(
@@ -61,7 +80,7 @@ fn peer_authentication(
                 &at.place,
                 "in the root namespace a peerAuthentication with a selector is ignored",
             );
-        } else if !mesh.workloads.iter().any(selects) {
+        } else if !cx.partial && !mesh.workloads.iter().any(selects) {
             cx.out.warn(
                 &at.place,
                 "attaches to nothing: no workload has these labels",
@@ -208,11 +227,7 @@ fn jwt_rule(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<JwtRule> {
     let texts =
         |list: &Option<Vec<At<String>>>| list.iter().flatten().map(|at| at.value.clone()).collect();
     Some(JwtRule {
-        issuer: raw
-            .issuer
-            .as_ref()
-            .map(|at| at.value.clone())
-            .unwrap_or_default(),
+        issuer: issuer(raw).map_or_else(String::new, |at| at.0.clone()),
         audiences: texts(&raw.audiences),
         keys: keys?,
         from_headers,
@@ -230,14 +245,19 @@ fn jwt_rule(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<JwtRule> {
     })
 }
 
+/// The issuer; an empty one is none.
+fn issuer(raw: &raw::JwtRule) -> Option<&At<AnyText>> {
+    raw.issuer.as_ref().filter(|at| !at.0.is_empty())
+}
+
 fn keys(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<KeySource> {
-    if raw.issuer.is_none() && raw.jwks_uri.is_none() {
+    if issuer(raw).is_none() && raw.jwks_uri.is_none() {
         if raw.whole() {
             cx.out.error(raw.place(), "expected `issuer` or `jwksUri`");
         }
         return None;
     }
-    match (&raw.jwks_uri, &raw.jwks, &raw.issuer) {
+    match (&raw.jwks_uri, &raw.jwks, issuer(raw)) {
         (Some(_), Some(at), _) => {
             cx.out
                 .error(&at.place, "`jwksUri` and `jwks` exclude each other");
@@ -249,9 +269,19 @@ fn keys(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<KeySource> {
         (None, Some(at), _) => {
             inline_keys(&at.place, &at.0, cx).then(|| KeySource::Inline(at.0.clone()))
         }
+        (None, None, Some(at)) if cx.partial && !at.0.contains("://") => {
+            let text = at.0.escape_debug();
+            cx.out.warn(
+                &at.place,
+                format!(
+                    "`{text}` is not a URL at which keys could be found: every token is refused"
+                ),
+            );
+            Some(KeySource::Discovery(at.0.clone()))
+        }
         (None, None, Some(at)) => cx
-            .fetched_url(&at.place, at, true)
-            .then(|| KeySource::Discovery(at.value.clone())),
+            .fetched_url(&at.place, &at.0, true)
+            .then(|| KeySource::Discovery(at.0.clone())),
         (None, None, None) => None,
     }
 }

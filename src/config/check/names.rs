@@ -18,7 +18,7 @@ pub(crate) const DEFAULT_NAMESPACE: &str = "default";
 #[derive(Debug)]
 pub(crate) struct Known {
     names: BTreeMap<&'static str, BTreeSet<ResourceName>>,
-    /// A file could not be read whole: what seems to be missing may be there.
+    /// A file could not be read whole, or not all files are here: what seems to be missing may be there.
     unsure: bool,
 }
 
@@ -30,10 +30,10 @@ const REFERRED: [&str; 4] = [
 ];
 
 impl Known {
-    /// From the trees of all files.
-    pub(crate) fn new(documents: &[Document]) -> Self {
+    /// From the trees of all files; `partial` if there are others.
+    pub(crate) fn new(documents: &[Document], partial: bool) -> Self {
         let mut names: BTreeMap<&'static str, BTreeSet<ResourceName>> = BTreeMap::new();
-        let mut unsure = documents.iter().any(|d| d.damaged);
+        let mut unsure = partial || documents.iter().any(|d| d.damaged);
         for (kind, document) in REFERRED
             .iter()
             .flat_map(|kind| documents.iter().map(move |d| (*kind, d)))
@@ -82,6 +82,11 @@ impl Known {
 }
 
 impl Context<'_> {
+    /// Whether what seems to be missing may be in a file that is not here or not valid.
+    pub(crate) fn unsure(&self) -> bool {
+        self.known.unsure
+    }
+
     /// Whether `name` of `kind` exists; if not, a problem at `place` says so.
     pub(crate) fn exists(
         &mut self,
@@ -223,11 +228,12 @@ fn unique<'a>(
     names: impl Iterator<Item = (&'a At<String>, Option<&'a At<String>>)>,
     out: &mut Problems,
 ) {
-    let mut seen = BTreeSet::new();
+    let mut seen: BTreeMap<ResourceName, &Place> = BTreeMap::new();
     for (name, namespace) in names {
         let full = ResourceName::new(namespace.map_or(DEFAULT_NAMESPACE, |ns| &ns.value), name);
-        if !seen.insert(full.clone()) {
-            out.error(&name.place, format!("a second {kind} `{full}`"));
+        match seen.get(&full) {
+            Some(first) => out.clash(&name.place, format!("a second {kind} `{full}`"), first),
+            None => drop(seen.insert(full, &name.place)),
         }
     }
 }

@@ -141,7 +141,7 @@ fn provider(
     };
     // Providers have no namespace; they are known by the name alone.
     cx.provider_exists(&provider.name);
-    if raw.whole() && !at_ingress(name, target, mesh) {
+    if raw.whole() && !cx.partial && !at_ingress(name, target, mesh) {
         let place = raw.action.as_ref().map_or(&raw.name.place, |at| &at.place);
         cx.out.error(
             place,

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use crate::config::check::Context;
 use crate::config::check::mesh::labels;
-use crate::config::checked::{Gateway, GatewayClass, Mesh, Workload};
+use crate::config::checked::{Gateway, GatewayClass, Location, Mesh, Service, Workload};
 use crate::config::nearest::hint;
 use crate::config::place::{At, Place};
 use crate::config::raw::policy as raw;
 use crate::config::read::Table;
+use crate::policy::attach::GATEWAY_NAME_LABEL;
 use crate::policy::model::{Target, TargetKind, TargetRef};
 use crate::policy::verdict::Decision;
 use crate::policy::{Point, PointKind, attaches};
@@ -17,8 +18,14 @@ use crate::vocab::resource::ResourceName;
 /// Classes that a policy of the root namespace may name.
 const CLASSES: [&str; 3] = ["istio-waypoint", "ringgate-ingress", "ringgate-egress"];
 
-/// Kinds that a policy may name; a Service of Kubernetes is a ServiceEntry here.
-const KINDS: [&str; 4] = ["Gateway", "GatewayClass", "ServiceEntry", "ServiceAccount"];
+/// Kinds that a policy may name; a Service of Kubernetes is a serviceEntry inside the mesh here.
+const KINDS: [&str; 5] = [
+    "Gateway",
+    "GatewayClass",
+    "Service",
+    "ServiceEntry",
+    "ServiceAccount",
+];
 
 /// The three keys of which one may be set.
 #[derive(Debug)]
@@ -84,7 +91,18 @@ pub(crate) fn target(
         );
     }
     let target = selector(raw.selector, cx).map_or(Target::Namespace, Target::Selector);
-    if !takes_something(&target, policy, mesh) {
+    if let (Some(at), Some(gateway)) = (raw.selector, named_gateway(&target, mesh))
+        && cx.out.is_istio(&at.place)
+    {
+        cx.out.warn(
+            &at.place,
+            format!(
+                "enforced here at gateway `{}/{gateway}`, but by Istio nowhere: `{GATEWAY_NAME_LABEL}` is no label of its gateways, and its waypoints ignore selectors; `targetRefs: [{{group: gateway.networking.k8s.io, kind: Gateway, name: {gateway}}}]` means the same to both",
+                policy.namespace
+            ),
+        );
+    }
+    if !cx.partial && !takes_something(&target, policy, mesh) {
         let place = raw.selector.map_or(raw.name, |at| &at.place);
         cx.out.warn(
             place,
@@ -92,6 +110,16 @@ pub(crate) fn target(
         );
     }
     target
+}
+
+/// The gateway that a selector names by the label of the talk, if that is on.
+fn named_gateway<'t>(target: &'t Target, mesh: &Mesh) -> Option<&'t str> {
+    match target {
+        Target::Selector(labels) if mesh.gateway_name_selector && labels.len() == 1 => {
+            labels.get(GATEWAY_NAME_LABEL).map(String::as_str)
+        }
+        Target::Selector(_) | Target::Namespace | Target::Refs(_) => None,
+    }
 }
 
 /// Whether a target takes any workload or gateway of the mesh, by the engine's own rule.
@@ -180,8 +208,13 @@ fn target_ref(
         TargetKind::GatewayClass => gateway_class(raw, policy, mesh, cx),
         TargetKind::ServiceEntry => service_entry(raw, &name, mesh, cx),
         TargetKind::ServiceAccount => service_account(raw, &name, mesh, cx),
+        TargetKind::Service if cx.partial => {}
         TargetKind::Service => {
-            cx.out.error(&raw.kind.place, "a service is a ServiceEntry here, expected kind `ServiceEntry`, group `networking.istio.io`");
+            service(raw, &name, mesh, cx);
+            return Some(TargetRef {
+                kind: TargetKind::ServiceEntry,
+                name: raw.name.value.clone(),
+            });
         }
     }
     Some(TargetRef {
@@ -205,6 +238,22 @@ fn gateway_class(raw: &raw::TargetRef, policy: &ResourceName, mesh: &Mesh, cx: &
             format!("only a policy of the root namespace `{root}` may name a GatewayClass"),
         );
     }
+    let class = |class| match class {
+        GatewayClass::Waypoint => "istio-waypoint",
+        GatewayClass::Ingress => "ringgate-ingress",
+        GatewayClass::Egress => "ringgate-egress",
+    };
+    if !cx.unsure()
+        && !mesh
+            .gateways
+            .iter()
+            .any(|g| class(g.class) == raw.name.value)
+    {
+        cx.out.warn(
+            &raw.name.place,
+            "attaches to nothing: no gateway is of this class",
+        );
+    }
 }
 
 fn service_account(raw: &raw::TargetRef, name: &ResourceName, mesh: &Mesh, cx: &mut Context<'_>) {
@@ -213,13 +262,25 @@ fn service_account(raw: &raw::TargetRef, name: &ResourceName, mesh: &Mesh, cx: &
         .iter()
         .filter_map(Workload::account)
         .collect();
-    if !accounts.contains(name) {
+    if !accounts.contains(name) && !cx.unsure() {
         let near = hint(&raw.name, accounts.iter().map(|a| a.name.as_str()));
         cx.out.error(
             &raw.name.place,
             format!("no workload runs as service account `{name}`{near}"),
         );
     }
+}
+
+/// A Service of Kubernetes is a serviceEntry inside the mesh here, as it is for the backends of a route.
+fn service(raw: &raw::TargetRef, name: &ResourceName, mesh: &Mesh, cx: &mut Context<'_>) {
+    let external = |s: &Service| s.name == *name && s.location == Location::External;
+    if mesh.services.iter().any(external) {
+        cx.out.error(
+            &raw.kind.place,
+            format!("serviceEntry `{name}` is outside the mesh, expected kind `ServiceEntry`, group `networking.istio.io`"),
+        );
+    }
+    service_entry(raw, name, mesh, cx);
 }
 
 /// A policy for a service is enforced at the service's waypoint or egress gateway, and nowhere else.

@@ -1,9 +1,10 @@
 //! `[[peerAuthentication]]` and `[[requestAuthentication]]`.
 
-use crate::config::place::At;
+use crate::config::document::Value;
+use crate::config::place::{At, Place, Problems};
 use crate::config::raw::mesh::Labels;
 use crate::config::raw::policy::{Selector, TargetRef};
-use crate::config::read::{AnyText, Map, MaybeEmpty, Millis, table, words};
+use crate::config::read::{AnyText, Map, MaybeEmpty, Millis, Read, mismatch, table, words};
 use crate::policy::model::MtlsMode;
 
 words!(MtlsMode, "one of STRICT, PERMISSIVE, DISABLE, UNSET",
@@ -17,8 +18,40 @@ table! {
         selector: Option<At<Selector>> = "selector",
         mtls: Option<Mtls> = "mtls",
         port_level_mtls: Option<At<Map<Mtls>>> = "portLevelMtls",
+        /// Kubernetes writes it; between two of one scope the older one holds.
+        created: Option<Created> = "creationTimestamp",
     }
     unused { "labels": Labels, "annotations": Labels }
+}
+
+/// `metadata.creationTimestamp` as the API server writes it; in this form the order of texts is the order of times.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Created(pub(crate) String);
+
+impl Read for Created {
+    const EXPECTED: &'static str = "a time in UTC such as \"2025-01-31T12:00:00Z\"";
+    fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
+        let Some(text) = value.text() else {
+            mismatch::<Self>(value, place, out);
+            return None;
+        };
+        let form = |(b, f): (u8, u8)| {
+            if f == b'0' {
+                b.is_ascii_digit()
+            } else {
+                b == f
+            }
+        };
+        let shape = b"0000-00-00T00:00:00Z";
+        if text.len() != shape.len() || !text.bytes().zip(*shape).all(form) {
+            out.error(
+                place,
+                format!("`{}` is not {}", text.escape_debug(), Self::EXPECTED),
+            );
+            return None;
+        }
+        Some(Self(text.to_owned()))
+    }
 }
 
 table! {
@@ -45,7 +78,7 @@ table! {
 table! {
     /// `jwtRules[]`
     JwtRule {
-        issuer: Option<At<String>> = "issuer",
+        issuer: Option<At<AnyText>> = "issuer",
         audiences: Option<Vec<At<String>>> = "audiences",
         jwks_uri: Option<At<String>> = "jwksUri",
         jwks: Option<At<AnyText>> = "jwks",
