@@ -41,6 +41,7 @@ pub fn parse(files: &[(PathBuf, String)], base: &Path) -> Result<Config, ConfigE
         .map(|(path, _)| base.join(path.parent().unwrap_or_else(|| Path::new(""))))
         .collect();
     let config = check::check(&documents, dirs, &mut out);
+    let places = out.policies(files);
     let (errors, warnings) = out.located(files);
     match config {
         Some((process, mesh)) if errors.is_empty() => Ok(Config {
@@ -48,6 +49,7 @@ pub fn parse(files: &[(PathBuf, String)], base: &Path) -> Result<Config, ConfigE
             mesh: mesh.into(),
             warnings,
             sources: files.iter().map(|(path, _)| path.clone()).collect(),
+            places,
         }),
         Some(_) | None => Err(ConfigErrors::new(errors)),
     }

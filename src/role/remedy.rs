@@ -76,6 +76,8 @@ pub fn edits(
     mut walk: impl FnMut(&Enforcements) -> Vec<Hop>,
 ) -> Option<Vec<Edit>> {
     let mut mesh = mesh.clone();
+    // What a dry run would deny is denied when it ends.
+    mesh.dry_run = false;
     let mut edits = Vec::new();
     while edits.len() < EDITS {
         let rules = Enforcements::build(Arc::new(mesh.clone())).ok()?;
@@ -107,7 +109,7 @@ fn one(mesh: &mut Mesh, hop: &Hop, breadth: Breadth) -> Option<Edit> {
 /// What the call misses of the rule that came nearest.
 #[must_use]
 pub fn misses(mesh: &Mesh, hop: &Hop, judged: &Judged) -> Vec<Miss> {
-    let denied = judged.decision == Decision::Deny;
+    let denied = judged.decision == Decision::Deny || judged.would_deny;
     let near = matches!(judged.reason, Reason::NoRuleMatched(Some(_))) && denied;
     let (Some(policy), Some(index)) = (policy_of(mesh, judged).filter(|_| near), judged.rule)
     else {

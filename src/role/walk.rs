@@ -36,6 +36,8 @@ pub struct Call {
     pub request: Option<Request>,
     /// Server name of a TLS client hello, lower case.
     pub sni: Option<String>,
+    /// When, in seconds since the Unix epoch.
+    pub time: i64,
 }
 
 /// Whom a call is for.
@@ -52,6 +54,10 @@ pub enum To {
 }
 
 /// What the mesh's policies do not hold.
+#[expect(
+    missing_debug_implementations,
+    reason = "a closure has nothing to show"
+)]
 pub struct Assumed<'a> {
     /// Verifies the tokens of a request.
     pub verify: &'a mut dyn FnMut(&TokenRules, &Request) -> TokenOutcome,
@@ -78,6 +84,8 @@ pub struct Hop {
     pub said: Vec<Said>,
     /// What ends it before all is said.
     pub stop: Option<Stop>,
+    /// A token that is not accepted, in a mesh in dry run: not refused for it.
+    pub would: Option<InvalidToken>,
 }
 
 /// Where a hop is.
@@ -123,13 +131,12 @@ pub enum Stop {
 }
 
 impl Hop {
-    /// The verdict that decides here: the first denial, else the last allowance by a rule, else the last verdict.
+    /// The verdict that decides here: the first denial, also one that a dry run does not enforce, else the last allowance
+    /// by a rule, else the last verdict.
     #[must_use]
     pub fn deciding(&self) -> Option<&Said> {
-        let denial = self
-            .said
-            .iter()
-            .find(|s| s.judged.decision == Decision::Deny);
+        let is_denial = |s: &&Said| s.judged.decision == Decision::Deny || s.judged.would_deny;
+        let denial = self.said.iter().find(is_denial);
         let by_rule = || {
             let mut said = self.said.iter().rev();
             said.find(|s| s.judged.policy.is_some())
@@ -142,6 +149,12 @@ impl Hop {
     pub fn allows(&self) -> bool {
         let denied = |s: &Said| s.judged.decision == Decision::Deny;
         self.stop.is_none() && !self.said.is_empty() && !self.said.iter().any(denied)
+    }
+
+    /// Whether a mesh in dry run lets it pass what would be denied.
+    #[must_use]
+    pub fn would_deny(&self) -> bool {
+        self.would.is_some() || self.said.iter().any(|s| s.judged.would_deny)
     }
 
     /// The service or workload as records name it.
@@ -165,6 +178,7 @@ pub fn walk(rules: &Enforcements, call: &Call, assumed: &mut Assumed<'_>) -> Vec
         peer: call.source,
         request: call.request.clone(),
         sni: call.sni.clone(),
+        time: call.time,
         hops: Vec::new(),
     };
     let mut next = walker.depart(call);
@@ -174,19 +188,32 @@ pub fn walk(rules: &Enforcements, call: &Call, assumed: &mut Assumed<'_>) -> Vec
     walker.hops
 }
 
-/// What one enforcement point of a record said, judged again.
-pub fn judge_again(
+/// What one enforcement point alone says: to a request, or to bytes if there is none.
+pub fn judge_at(
     rules: &Enforcements,
     (place, point): (Place, &SitePoint),
     connection: Connection,
     request: Option<Request>,
-) -> Hop {
+    assumed: &mut Assumed<'_>,
+) -> Option<Hop> {
+    let mut walker = Walker {
+        rules,
+        assumed,
+        principal: connection.principal.clone(),
+        peer: connection.peer,
+        sni: connection.sni.clone(),
+        time: connection.time,
+        request,
+        hops: Vec::new(),
+    };
     let mut hop = Hop::at(place, connection);
-    match plan::plan(rules, point, &hop.connection, request.as_ref(), 0) {
-        Ok(plan) => hop.judge(&plan, request),
-        Err(why) => hop.unplanned(why, request),
+    if let Place::Node(at) = place {
+        hop.workload = Some(at);
+        walker.peer_authentication(at, &mut hop);
     }
-    hop
+    let http = walker.request.is_some();
+    walker.judged(hop, point, http);
+    walker.hops.into_iter().next()
 }
 
 /// The next enforcement point.
@@ -206,6 +233,7 @@ struct Walker<'w, 'a> {
     peer: IpAddr,
     request: Option<Request>,
     sni: Option<String>,
+    time: i64,
     hops: Vec<Hop>,
 }
 
@@ -218,6 +246,7 @@ impl Walker<'_, '_> {
             destination,
             port,
             sni: self.sni.clone(),
+            time: self.time,
         }
     }
 
@@ -333,11 +362,27 @@ impl Walker<'_, '_> {
                 };
                 let mut hop = Hop::at(Place::Node(at), self.connection(workload.address, port));
                 hop.workload = Some(at);
-                if let Some(denied) = plan::refused_plaintext(mesh, workload, &hop.connection) {
-                    hop.say(By::PeerAuthentication, denied.judged);
-                }
+                self.peer_authentication(at, &mut hop);
                 self.judged(hop, &point, false)
             }
+        }
+    }
+
+    fn peer_authentication(&self, workload: usize, hop: &mut Hop) {
+        let mesh = &self.rules.mesh;
+        let workload = mesh.workloads.get(workload);
+        let denied = workload.and_then(|w| plan::refused_plaintext(mesh, w, &hop.connection));
+        if let Some(denied) = denied {
+            let judged = denied.judged;
+            let enforced = !mesh.dry_run;
+            hop.say(
+                By::PeerAuthentication,
+                if enforced {
+                    judged
+                } else {
+                    judged.unenforced()
+                },
+            );
         }
     }
 
@@ -439,6 +484,11 @@ impl Walker<'_, '_> {
         let mode = mesh.path_normalization;
         match authenticate::tokens(&plan, &mut request, mode, &mut *self.assumed.verify) {
             Ok(()) => {}
+            Err(TokenRefused::Invalid(invalid)) if mesh.dry_run => {
+                hop.would = Some(invalid);
+                request.claims = None;
+                authenticate::without_tokens(&plan, &mut request);
+            }
             Err(TokenRefused::Invalid(invalid)) => hop.stop = Some(Stop::Token(invalid)),
             Err(TokenRefused::Target) => {
                 hop.close(CloseReason::BadRequest, "request target is malformed");
@@ -489,6 +539,7 @@ impl Hop {
             asked: Vec::new(),
             said: Vec::new(),
             stop: None,
+            would: None,
         }
     }
 

@@ -63,9 +63,9 @@ impl Probe<'_> {
         let policies = MeshPolicies {
             policies: std::slice::from_ref(&alone),
             trust_domains: &domains,
-            root_namespace: &self.mesh.root_namespace,
-            gateway_name_selector: self.mesh.gateway_name_selector,
+            scope: self.mesh.scope(),
             l4_deny: self.mesh.l4_deny,
+            dry_run: false,
         };
         let point = Point {
             kind: PointKind::Workload,
@@ -73,6 +73,7 @@ impl Probe<'_> {
             labels: BTreeMap::new(),
             gateway: None,
             services: Vec::new(),
+            accounts: Vec::new(),
             default: Decision::Allow,
         };
         let wanted = if by_deny {

@@ -121,7 +121,7 @@ pub(super) fn narrow_scope(rule: &Rule, dropped: &[String]) -> (String, bool) {
 /// Whether a value, written in a list, means itself.
 fn literal(value: &str) -> bool {
     let pattern = value.starts_with('*') || value.ends_with('*') || value.contains(['{', '}']);
-    !value.is_empty() && !pattern
+    !value.is_empty() && !pattern && !value.contains(char::is_control)
 }
 
 /// The nearest rule with the values of this call in its lists.
