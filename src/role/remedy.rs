@@ -136,10 +136,11 @@ pub fn misses(mesh: &Mesh, hop: &Hop, judged: &Judged) -> Vec<Miss> {
                 let condition = rule.when.get(i)?;
                 let lists = condition_lists(condition).into_iter();
                 let lists = lists.filter(|(_, values)| !values.is_empty());
-                let lists = lists.map(|(name, values)| format!("{name} {}", written::list(values)));
+                let lists =
+                    lists.map(|(name, values)| format!("{name} = {}", written::list(values)));
                 (
-                    format!("rules[{index}].when[{i}] {}", condition.key),
-                    lists.collect::<Vec<_>>().join(" and "),
+                    format!("rules[{index}].when[{i}]"),
+                    format!("{} {}", condition.key, lists.collect::<Vec<_>>().join(", ")),
                     presented.key(&condition.key),
                 )
             }

@@ -74,6 +74,8 @@ pub struct Hop {
     pub connection: Connection,
     /// The request as it is judged there; `None` where bytes are.
     pub request: Option<Request>,
+    /// What passes is an HTTP request, whether or not it is read here.
+    pub http: bool,
     /// Index into `Mesh::services`.
     pub service: Option<usize>,
     /// Index into `Mesh::workloads`.
@@ -267,6 +269,7 @@ impl Walker<'_, '_> {
             Wanted::Name(_) => Ipv4Addr::UNSPECIFIED.into(),
         };
         let mut hop = Hop::at(Place::Registry, self.connection(destination, call.port));
+        hop.http = self.request.is_some();
         hop.say(By::Registry, verdict.judged().clone());
         let next = match route {
             Route::Gateway {
@@ -423,6 +426,7 @@ impl Walker<'_, '_> {
     fn judged(&mut self, mut hop: Hop, point: &SitePoint, http: bool) -> Option<Stretch> {
         let rules = self.rules;
         let at_gateway = matches!(hop.place, Place::Gateway(_));
+        hop.http = self.request.is_some();
         let bare = plan::plan(rules, point, &hop.connection, None, 0);
         let read = http || bare.as_ref().is_ok_and(|plan| plan.needs_http(at_gateway));
         if read && self.request.is_none() {
@@ -534,6 +538,7 @@ impl Hop {
             place,
             connection,
             request: None,
+            http: false,
             service: None,
             workload: None,
             asked: Vec::new(),

@@ -149,6 +149,13 @@ impl Report {
             (Some(hop), _) => report.decide(subject, hop),
             (None, _) => "nothing of the mesh is on its way".clone_into(&mut report.answer),
         }
+        if let Some(hop) = decided.filter(|_| report.lacks_token()) {
+            let anonymous = hop.request.as_ref().is_some_and(|r| r.claims.is_none());
+            if anonymous {
+                let text = "the call has no token that verified here: with one (--token, --claims) the answer may be another";
+                report.notes.push(text.to_owned());
+            }
+        }
         report.record = subject.recorded.map(|r| compared(r, report.verdict));
         if let Some(recorded) = subject.recorded {
             report.notes.extend(limits_of(recorded));
@@ -169,6 +176,13 @@ impl Report {
         serde_json::to_string_pretty(self).unwrap_or_default()
     }
 
+    /// Whether the nearest rule asks for something of a token.
+    fn lacks_token(&self) -> bool {
+        let of_token =
+            |m: &Miss| m.key.ends_with("equestPrincipals") || m.needs.starts_with("request.auth.");
+        self.misses.iter().any(of_token)
+    }
+
     fn decide(&mut self, subject: &Subject<'_>, hop: &Hop) {
         let allowed = subject.hops.iter().all(Hop::allows);
         if allowed {
@@ -186,13 +200,11 @@ impl Report {
         } else {
             destination
         };
-        if let (None, Some(said)) = (&hop.stop, said) {
-            let steps = explain::steps(
-                &said.judged,
-                &hop.connection,
-                hop.request.as_ref(),
-                &destination,
-            );
+        if let (None, Some(said)) = (stop_of(hop), said) {
+            // Plaintext that is refused is not read.
+            let request = hop.request.as_ref();
+            let request = request.filter(|_| said.by != By::PeerAuthentication);
+            let steps = explain::steps(&said.judged, &hop.connection, request, &destination);
             self.steps = steps.to_vec();
             self.rule = subject.rule(&said.judged);
             let misses = remedy::misses(&subject.rules.mesh, hop, &said.judged);
@@ -204,7 +216,7 @@ impl Report {
                     got: m.got.iter().map(|value| shown(value)).collect(),
                 })
                 .collect();
-        } else if let Some(stop) = &hop.stop {
+        } else if let Some(stop) = stop_of(hop) {
             self.steps = stopped(hop, stop, &destination);
         }
     }
@@ -220,8 +232,17 @@ fn decided(hops: &[Hop]) -> Option<&Hop> {
         .or(hops.last())
 }
 
+/// What ended it, unless plaintext was refused before anything was read.
+fn stop_of(hop: &Hop) -> Option<&Stop> {
+    let refused = hop
+        .said
+        .iter()
+        .any(|said| said.by == By::PeerAuthentication && said.judged.decision == Decision::Deny);
+    hop.stop.as_ref().filter(|_| !refused)
+}
+
 fn answer(hop: &Hop) -> String {
-    match &hop.stop {
+    match stop_of(hop) {
         Some(Stop::Token(token)) => format!("{} {}", token.status.as_u16(), token.text),
         Some(Stop::Provider(name)) => {
             format!("what provider `{name}` answers, 403 if it says nothing")
@@ -231,12 +252,15 @@ fn answer(hop: &Hop) -> String {
             close if hop.request.is_some() => format!("{}: {why}", close.status().as_u16()),
             _ => format!("the connection is closed: {why}"),
         },
+        None if hop
+            .deciding()
+            .is_some_and(|s| s.by == By::PeerAuthentication) =>
+        {
+            "connection reset".to_owned()
+        }
         None => match (hop.place, &hop.request) {
             (Place::Registry, _) => "the connection is refused by the caller's own node".to_owned(),
             (_, Some(_)) => "403 RBAC: access denied".to_owned(),
-            (Place::Node(_), None) if hop.connection.principal.is_none() => {
-                "connection reset".to_owned()
-            }
             (_, None) => "the connection is closed; a tunnel is answered 401".to_owned(),
         },
     }
@@ -275,7 +299,10 @@ fn stopped(hop: &Hop, stop: &Stop, destination: &str) -> Vec<String> {
             why.clone(),
         ),
     };
-    let end = format!("decision: DENY, {}", answer(hop));
+    let end = match (stop, &hop.request) {
+        (Stop::Close(..), None) => "decision: DENY, connection closed".to_owned(),
+        _ => format!("decision: DENY, {}", answer(hop)),
+    };
     vec![identity, target, policy, comparison, end]
 }
 
@@ -368,11 +395,21 @@ impl Subject<'_> {
         let mut way = Vec::new();
         for hop in self.hops {
             let at = self.place(hop.place);
+            let mut beyond = hypothetical;
+            let early = matches!(hop.stop, Some(Stop::Token(_) | Stop::Provider(_)));
+            let mut stop = hop.stop.as_ref();
             for said in &hop.said {
-                way.push(self.point(&at, hop, said, hypothetical));
+                let peer = said.by == By::PeerAuthentication;
+                // Providers and tokens come after the connection, and before authorization.
+                if let Some(stop) = stop.take_if(|_| early && !peer) {
+                    way.push(self.stop(&at, hop, stop, beyond));
+                    beyond = true;
+                }
+                way.push(self.point(&at, hop, said, beyond));
+                beyond |= peer && said.judged.decision == Decision::Deny;
             }
-            if let Some(stop) = &hop.stop {
-                way.push(self.stop(&at, hop, stop, hypothetical));
+            if let Some(stop) = stop {
+                way.push(self.stop(&at, hop, stop, beyond));
             }
             if let Some(token) = &hop.would {
                 let stop = Stop::Token(token.clone());

@@ -122,7 +122,7 @@ fn rule(out: &mut String, report: &Report) {
             miss.got.join(", ")
         };
         out.push_str(&format!(
-            "  misses {} = {}, got {got}\n",
+            "  misses {}: {}, got {got}\n",
             miss.key, miss.needs
         ));
     }

@@ -38,9 +38,10 @@ pub(super) fn register(mesh: &mut Mesh, hop: &Hop) -> Option<Edit> {
         (None, None) => return None,
     };
     let name = ResourceName::new(&namespace, &free_name(mesh, &host.name().replace('.', "-")));
-    let (protocol, word) = match &hop.request {
-        Some(_) => (Protocol::Http, "HTTP"),
-        None => (Protocol::Tcp, "TCP"),
+    let (protocol, word) = if hop.http {
+        (Protocol::Http, "HTTP")
+    } else {
+        (Protocol::Tcp, "TCP")
     };
     let mut toml = format!(
         "[[serviceEntry]]\nname = {}\nnamespace = {}\n",

@@ -330,7 +330,7 @@ pub(super) fn scope(rule: &Rule) -> String {
         sources.join(", or ")
     };
     let what = if operations.is_empty() {
-        "any request to any path by any method".to_owned()
+        "any request, by any method to any path".to_owned()
     } else {
         operations.join(", or ")
     };
@@ -354,8 +354,8 @@ pub(super) fn scope(rule: &Rule) -> String {
     format!("{who} to send {what}{only}{}", conditions.join(" and "))
 }
 
-/// The fields of a source or operation, in words.
-fn clause<F: Fields>(of: &F) -> Option<String> {
+/// The fields of a source, in words.
+fn clause(of: &Source) -> Option<String> {
     let fields = of.fields();
     let written: Vec<String> = fields
         .into_iter()
@@ -366,40 +366,51 @@ fn clause<F: Fields>(of: &F) -> Option<String> {
 }
 
 fn operation(of: &Operation) -> String {
-    let mut text = clause(of).unwrap_or_default();
-    let no_method = of.methods.is_empty() && of.not_methods.is_empty();
-    let paths = [
-        &of.paths,
-        &of.not_paths,
-        &of.path_regexes,
-        &of.not_path_regexes,
-    ];
-    let no_path = paths.iter().all(|values| values.is_empty());
-    let bare = no_method && no_path && of.hosts.is_empty() && of.not_hosts.is_empty();
-    if no_method && !bare {
-        text.push_str(" by any method");
+    let list = |values: &[String], nots: &[String], noun: &str| {
+        let mut parts = Vec::new();
+        if !values.is_empty() {
+            parts.push(format!("{noun} {}", values.join(" or ")));
+        }
+        if !nots.is_empty() {
+            parts.push(format!("{noun} other than {}", nots.join(" or ")));
+        }
+        parts.join(" and ")
+    };
+    let methods = list(&of.methods, &of.not_methods, "");
+    let paths = list(&of.paths, &of.not_paths, "to path");
+    let regexes = list(&of.path_regexes, &of.not_path_regexes, "to a path matching");
+    let hosts = list(&of.hosts, &of.not_hosts, "for host");
+    let ports = list(&of.ports, &of.not_ports, "on port");
+    let http = [&methods, &paths, &regexes, &hosts];
+    let mut parts = Vec::new();
+    if http.iter().all(|part| part.is_empty()) {
+        parts.push("anything");
+    } else {
+        let any = methods.is_empty();
+        parts.push(if any {
+            "any method"
+        } else {
+            methods.trim_start()
+        });
+        if paths.is_empty() && regexes.is_empty() {
+            parts.push("to any path");
+        }
     }
-    if no_path && !bare {
-        text.push_str(" to any path");
-    }
-    text
+    let rest = [&paths, &regexes, &hosts, &ports].map(String::as_str);
+    parts.extend(rest.into_iter().filter(|part| !part.is_empty()));
+    parts.join(" ")
 }
 
 fn words(name: &str, values: &[String]) -> String {
     let values = values.join(" or ");
     let noun = match name.strip_prefix("not").unwrap_or(name) {
-        "principals" | "Principals" => "",
         "requestPrincipals" | "RequestPrincipals" => "end user ",
         "namespaces" | "Namespaces" => "namespace ",
         "serviceAccounts" | "ServiceAccounts" => "service account ",
         "trustDomains" | "TrustDomains" => "trust domain ",
         "ipBlocks" | "IpBlocks" => "address ",
         "remoteIpBlocks" | "RemoteIpBlocks" => "client address ",
-        "hosts" | "Hosts" => "host ",
-        "ports" | "Ports" => "port ",
-        "methods" | "Methods" => "",
-        "paths" | "Paths" => "path ",
-        _ => "path matching ",
+        _ => "",
     };
     if name.starts_with("not") {
         format!("other than {noun}{values}")
