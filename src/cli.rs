@@ -1,9 +1,10 @@
-//! The command line: run, check, demo, drill, version.
+//! The command line: run, check, explain, demo, drill, version.
 
 pub mod apps;
 pub mod curl;
 pub mod demo;
 pub mod drill;
+pub mod explain;
 pub mod lab;
 pub mod layout;
 pub mod material;
@@ -35,6 +36,8 @@ pub enum Command {
     Run(ConfigArgs),
     /// Check a configuration and report every problem.
     Check(CheckArgs),
+    /// Explain who would decide about a call, by which rule, and what would have to change.
+    Explain(Box<explain::ExplainArgs>),
     /// Start a whole mesh with three workloads on loopback addresses, as an ordinary user.
     Demo(demo::DemoArgs),
     /// Replay the breach against a mesh with real curl processes; exit code 1 if any step fails.
@@ -90,6 +93,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run_mesh(&args.config, || ()),
         Command::Check(args) => check(args),
+        Command::Explain(args) => Ok(explain::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Drill(args) => drill::run(args),
         Command::Version => {

@@ -71,6 +71,7 @@ pub fn parse_with(
     let documents = documents(files, options, &mut out);
     let config: Option<(Process, Mesh)> =
         check::check(&documents, dirs(files, base), options, &mut out);
+    let places = out.policies(files);
     let (errors, warnings) = out.located(files);
     match config {
         Some((process, mesh)) if errors.is_empty() => Ok(Config {
@@ -78,6 +79,7 @@ pub fn parse_with(
             mesh: mesh.into(),
             warnings,
             sources: files.iter().map(|(path, _)| path.clone()).collect(),
+            places,
         }),
         Some(_) | None => Err(ConfigErrors::new(errors)),
     }

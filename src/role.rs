@@ -8,4 +8,6 @@ pub mod enforcement;
 pub mod ingress;
 pub mod outbound;
 pub mod plan;
+pub mod remedy;
+pub mod walk;
 pub mod waypoint;

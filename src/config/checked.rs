@@ -24,6 +24,21 @@ pub struct Config {
     pub warnings: Vec<Problem>,
     /// The files it was read from, the main file first.
     pub sources: Vec<PathBuf>,
+    /// Where the authorization policies are written, in the order of `Mesh::authorization_policies`.
+    pub places: Vec<PolicyPlace>,
+}
+
+/// Where an authorization policy is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyPlace {
+    /// Namespace and name.
+    pub name: ResourceName,
+    /// File as it was named.
+    pub file: PathBuf,
+    /// Line of its name, from 1.
+    pub line: usize,
+    /// Line of each rule.
+    pub rules: Vec<usize>,
 }
 
 /// `[process]`, `[records]`, `[admin]`, `[authority]`, `[identity]` and the roles. Changing it needs a restart.

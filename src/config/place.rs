@@ -5,8 +5,10 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::checked::PolicyPlace;
 use crate::config::document::{Entry, Value};
 use crate::config::problem::Problem;
+use crate::vocab::resource::ResourceName;
 
 /// A place in a file, with the key path that leads there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,6 +113,8 @@ pub(crate) struct Problems {
     pairs: Vec<(Place, String, Place)>,
     /// Files in Istio's own form, which Istio may read too.
     istio: BTreeSet<usize>,
+    /// Authorization policies, and their rules.
+    policies: Vec<(ResourceName, Place, Vec<Place>)>,
 }
 
 impl Problems {
@@ -143,6 +147,27 @@ impl Problems {
     /// Records a warning.
     pub(crate) fn warn(&mut self, place: &Place, message: impl Into<String>) {
         self.warnings.push((place.clone(), message.into()));
+    }
+
+    /// Keeps where an authorization policy and its rules are written.
+    pub(crate) fn policy(&mut self, name: &ResourceName, place: &Place, rules: Vec<Place>) {
+        self.policies.push((name.clone(), place.clone(), rules));
+    }
+
+    /// Where the authorization policies are written.
+    pub(crate) fn policies(&self, files: &[(PathBuf, String)]) -> Vec<PolicyPlace> {
+        let lines: Vec<Lines> = files.iter().map(|(_, text)| Lines::of(text)).collect();
+        let line = |place: &Place| lines.get(place.file).map_or(0, |l| l.number(place.offset));
+        let one = |(name, place, rules): &(ResourceName, Place, Vec<Place>)| {
+            let (file, _) = files.get(place.file)?;
+            Some(PolicyPlace {
+                name: name.clone(),
+                file: file.clone(),
+                line: line(place),
+                rules: rules.iter().map(line).collect(),
+            })
+        };
+        self.policies.iter().filter_map(one).collect()
     }
 
     /// Problems so far.
@@ -193,6 +218,25 @@ impl Problems {
     }
 }
 
+/// Where the lines of a file begin: a file of ten thousand policies is not counted through for each of them.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        let ends = text.bytes().enumerate().filter(|(_, b)| *b == b'\n');
+        Self(
+            std::iter::once(0)
+                .chain(ends.map(|(at, _)| at + 1))
+                .collect(),
+        )
+    }
+
+    /// The line of a byte offset, from 1.
+    fn number(&self, offset: usize) -> usize {
+        self.0.partition_point(|start| *start <= offset)
+    }
+}
+
 /// Line and column of a byte offset, from 1; the column counts characters.
 fn position(text: &str, offset: usize) -> (usize, usize) {
     let before = text
@@ -222,6 +266,7 @@ mod tests {
             ("a", 99, (1, 2)),
         ] {
             assert_eq!(position(text, offset), want, "{text:?} {offset}");
+            assert_eq!(Lines::of(text).number(offset), want.0, "{text:?} {offset}");
         }
     }
 

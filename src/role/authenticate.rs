@@ -18,7 +18,7 @@ pub enum TokenRefused {
 }
 
 /// A token that does not verify.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct InvalidToken {
     /// 401, or 403 if only the audience is wrong.
     pub status: StatusCode,

@@ -89,10 +89,12 @@ impl Record {
         !refused && judged.is_some_and(|j| j.decision == Decision::Allow)
     }
 
-    /// The record as one JSON object.
+    /// The record as one JSON object; `number` makes its `id` the only one of its millisecond.
     #[must_use]
-    pub fn to_json(&self) -> Value {
+    pub fn to_json(&self, number: u64) -> Value {
         let mut out = Map::new();
+        let id = format!("{}/{:x}-{number}", self.generation, self.time.as_millis());
+        out.insert("id".into(), id.into());
         out.insert("time".into(), rfc3339(self.time).into());
         out.insert("generation".into(), self.generation.into());
         out.insert("role".into(), self.role.into());
@@ -103,10 +105,15 @@ impl Record {
             .as_ref()
             .and_then(|c| c.principal.as_ref())
             .map(|id| id.principal());
-        out.insert(
-            "source".into(),
-            json!({ "principal": principal, "address": self.peer.to_string() }),
-        );
+        let mut source = Map::new();
+        source.insert("principal".into(), principal.into());
+        source.insert("address".into(), self.peer.to_string().into());
+        let told = self.connection.as_ref().filter(|c| c.remote != c.peer);
+        if let Some(connection) = told {
+            // Rules compare the address that trusted proxies tell, so it is needed to judge again.
+            source.insert("client".into(), connection.remote.to_string().into());
+        }
+        out.insert("source".into(), source.into());
         self.destination(&mut out);
         if let Some(request) = &self.request {
             self.request(&mut out, request);
@@ -143,6 +150,9 @@ impl Record {
         if let Some(connection) = &self.connection {
             destination.insert("address".into(), connection.destination.to_string().into());
             destination.insert("port".into(), connection.port.into());
+            if let Some(sni) = &connection.sni {
+                destination.insert("sni".into(), sni.as_str().into());
+            }
         }
         out.insert("destination".into(), destination.into());
     }

@@ -104,12 +104,14 @@ fn write_all(
     shared: &Shared,
 ) {
     let mut text = Vec::new();
+    let mut number = 0_u64;
     loop {
         let ended = shared.ended.load(Ordering::Acquire);
         text.clear();
         for ring in &mut rings {
             while let Ok(record) = ring.pop() {
-                line(&mut text, &record.to_json());
+                line(&mut text, &record.to_json(number));
+                number = number.wrapping_add(1);
                 if text.len() > 1 << 20 {
                     break;
                 }

@@ -27,6 +27,9 @@ pub(crate) fn policies(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
     {
         let policy = policy(raw, mesh, cx);
         traps::warn(raw, &policy, mesh, cx);
+        let rules = raw.rules.iter().flat_map(|r| &r.0);
+        let rules = rules.map(|rule| rule.place().clone()).collect();
+        cx.out.policy(&policy.name, &raw.name.place, rules);
         mesh.authorization_policies.push(policy);
     }
 }

@@ -1,0 +1,294 @@
+//! From a decision record back to what was judged.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::{Context, anyhow, bail};
+use http::{HeaderMap, HeaderValue, Method};
+use serde_json::{Map, Value};
+
+use super::ExplainArgs;
+use super::question::{self, Asked};
+use crate::config::checked::Mesh;
+use crate::http::forward;
+use crate::policy::{Connection, Request};
+use crate::role::enforcement::Enforcements;
+use crate::role::plan::SitePoint;
+use crate::role::walk::{Call, Place, To};
+use crate::vocab::claims::Claims;
+use crate::vocab::host::Host;
+use crate::vocab::path::CanonicalPath;
+use crate::vocab::resource::ResourceName;
+use crate::vocab::spiffe::SpiffeId;
+
+/// Longest record that is read, in bytes.
+const RECORD_BYTES: u64 = 1 << 20;
+
+/// A decision record.
+#[derive(Clone, Debug)]
+pub(super) struct Recorded {
+    value: Value,
+}
+
+/// The record that the arguments name.
+pub(super) fn of(args: &ExplainArgs) -> anyhow::Result<Option<Recorded>> {
+    let text = match (&args.record, &args.log, &args.id) {
+        (Some(text), _, _) if text == "-" => {
+            let mut text = String::new();
+            std::io::stdin()
+                .take(RECORD_BYTES)
+                .read_to_string(&mut text)
+                .context("standard input")?;
+            text
+        }
+        (Some(text), _, _) => text.clone(),
+        (None, Some(log), Some(id)) => {
+            let fail = || format!("`{}` cannot be read", log.display());
+            let file = File::open(log).with_context(fail)?;
+            let mut found = None;
+            for line in BufReader::new(file).lines() {
+                let line = line.with_context(fail)?;
+                // The text is looked at first: a log is long, and parsing all of it is not needed.
+                if line.contains(id.as_str()) && id_of(&line).as_deref() == Some(id) {
+                    found = Some(line);
+                }
+            }
+            found.with_context(|| format!("no record `{id}` in `{}`", log.display()))?
+        }
+        (None, _, _) => return Ok(None),
+    };
+    let value: Value = serde_json::from_str(text.trim()).context("the record is not JSON")?;
+    if value.get("verdict").and_then(Value::as_str).is_none() {
+        bail!("a decision record has a `verdict`; this has none");
+    }
+    Ok(Some(Recorded { value }))
+}
+
+fn id_of(line: &str) -> Option<String> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    Some(value.get("id")?.as_str()?.to_owned())
+}
+
+impl Recorded {
+    fn get(&self, path: &[&str]) -> Option<&Value> {
+        path.iter()
+            .try_fold(&self.value, |value, key| value.get(*key))
+            .filter(|value| !value.is_null())
+    }
+
+    pub(super) fn text(&self, path: &[&str]) -> Option<&str> {
+        self.get(path)?.as_str()
+    }
+
+    pub(super) fn generation(&self) -> Option<u64> {
+        self.get(&["generation"])?.as_u64()
+    }
+
+    /// What was judged, to be judged again.
+    pub(super) fn asked(&self, rules: &Enforcements, args: &ExplainArgs) -> anyhow::Result<Asked> {
+        if self.text(&["kind"]) == Some("outbound") {
+            return Ok(Asked::Departure {
+                call: self.departure(args)?,
+            });
+        }
+        let mesh = &rules.mesh;
+        let (place, point) = self.point(rules)?;
+        let connection = self.connection(args)?;
+        let request = self.request(mesh, &connection)?;
+        let claims = self.claims(args)?;
+        let who = question::who(connection.principal.as_ref());
+        let to = self.destination();
+        let title = match &request {
+            Some(request) => {
+                let path = request.path.as_ref().map_or("", |p| p.as_str());
+                format!("{} {path} to {to}, as {who}", request.method)
+            }
+            None => format!("a connection to {to} port {}, as {who}", connection.port),
+        };
+        Ok(Asked::Point {
+            place,
+            point,
+            connection,
+            request,
+            claims,
+            title: format!("recorded: {title}"),
+        })
+    }
+
+    fn destination(&self) -> &str {
+        self.text(&["destination", "service"])
+            .or_else(|| self.text(&["destination", "workload"]))
+            .unwrap_or("unknown")
+    }
+
+    fn point(&self, rules: &Enforcements) -> anyhow::Result<(Place, SitePoint)> {
+        let role = self.text(&["role"]).context("the record has no `role`")?;
+        if role == "node" {
+            let text = self
+                .text(&["destination", "workload"])
+                .context("the record names no workload: it ended before one was known")?;
+            let workload =
+                ResourceName::parse(text).with_context(|| format!("`{text}` is no workload"))?;
+            let at = rules.directory.workload(&workload);
+            let at =
+                at.with_context(|| format!("workload `{text}` is not in the mesh any more"))?;
+            let address = rules.mesh.workloads.get(at).map(|w| w.address);
+            let address = address.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+            let point = SitePoint::Workload {
+                workload,
+                app: SocketAddr::new(address, self.port().unwrap_or_default()),
+                mark: None,
+            };
+            return Ok((Place::Node(at), point));
+        }
+        let text = self
+            .text(&["instance"])
+            .context("the record has no `instance`")?;
+        let gateway =
+            ResourceName::parse(text).with_context(|| format!("`{text}` is no gateway"))?;
+        let at = rules.directory.gateway(&gateway);
+        let at = at.with_context(|| format!("gateway `{text}` is not in the mesh any more"))?;
+        let authority = self.authority(rules);
+        let point = match role {
+            "waypoint" => SitePoint::Waypoint { gateway, authority },
+            "egress" => SitePoint::Egress { gateway, authority },
+            "ingress" => SitePoint::Ingress { gateway },
+            other => bail!("`{other}` is no role that decides"),
+        };
+        Ok((Place::Gateway(at), point))
+    }
+
+    /// The authority of the tunnel, which chose the service: its name and the port that was judged.
+    fn authority(&self, rules: &Enforcements) -> Option<Host> {
+        let service = ResourceName::parse(self.text(&["destination", "service"])?)?;
+        let at = rules.directory.service(&service)?;
+        let mut hosts = rules.mesh.services.get(at)?.hosts.iter();
+        let host = hosts.find(|host| !host.starts_with('*'))?;
+        Host::parse(&format!("{host}:{}", self.port()?)).ok()
+    }
+
+    fn port(&self) -> Option<u16> {
+        let port = self.get(&["destination", "port"])?.as_u64()?;
+        u16::try_from(port).ok()
+    }
+
+    fn connection(&self, args: &ExplainArgs) -> anyhow::Result<Connection> {
+        let principal = match self.text(&["source", "principal"]) {
+            None => None,
+            Some(text) => {
+                let id = SpiffeId::parse(&format!("spiffe://{text}"));
+                Some(id.with_context(|| format!("principal `{text}` of the record"))?)
+            }
+        };
+        let peer = self
+            .text(&["source", "address"])
+            .and_then(|text| text.parse::<SocketAddr>().ok())
+            .context("the record has no `source.address`")?
+            .ip()
+            .to_canonical();
+        let client = self.text(&["source", "client"]);
+        let client = client.and_then(|text| text.parse::<IpAddr>().ok());
+        let destination = self.text(&["destination", "address"]);
+        let destination = destination
+            .and_then(|text| text.parse::<IpAddr>().ok())
+            .context("the record has no `destination.address`: it ended before it was judged")?;
+        Ok(Connection {
+            principal,
+            peer,
+            remote: client.unwrap_or(peer),
+            destination,
+            port: self
+                .port()
+                .context("the record has no `destination.port`")?,
+            sni: self.text(&["destination", "sni"]).map(str::to_owned),
+            time: self.time(args)?,
+        })
+    }
+
+    /// `--time` if it is given: what would be decided then.
+    fn time(&self, args: &ExplainArgs) -> anyhow::Result<i64> {
+        match (&args.call.time, self.text(&["time"])) {
+            (None, Some(text)) => question::moment(text).context("`time` of the record"),
+            (Some(_), _) | (None, None) => question::time(&args.call),
+        }
+    }
+
+    fn request(&self, mesh: &Mesh, connection: &Connection) -> anyhow::Result<Option<Request>> {
+        let Some(method) = self.text(&["request", "method"]) else {
+            return Ok(None);
+        };
+        let method = Method::from_bytes(method.as_bytes())
+            .map_err(|_invalid| anyhow!("`{method}` is no method"))?;
+        let host = self
+            .text(&["request", "host"])
+            .and_then(|text| Host::parse(text).ok())
+            .context("the record has no `request.host`")?;
+        let path = match self.text(&["request", "path"]) {
+            None => None,
+            Some(text) => {
+                let path = CanonicalPath::parse(mesh.path_normalization, text);
+                Some(path.with_context(|| format!("path `{text}` of the record"))?)
+            }
+        };
+        let mut headers = HeaderMap::new();
+        // So that the client's address is read where it was read.
+        if let Some(after) = mesh.num_trusted_proxies.checked_sub(1) {
+            let peers = std::iter::repeat_n(connection.peer.to_string(), after);
+            let chain: Vec<String> = std::iter::once(connection.remote.to_string())
+                .chain(peers)
+                .collect();
+            headers.insert(forward::XFF, HeaderValue::try_from(chain.join(", "))?);
+        }
+        Ok(Some(Request {
+            method,
+            host,
+            path,
+            headers,
+            claims: None,
+            time: connection.time,
+        }))
+    }
+
+    /// The claims that were verified: of `--claims` if it is given, else issuer and subject, which is what a record has.
+    fn claims(&self, args: &ExplainArgs) -> anyhow::Result<Option<Claims>> {
+        if let Some(text) = &args.call.claims {
+            let map: Map<String, Value> =
+                serde_json::from_str(text).context("`--claims` is not a JSON object")?;
+            return Ok(Some(Claims::new(map, Vec::new())));
+        }
+        let Some((issuer, subject)) = self
+            .text(&["user", "principal"])
+            .and_then(|principal| principal.rsplit_once('/'))
+        else {
+            return Ok(None);
+        };
+        let mut map = Map::new();
+        map.insert("iss".to_owned(), issuer.into());
+        map.insert("sub".to_owned(), subject.into());
+        Ok(Some(Claims::new(map, Vec::new())))
+    }
+
+    fn departure(&self, args: &ExplainArgs) -> anyhow::Result<Call> {
+        let connection = self.connection(args)?;
+        let wanted = self
+            .text(&["destination", "service"])
+            .and_then(|text| text.rsplit_once(':'))
+            .map(|(host, _port)| host)
+            .context("the record names no destination")?;
+        let bare = wanted.trim_start_matches('[').trim_end_matches(']');
+        let to = match bare.parse::<IpAddr>() {
+            Ok(ip) => To::Address(ip),
+            Err(_name) => To::Name(wanted.to_owned()),
+        };
+        Ok(Call {
+            from: connection.principal,
+            source: connection.peer,
+            to,
+            port: connection.port,
+            request: None,
+            sni: None,
+            time: connection.time,
+        })
+    }
+}

@@ -1,0 +1,558 @@
+//! What is told about a call, as data.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::question::Asked;
+use super::record::Recorded;
+use crate::config::Config;
+use crate::config::checked::GatewayClass;
+use crate::exchange::close::CloseReason;
+use crate::policy::model::Action;
+use crate::policy::{Decision, Judged, explain};
+use crate::role::enforcement::{Enforcements, Of};
+use crate::role::remedy::{self, Breadth, Change, Edit, written};
+use crate::role::walk::{By, Hop, Place, Said, Stop};
+use crate::vocab::resource::ResourceName;
+
+/// What a report is made of.
+pub(super) struct Subject<'a> {
+    pub(super) config: &'a Config,
+    pub(super) rules: &'a Enforcements,
+    pub(super) asked: &'a Asked,
+    pub(super) hops: &'a [Hop],
+    pub(super) ways: &'a [(Breadth, Vec<Edit>)],
+    pub(super) recorded: Option<&'a Recorded>,
+    pub(super) notes: Vec<String>,
+}
+
+/// The whole answer.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// What was asked.
+    pub(super) question: String,
+    /// `allow` or `deny`.
+    pub(super) verdict: &'static str,
+    /// The mesh is in dry run, and this would be denied.
+    pub(super) would_deny: bool,
+    /// What the caller sees.
+    pub(super) answer: String,
+    /// The enforcement point that decides.
+    pub(super) decided_at: Option<String>,
+    /// The five steps of the decision.
+    pub(super) steps: Vec<String>,
+    /// Every enforcement point on the way.
+    pub(super) way: Vec<Point>,
+    /// The rule that decided, or the one that came nearest.
+    pub(super) rule: Option<RuleText>,
+    /// What the call misses of the nearest rule.
+    pub(super) misses: Vec<Miss>,
+    /// Edits that would let it pass, the narrowest first; each list as a whole.
+    pub(super) edits: Vec<Vec<EditText>>,
+    /// What the answer depends on.
+    pub(super) notes: Vec<String>,
+    /// How it compares with the record.
+    pub(super) record: Option<Compared>,
+}
+
+/// One verdict at an enforcement point.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Point {
+    /// Where.
+    pub(super) at: String,
+    /// What judged there.
+    pub(super) by: String,
+    /// As whom the caller is seen.
+    pub(super) principal: Option<String>,
+    /// `allow` or `deny`.
+    pub(super) verdict: &'static str,
+    pub(super) would_deny: bool,
+    pub(super) reason: String,
+    pub(super) policy: Option<String>,
+    pub(super) rule: Option<usize>,
+    /// An AUDIT policy matched.
+    pub(super) audit: bool,
+    /// What policies in dry run would have said.
+    pub(super) dry_run: Vec<String>,
+    /// Providers of CUSTOM policies that are asked.
+    pub(super) asked: Vec<String>,
+    /// Only reached if what stands before were allowed.
+    pub(super) hypothetical: bool,
+}
+
+/// A rule and its place.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct RuleText {
+    pub(super) policy: String,
+    pub(super) action: String,
+    pub(super) rule: Option<usize>,
+    /// `FILE:LINE`.
+    pub(super) place: Option<String>,
+    pub(super) toml: String,
+    /// It did not match: it is the one that came nearest.
+    pub(super) nearest: bool,
+}
+
+/// What the nearest rule asks for and the call has not.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Miss {
+    pub(super) key: String,
+    pub(super) needs: String,
+    pub(super) got: Vec<String>,
+}
+
+/// One edit.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct EditText {
+    /// What to do, and where.
+    pub(super) edit: String,
+    pub(super) toml: String,
+    pub(super) allows: String,
+    /// It allows more than the call.
+    pub(super) broader: bool,
+}
+
+/// A record against this configuration.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Compared {
+    pub(super) verdict: String,
+    pub(super) reason: String,
+    pub(super) generation: Option<u64>,
+    /// This configuration decides otherwise.
+    pub(super) differs: bool,
+}
+
+impl Report {
+    pub(super) fn new(subject: &Subject<'_>) -> Self {
+        let decided = decided(subject.hops);
+        let mut report = Self {
+            question: shown(&subject.asked.title()),
+            verdict: "deny",
+            would_deny: subject.hops.iter().any(Hop::would_deny),
+            answer: String::new(),
+            decided_at: decided.map(|hop| subject.place(hop.place)),
+            steps: Vec::new(),
+            way: subject.way(),
+            rule: None,
+            misses: Vec::new(),
+            edits: subject.edits(),
+            notes: subject.notes.clone(),
+            record: None,
+        };
+        match (decided, subject.asked) {
+            (_, Asked::Bad { error, .. }) => {
+                report.answer = format!("400 bad request: {error}");
+            }
+            (Some(hop), _) => report.decide(subject, hop),
+            (None, _) => "nothing of the mesh is on its way".clone_into(&mut report.answer),
+        }
+        if let Some(hop) = decided.filter(|_| report.lacks_token()) {
+            let anonymous = hop.request.as_ref().is_some_and(|r| r.claims.is_none());
+            if anonymous {
+                let text = "the call has no token that verified here: with one (--token, --claims) the answer may be another";
+                report.notes.push(text.to_owned());
+            }
+        }
+        report.record = subject.recorded.map(|r| compared(r, report.verdict));
+        if let Some(recorded) = subject.recorded {
+            report.notes.extend(limits_of(recorded));
+        }
+        report
+    }
+
+    /// Whether the call gets through.
+    #[must_use]
+    pub fn is_allowed(&self) -> bool {
+        self.verdict == "allow"
+    }
+
+    /// One JSON object.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Strings, numbers and lists of them serialize always.
+        serde_json::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Whether the nearest rule asks for something of a token.
+    fn lacks_token(&self) -> bool {
+        let of_token =
+            |m: &Miss| m.key.ends_with("equestPrincipals") || m.needs.starts_with("request.auth.");
+        self.misses.iter().any(of_token)
+    }
+
+    fn decide(&mut self, subject: &Subject<'_>, hop: &Hop) {
+        let allowed = subject.hops.iter().all(Hop::allows);
+        if allowed {
+            self.verdict = "allow";
+        }
+        self.answer = if allowed {
+            "forwarded".to_owned()
+        } else {
+            answer(hop)
+        };
+        let said = hop.deciding();
+        let destination = hop.destination(&subject.rules.mesh);
+        let destination = if hop.place == Place::Registry {
+            subject.asked_destination().unwrap_or(destination)
+        } else {
+            destination
+        };
+        if let (None, Some(said)) = (stop_of(hop), said) {
+            // Plaintext that is refused is not read.
+            let request = hop.request.as_ref();
+            let request = request.filter(|_| said.by != By::PeerAuthentication);
+            let steps = explain::steps(&said.judged, &hop.connection, request, &destination);
+            self.steps = steps.to_vec();
+            self.rule = subject.rule(&said.judged);
+            let misses = remedy::misses(&subject.rules.mesh, hop, &said.judged);
+            self.misses = misses
+                .into_iter()
+                .map(|m| Miss {
+                    key: m.key,
+                    needs: m.needs,
+                    got: m.got.iter().map(|value| shown(value)).collect(),
+                })
+                .collect();
+        } else if let Some(stop) = stop_of(hop) {
+            self.steps = stopped(hop, stop, &destination);
+        }
+    }
+}
+
+/// The hop to tell of: the first that stops it, else the last at which a policy allowed it, else the last.
+fn decided(hops: &[Hop]) -> Option<&Hop> {
+    let stops = |hop: &&Hop| !hop.allows() || hop.would_deny();
+    let by_policy = |hop: &&Hop| hop.said.iter().any(|s| s.judged.policy.is_some());
+    hops.iter()
+        .find(stops)
+        .or_else(|| hops.iter().rev().find(by_policy))
+        .or(hops.last())
+}
+
+/// What ended it, unless plaintext was refused before anything was read.
+fn stop_of(hop: &Hop) -> Option<&Stop> {
+    let refused = hop
+        .said
+        .iter()
+        .any(|said| said.by == By::PeerAuthentication && said.judged.decision == Decision::Deny);
+    hop.stop.as_ref().filter(|_| !refused)
+}
+
+fn answer(hop: &Hop) -> String {
+    match stop_of(hop) {
+        Some(Stop::Token(token)) => format!("{} {}", token.status.as_u16(), token.text),
+        Some(Stop::Provider(name)) => {
+            format!("what provider `{name}` answers, 403 if it says nothing")
+        }
+        Some(Stop::Close(close, why)) => match close {
+            CloseReason::Handshake => format!("the TLS handshake fails: {why}"),
+            close if hop.request.is_some() => format!("{}: {why}", close.status().as_u16()),
+            _ => format!("the connection is closed: {why}"),
+        },
+        None if hop
+            .deciding()
+            .is_some_and(|s| s.by == By::PeerAuthentication) =>
+        {
+            "connection reset".to_owned()
+        }
+        None => match (hop.place, &hop.request) {
+            (Place::Registry, _) => "the connection is refused by the caller's own node".to_owned(),
+            (_, Some(_)) => "403 RBAC: access denied".to_owned(),
+            (_, None) => "the connection is closed; a tunnel is answered 401".to_owned(),
+        },
+    }
+}
+
+/// The five steps where something else than a policy ended it.
+fn stopped(hop: &Hop, stop: &Stop, destination: &str) -> Vec<String> {
+    let identity = match &hop.connection.principal {
+        Some(id) => format!("identity from the client certificate: {id}"),
+        None => "no client certificate, no identity".to_owned(),
+    };
+    let target = match &hop.request {
+        Some(request) => {
+            let path = request.path.as_ref().map_or("", |p| p.path());
+            format!(
+                "destination: {destination}, request {} {path}",
+                request.method
+            )
+        }
+        None => format!("destination: {destination}, a connection"),
+    };
+    let (policy, comparison) = match stop {
+        Stop::Token(token) => (
+            "policy checked: request authentication".to_owned(),
+            format!(
+                "required: a token that verifies, presented: one that does not: {}",
+                token.error
+            ),
+        ),
+        Stop::Provider(name) => (
+            "policy checked: a CUSTOM policy".to_owned(),
+            format!("required: a yes of provider `{name}`, presented: a no"),
+        ),
+        Stop::Close(close, why) => (
+            format!("policy checked: none ({})", close.label()),
+            why.clone(),
+        ),
+    };
+    let end = match (stop, &hop.request) {
+        (Stop::Close(..), None) => "decision: DENY, connection closed".to_owned(),
+        _ => format!("decision: DENY, {}", answer(hop)),
+    };
+    vec![identity, target, policy, comparison, end]
+}
+
+fn compared(recorded: &Recorded, now: &str) -> Compared {
+    let verdict = shown(recorded.text(&["verdict"]).unwrap_or_default());
+    Compared {
+        differs: verdict != now,
+        verdict,
+        reason: shown(recorded.text(&["reason"]).unwrap_or_default()),
+        generation: recorded.generation(),
+    }
+}
+
+/// What a record cannot tell.
+fn limits_of(recorded: &Recorded) -> Vec<String> {
+    let mut notes = Vec::new();
+    if recorded.text(&["request", "method"]).is_some() {
+        notes.push(
+            "a record holds no header fields and, of a token, issuer and subject alone: rules that ask for more are judged \
+             as if it were absent; give the claims with --claims"
+                .to_owned(),
+        );
+    }
+    if recorded.text(&["close"]) == Some("token") {
+        notes.push(
+            "the token of the record was refused; it is not in the record and is not judged again"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+impl Subject<'_> {
+    /// What the caller asked for, where that is not in the mesh.
+    fn asked_destination(&self) -> Option<String> {
+        use crate::role::walk::To;
+        let (Asked::Call { call, .. } | Asked::Departure { call }) = self.asked else {
+            return None;
+        };
+        match &call.to {
+            To::Name(name) => Some(format!("{name}:{}", call.port)),
+            To::Address(ip) => Some(std::net::SocketAddr::new(*ip, call.port).to_string()),
+            To::Workload(_) | To::Gateway(_) => None,
+        }
+    }
+
+    fn place(&self, place: Place) -> String {
+        let mesh = &self.rules.mesh;
+        match place {
+            Place::Registry => "registry (the caller's node)".to_owned(),
+            Place::Node(at) => {
+                let name = mesh.workloads.get(at).map(|w| w.name.to_string());
+                format!("node of {}", name.unwrap_or_default())
+            }
+            Place::Gateway(at) => {
+                let gateway = mesh.gateways.get(at);
+                let role = match gateway.map(|g| g.class) {
+                    Some(GatewayClass::Waypoint) => "waypoint",
+                    Some(GatewayClass::Ingress) => "ingress",
+                    Some(GatewayClass::Egress) => "egress",
+                    None => "gateway",
+                };
+                let name = gateway.map(|g| g.name.to_string()).unwrap_or_default();
+                format!("{role} {name}")
+            }
+        }
+    }
+
+    fn by(&self, by: By) -> String {
+        let mesh = &self.rules.mesh;
+        let named = |kind: &str, name: Option<&ResourceName>| {
+            format!(
+                "policies of {kind} {}",
+                name.map(ToString::to_string).unwrap_or_default()
+            )
+        };
+        match by {
+            By::Registry => "registry".to_owned(),
+            By::PeerAuthentication => "peer authentication".to_owned(),
+            By::Rules(Of::Workload(at)) => {
+                named("workload", mesh.workloads.get(at).map(|w| &w.name))
+            }
+            By::Rules(Of::Service(at)) => named("service", mesh.services.get(at).map(|s| &s.name)),
+            By::Rules(Of::Gateway(at)) => named("gateway", mesh.gateways.get(at).map(|g| &g.name)),
+        }
+    }
+
+    fn way(&self) -> Vec<Point> {
+        let mut hypothetical = false;
+        let mut way = Vec::new();
+        for hop in self.hops {
+            let at = self.place(hop.place);
+            let mut beyond = hypothetical;
+            let early = matches!(hop.stop, Some(Stop::Token(_) | Stop::Provider(_)));
+            let mut stop = hop.stop.as_ref();
+            for said in &hop.said {
+                let peer = said.by == By::PeerAuthentication;
+                // Providers and tokens come after the connection, and before authorization.
+                if let Some(stop) = stop.take_if(|_| early && !peer) {
+                    way.push(self.stop(&at, hop, stop, beyond));
+                    beyond = true;
+                }
+                way.push(self.point(&at, hop, said, beyond));
+                beyond |= peer && said.judged.decision == Decision::Deny;
+            }
+            if let Some(stop) = stop {
+                way.push(self.stop(&at, hop, stop, beyond));
+            }
+            if let Some(token) = &hop.would {
+                let stop = Stop::Token(token.clone());
+                let mut point = self.stop(&at, hop, &stop, hypothetical);
+                (point.verdict, point.would_deny) = ("allow", true);
+                way.push(point);
+            }
+            hypothetical |= !hop.allows();
+        }
+        way
+    }
+
+    fn point(&self, at: &str, hop: &Hop, said: &Said, hypothetical: bool) -> Point {
+        let judged = &said.judged;
+        let shadow = [("DENY", judged.shadow.deny), ("ALLOW", judged.shadow.allow)];
+        let shadow = shadow.into_iter().filter_map(|(action, decision)| {
+            let would = match decision? {
+                Decision::Allow => "allow",
+                Decision::Deny => "deny",
+            };
+            Some(format!("{action} policies in dry run would {would}"))
+        });
+        Point {
+            at: at.to_owned(),
+            by: self.by(said.by),
+            principal: principal(hop),
+            verdict: word(judged),
+            would_deny: judged.would_deny,
+            reason: judged.reason.to_string(),
+            policy: judged.policy.as_ref().map(ToString::to_string),
+            rule: judged.rule,
+            audit: judged.audit,
+            dry_run: shadow.collect(),
+            asked: hop.asked.clone(),
+            hypothetical,
+        }
+    }
+
+    fn stop(&self, at: &str, hop: &Hop, stop: &Stop, hypothetical: bool) -> Point {
+        let (by, reason) = match stop {
+            Stop::Token(token) => ("request authentication", token.error.to_string()),
+            Stop::Provider(name) => ("CUSTOM", format!("provider `{name}` says no")),
+            Stop::Close(_, why) => ("connection", why.clone()),
+        };
+        Point {
+            at: at.to_owned(),
+            by: by.to_owned(),
+            principal: principal(hop),
+            verdict: "deny",
+            would_deny: false,
+            reason,
+            policy: None,
+            rule: None,
+            audit: false,
+            dry_run: Vec::new(),
+            asked: hop.asked.clone(),
+            hypothetical,
+        }
+    }
+
+    /// The rule of a verdict as it is written.
+    fn rule(&self, judged: &Judged) -> Option<RuleText> {
+        let name = judged.policy.as_deref()?;
+        let policies = &self.rules.mesh.authorization_policies;
+        let policy = policies.iter().find(|p| p.name == *name)?;
+        let rule = judged.rule.and_then(|at| policy.rules.get(at));
+        let action = match policy.action {
+            Action::Allow => "ALLOW",
+            Action::Deny => "DENY",
+            Action::Audit => "AUDIT",
+            Action::Custom => "CUSTOM",
+        };
+        let denied = judged.decision == Decision::Deny || judged.would_deny;
+        Some(RuleText {
+            policy: name.to_string(),
+            action: action.to_owned(),
+            rule: judged.rule,
+            place: self.written_at(name, judged.rule),
+            toml: rule.map(written::rule).unwrap_or_default(),
+            nearest: denied && policy.action == Action::Allow,
+        })
+    }
+
+    /// `FILE:LINE` of a policy, or of one of its rules.
+    fn written_at(&self, name: &ResourceName, rule: Option<usize>) -> Option<String> {
+        let place = self.config.places.iter().find(|p| p.name == *name)?;
+        let line = match rule {
+            Some(at) => place.rules.get(at).copied().unwrap_or(place.line),
+            None => place.line,
+        };
+        Some(format!("{}:{line}", place.file.display()))
+    }
+
+    fn edits(&self) -> Vec<Vec<EditText>> {
+        let text = |edit: &Edit| {
+            let mut what = String::new();
+            let (kind, name) = (edit.kind, &edit.name);
+            // Writing to a string does not fail.
+            super::os::ignore(match edit.change {
+                Change::New => write!(what, "add {kind} {name}"),
+                Change::Add => write!(what, "add a rule to {kind} {name}"),
+                Change::Replace(at) => write!(what, "in {kind} {name}, write instead of rule {at}"),
+                Change::Set => write!(what, "in {kind} {name}, write"),
+            });
+            let rule = match edit.change {
+                Change::Replace(at) => Some(at),
+                Change::New | Change::Add | Change::Set => None,
+            };
+            if let Some(place) = self.written_at(name, rule) {
+                what.push_str(&format!(" ({place})"));
+            }
+            EditText {
+                edit: what,
+                toml: edit.toml.clone(),
+                allows: edit.allows.0.clone(),
+                broader: edit.allows.1,
+            }
+        };
+        let way = |(_, edits): &(Breadth, Vec<Edit>)| edits.iter().map(text).collect();
+        self.ways.iter().map(way).collect()
+    }
+}
+
+/// A text that a peer may have chosen, on one line.
+fn shown(text: &str) -> String {
+    let escaped = |c: char| {
+        if c.is_control() {
+            c.escape_debug().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escaped).collect()
+}
+
+fn principal(hop: &Hop) -> Option<String> {
+    let id = hop.connection.principal.as_ref()?;
+    Some(id.principal().to_owned())
+}
+
+fn word(judged: &Judged) -> &'static str {
+    match judged.decision {
+        Decision::Allow => "allow",
+        Decision::Deny => "deny",
+    }
+}

@@ -1,0 +1,145 @@
+//! A report as lines for people.
+
+use super::report::{EditText, Point, Report};
+
+/// The lines.
+pub(super) fn render(report: &Report) -> String {
+    let mut out = format!("{}\n", report.question);
+    let verdict = match (report.is_allowed(), report.would_deny) {
+        (true, true) => "ALLOWED in dry run, would be denied",
+        (true, false) => "ALLOWED",
+        (false, _) => "DENIED",
+    };
+    let at = match &report.decided_at {
+        Some(at) if !report.is_allowed() || report.would_deny => format!(" at {at}"),
+        Some(_) | None => String::new(),
+    };
+    out.push_str(&format!("{verdict}{at}: {}\n", report.answer));
+    if let Some(record) = &report.record {
+        let generation = record.generation;
+        let generation = generation.map_or_else(String::new, |g| format!(" at generation {g}"));
+        let than = if record.differs {
+            "this configuration decides OTHERWISE"
+        } else {
+            "this configuration decides the same"
+        };
+        out.push_str(&format!(
+            "recorded: {}{generation}, {}; {than}\n",
+            record.verdict, record.reason
+        ));
+    }
+    if !report.steps.is_empty() {
+        out.push('\n');
+        for (i, step) in report.steps.iter().enumerate() {
+            out.push_str(&format!("{}. {step}\n", i + 1));
+        }
+    }
+    if !report.way.is_empty() {
+        out.push_str("\non the way\n");
+        report.way.iter().for_each(|point| way(&mut out, point));
+    }
+    rule(&mut out, report);
+    for (i, edits) in report.edits.iter().enumerate() {
+        out.push_str(match (i, report.edits.len()) {
+            (0, 1) => "\nto allow it\n",
+            (0, _) => "\nto allow it and as little else as can be\n",
+            _ => "\nor, broader\n",
+        });
+        edits.iter().for_each(|one| edit(&mut out, one));
+    }
+    if !report.notes.is_empty() {
+        out.push('\n');
+        for note in &report.notes {
+            out.push_str(&format!("note: {note}\n"));
+        }
+    }
+    out
+}
+
+fn way(out: &mut String, point: &Point) {
+    let verdict = match (point.verdict, point.would_deny) {
+        ("allow", true) => "dry run",
+        (verdict, _) => verdict,
+    };
+    let only = if point.hypothetical {
+        " (if it came so far)"
+    } else {
+        ""
+    };
+    out.push_str(&format!(
+        "  {verdict:<5} {}, {}: {}",
+        point.at, point.by, point.reason
+    ));
+    if let Some(policy) = &point.policy {
+        let rule = point
+            .rule
+            .map_or_else(String::new, |r| format!(" rule {r}"));
+        out.push_str(&format!(" [{policy}{rule}]"));
+    }
+    out.push_str(only);
+    out.push('\n');
+    if point.audit {
+        out.push_str("        an AUDIT policy matches\n");
+    }
+    for shadow in &point.dry_run {
+        out.push_str(&format!("        {shadow}\n"));
+    }
+    if !point.asked.is_empty() {
+        out.push_str(&format!(
+            "        asks {}, taken as a yes unless --custom says otherwise\n",
+            point.asked.join(", ")
+        ));
+    }
+}
+
+fn rule(out: &mut String, report: &Report) {
+    let Some(rule) = &report.rule else {
+        return;
+    };
+    let title = if rule.nearest {
+        "nearest rule"
+    } else {
+        "rule that decides"
+    };
+    let number = rule
+        .rule
+        .map_or_else(String::new, |r| format!(", rule {r}"));
+    let place = rule.place.as_ref();
+    let place = place.map_or_else(String::new, |p| format!(", {p}"));
+    out.push_str(&format!(
+        "\n{title}: {} ({}){number}{place}\n",
+        rule.policy, rule.action
+    ));
+    match rule.rule {
+        Some(_) if rule.toml.is_empty() => out.push_str("  {} (anything)\n"),
+        Some(_) => indent(out, &rule.toml),
+        None => out.push_str("  it has no rules: it allows nothing\n"),
+    }
+    for miss in &report.misses {
+        let got = if miss.got.is_empty() {
+            "nothing".to_owned()
+        } else {
+            miss.got.join(", ")
+        };
+        out.push_str(&format!(
+            "  misses {}: {}, got {got}\n",
+            miss.key, miss.needs
+        ));
+    }
+}
+
+fn edit(out: &mut String, edit: &EditText) {
+    out.push_str(&format!("  {}:\n", edit.edit));
+    for line in edit.toml.lines() {
+        let space = if line.is_empty() { "" } else { "      " };
+        out.push_str(&format!("{space}{line}\n"));
+    }
+    let word = if edit.broader { "warning: " } else { "" };
+    out.push_str(&format!("    {word}{}\n", edit.allows));
+}
+
+fn indent(out: &mut String, text: &str) {
+    for line in text.lines() {
+        out.push_str(&format!("  {line}\n"));
+    }
+}

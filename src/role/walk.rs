@@ -1,0 +1,647 @@
+//! The way of one call through the mesh: every enforcement point that it meets, and what each of them says. A call that is
+//! denied on the way is followed on as if it had been allowed, so that one walk shows everything in its way.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use crate::config::checked::{GatewayClass, Location, Mesh};
+use crate::exchange::close::CloseReason;
+use crate::http::forward;
+use crate::jwt::{TokenOutcome, TokenRules};
+use crate::policy::{Connection, Decision, Judged, Request, custom_providers};
+use crate::role::authenticate::{self, InvalidToken, TokenRefused};
+use crate::role::directory::service_port;
+use crate::role::enforcement::{Enforcements, Of};
+use crate::role::outbound::{self, Route, Wanted};
+use crate::role::plan::{self, Next, NoPlan, Plan, SitePoint};
+use crate::vocab::host::Host;
+use crate::vocab::spiffe::SpiffeId;
+
+/// More enforcement points than any call meets.
+const HOPS: usize = 8;
+/// Port of an edge listener, where none is asked for.
+const HTTPS_PORT: u16 = 443;
+
+/// A call that somebody might make.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Who calls, verified; `None` for a caller without a certificate of the mesh.
+    pub from: Option<SpiffeId>,
+    /// Address of the caller.
+    pub source: IpAddr,
+    /// Whom it calls.
+    pub to: To,
+    /// Port it calls.
+    pub port: u16,
+    /// The request, canonical and without claims; `None` for bytes that are not HTTP.
+    pub request: Option<Request>,
+    /// Server name of a TLS client hello, lower case.
+    pub sni: Option<String>,
+    /// When, in seconds since the Unix epoch.
+    pub time: i64,
+}
+
+/// Whom a call is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum To {
+    /// A host name in lower case.
+    Name(String),
+    /// An address.
+    Address(IpAddr),
+    /// A workload by its own address; index into `Mesh::workloads`.
+    Workload(usize),
+    /// A gateway's own listener; index into `Mesh::gateways`.
+    Gateway(usize),
+}
+
+/// What the mesh's policies do not hold.
+#[expect(
+    missing_debug_implementations,
+    reason = "a closure has nothing to show"
+)]
+pub struct Assumed<'a> {
+    /// Verifies the tokens of a request.
+    pub verify: &'a mut dyn FnMut(&TokenRules, &Request) -> TokenOutcome,
+    /// The providers of CUSTOM policies that say no; all others say yes.
+    pub refusing: &'a [String],
+}
+
+/// One enforcement point on the way.
+#[derive(Clone, Debug)]
+pub struct Hop {
+    /// Where.
+    pub place: Place,
+    /// The connection as it is seen there.
+    pub connection: Connection,
+    /// The request as it is judged there; `None` where bytes are.
+    pub request: Option<Request>,
+    /// What passes is an HTTP request, whether or not it is read here.
+    pub http: bool,
+    /// Index into `Mesh::services`.
+    pub service: Option<usize>,
+    /// Index into `Mesh::workloads`.
+    pub workload: Option<usize>,
+    /// Providers of CUSTOM policies that are asked, by name.
+    pub asked: Vec<String>,
+    /// What is said, in the order in which it is.
+    pub said: Vec<Said>,
+    /// What ends it before all is said.
+    pub stop: Option<Stop>,
+    /// A token that is not accepted, in a mesh in dry run: not refused for it.
+    pub would: Option<InvalidToken>,
+}
+
+/// Where a hop is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The caller's own node: is the destination in the registry.
+    Registry,
+    /// The node of a workload.
+    Node(usize),
+    /// A gateway.
+    Gateway(usize),
+}
+
+/// One verdict at a hop.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// By what.
+    pub by: By,
+    /// Verdict.
+    pub judged: Judged,
+}
+
+/// What gives a verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// `outboundTrafficPolicy`.
+    Registry,
+    /// PeerAuthentication.
+    PeerAuthentication,
+    /// Authorization policies.
+    Rules(Of),
+}
+
+/// Why a hop has no more to say.
+#[derive(Clone, Debug)]
+pub enum Stop {
+    /// Closed or answered for a reason that no policy gives.
+    Close(CloseReason, String),
+    /// A token does not verify.
+    Token(InvalidToken),
+    /// A provider says no.
+    Provider(String),
+}
+
+impl Hop {
+    /// The verdict that decides here: the first denial, also one that a dry run does not enforce, else the last allowance
+    /// by a rule, else the last verdict.
+    #[must_use]
+    pub fn deciding(&self) -> Option<&Said> {
+        let is_denial = |s: &&Said| s.judged.decision == Decision::Deny || s.judged.would_deny;
+        let denial = self.said.iter().find(is_denial);
+        let by_rule = || {
+            let mut said = self.said.iter().rev();
+            said.find(|s| s.judged.policy.is_some())
+        };
+        denial.or_else(by_rule).or(self.said.last())
+    }
+
+    /// Whether the call gets past it.
+    #[must_use]
+    pub fn allows(&self) -> bool {
+        let denied = |s: &Said| s.judged.decision == Decision::Deny;
+        self.stop.is_none() && !self.said.is_empty() && !self.said.iter().any(denied)
+    }
+
+    /// Whether a mesh in dry run lets it pass what would be denied.
+    #[must_use]
+    pub fn would_deny(&self) -> bool {
+        self.would.is_some() || self.said.iter().any(|s| s.judged.would_deny)
+    }
+
+    /// The service or workload as records name it.
+    #[must_use]
+    pub fn destination(&self, mesh: &Mesh) -> String {
+        let service = self.service.and_then(|at| mesh.services.get(at));
+        let workload = self.workload.and_then(|at| mesh.workloads.get(at));
+        service
+            .map(|s| &s.name)
+            .or(workload.map(|w| &w.name))
+            .map_or_else(|| "unknown".to_owned(), ToString::to_string)
+    }
+}
+
+/// The hops of a call, in order. Empty: nothing of the mesh is on its way.
+pub fn walk(rules: &Enforcements, call: &Call, assumed: &mut Assumed<'_>) -> Vec<Hop> {
+    let mut walker = Walker {
+        rules,
+        assumed,
+        principal: call.from.clone(),
+        peer: call.source,
+        request: call.request.clone(),
+        sni: call.sni.clone(),
+        time: call.time,
+        hops: Vec::new(),
+    };
+    let mut next = walker.depart(call);
+    while let Some(stretch) = next.take().filter(|_| walker.hops.len() < HOPS) {
+        next = walker.arrive(stretch);
+    }
+    walker.hops
+}
+
+/// What one enforcement point alone says: to a request, or to bytes if there is none.
+pub fn judge_at(
+    rules: &Enforcements,
+    (place, point): (Place, &SitePoint),
+    connection: Connection,
+    request: Option<Request>,
+    assumed: &mut Assumed<'_>,
+) -> Option<Hop> {
+    let mut walker = Walker {
+        rules,
+        assumed,
+        principal: connection.principal.clone(),
+        peer: connection.peer,
+        sni: connection.sni.clone(),
+        time: connection.time,
+        request,
+        hops: Vec::new(),
+    };
+    let mut hop = Hop::at(place, connection);
+    if let Place::Node(at) = place {
+        hop.workload = Some(at);
+        walker.peer_authentication(at, &mut hop);
+    }
+    let http = walker.request.is_some();
+    walker.judged(hop, point, http);
+    walker.hops.into_iter().next()
+}
+
+/// The next enforcement point.
+enum Stretch {
+    /// A tunnel through a gateway, to an authority.
+    Tunnel(usize, Host),
+    /// A gateway's own listener, at a port.
+    Listener(usize, u16),
+    /// A workload's node, at a port of the workload.
+    Node(usize, u16),
+}
+
+struct Walker<'w, 'a> {
+    rules: &'w Enforcements,
+    assumed: &'w mut Assumed<'a>,
+    principal: Option<SpiffeId>,
+    peer: IpAddr,
+    request: Option<Request>,
+    sni: Option<String>,
+    time: i64,
+    hops: Vec<Hop>,
+}
+
+impl Walker<'_, '_> {
+    fn connection(&self, destination: IpAddr, port: u16) -> Connection {
+        Connection {
+            principal: self.principal.clone(),
+            peer: self.peer,
+            remote: self.peer,
+            destination,
+            port,
+            sni: self.sni.clone(),
+            time: self.time,
+        }
+    }
+
+    /// From the caller to the first enforcement point.
+    fn depart(&mut self, call: &Call) -> Option<Stretch> {
+        let wanted = match &call.to {
+            To::Gateway(at) => return Some(Stretch::Listener(*at, call.port)),
+            To::Workload(at) => Wanted::Address(self.rules.mesh.workloads.get(*at)?.address),
+            To::Name(name) => Wanted::Name(name.clone()),
+            To::Address(ip) => Wanted::Address(*ip),
+        };
+        if self.principal.is_none() {
+            return self.straight(&wanted, call.port);
+        }
+        let (route, verdict) = outbound::judge(self.rules, &wanted, call.port, 0);
+        let destination = match wanted {
+            Wanted::Address(ip) => ip,
+            Wanted::Name(_) => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        let mut hop = Hop::at(Place::Registry, self.connection(destination, call.port));
+        hop.http = self.request.is_some();
+        hop.say(By::Registry, verdict.judged().clone());
+        let next = match route {
+            Route::Gateway {
+                gateway,
+                service,
+                authority,
+            } => {
+                hop.service = Some(service);
+                Host::parse(&authority)
+                    .ok()
+                    .map(|authority| Stretch::Tunnel(gateway, authority))
+            }
+            Route::Workload {
+                workload,
+                port,
+                service,
+            } => {
+                hop.service = service;
+                hop.workload = Some(workload);
+                Some(Stretch::Node(workload, port))
+            }
+            Route::Outside { service, .. } => {
+                hop.service = Some(service);
+                None
+            }
+            Route::Unknown(Some(_)) => None,
+            Route::Unknown(None) => {
+                if hop.allows() {
+                    let why = "the name is not in the registry, and a node resolves none";
+                    hop.close(CloseReason::NoRoute, why);
+                }
+                None
+            }
+            Route::Unreachable { service } => {
+                hop.service = Some(service);
+                let why = unreachable(&self.rules.mesh, service, call.port);
+                hop.close(CloseReason::NoRoute, why);
+                None
+            }
+        };
+        self.hops.push(hop);
+        next
+    }
+
+    /// A caller whom no node takes into the mesh goes to the address itself: of a service, to one of its workloads.
+    fn straight(&self, wanted: &Wanted, port: u16) -> Option<Stretch> {
+        let (mesh, directory) = (&self.rules.mesh, &self.rules.directory);
+        let service = match wanted {
+            Wanted::Name(name) => directory.service_by_host(name),
+            Wanted::Address(ip) => match directory.workload_by_address(*ip) {
+                Some(workload) => return Some(Stretch::Node(workload, port)),
+                None => directory.service_by_address(*ip),
+            },
+        };
+        let service = service
+            .and_then(|at| mesh.services.get(at))
+            .filter(|s| s.location == Location::Internal)?;
+        let target = service_port(service, port).map_or(port, |p| p.target_port);
+        service
+            .workloads
+            .first()
+            .map(|workload| Stretch::Node(*workload, target))
+    }
+
+    fn arrive(&mut self, stretch: Stretch) -> Option<Stretch> {
+        let mesh = &self.rules.mesh;
+        match stretch {
+            Stretch::Tunnel(at, authority) => {
+                let gateway = mesh.gateways.get(at)?;
+                let name = gateway.name.clone();
+                let destination = authority.ip().unwrap_or_else(|| gateway.hbone.ip());
+                let connection = self.connection(destination, authority.port().unwrap_or_default());
+                let authority = Some(authority);
+                let point = match gateway.class {
+                    GatewayClass::Egress => SitePoint::Egress {
+                        gateway: name,
+                        authority,
+                    },
+                    GatewayClass::Waypoint | GatewayClass::Ingress => SitePoint::Waypoint {
+                        gateway: name,
+                        authority,
+                    },
+                };
+                self.judged(Hop::at(Place::Gateway(at), connection), &point, false)
+            }
+            Stretch::Listener(at, port) => self.listener(at, port),
+            Stretch::Node(at, port) => {
+                let workload = mesh.workloads.get(at)?;
+                let point = SitePoint::Workload {
+                    workload: workload.name.clone(),
+                    app: (workload.address, port).into(),
+                    mark: None,
+                };
+                let mut hop = Hop::at(Place::Node(at), self.connection(workload.address, port));
+                hop.workload = Some(at);
+                self.peer_authentication(at, &mut hop);
+                self.judged(hop, &point, false)
+            }
+        }
+    }
+
+    fn peer_authentication(&self, workload: usize, hop: &mut Hop) {
+        let mesh = &self.rules.mesh;
+        let workload = mesh.workloads.get(workload);
+        let denied = workload.and_then(|w| plan::refused_plaintext(mesh, w, &hop.connection));
+        if let Some(denied) = denied {
+            let judged = denied.judged;
+            let enforced = !mesh.dry_run;
+            hop.say(
+                By::PeerAuthentication,
+                if enforced {
+                    judged
+                } else {
+                    judged.unenforced()
+                },
+            );
+        }
+    }
+
+    fn listener(&mut self, at: usize, port: u16) -> Option<Stretch> {
+        let gateway = self.rules.mesh.gateways.get(at)?;
+        let name = gateway.name.clone();
+        let mut hop = Hop::at(
+            Place::Gateway(at),
+            self.connection(gateway.hbone.ip(), port),
+        );
+        let point = match gateway.class {
+            GatewayClass::Ingress => {
+                // The edge asks for no certificate.
+                hop.connection.principal = None;
+                SitePoint::Ingress { gateway: name }
+            }
+            GatewayClass::Egress => SitePoint::Egress {
+                gateway: name,
+                authority: None,
+            },
+            GatewayClass::Waypoint => {
+                if self.principal.is_none() {
+                    let why = "a waypoint's own listener takes mTLS alone";
+                    hop.close(CloseReason::Handshake, why);
+                    self.hops.push(hop);
+                    return None;
+                }
+                SitePoint::Waypoint {
+                    gateway: name,
+                    authority: None,
+                }
+            }
+        };
+        self.judged(hop, &point, true)
+    }
+
+    /// Judges at a point, and says where the call goes from there. `http`: the listener understands nothing else.
+    fn judged(&mut self, mut hop: Hop, point: &SitePoint, http: bool) -> Option<Stretch> {
+        let rules = self.rules;
+        let at_gateway = matches!(hop.place, Place::Gateway(_));
+        hop.http = self.request.is_some();
+        let bare = plan::plan(rules, point, &hop.connection, None, 0);
+        let read = http || bare.as_ref().is_ok_and(|plan| plan.needs_http(at_gateway));
+        if read && self.request.is_none() {
+            if let Ok(plan) = &bare {
+                hop.judge(plan, None);
+            }
+            let why = "HTTP is read here, and this is not HTTP";
+            hop.close(CloseReason::BadRequest, why);
+            self.hops.push(hop);
+            return None;
+        }
+        let next = match &self.request {
+            Some(request) if read => {
+                let request = request.clone();
+                self.request_at(&mut hop, point, request)
+            }
+            Some(_) | None => match bare {
+                Ok(plan) => {
+                    hop.asked = asked(&plan, &hop.connection, None);
+                    hop.judge(&plan, None);
+                    Some(plan.next.clone()).zip(Some(plan.own.cloned()))
+                }
+                Err(why) => {
+                    hop.unplanned(why, None);
+                    None
+                }
+            },
+        };
+        hop.refused_by(self.assumed.refusing);
+        self.hops.push(hop);
+        let (next, own) = next?;
+        self.onward(&next, own)
+    }
+
+    /// One request at a point, as an exchange there goes: providers, tokens, policies.
+    fn request_at(
+        &mut self,
+        hop: &mut Hop,
+        point: &SitePoint,
+        mut request: Request,
+    ) -> Option<(Next, Option<SpiffeId>)> {
+        let mesh = &self.rules.mesh;
+        let outside = matches!(point, SitePoint::Ingress { .. });
+        forward::strip(&mut request.headers, outside, mesh.num_trusted_proxies);
+        hop.connection.remote = forward::client_address(
+            &request.headers,
+            hop.connection.peer,
+            mesh.num_trusted_proxies,
+        );
+        let plan = match plan::plan(self.rules, point, &hop.connection, Some(&request), 0) {
+            Ok(plan) => plan,
+            Err(why) => {
+                hop.unplanned(why, Some(request));
+                return None;
+            }
+        };
+        hop.asked = asked(&plan, &hop.connection, Some(&request));
+        request.claims = None;
+        let mode = mesh.path_normalization;
+        match authenticate::tokens(&plan, &mut request, mode, &mut *self.assumed.verify) {
+            Ok(()) => {}
+            Err(TokenRefused::Invalid(invalid)) if mesh.dry_run => {
+                hop.would = Some(invalid);
+                request.claims = None;
+                authenticate::without_tokens(&plan, &mut request);
+            }
+            Err(TokenRefused::Invalid(invalid)) => hop.stop = Some(Stop::Token(invalid)),
+            Err(TokenRefused::Target) => {
+                hop.close(CloseReason::BadRequest, "request target is malformed");
+            }
+        }
+        let next = (plan.next.clone(), plan.own.cloned());
+        let mut onward = request.clone();
+        hop.judge(&plan, Some(request));
+        let own = plan.own.map_or("", SpiffeId::as_str);
+        let principal = hop.connection.principal.as_ref().map(SpiffeId::as_str);
+        forward::set(
+            &mut onward.headers,
+            hop.connection.peer,
+            principal,
+            own,
+            "http",
+        );
+        self.request = Some(onward);
+        Some(next)
+    }
+
+    /// From a gateway on; an app is the end of the way.
+    fn onward(&mut self, next: &Next, own: Option<SpiffeId>) -> Option<Stretch> {
+        let mesh = &self.rules.mesh;
+        let stretch = match next {
+            Next::App(..) | Next::Outside(..) => return None,
+            Next::Workload(at, port) => Stretch::Node(*at, *port),
+            Next::Gateway(at, authority) => Stretch::Tunnel(*at, Host::parse(authority).ok()?),
+        };
+        let is_own = |g: &&crate::config::checked::Gateway| Some(&g.id) == own.as_ref();
+        if let Some(gateway) = mesh.gateways.iter().find(is_own) {
+            self.peer = gateway.hbone.ip();
+        }
+        self.principal = own;
+        self.sni = None;
+        Some(stretch)
+    }
+}
+
+impl Hop {
+    fn at(place: Place, connection: Connection) -> Self {
+        Self {
+            place,
+            connection,
+            request: None,
+            http: false,
+            service: None,
+            workload: None,
+            asked: Vec::new(),
+            said: Vec::new(),
+            stop: None,
+            would: None,
+        }
+    }
+
+    fn say(&mut self, by: By, judged: Judged) {
+        self.said.push(Said { by, judged });
+    }
+
+    /// Keeps what stopped it first.
+    fn close(&mut self, close: CloseReason, why: impl Into<String>) {
+        if self.stop.is_none() {
+            self.stop = Some(Stop::Close(close, why.into()));
+        }
+    }
+
+    fn judge(&mut self, plan: &Plan<'_>, request: Option<Request>) {
+        self.service = plan.service.or(self.service);
+        self.workload = plan.workload.or(self.workload);
+        for enforcement in &plan.enforcements {
+            let verdict = plan.verdict(enforcement, &self.connection, request.as_ref());
+            self.say(By::Rules(enforcement.of), verdict.judged().clone());
+        }
+        self.request = request;
+    }
+
+    fn unplanned(&mut self, why: NoPlan, request: Option<Request>) {
+        self.request = request;
+        match why {
+            NoPlan::Denied(denied) => self.say(By::Registry, denied.judged),
+            NoPlan::Close(close) => {
+                self.close(close, "nothing here by that name, port or path");
+            }
+        }
+    }
+
+    fn refused_by(&mut self, refusing: &[String]) {
+        let no = self.asked.iter().find(|name| refusing.contains(name));
+        if let Some(name) = no.cloned() {
+            // Asked before tokens are looked at.
+            self.stop = Some(Stop::Provider(name));
+        }
+    }
+}
+
+fn asked(plan: &Plan<'_>, connection: &Connection, request: Option<&Request>) -> Vec<String> {
+    let all = plan.enforcements.iter();
+    let mut names: Vec<String> = all
+        .flat_map(|e| custom_providers(&e.set, connection, request))
+        .map(str::to_owned)
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn unreachable(mesh: &Mesh, service: usize, port: u16) -> String {
+    let Some(service) = mesh.services.get(service) else {
+        return "nothing there".to_owned();
+    };
+    if service_port(service, port).is_some() {
+        return format!("`{}` has no workload or endpoint", service.name);
+    }
+    let ports: Vec<String> = service.ports.iter().map(|p| p.number.to_string()).collect();
+    format!(
+        "`{}` has no port {port}, only {}",
+        service.name,
+        ports.join(", ")
+    )
+}
+
+/// The port that a call without one is for: the first HTTP port of the service or, of a workload, of its first service.
+#[must_use]
+pub fn default_port(rules: &Enforcements, to: &To, tls: bool) -> u16 {
+    let mesh = &rules.mesh;
+    let usual = if tls { HTTPS_PORT } else { 80 };
+    let of_service = |at: usize| mesh.services.get(at)?.ports.first().map(|p| p.number);
+    let found = match to {
+        To::Name(name) => rules.directory.service_by_host(name).and_then(of_service),
+        To::Address(ip) => match rules.directory.service_by_address(*ip) {
+            Some(at) => of_service(at),
+            None => rules
+                .directory
+                .workload_by_address(*ip)
+                .and_then(|at| of_workload(mesh, at)),
+        },
+        To::Workload(at) => of_workload(mesh, *at),
+        To::Gateway(at) => {
+            let class = mesh.gateways.get(*at).map(|g| g.class);
+            (class != Some(GatewayClass::Egress)).then_some(HTTPS_PORT)
+        }
+    };
+    found.unwrap_or(usual)
+}
+
+fn of_workload(mesh: &Mesh, workload: usize) -> Option<u16> {
+    let of = |s: &&crate::config::checked::Service| {
+        s.location == Location::Internal && s.workloads.contains(&workload)
+    };
+    let port = mesh.services.iter().find(of)?.ports.first()?;
+    Some(port.target_port)
+}

@@ -1,0 +1,322 @@
+//! `ringgate explain`: golden files of the talk's story, and the edits it tells, written into the configuration.
+//!
+//! The first line of a golden file is the command, the rest is what it prints, and its exit code. A new case is a file with
+//! its first line; `RINGGATE_REGENERATE=1` writes the rest of all of them anew.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test ends by panicking, and reads files"
+)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{KeyPair, PublicKeyData as _};
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");
+const CASES: &str = "tests/data/explain";
+const PROMPT: &str = "$ ringgate explain ";
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn explain(args: &[String]) -> Output {
+    Command::new(PROGRAM)
+        .arg("explain")
+        .args(args)
+        .current_dir(root())
+        .output()
+        .unwrap()
+}
+
+/// Splits a command line at spaces outside single quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut quoted = false;
+    for c in line.chars() {
+        match c {
+            '\'' => quoted = !quoted,
+            ' ' if !quoted => words.push(String::new()),
+            c => words.last_mut().unwrap().push(c),
+        }
+    }
+    assert!(!quoted, "an open quote in {line}");
+    words
+}
+
+/// The golden files and their commands.
+fn cases() -> Vec<(PathBuf, String)> {
+    let entries = fs::read_dir(root().join(CASES)).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let mut paths: Vec<PathBuf> = paths
+        .filter(|p| p.extension().is_some_and(|e| e == "txt"))
+        .collect();
+    paths.sort();
+    assert!(paths.len() >= 30, "golden files are missing: {paths:?}");
+    let command = |path: PathBuf| {
+        let text = fs::read_to_string(&path).unwrap();
+        let first = text.lines().next().unwrap().to_owned();
+        assert!(first.starts_with(PROMPT), "{}: {first}", path.display());
+        (path, first)
+    };
+    paths.into_iter().map(command).collect()
+}
+
+#[test]
+fn golden_files() {
+    let regenerate = std::env::var("RINGGATE_REGENERATE").is_ok_and(|v| v == "1");
+    let mut wrong = Vec::new();
+    for (path, command) in cases() {
+        let output = explain(&words(command.strip_prefix(PROMPT).unwrap()));
+        let got = format!(
+            "{command}\n{}{}exit code {}\n",
+            String::from_utf8(output.stdout).unwrap(),
+            String::from_utf8(output.stderr).unwrap(),
+            output.status.code().unwrap()
+        );
+        if regenerate {
+            fs::write(&path, &got).unwrap();
+        }
+        let want = fs::read_to_string(&path).unwrap();
+        if got != want {
+            wrong.push(format!(
+                "{}:\n--- is\n{got}\n--- should be\n{want}",
+                path.display()
+            ));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{}\nif that is meant: RINGGATE_REGENERATE=1 cargo test --test explain, and read the difference",
+        wrong.join("\n")
+    );
+}
+
+/// A directory that goes with the test.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("ringgate-{name}-{}", std::process::id()));
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// Where a table of the top level begins: `[[x]]` or `[x]`, but not a rule of a policy.
+fn begins_resource(line: &str) -> bool {
+    line.starts_with('[') && !line.starts_with("[[authorizationPolicy.rules]]")
+}
+
+/// The lines of an authorization policy, from its table on.
+fn section(lines: &[String], name: &str) -> (usize, usize) {
+    let (namespace, name) = name.split_once('/').unwrap();
+    let own = |start: usize, end: usize| {
+        let has =
+            |key: &str, value: &str| lines[start..end].contains(&format!("{key} = \"{value}\""));
+        lines[start] == "[[authorizationPolicy]]"
+            && has("name", name)
+            && has("namespace", namespace)
+    };
+    let starts = (0..lines.len()).filter(|at| begins_resource(&lines[*at]));
+    let starts: Vec<usize> = starts.chain([lines.len()]).collect();
+    let found = starts.windows(2).find(|w| own(w[0], w[1]));
+    let found = found.unwrap_or_else(|| panic!("no policy {namespace}/{name}"));
+    (found[0], found[1])
+}
+
+/// Writes an edit into a configuration as its words say.
+fn apply(config: &str, edit: &Value) -> String {
+    let mut lines: Vec<String> = config.lines().map(str::to_owned).collect();
+    let what = edit["edit"].as_str().unwrap();
+    let what = what.split(" (").next().unwrap();
+    let toml = edit["toml"].as_str().unwrap().lines().map(str::to_owned);
+    if let Some(policy) = what.strip_prefix("add a rule to authorizationPolicy ") {
+        let (_, end) = section(&lines, policy);
+        lines.splice(end..end, toml);
+    } else if let Some(rest) = what.strip_prefix("in authorizationPolicy ") {
+        let (policy, rule) = rest.split_once(", write instead of rule ").unwrap();
+        let (start, end) = section(&lines, policy);
+        let is_rule = |at: &usize| lines[*at].starts_with("[[authorizationPolicy.rules]]");
+        let rules: Vec<usize> = (start..end).filter(is_rule).chain([end]).collect();
+        let at: usize = rule.parse().unwrap();
+        lines.splice(rules[at]..rules[at + 1], toml);
+    } else {
+        assert!(what.starts_with("add "), "{what}");
+        lines.extend(toml);
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Every list of edits that a golden file tells is complete: with it, the same call is allowed.
+#[test]
+fn edits_allow() {
+    let dir = Dir::new("explain-edits");
+    let mut tried = 0;
+    for (path, command) in cases() {
+        let args = words(command.strip_prefix(PROMPT).unwrap());
+        let json = [args.clone(), vec!["--output".to_owned(), "json".to_owned()]].concat();
+        let output = explain(&json);
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let allowed = report["verdict"] == "allow";
+        assert_eq!(output.status.code(), Some(i32::from(!allowed)), "{command}");
+        assert!(!allowed || report["edits"] == json!([]), "{command}");
+        for edits in report["edits"].as_array().unwrap() {
+            let at = args.iter().position(|a| a == "--config").unwrap() + 1;
+            let mut config = fs::read_to_string(root().join(&args[at])).unwrap();
+            for edit in edits.as_array().unwrap() {
+                config = apply(&config, edit);
+            }
+            let file = dir.0.join("edited.toml");
+            fs::write(&file, &config).unwrap();
+            let mut again = args.clone();
+            again[at] = file.to_str().unwrap().to_owned();
+            let output = explain(&again);
+            let text = String::from_utf8_lossy(&output.stdout);
+            let problems = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(
+                output.status.code(),
+                Some(0),
+                "{}: {edits:#}\n{text}{problems}",
+                path.display()
+            );
+            tried += 1;
+        }
+    }
+    assert!(tried >= 20, "only {tried} lists of edits");
+}
+
+/// A key set and a token that one of its keys signed.
+fn signed(claims: &Value) -> (String, String) {
+    let pair = KeyPair::generate().unwrap();
+    let (x, y) = pair.der_bytes()[1..].split_at(32);
+    let keys = json!({"keys": [{
+        "kty": "EC", "crv": "P-256", "alg": "ES256",
+        "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
+    }]});
+    let key = EncodingKey::from_ec_der(&pair.serialize_der());
+    let token = jsonwebtoken::encode(&Header::new(Algorithm::ES256), claims, &key).unwrap();
+    (keys.to_string(), token)
+}
+
+#[test]
+fn tokens_are_verified() {
+    let dir = Dir::new("explain-tokens");
+    let claims = json!({
+        "iss": "https://auth.example.test", "sub": "user-7", "groups": ["staff"], "exp": 1_795_608_000,
+    });
+    let (keys, token) = signed(&claims);
+    let (other, _) = signed(&claims);
+    for (keys, time, want) in [
+        (&keys, "2026-11-25T11:00:00Z", "allow"),
+        (&keys, "2026-11-25T12:30:00Z", "401 Jwt is expired"),
+        (&other, "2026-11-25T11:00:00Z", "401 Jwt verification fails"),
+    ] {
+        let file = dir.0.join("jwks.json");
+        fs::write(&file, keys).unwrap();
+        let args = [
+            "--config",
+            "tests/data/explain/staff.toml",
+            "--from",
+            "default/frontend-service",
+            "--to",
+            "customer-api",
+            "--path",
+            "/api/v1/users/7",
+            "--output",
+            "json",
+            "--time",
+            time,
+            "--token",
+            &token,
+            "--jwks",
+            file.to_str().unwrap(),
+        ];
+        let output = explain(&args.map(str::to_owned));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let got = if want == "allow" {
+            &report["verdict"]
+        } else {
+            &report["answer"]
+        };
+        assert_eq!(got, want, "{report:#}");
+        assert!(!report.to_string().contains(&token), "the token is told");
+    }
+}
+
+/// What cannot be explained is neither allowed nor denied.
+#[test]
+fn usage_errors() {
+    let demo = ["--config", "config/demo.toml"];
+    for (args, want) in [
+        (vec!["--from", "anonymous"], "--to"),
+        (vec!["--to", "customer-api"], "--from"),
+        (
+            vec!["--from", "default/nobody", "--to", "customer-api"],
+            "no workload or gateway",
+        ),
+        (
+            vec!["--from", "spiffe://UP/x", "--to", "customer-api"],
+            "SPIFFE ID",
+        ),
+        (
+            vec!["--from", "anonymous", "--to", "no/where"],
+            "no workload, service or gateway",
+        ),
+        (vec!["--from", "anonymous", "--to", "edge/public"], "--host"),
+        (
+            vec!["--from", "anonymous", "--to", "partner.example.test"],
+            "does not pass this mesh",
+        ),
+        (
+            vec![
+                "--from",
+                "anonymous",
+                "--to",
+                "customer-api",
+                "--custom",
+                "x",
+            ],
+            "NAME=deny",
+        ),
+        (
+            vec![
+                "--from",
+                "anonymous",
+                "--to",
+                "customer-api",
+                "--time",
+                "noon",
+            ],
+            "no time",
+        ),
+        (vec!["--record", "{}"], "`verdict`"),
+        (vec!["--record", "x"], "not JSON"),
+        (vec!["--log", "/nowhere", "--id", "1/1"], "cannot be read"),
+    ] {
+        let args: Vec<String> = demo.iter().chain(&args).map(|a| (*a).to_owned()).collect();
+        let output = explain(&args);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {error}");
+        assert!(error.contains(want), "{args:?}: {error}");
+    }
+    let broken =
+        explain(&["--config", "/nowhere", "--from", "anonymous", "--to", "x"].map(str::to_owned));
+    assert_eq!(broken.status.code(), Some(2));
+}
