@@ -5,6 +5,7 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
+    clippy::string_slice,
     clippy::unwrap_used,
     reason = "helpers of a test"
 )]
@@ -673,6 +674,40 @@ fn targets() {
         of("targetRef: {group: gateway.networking.k8s.io, kind: Gateway, name: w}"),
         gateway
     );
+    let class = |name: &str| {
+        let yaml = resource(
+            "AuthorizationPolicy",
+            &format!(
+                "  namespace: istio-system\nspec: {{targetRef: {{group: gateway.networking.k8s.io, kind: GatewayClass, name: {name}}}}}\n"
+            ),
+        );
+        let read = good(
+            &[
+                (
+                    "base.toml",
+                    &base()
+                        .replace("ringgate-egress", "ringgate-ingress")
+                        .replace("labels = { \"istio.io/use-waypoint\" = \"out\" }\n", ""),
+                ),
+                ("x.yaml", &yaml),
+            ],
+            WHOLE,
+        );
+        (
+            attached(&read.mesh)[0].places.clone(),
+            warnings(&read.warnings),
+        )
+    };
+    assert_eq!(
+        class("istio-waypoint"),
+        (vec!["waypoint default/w".to_owned()], Vec::new())
+    );
+    let nowhere =
+        "x.yaml:6:75: spec.targetRef.name: attaches to nothing: no gateway is of this class";
+    assert_eq!(
+        class("ringgate-egress"),
+        (Vec::new(), vec![nowhere.to_owned()])
+    );
     // A service outside is no Service of Kubernetes.
     let yaml = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: egress}\nspec: {targetRef: {kind: Service, name: partner}}\n";
     let found = problems(yaml);
@@ -740,6 +775,29 @@ fn ports_as_integers_are_taken_with_a_warning() {
             "x.yaml:5:43: spec.rules[0].to[0].operation.ports[0]: Istio takes ports as strings, write \"8080\""
         ]
     );
+}
+
+#[test]
+fn a_damaged_file_is_never_a_panic() {
+    let text = "%YAML 1.2\n---\napiVersion: security.istio.io/v1 # \u{fc}\nkind: AuthorizationPolicy\nmetadata: &m {name: \"a\", labels: {x: 'y'}}\nspec:\n  rules:\n  - to:\n    - operation: {paths: [/a, \"/b\"]}\n  - {}\n---\nmetadata: *m\n...\n";
+    let specials = "{}[]&*!|>'\"%@`-:?,#\t\n \\\0\u{feff}\u{e9}";
+    let try_it = |text: &str| {
+        if let Err(errors) = resources(&[("x.yaml", text), ("x.json", text)], PARTIAL) {
+            assert!(!errors.problems().is_empty());
+            assert!(errors.problems().iter().all(|p| p.position.is_some()));
+        }
+    };
+    for (at, c) in text.char_indices() {
+        try_it(&text[..at]);
+        for special in specials.chars() {
+            try_it(&format!(
+                "{}{special}{}",
+                &text[..at],
+                &text[at + c.len_utf8()..]
+            ));
+            try_it(&format!("{}{special}{}", &text[..at], &text[at..]));
+        }
+    }
 }
 
 /// The network resources, equal to what base.toml says.

@@ -60,3 +60,23 @@ pub fn on_hangup(reload: mpsc::Sender<()>) {
         Err(error) => tracing::warn!(%error, "SIGHUP is not handled"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_form_of_resources_is_watched() {
+        for name in ["a.toml", "a.yaml", "a.yml", "a.json"] {
+            let dir = tempfile::tempdir().unwrap();
+            let (reload, mut reloads) = mpsc::channel(1);
+            let watcher = start(&[dir.path().to_owned()], reload);
+            assert!(watcher.is_some());
+            std::fs::write(dir.path().join(name), "x").unwrap();
+            let told = tokio::time::timeout(Duration::from_secs(30), reloads.recv()).await;
+            assert_eq!(told, Ok(Some(())), "{name}");
+        }
+    }
+}

@@ -224,6 +224,10 @@ fn target_ref(
 }
 
 fn gateway_class(raw: &raw::TargetRef, policy: &ResourceName, mesh: &Mesh, cx: &mut Context<'_>) {
+    if cx.partial {
+        // The root namespace and the classes are those of a mesh that is not here.
+        return;
+    }
     if !CLASSES.contains(&raw.name.as_str()) {
         let (text, near) = (raw.name.escape_debug(), hint(&raw.name, CLASSES));
         cx.out.error(
