@@ -983,7 +983,7 @@ mod command {
         let (good, out, err) = check(&[path.to_str().unwrap()]);
         assert!(!good && out.is_empty());
         assert!(
-            err.contains("x.yaml:5:16: spec.rules[0].form: unknown key, did you mean `from`?"),
+            err.contains("x.yaml:5:17: spec.rules[0].form: unknown key, did you mean `from`?"),
             "{err}"
         );
         let (good, _, err) = check(&[dir.path().join("none.yaml").to_str().unwrap()]);
