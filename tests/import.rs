@@ -167,10 +167,11 @@ fn a_selector_of_a_gateway_that_is_not_there_attaches_to_nothing() {
         "spec:\n  selector: {matchLabels: {istio.io/gateway-name: ww}}\n",
     );
     let read = good(&[("base.toml", &base()), ("x.yaml", &yaml)], WHOLE);
-    let told = warnings(&read.warnings);
-    assert!(
-        told.contains(&"x.yaml:6:13: spec.selector: attaches to nothing: no workload or gateway is selected by it".to_owned()),
-        "{told:?}"
+    assert_eq!(
+        warnings(&read.warnings),
+        [
+            "x.yaml:6:13: spec.selector: attaches to nothing: no workload or gateway is selected by it"
+        ]
     );
     let off = "[mesh]\ncompat.gatewayNameSelector = false\n";
     let yaml = yaml.replace("ww", "w");

@@ -93,6 +93,7 @@ pub(crate) fn target(
     let target = selector(raw.selector, cx).map_or(Target::Namespace, Target::Selector);
     if let (Some(at), Some(gateway)) = (raw.selector, named_gateway(&target, mesh))
         && cx.out.is_istio(&at.place)
+        && (cx.partial || has_gateway(mesh, policy, gateway))
     {
         cx.out.warn(
             &at.place,
@@ -110,6 +111,11 @@ pub(crate) fn target(
         );
     }
     target
+}
+
+fn has_gateway(mesh: &Mesh, policy: &ResourceName, gateway: &str) -> bool {
+    let named = |g: &Gateway| g.name.name == gateway && g.name.namespace == policy.namespace;
+    mesh.gateways.iter().any(named)
 }
 
 /// The gateway that a selector names by the label of the talk, if that is on.
