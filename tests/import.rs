@@ -316,6 +316,14 @@ fn kinds() {
             "kind: PeerAuthentication\napiVersion: securty.istio.io/v1",
             "x.yaml:2:13: apiVersion: `securty.istio.io` has no kind `PeerAuthentication` that is read, expected `security.istio.io/v1`",
         ),
+        (
+            "apiVersion: 1\nkind: PeerAuthentication",
+            "x.yaml:1:13: apiVersion: expected a string, found an integer",
+        ),
+        (
+            "kind: PeerAuthentication\nmetadata: {name: a, \"x\\ny\": b}",
+            "metadata.\"x\\ny\": unknown key",
+        ),
         ("- a", "expected a resource, found a list"),
         ("text", "expected a resource, found a string"),
     ] {

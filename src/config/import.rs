@@ -224,6 +224,12 @@ impl Import<'_> {
             return self.list(entries, prefix);
         }
         let api = text("apiVersion");
+        let unreadable = entries.iter().find(|e| e.key == "apiVersion");
+        if let Some(entry) = unreadable.filter(|_| api.is_none()) {
+            let found = entry.value.kind.name();
+            let message = format!("expected a string, found {found}");
+            return self.lose(&format!("{prefix}apiVersion"), entry.value.offset, message);
+        }
         let (group, version) = match &api {
             Some((api, _)) => match api.split_once('/') {
                 Some((group, version)) => (Some(group), version),
@@ -274,7 +280,7 @@ impl Import<'_> {
                 (key, _) => {
                     let near = hint(key, ["apiVersion", "kind", "metadata", "items"]);
                     self.refuse(
-                        &format!("{prefix}{key}"),
+                        &format!("{prefix}{}", path_of("", key)),
                         entry.offset,
                         format!("unknown key{near}"),
                     );
@@ -392,7 +398,7 @@ impl Import<'_> {
                 other => {
                     let near = hint(other, TOP);
                     self.refuse(
-                        &format!("{prefix}{other}"),
+                        &format!("{prefix}{}", path_of("", other)),
                         entry.offset,
                         format!("unknown key{near}"),
                     );
@@ -434,7 +440,7 @@ impl Import<'_> {
             } else {
                 let near = hint(key, METADATA);
                 self.refuse(
-                    &format!("{path}.{key}"),
+                    &path_of(&path, key),
                     entry.offset,
                     format!("unknown key{near}"),
                 );
@@ -459,15 +465,19 @@ impl Import<'_> {
 
     /// The entries of a table; null is an empty one.
     fn table(&mut self, entry: Entry, path: &str) -> Option<Vec<Entry>> {
+        let found = entry.value.kind.name();
         match entry.value.kind {
             Kind::Table(entries) => Some(entries),
             Kind::Null => Some(Vec::new()),
-            other => {
-                self.refuse(
-                    path,
-                    entry.value.offset,
-                    format!("expected a table, found {}", other.name()),
-                );
+            Kind::Missing
+            | Kind::Text(_)
+            | Kind::Integer(_)
+            | Kind::Float
+            | Kind::Boolean(_)
+            | Kind::Datetime
+            | Kind::List(_) => {
+                let message = format!("expected a table, found {found}");
+                self.refuse(path, entry.value.offset, message);
                 None
             }
         }
@@ -505,17 +515,18 @@ fn join(there: &mut Entry, more: Entry) {
         std::mem::replace(there, more)
     };
     let path = from_spec.value.path.clone().unwrap_or_default();
-    match (&mut there.value.kind, &mut from_spec.value.kind) {
-        (Kind::Table(labels), Kind::Table(others)) => {
-            for mut other in others.drain(..) {
-                if !labels.iter().any(|l| l.key == other.key) {
-                    other.value.path = Some(path_of(&path, &other.key));
-                    labels.push(other);
-                }
-            }
+    let Kind::Table(labels) = &mut there.value.kind else {
+        return;
+    };
+    let Kind::Table(others) = &mut from_spec.value.kind else {
+        // What reads it says that it is no table.
+        *there = from_spec;
+        return;
+    };
+    for mut other in others.drain(..) {
+        if !labels.iter().any(|l| l.key == other.key) {
+            other.value.path = Some(path_of(&path, &other.key));
+            labels.push(other);
         }
-        // Not a table: what reads it says so.
-        (Kind::Table(_), _) => *there = from_spec,
-        _ => {}
     }
 }
