@@ -809,6 +809,32 @@ fn a_damaged_file_is_never_a_panic() {
     }
 }
 
+#[test]
+fn our_own_fields_have_the_same_names() {
+    let yaml = resource(
+        "AuthorizationPolicy",
+        "spec:
+  rules:
+  - to: [{operation: {pathRegexes: ['/a/[0-9]+'], notPathRegexes: ['/a/0+']}}]
+    when:
+    - {key: 'request.query[q]', values: [x], notValues: [y]}
+    - {key: 'request.headers[h]', regexes: ['a+'], notRegexes: ['aa']}
+",
+    ) + "---\n"
+        + &resource(
+            "RequestAuthentication",
+            "spec: {jwtRules: [{issuer: 'https://a.example', requireExpiration: true}]}",
+        );
+    let toml = "[[authorizationPolicy]]\nname = 'p'\n[[authorizationPolicy.rules]]\n\
+        to = [{ operation = { pathRegexes = ['/a/[0-9]+'], notPathRegexes = ['/a/0+'] } }]\n\
+        when = [{ key = 'request.query[q]', values = ['x'], notValues = ['y'] }, { key = 'request.headers[h]', regexes = ['a+'], notRegexes = ['aa'] }]\n\
+        [[requestAuthentication]]\nname = 'p'\njwtRules = [{ issuer = 'https://a.example', requireExpiration = true }]\n";
+    assert_eq!(
+        good(&[("x.yaml", &yaml)], PARTIAL).mesh,
+        good(&[("x.toml", toml)], PARTIAL).mesh
+    );
+}
+
 /// The network resources, equal to what base.toml says.
 #[test]
 fn networking_resources_are_read() {
