@@ -712,7 +712,7 @@ fn targets() {
         (vec!["waypoint default/w".to_owned()], Vec::new())
     );
     let nowhere =
-        "x.yaml:6:75: spec.targetRef.name: attaches to nothing: no gateway is of this class";
+        "x.yaml:6:80: spec.targetRef.name: attaches to nothing: no gateway is of this class";
     assert_eq!(
         class("ringgate-egress"),
         (Vec::new(), vec![nowhere.to_owned()])
