@@ -462,6 +462,7 @@ fn what_widens_is_refused() {
 
 /// Policy semantics, section 11, line by line: each is refused, once, where it is written.
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of what is refused")]
 fn request_authentication_is_validated() {
     let rule = |more: &str| {
         format!(
@@ -646,6 +647,7 @@ fn the_oldest_peer_authentication_of_a_scope_holds() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of targets")]
 fn targets() {
     let of = |refs: &str| {
         let yaml = resource("AuthorizationPolicy", &format!("spec: {{{refs}}}"));
