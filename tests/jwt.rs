@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ringgate::jwt::model::{JwtRule, KeySource, TokenHeader};
+use ringgate::jwt::model::{JwtRule, KeySource, Reach, TokenHeader};
 use ringgate::jwt::{self, KeySets, TokenCache, TokenOutcome, TokenRules};
 use ringgate::vocab::path::{CanonicalPath, PathNormalization};
 use ringgate::vocab::spiffe::TrustDomain;
@@ -70,6 +70,7 @@ fn rule(case: &Value) -> JwtRule {
         space_delimited_claims: Vec::new(),
         require_expiration: rule["requireExpiration"].as_bool().unwrap_or(false),
         timeout_ms: 5000,
+        reach: Reach::default(),
     }
 }
 

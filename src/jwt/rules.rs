@@ -16,6 +16,7 @@ pub struct TokenRules {
     pub(crate) rules: Vec<Rule>,
     pub(crate) locations: Vec<Location>,
     output_headers: Vec<HeaderName>,
+    audience_stripping: bool,
 }
 
 /// Why rules cannot be compiled.
@@ -105,6 +106,37 @@ impl TokenRules {
         Ok(compiled)
     }
 
+    /// With audiences compared as Envoy does (`mesh.compat.audienceStripping`): without `http://` or `https://` before and
+    /// one slash behind, on both sides. Otherwise they must be equal byte for byte (RFC 7519 section 4.1.3).
+    #[must_use]
+    pub fn with_audience_stripping(self, audience_stripping: bool) -> Self {
+        Self {
+            audience_stripping,
+            ..self
+        }
+    }
+
+    /// What a rule demands of a verified token of its issuer: dates, then audience.
+    pub(crate) fn check(
+        &self,
+        rule: &Rule,
+        verified: &Verified,
+        now_unix_s: i64,
+    ) -> Result<(), TokenError> {
+        verified.check_time(now_unix_s)?;
+        if rule.require_expiration && !verified.has_expiration() {
+            return Err(TokenError::NoExpiration);
+        }
+        let same = |wanted: &str, given: &str| {
+            wanted == given || (self.audience_stripping && stripped(wanted) == stripped(given))
+        };
+        let held = |wanted: &String| verified.audiences().any(|given| same(wanted, given));
+        if !rule.audiences.is_empty() && !rule.audiences.iter().any(held) {
+            return Err(TokenError::Audience);
+        }
+        Ok(())
+    }
+
     /// Whether nothing is verified here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -173,20 +205,14 @@ impl Rule {
                 .ok_or(TokenError::KeysUnavailable),
         }
     }
+}
 
-    /// What the rule demands of a verified token of its issuer: dates, then audience.
-    pub(crate) fn check(&self, verified: &Verified, now_unix_s: i64) -> Result<(), TokenError> {
-        verified.check_time(now_unix_s)?;
-        if self.require_expiration && !verified.has_expiration() {
-            return Err(TokenError::NoExpiration);
-        }
-        if !self.audiences.is_empty()
-            && !self.audiences.iter().any(|aud| verified.has_audience(aud))
-        {
-            return Err(TokenError::Audience);
-        }
-        Ok(())
-    }
+fn stripped(audience: &str) -> &str {
+    let rest = audience
+        .strip_prefix("https://")
+        .or_else(|| audience.strip_prefix("http://"))
+        .unwrap_or(audience);
+    rest.strip_suffix('/').unwrap_or(rest)
 }
 
 /// Istio: if any location is configured, the defaults are off.

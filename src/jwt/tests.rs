@@ -10,7 +10,7 @@ use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, Method};
 use serde_json::{Value, json};
 
-use super::model::{JwtRule, KeySource, TokenHeader};
+use super::model::{JwtRule, KeySource, Reach, TokenHeader};
 use super::*;
 use crate::vocab::host::Host;
 use crate::vocab::path::{CanonicalPath, PathNormalization};
@@ -56,6 +56,7 @@ fn rule(issuer: &str) -> JwtRule {
         space_delimited_claims: Vec::new(),
         require_expiration: false,
         timeout_ms: 5000,
+        reach: Reach::default(),
     }
 }
 
