@@ -50,7 +50,7 @@ pub struct JwtRule {
 /// control thread read what is inside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reach {
-    /// Extension `dangerous_allowHttp`: http to other hosts than loopback; whoever is on the way can give keys of his own.
+    /// Extension `dangerous_allowInsecure`: http to other hosts than loopback; whoever is on the way can give keys of his own.
     pub http: bool,
     /// Extension `dangerous_allowPrivateAddresses`: addresses of the inside, as `vocab::scope::is_private` has them.
     pub private: bool,

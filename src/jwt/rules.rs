@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::jwt::keys::{KeyLookup, KeySet, KeySetError};
 use crate::jwt::model::{JwtRule, KeySource, TokenHeader};
 use crate::jwt::token::{TokenError, Verified};
+use crate::vocab::field;
 
 /// All rules of all RequestAuthentications that are attached to one enforcement point.
 #[derive(Clone, Debug, Default)]
@@ -25,6 +26,9 @@ pub enum TokenRulesError {
     /// A header name of `fromHeaders`, `outputPayloadToHeader` or `outputClaimToHeaders`.
     #[error("`{0}` is not a header name")]
     HeaderName(String),
+    /// An output header that frames the message or that only our proxies set.
+    #[error("a token may not set the header `{0}`")]
+    HeaderReserved(String),
     /// `jwks` is no key set.
     #[error("jwks of issuer `{issuer}` is refused")]
     InlineKeys {
@@ -169,7 +173,7 @@ impl Rule {
         };
         let mut claim_headers = Vec::with_capacity(rule.output_claim_to_headers.len());
         for (header, claim) in &rule.output_claim_to_headers {
-            claim_headers.push((header_name(header)?, claim.clone()));
+            claim_headers.push((output_name(header)?, claim.clone()));
         }
         let space_delimited = rule.space_delimited_claims.iter().cloned();
         Ok(Self {
@@ -182,7 +186,7 @@ impl Rule {
             payload_header: rule
                 .output_payload_to_header
                 .as_deref()
-                .map(header_name)
+                .map(output_name)
                 .transpose()?,
             claim_headers,
             space_delimited: space_delimited
@@ -238,6 +242,14 @@ fn places(rule: &JwtRule) -> Result<Vec<Place>, TokenRulesError> {
 fn header_name(name: &str) -> Result<HeaderName, TokenRulesError> {
     HeaderName::from_bytes(name.as_bytes())
         .map_err(|_e| TokenRulesError::HeaderName(name.to_owned()))
+}
+
+fn output_name(name: &str) -> Result<HeaderName, TokenRulesError> {
+    let name = header_name(name)?;
+    if field::is_reserved(name.as_str()) {
+        return Err(TokenRulesError::HeaderReserved(name.as_str().to_owned()));
+    }
+    Ok(name)
 }
 
 /// A CORS preflight carries no credentials: tokens are not looked at, authorization still is (Istio's

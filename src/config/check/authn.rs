@@ -15,6 +15,7 @@ use crate::config::read::{AnyText, Map, Table};
 use crate::jwt::KeySet;
 use crate::jwt::model::{JwtRule, KeySource, Reach, RequestAuthentication, TokenHeader};
 use crate::policy::model::{MtlsMode, PeerAuthentication};
+use crate::vocab::field::is_reserved;
 use crate::vocab::limits;
 
 /// Fetch timeout of a key set where it is not written (Istio's value), in milliseconds.
@@ -221,7 +222,7 @@ fn jwt_rule(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<JwtRule> {
         .collect();
     let claims = raw.output_claim_to_headers.iter().flatten();
     let output_claim_to_headers = claims
-        .map(|c| (cx.header_name(&c.header), c.claim.value.clone()))
+        .map(|c| (cx.output_header(&c.header), c.claim.value.clone()))
         .collect();
     if let Some(at) = raw.timeout.as_ref().filter(|at| at.0 == 0) {
         cx.out.error(&at.place, "expected at least 1ms");
@@ -239,7 +240,7 @@ fn jwt_rule(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<JwtRule> {
         output_payload_to_header: raw
             .output_payload_to_header
             .as_ref()
-            .map(|at| cx.header_name(at)),
+            .map(|at| cx.output_header(at)),
         output_claim_to_headers,
         space_delimited_claims: raw.space_delimited_claims.clone().unwrap_or_default(),
         require_expiration: raw.require_expiration.unwrap_or(false),
@@ -347,6 +348,21 @@ fn inline_keys(place: &Place, text: &str, cx: &mut Context<'_>) -> bool {
 }
 
 impl Context<'_> {
+    /// The name of a header that a token's content is written to, lower case.
+    fn output_header(&mut self, written: &At<String>) -> String {
+        let name = self.header_name(written);
+        if is_reserved(&name) {
+            self.out.error(
+                &written.place,
+                format!(
+                    "`{}` frames or vouches for a request, which no token may",
+                    written.escape_debug()
+                ),
+            );
+        }
+        name
+    }
+
     /// A header name, lower case.
     fn header_name(&mut self, written: &At<String>) -> String {
         if !written
