@@ -2,6 +2,7 @@
 //! `tests/data/cases/jwt.jsonl`, where a case says what is in its tokens and they are signed here.
 #![allow(
     clippy::unwrap_used,
+    clippy::unwrap_in_result,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
