@@ -135,6 +135,35 @@ fn outside(process: &str, more: &str) -> Config {
 }
 
 #[test]
+fn where_keys_come_from() {
+    let keys = "jwksUri = \"http://idp.corp.test/keys\"\ndangerous_allowInsecure = true\n";
+    let text = format!(
+        "[authority]\n[mesh]\ncompat.audienceStripping = true\n[[requestAuthentication]]\nname = \"r\"\n\
+         [[requestAuthentication.jwtRules]]\nissuer = \"https://127.0.0.1:8443\"\ntimeout = \"2s\"\n\
+         dangerous_allowPrivateAddresses = true\n[[requestAuthentication.jwtRules]]\n{keys}"
+    );
+    let mesh = parse("keys.toml", &text)
+        .unwrap_or_else(|e| panic!("{e}"))
+        .mesh;
+    assert!(mesh.audience_stripping);
+    let rules = &mesh.request_authentications[0].rules;
+    let found: Vec<_> = rules
+        .iter()
+        .map(|r| (&r.keys, r.timeout_ms, r.reach.http, r.reach.private))
+        .collect();
+    let (issuer, uri) = (
+        KeySource::Discovery("https://127.0.0.1:8443".to_owned()),
+        KeySource::Uri("http://idp.corp.test/keys".to_owned()),
+    );
+    assert_eq!(
+        found,
+        [(&issuer, 2000, false, true), (&uri, 5000, true, false)]
+    );
+    let plain = outside("", "").mesh;
+    assert!(!plain.audience_stripping);
+}
+
+#[test]
 fn outside_names() {
     let plain = outside("", "");
     assert_eq!(plain.process.nameservers, []);

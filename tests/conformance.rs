@@ -22,6 +22,8 @@ use serde_json::Value;
 
 #[path = "conformance/authz.rs"]
 mod authz;
+#[path = "conformance/egress.rs"]
+mod egress;
 #[path = "conformance/istio.rs"]
 mod istio;
 #[path = "conformance/names.rs"]
@@ -150,6 +152,7 @@ fn run(case: &Value) -> Outcome {
         "peerauthn" => peerauthn(case),
         "validate" => validation(case),
         "id" => spiffe_id(case),
+        "egress" => egress::run(case),
         "san" => Ok(names::server_is(text(case, "host"), text(case, "san")).into()),
         other => Err(format!("kind `{other}` is not the policy engine's")),
     }

@@ -1,6 +1,8 @@
-//! Conformance of request authentication: `tests/data/conformance/jwt.jsonl`, tokens with real signatures.
+//! Request authentication by cases: `tests/data/conformance/jwt.jsonl`, tokens with real signatures, and
+//! `tests/data/cases/jwt.jsonl`, where a case says what is in its tokens and they are signed here.
 #![allow(
     clippy::unwrap_used,
+    clippy::unwrap_in_result,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
@@ -13,13 +15,16 @@
 use std::collections::BTreeMap;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
-use ringgate::jwt::model::{JwtRule, KeySource, TokenHeader};
+use ringgate::jwt::model::{JwtRule, KeySource, Reach, TokenHeader};
 use ringgate::jwt::{self, KeySets, TokenCache, TokenOutcome, TokenRules};
 use ringgate::vocab::path::{CanonicalPath, PathNormalization};
 use ringgate::vocab::spiffe::TrustDomain;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::form_urlencoded;
+
+#[path = "jwt/signer.rs"]
+mod signer;
 
 #[derive(Deserialize)]
 struct Gaps {
@@ -46,8 +51,7 @@ fn texts(value: &Value) -> Vec<String> {
         .collect()
 }
 
-fn rule(case: &Value) -> JwtRule {
-    let rule = &case["rule"];
+fn rule(rule: &Value) -> JwtRule {
     let header = |h: &Value| TokenHeader {
         name: h["name"].as_str().unwrap().to_lowercase(),
         prefix: h["prefix"].as_str().unwrap_or_default().to_owned(),
@@ -70,24 +74,34 @@ fn rule(case: &Value) -> JwtRule {
         space_delimited_claims: Vec::new(),
         require_expiration: rule["requireExpiration"].as_bool().unwrap_or(false),
         timeout_ms: 5000,
+        reach: Reach::default(),
     }
 }
 
-fn key_sets(case: &Value, all: &Value) -> KeySets {
-    let keys: Vec<Value> = texts(&case["keys"])
-        .iter()
-        .map(|name| all["keys"][name].clone())
-        .collect();
+/// The rules of a case, as they are sorted where they hold.
+fn rules(case: &Value) -> TokenRules {
+    let mut rules: Vec<JwtRule> = match case["rules"].as_array() {
+        Some(rules) => rules.iter().map(rule).collect(),
+        None => vec![rule(&case["rule"])],
+    };
+    rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+    let stripping = case["rule"]["audienceStripping"] == true;
+    TokenRules::compile(&rules)
+        .unwrap()
+        .with_audience_stripping(stripping)
+}
+
+fn key_sets(keys: &[Value]) -> KeySets {
     let set = jwt::KeySet::parse(&json!({ "keys": keys }).to_string()).unwrap();
     KeySets {
-        map: BTreeMap::from([(rule(case).keys, set.into())]),
+        map: BTreeMap::from([(rule(&Value::Null).keys, set.into())]),
         generation: 1,
     }
 }
 
-fn headers(case: &Value) -> HeaderMap {
+fn headers(request: &Value) -> HeaderMap {
     let mut headers = HeaderMap::new();
-    for field in case["request"]["headers"].as_array().into_iter().flatten() {
+    for field in request["headers"].as_array().into_iter().flatten() {
         let name = HeaderName::from_bytes(field[0].as_str().unwrap().as_bytes()).unwrap();
         headers.append(
             name,
@@ -97,9 +111,9 @@ fn headers(case: &Value) -> HeaderMap {
     headers
 }
 
-fn path(case: &Value) -> CanonicalPath {
+fn path(request: &Value) -> CanonicalPath {
     let mut query = form_urlencoded::Serializer::new(String::new());
-    for pair in case["request"]["query"].as_array().into_iter().flatten() {
+    for pair in request["query"].as_array().into_iter().flatten() {
         query.append_pair(pair[0].as_str().unwrap(), pair[1].as_str().unwrap());
     }
     CanonicalPath::parse(PathNormalization::Base, &format!("/a?{}", query.finish())).unwrap()
@@ -124,10 +138,70 @@ fn judge(case: &Value, outcome: &TokenOutcome) -> Option<String> {
     if kind == "reject" && Some(u64::from(status)) != case["status"].as_u64() {
         return Some(format!("status {status}"));
     }
+    if let (TokenOutcome::Invalid { text, .. }, Some(wanted)) = (outcome, case["text"].as_str())
+        && *text != wanted
+    {
+        return Some(format!("body `{text}`"));
+    }
     let expected = case.get("principal").and_then(Value::as_str)?;
     // An empty string in the data says that there is no principal.
     (kind == "accept" && principal.as_deref().unwrap_or_default() != expected)
         .then(|| format!("principal {principal:?}"))
+}
+
+/// The answer, without the cache and with it: it must not make a difference.
+fn ask(case: &Value, keys: &KeySets, request: &Value) -> TokenOutcome {
+    let rules = rules(case);
+    let (headers, path, now) = (
+        headers(request),
+        path(request),
+        case["now"].as_i64().unwrap(),
+    );
+    let outcome = jwt::authenticate(&rules, keys, &headers, Some(&path), now);
+    let mut cache = TokenCache::default();
+    for turn in 1..=2 {
+        let cached = jwt::authenticate_cached(&mut cache, &rules, keys, &headers, Some(&path), now);
+        let id = &case["id"];
+        assert_eq!(
+            cached, outcome,
+            "{id}: the cache changes the answer of turn {turn}"
+        );
+    }
+    outcome
+}
+
+#[test]
+fn own_cases() {
+    let signer = signer::Signer::new();
+    let (mut wrong, mut count) = (Vec::new(), 0);
+    for line in data("cases/jwt.jsonl").lines() {
+        let case: Value = serde_json::from_str(line).unwrap();
+        let now = case["now"].as_i64().unwrap();
+        let described = case["tokens"].as_object().unwrap().iter();
+        let tokens: Vec<(String, String)> = described
+            .map(|(name, token)| (name.clone(), signer.token(token, now)))
+            .collect();
+        let keys = case["keys"].as_array().unwrap().iter();
+        let keys: Vec<Value> = keys.filter_map(|key| signer.jwk(key)).collect();
+        let mut request = case["request"].clone();
+        for list in request.as_object_mut().unwrap().values_mut() {
+            for pair in list.as_array_mut().unwrap() {
+                pair[1] = signer::fill(pair[1].as_str().unwrap(), &tokens).into();
+            }
+        }
+        count += 1;
+        let outcome = ask(&case, &key_sets(&keys), &request);
+        if let Some(problem) = judge(&case, &outcome) {
+            wrong.push(format!("{}: {} ({problem})", case["id"], case["why"]));
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "{} of {count} wrong:\n{}",
+        wrong.len(),
+        wrong.join("\n")
+    );
+    assert!(count >= 190, "only {count} cases");
 }
 
 #[test]
@@ -141,19 +215,11 @@ fn conformance() {
     for line in data("conformance/jwt.jsonl").lines() {
         let case: Value = serde_json::from_str(line).unwrap();
         let id = case["id"].as_str().unwrap();
-        let rules = TokenRules::compile(&[rule(&case)]).unwrap();
-        let keys = key_sets(&case, &all);
-        let (headers, path, now) = (headers(&case), path(&case), case["now"].as_i64().unwrap());
-        let outcome = jwt::authenticate(&rules, &keys, &headers, Some(&path), now);
-        let mut cache = TokenCache::default();
-        for turn in 1..=2 {
-            let cached =
-                jwt::authenticate_cached(&mut cache, &rules, &keys, &headers, Some(&path), now);
-            assert_eq!(
-                cached, outcome,
-                "{id}: the cache changes the answer of turn {turn}"
-            );
-        }
+        let keys: Vec<Value> = texts(&case["keys"])
+            .iter()
+            .map(|name| all["keys"][name].clone())
+            .collect();
+        let outcome = ask(&case, &key_sets(&keys), &case["request"]);
         count += 1;
         match (judge(&case, &outcome), gaps.remove(id)) {
             (Some(problem), None) => wrong.push(format!("{id}: {} ({problem})", case["why"])),

@@ -20,7 +20,7 @@ use http::{HeaderMap, Method, Request, Response};
 use ringgate::control::http_client::HttpClient;
 use ringgate::control::jwks;
 use ringgate::control::oidc_client::{DiscoveryError, Login, LoginKeeper, Logins, Registration};
-use ringgate::jwt::model::{JwtRule, KeySource};
+use ringgate::jwt::model::{JwtRule, KeySource, Reach};
 use ringgate::jwt::{self, KeySets, TokenOutcome, TokenRules};
 use ringgate::oidc::{
     self, BrowserRequest, CookieKeys, Exchange, ExchangeError, Provider, Respond, Session,
@@ -293,6 +293,7 @@ async fn forwarded(idp: &Idp, http: &HttpClient, registration: &Registration, se
         space_delimited_claims: Vec::new(),
         require_expiration: true,
         timeout_ms: 5000,
+        reach: Reach::default(),
     };
     let rules = TokenRules::compile(&[rule]).unwrap();
     let set = jwks::fetch(http, &source, SOON).await.unwrap();

@@ -13,6 +13,7 @@ mod route;
 mod service;
 mod target;
 mod traps;
+mod url;
 mod values;
 
 use std::path::PathBuf;

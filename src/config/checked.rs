@@ -316,6 +316,8 @@ pub struct Mesh {
     pub gateway_name_selector: bool,
     /// `mesh.compat.gatewaySelectors`.
     pub gateway_selectors: bool,
+    /// `mesh.compat.audienceStripping`: audiences are compared as Envoy does.
+    pub audience_stripping: bool,
     /// `mesh.compat.l4Deny`.
     pub l4_deny: L4Deny,
     /// `mesh.dangerous_dryRun`.

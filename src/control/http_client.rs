@@ -18,7 +18,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::jwt::model::{KeySource, Reach};
 use crate::vocab::limits;
+use crate::vocab::scope::{is_global, is_private};
 
 /// Debian's bundle of the system's roots.
 pub const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -27,12 +29,28 @@ pub const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 #[derive(Clone)]
 pub struct HttpClient {
     tls: Option<TlsConnector>,
+    scope: Scope,
+}
+
+/// Where a client may connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Where the operator of the process sends it: to the inside as well, but not to link-local addresses.
+    Operator,
+    /// Where the author of a token rule sends it, and whoever holds the zone of a name that he wrote.
+    Rule {
+        reach: Reach,
+        /// The rule's own URL names loopback, which is meant then. What only resolves to it, or what a discovery document
+        /// from elsewhere says, does not count.
+        loopback: bool,
+    },
 }
 
 impl std::fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("HttpClient")
             .field("tls", &self.tls.is_some())
+            .field("scope", &self.scope)
             .finish()
     }
 }
@@ -46,8 +64,8 @@ pub enum FetchError {
     /// Not an absolute https URL, nor http to loopback.
     #[error("url is neither https nor http to loopback")]
     Url,
-    /// The name has no address that may be connected to: link-local, multicast and unspecified ones may not, and http
-    /// reaches loopback alone.
+    /// The name has no address that may be connected to: link-local, multicast and unspecified ones may not, http
+    /// reaches loopback alone, and a token rule no address of the inside, unless it says so.
     #[error("no address of the host may be connected to")]
     Address,
     /// Resolving, connecting or TLS.
@@ -94,13 +112,33 @@ impl HttpClient {
             .with_no_client_auth();
         Ok(Self {
             tls: Some(TlsConnector::from(Arc::new(config))),
+            scope: Scope::Operator,
         })
+    }
+
+    /// The same client for the URLs of a token rule. The address is judged when it is dialled, after DNS has answered.
+    #[must_use]
+    pub fn for_rule(&self, source: &KeySource, reach: Reach) -> Self {
+        let loopback = match source {
+            KeySource::Uri(url) | KeySource::Discovery(url) => {
+                let uri = url.parse::<Uri>().ok();
+                uri.and_then(|uri| uri.host().map(names_loopback)) == Some(true)
+            }
+            KeySource::Inline(_) => false,
+        };
+        Self {
+            scope: Scope::Rule { reach, loopback },
+            ..self.clone()
+        }
     }
 
     /// For http to loopback alone; https fails.
     #[must_use]
     pub fn loopback_only() -> Self {
-        Self { tls: None }
+        Self {
+            tls: None,
+            scope: Scope::Operator,
+        }
     }
 
     /// The body of a GET that is answered with 200.
@@ -188,7 +226,7 @@ impl HttpClient {
             .await
             .map_err(FetchError::Connect)?;
         let allowed: Vec<SocketAddr> = found
-            .filter(|address| may_connect(address.ip(), https))
+            .filter(|address| may_connect(address.ip(), https, self.scope, names_loopback(name)))
             .collect();
         if allowed.is_empty() {
             return Err(FetchError::Address);
@@ -206,14 +244,32 @@ impl HttpClient {
     }
 }
 
+/// Whether the host of a URL is loopback as it stands.
+fn names_loopback(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
 /// Link-local addresses are where clouds keep their metadata services; nothing of an identity provider is there.
-fn may_connect(ip: IpAddr, https: bool) -> bool {
+fn may_connect(ip: IpAddr, https: bool, scope: Scope, host_is_loopback: bool) -> bool {
     let ip = ip.to_canonical();
-    let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    !link_local && !ip.is_unspecified() && !ip.is_multicast() && (https || ip.is_loopback())
+    match scope {
+        Scope::Operator => {
+            let link_local = match ip {
+                IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+                IpAddr::V6(v6) => v6.is_unicast_link_local(),
+            };
+            let nowhere = link_local || ip.is_unspecified() || ip.is_multicast();
+            !nowhere && (https || ip.is_loopback())
+        }
+        Scope::Rule { loopback: true, .. } if host_is_loopback => ip.is_loopback(),
+        Scope::Rule { reach, .. } => {
+            (https || reach.http) && (is_global(ip) || (reach.private && is_private(ip)))
+        }
+    }
 }
 
 /// The request as it goes to the origin server (RFC 9112 section 3.2.1), one per connection.
@@ -329,7 +385,7 @@ mod tests {
     fn where_it_may_go() {
         let check = |ip: &str, https, want| {
             assert_eq!(
-                may_connect(ip.parse().unwrap(), https),
+                may_connect(ip.parse().unwrap(), https, Scope::Operator, false),
                 want,
                 "{ip} {https}"
             );
@@ -343,9 +399,88 @@ mod tests {
         check("fe80::1", true, false);
         check("0.0.0.0", true, false);
         check("224.0.0.1", true, false);
+        check("127.0.0.1", true, true);
         for url in ["ftp://127.0.0.1/", "/keys", "http://user@127.0.0.1/"] {
             let outcome = block_on(HttpClient::loopback_only().get(url, SOON));
             assert!(matches!(outcome, Err(FetchError::Url)), "{url} {outcome:?}");
         }
+    }
+
+    #[test]
+    fn where_a_rule_may_send_it() {
+        let (none, http, private) = (
+            Reach::default(),
+            Reach {
+                http: true,
+                private: false,
+            },
+            Reach {
+                http: false,
+                private: true,
+            },
+        );
+        let may = |ip: &str, https, reach: Reach, loopback| {
+            let scope = Scope::Rule { reach, loopback };
+            may_connect(ip.parse().unwrap(), https, scope, loopback)
+        };
+        for inside in [
+            "10.0.0.1",
+            "192.168.1.1",
+            "100.100.100.200",
+            "127.0.0.1",
+            "::1",
+            "fd00:ec2::254",
+        ] {
+            assert!(!may(inside, true, none, false), "{inside}");
+            assert!(!may(inside, false, http, false), "{inside}");
+            assert!(may(inside, true, private, false), "{inside}");
+            assert!(!may(inside, false, private, false), "{inside}");
+            assert!(may(inside, false, http.or(private), false), "{inside}");
+        }
+        for nowhere in [
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "fe80::1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "192.0.2.1",
+        ] {
+            assert!(!may(nowhere, true, http.or(private), false), "{nowhere}");
+            assert!(!may(nowhere, false, http.or(private), true), "{nowhere}");
+        }
+        assert!(may("8.8.8.8", true, none, false));
+        assert!(!may("8.8.8.8", false, none, false));
+        assert!(may("8.8.8.8", false, http, false));
+        assert!(may("127.0.0.1", false, none, true), "written as loopback");
+        assert!(
+            !may("8.8.8.8", true, private, true),
+            "and then only loopback"
+        );
+        let elsewhere = Scope::Rule {
+            reach: none,
+            loopback: false,
+        };
+        let loopback = "127.0.0.1".parse().unwrap();
+        assert!(
+            !may_connect(loopback, true, elsewhere, true),
+            "the discovery document of a rule for elsewhere leads to loopback"
+        );
+    }
+
+    #[test]
+    fn a_rule_for_elsewhere_does_not_reach_loopback() {
+        block_on(async {
+            let (url, server) = once(answer("200 OK\r\ncontent-length: 2", b"{}")).await;
+            let client = |source: &str| {
+                let source = KeySource::Discovery(source.to_owned());
+                HttpClient::loopback_only().for_rule(&source, Reach::default())
+            };
+            let outcome = client("https://issuer.example").get(&url, SOON).await;
+            assert!(matches!(outcome, Err(FetchError::Address)), "{outcome:?}");
+            assert_eq!(client(&url).get(&url, SOON).await.unwrap(), b"{}");
+            server.await.unwrap();
+        });
     }
 }

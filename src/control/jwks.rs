@@ -1,7 +1,8 @@
 //! Keeps the key sets of all rules fresh and publishes them whole.
 //!
 //! Fetched at the start, then every five minutes; the last good set stays when a fetch fails; a token with an unknown `kid`
-//! brings the next fetch forward, but never closer than ten seconds to the one before.
+//! brings the next fetch forward, but never closer than ten seconds to the one before. Rules that name the same source
+//! share its fetches.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 
 use crate::control::http_client::{FetchError, HttpClient};
 use crate::control::oidc_client::{self, DiscoveryError};
-use crate::jwt::model::KeySource;
+use crate::jwt::model::{JwtRule, KeySource, Reach};
 use crate::jwt::{KeySet, KeySetError, KeySets};
 
 /// A set that is written in the configuration never changes.
@@ -22,7 +23,7 @@ const NEVER: Duration = Duration::from_secs(365 * 86_400);
 /// Early fetches that may wait; more of them would only ask for the same.
 const EARLY: usize = 64;
 
-/// When keys are fetched.
+/// When keys are fetched. Waits are spread a little, so that processes that started together do not ask together.
 #[derive(Clone, Copy, Debug)]
 pub struct Timetable {
     /// Age at which a set is fetched again.
@@ -61,8 +62,39 @@ pub enum JwksError {
     Text,
 }
 
-/// The sources to keep, with the timeout of a fetch in milliseconds.
-pub type Sources = BTreeMap<KeySource, u64>;
+/// The sources to keep, and how each is fetched.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources(BTreeMap<KeySource, Fetching>);
+
+/// How a source is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fetching {
+    timeout: Duration,
+    reach: Reach,
+}
+
+impl Sources {
+    /// What the rules need. Rules with the same source have one fetch, with the longest of their timeouts and all that
+    /// any of them allows.
+    pub fn of<'r>(rules: impl IntoIterator<Item = &'r JwtRule>) -> Self {
+        let mut sources = Self::default();
+        for rule in rules {
+            let timeout = Duration::from_millis(rule.timeout_ms);
+            let fetching = sources.0.entry(rule.keys.clone()).or_insert(Fetching {
+                timeout,
+                reach: rule.reach,
+            });
+            fetching.timeout = fetching.timeout.max(timeout);
+            fetching.reach = fetching.reach.or(rule.reach);
+        }
+        sources
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &KeySource> {
+        self.0.keys()
+    }
+}
 
 /// Speaks to the running `Keeper`.
 #[derive(Clone, Debug)]
@@ -80,18 +112,29 @@ pub struct Keeper {
     early: mpsc::Receiver<KeySource>,
     publish: watch::Sender<Arc<KeySets>>,
     state: BTreeMap<KeySource, State>,
+    fetches: u64,
 }
 
 /// One source's place in the timetable.
 #[derive(Debug)]
 struct State {
+    settings: Fetching,
     started: Option<Instant>,
     due: Instant,
-    fetching: bool,
+    /// Number of the fetch under way: one that was started for a source that went and came again does not count.
+    fetching: Option<u64>,
     failures: u32,
 }
 
-type Fetched = (KeySource, Result<KeySet, JwksError>);
+impl State {
+    /// When the next fetch may begin, whoever asks.
+    fn earliest(&self, at_most_every: Duration) -> Instant {
+        self.started
+            .map_or_else(Instant::now, |started| started + at_most_every)
+    }
+}
+
+type Fetched = (KeySource, u64, Result<KeySet, JwksError>);
 
 impl JwksHandle {
     /// Makes a keeper, its handle, and the sets that it publishes (none at first).
@@ -111,6 +154,7 @@ impl JwksHandle {
             early: asked,
             publish,
             state: BTreeMap::new(),
+            fetches: 0,
         };
         (
             Self {
@@ -144,7 +188,7 @@ impl Keeper {
             let next = self
                 .state
                 .values()
-                .filter(|s| !s.fetching)
+                .filter(|s| s.fetching.is_none())
                 .map(|s| s.due)
                 .min();
             tokio::select! {
@@ -157,7 +201,7 @@ impl Keeper {
                     None => return,
                 },
                 Some(done) = fetches.join_next() => match done {
-                    Ok((source, outcome)) => self.settle(source, outcome),
+                    Ok((source, number, outcome)) => self.settle(source, number, outcome),
                     Err(error) => tracing::error!(%error, "a key set fetch ended by itself"),
                 },
                 () = sleep_until(next) => {}
@@ -165,97 +209,96 @@ impl Keeper {
         }
     }
 
-    /// Takes the new list of sources over.
+    /// Takes the new list of sources over. A source that may not be fetched as before any more loses what it gave.
     fn adopt(&mut self) {
-        let wanted = self.sources.borrow_and_update().clone();
-        self.state.retain(|source, _| wanted.contains_key(source));
+        let wanted = self.sources.borrow_and_update().0.clone();
+        self.state.retain(|source, state| {
+            wanted
+                .get(source)
+                .is_some_and(|fetching| fetching.reach.covers(state.settings.reach))
+        });
+        let state = &self.state;
         let gone = self
             .publish
             .borrow()
             .map
             .keys()
-            .any(|source| !wanted.contains_key(source));
+            .any(|source| !state.contains_key(source));
         if gone {
-            self.change(|map| map.retain(|source, _| wanted.contains_key(source)));
+            self.change(|map| map.retain(|source, _| state.contains_key(source)));
         }
         let now = Instant::now();
-        for source in wanted.into_keys() {
-            self.state.entry(source).or_insert(State {
+        for (source, settings) in wanted {
+            let state = self.state.entry(source).or_insert(State {
+                settings,
                 started: None,
                 due: now,
-                fetching: false,
+                fetching: None,
                 failures: 0,
             });
+            if state.settings != settings {
+                // What failed may succeed now.
+                state.settings = settings;
+                if state.failures > 0 {
+                    state.due = state.earliest(self.timetable.at_most_every);
+                }
+            }
         }
     }
 
     fn start_due(&mut self, fetches: &mut JoinSet<Fetched>) {
         let now = Instant::now();
         for (source, state) in &mut self.state {
-            if state.fetching || state.due > now {
+            if state.fetching.is_some() || state.due > now {
                 continue;
             }
-            state.fetching = true;
+            self.fetches = self.fetches.wrapping_add(1);
+            let number = self.fetches;
+            state.fetching = Some(number);
             state.started = Some(now);
-            let timeout_ms = self.sources.borrow().get(source).copied().unwrap_or(5000);
-            let (client, source) = (self.client.clone(), source.clone());
+            let Fetching { timeout, reach } = state.settings;
+            let (client, source) = (self.client.for_rule(source, reach), source.clone());
             fetches.spawn(async move {
-                let outcome = fetch(&client, &source, Duration::from_millis(timeout_ms)).await;
-                (source, outcome)
+                let outcome = fetch(&client, &source, timeout).await;
+                (source, number, outcome)
             });
         }
     }
 
     fn bring_forward(&mut self, source: &KeySource) {
         let least = self.timetable.at_most_every;
-        if let Some(state) = self.state.get_mut(source).filter(|state| !state.fetching) {
-            let earliest = state
-                .started
-                .map_or_else(Instant::now, |started| started + least);
-            state.due = state.due.min(earliest);
+        let idle = |state: &&mut State| state.fetching.is_none();
+        if let Some(state) = self.state.get_mut(source).filter(idle) {
+            state.due = state.due.min(state.earliest(least));
         }
     }
 
     /// Records the outcome of a fetch; a failure leaves the last good set where it is.
-    fn settle(&mut self, source: KeySource, outcome: Result<KeySet, JwksError>) {
+    fn settle(&mut self, source: KeySource, number: u64, outcome: Result<KeySet, JwksError>) {
         // The source may be gone since the fetch began.
-        let Some(state) = self.state.get_mut(&source) else {
+        let current = |state: &&mut State| state.fetching == Some(number);
+        let Some(state) = self.state.get_mut(&source).filter(current) else {
             return;
         };
-        state.fetching = false;
-        let now = Instant::now();
+        state.fetching = None;
+        let timetable = self.timetable;
         match outcome {
             Ok(set) => {
                 state.failures = 0;
-                let inline = matches!(source, KeySource::Inline(_));
-                state.due = now
-                    + if inline {
-                        NEVER
-                    } else {
-                        self.timetable.refresh
-                    };
-                let same = self
-                    .publish
-                    .borrow()
-                    .map
-                    .get(&source)
-                    .is_some_and(|known| **known == set);
-                if !same {
-                    tracing::info!(
-                        ?source,
-                        usable = set.len(),
-                        skipped = set.skipped(),
-                        "key set is new"
-                    );
-                    self.change(|map| drop(map.insert(source, Arc::new(set))));
-                }
+                let refresh = timetable.refresh;
+                let wait = match source {
+                    KeySource::Inline(_) => NEVER,
+                    // Never longer than the age that is allowed.
+                    KeySource::Uri(_) | KeySource::Discovery(_) => refresh - share(refresh / 10),
+                };
+                state.due = Instant::now() + wait;
+                self.adopt_set(source, set);
             }
             Err(error) => {
-                let wait = self
-                    .timetable
-                    .retry
-                    .saturating_mul(1 << state.failures.min(10));
-                state.due = now + wait.min(self.timetable.refresh);
+                let doubled = timetable.retry.saturating_mul(1 << state.failures.min(10));
+                let wait = doubled.min(timetable.refresh);
+                let due = Instant::now() + wait + share(wait / 10);
+                state.due = due.max(state.earliest(timetable.at_most_every));
                 state.failures = state.failures.saturating_add(1);
                 tracing::warn!(
                     ?source,
@@ -264,6 +307,21 @@ impl Keeper {
                 );
             }
         }
+    }
+
+    /// Publishes a set, if it is not the one that is known.
+    fn adopt_set(&self, source: KeySource, set: KeySet) {
+        let known = self.publish.borrow().map.get(&source).map(Arc::clone);
+        if known.is_some_and(|known| *known == set) {
+            return;
+        }
+        tracing::info!(
+            ?source,
+            usable = set.len(),
+            skipped = set.skipped(),
+            "key set is new"
+        );
+        self.change(|map| drop(map.insert(source, Arc::new(set))));
     }
 
     fn change(&self, edit: impl FnOnce(&mut BTreeMap<KeySource, Arc<KeySet>>)) {
@@ -276,6 +334,16 @@ impl Keeper {
             });
         });
     }
+}
+
+/// A random share of `most`; without randomness all of it.
+fn share(most: Duration) -> Duration {
+    let mut byte = [u8::MAX];
+    if aws_lc_rs::rand::fill(&mut byte).is_err() {
+        return most;
+    }
+    let [byte] = byte;
+    most * u32::from(byte) / u32::from(u8::MAX)
 }
 
 async fn sleep_until(next: Option<Instant>) {
@@ -310,149 +378,4 @@ pub async fn fetch(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    use std::cell::RefCell;
-    use std::rc::Rc;
-
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
-    const ED: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"IBprU49Q7Fh4QnGw3LC_2cIjv3Bf0dEdIKLguMvOzGM"}]}"#;
-    const SOON: Duration = Duration::from_secs(5);
-    const LONG: Duration = Duration::from_secs(3600);
-
-    /// A key server that answers what `script` says at the time, and counts.
-    struct Server {
-        source: KeySource,
-        body: Rc<RefCell<String>>,
-        asked: watch::Receiver<usize>,
-    }
-
-    async fn serve() -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let source = KeySource::Uri(format!("http://{}/jwks", listener.local_addr().unwrap()));
-        let body = Rc::new(RefCell::new(ED.to_owned()));
-        let (count, asked) = watch::channel(0);
-        let answers = Rc::clone(&body);
-        tokio::task::spawn_local(async move {
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = [0; 2048];
-                let _read = stream.read(&mut request).await.unwrap();
-                let text = answers.borrow().clone();
-                let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", text.len());
-                stream
-                    .write_all(format!("{head}{text}").as_bytes())
-                    .await
-                    .unwrap();
-                count.send_modify(|n| *n += 1);
-            }
-        });
-        Server {
-            source,
-            body,
-            asked,
-        }
-    }
-
-    fn run(test: impl AsyncFnOnce()) {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
-        tokio::task::LocalSet::new().block_on(&runtime, test());
-    }
-
-    async fn soon<F: Future>(future: F) -> F::Output {
-        tokio::time::timeout(SOON, future).await.expect("in time")
-    }
-
-    fn start(server: &Server, timetable: Timetable) -> (JwksHandle, watch::Receiver<Arc<KeySets>>) {
-        let sources = Sources::from([(server.source.clone(), 1000)]);
-        let (handle, published, keeper) =
-            JwksHandle::new(HttpClient::loopback_only(), timetable, sources);
-        tokio::task::spawn_local(keeper.run());
-        (handle, published)
-    }
-
-    #[test]
-    fn an_unknown_kid_brings_new_keys_but_not_more_often_than_allowed() {
-        run(async || {
-            let mut server = serve().await;
-            let least = Duration::from_millis(300);
-            let (handle, mut published) = start(
-                &server,
-                Timetable {
-                    refresh: LONG,
-                    at_most_every: least,
-                    retry: LONG,
-                },
-            );
-            let begun = Instant::now();
-            soon(published.changed()).await.unwrap();
-            assert_eq!(published.borrow_and_update().map[&server.source].len(), 1);
-            *server.body.borrow_mut() = r#"{"keys":[]}"#.to_owned();
-            for _ in 0..20 {
-                handle.unknown_kid(&server.source);
-            }
-            handle.unknown_kid(&KeySource::Uri("http://127.0.0.1:1/not-ours".to_owned()));
-            soon(published.changed()).await.unwrap();
-            assert!(begun.elapsed() >= least, "{:?}", begun.elapsed());
-            let sets = published.borrow_and_update().clone();
-            assert_eq!((sets.map[&server.source].len(), sets.generation), (0, 2));
-            assert_eq!(
-                *server.asked.borrow_and_update(),
-                2,
-                "twenty signals make one fetch"
-            );
-        });
-    }
-
-    #[test]
-    fn the_last_good_set_stays_and_an_equal_one_changes_nothing() {
-        run(async || {
-            let mut server = serve().await;
-            let often = Duration::from_millis(20);
-            let (_handle, mut published) = start(
-                &server,
-                Timetable {
-                    refresh: often,
-                    at_most_every: often,
-                    retry: often,
-                },
-            );
-            soon(published.changed()).await.unwrap();
-            let good = published.borrow_and_update().clone();
-            soon(server.asked.wait_for(|n| *n >= 3)).await.unwrap();
-            assert!(
-                !published.has_changed().unwrap(),
-                "equal sets keep the generation"
-            );
-            *server.body.borrow_mut() = "<html>out of order</html>".to_owned();
-            let failing = *server.asked.borrow() + 3;
-            soon(server.asked.wait_for(|n| *n >= failing))
-                .await
-                .unwrap();
-            assert!(!published.has_changed().unwrap());
-            assert!(Arc::ptr_eq(&good, &published.borrow()));
-        });
-    }
-
-    #[test]
-    fn sources_come_and_go() {
-        run(async || {
-            let server = serve().await;
-            let (handle, mut published) = start(&server, Timetable::default());
-            soon(published.changed()).await.unwrap();
-            published.borrow_and_update();
-            let inline = KeySource::Inline(ED.to_owned());
-            handle.set_sources(Sources::from([(inline.clone(), 1000)]));
-            let wanted = |sets: &Arc<KeySets>| sets.map.keys().eq([&inline]);
-            soon(published.wait_for(wanted)).await.unwrap();
-            drop(handle);
-            soon(async { while published.changed().await.is_ok() {} }).await;
-        });
-    }
-}
+mod tests;

@@ -473,7 +473,7 @@ async fn first_identities(
 /// Waits for the first fetch of every key set, but not for long.
 async fn first_keys(keys: &mut watch::Receiver<Arc<KeySets>>, mesh: &Mesh) {
     let sources = key_sources(mesh);
-    let known = keys.wait_for(|sets| sources.keys().all(|s| sets.map.contains_key(s)));
+    let known = keys.wait_for(|sets| sources.all().all(|s| sets.map.contains_key(s)));
     if tokio::time::timeout(FIRST_KEYS, known).await.is_err() {
         tracing::warn!("not all key sets are there yet; their tokens are refused until they are");
     }
@@ -595,8 +595,7 @@ fn file_jobs(config: &Config) -> Vec<FilesJob> {
 
 fn key_sources(mesh: &Mesh) -> Sources {
     let rules = mesh.request_authentications.iter().flat_map(|r| &r.rules);
-    let remote = rules.filter(|r| !matches!(r.keys, KeySource::Inline(_)));
-    remote.map(|r| (r.keys.clone(), r.timeout_ms)).collect()
+    Sources::of(rules.filter(|r| !matches!(r.keys, KeySource::Inline(_))))
 }
 
 fn name_keeper(config: &Config, tasks: &mut Tasks) -> Names {

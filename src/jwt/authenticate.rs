@@ -177,12 +177,12 @@ impl<'a> Judge<'a> {
             }
             let attempt = look
                 .verify(self, rule)
-                .and_then(|()| rule.check(&look.claims, self.now_unix_s));
+                .and_then(|()| rules.check(rule, &look.claims, self.now_unix_s));
             match attempt {
                 Ok(()) => return Ok((rule, look.claims)),
                 Err(error) => {
-                    let unknown_kid =
-                        (error == TokenError::NoKey).then(|| rule.source.as_ref().clone());
+                    let new_key = look.may_be_of_a_new_key(error);
+                    let unknown_kid = new_key.then(|| rule.source.as_ref().clone());
                     let telling =
                         refusal.error == TokenError::Issuer || error == TokenError::Audience;
                     refusal = Refusal {
@@ -229,6 +229,12 @@ impl<'t> Look<'t> {
             claims,
             known: None,
         })
+    }
+
+    /// Whether a newer key set may verify it: no key is called so, or it names none and none of those that there are does.
+    fn may_be_of_a_new_key(&self, error: TokenError) -> bool {
+        let nameless = self.parsed.as_ref().is_some_and(Unverified::is_nameless);
+        error == TokenError::NoKey || (error == TokenError::Signature && nameless)
     }
 
     /// Signature under the rule's keys, unless it is known to be good under them.

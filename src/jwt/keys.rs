@@ -127,11 +127,13 @@ impl KeySet {
         if text.len() > limits::DISCOVERY_BYTES {
             return Err(KeySetError::TooLarge);
         }
-        let document = json::parse_object(text.as_bytes()).map_err(|_e| KeySetError::Json)?;
-        let listed = document
-            .get("keys")
-            .and_then(Value::as_array)
-            .ok_or(KeySetError::NoKeys)?;
+        let mut document = json::parse_object(text.as_bytes()).map_err(|_e| KeySetError::Json)?;
+        let listed = match document.get_mut("keys").map(Value::take) {
+            Some(Value::Array(keys)) => keys,
+            // One key stands for a set of one, as in Istio's `jwks`.
+            None if document.contains_key("kty") => vec![Value::Object(document)],
+            Some(_) | None => return Err(KeySetError::NoKeys),
+        };
         if listed.len() > limits::KEYS_PER_SET {
             return Err(KeySetError::TooMany);
         }

@@ -41,6 +41,36 @@ pub struct JwtRule {
     pub require_expiration: bool,
     /// Fetch timeout of the key set, in milliseconds.
     pub timeout_ms: u64,
+    /// Where the key set may be fetched from.
+    pub reach: Reach,
+}
+
+/// Where a key set may be fetched from besides https at addresses of the Internet, and loopback that is written as such.
+/// Whoever writes a rule names the URL, and a name leads where its owner says; without these a rule cannot make the
+/// control thread read what is inside.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reach {
+    /// Extension `dangerous_allowInsecure`: http to other hosts than loopback; whoever is on the way can give keys of his own.
+    pub http: bool,
+    /// Extension `dangerous_allowPrivateAddresses`: addresses of the inside, as `vocab::scope::is_private` has them.
+    pub private: bool,
+}
+
+impl Reach {
+    /// What either of two rules with the same source allows.
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            http: self.http || other.http,
+            private: self.private || other.private,
+        }
+    }
+
+    /// Whether everything that `other` allows is allowed.
+    #[must_use]
+    pub fn covers(self, other: Self) -> bool {
+        self.or(other) == self
+    }
 }
 
 /// Where a key set comes from.

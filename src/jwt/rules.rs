@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::jwt::keys::{KeyLookup, KeySet, KeySetError};
 use crate::jwt::model::{JwtRule, KeySource, TokenHeader};
 use crate::jwt::token::{TokenError, Verified};
+use crate::vocab::field;
 
 /// All rules of all RequestAuthentications that are attached to one enforcement point.
 #[derive(Clone, Debug, Default)]
@@ -16,6 +17,7 @@ pub struct TokenRules {
     pub(crate) rules: Vec<Rule>,
     pub(crate) locations: Vec<Location>,
     output_headers: Vec<HeaderName>,
+    audience_stripping: bool,
 }
 
 /// Why rules cannot be compiled.
@@ -24,6 +26,9 @@ pub enum TokenRulesError {
     /// A header name of `fromHeaders`, `outputPayloadToHeader` or `outputClaimToHeaders`.
     #[error("`{0}` is not a header name")]
     HeaderName(String),
+    /// An output header that frames the message or that only our proxies set.
+    #[error("a token may not set the header `{0}`")]
+    HeaderReserved(String),
     /// `jwks` is no key set.
     #[error("jwks of issuer `{issuer}` is refused")]
     InlineKeys {
@@ -105,6 +110,37 @@ impl TokenRules {
         Ok(compiled)
     }
 
+    /// With audiences compared as Envoy does (`mesh.compat.audienceStripping`): without `http://` or `https://` before and
+    /// one slash behind, on both sides. Otherwise they must be equal byte for byte (RFC 7519 section 4.1.3).
+    #[must_use]
+    pub fn with_audience_stripping(self, audience_stripping: bool) -> Self {
+        Self {
+            audience_stripping,
+            ..self
+        }
+    }
+
+    /// What a rule demands of a verified token of its issuer: dates, then audience.
+    pub(crate) fn check(
+        &self,
+        rule: &Rule,
+        verified: &Verified,
+        now_unix_s: i64,
+    ) -> Result<(), TokenError> {
+        verified.check_time(now_unix_s)?;
+        if rule.require_expiration && !verified.has_expiration() {
+            return Err(TokenError::NoExpiration);
+        }
+        let same = |wanted: &str, given: &str| {
+            wanted == given || (self.audience_stripping && stripped(wanted) == stripped(given))
+        };
+        let held = |wanted: &String| verified.audiences().any(|given| same(wanted, given));
+        if !rule.audiences.is_empty() && !rule.audiences.iter().any(held) {
+            return Err(TokenError::Audience);
+        }
+        Ok(())
+    }
+
     /// Whether nothing is verified here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -137,7 +173,7 @@ impl Rule {
         };
         let mut claim_headers = Vec::with_capacity(rule.output_claim_to_headers.len());
         for (header, claim) in &rule.output_claim_to_headers {
-            claim_headers.push((header_name(header)?, claim.clone()));
+            claim_headers.push((output_name(header)?, claim.clone()));
         }
         let space_delimited = rule.space_delimited_claims.iter().cloned();
         Ok(Self {
@@ -150,7 +186,7 @@ impl Rule {
             payload_header: rule
                 .output_payload_to_header
                 .as_deref()
-                .map(header_name)
+                .map(output_name)
                 .transpose()?,
             claim_headers,
             space_delimited: space_delimited
@@ -173,20 +209,14 @@ impl Rule {
                 .ok_or(TokenError::KeysUnavailable),
         }
     }
+}
 
-    /// What the rule demands of a verified token of its issuer: dates, then audience.
-    pub(crate) fn check(&self, verified: &Verified, now_unix_s: i64) -> Result<(), TokenError> {
-        verified.check_time(now_unix_s)?;
-        if self.require_expiration && !verified.has_expiration() {
-            return Err(TokenError::NoExpiration);
-        }
-        if !self.audiences.is_empty()
-            && !self.audiences.iter().any(|aud| verified.has_audience(aud))
-        {
-            return Err(TokenError::Audience);
-        }
-        Ok(())
-    }
+fn stripped(audience: &str) -> &str {
+    let rest = audience
+        .strip_prefix("https://")
+        .or_else(|| audience.strip_prefix("http://"))
+        .unwrap_or(audience);
+    rest.strip_suffix('/').unwrap_or(rest)
 }
 
 /// Istio: if any location is configured, the defaults are off.
@@ -212,6 +242,14 @@ fn places(rule: &JwtRule) -> Result<Vec<Place>, TokenRulesError> {
 fn header_name(name: &str) -> Result<HeaderName, TokenRulesError> {
     HeaderName::from_bytes(name.as_bytes())
         .map_err(|_e| TokenRulesError::HeaderName(name.to_owned()))
+}
+
+fn output_name(name: &str) -> Result<HeaderName, TokenRulesError> {
+    let name = header_name(name)?;
+    if field::is_reserved(name.as_str()) {
+        return Err(TokenRulesError::HeaderReserved(name.as_str().to_owned()));
+    }
+    Ok(name)
 }
 
 /// A CORS preflight carries no credentials: tokens are not looked at, authorization still is (Istio's

@@ -10,7 +10,7 @@ use http::header::{AUTHORIZATION, COOKIE};
 use http::{HeaderMap, HeaderName, Method};
 use serde_json::{Value, json};
 
-use super::model::{JwtRule, KeySource, TokenHeader};
+use super::model::{JwtRule, KeySource, Reach, TokenHeader};
 use super::*;
 use crate::vocab::host::Host;
 use crate::vocab::path::{CanonicalPath, PathNormalization};
@@ -56,6 +56,7 @@ fn rule(issuer: &str) -> JwtRule {
         space_delimited_claims: Vec::new(),
         require_expiration: false,
         timeout_ms: 5000,
+        reach: Reach::default(),
     }
 }
 
@@ -213,6 +214,65 @@ fn tokens_are_taken_out_unless_forwarded() {
 }
 
 #[test]
+fn policy_judges_the_target_that_is_sent() {
+    let signer = Signer::new();
+    let sets = keys(&[(ISSUER, signer.jwks("k"))], 1);
+    let rules = TokenRules::compile(&[rule(ISSUER)]).unwrap();
+    let token = signer.token(&json!({"iss": ISSUER, "sub": "al"}));
+    let check = |target: String, want: Option<&str>| {
+        let asked = path(&target);
+        let outcome = authenticate(&rules, &sets, &HeaderMap::new(), Some(&asked), NOW);
+        let left = edits(outcome).target(&asked);
+        assert_eq!(left.as_deref(), want, "{target:.40}");
+        // What is left is canonical already, so that it is judged and sent as the same bytes.
+        if let Some(left) = left {
+            assert_eq!(path(&left).as_str(), left);
+        }
+    };
+    check(format!("/a?access_token={token}"), Some("/a"));
+    check(
+        format!("/a%2Fb?x=%2f+%20&&access_token={token}&=&y;z=1&x=2"),
+        Some("/a%2Fb?x=%2f+%20&&=&y;z=1&x=2"),
+    );
+    check(
+        format!("/a?access%5Ftoken={token}&access_tokens=1"),
+        Some("/a?access_tokens=1"),
+    );
+    check("/a?x=1".to_owned(), None);
+    check("/a?access_token=&x=1".to_owned(), None);
+}
+
+#[test]
+fn a_token_that_names_no_key_may_be_of_a_new_one() {
+    let (old, new) = (Signer::new(), Signer::new());
+    let sets = keys(&[(ISSUER, old.jwks("k"))], 1);
+    let rules = TokenRules::compile(&[rule(ISSUER)]).unwrap();
+    let claims = json!({"iss": ISSUER, "sub": "al"});
+    let ask = |header: Value| {
+        let signed = format!(
+            "{}.{}",
+            URL_SAFE_NO_PAD.encode(header.to_string()),
+            URL_SAFE_NO_PAD.encode(claims.to_string())
+        );
+        let signature = URL_SAFE_NO_PAD.encode(new.0.sign(signed.as_bytes()));
+        let request = headers(&[("authorization", &format!("Bearer {signed}.{signature}"))]);
+        refusal(authenticate(&rules, &sets, &request, None, NOW))
+    };
+    assert_eq!(
+        ask(json!({"alg": "EdDSA"})),
+        (401, TokenError::Signature, true)
+    );
+    assert_eq!(
+        ask(json!({"alg": "EdDSA", "kid": "new"})),
+        (401, TokenError::NoKey, true)
+    );
+    assert_eq!(
+        ask(json!({"alg": "EdDSA", "kid": "k"})),
+        (401, TokenError::Signature, false)
+    );
+}
+
+#[test]
 fn several_rules() {
     let (a, b) = (Signer::new(), Signer::new());
     let mut narrow = rule(ISSUER);
@@ -359,6 +419,14 @@ fn options() {
     assert_eq!(
         TokenRules::compile(&[bad]).err(),
         Some(TokenRulesError::HeaderName("not a header".to_owned()))
+    );
+    let mut framing = rule(ISSUER);
+    framing.output_claim_to_headers = vec![("Transfer-Encoding".to_owned(), "te".to_owned())];
+    assert_eq!(
+        TokenRules::compile(&[framing]).err(),
+        Some(TokenRulesError::HeaderReserved(
+            "transfer-encoding".to_owned()
+        ))
     );
     let mut inline = rule(ISSUER);
     inline.keys = KeySource::Inline("INVALID".to_owned());

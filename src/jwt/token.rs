@@ -208,6 +208,11 @@ impl<'t> Unverified<'t> {
         &self.header
     }
 
+    /// Whether it names no key.
+    pub(crate) fn is_nameless(&self) -> bool {
+        self.kid.is_none()
+    }
+
     /// The algorithm that the header names, from the allow-list.
     pub(crate) fn alg(&self) -> Algorithm {
         self.alg
@@ -318,13 +323,14 @@ impl Verified {
 
     /// Whether `aud` holds `wanted`, byte for byte.
     pub(crate) fn has_audience(&self, wanted: &str) -> bool {
-        match self.claims.get("aud") {
-            Some(Value::String(one)) => one == wanted,
-            Some(Value::Array(list)) => list.iter().any(|aud| aud == wanted),
-            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) | None => {
-                false
-            }
-        }
+        self.audiences().any(|given| given == wanted)
+    }
+
+    /// What `aud` holds.
+    pub(crate) fn audiences(&self) -> impl Iterator<Item = &str> {
+        let aud = self.claims.get("aud");
+        let list = aud.and_then(Value::as_array).into_iter().flatten();
+        aud.into_iter().chain(list).filter_map(Value::as_str)
     }
 
     /// A string claim.

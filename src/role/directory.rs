@@ -23,8 +23,22 @@ impl Directory {
     /// Builds the tables.
     #[must_use]
     pub fn new(mesh: &Mesh) -> Self {
+        let mut this = Self::of(&mesh.services);
+        for (at, workload) in mesh.workloads.iter().enumerate() {
+            this.workload_by_address.insert(workload.address, at);
+            this.workload_by_name.insert(workload.name.clone(), at);
+        }
+        for (at, gateway) in mesh.gateways.iter().enumerate() {
+            this.gateway_by_name.insert(gateway.name.clone(), at);
+        }
+        this
+    }
+
+    /// The tables of services alone.
+    #[must_use]
+    pub fn of(services: &[Service]) -> Self {
         let mut this = Self::default();
-        for (at, service) in mesh.services.iter().enumerate() {
+        for (at, service) in services.iter().enumerate() {
             this.service_by_name.insert(service.name.clone(), at);
             for host in &service.hosts {
                 match host.strip_prefix('*') {
@@ -36,14 +50,16 @@ impl Directory {
                 this.service_by_address.insert(*address, at);
             }
         }
-        for (at, workload) in mesh.workloads.iter().enumerate() {
-            this.workload_by_address.insert(workload.address, at);
-            this.workload_by_name.insert(workload.name.clone(), at);
-        }
-        for (at, gateway) in mesh.gateways.iter().enumerate() {
-            this.gateway_by_name.insert(gateway.name.clone(), at);
-        }
         this
+    }
+
+    /// The service that is registered for a host name in lower case and a port. The most specific name owns the host, so
+    /// that a port which its service does not have is not found in a wider one's.
+    #[must_use]
+    pub fn registered(&self, services: &[Service], host: &str, port: u16) -> Option<usize> {
+        let at = self.service_by_host(host)?;
+        service_port(services.get(at)?, port)?;
+        Some(at)
     }
 
     /// Service of a host name in lower case: the exact name, else the longest wildcard.
@@ -110,4 +126,67 @@ pub fn waypointed_services(mesh: &Mesh, workload: usize) -> Vec<(usize, usize)> 
         .enumerate()
         .filter_map(with_waypoint)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::checked::{Location, Protocol};
+
+    fn service(name: &str, hosts: &[&str], ports: &[u16]) -> Service {
+        let port = |number: &u16| ServicePort {
+            number: *number,
+            name: number.to_string(),
+            protocol: Protocol::Tls,
+            target_port: *number,
+        };
+        Service {
+            name: ResourceName::new("default", name),
+            hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
+            addresses: Vec::new(),
+            ports: ports.iter().map(port).collect(),
+            location: Location::External,
+            workloads: Vec::new(),
+            endpoints: Vec::new(),
+            subject_alt_names: Vec::new(),
+            allow_private: false,
+            waypoint: None,
+            labels: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn the_most_specific_name_owns_the_host_whatever_the_order() {
+        let mut services = vec![
+            service("wide", &["*.a.com", "*.com"], &[80, 443]),
+            service("deep", &["*.b.a.com"], &[443]),
+            service("exact", &["x.a.com", "a.com"], &[443]),
+        ];
+        for _ in 0..services.len() {
+            services.rotate_left(1);
+            let directory = Directory::of(&services);
+            let found = |host: &str, port: u16| {
+                let at = directory.registered(&services, host, port)?;
+                Some(services[at].name.name.as_str())
+            };
+            for (host, port, want) in [
+                ("x.a.com", 443, Some("exact")),
+                ("x.a.com", 80, None),
+                ("a.com", 443, Some("exact")),
+                ("y.a.com", 80, Some("wide")),
+                ("z.b.a.com", 443, Some("deep")),
+                ("z.b.a.com", 80, None),
+                ("p.q.b.a.com", 443, Some("deep")),
+                ("b.a.com", 443, Some("wide")),
+                ("nota.com", 443, Some("wide")),
+                ("com", 443, None),
+                ("a.com.evil", 443, None),
+                ("xa.com.", 443, None),
+                ("", 443, None),
+                ("x.a.com", 8443, None),
+            ] {
+                assert_eq!(found(host, port), want, "{host}:{port}");
+            }
+        }
+    }
 }

@@ -163,7 +163,9 @@ impl Maker<'_> {
             }
         }
         rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
-        let tokens = TokenRules::compile(&rules).map_err(EnforcementError::Tokens)?;
+        let tokens = TokenRules::compile(&rules)
+            .map_err(EnforcementError::Tokens)?
+            .with_audience_stripping(self.mesh.audience_stripping);
         Ok(Some(Enforcement { of, set, tokens }))
     }
 }

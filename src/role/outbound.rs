@@ -57,7 +57,7 @@ pub enum Route {
         /// Port of its endpoints.
         port: u16,
     },
-    /// Not in the registry; the address is known if the client named one.
+    /// Not in the registry, or not with this port; the address is known if the client named one.
     Unknown(Option<UpstreamAddr>),
     /// In the registry, but nothing of it can be reached there.
     Unreachable {
@@ -88,7 +88,7 @@ fn in_registry<'a>(route: &Route, asked: &'a str) -> OutboundTarget<'a> {
 #[must_use]
 pub fn route(mesh: &Mesh, directory: &Directory, wanted: &Wanted, port: u16, turn: usize) -> Route {
     let service = match wanted {
-        Wanted::Name(name) => directory.service_by_host(name),
+        Wanted::Name(name) => directory.registered(&mesh.services, name, port),
         Wanted::Address(ip) => directory.service_by_address(*ip),
     };
     if let Some(at) = service {

@@ -9,6 +9,34 @@ pub fn alike(a: &str, b: &str) -> bool {
     a.len() == b.len() && a.bytes().map(dashed).eq(b.bytes().map(dashed))
 }
 
+/// Fields that say where a message ends, who it is for, and what belongs to one hop.
+const FRAMING: [&str; 14] = [
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "x-forwarded-client-cert",
+];
+
+/// Whether what a token says may not be written into the field of this name, in lower case: a claim would frame the
+/// message, or speak as one of our proxies.
+#[must_use]
+pub fn is_reserved(name: &str) -> bool {
+    FRAMING.iter().any(|own| alike(own, name))
+        || ["x-envoy-", "x-istio-"]
+            .iter()
+            .any(|prefix| name.get(..prefix.len()).is_some_and(|n| alike(n, prefix)))
+}
+
 /// Removes the fields of which `owned` is true, by any of their spellings: `owned` gets names with `-`.
 pub fn remove_owned(headers: &mut HeaderMap, owned: impl Fn(&str) -> bool) {
     let is_owned = |name: &&HeaderName| {
@@ -28,6 +56,31 @@ pub fn remove_owned(headers: &mut HeaderMap, owned: impl Fn(&str) -> bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn reserved() {
+        for name in [
+            "host",
+            "content-length",
+            "content_length",
+            "transfer-encoding",
+            "x-envoy-original-path",
+            "x_istio_attributes",
+            "x-forwarded-client-cert",
+        ] {
+            assert!(is_reserved(name), "{name}");
+        }
+        for name in [
+            "x-user",
+            "authorization",
+            "x-envoy",
+            "x-hosts",
+            "cookie",
+            "",
+        ] {
+            assert!(!is_reserved(name), "{name}");
+        }
+    }
 
     #[test]
     fn spellings() {

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::client::{Conn, client};
 use crate::system::System;
 
-crate::both!(forged_tokens);
+crate::both!(forged_tokens, refusals_read_as_envoys);
 
 fn edge(system: &System, fields: &str) -> u16 {
     let conn = Conn::plain(&system.layout.at(20, 8443));
@@ -113,4 +113,58 @@ fn forged_tokens(system: &System) {
             "{shown}: reached the backend"
         );
     }
+}
+
+/// The whole answer, as text.
+fn whole(system: &System, request: &str) -> String {
+    let conn = Conn::plain(&system.layout.at(20, 8443));
+    let mut conn = conn
+        .tls(client(&["http/1.1"], None), "portal.example.test")
+        .unwrap();
+    conn.send(request.as_bytes());
+    String::from_utf8(conn.rest()).unwrap()
+}
+
+fn refusals_read_as_envoys(system: &System) {
+    let key = system.file("state/idp/key.pem");
+    let ask = |line: &str, fields: &str| {
+        let host = "host: Portal.example.test:8443\r\nconnection: close";
+        whole(
+            system,
+            &format!("{line} HTTP/1.1\r\n{host}\r\n{fields}\r\n"),
+        )
+    };
+    let expired = format!(
+        "authorization: Bearer {}\r\n",
+        mint(&key, Flaw::Expired).unwrap()
+    );
+    let challenge = "www-authenticate: Bearer realm=\"https://portal.example.test:8443/api/t\", error=\"invalid_token\"\r\n";
+    for line in ["GET /api/t", "GET /api/x/../t?access=1"] {
+        let answer = ask(line, &expired);
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert!(answer.contains(challenge), "{answer}");
+    }
+    let answer = ask("GET /api/t", &expired);
+    assert!(answer.contains("content-type: text/plain\r\n"), "{answer}");
+    assert!(answer.contains("content-length: 14\r\n"), "{answer}");
+    assert!(answer.ends_with("\r\n\r\nJwt is expired"), "{answer}");
+
+    let grpc = format!("content-type: application/grpc\r\n{expired}");
+    let answer = ask("POST /api/t", &grpc);
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(answer.contains("grpc-status: 16\r\n"), "{answer}");
+    assert!(
+        answer.contains("grpc-message: Jwt is expired\r\n"),
+        "{answer}"
+    );
+    assert!(answer.contains(challenge), "{answer}");
+
+    // A preflight carries no credentials, so that none is judged; policy is, and lets only GET in.
+    let preflight = "origin: https://a.example\r\naccess-control-request-method: GET\r\n";
+    let answer = ask("OPTIONS /api/t", &format!("{preflight}{expired}"));
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    assert!(answer.ends_with("RBAC: access denied"), "{answer}");
+    let answer = ask("OPTIONS /api/t", &expired);
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    assert!(system.customer.take().is_empty());
 }

@@ -6,13 +6,16 @@ use serde_json::Value;
 
 use crate::config::check::Context;
 use crate::config::check::target::{Attachment, selector, target};
+use crate::config::check::url::UrlRules;
 use crate::config::checked::Mesh;
 use crate::config::place::{At, Place};
 use crate::config::raw::File;
 use crate::config::raw::authn as raw;
 use crate::config::read::{AnyText, Map, Table};
-use crate::jwt::model::{JwtRule, KeySource, RequestAuthentication, TokenHeader};
+use crate::jwt::KeySet;
+use crate::jwt::model::{JwtRule, KeySource, Reach, RequestAuthentication, TokenHeader};
 use crate::policy::model::{MtlsMode, PeerAuthentication};
+use crate::vocab::field::is_reserved;
 use crate::vocab::limits;
 
 /// Fetch timeout of a key set where it is not written (Istio's value), in milliseconds.
@@ -219,7 +222,7 @@ fn jwt_rule(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<JwtRule> {
         .collect();
     let claims = raw.output_claim_to_headers.iter().flatten();
     let output_claim_to_headers = claims
-        .map(|c| (cx.header_name(&c.header), c.claim.value.clone()))
+        .map(|c| (cx.output_header(&c.header), c.claim.value.clone()))
         .collect();
     if let Some(at) = raw.timeout.as_ref().filter(|at| at.0 == 0) {
         cx.out.error(&at.place, "expected at least 1ms");
@@ -237,17 +240,25 @@ fn jwt_rule(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<JwtRule> {
         output_payload_to_header: raw
             .output_payload_to_header
             .as_ref()
-            .map(|at| cx.header_name(at)),
+            .map(|at| cx.output_header(at)),
         output_claim_to_headers,
         space_delimited_claims: raw.space_delimited_claims.clone().unwrap_or_default(),
         require_expiration: raw.require_expiration.unwrap_or(false),
         timeout_ms: raw.timeout.as_ref().map_or(TIMEOUT_MS, |at| at.0),
+        reach: reach(raw),
     })
 }
 
 /// The issuer; an empty one is none.
 fn issuer(raw: &raw::JwtRule) -> Option<&At<AnyText>> {
     raw.issuer.as_ref().filter(|at| !at.0.is_empty())
+}
+
+fn reach(raw: &raw::JwtRule) -> Reach {
+    Reach {
+        http: raw.allow_http.unwrap_or(false),
+        private: raw.allow_private.unwrap_or(false),
+    }
 }
 
 fn keys(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<KeySource> {
@@ -264,7 +275,7 @@ fn keys(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<KeySource> {
             None
         }
         (Some(at), None, _) => cx
-            .fetched_url(&at.place, at, true)
+            .fetched_url(&at.place, at, UrlRules::keys(reach(raw)))
             .then(|| KeySource::Uri(at.value.clone())),
         (None, Some(at), _) => {
             inline_keys(&at.place, &at.0, cx).then(|| KeySource::Inline(at.0.clone()))
@@ -280,7 +291,7 @@ fn keys(raw: &raw::JwtRule, cx: &mut Context<'_>) -> Option<KeySource> {
             Some(KeySource::Discovery(at.0.clone()))
         }
         (None, None, Some(at)) => cx
-            .fetched_url(&at.place, &at.0, true)
+            .fetched_url(&at.place, &at.0, UrlRules::keys(reach(raw)))
             .then(|| KeySource::Discovery(at.0.clone())),
         (None, None, None) => None,
     }
@@ -317,6 +328,10 @@ fn inline_keys(place: &Place, text: &str, cx: &mut Context<'_>) -> bool {
         );
         return false;
     };
+    if let Err(error) = KeySet::parse(text) {
+        cx.out.error(place, format!("{error}"));
+        return false;
+    }
     if keys.is_empty() {
         cx.out.warn(place, "no keys: every token is refused");
     }
@@ -333,6 +348,21 @@ fn inline_keys(place: &Place, text: &str, cx: &mut Context<'_>) -> bool {
 }
 
 impl Context<'_> {
+    /// The name of a header that a token's content is written to, lower case.
+    fn output_header(&mut self, written: &At<String>) -> String {
+        let name = self.header_name(written);
+        if is_reserved(&name) {
+            self.out.error(
+                &written.place,
+                format!(
+                    "`{}` frames or vouches for a request, which no token may",
+                    written.escape_debug()
+                ),
+            );
+        }
+        name
+    }
+
     /// A header name, lower case.
     fn header_name(&mut self, written: &At<String>) -> String {
         if !written

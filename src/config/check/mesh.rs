@@ -74,13 +74,6 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
         );
     }
     let compat = table.and_then(|t| t.compat.as_ref());
-    if let Some(at) = compat
-        .and_then(|c| c.audience_stripping.as_ref())
-        .filter(|at| at.value)
-    {
-        cx.out
-            .error(&at.place, "`true` is not supported yet, expected `false`");
-    }
     let (allow_any, dry_run) = weakened(table, cx);
     Some(Mesh {
         trust_domain: own.or_else(|| TrustDomain::parse(TRUST_DOMAIN).ok())?,
@@ -91,6 +84,7 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
         num_trusted_proxies: table.and_then(|t| t.num_trusted_proxies).map_or(0, |n| n.0),
         gateway_name_selector: compat.and_then(|c| c.gateway_name_selector).unwrap_or(true),
         gateway_selectors: compat.and_then(|c| c.gateway_selectors).unwrap_or(true),
+        audience_stripping: compat.and_then(|c| c.audience_stripping).unwrap_or(false),
         l4_deny: compat.and_then(|c| c.l4_deny).unwrap_or_default(),
         dry_run,
         gateways: Vec::new(),

@@ -1,10 +1,9 @@
-//! `[[extensionProvider]]`, and URLs that keys are fetched from.
-
-use url::{Host, Url};
+//! `[[extensionProvider]]`.
 
 use crate::config::check::Context;
+use crate::config::check::url::UrlRules;
 use crate::config::checked::{Mesh, OidcProvider, Secret};
-use crate::config::place::{At, Place};
+use crate::config::place::At;
 use crate::config::raw::File;
 use crate::config::raw::mesh::{ExtensionProvider, Oidc};
 
@@ -25,7 +24,8 @@ pub(crate) fn providers(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
 fn provider(raw: &ExtensionProvider, cx: &mut Context<'_>) -> OidcProvider {
     let oidc = &raw.oidc;
     let allow_http_loopback = oidc.allow_http_loopback.unwrap_or(false);
-    cx.fetched_url(&oidc.issuer.place, &oidc.issuer, allow_http_loopback);
+    let rules = UrlRules::provider(allow_http_loopback);
+    cx.fetched_url(&oidc.issuer.place, &oidc.issuer, rules);
     let path = |cx: &mut Context<'_>, at: Option<&At<String>>, default: &str| {
         let valid = |p: &str| {
             p.starts_with('/')
@@ -92,81 +92,5 @@ fn client_secret(oidc: &Oidc, cx: &mut Context<'_>) -> Option<Secret> {
         (Some(at), None) => cx.secret(at),
         (None, Some(at)) => Some(Secret::File(cx.path(at))),
         (None, None) => None,
-    }
-}
-
-impl Context<'_> {
-    /// A URL that this process fetches: `https`, or `http` to a loopback address if `loopback_http`.
-    pub(crate) fn fetched_url(&mut self, place: &Place, text: &str, loopback_http: bool) -> bool {
-        let problem = url_problem(text, loopback_http);
-        if let Some(problem) = problem {
-            self.out
-                .error(place, format!("`{}`: {problem}", text.escape_debug()));
-        }
-        problem.is_none()
-    }
-}
-
-fn url_problem(text: &str, loopback_http: bool) -> Option<&'static str> {
-    let Ok(url) = Url::parse(text) else {
-        return Some("not a URL");
-    };
-    let loopback = match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(Host::Ipv6(ip)) => ip.to_canonical().is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
-    match url.scheme() {
-        "https" => {}
-        "http" if loopback_http && loopback => {}
-        "http" if loopback_http => return Some("expected https, or http to a loopback address"),
-        "http" => return Some("expected https"),
-        _ => return Some("expected an https URL"),
-    }
-    if url.host_str().is_none_or(str::is_empty) || url.port() == Some(0) {
-        return Some("expected a host, and a port from 1 to 65535 if any");
-    }
-    let link_local = match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_link_local(),
-        Some(Host::Ipv6(ip)) => ip.is_unicast_link_local(),
-        Some(Host::Domain(_)) | None => false,
-    };
-    if link_local {
-        return Some("a link-local address is where machines keep their metadata, not keys");
-    }
-    if !url.username().is_empty() || url.password().is_some() || url.fragment().is_some() {
-        return Some("a user, a password or a fragment has no place here");
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn urls() {
-        for (text, loopback_http, valid) in [
-            ("https://auth.example.com", false, true),
-            ("https://auth.example.com:8443/keys?x=1", false, true),
-            ("http://auth.example.com/keys", true, false),
-            ("http://127.0.10.41:18081/jwks.json", true, true),
-            ("http://127.0.10.41:18081/jwks.json", false, false),
-            ("http://[::1]/x", true, true),
-            ("http://[::ffff:127.0.0.1]/x", true, true),
-            ("http://localhost/x", true, true),
-            ("http://localhost.example.com/x", true, false),
-            ("http://127.0.0.1@evil.example/x", true, false),
-            ("https://user@auth.example.com", false, false),
-            ("https://auth.example.com:0/", false, false),
-            ("https://auth.example.com:99999/", false, false),
-            ("https://169.254.169.254/latest", false, false),
-            ("ftp://auth.example.com", false, false),
-            ("auth.example.com", false, false),
-            ("https://", false, false),
-        ] {
-            assert_eq!(url_problem(text, loopback_http).is_none(), valid, "{text}");
-        }
     }
 }

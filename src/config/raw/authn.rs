@@ -91,6 +91,8 @@ table! {
         timeout: Option<At<Millis>> = "timeout",
         space_delimited_claims: Option<Vec<String>> = "spaceDelimitedClaims",
         require_expiration: Option<bool> = "requireExpiration",
+        allow_http: Option<bool> = "dangerous_allowInsecure",
+        allow_private: Option<bool> = "dangerous_allowPrivateAddresses",
     }
 }
 

@@ -48,7 +48,7 @@ table! {
         l4_deny: Option<L4Deny> = "l4Deny",
         gateway_name_selector: Option<bool> = "gatewayNameSelector",
         gateway_selectors: Option<bool> = "gatewaySelectors",
-        audience_stripping: Option<At<bool>> = "audienceStripping",
+        audience_stripping: Option<bool> = "audienceStripping",
     }
 }
 
