@@ -45,14 +45,14 @@ fn ours<'p>(principal: &'p str, trust_domains: &[TrustDomain]) -> Option<(&'p st
         .then_some((domain, path))
 }
 
-/// Expands `trustDomains` values: one of ours, or `cluster.local`, means all of ours.
+/// Expands `trustDomains` values: one of ours, or `cluster.local`, means all of ours and no other.
 #[must_use]
 pub fn expand_trust_domains(values: &[String], trust_domains: &[TrustDomain]) -> Vec<String> {
-    let mut out: Vec<String> = values.to_vec();
-    let own = |value: &String| {
-        value == DEFAULT_TRUST_DOMAIN || trust_domains.iter().any(|own| own.as_str() == value)
+    let own = |value: &&String| {
+        *value == DEFAULT_TRUST_DOMAIN || trust_domains.iter().any(|own| own.as_str() == *value)
     };
-    if values.iter().any(own) {
+    let mut out: Vec<String> = values.iter().filter(|v| !own(v)).cloned().collect();
+    if values.iter().any(|v| own(&v)) {
         out.extend(trust_domains.iter().map(|own| own.as_str().to_owned()));
     }
     out
@@ -91,5 +91,16 @@ mod tests {
         for kept in ["*", "td1/x", "td1/*", "*/ns/a/sa/b", "td1/ns/a/sa/b/c"] {
             check(&["td1", "td2"], kept, &[kept]);
         }
+    }
+
+    /// A foreign domain that is called `cluster.local` is not ours because a policy says `cluster.local`.
+    #[test]
+    fn trust_domains() {
+        let own = [TrustDomain::parse("td1").unwrap()];
+        let expand = |value: &str| expand_trust_domains(&[value.to_owned()], &own);
+        assert_eq!(expand("cluster.local"), ["td1"]);
+        assert_eq!(expand("td1"), ["td1"]);
+        assert_eq!(expand("other"), ["other"]);
+        assert_eq!(expand("td*"), ["td*"]);
     }
 }

@@ -8,7 +8,7 @@ use ringgate::vocab::resource::ResourceName;
 use crate::asked::Asked;
 use crate::compare::compile;
 use crate::run;
-use crate::world::{World, fitting, rule, world};
+use crate::world::{World, fitting, legal, rule, world};
 
 const WORLDS: u32 = 150;
 const REQUESTS: usize = 30;
@@ -20,14 +20,14 @@ fn world_and_rule() -> impl Strategy<Value = (World, Rule)> {
 
 /// A policy that applies at the world's point.
 fn applying(world: &World, action: Action, rule: &Rule) -> AuthorizationPolicy {
-    AuthorizationPolicy {
+    legal(AuthorizationPolicy {
         name: ResourceName::new(&world.point.namespace, "a-new-one"),
         target: fitting(&world.point),
         action,
         provider: None,
         dry_run: false,
         rules: vec![rule.clone()],
-    }
+    })
 }
 
 fn decision(set: &PolicySet, asked: &Asked) -> (Decision, &'static str) {
@@ -135,32 +135,25 @@ fn order_changes_nothing() {
 #[test]
 fn one_more_not_value_never_matches_more() {
     run(5, WORLDS, &world_and_rule(), |(world, rule)| {
-        let mut narrower = rule.clone();
-        for source in &mut narrower.from {
-            source.not_principals.push("*s".to_owned());
+        let mut world = world.clone();
+        world.asked.retain(|asked| asked.request.is_some());
+        let wide = applying(&world, Action::Allow, rule);
+        let mut narrow = wide.clone();
+        for source in narrow.rules.iter_mut().flat_map(|rule| &mut rule.from) {
+            if source.service_accounts.is_empty() && source.not_service_accounts.is_empty() {
+                source.not_principals.push("*s".to_owned());
+            }
             source.not_ip_blocks.push("10.0.0.0/8".to_owned());
         }
-        for operation in &mut narrower.to {
+        for operation in narrow.rules.iter_mut().flat_map(|rule| &mut rule.to) {
             operation.not_paths.push("/api/*".to_owned());
             operation.not_methods.push("POST".to_owned());
         }
-        for condition in narrower
-            .when
-            .iter_mut()
-            .filter(|c| c.key.starts_with("request."))
-        {
+        let conditions = narrow.rules.iter_mut().flat_map(|rule| &mut rule.when);
+        for condition in conditions.filter(|c| c.key.starts_with("request.")) {
             condition.not_values.push("good".to_owned());
         }
-        for source in &mut narrower.from {
-            if !source.service_accounts.is_empty() || !source.not_service_accounts.is_empty() {
-                source.not_principals.clear();
-            }
-        }
-        let mut world = world.clone();
-        world.asked.retain(|asked| asked.request.is_some());
-        let wide = [applying(&world, Action::Allow, rule)];
-        let narrow = [applying(&world, Action::Allow, &narrower)];
-        compare(&world, (&wide, &narrow), |was, is| was || !is)
+        compare(&world, (&[wide], &[narrow]), |was, is| was || !is)
     });
 }
 

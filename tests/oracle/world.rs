@@ -220,7 +220,7 @@ pub(crate) fn fitting(point: &Point) -> Target {
 }
 
 /// Takes out what the engine refuses at load, so that every random policy is one that an operator can have.
-fn legal(mut policy: AuthorizationPolicy) -> AuthorizationPolicy {
+pub(crate) fn legal(mut policy: AuthorizationPolicy) -> AuthorizationPolicy {
     let custom = policy.action == Action::Custom;
     for rule in &mut policy.rules {
         for source in &mut rule.from {
