@@ -23,7 +23,7 @@ pub(crate) struct Asked {
 }
 
 /// As many as a request with everything takes.
-const NUMBERS: usize = 36;
+const NUMBERS: usize = 38;
 
 pub(crate) fn asked() -> impl Strategy<Value = Asked> {
     vec(any::<u8>(), NUMBERS..=NUMBERS).prop_map(|numbers| {
@@ -59,6 +59,7 @@ impl Row {
 fn connection(row: &mut Row) -> Connection {
     let id = row.of(pools::IDS);
     let plaintext = row.below(7) == 6;
+    let time = row.of(pools::TIMES);
     let peer = row.address();
     let remote = row.address();
     Connection {
@@ -70,11 +71,13 @@ fn connection(row: &mut Row) -> Connection {
         sni: row
             .of(&[None, Some("a.com"), Some("b.example"), Some("api")])
             .map(str::to_owned),
+        time,
     }
 }
 
 fn request(row: &mut Row) -> Request {
     let method = row.of(pools::VERBS);
+    let time = row.of(pools::TIMES);
     let host = Host::parse(row.of(pools::AUTHORITIES)).unwrap();
     let mut headers = HeaderMap::new();
     for name in ["x-a", "x-b"] {
@@ -93,6 +96,7 @@ fn request(row: &mut Row) -> Request {
         host,
         path: (!connect).then(|| path(row)),
         headers,
+        time,
         claims: (row.below(4) != 0).then(|| claims(row)),
     }
 }

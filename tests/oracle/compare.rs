@@ -2,7 +2,7 @@
 
 use ringgate::policy::model::{AuthorizationPolicy, MtlsMode};
 use ringgate::policy::{
-    self, Decision, Judged, L4Deny, MeshPolicies, PolicySet, custom_providers, decide,
+    self, Decision, Judged, L4Deny, MeshPolicies, PolicySet, Scope, custom_providers, decide,
     decide_connect, decide_plaintext, decide_via_waypoint,
 };
 use ringgate::vocab::spiffe::{SpiffeId, TrustDomain};
@@ -26,8 +26,8 @@ pub(crate) fn compile(
     let mesh = MeshPolicies {
         policies,
         trust_domains: &domains,
-        root_namespace: &settings.root_namespace,
-        gateway_name_selector: settings.gateway_name_selector,
+        scope: scope(world),
+        dry_run: settings.dry_run,
         l4_deny: if settings.ztunnel {
             L4Deny::Ztunnel
         } else {
@@ -35,6 +35,14 @@ pub(crate) fn compile(
         },
     };
     policy::compile(&mesh, &world.point).map_err(|problems| format!("refused: {problems:?}"))
+}
+
+fn scope(world: &World) -> Scope<'_> {
+    Scope {
+        root_namespace: &world.settings.root_namespace,
+        gateway_name_selector: world.settings.gateway_name_selector,
+        gateway_selectors: world.settings.gateway_selectors,
+    }
 }
 
 /// Compares every answer about a world.
@@ -46,8 +54,7 @@ pub(crate) fn agree(world: &World, tally: &Tally) -> Result<(), String> {
             &policy.target,
             &policy.name.namespace,
             &world.point,
-            &settings.root_namespace,
-            settings.gateway_name_selector,
+            scope(world),
         );
         let oracle = applies(
             &policy.target,
@@ -135,13 +142,22 @@ fn plaintext(world: &World, asked: &Asked, tally: &Tally) -> Result<(), String> 
     same("plaintext is closed", &denied, &closed)
 }
 
+/// Whether it would be allowed if the mesh were not in dry run.
 fn allows(judged: &Judged) -> bool {
-    judged.decision == Decision::Allow
+    judged.decision == Decision::Allow && !judged.would_deny
 }
 
 /// Marks, dry-run results, and that the policy and rule which are named are ones that decide.
 fn judged(world: &World, judged: &Judged, opinion: &Opinion) -> Result<(), String> {
     same("audit", &judged.audit, &opinion.audit)?;
+    let denied = !allows(judged);
+    let dry = world.settings.dry_run;
+    same("would be denied", &judged.would_deny, &(denied && dry))?;
+    same(
+        "is denied",
+        &(judged.decision == Decision::Deny),
+        &(denied && !dry),
+    )?;
     let denied = judged.shadow.deny.map(|d| d == Decision::Deny);
     let allowed = judged.shadow.allow.map(|d| d == Decision::Allow);
     same("dry-run DENY", &denied, &opinion.shadow_deny)?;
@@ -199,6 +215,7 @@ fn count(judged: &Judged, bare: bool, tally: &Tally) {
         (!allows(judged), "denied"),
         (bare, "bare connection"),
         (judged.audit, "audit"),
+        (judged.would_deny, "dry run of the mesh: would be denied"),
         (
             judged.shadow.deny == Some(Decision::Deny),
             "dry-run DENY matched",

@@ -108,6 +108,7 @@ fn check_shares(tally: &Tally) {
         ("dry-run DENY matched", 1.0),
         ("dry-run ALLOW matched", 1.0),
         ("closed by STRICT", 1.0),
+        ("dry run of the mesh: would be denied", 2.0),
         ("CONNECT", 2.0),
         ("via the waypoint", 2.0),
     ] {

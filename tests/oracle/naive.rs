@@ -12,8 +12,8 @@ use ringgate::vocab::resource::ResourceName;
 
 use crate::tally::Tally;
 use crate::values::{
-    in_block, namespace_and_account, principal_values, query, regex, request_principal, template,
-    text, trust_domain_values,
+    in_block, in_window, namespace_and_account, principal_values, query, regex, request_principal,
+    template, text, trust_domain_values,
 };
 
 /// The mesh settings that policies are read by.
@@ -23,8 +23,12 @@ pub(crate) struct Settings {
     pub(crate) trust_domains: Vec<String>,
     pub(crate) root_namespace: String,
     pub(crate) gateway_name_selector: bool,
+    /// `compat.gatewaySelectors`.
+    pub(crate) gateway_selectors: bool,
     /// `compat.l4Deny = "ztunnel"`.
     pub(crate) ztunnel: bool,
+    /// `dangerous_dryRun` of the mesh.
+    pub(crate) dry_run: bool,
 }
 
 /// A rule that matches: policy, action, dry run, index.
@@ -319,6 +323,7 @@ impl Oracle<'_> {
             ("request.auth.presenter", _) => {
                 c.pair("when request.auth.presenter", http, values, plain);
             }
+            ("time", _) => c.pair("when time", http, values, |v| in_window(v, self.time())),
             ("source.namespace", _) => c.pair("when source.namespace", http, values, plain),
             (unknown, _) => panic!("no key {unknown}"),
         }
@@ -329,6 +334,12 @@ impl Oracle<'_> {
             |v| texts.iter().any(|t| regex(v, t)),
         );
         c
+    }
+
+    /// When the request came; an open exchange that is judged again has a later time in its connection.
+    fn time(&self) -> i64 {
+        let request = self.request.map_or(self.conn.time, |r| r.time);
+        request.max(self.conn.time)
     }
 
     fn query(&self, c: &Condition, name: &str, every: bool) -> bool {
@@ -490,7 +501,10 @@ pub(crate) fn applies(target: &Target, namespace: &str, at: &Point, settings: &S
                     };
                     refers(&gateway, namespace, at, settings)
                 }
-                _ => selectors && near && carries(&at.labels, labels),
+                _ => {
+                    let here = at.kind == PointKind::Workload || settings.gateway_selectors;
+                    selectors && here && near && carries(&at.labels, labels)
+                }
             }
         }
     }
@@ -522,6 +536,9 @@ fn refers(target: &TargetRef, namespace: &str, at: &Point, settings: &Settings) 
             };
             namespace == settings.root_namespace && target.name == class
         }
+        TargetKind::ServiceAccount => at
+            .accounts
+            .contains(&ResourceName::new(namespace, &target.name)),
         TargetKind::Service => serves(ServiceKind::Service),
         TargetKind::ServiceEntry => serves(ServiceKind::ServiceEntry),
     }

@@ -237,6 +237,7 @@ pub(crate) const KEYS: &[(&str, &[&str], &[&str])] = &[
     ("remote.ip", BLOCKS, &[]),
     ("destination.ip", BLOCKS, &[]),
     ("destination.port", PORTS, &[]),
+    ("time", WINDOWS, &[]),
     ("source.namespace", NAMESPACES, &["default|other", "e.*"]),
     (
         "source.principal",
@@ -281,6 +282,30 @@ pub(crate) const KEYS: &[(&str, &[&str], &[&str])] = &[
         &["a.com", "A.COM", "*.com", "*", "b.*"],
         &["[a-z.]+", "b\\..*"],
     ),
+];
+
+/// When requests and connections come: around the ends of the windows.
+pub(crate) const TIMES: &[i64] = &[
+    1_795_593_600, // Wed 2026-11-25T08:00:00Z
+    1_795_593_599, // Wed 2026-11-25T07:59:59Z
+    1_795_629_599, // Wed 2026-11-25T17:59:59Z
+    1_795_908_600, // Sat 2026-11-28T23:30:00Z
+    1_796_013_000, // Mon 2026-11-30T04:30:00Z
+    1_774_747_800, // Sun 2026-03-29T01:30:00Z, the clocks have just been changed
+    1_783_290_600, // Sun 2026-07-05T22:30:00Z
+];
+
+const WINDOWS: &[&str] = &[
+    "08:00-18:00",
+    "Mon-Fri 08:00-18:00 UTC",
+    "Sat 22:00-06:00",
+    "Wed,Sun 00:00-24:00 Europe/Berlin",
+    "Fri-Mon 23:00-05:00 -05:00",
+    "Mon 00:00-01:00 +02:00",
+    "03:00-04:00 Europe/Berlin",
+    "2026-11-25T08:00:00Z/2026-11-26T00:00:00Z",
+    "../2026-11-01T00:00:00Z",
+    "2026-07-05T22:30:00Z/..",
 ];
 
 const QUERY: &[&str] = &[

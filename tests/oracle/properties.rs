@@ -32,7 +32,15 @@ fn applying(world: &World, action: Action, rule: &Rule) -> AuthorizationPolicy {
 
 fn decision(set: &PolicySet, asked: &Asked) -> (Decision, &'static str) {
     let verdict = decide(set, &asked.conn, asked.request.as_ref());
-    (verdict.decision, verdict.reason.label())
+    let denied = verdict.decision == Decision::Deny || verdict.would_deny;
+    (
+        if denied {
+            Decision::Deny
+        } else {
+            Decision::Allow
+        },
+        verdict.reason.label(),
+    )
 }
 
 fn allows(set: &PolicySet, asked: &Asked) -> bool {

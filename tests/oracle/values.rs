@@ -73,6 +73,69 @@ pub(crate) fn in_block(block: &str, ip: IpAddr) -> bool {
     bits(ip).starts_with(&base_bits[..=length])
 }
 
+/// The extension `time`: `[days] HH:MM-HH:MM [zone]`, or an interval of the year 2026 with `..` for an open end.
+pub(crate) fn in_window(window: &str, unix_s: i64) -> bool {
+    let interval = window.starts_with("2026") || window.starts_with("..");
+    if let Some((from, to)) = window.split_once('/').filter(|_| interval) {
+        return (from == ".." || second_of_2026(from) <= unix_s)
+            && (to == ".." || unix_s < second_of_2026(to));
+    }
+    let mut words: Vec<&str> = window.split(' ').collect();
+    let days = if words[0].contains(':') {
+        "Mon-Sun"
+    } else {
+        words.remove(0)
+    };
+    let (from, to) = words[0].split_once('-').unwrap();
+    let local = unix_s + offset(words.get(1).unwrap_or(&"UTC"), unix_s);
+    let (from, to) = (minutes(from), minutes(to));
+    let minute = local.rem_euclid(86_400) / 60;
+    let today = (local.div_euclid(86_400) + 3).rem_euclid(7); // the epoch was a Thursday; Monday is 0
+    let yesterday = (today + 6) % 7;
+    if from < to {
+        on(days, today) && from <= minute && minute < to
+    } else {
+        (on(days, today) && from <= minute) || (on(days, yesterday) && minute < to)
+    }
+}
+
+fn minutes(clock: &str) -> i64 {
+    let (hour, minute) = clock.split_once(':').unwrap();
+    hour.parse::<i64>().unwrap() * 60 + minute.parse::<i64>().unwrap()
+}
+
+fn on(days: &str, day: i64) -> bool {
+    let number =
+        |name: &str| i64::try_from("MonTueWedThuFriSatSun".find(name).unwrap() / 3).unwrap();
+    days.split(',').any(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (number(first), number(last));
+        (day - first).rem_euclid(7) <= (last - first).rem_euclid(7)
+    })
+}
+
+/// Seconds east of Greenwich.
+fn offset(zone: &str, unix_s: i64) -> i64 {
+    // Summer time of 2026: from 29 March to 25 October, 01:00 UTC.
+    let summer = (1_774_746_000..1_792_890_000).contains(&unix_s);
+    match (zone, zone.strip_prefix('-'), zone.strip_prefix('+')) {
+        ("UTC", ..) => 0,
+        ("Europe/Berlin", ..) => 3600 * (1 + i64::from(summer)),
+        (_, Some(west), _) => -60 * minutes(west),
+        (_, _, Some(east)) => 60 * minutes(east),
+        _ => panic!("zone {zone}"),
+    }
+}
+
+/// `2026-MM-DDTHH:MM:SSZ`.
+fn second_of_2026(text: &str) -> i64 {
+    const BEFORE: [i64; 12] = [0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334];
+    let number = |at: usize| text[at..at + 2].parse::<i64>().unwrap();
+    let month = usize::try_from(number(5)).unwrap();
+    let day = BEFORE[month - 1] + number(8) - 1;
+    1_767_225_600 + day * 86_400 + number(11) * 3600 + number(14) * 60 + number(17)
+}
+
 /// Namespace and account of a principal that is exactly `td/ns/<ns>/sa/<sa>` (section 2.3).
 pub(crate) fn namespace_and_account(principal: &str) -> Option<(&str, &str)> {
     match principal.split('/').collect::<Vec<_>>()[..] {

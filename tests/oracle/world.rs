@@ -68,12 +68,14 @@ fn settings() -> impl Strategy<Value = Settings> {
         &["cluster.local", "old-td.local", "td2"],
         &["td2", "cluster.local"],
     ]);
-    let ours = (domains, any::<bool>(), any::<bool>());
-    ours.prop_map(|(domains, no_gateway_selector, ztunnel)| Settings {
+    let ours = (domains, 0..8_u8, any::<bool>(), 0..8_u8);
+    ours.prop_map(|(domains, selectors, ztunnel, dry_run)| Settings {
         trust_domains: domains.iter().map(|td| (*td).to_owned()).collect(),
         root_namespace: "istio-system".to_owned(),
-        gateway_name_selector: !no_gateway_selector,
+        gateway_name_selector: selectors % 4 != 3,
+        gateway_selectors: selectors < 6,
         ztunnel,
+        dry_run: dry_run == 7,
     })
 }
 
@@ -102,6 +104,7 @@ fn point() -> impl Strategy<Value = Point> {
             .to_owned(),
             labels: labels(&[("app", "api"), ("istio.io/gateway-name", "gw")]),
             gateway: (kind != PointKind::Workload).then(|| "gw".to_owned()),
+            accounts: [ResourceName::new("default", "backend")][usize::from(serves % 2)..].to_vec(),
             services: services[usize::from(serves / 3)..usize::from(serves).min(2)].to_vec(),
             default: if default_deny {
                 Decision::Deny
@@ -182,6 +185,7 @@ fn target() -> impl Strategy<Value = Target> {
         vec![entry(TargetKind::Gateway, "other")],
         vec![class("istio-waypoint"), class("ringgate-egress")],
         vec![class("ringgate-ingress")],
+        vec![entry(TargetKind::ServiceAccount, "backend")],
     ];
     let selectors = selectors.map(|pairs| Target::Selector(labels(pairs)));
     let all = std::iter::once(Target::Namespace)

@@ -1,0 +1,4 @@
+//! The target `head` under libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::head::run(data));
