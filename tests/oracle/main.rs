@@ -33,7 +33,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 use crate::tally::Tally;
 
 /// Cases of an ordinary test run.
-const CASES: u64 = 40_000;
+const CASES: u64 = 20_000;
 /// Most requests that one set of policies is asked about.
 const REQUESTS: usize = 200;
 /// Sets of policies between two looks at how many cases there were.

@@ -1,5 +1,7 @@
-//! `cargo xtask ci` runs every check there is; `cargo xtask bench` measures. Nothing in a shell script beside it.
+//! `cargo xtask ci` runs every check there is; `bench` measures; `property` and `fuzz` search for longer than a test may.
+//! Nothing in a shell script beside it.
 
+mod assure;
 mod bench;
 mod ci;
 mod cpu;
@@ -13,7 +15,9 @@ use anyhow::{Context as _, Result, bail};
 
 const USAGE: &str = "\
 usage: cargo xtask ci [--list | --only STEP[,STEP..]]
-       cargo xtask bench [--seconds N] [--runs N] [--connections N]";
+       cargo xtask bench [--seconds N] [--runs N] [--connections N]
+       cargo xtask property [--cases N] [--seed N]
+       cargo xtask fuzz [--target NAME] [--seconds N]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -34,6 +38,8 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
         ["ci", "--list"] => ci::list(),
         ["ci", "--only", names] => ci::run(&root()?, Some(names)),
         ["bench", options @ ..] => bench::run(&root()?, options),
+        ["property", options @ ..] => assure::property(&root()?, options),
+        ["fuzz", options @ ..] => assure::fuzz(&root()?, options),
         ["load", options @ ..] => load::run(options), // started by `bench`, in a release build
         _ => bail!("{USAGE}"),
     }
