@@ -38,7 +38,7 @@ impl CanonicalPath {
     /// is dropped and the query is never touched. Idempotent: parsing `as_str()` again changes nothing.
     ///
     /// # Errors
-    /// `PathError` if the target is too long, does not begin with `/` or holds a byte outside 0x21..=0x7e;
+    /// `PathError` if the target is too long, as it comes or normalized, does not begin with `/` or holds a byte outside 0x21..=0x7e;
     /// except in mode `None` also for `%00` and for a `%` without two hexadecimal digits.
     pub fn parse(mode: PathNormalization, target: &str) -> Result<Self, PathError> {
         let printable = |b: u8| (0x21..=0x7e).contains(&b);
@@ -67,6 +67,10 @@ impl CanonicalPath {
         if let Some(query) = query {
             text.push('?');
             text.push_str(query);
+        }
+        // Escaping makes a target longer, up to three times; the bound is that of what is sent.
+        if text.len() > limits::TARGET_BYTES {
+            return Err(PathError);
         }
         Ok(Self { text, path_len })
     }
@@ -329,6 +333,13 @@ mod tests {
                 check(mode, target, None);
             }
         }
+    }
+
+    #[test]
+    fn bounded() {
+        let target = format!("/{}", "{".repeat(limits::TARGET_BYTES / 2));
+        assert!(CanonicalPath::parse(Raw, &target).is_ok());
+        assert_eq!(CanonicalPath::parse(Base, &target), Err(PathError));
     }
 
     #[test]

@@ -83,10 +83,10 @@ pub fn run(data: &[u8]) {
     }
     match outcome {
         TokenOutcome::Valid { .. } => {
-            let token = value.to_str().unwrap_or_default().rsplit(' ').next();
-            let input = token
-                .and_then(|t| t.rsplit_once('.'))
-                .map(|(input, _)| input);
+            let words = value.to_str().unwrap_or_default();
+            let token = words.split_ascii_whitespace().next_back();
+            let input = token.and_then(|t| t.rsplit_once('.'));
+            let input = input.map(|(input, _signature)| input);
             assert!(
                 input.is_some_and(|input| known.signed.contains(input)),
                 "nobody signed {value:?}"
