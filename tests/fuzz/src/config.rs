@@ -38,7 +38,7 @@ fn check(files: &[(&str, &str)]) {
 }
 
 /// Each problem names one of the files, and a place in it.
-fn places(problems: &[Problem], files: &[(PathBuf, String)]) {
+pub(crate) fn places(problems: &[Problem], files: &[(PathBuf, String)]) {
     for problem in problems {
         let file = files.iter().find(|(path, _)| *path == problem.file);
         let (_, text) = file.expect("a file that was read");
