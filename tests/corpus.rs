@@ -161,4 +161,15 @@ macro_rules! replays {
     };
 }
 
-replays!(path, host, query, spiffe, certificate, token, head, config);
+replays!(
+    path,
+    host,
+    query,
+    spiffe,
+    certificate,
+    token,
+    head,
+    config,
+    yaml,
+    json
+);

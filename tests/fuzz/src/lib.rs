@@ -5,6 +5,7 @@ pub mod certificate;
 pub mod config;
 pub mod head;
 pub mod host;
+pub mod istio;
 pub mod path;
 pub mod query;
 pub mod spiffe;
@@ -31,6 +32,8 @@ pub const ALL: &[Target] = &[
     target("token", token::run, 2_000),
     target("head", head::run, 10_000),
     target("config", config::run, 1_000),
+    target("yaml", istio::yaml, 4_000),
+    target("json", istio::json, 2_000),
 ];
 
 const fn target(name: &'static str, run: fn(&[u8]), changed: u32) -> Target {
