@@ -191,10 +191,13 @@ fn a_bare_connection_is_judged_no_less_strictly() {
         world.settings.ztunnel = false;
         let set = compile(&world, &world.policies)?;
         for asked in world.asked.iter().filter(|asked| asked.request.is_some()) {
-            let bare = Asked {
+            let mut bare = Asked {
                 conn: asked.conn.clone(),
                 request: None,
             };
+            // At the same time: windows of time count for connections too.
+            let time = asked.request.as_ref().map_or(0, |request| request.time);
+            bare.conn.time = bare.conn.time.max(time);
             let (http, bare) = (decision(&set, asked), decision(&set, &bare));
             let denied = http.1 != "deny_rule" || bare.1 == "deny_rule";
             if !denied || (bare.0 == Decision::Allow && http.0 == Decision::Deny) {
