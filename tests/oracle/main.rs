@@ -35,11 +35,11 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 use crate::tally::Tally;
 
 /// Cases of an ordinary test run.
-const CASES: u64 = 20_000;
+const CASES: u64 = 15_000;
 /// Most requests that one set of policies is asked about.
 const REQUESTS: usize = 200;
 /// Sets of policies between two looks at how many cases there were.
-const BATCH: u32 = 100;
+const BATCH: u32 = 50;
 
 /// A number from the command that started the test.
 fn setting(name: &str, default: u64) -> u64 {
@@ -129,7 +129,7 @@ fn check_shares(tally: &Tally) {
     );
     for (field, held, evaluated) in fields {
         assert!(
-            (2.0..=98.0).contains(&held) && evaluated >= 200,
+            (2.0..=98.0).contains(&held) && evaluated >= 100,
             "`{field}` held in {held:.2} % of {evaluated}"
         );
     }
