@@ -15,6 +15,9 @@ use crate::world::World;
 /// The identity that stands for the workload's own waypoint.
 const WAYPOINT: &str = "spiffe://cluster.local/ns/edge/sa/ingress";
 
+/// As many rules as the engine always looks at for the one that comes nearest.
+const LOOKED_AT: usize = 16;
+
 /// Compiles `policies` for the world's point.
 pub(crate) fn compile(
     world: &World,
@@ -121,6 +124,21 @@ fn ask(world: &World, set: &PolicySet, asked: &Asked, tally: &Tally) -> Result<(
     }
 }
 
+/// Whether the rule that a denial names comes nearest: by the fewest fields, the first of several. Among many rules the
+/// engine looks at some of them alone.
+fn nearest(judged: &Judged, named: Option<Match>, opinion: &Opinion) -> bool {
+    let rules = &opinion.allow_rules;
+    let best = rules.iter().min_by_key(|(_, failing)| **failing);
+    match named {
+        None => {
+            let first = opinion.allow_policies.first();
+            rules.is_empty() && judged.policy.as_deref() == first
+        }
+        Some(named) if rules.len() > LOOKED_AT => rules.contains_key(&named),
+        Some(named) => best.is_some_and(|(rule, _)| *rule == named),
+    }
+}
+
 /// Peer authentication: the mode of the port, and what it does to plaintext.
 fn plaintext(world: &World, asked: &Asked, tally: &Tally) -> Result<(), String> {
     let (settings, point) = (&world.settings, &world.point);
@@ -170,26 +188,17 @@ fn judged(world: &World, judged: &Judged, opinion: &Opinion) -> Result<(), Strin
             policy: (**policy).clone(),
             rule,
         });
-    let is_in =
-        |all: &std::collections::BTreeSet<Match>| named.as_ref().is_some_and(|n| all.contains(n));
     let truthful = match judged.reason.label() {
-        "deny_rule" => is_in(&opinion.deny),
-        "allow_rule" => opinion.deny.is_empty() && is_in(&opinion.allow),
+        "deny_rule" => named.is_some() && named.as_ref() == opinion.deny.first(),
+        "allow_rule" => {
+            opinion.deny.is_empty() && named.is_some() && named.as_ref() == opinion.allow.first()
+        }
         "no_policy" | "no_policy_default_deny" => {
             opinion.deny.is_empty() && opinion.allow_policies.is_empty() && judged.policy.is_none()
         }
         "via_waypoint" => opinion.deny.is_empty(),
         "no_rule_matched" => {
-            let policy = judged.policy.as_ref().map(|p| (**p).clone());
-            let rules = world
-                .policies
-                .iter()
-                .find(|p| Some(&p.name) == policy.as_ref());
-            let rules = rules.map_or(0, |p| p.rules.len());
-            opinion.deny.is_empty()
-                && opinion.allow.is_empty()
-                && policy.is_some_and(|p| opinion.allow_policies.contains(&p))
-                && judged.rule.is_none_or(|rule| rule < rules)
+            opinion.deny.is_empty() && opinion.allow.is_empty() && nearest(judged, named, opinion)
         }
         _ => false,
     };

@@ -31,7 +31,7 @@ pub(crate) struct Settings {
     pub(crate) dry_run: bool,
 }
 
-/// A rule that matches: policy, action, dry run, index.
+/// A rule of a policy, in the order in which a verdict names one of several: of policies by name, then of rules.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Match {
     pub(crate) policy: ResourceName,
@@ -46,6 +46,8 @@ pub(crate) struct Opinion {
     pub(crate) allow: BTreeSet<Match>,
     /// Names of the ALLOW policies that are enforced here.
     pub(crate) allow_policies: BTreeSet<ResourceName>,
+    /// Their rules, each with the number of its fields that fail.
+    pub(crate) allow_rules: BTreeMap<Match, usize>,
     pub(crate) audit: bool,
     pub(crate) providers: BTreeSet<String>,
     /// Whether a dry-run DENY matched; `None` if there is none.
@@ -114,19 +116,22 @@ impl Oracle<'_> {
             if !applies(&policy.target, &policy.name.namespace, point, self.settings) {
                 continue;
             }
-            let matching = policy.rules.iter().enumerate();
-            let matching = matching.filter(|(_, rule)| self.rule(policy, rule));
-            let found: BTreeSet<Match> = matching
-                .map(|(rule, _)| Match {
-                    policy: policy.name.clone(),
-                    rule,
-                })
+            let named = |rule| Match {
+                policy: policy.name.clone(),
+                rule,
+            };
+            let rules = policy.rules.iter().enumerate();
+            let rules: Vec<_> = rules
+                .map(|(at, rule)| (named(at), self.rule(policy, rule)))
                 .collect();
+            let matching = rules.iter().filter(|(_, failing)| *failing == 0);
+            let found: BTreeSet<Match> = matching.map(|(rule, _)| rule.clone()).collect();
             match (policy.action, policy.dry_run) {
                 (Action::Deny, false) => out.deny.extend(found),
                 (Action::Allow, false) => {
                     out.allow_policies.insert(policy.name.clone());
                     out.allow.extend(found);
+                    out.allow_rules.extend(rules);
                 }
                 (Action::Deny, true) => *out.shadow_deny.get_or_insert(false) |= !found.is_empty(),
                 (Action::Allow, true) => {
@@ -149,8 +154,8 @@ impl Oracle<'_> {
         }
     }
 
-    /// Sections 2.1 and 5.
-    fn rule(&self, policy: &AuthorizationPolicy, rule: &Rule) -> bool {
+    /// How many fields fail at least, none if the rule matches (sections 2.1 and 5).
+    fn rule(&self, policy: &AuthorizationPolicy, rule: &Rule) -> usize {
         let namespace = &policy.name.namespace;
         let every = policy.action == Action::Allow;
         let from: Vec<Clause<'_>> = rule
@@ -167,16 +172,22 @@ impl Oracle<'_> {
         let bare = self.request.is_none();
         let mut all = from.iter().chain(&to).chain(&when).flat_map(|c| &c.fields);
         if bare && policy.action == Action::Allow && all.any(|f| f.http) {
-            return false;
+            return usize::MAX;
         }
         let no_effect = bare && policy.action == Action::Deny && self.settings.ztunnel;
-        let holds = |clause: &Clause<'_>| {
-            !(no_effect && clause.fields.iter().all(|f| f.http))
-                && clause.fields.iter().all(|f| f.holds || (bare && f.http))
+        let failing = |clause: &Clause<'_>| {
+            if no_effect && clause.fields.iter().all(|f| f.http) {
+                return usize::MAX;
+            }
+            let fails = |f: &&Field| !f.holds && !(bare && f.http);
+            clause.fields.iter().filter(fails).count()
         };
-        (from.is_empty() || from.iter().any(holds))
-            && (to.is_empty() || to.iter().any(holds))
-            && when.iter().all(holds)
+        let closest = |clauses: &[Clause<'_>]| clauses.iter().map(failing).min().unwrap_or(0);
+        let when = when.iter().map(failing);
+        when.fold(
+            closest(&from).saturating_add(closest(&to)),
+            usize::saturating_add,
+        )
     }
 
     /// Section 2.3.

@@ -2,18 +2,21 @@
 
 use std::path::{Path, PathBuf};
 
-use ringgate::config::{Problem, parse};
+use ringgate::config::{Problem, is_main, parse};
 use ringgate::policy::validate;
 
 const MAIN: &str = include_str!("../../data/config/base.toml");
 
-/// A file in TOML, read as the main file and as a mesh file beside a good one.
+/// A file in TOML: a main file if it has tables of one, else a mesh file beside a good main file.
 pub fn run(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else {
         return;
     };
-    check(&[("fuzz.toml", text)]);
-    check(&[("main.toml", MAIN), ("fuzz.toml", text)]);
+    if is_main(Path::new("fuzz.toml"), text) {
+        check(&[("fuzz.toml", text)]);
+    } else {
+        check(&[("main.toml", MAIN), ("fuzz.toml", text)]);
+    }
 }
 
 fn check(files: &[(&str, &str)]) {
