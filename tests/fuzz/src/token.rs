@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
 
 use http::{HeaderMap, HeaderValue, header};
-use ringgate::jwt::model::{JwtRule, KeySource};
+use ringgate::jwt::model::{JwtRule, KeySource, Reach};
 use ringgate::jwt::{KeySet, KeySets, TokenCache, TokenOutcome, TokenRules};
 use ringgate::jwt::{authenticate, authenticate_cached};
 use serde_json::{Value, json};
@@ -44,6 +44,7 @@ fn known() -> &'static Known {
             space_delimited_claims: Vec::new(),
             require_expiration: false,
             timeout_ms: 5000,
+            reach: Reach::default(),
         };
         let words = TOKENS.split(|c: char| !c.is_ascii_alphanumeric() && !"-_.".contains(c));
         let signed = words.filter_map(|word| word.rsplit_once('.'));
