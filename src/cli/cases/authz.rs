@@ -1,0 +1,364 @@
+//! `authz` cases: a mesh, an enforcement point, policies, and one connection or request.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use http::HeaderMap;
+use serde_json::{Map, Value, json};
+
+use crate::cli::cases::attached::{MeshSettings, point};
+use crate::cli::cases::expect::{Judged, show};
+use crate::cli::cases::harness::{Harness, NOW_UNIX_S};
+use crate::cli::cases::json::{
+    Broken, integer_or, list, member, object, text, text_or,
+};
+use crate::cli::cases::present::{self, Sent};
+use crate::cli::cases::resources::{self, Resources};
+use crate::cli::cases::{request, trial};
+use crate::config::checked::Protocol;
+use crate::http::forward;
+use crate::jwt::model::KeySource;
+use crate::jwt::{KeySets, TokenRules};
+use crate::policy::model::{Target, TargetKind, TargetRef};
+use crate::policy::{
+    Connection, Decision, L4Deny, MeshPolicies, Point, PointKind, Request, ServiceKind, attaches, compile,
+    decide_plaintext, mtls_mode,
+};
+use crate::role::enforcement::{Enforcement, Of};
+use crate::role::plan::{Next, Plan};
+use crate::vocab::resource::ResourceName;
+use crate::vocab::spiffe::SpiffeId;
+
+/// The service that stands for all traffic where a case names no workload.
+const ANY: &str = "any";
+
+pub(super) fn judge(case: &Value, harness: &Harness) -> Judged {
+    run(&with_possible_principal(case), harness).into()
+}
+
+/// What judges, and what is judged.
+struct Scene {
+    mesh: MeshSettings,
+    point: Point,
+    resources: Resources,
+    /// PeerAuthentication concerns the point: not a gateway's own listeners.
+    mtls: bool,
+    /// Rules without a key set of their own, by their place: what they trust.
+    keys: KeySets,
+}
+
+fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
+    let scene = Scene::read(case, harness)?;
+    let none = Value::Object(Map::new());
+    let sent = member(case, "request").unwrap_or(&none);
+    let enforcement = scene.enforcement(case)?;
+    let mut conn = connection(sent)?;
+    if let Some(sni) = member(sent, "tls").and_then(|tls| member(tls, "sni")) {
+        conn.sni = sni.as_str().map(str::to_ascii_lowercase);
+    }
+    if scene.mtls {
+        let Scene { mesh, point, resources, .. } = &scene;
+        let (root, namespace) = (&mesh.root_namespace, &point.namespace);
+        let mode = mtls_mode(&resources.peer, root, namespace, &point.labels, conn.port);
+        if let Some(denied) = decide_plaintext(mode, &conn) {
+            let why = denied.judged.reason.to_string();
+            return Ok(Judged::compare(case, "expect", json!("deny"), Some(why)));
+        }
+    }
+    let custom = object(sent, "custom")?;
+    let answer = |provider: &str| {
+        custom.and_then(|c| c.get(provider)).and_then(Value::as_str) == Some("allow")
+    };
+    let trial = trial::Trial {
+        plan: Plan {
+            enforcements: vec![&enforcement],
+            via: None,
+            own: None,
+            service: None,
+            workload: None,
+            protocol: Protocol::Http,
+            // Nothing is dialled.
+            next: Next::Workload(0, conn.port),
+        },
+        keys: &scene.keys,
+        now_unix_s: integer_or(sent, "now", integer_or(case, "now", NOW_UNIX_S)?)?,
+        normalization: scene.mesh.normalization,
+        custom: &answer,
+    };
+    match text_or(case, "level", "l7")? {
+        "l4" => {
+            let mut xff = HeaderMap::new();
+            present::forwarded(sent, &mut xff)?;
+            conn.remote = forward::client_address(&xff, conn.peer, scene.mesh.trusted_proxies);
+            compare(case, &trial.judge(&conn, None), &[], None)
+        }
+        "l7" => {
+            let parts = Sent::read(sent, harness)?;
+            let canonical = request::canonical(
+                &parts.method,
+                Some(&parts.host),
+                &parts.target,
+                &parts.fields(),
+                scene.mesh.normalization,
+            );
+            let mut request = match canonical {
+                Ok(request) => request,
+                Err(refused) => {
+                    let (got, why) = (json!(refused.status), Some(refused.why));
+                    return Ok(Judged::compare(case, "expect", got, why));
+                }
+            };
+            let outside = scene.point.kind == PointKind::Gateway;
+            let trusted = scene.mesh.trusted_proxies;
+            forward::strip(&mut request.headers, outside, trusted);
+            conn.remote = forward::client_address(&request.headers, conn.peer, trusted);
+            let outcome = trial.judge(&conn, Some(&mut request));
+            compare(case, &outcome, &parts.tokens, Some((&conn, &request)))
+        }
+        other => Err(format!("`{}` is no level", other.escape_debug())),
+    }
+}
+
+/// Compares the answer, then what the case states beside it.
+fn compare(
+    case: &Value,
+    outcome: &trial::Outcome,
+    tokens: &[String],
+    request: Option<(&Connection, &Request)>,
+) -> Broken<Judged> {
+    let judged = Judged::compare(case, "expect", json!(outcome.answer()), Some(outcome.reason()));
+    let wrong = wrong_sides(case, outcome);
+    let upstream = match (object(case, "expect_upstream")?, request) {
+        (Some(wanted), Some((conn, request))) if outcome.is_allowed() => {
+            let seen = present::upstream(conn, request);
+            wrong_upstream(wanted, &seen, tokens)
+        }
+        _ => None,
+    };
+    Ok(judged.and(upstream).and(wrong))
+}
+
+/// What an AUDIT policy or a dry run gave, where it is not as stated.
+fn wrong_sides(case: &Value, outcome: &trial::Outcome) -> Option<String> {
+    let (audit, shadow) = outcome.sides();
+    if let Some(want) = member(case, "expect_audit")
+        && *want != json!(audit)
+    {
+        return Some(format!("audit is {audit}, expected {}", show(want)));
+    }
+    let wanted = member(case, "expect_shadow")?;
+    let word = |decision: Option<Decision>| match decision {
+        Some(Decision::Allow) => "allowed",
+        Some(Decision::Deny) => "denied",
+        None => "none",
+    };
+    [("deny", word(shadow.deny)), ("allow", word(shadow.allow))]
+        .into_iter()
+        .find_map(|(action, got)| {
+            let want = member(wanted, action)?;
+            (*want != json!(got)).then(|| format!("shadow {action} is {got}, expected {}", show(want)))
+        })
+}
+
+/// The first header that the backend sees otherwise than stated.
+fn wrong_upstream(
+    wanted: &Map<String, Value>,
+    seen: &HeaderMap,
+    tokens: &[String],
+) -> Option<String> {
+    let token = tokens.first().map_or("", String::as_str);
+    let payload = token.split('.').nth(1).unwrap_or_default();
+    wanted.iter().find_map(|(name, want)| {
+        let values = seen.get_all(name.as_str()).iter();
+        let values: Vec<Cow<'_, str>> = values
+            .map(|value| String::from_utf8_lossy(value.as_bytes()))
+            .collect();
+        let got = (!values.is_empty()).then(|| values.join(", "));
+        let want = want.as_str().map(|text| {
+            text.replace("<token>", token).replace("<payload>", payload)
+        });
+        (got != want).then(|| format!("the backend sees {name} {got:?}, expected {want:?}"))
+    })
+}
+
+impl Scene {
+    fn read(case: &Value, harness: &Harness) -> Broken<Self> {
+        let mesh = MeshSettings::read(case)?;
+        let (policies, keys) = trusting(list(case, "policies")?, harness)?;
+        let mut resources = resources::read(&policies)?;
+        let (point, mtls) = match member(case, "workload") {
+            Some(workload) => {
+                let point = point(workload)?;
+                let mtls = point.kind == PointKind::Workload;
+                (point, mtls)
+            }
+            None => (everywhere(&mut resources, &mesh), true),
+        };
+        Ok(Self {
+            mesh,
+            point,
+            resources,
+            mtls,
+            keys,
+        })
+    }
+
+    /// What is compiled for the point, tokens included.
+    fn enforcement(&self, case: &Value) -> Broken<Enforcement> {
+        let l4_deny = match text_or(case, "dialect", "envoy-tcp")? {
+            "envoy-tcp" => L4Deny::Api,
+            "ztunnel" => L4Deny::Ztunnel,
+            other => return Err(format!("`{}` is no dialect", other.escape_debug())),
+        };
+        let policies = MeshPolicies {
+            policies: &self.resources.authorization,
+            trust_domains: &self.mesh.trust_domains,
+            root_namespace: &self.mesh.root_namespace,
+            gateway_name_selector: true,
+            l4_deny,
+        };
+        let set = compile(&policies, &self.point).map_err(|problems| {
+            let all = problems.iter();
+            let all: Vec<String> = all
+                .map(|p| format!("{}: {}: {}", p.policy, p.field, p.message))
+                .collect();
+            all.join("; ")
+        })?;
+        let mut rules: Vec<_> = Vec::new();
+        for resource in &self.resources.request {
+            let (target, namespace) = (&resource.target, &resource.name.namespace);
+            if attaches(target, namespace, &self.point, &self.mesh.root_namespace, true) {
+                rules.extend(resource.rules.iter().cloned());
+            }
+        }
+        rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+        let tokens = TokenRules::compile(&rules).map_err(|error| error.to_string())?;
+        Ok(Enforcement {
+            of: Of::Workload(0),
+            set,
+            tokens,
+        })
+    }
+}
+
+/// Without a workload every policy applies: all of them are about one service in each of their namespaces.
+fn everywhere(resources: &mut Resources, mesh: &MeshSettings) -> Point {
+    let mut namespaces: Vec<String> = Vec::new();
+    let mut met = |name: &ResourceName| {
+        if !namespaces.contains(&name.namespace) {
+            namespaces.push(name.namespace.clone());
+        }
+    };
+    let any = || {
+        Target::Refs(vec![TargetRef {
+            kind: TargetKind::Service,
+            name: ANY.to_owned(),
+        }])
+    };
+    for policy in &mut resources.authorization {
+        met(&policy.name);
+        policy.target = any();
+    }
+    for policy in &mut resources.request {
+        met(&policy.name);
+        policy.target = any();
+    }
+    let peers = &resources.peer;
+    let own = peers.iter().map(|p| &p.name.namespace).find(|ns| **ns != mesh.root_namespace);
+    let labels: BTreeMap<String, String> =
+        peers.iter().filter_map(|p| p.selector.clone()).flatten().collect();
+    Point {
+        kind: PointKind::Waypoint,
+        namespace: own.unwrap_or(&mesh.root_namespace).clone(),
+        labels,
+        gateway: None,
+        services: namespaces
+            .iter()
+            .map(|ns| (ServiceKind::Service, ResourceName::new(ns, ANY)))
+            .collect(),
+        default: Decision::Allow,
+    }
+}
+
+/// The resources with a key set for every token rule: one without keys of its own trusts the harness, `INVALID` stands
+/// for keys that could not be obtained.
+fn trusting(policies: &[Value], harness: &Harness) -> Broken<(Vec<Value>, KeySets)> {
+    let mut keys = KeySets::default();
+    let mut out = policies.to_vec();
+    let rules = out
+        .iter_mut()
+        .filter_map(|resource| resource.pointer_mut("/spec/jwtRules")?.as_array_mut())
+        .flatten()
+        .filter_map(Value::as_object_mut);
+    for (at, rule) in rules.enumerate() {
+        let uri = match rule.get("jwks").and_then(Value::as_str) {
+            Some("INVALID") => format!("https://unavailable.test/{at}"),
+            Some(_) => continue,
+            None => {
+                let uri = format!("https://keys.test/{at}");
+                let source = KeySource::Uri(uri.clone());
+                keys.map.insert(source, harness.trusted().clone().into());
+                uri
+            }
+        };
+        rule.remove("jwks");
+        rule.insert("jwksUri".to_owned(), json!(uri));
+    }
+    Ok((out, keys))
+}
+
+fn connection(sent: &Value) -> Broken<Connection> {
+    let none = Value::Object(Map::new());
+    let source = member(sent, "source").unwrap_or(&none);
+    let dest = member(sent, "dest").unwrap_or(&none);
+    let principal = match member(source, "principal") {
+        Some(_) => {
+            let uri = format!("spiffe://{}", text(source, "principal")?);
+            Some(SpiffeId::parse(&uri).map_err(|e| format!("no certificate has `{uri}`: {e}"))?)
+        }
+        None => None,
+    };
+    let ip = |value: &Value| {
+        let text = text_or(value, "ip", "127.0.0.1")?;
+        let ip: IpAddr = text.parse().map_err(|_e| format!("`{text}` is not an address"))?;
+        Ok::<_, String>(ip.to_canonical())
+    };
+    let peer = ip(source)?;
+    let port = integer_or(dest, "port", 18080)?;
+    Ok(Connection {
+        principal,
+        peer,
+        remote: peer,
+        destination: ip(dest)?,
+        port: u16::try_from(port).map_err(|_e| format!("{port} is not a port"))?,
+        sni: None,
+    })
+}
+
+/// Some cases name accounts by characters that no certificate can hold, and mean just another account: those
+/// characters are replaced in all of the case.
+fn with_possible_principal(case: &Value) -> Cow<'_, Value> {
+    let principal = case.pointer("/request/source/principal").and_then(Value::as_str);
+    let Some(principal) = principal else {
+        return Cow::Borrowed(case);
+    };
+    let possible = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let mut text = case.to_string();
+    let mut changed = false;
+    for segment in principal.split('/').skip(1) {
+        if !segment.chars().all(possible) && segment.chars().all(|c| c.is_ascii_graphic()) {
+            let other: String = segment
+                .chars()
+                .map(|c| if possible(c) { c } else { '-' })
+                .collect();
+            text = text.replace(segment, &other);
+            changed = true;
+        }
+    }
+    match serde_json::from_str(&text) {
+        Ok(replaced) if changed => Cow::Owned(replaced),
+        Ok(_) | Err(_) => Cow::Borrowed(case),
+    }
+}
+
