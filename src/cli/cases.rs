@@ -123,7 +123,7 @@ fn judge(case: &Value, harness: &Harness, path: &Path) -> (String, Judged) {
         "san" => names::judge(case),
         "jwt" => token::judge(case, harness, path),
         "cert" => certificates::chain(case, harness, path),
-        "jwt-svid" => certificates::jwt_svid(case),
+        "jwt-svid" => certificates::jwt_svid(case, harness, path),
         "" => Judged::broken("no kind: expected `kind`, or `rule` and `keys`"),
         other => Judged::broken(format!(
             "`{}` is not a kind of case",

@@ -8,9 +8,11 @@ use serde_json::{Value, json};
 
 use crate::cli::cases::expect::{Judged, show};
 use crate::cli::cases::harness::{Harness, NOW_UNIX_S};
-use crate::cli::cases::json::{Broken, integer_or, member, text_or, texts};
+use crate::cli::cases::json::{Broken, integer_or, member, object, text, text_or, texts};
 use crate::identity::pem;
 use crate::identity::verify::{Usage, verify_svid};
+use crate::jwt::svid;
+use crate::vocab::spiffe::TrustDomain;
 
 /// `cert`: whether a chain authenticates its holder, and as whom.
 pub(super) fn chain(case: &Value, harness: &Harness, path: &Path) -> Judged {
@@ -47,7 +49,25 @@ fn run_chain(case: &Value, harness: &Harness, path: &Path) -> Broken<Judged> {
     Ok(judged.and(wrong))
 }
 
-/// `jwt-svid`: whether a JWT-SVID with these header fields and claims is accepted.
-pub(super) fn jwt_svid(_case: &Value) -> Judged {
-    Judged::broken("JWT-SVIDs are not verified yet")
+/// `jwt-svid`: whether a JWT-SVID with these header fields and claims is accepted; `signature` says whether it fits.
+pub(super) fn jwt_svid(case: &Value, harness: &Harness, path: &Path) -> Judged {
+    run_jwt_svid(case, harness, path).into()
+}
+
+fn run_jwt_svid(case: &Value, harness: &Harness, path: &Path) -> Broken<Judged> {
+    let bundles = harness.bundles(path)?;
+    let known: Vec<TrustDomain> = bundles
+        .trust_domains()
+        .map(|name| TrustDomain::parse(name).map_err(|e| format!("`{name}`: {e}")))
+        .collect::<Broken<_>>()?;
+    let part = |key| object(case, key)?.ok_or_else(|| format!("`{key}` is missing"));
+    let now = integer_or(case, "now", NOW_UNIX_S)?;
+    let audience = text(case, "audience")?;
+    let found = svid::check(part("header")?, part("claims")?, audience, now, &known);
+    let (accepted, why) = match (text_or(case, "signature", "valid")?, found) {
+        ("valid", Ok(_)) => (true, None),
+        (_, Ok(_)) => (false, Some("signature does not fit".to_owned())),
+        (_, Err(error)) => (false, Some(error.to_string())),
+    };
+    Ok(Judged::compare(case, "accept", json!(accepted), why))
 }
