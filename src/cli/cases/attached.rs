@@ -5,48 +5,12 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::cli::cases::expect::Judged;
-use crate::cli::cases::json::{Broken, flag_or, integer_or, list, member, text, text_or, texts};
-use crate::cli::cases::resources::{self, labels};
-use crate::cli::cases::words::normalization;
+use crate::cli::cases::json::{Broken, flag_or, list, member, object, text, text_or};
+use crate::cli::cases::resources;
+use crate::config::checked::Mesh;
+use crate::policy::model::Target;
 use crate::policy::{Decision, Point, PointKind, ServiceKind, attaches, mtls_mode};
-use crate::vocab::path::PathNormalization;
 use crate::vocab::resource::ResourceName;
-use crate::vocab::spiffe::TrustDomain;
-
-/// `mesh` of a case.
-#[derive(Clone, Debug)]
-pub(super) struct MeshSettings {
-    /// Our own first, then the aliases.
-    pub(super) trust_domains: Vec<TrustDomain>,
-    pub(super) root_namespace: String,
-    pub(super) normalization: PathNormalization,
-    pub(super) trusted_proxies: usize,
-    pub(super) gateway_selectors: bool,
-    pub(super) allow_any: bool,
-}
-
-impl MeshSettings {
-    pub(super) fn read(case: &Value) -> Broken<Self> {
-        let none = Value::Object(Map::new());
-        let mesh = member(case, "mesh").unwrap_or(&none);
-        let mut names = vec![text_or(mesh, "trustDomain", "cluster.local")?.to_owned()];
-        names.extend(texts(mesh, "trustDomainAliases")?);
-        let domain = |name: &String| TrustDomain::parse(name).map_err(|e| format!("`{name}`: {e}"));
-        let proxies = integer_or(mesh, "numTrustedProxies", 0)?;
-        Ok(Self {
-            trust_domains: names.iter().map(domain).collect::<Broken<_>>()?,
-            root_namespace: text_or(mesh, "rootNamespace", "istio-system")?.to_owned(),
-            normalization: normalization(text_or(mesh, "pathNormalization", "BASE")?)?,
-            trusted_proxies: usize::try_from(proxies).map_err(|e| e.to_string())?,
-            gateway_selectors: flag_or(mesh, "gatewaySelectorPolicies", true)?,
-            allow_any: match text_or(mesh, "outboundTrafficPolicy", "REGISTRY_ONLY")? {
-                "REGISTRY_ONLY" => false,
-                "ALLOW_ANY" => true,
-                other => return Err(format!("outboundTrafficPolicy `{other}`")),
-            },
-        })
-    }
-}
 
 /// The enforcement point that `workload` of a case describes.
 pub(super) fn point(workload: &Value) -> Broken<Point> {
@@ -67,32 +31,46 @@ pub(super) fn point(workload: &Value) -> Broken<Point> {
         let name = ResourceName::new(text_or(s, "namespace", namespace)?, text(s, "name")?);
         Ok((kind, name))
     };
+    let account = text_or(workload, "serviceAccount", "")?;
+    let accounts = (!account.is_empty()).then(|| ResourceName::new(namespace, account));
     Ok(Point {
         kind,
         namespace: namespace.to_owned(),
-        labels: labels(workload, "labels")?,
+        labels: labels(workload)?,
         gateway,
         services: list(workload, "services")?
             .iter()
             .map(service)
             .collect::<Broken<_>>()?,
+        accounts: accounts.into_iter().collect(),
         default: Decision::Allow,
     })
+}
+
+fn labels(workload: &Value) -> Broken<BTreeMap<String, String>> {
+    let label = |(key, value): (&String, &Value)| {
+        let text = value.as_str().ok_or("`labels` holds something that is not a string")?;
+        Ok((key.clone(), text.to_owned()))
+    };
+    let labels = object(workload, "labels")?.into_iter().flatten();
+    labels.map(label).collect()
 }
 
 /// `attach`: whether a policy applies to a workload.
 pub(super) fn attach(case: &Value) -> Judged {
     let judge = || {
-        let mesh = MeshSettings::read(case)?;
         let none = Value::Object(Map::new());
         let point = point(member(case, "workload").unwrap_or(&none))?;
-        let policy = case.get("policy").ok_or("`policy` is missing")?;
-        let (applies, why) = match resources::target(policy) {
-            Ok(target) => {
-                let namespace = resources::name(policy)?.namespace;
-                let applies = attaches(&target, &namespace, &point, &mesh.root_namespace, true);
-                (applies, None)
+        let policy = attachment(case.get("policy").ok_or("`policy` is missing")?);
+        let (applies, why) = match resources::read(case, &[policy]) {
+            Ok(mesh) => {
+                let targets = targets(&mesh);
+                let applies = |(target, name): &(&Target, &ResourceName)| {
+                    attaches(target, &name.namespace, &point, mesh.scope())
+                };
+                (targets.iter().any(applies), None)
             }
+            // What is refused at load applies to nothing.
             Err(why) => (false, Some(why)),
         };
         Ok(Judged::compare(case, "expect", json!(applies), why))
@@ -100,14 +78,33 @@ pub(super) fn attach(case: &Value) -> Judged {
     judge().into()
 }
 
+/// A policy with both a selector and a reference is refused at load; these cases ask what Istio's matcher makes of it,
+/// which reads the reference.
+fn attachment(policy: &Value) -> Value {
+    let mut policy = policy.clone();
+    let spec = policy.get_mut("spec").and_then(Value::as_object_mut);
+    if let Some(spec) = spec
+        && (spec.contains_key("targetRef") || spec.contains_key("targetRefs"))
+    {
+        spec.remove("selector");
+    }
+    policy
+}
+
+fn targets(mesh: &Mesh) -> Vec<(&Target, &ResourceName)> {
+    let policies = mesh.authorization_policies.iter().map(|p| (&p.target, &p.name));
+    let tokens = mesh.request_authentications.iter().map(|p| (&p.target, &p.name));
+    policies.chain(tokens).collect()
+}
+
 /// `peerauthn`: the effective mTLS mode, and that of the ports that the case names.
 pub(super) fn peerauthn(case: &Value) -> Judged {
     let judge = || {
-        let mesh = MeshSettings::read(case)?;
         let none = Value::Object(Map::new());
         let workload = member(case, "workload").unwrap_or(&none);
         let point = point(workload)?;
-        let policies = resources::read(list(case, "policies")?)?.peer;
+        let mesh = resources::read(case, list(case, "policies")?)?;
+        let policies = &mesh.peer_authentications;
         // A workload without labels stands for one that every selector of the case picks.
         let labels: BTreeMap<String, String> = match member(workload, "labels") {
             Some(_) => point.labels,
@@ -115,7 +112,7 @@ pub(super) fn peerauthn(case: &Value) -> Judged {
         };
         let mode = |port| {
             let (root, namespace) = (&mesh.root_namespace, &point.namespace);
-            let mode = mtls_mode(&policies, root, namespace, &labels, port);
+            let mode = mtls_mode(policies, root, namespace, &labels, port);
             json!(format!("{mode:?}").to_uppercase())
         };
         let wanted = case.get("expect").and_then(|expect| expect.get("perPort"));
@@ -137,7 +134,7 @@ pub(super) fn peerauthn(case: &Value) -> Judged {
 pub(super) fn validate(case: &Value) -> Judged {
     let judge = || {
         let policy = case.get("policy").ok_or("`policy` is missing")?;
-        let refused = resources::read(std::slice::from_ref(policy)).err();
+        let refused = resources::read(case, std::slice::from_ref(policy)).err();
         let got = if refused.is_some() { "reject" } else { "accept" };
         Ok(Judged::compare(case, "expect", json!(got), refused))
     };

@@ -7,23 +7,21 @@ use std::net::IpAddr;
 use http::HeaderMap;
 use serde_json::{Map, Value, json};
 
-use crate::cli::cases::attached::{MeshSettings, point};
+use crate::cli::cases::attached::point;
 use crate::cli::cases::expect::{Judged, show};
 use crate::cli::cases::harness::{Harness, NOW_UNIX_S};
 use crate::cli::cases::json::{
     Broken, integer_or, list, member, object, text, text_or,
 };
 use crate::cli::cases::present::{self, Sent};
-use crate::cli::cases::resources::{self, Resources};
-use crate::cli::cases::{request, trial};
-use crate::config::checked::Protocol;
+use crate::cli::cases::{request, resources, trial};
+use crate::config::checked::{Mesh, Protocol};
 use crate::http::forward;
 use crate::jwt::model::KeySource;
-use crate::jwt::{KeySets, TokenRules};
+use crate::jwt::KeySets;
 use crate::policy::model::{Target, TargetKind, TargetRef};
 use crate::policy::{
-    Connection, Decision, L4Deny, MeshPolicies, Point, PointKind, Request, ServiceKind, attaches, compile,
-    decide_plaintext, mtls_mode,
+    Connection, Decision, Point, PointKind, Request, ServiceKind, decide_plaintext, mtls_mode,
 };
 use crate::role::enforcement::{Enforcement, Of};
 use crate::role::plan::{Next, Plan};
@@ -39,9 +37,8 @@ pub(super) fn judge(case: &Value, harness: &Harness) -> Judged {
 
 /// What judges, and what is judged.
 struct Scene {
-    mesh: MeshSettings,
+    mesh: Mesh,
     point: Point,
-    resources: Resources,
     /// PeerAuthentication concerns the point: not a gateway's own listeners.
     mtls: bool,
     /// Rules without a key set of their own, by their place: what they trust.
@@ -52,15 +49,15 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
     let scene = Scene::read(case, harness)?;
     let none = Value::Object(Map::new());
     let sent = member(case, "request").unwrap_or(&none);
-    let enforcement = scene.enforcement(case)?;
+    let enforcement = scene.enforcement()?;
     let mut conn = connection(sent)?;
     if let Some(sni) = member(sent, "tls").and_then(|tls| member(tls, "sni")) {
         conn.sni = sni.as_str().map(str::to_ascii_lowercase);
     }
     if scene.mtls {
-        let Scene { mesh, point, resources, .. } = &scene;
+        let Scene { mesh, point, .. } = &scene;
         let (root, namespace) = (&mesh.root_namespace, &point.namespace);
-        let mode = mtls_mode(&resources.peer, root, namespace, &point.labels, conn.port);
+        let mode = mtls_mode(&mesh.peer_authentications, root, namespace, &point.labels, conn.port);
         if let Some(denied) = decide_plaintext(mode, &conn) {
             let why = denied.judged.reason.to_string();
             return Ok(Judged::compare(case, "expect", json!("deny"), Some(why)));
@@ -83,14 +80,14 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
         },
         keys: &scene.keys,
         now_unix_s: integer_or(sent, "now", integer_or(case, "now", NOW_UNIX_S)?)?,
-        normalization: scene.mesh.normalization,
+        normalization: scene.mesh.path_normalization,
         custom: &answer,
     };
     match text_or(case, "level", "l7")? {
         "l4" => {
             let mut xff = HeaderMap::new();
             present::forwarded(sent, &mut xff)?;
-            conn.remote = forward::client_address(&xff, conn.peer, scene.mesh.trusted_proxies);
+            conn.remote = forward::client_address(&xff, conn.peer, scene.mesh.num_trusted_proxies);
             compare(case, &trial.judge(&conn, None), &[], None)
         }
         "l7" => {
@@ -100,7 +97,7 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
                 Some(&parts.host),
                 &parts.target,
                 &parts.fields(),
-                scene.mesh.normalization,
+                scene.mesh.path_normalization,
             );
             let mut request = match canonical {
                 Ok(request) => request,
@@ -110,7 +107,7 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
                 }
             };
             let outside = scene.point.kind == PointKind::Gateway;
-            let trusted = scene.mesh.trusted_proxies;
+            let trusted = scene.mesh.num_trusted_proxies;
             forward::strip(&mut request.headers, outside, trusted);
             conn.remote = forward::client_address(&request.headers, conn.peer, trusted);
             let outcome = trial.judge(&conn, Some(&mut request));
@@ -184,66 +181,39 @@ fn wrong_upstream(
 
 impl Scene {
     fn read(case: &Value, harness: &Harness) -> Broken<Self> {
-        let mesh = MeshSettings::read(case)?;
         let (policies, keys) = trusting(list(case, "policies")?, harness)?;
-        let mut resources = resources::read(&policies)?;
+        let mut mesh = resources::read(case, &policies)?;
         let (point, mtls) = match member(case, "workload") {
             Some(workload) => {
                 let point = point(workload)?;
                 let mtls = point.kind == PointKind::Workload;
                 (point, mtls)
             }
-            None => (everywhere(&mut resources, &mesh), true),
+            None => (everywhere(&mut mesh), true),
         };
         Ok(Self {
             mesh,
             point,
-            resources,
             mtls,
             keys,
         })
     }
 
     /// What is compiled for the point, tokens included.
-    fn enforcement(&self, case: &Value) -> Broken<Enforcement> {
-        let l4_deny = match text_or(case, "dialect", "envoy-tcp")? {
-            "envoy-tcp" => L4Deny::Api,
-            "ztunnel" => L4Deny::Ztunnel,
-            other => return Err(format!("`{}` is no dialect", other.escape_debug())),
-        };
-        let policies = MeshPolicies {
-            policies: &self.resources.authorization,
-            trust_domains: &self.mesh.trust_domains,
-            root_namespace: &self.mesh.root_namespace,
-            gateway_name_selector: true,
-            l4_deny,
-        };
-        let set = compile(&policies, &self.point).map_err(|problems| {
-            let all = problems.iter();
-            let all: Vec<String> = all
-                .map(|p| format!("{}: {}: {}", p.policy, p.field, p.message))
-                .collect();
-            all.join("; ")
-        })?;
-        let mut rules: Vec<_> = Vec::new();
-        for resource in &self.resources.request {
-            let (target, namespace) = (&resource.target, &resource.name.namespace);
-            if attaches(target, namespace, &self.point, &self.mesh.root_namespace, true) {
-                rules.extend(resource.rules.iter().cloned());
-            }
-        }
-        rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
-        let tokens = TokenRules::compile(&rules).map_err(|error| error.to_string())?;
-        Ok(Enforcement {
-            of: Of::Workload(0),
-            set,
-            tokens,
-        })
+    fn enforcement(&self) -> Broken<Enforcement> {
+        Enforcement::at(&self.mesh, Of::Workload(0), &self.point).map_err(|e| told(&e))
+    }
+}
+
+fn told(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", told(source)),
+        None => error.to_string(),
     }
 }
 
 /// Without a workload every policy applies: all of them are about one service in each of their namespaces.
-fn everywhere(resources: &mut Resources, mesh: &MeshSettings) -> Point {
+fn everywhere(mesh: &mut Mesh) -> Point {
     let mut namespaces: Vec<String> = Vec::new();
     let mut met = |name: &ResourceName| {
         if !namespaces.contains(&name.namespace) {
@@ -256,15 +226,15 @@ fn everywhere(resources: &mut Resources, mesh: &MeshSettings) -> Point {
             name: ANY.to_owned(),
         }])
     };
-    for policy in &mut resources.authorization {
+    for policy in &mut mesh.authorization_policies {
         met(&policy.name);
         policy.target = any();
     }
-    for policy in &mut resources.request {
+    for policy in &mut mesh.request_authentications {
         met(&policy.name);
         policy.target = any();
     }
-    let peers = &resources.peer;
+    let peers = &mesh.peer_authentications;
     let own = peers.iter().map(|p| &p.name.namespace).find(|ns| **ns != mesh.root_namespace);
     let labels: BTreeMap<String, String> =
         peers.iter().filter_map(|p| p.selector.clone()).flatten().collect();
@@ -273,6 +243,7 @@ fn everywhere(resources: &mut Resources, mesh: &MeshSettings) -> Point {
         namespace: own.unwrap_or(&mesh.root_namespace).clone(),
         labels,
         gateway: None,
+        accounts: Vec::new(),
         services: namespaces
             .iter()
             .map(|ns| (ServiceKind::Service, ResourceName::new(ns, ANY)))

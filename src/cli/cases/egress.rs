@@ -3,12 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use toml::Table;
 
-use crate::cli::cases::attached::MeshSettings;
 use crate::cli::cases::expect::Judged;
-use crate::cli::cases::json::{Broken, integer_or, list, text, text_or, texts};
+use crate::cli::cases::json::{Broken, integer_or, list, member, text, text_or, texts};
 use crate::config;
 use crate::config::checked::Mesh;
 use crate::policy::Decision;
@@ -25,9 +24,8 @@ pub(super) fn judge(case: &Value) -> Judged {
 }
 
 fn run(case: &Value) -> Broken<Judged> {
-    let settings = MeshSettings::read(case)?;
     let rules =
-        Enforcements::build(registry(case, &settings)?).map_err(|e| e.to_string())?;
+        Enforcements::build(registry(case)?).map_err(|e| e.to_string())?;
     let request = case.get("request").ok_or("`request` is missing")?;
     let port = integer_or(request, "port", 80)?;
     let port = u16::try_from(port).map_err(|_e| format!("{port} is not a port"))?;
@@ -65,7 +63,7 @@ fn choose(rules: &Enforcements, host: &Host, port: u16) -> (String, Option<Strin
 }
 
 /// The services of a case, read as a configuration is.
-fn registry(case: &Value, settings: &MeshSettings) -> Broken<Arc<Mesh>> {
+fn registry(case: &Value) -> Broken<Arc<Mesh>> {
     let mut services = Vec::new();
     for service in list(case, "services")? {
         let mut ports = Vec::new();
@@ -94,7 +92,9 @@ fn registry(case: &Value, settings: &MeshSettings) -> Broken<Arc<Mesh>> {
             ),
         ]));
     }
-    let outbound = if settings.allow_any { "ALLOW_ANY" } else { "REGISTRY_ONLY" };
+    let none = Value::Object(Map::new());
+    let mesh = member(case, "mesh").unwrap_or(&none);
+    let outbound = text_or(mesh, "outboundTrafficPolicy", "REGISTRY_ONLY")?;
     let file = table([
         ("authority", table([]).into()),
         (

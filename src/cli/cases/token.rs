@@ -10,7 +10,7 @@ use url::form_urlencoded;
 use crate::cli::cases::expect::{Judged, one_of, show};
 use crate::cli::cases::harness::{Harness, NOW_UNIX_S};
 use crate::cli::cases::json::{Broken, integer_or, member, pairs, texts};
-use crate::cli::cases::resources::jwt_rule;
+use crate::cli::cases::resources;
 use crate::jwt::model::KeySource;
 use crate::jwt::{KeySets, TokenCache, TokenOutcome, TokenRules, authenticate, authenticate_cached};
 use crate::vocab::path::{CanonicalPath, PathNormalization};
@@ -24,14 +24,24 @@ pub(super) fn judge(case: &Value, harness: &Harness, path: &Path) -> Judged {
 }
 
 fn run(case: &Value, harness: &Harness, file: &Path) -> Broken<Judged> {
-    let mut rule = jwt_rule(case.get("rule").ok_or("`rule` is missing")?)?;
-    rule.keys = KeySource::Uri(KEYS_URI.to_owned());
+    let mut rule = case.get("rule").ok_or("`rule` is missing")?.clone();
+    if let Some(map) = rule.as_object_mut() {
+        map.insert("jwksUri".to_owned(), json!(KEYS_URI));
+    }
+    let resource = json!({
+        "kind": "RequestAuthentication",
+        "metadata": { "name": "case" },
+        "spec": { "jwtRules": [rule] },
+    });
+    let mesh = resources::read(case, &[resource])?;
+    let read = mesh.request_authentications.first();
+    let rules = read.map(|r| r.rules.as_slice()).unwrap_or_default();
     let set = harness.key_set(&texts(case, "keys")?, file)?;
     let keys = KeySets {
-        map: BTreeMap::from([(rule.keys.clone(), set.into())]),
+        map: BTreeMap::from([(KeySource::Uri(KEYS_URI.to_owned()), set.into())]),
         generation: 1,
     };
-    let rules = TokenRules::compile(&[rule]).map_err(|error| error.to_string())?;
+    let rules = TokenRules::compile(rules).map_err(|error| error.to_string())?;
     let request = case.get("request").ok_or("`request` is missing")?;
     let headers = headers(request)?;
     let path = target(request)?;
