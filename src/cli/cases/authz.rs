@@ -50,7 +50,8 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
     let none = Value::Object(Map::new());
     let sent = member(case, "request").unwrap_or(&none);
     let enforcement = scene.enforcement()?;
-    let mut conn = connection(sent)?;
+    let now_unix_s = integer_or(sent, "now", integer_or(case, "now", NOW_UNIX_S)?)?;
+    let mut conn = connection(sent, now_unix_s)?;
     if let Some(sni) = member(sent, "tls").and_then(|tls| member(tls, "sni")) {
         conn.sni = sni.as_str().map(str::to_ascii_lowercase);
     }
@@ -79,7 +80,7 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
             next: Next::Workload(0, conn.port),
         },
         keys: &scene.keys,
-        now_unix_s: integer_or(sent, "now", integer_or(case, "now", NOW_UNIX_S)?)?,
+        now_unix_s,
         normalization: scene.mesh.path_normalization,
         custom: &answer,
     };
@@ -98,6 +99,7 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
                 &parts.target,
                 &parts.fields(),
                 scene.mesh.path_normalization,
+                now_unix_s,
             );
             let mut request = match canonical {
                 Ok(request) => request,
@@ -181,8 +183,14 @@ fn wrong_upstream(
 
 impl Scene {
     fn read(case: &Value, harness: &Harness) -> Broken<Self> {
-        let (policies, keys) = trusting(list(case, "policies")?, harness)?;
+        let (mut policies, keys) = trusting(list(case, "policies")?, harness)?;
+        let bare = with_rules(&mut policies);
         let mut mesh = resources::read(case, &policies)?;
+        for (at, policy) in mesh.authorization_policies.iter_mut().enumerate() {
+            if bare.contains(&at) {
+                policy.rules.clear();
+            }
+        }
         let (point, mtls) = match member(case, "workload") {
             Some(workload) => {
                 let point = point(workload)?;
@@ -210,6 +218,26 @@ fn told(error: &dyn std::error::Error) -> String {
         Some(source) => format!("{error}: {}", told(source)),
         None => error.to_string(),
     }
+}
+
+/// A DENY or CUSTOM policy without rules is refused at load. The cases that have one ask what it would match if it were
+/// there all the same: it is read with a rule, which is then taken away. Gives their places among the authorization
+/// policies.
+fn with_rules(policies: &mut [Value]) -> Vec<usize> {
+    let kind = |p: &&mut Value| p.get("kind") == Some(&json!("AuthorizationPolicy"));
+    let mut bare = Vec::new();
+    for (at, policy) in policies.iter_mut().filter(kind).enumerate() {
+        let Some(spec) = policy.get_mut("spec").and_then(Value::as_object_mut) else {
+            continue;
+        };
+        let action = spec.get("action").and_then(Value::as_str);
+        let none = |rules: &Value| rules.as_array().is_some_and(Vec::is_empty);
+        if matches!(action, Some("DENY" | "CUSTOM")) && spec.get("rules").is_none_or(none) {
+            spec.insert("rules".to_owned(), json!([{}]));
+            bare.push(at);
+        }
+    }
+    bare
 }
 
 /// Without a workload every policy applies: all of them are about one service in each of their namespaces.
@@ -279,7 +307,7 @@ fn trusting(policies: &[Value], harness: &Harness) -> Broken<(Vec<Value>, KeySet
     Ok((out, keys))
 }
 
-fn connection(sent: &Value) -> Broken<Connection> {
+fn connection(sent: &Value, time: i64) -> Broken<Connection> {
     let none = Value::Object(Map::new());
     let source = member(sent, "source").unwrap_or(&none);
     let dest = member(sent, "dest").unwrap_or(&none);
@@ -304,6 +332,7 @@ fn connection(sent: &Value) -> Broken<Connection> {
         destination: ip(dest)?,
         port: u16::try_from(port).map_err(|_e| format!("{port} is not a port"))?,
         sni: None,
+        time,
     })
 }
 

@@ -32,6 +32,7 @@ pub(super) fn canonical(
     target: &str,
     headers: &[(&str, &str)],
     mode: PathNormalization,
+    now_unix_s: i64,
 ) -> Result<Request, Refused> {
     let mut fields: Vec<(&str, &str)> = host.map(|host| ("host", host)).into_iter().collect();
     fields.extend_from_slice(headers);
@@ -53,7 +54,7 @@ pub(super) fn canonical(
         Err(error) => return Err(Refused::new(status(error), error)),
     };
     let (request, _form) =
-        canonical::from_h1(raw, mode).map_err(|error: BadRequest| Refused::new("400", error))?;
+        canonical::from_h1(raw, mode, now_unix_s).map_err(|error: BadRequest| Refused::new("400", error))?;
     Ok(request)
 }
 

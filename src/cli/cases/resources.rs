@@ -1,5 +1,6 @@
 //! The mesh of a case: its settings and Istio resources, read by the very reader of configurations.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -17,7 +18,10 @@ const PARTIAL: Options = Options {
 
 /// Reads the `mesh` of a case and these resources. An error is a resource that would be refused at load.
 pub(super) fn read(case: &Value, resources: &[Value]) -> Broken<Mesh> {
-    let items: Vec<Value> = resources.iter().map(with_version).collect();
+    let mut items: Vec<Value> = resources.iter().map(with_version).collect();
+    if case.get("kind") != Some(&json!("validate")) {
+        possible_names(&mut items);
+    }
     let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
     let files = [
         (PathBuf::from("mesh.toml"), settings(case)?.to_string()),
@@ -44,6 +48,30 @@ fn with_version(resource: &Value) -> Value {
         map.entry("apiVersion").or_insert_with(version);
     }
     resource
+}
+
+/// Cases are free with names, where these are not what is judged: what no resource can be called gets a name of its own.
+fn possible_names(items: &mut [Value]) {
+    let mut taken: BTreeSet<String> = BTreeSet::new();
+    for item in items {
+        let kind = item.get("kind").map_or_else(String::new, Value::to_string);
+        let Some(metadata) = item.get_mut("metadata").and_then(Value::as_object_mut) else {
+            continue;
+        };
+        let namespace = metadata.get("namespace").map_or_else(String::new, Value::to_string);
+        let Some(name) = metadata.get("name").and_then(Value::as_str) else {
+            continue;
+        };
+        let possible = |c: char| match c.to_ascii_lowercase() {
+            c if c.is_ascii_alphanumeric() || matches!(c, '-' | '.') => c,
+            _ => '-',
+        };
+        let mut name: String = name.chars().map(possible).collect();
+        while !taken.insert(format!("{kind} {namespace} {name}")) {
+            name.push_str("-x");
+        }
+        metadata.insert("name".to_owned(), json!(name));
+    }
 }
 
 /// `mesh` and `dialect` of a case as a mesh file.

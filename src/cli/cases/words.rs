@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::cli::cases::expect::Judged;
+use crate::cli::cases::harness::NOW_UNIX_S;
 use crate::cli::cases::json::{Broken, text, text_or, texts};
 use crate::cli::cases::request;
 use crate::policy::{pattern, trust};
@@ -27,7 +28,7 @@ pub(super) fn normalize(case: &Value) -> Judged {
         let target = text(case, "in")?;
         // A target in absolute form says the host itself.
         let host = if target.contains("://") { None } else { Some("localhost") };
-        let (got, why) = match request::canonical("GET", host, target, &[], mode) {
+        let (got, why) = match request::canonical("GET", host, target, &[], mode, NOW_UNIX_S) {
             Ok(request) => {
                 let path = request.path.as_ref().map(|p| p.as_str().to_owned());
                 (json!(path), None)
