@@ -6,6 +6,7 @@
 mod attached;
 mod authz;
 mod certificates;
+mod configured;
 mod egress;
 mod expect;
 mod file;
@@ -20,6 +21,7 @@ mod resources;
 mod token;
 mod trial;
 mod words;
+mod written;
 
 use std::path::{Path, PathBuf};
 
@@ -71,6 +73,10 @@ pub fn run(files: &[PathBuf], options: &Options, gaps: Option<&Gaps>) -> anyhow:
             TestFile::Other(why) => {
                 report.notes.push(format!("{}: {why}", path.display()));
                 continue;
+            }
+            TestFile::Toml(text) => {
+                let config = options.config.as_deref();
+                report.cases.extend(configured::run(path, text, config, &harness));
             }
             TestFile::Lines(lines) => {
                 for line in lines {

@@ -14,6 +14,8 @@ const FILE_BYTES: usize = 64 << 20;
 pub(super) enum TestFile {
     /// JSON lines.
     Lines(Vec<Line>),
+    /// TOML tests.
+    Toml(String),
     /// A JWKS document, or keys by name.
     KeySet,
     /// PEM roots by trust domain.
@@ -58,6 +60,7 @@ fn recognise(path: &Path, text: &str) -> TestFile {
     }
     let extension = path.extension().and_then(|e| e.to_str());
     match extension {
+        Some("toml") => TestFile::Toml(text.to_owned()),
         Some("jsonl" | "json") => TestFile::Lines(lines(text)),
         Some(_) | None => {
             TestFile::Other("neither JSON lines nor TOML, passed over".to_owned())
