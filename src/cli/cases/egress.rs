@@ -95,14 +95,17 @@ fn registry(case: &Value) -> Broken<Arc<Mesh>> {
     let none = Value::Object(Map::new());
     let mesh = member(case, "mesh").unwrap_or(&none);
     let outbound = text_or(mesh, "outboundTrafficPolicy", "REGISTRY_ONLY")?;
-    let file = table([
+    let mut file = table([
         ("authority", table([]).into()),
         (
             "mesh",
             table([("outboundTrafficPolicy", outbound.into())]).into(),
         ),
-        ("serviceEntry", services.into()),
     ]);
+    // An empty list is no registry without services, it is a mistake.
+    if !services.is_empty() {
+        file.insert("serviceEntry".to_owned(), services.into());
+    }
     let text = file.to_string();
     let read = config::parse(&[(PathBuf::from("case"), text)], Path::new(""));
     Ok(read.map_err(|errors| errors.to_string())?.mesh)

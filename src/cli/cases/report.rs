@@ -88,6 +88,11 @@ impl CaseResult {
     }
 
     fn line(&self) -> String {
+        // A case that cannot be judged expects nothing.
+        if self.expected.is_empty() {
+            let why = self.reason.as_deref().unwrap_or_default();
+            return format!("{}: {}: {why}", self.place(), self.name);
+        }
         let reason = self
             .reason
             .as_ref()
@@ -116,11 +121,16 @@ impl CaseResult {
             "name": self.name,
             "kind": self.kind,
             "result": self.status.word(),
-            "expected": self.expected,
-            "got": self.got,
+            "expected": written(&self.expected),
+            "got": written(&self.got),
             "reason": self.reason,
         })
     }
+}
+
+/// `null` for a case that cannot be judged.
+fn written(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }
 
 /// All cases of a run, in the order of the files.
