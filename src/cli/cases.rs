@@ -76,7 +76,9 @@ pub fn run(files: &[PathBuf], options: &Options, gaps: Option<&Gaps>) -> anyhow:
             }
             TestFile::Toml(text) => {
                 let config = options.config.as_deref();
-                report.cases.extend(configured::run(path, text, config, &harness));
+                report
+                    .cases
+                    .extend(configured::run(path, text, config, &harness));
             }
             TestFile::Lines(lines) => {
                 for line in lines {
@@ -131,10 +133,7 @@ fn judge(case: &Value, harness: &Harness, path: &Path) -> (String, Judged) {
         "cert" => certificates::chain(case, harness, path),
         "jwt-svid" => certificates::jwt_svid(case, harness, path),
         "" => Judged::broken("no kind: expected `kind`, or `rule` and `keys`"),
-        other => Judged::broken(format!(
-            "`{}` is not a kind of case",
-            other.escape_debug()
-        )),
+        other => Judged::broken(format!("`{}` is not a kind of case", other.escape_debug())),
     };
     (kind.to_owned(), judged)
 }
@@ -144,6 +143,5 @@ fn judge(case: &Value, harness: &Harness, path: &Path) -> (String, Judged) {
 /// # Errors
 /// A file that cannot be read, and one that is no list of gaps.
 pub fn read_gaps(path: &Path) -> anyhow::Result<Gaps> {
-    Gaps::parse(&os::read_text(path)?)
-        .map_err(|why| anyhow::anyhow!("`{}`: {why}", path.display()))
+    Gaps::parse(&os::read_text(path)?).map_err(|why| anyhow::anyhow!("`{}`: {why}", path.display()))
 }

@@ -86,7 +86,11 @@ fn report(args: &TestArgs) -> anyhow::Result<bool> {
         jwks: args.jwks.clone(),
         bundle: args.bundle.clone(),
     };
-    let gaps = args.known_gaps.as_deref().map(cases::read_gaps).transpose()?;
+    let gaps = args
+        .known_gaps
+        .as_deref()
+        .map(cases::read_gaps)
+        .transpose()?;
     let report = cases::run(&args.files, &options, gaps.as_ref())?;
     for note in &report.notes {
         os::complain(&format!("note: {note}"));

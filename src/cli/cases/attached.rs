@@ -49,7 +49,9 @@ pub(super) fn point(workload: &Value) -> Broken<Point> {
 
 fn labels(workload: &Value) -> Broken<BTreeMap<String, String>> {
     let label = |(key, value): (&String, &Value)| {
-        let text = value.as_str().ok_or("`labels` holds something that is not a string")?;
+        let text = value
+            .as_str()
+            .ok_or("`labels` holds something that is not a string")?;
         Ok((key.clone(), text.to_owned()))
     };
     let labels = object(workload, "labels")?.into_iter().flatten();
@@ -92,8 +94,14 @@ fn attachment(policy: &Value) -> Value {
 }
 
 fn targets(mesh: &Mesh) -> Vec<(&Target, &ResourceName)> {
-    let policies = mesh.authorization_policies.iter().map(|p| (&p.target, &p.name));
-    let tokens = mesh.request_authentications.iter().map(|p| (&p.target, &p.name));
+    let policies = mesh
+        .authorization_policies
+        .iter()
+        .map(|p| (&p.target, &p.name));
+    let tokens = mesh
+        .request_authentications
+        .iter()
+        .map(|p| (&p.target, &p.name));
     policies.chain(tokens).collect()
 }
 
@@ -108,7 +116,11 @@ pub(super) fn peerauthn(case: &Value) -> Judged {
         // A workload without labels stands for one that every selector of the case picks.
         let labels: BTreeMap<String, String> = match member(workload, "labels") {
             Some(_) => point.labels,
-            None => policies.iter().filter_map(|p| p.selector.clone()).flatten().collect(),
+            None => policies
+                .iter()
+                .filter_map(|p| p.selector.clone())
+                .flatten()
+                .collect(),
         };
         let mode = |port| {
             let (root, namespace) = (&mesh.root_namespace, &point.namespace);
@@ -117,8 +129,15 @@ pub(super) fn peerauthn(case: &Value) -> Judged {
         };
         let wanted = case.get("expect").and_then(|expect| expect.get("perPort"));
         let mut ports = Map::new();
-        for port in wanted.and_then(Value::as_object).into_iter().flatten().map(|(p, _)| p) {
-            let number = port.parse().map_err(|_e| format!("`{port}` is not a port"))?;
+        for port in wanted
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .map(|(p, _)| p)
+        {
+            let number = port
+                .parse()
+                .map_err(|_e| format!("`{port}` is not a port"))?;
             ports.insert(port.clone(), mode(number));
         }
         let mut got = json!({ "mode": mode(0) });
@@ -135,7 +154,11 @@ pub(super) fn validate(case: &Value) -> Judged {
     let judge = || {
         let policy = case.get("policy").ok_or("`policy` is missing")?;
         let refused = resources::read(case, std::slice::from_ref(policy)).err();
-        let got = if refused.is_some() { "reject" } else { "accept" };
+        let got = if refused.is_some() {
+            "reject"
+        } else {
+            "accept"
+        };
         Ok(Judged::compare(case, "expect", json!(got), refused))
     };
     judge().into()

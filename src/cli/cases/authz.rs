@@ -10,15 +10,13 @@ use serde_json::{Map, Value, json};
 use crate::cli::cases::attached::point;
 use crate::cli::cases::expect::{Judged, show};
 use crate::cli::cases::harness::{Harness, NOW_UNIX_S};
-use crate::cli::cases::json::{
-    Broken, integer_or, list, member, object, text, text_or,
-};
+use crate::cli::cases::json::{Broken, integer_or, list, member, object, text, text_or};
 use crate::cli::cases::present::{self, Sent};
 use crate::cli::cases::{request, resources, trial};
 use crate::config::checked::{Mesh, Protocol};
 use crate::http::forward;
-use crate::jwt::model::KeySource;
 use crate::jwt::KeySets;
+use crate::jwt::model::KeySource;
 use crate::policy::model::{Target, TargetKind, TargetRef};
 use crate::policy::{
     Connection, Decision, Point, PointKind, Request, ServiceKind, decide_plaintext, mtls_mode,
@@ -58,7 +56,13 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
     if scene.mtls {
         let Scene { mesh, point, .. } = &scene;
         let (root, namespace) = (&mesh.root_namespace, &point.namespace);
-        let mode = mtls_mode(&mesh.peer_authentications, root, namespace, &point.labels, conn.port);
+        let mode = mtls_mode(
+            &mesh.peer_authentications,
+            root,
+            namespace,
+            &point.labels,
+            conn.port,
+        );
         if let Some(denied) = decide_plaintext(mode, &conn) {
             let why = denied.judged.reason.to_string();
             return Ok(Judged::compare(case, "expect", json!("deny"), Some(why)));
@@ -126,7 +130,12 @@ fn compare(
     tokens: &[String],
     request: Option<(&Connection, &Request)>,
 ) -> Broken<Judged> {
-    let judged = Judged::compare(case, "expect", json!(outcome.answer()), Some(outcome.reason()));
+    let judged = Judged::compare(
+        case,
+        "expect",
+        json!(outcome.answer()),
+        Some(outcome.reason()),
+    );
     let wrong = wrong_sides(case, outcome);
     let upstream = match (object(case, "expect_upstream")?, request) {
         (Some(wanted), Some((conn, request))) if outcome.is_allowed() => {
@@ -156,7 +165,8 @@ fn wrong_sides(case: &Value, outcome: &trial::Outcome) -> Option<String> {
         .into_iter()
         .find_map(|(action, got)| {
             let want = member(wanted, action)?;
-            (*want != json!(got)).then(|| format!("shadow {action} is {got}, expected {}", show(want)))
+            (*want != json!(got))
+                .then(|| format!("shadow {action} is {got}, expected {}", show(want)))
         })
 }
 
@@ -174,9 +184,9 @@ fn wrong_upstream(
             .map(|value| String::from_utf8_lossy(value.as_bytes()))
             .collect();
         let got = (!values.is_empty()).then(|| values.join(", "));
-        let want = want.as_str().map(|text| {
-            text.replace("<token>", token).replace("<payload>", payload)
-        });
+        let want = want
+            .as_str()
+            .map(|text| text.replace("<token>", token).replace("<payload>", payload));
         (got != want).then(|| format!("the backend sees {name} {got:?}, expected {want:?}"))
     })
 }
@@ -263,9 +273,15 @@ fn everywhere(mesh: &mut Mesh) -> Point {
         policy.target = any();
     }
     let peers = &mesh.peer_authentications;
-    let own = peers.iter().map(|p| &p.name.namespace).find(|ns| **ns != mesh.root_namespace);
-    let labels: BTreeMap<String, String> =
-        peers.iter().filter_map(|p| p.selector.clone()).flatten().collect();
+    let own = peers
+        .iter()
+        .map(|p| &p.name.namespace)
+        .find(|ns| **ns != mesh.root_namespace);
+    let labels: BTreeMap<String, String> = peers
+        .iter()
+        .filter_map(|p| p.selector.clone())
+        .flatten()
+        .collect();
     Point {
         kind: PointKind::Waypoint,
         namespace: own.unwrap_or(&mesh.root_namespace).clone(),
@@ -320,7 +336,9 @@ fn connection(sent: &Value, time: i64) -> Broken<Connection> {
     };
     let ip = |value: &Value| {
         let text = text_or(value, "ip", "127.0.0.1")?;
-        let ip: IpAddr = text.parse().map_err(|_e| format!("`{text}` is not an address"))?;
+        let ip: IpAddr = text
+            .parse()
+            .map_err(|_e| format!("`{text}` is not an address"))?;
         Ok::<_, String>(ip.to_canonical())
     };
     let peer = ip(source)?;
@@ -339,7 +357,9 @@ fn connection(sent: &Value, time: i64) -> Broken<Connection> {
 /// Some cases name accounts by characters that no certificate can hold, and mean just another account: those
 /// characters are replaced in all of the case.
 fn with_possible_principal(case: &Value) -> Cow<'_, Value> {
-    let principal = case.pointer("/request/source/principal").and_then(Value::as_str);
+    let principal = case
+        .pointer("/request/source/principal")
+        .and_then(Value::as_str);
     let Some(principal) = principal else {
         return Cow::Borrowed(case);
     };
@@ -361,4 +381,3 @@ fn with_possible_principal(case: &Value) -> Cow<'_, Value> {
         Ok(_) | Err(_) => Cow::Borrowed(case),
     }
 }
-

@@ -38,7 +38,11 @@ pub(super) fn run(
         Ok(tests) => tests,
         Err(problems) => {
             let told = |p: &crate::config::Problem| {
-                whole(p.position.map_or(0, |(line, _)| line), &p.key, p.message.clone())
+                whole(
+                    p.position.map_or(0, |(line, _)| line),
+                    &p.key,
+                    p.message.clone(),
+                )
             };
             return problems.iter().map(told).collect();
         }
@@ -108,7 +112,9 @@ struct Answered {
 
 impl Scene<'_> {
     fn judge(&self, test: &Test) -> Judged {
-        self.answer(test).map(|answered| compare(test, answered)).into()
+        self.answer(test)
+            .map(|answered| compare(test, answered))
+            .into()
     }
 
     fn answer(&self, test: &Test) -> Broken<Answered> {
@@ -129,7 +135,9 @@ impl Scene<'_> {
         let own_address = from.as_ref().and_then(|id| {
             let workload = mesh.workloads.iter().find(|w| w.id == *id);
             let gateway = || mesh.gateways.iter().find(|g| g.id == *id);
-            workload.map(|w| w.address).or_else(|| gateway().map(|g| g.hbone.ip()))
+            workload
+                .map(|w| w.address)
+                .or_else(|| gateway().map(|g| g.hbone.ip()))
         });
         let call = Call {
             from,
@@ -161,8 +169,12 @@ impl Scene<'_> {
         };
         let hops = walk::walk(self.rules, call, &mut assumed);
         let last = hops.iter().find(|hop| !hop.allows()).or(hops.last());
-        let hop = last.ok_or("nothing of the mesh is on the way of this call, so nothing judges it")?;
-        let audit = hops.iter().flat_map(|hop| &hop.said).any(|s| s.judged.audit);
+        let hop =
+            last.ok_or("nothing of the mesh is on the way of this call, so nothing judges it")?;
+        let audit = hops
+            .iter()
+            .flat_map(|hop| &hop.said)
+            .any(|s| s.judged.audit);
         Ok(answered(&hops, hop, audit))
     }
 
@@ -180,13 +192,17 @@ impl Scene<'_> {
         if to.contains('/') {
             let at = find("service", to, mesh.services.iter().map(|s| &s.name))?;
             let hosts = mesh.services.get(at).map(|s| s.hosts.as_slice());
-            let exact = hosts.unwrap_or_default().iter().find(|h| !h.starts_with('*'));
+            let exact = hosts
+                .unwrap_or_default()
+                .iter()
+                .find(|h| !h.starts_with('*'));
             return exact
                 .cloned()
                 .map(To::Name)
                 .ok_or_else(|| format!("service `{to}` has wildcards alone; write the host"));
         }
-        let host = Host::parse(to).map_err(|error| format!("`to`: `{}`: {error}", to.escape_debug()))?;
+        let host =
+            Host::parse(to).map_err(|error| format!("`to`: `{}`: {error}", to.escape_debug()))?;
         match host.ip() {
             Some(ip) => Ok(To::Address(ip.to_canonical())),
             None if host.port().is_some() => Err("`to` has no port; write `port`".to_owned()),
@@ -281,7 +297,11 @@ fn caller(mesh: &Mesh, written: &str) -> Broken<Option<SpiffeId>> {
     }
     let principal = written.strip_prefix("spiffe://").unwrap_or(written);
     if principal.matches('/').count() == 1 {
-        let at = find("workload", principal, mesh.workloads.iter().map(|w| &w.name))?;
+        let at = find(
+            "workload",
+            principal,
+            mesh.workloads.iter().map(|w| &w.name),
+        )?;
         return Ok(mesh.workloads.get(at).map(|w| w.id.clone()));
     }
     let id = SpiffeId::parse(&format!("spiffe://{principal}"));
@@ -291,7 +311,10 @@ fn caller(mesh: &Mesh, written: &str) -> Broken<Option<SpiffeId>> {
 }
 
 fn refused_head(refused: &request::Refused) -> Broken<Answered> {
-    let status = refused.status.parse().map_err(|_e| "a status that is no number")?;
+    let status = refused
+        .status
+        .parse()
+        .map_err(|_e| "a status that is no number")?;
     Ok(Answered {
         is: vec![Expect::Status(status)],
         reason: refused.why.clone(),
@@ -318,7 +341,11 @@ fn answered(hops: &[Hop], hop: &Hop, audit: bool) -> Answered {
             (status, why.clone())
         }
         None => {
-            let is = if hop.allows() { vec![Expect::Allow] } else { denial };
+            let is = if hop.allows() {
+                vec![Expect::Allow]
+            } else {
+                denial
+            };
             let said = hop.deciding().map(|said| &said.judged);
             (is, said.map_or_else(String::new, |j| j.reason.to_string()))
         }
@@ -351,12 +378,18 @@ fn compare(test: &Test, answered: Answered) -> Judged {
         audit,
     } = answered;
     let wrong_policy = || {
-        let want = test.policy.as_ref().filter(|want| !policies.contains(want))?;
+        let want = test
+            .policy
+            .as_ref()
+            .filter(|want| !policies.contains(want))?;
         let got = policies.join(", ");
         Some(format!("decided by `{got}`, expected policy `{want}`"))
     };
     let wrong_reason = || {
-        let want = test.reason.as_ref().filter(|want| !reason.contains(want.as_str()))?;
+        let want = test
+            .reason
+            .as_ref()
+            .filter(|want| !reason.contains(want.as_str()))?;
         Some(format!("expected a reason with `{want}`"))
     };
     let wrong_audit = || {

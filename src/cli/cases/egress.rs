@@ -24,8 +24,7 @@ pub(super) fn judge(case: &Value) -> Judged {
 }
 
 fn run(case: &Value) -> Broken<Judged> {
-    let rules =
-        Enforcements::build(registry(case)?).map_err(|e| e.to_string())?;
+    let rules = Enforcements::build(registry(case)?).map_err(|e| e.to_string())?;
     let request = case.get("request").ok_or("`request` is missing")?;
     let port = integer_or(request, "port", 80)?;
     let port = u16::try_from(port).map_err(|_e| format!("{port} is not a port"))?;
@@ -81,7 +80,10 @@ fn registry(case: &Value) -> Broken<Arc<Mesh>> {
         let hosts = texts(service, "hosts")?.into_iter().map(toml::Value::from);
         services.push(table([
             ("name", text(service, "name")?.into()),
-            ("namespace", text_or(service, "namespace", "default")?.into()),
+            (
+                "namespace",
+                text_or(service, "namespace", "default")?.into(),
+            ),
             ("hosts", hosts.collect::<Vec<_>>().into()),
             ("ports", ports.into()),
             ("location", "MESH_EXTERNAL".into()),
@@ -113,5 +115,7 @@ fn registry(case: &Value) -> Broken<Arc<Mesh>> {
 
 fn table<const N: usize>(entries: [(&str, toml::Value); N]) -> Table {
     let entries = entries.into_iter();
-    entries.map(|(key, value)| (key.to_owned(), value)).collect()
+    entries
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
 }

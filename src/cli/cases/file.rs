@@ -62,9 +62,7 @@ fn recognise(path: &Path, text: &str) -> TestFile {
     match extension {
         Some("toml") => TestFile::Toml(text.to_owned()),
         Some("jsonl" | "json") => TestFile::Lines(lines(text)),
-        Some(_) | None => {
-            TestFile::Other("neither JSON lines nor TOML, passed over".to_owned())
-        }
+        Some(_) | None => TestFile::Other("neither JSON lines nor TOML, passed over".to_owned()),
     }
 }
 

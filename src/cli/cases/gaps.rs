@@ -1,7 +1,7 @@
 //! Cases that are known to fail, each with its reason.
 
-use std::collections::BTreeMap;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 use crate::cli::cases::report::{Report, Status};
 
@@ -72,7 +72,9 @@ impl Gaps {
             }
         }
         let unmet = met.into_iter().filter(|(_, met)| *met == 0);
-        report.notes.extend(unmet.map(|(gap, _)| format!("no case for known gap `{gap}`")));
+        report
+            .notes
+            .extend(unmet.map(|(gap, _)| format!("no case for known gap `{gap}`")));
     }
 }
 
@@ -115,8 +117,14 @@ mod tests {
         );
         let (summary, failures) = run(gap, &[("a/1", true)]);
         assert_eq!(summary, "0 passed, 1 failed, 0 known gaps");
-        assert!(failures.iter().any(|f| f.contains("known gap: r")), "{failures:?}");
-        assert_eq!(run(gap, &[("b", true)]).0, "1 passed, 0 failed, 0 known gaps");
+        assert!(
+            failures.iter().any(|f| f.contains("known gap: r")),
+            "{failures:?}"
+        );
+        assert_eq!(
+            run(gap, &[("b", true)]).0,
+            "1 passed, 0 failed, 0 known gaps"
+        );
     }
 
     #[test]

@@ -103,7 +103,10 @@ impl CaseResult {
             got,
             ..
         } = self;
-        format!("{}: {name}: expected {expected}, got {got}{reason}", self.place())
+        format!(
+            "{}: {name}: expected {expected}, got {got}{reason}",
+            self.place()
+        )
     }
 
     fn place(&self) -> String {

@@ -1,7 +1,5 @@
 //! From the request of a case to the canonical request, through the very head parser of the data path.
 
-
-
 use crate::http::canonical::{self, BadRequest};
 use crate::http::h1::{self, H1Error};
 use crate::policy::Request;
@@ -39,13 +37,25 @@ pub(super) fn canonical(
     let mut head = format!("{method} {target} HTTP/1.1\r\n");
     for (name, value) in fields {
         // What would be two lines on HTTP/1 is one invalid field on HTTP/2.
-        if [name, value].iter().any(|part| part.contains(['\r', '\n', '\0'])) {
-            return Err(Refused::new("400", "a header field with a line break or NUL"));
+        if [name, value]
+            .iter()
+            .any(|part| part.contains(['\r', '\n', '\0']))
+        {
+            return Err(Refused::new(
+                "400",
+                "a header field with a line break or NUL",
+            ));
         }
         head.push_str(&format!("{name}: {value}\r\n"));
     }
-    if [method, target].iter().any(|part| part.contains(['\r', '\n', '\0', ' '])) {
-        return Err(Refused::new("400", "a request line with a break or blank in it"));
+    if [method, target]
+        .iter()
+        .any(|part| part.contains(['\r', '\n', '\0', ' ']))
+    {
+        return Err(Refused::new(
+            "400",
+            "a request line with a break or blank in it",
+        ));
     }
     head.push_str("\r\n");
     let raw = match h1::parse_request(head.as_bytes()) {
@@ -53,8 +63,8 @@ pub(super) fn canonical(
         Ok(None) => return Err(Refused::new("400", "incomplete head")),
         Err(error) => return Err(Refused::new(status(error), error)),
     };
-    let (request, _form) =
-        canonical::from_h1(raw, mode, now_unix_s).map_err(|error: BadRequest| Refused::new("400", error))?;
+    let (request, _form) = canonical::from_h1(raw, mode, now_unix_s)
+        .map_err(|error: BadRequest| Refused::new("400", error))?;
     Ok(request)
 }
 

@@ -28,7 +28,8 @@ pub(super) fn read(case: &Value, resources: &[Value]) -> Broken<Mesh> {
         (PathBuf::from("policies.json"), list.to_string()),
     ];
     let read = config::parse_resources(&files, Path::new(""), PARTIAL);
-    read.map(|resources| resources.mesh).map_err(|errors| told(&errors))
+    read.map(|resources| resources.mesh)
+        .map_err(|errors| told(&errors))
 }
 
 /// Every problem, without its place in the text that was made of the case.
@@ -58,7 +59,9 @@ fn possible_names(items: &mut [Value]) {
         let Some(metadata) = item.get_mut("metadata").and_then(Value::as_object_mut) else {
             continue;
         };
-        let namespace = metadata.get("namespace").map_or_else(String::new, Value::to_string);
+        let namespace = metadata
+            .get("namespace")
+            .map_or_else(String::new, Value::to_string);
         let Some(name) = metadata.get("name").and_then(Value::as_str) else {
             continue;
         };

@@ -12,7 +12,9 @@ use crate::cli::cases::harness::{Harness, NOW_UNIX_S};
 use crate::cli::cases::json::{Broken, integer_or, member, pairs, texts};
 use crate::cli::cases::resources;
 use crate::jwt::model::KeySource;
-use crate::jwt::{KeySets, TokenCache, TokenOutcome, TokenRules, authenticate, authenticate_cached};
+use crate::jwt::{
+    KeySets, TokenCache, TokenOutcome, TokenRules, authenticate, authenticate_cached,
+};
 use crate::vocab::path::{CanonicalPath, PathNormalization};
 
 /// Where the key set of a case is said to come from.
@@ -99,7 +101,10 @@ fn compare(case: &Value, outcome: &TokenOutcome) -> Judged {
     let wrong_principal = || {
         // An empty string says that there is no principal.
         let want = case.get("principal").filter(|_| got == "accept")?;
-        let (want, got) = (want.as_str().unwrap_or_default(), principal.unwrap_or_default());
+        let (want, got) = (
+            want.as_str().unwrap_or_default(),
+            principal.unwrap_or_default(),
+        );
         (want != got).then(|| format!("principal `{got}`, expected `{want}`"))
     };
     let wrong = wrong_status().or_else(wrong_principal);

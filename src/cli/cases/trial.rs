@@ -61,7 +61,9 @@ impl Outcome {
         match self {
             Self::Verdict { judged, .. } => match &judged.policy {
                 Some(policy) => {
-                    let rule = judged.rule.map_or_else(String::new, |r| format!(" rule {r}"));
+                    let rule = judged
+                        .rule
+                        .map_or_else(String::new, |r| format!(" rule {r}"));
                     format!("{policy}{rule}: {}", judged.reason)
                 }
                 None => judged.reason.to_string(),

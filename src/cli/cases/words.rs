@@ -17,7 +17,10 @@ pub(super) fn normalization(mode: &str) -> Broken<PathNormalization> {
         "BASE" | "DEFAULT" => Ok(PathNormalization::Base),
         "MERGE_SLASHES" => Ok(PathNormalization::MergeSlashes),
         "DECODE_AND_MERGE_SLASHES" => Ok(PathNormalization::DecodeAndMergeSlashes),
-        other => Err(format!("`{}` is not a path normalization", other.escape_debug())),
+        other => Err(format!(
+            "`{}` is not a path normalization",
+            other.escape_debug()
+        )),
     }
 }
 
@@ -27,7 +30,11 @@ pub(super) fn normalize(case: &Value) -> Judged {
         let mode = normalization(text(case, "mode")?)?;
         let target = text(case, "in")?;
         // A target in absolute form says the host itself.
-        let host = if target.contains("://") { None } else { Some("localhost") };
+        let host = if target.contains("://") {
+            None
+        } else {
+            Some("localhost")
+        };
         let (got, why) = match request::canonical("GET", host, target, &[], mode, NOW_UNIX_S) {
             Ok(request) => {
                 let path = request.path.as_ref().map(|p| p.as_str().to_owned());
@@ -81,9 +88,10 @@ pub(super) fn spiffe_id(case: &Value) -> Judged {
 
 /// The first part that is not as the case states it.
 fn wrong_part(case: &Value, id: &SpiffeId) -> Option<String> {
-    let k8s = id.k8s().map_or(Value::Null, |(namespace, account)| {
-        json!({ "namespace": namespace, "service_account": account })
-    });
+    let k8s = id.k8s().map_or(
+        Value::Null,
+        |(namespace, account)| json!({ "namespace": namespace, "service_account": account }),
+    );
     let parts = [
         ("trust_domain", json!(id.trust_domain())),
         ("path", json!(id.path())),

@@ -157,8 +157,7 @@ words!(Answer, "one of allow, deny", "allow" => Self::Allow, "deny" => Self::Den
 pub(crate) struct Moment(pub(crate) i64);
 
 impl Read for Moment {
-    const EXPECTED: &'static str =
-        "seconds since 1970, or a time such as \"2025-11-22T08:26:40Z\"";
+    const EXPECTED: &'static str = "seconds since 1970, or a time such as \"2025-11-22T08:26:40Z\"";
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         if let Kind::Integer(Some(seconds)) = value.kind {
             return Some(Self(seconds));
@@ -194,7 +193,10 @@ impl Read for Expect {
             let status = number.and_then(|n| u16::try_from(n).ok());
             let status = status.filter(|s| (400..600).contains(s));
             if status.is_none() {
-                out.error(place, format!("not a status of a refusal, expected {}", Self::EXPECTED));
+                out.error(
+                    place,
+                    format!("not a status of a refusal, expected {}", Self::EXPECTED),
+                );
             }
             return status.map(Self::Status);
         }
@@ -229,7 +231,11 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Tests, Vec<Problem>> {
                 let before = text.get(..offset).unwrap_or_default();
                 before.matches('\n').count() + 1
             };
-            let lines = file.test.iter().map(|t| line(t.name.place.offset)).collect();
+            let lines = file
+                .test
+                .iter()
+                .map(|t| line(t.name.place.offset))
+                .collect();
             Ok(Tests { file, lines })
         }
         Some(_) | None => Err(errors),
@@ -254,7 +260,8 @@ fn one_destination(file: &File, out: &mut Problems) {
                 || test.headers.is_some()
                 || test.token.is_some();
             if written {
-                let message = "`http = false` leaves no `method`, `path`, `host`, `headers` or `token`";
+                let message =
+                    "`http = false` leaves no `method`, `path`, `host`, `headers` or `token`";
                 out.error(&test.name.place, message);
             }
         }
