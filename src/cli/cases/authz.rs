@@ -12,14 +12,16 @@ use crate::cli::cases::expect::{Judged, show};
 use crate::cli::cases::harness::{Harness, NOW_UNIX_S};
 use crate::cli::cases::json::{Broken, integer_or, list, member, object, text, text_or};
 use crate::cli::cases::present::{self, Sent};
-use crate::cli::cases::{request, resources, trial};
+use crate::cli::cases::trial::{Outcome, Trial};
+use crate::cli::cases::{request, resources};
 use crate::config::checked::{Mesh, Protocol};
 use crate::http::forward;
 use crate::jwt::KeySets;
 use crate::jwt::model::KeySource;
 use crate::policy::model::{Target, TargetKind, TargetRef};
 use crate::policy::{
-    Connection, Decision, Point, PointKind, Request, ServiceKind, decide_plaintext, mtls_mode,
+    Connection, Decision, Denied, Point, PointKind, Request, ServiceKind, decide_plaintext,
+    mtls_mode,
 };
 use crate::role::enforcement::{Enforcement, Of};
 use crate::role::plan::{Next, Plan};
@@ -49,30 +51,17 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
     let sent = member(case, "request").unwrap_or(&none);
     let enforcement = scene.enforcement()?;
     let now_unix_s = integer_or(sent, "now", integer_or(case, "now", NOW_UNIX_S)?)?;
-    let mut conn = connection(sent, now_unix_s)?;
-    if let Some(sni) = member(sent, "tls").and_then(|tls| member(tls, "sni")) {
-        conn.sni = sni.as_str().map(str::to_ascii_lowercase);
-    }
-    if scene.mtls {
-        let Scene { mesh, point, .. } = &scene;
-        let (root, namespace) = (&mesh.root_namespace, &point.namespace);
-        let mode = mtls_mode(
-            &mesh.peer_authentications,
-            root,
-            namespace,
-            &point.labels,
-            conn.port,
-        );
-        if let Some(denied) = decide_plaintext(mode, &conn) {
-            let why = denied.judged.reason.to_string();
-            return Ok(Judged::compare(case, "expect", json!("deny"), Some(why)));
-        }
+    let conn = connection(sent, now_unix_s)?;
+    if let Some(denied) = scene.refuses_plaintext(&conn) {
+        let why = denied.judged.reason.to_string();
+        return Ok(Judged::compare(case, "expect", "deny", Some(why)));
     }
     let custom = object(sent, "custom")?;
     let answer = |provider: &str| {
-        custom.and_then(|c| c.get(provider)).and_then(Value::as_str) == Some("allow")
+        let answer = custom.and_then(|c| c.get(provider));
+        answer.and_then(Value::as_str) == Some("allow")
     };
-    let trial = trial::Trial {
+    let trial = Trial {
         plan: Plan {
             enforcements: vec![&enforcement],
             via: None,
@@ -89,44 +78,61 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
         custom: &answer,
     };
     match text_or(case, "level", "l7")? {
-        "l4" => {
-            let mut xff = HeaderMap::new();
-            present::forwarded(sent, &mut xff)?;
-            conn.remote = forward::client_address(&xff, conn.peer, scene.mesh.num_trusted_proxies);
-            compare(case, &trial.judge(&conn, None), &[], None)
-        }
-        "l7" => {
-            let parts = Sent::read(sent, harness)?;
-            let canonical = request::canonical(
-                &parts.method,
-                Some(&parts.host),
-                &parts.target,
-                &parts.fields(),
-                scene.mesh.path_normalization,
-                now_unix_s,
-            );
-            let mut request = match canonical {
-                Ok(request) => request,
-                Err(refused) => {
-                    let (got, why) = (json!(refused.status), Some(refused.why));
-                    return Ok(Judged::compare(case, "expect", got, why));
-                }
-            };
-            let outside = scene.point.kind == PointKind::Gateway;
-            let trusted = scene.mesh.num_trusted_proxies;
-            forward::strip(&mut request.headers, outside, trusted);
-            conn.remote = forward::client_address(&request.headers, conn.peer, trusted);
-            let outcome = trial.judge(&conn, Some(&mut request));
-            compare(case, &outcome, &parts.tokens, Some((&conn, &request)))
-        }
+        "l4" => bytes(case, &scene, sent, conn, &trial),
+        "l7" => request(case, &scene, &Sent::read(sent, harness)?, conn, &trial),
         other => Err(format!("`{}` is no level", other.escape_debug())),
     }
+}
+
+/// A connection that nobody reads.
+fn bytes(
+    case: &Value,
+    scene: &Scene,
+    sent: &Value,
+    mut conn: Connection,
+    trial: &Trial<'_>,
+) -> Broken<Judged> {
+    let mut xff = HeaderMap::new();
+    present::forwarded(sent, &mut xff)?;
+    conn.remote = forward::client_address(&xff, conn.peer, scene.mesh.num_trusted_proxies);
+    compare(case, &trial.judge(&conn, None), &[], None)
+}
+
+/// A request, as a core takes it from its head to its verdict.
+fn request(
+    case: &Value,
+    scene: &Scene,
+    sent: &Sent,
+    mut conn: Connection,
+    trial: &Trial<'_>,
+) -> Broken<Judged> {
+    let canonical = request::canonical(
+        &sent.method,
+        Some(&sent.host),
+        &sent.target,
+        &sent.fields(),
+        scene.mesh.path_normalization,
+        conn.time,
+    );
+    let mut request = match canonical {
+        Ok(request) => request,
+        Err(refused) => {
+            let why = Some(refused.why);
+            return Ok(Judged::compare(case, "expect", refused.status, why));
+        }
+    };
+    let outside = scene.point.kind == PointKind::Gateway;
+    let trusted = scene.mesh.num_trusted_proxies;
+    forward::strip(&mut request.headers, outside, trusted);
+    conn.remote = forward::client_address(&request.headers, conn.peer, trusted);
+    let outcome = trial.judge(&conn, Some(&mut request));
+    compare(case, &outcome, &sent.tokens, Some((&conn, &request)))
 }
 
 /// Compares the answer, then what the case states beside it.
 fn compare(
     case: &Value,
-    outcome: &trial::Outcome,
+    outcome: &Outcome,
     tokens: &[String],
     request: Option<(&Connection, &Request)>,
 ) -> Broken<Judged> {
@@ -148,7 +154,7 @@ fn compare(
 }
 
 /// What an AUDIT policy or a dry run gave, where it is not as stated.
-fn wrong_sides(case: &Value, outcome: &trial::Outcome) -> Option<String> {
+fn wrong_sides(case: &Value, outcome: &Outcome) -> Option<String> {
     let (audit, shadow) = outcome.sides();
     if let Some(want) = member(case, "expect_audit")
         && *want != json!(audit)
@@ -215,6 +221,18 @@ impl Scene {
             mtls,
             keys,
         })
+    }
+
+    /// Peer authentication, where it concerns the point.
+    fn refuses_plaintext(&self, conn: &Connection) -> Option<Denied> {
+        if !self.mtls {
+            return None;
+        }
+        let (mesh, point) = (&self.mesh, &self.point);
+        let (root, namespace) = (&mesh.root_namespace, &point.namespace);
+        let (policies, labels) = (&mesh.peer_authentications, &point.labels);
+        let mode = mtls_mode(policies, root, namespace, labels, conn.port);
+        decide_plaintext(mode, conn)
     }
 
     /// What is compiled for the point, tokens included.
@@ -327,6 +345,7 @@ fn connection(sent: &Value, time: i64) -> Broken<Connection> {
     let none = Value::Object(Map::new());
     let source = member(sent, "source").unwrap_or(&none);
     let dest = member(sent, "dest").unwrap_or(&none);
+    let tls = member(sent, "tls").unwrap_or(&none);
     let principal = match member(source, "principal") {
         Some(_) => {
             let uri = format!("spiffe://{}", text(source, "principal")?);
@@ -349,7 +368,10 @@ fn connection(sent: &Value, time: i64) -> Broken<Connection> {
         remote: peer,
         destination: ip(dest)?,
         port: u16::try_from(port).map_err(|_e| format!("{port} is not a port"))?,
-        sni: None,
+        sni: member(tls, "sni")
+            .map(|_| text(tls, "sni"))
+            .transpose()?
+            .map(str::to_ascii_lowercase),
         time,
     })
 }

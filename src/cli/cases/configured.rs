@@ -144,7 +144,7 @@ impl Scene<'_> {
             source: test
                 .source_ip
                 .or(own_address)
-                .unwrap_or(Ipv4Addr::UNSPECIFIED.into()),
+                .unwrap_or_else(|| Ipv4Addr::UNSPECIFIED.into()),
             to,
             port,
             request,
@@ -168,7 +168,10 @@ impl Scene<'_> {
             refusing: &refusing,
         };
         let hops = walk::walk(self.rules, call, &mut assumed);
-        let last = hops.iter().find(|hop| !hop.allows()).or(hops.last());
+        let last = hops
+            .iter()
+            .find(|hop| !hop.allows())
+            .or_else(|| hops.last());
         let hop =
             last.ok_or("nothing of the mesh is on the way of this call, so nothing judges it")?;
         let audit = hops

@@ -27,7 +27,13 @@ impl Judged {
     }
 
     /// Compares with member `key` of the case, and with `also_ok`, one or a list.
-    pub(super) fn compare(case: &Value, key: &str, got: Value, reason: Option<String>) -> Self {
+    pub(super) fn compare(
+        case: &Value,
+        key: &str,
+        got: impl Into<Value>,
+        reason: Option<String>,
+    ) -> Self {
+        let got = got.into();
         let Some(want) = case.get(key) else {
             return Self::broken(format!("`{key}` is missing"));
         };
