@@ -266,8 +266,8 @@ fn mistakes_in_tests() {
     check("bytes.toml", &bytes, 1, "`http = false` leaves no");
     let alone = api(deny).replacen(&config, "", 1);
     check("alone.toml", &alone, 1, "no configuration");
-    let gone = alone.replacen("[[test]]", "config = \"gone.toml\"\n[[test]]", 1);
-    check("gone.toml", &gone, 1, "gone.toml");
+    let gone = alone.replacen("[[test]]", "config = \"absent.toml\"\n[[test]]", 1);
+    check("gone.toml", &gone, 1, "absent.toml");
 }
 
 /// A listed case that fails is known, one that passes fails the run, and the count of gaps is told where they are given.

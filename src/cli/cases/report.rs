@@ -87,7 +87,12 @@ impl CaseResult {
         Self::of(file, 0, "file".to_owned(), String::new(), judged)
     }
 
+    /// One line, whatever is told in it.
     fn line(&self) -> String {
+        self.told().replace('\n', "; ")
+    }
+
+    fn told(&self) -> String {
         // A case that cannot be judged expects nothing.
         if self.expected.is_empty() {
             let why = self.reason.as_deref().unwrap_or_default();

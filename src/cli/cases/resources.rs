@@ -108,6 +108,8 @@ fn settings(case: &Value) -> Broken<Table> {
     let mut compat = Table::new();
     compat.insert("l4Deny".to_owned(), l4_deny.into());
     compat.insert("gatewaySelectors".to_owned(), selectors.into());
+    // A case tells what Istio's resources mean where Istio runs them.
+    compat.insert("audienceStripping".to_owned(), true.into());
     mesh.insert("compat".to_owned(), compat.into());
     let mut file = Table::new();
     file.insert("mesh".to_owned(), mesh.into());
