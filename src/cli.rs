@@ -1,6 +1,7 @@
-//! The command line: run, check, explain, demo, drill, version.
+//! The command line: run, check, explain, demo, drill, policy test, version.
 
 pub mod apps;
+pub mod cases;
 pub mod curl;
 pub mod demo;
 pub mod drill;
@@ -10,6 +11,7 @@ pub mod layout;
 pub mod material;
 pub mod os;
 pub mod resources;
+pub mod policy;
 pub mod stop;
 pub mod target;
 
@@ -42,6 +44,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Replay the breach against a mesh with real curl processes; exit code 1 if any step fails.
     Drill(drill::DrillArgs),
+    /// Test policies.
+    Policy(policy::PolicyArgs),
     /// Print the version.
     Version,
 }
@@ -96,6 +100,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => Ok(explain::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Drill(args) => drill::run(args),
+        Command::Policy(args) => policy::run(args),
         Command::Version => {
             os::say(concat!("ringgate ", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)

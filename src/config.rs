@@ -6,15 +6,15 @@
 
 mod check;
 pub mod checked;
-mod document;
+pub(crate) mod document;
 mod emit;
 mod import;
 pub mod load;
-mod nearest;
-mod place;
+pub(crate) mod nearest;
+pub(crate) mod place;
 pub mod problem;
 mod raw;
-mod read;
+pub(crate) mod read;
 pub mod secret;
 mod yaml;
 

@@ -1,273 +1,321 @@
-//! Conformance: the cases of `tests/data/conformance` against the policy engine and the words it reads.
+//! Conformance: the cases of `tests/data/conformance` and `tests/data/cases` through the library and through
+//! `ringgate policy test`, and the tests of the demo's policies.
 //!
-//! A case that fails must stand in `tests/data/known-gaps.toml` with its reason, and one that stands there
-//! must fail.
+//! A case that fails must stand in `tests/data/known-gaps.toml` with its reason, and one that stands there must fail.
 
 #![expect(
     clippy::unwrap_used,
-    clippy::unwrap_in_result,
-    clippy::indexing_slicing,
     clippy::panic,
+    clippy::disallowed_methods,
     reason = "a test program: a broken case file ends it"
 )]
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 
-use ringgate::config::{Options, parse_resources};
-use ringgate::policy::{Point, PointKind, attaches, compile, mtls_mode, pattern, trust};
-use ringgate::vocab::path::{CanonicalPath, split_absolute};
-use ringgate::vocab::spiffe::{SpiffeId, TrustDomain};
+use ringgate::cli::cases::{self, Gaps, Options, Report, Status};
 use serde_json::Value;
 
-#[path = "conformance/authz.rs"]
-mod authz;
-#[path = "conformance/egress.rs"]
-mod egress;
-#[path = "conformance/istio.rs"]
-mod istio;
-#[path = "conformance/names.rs"]
-mod names;
-#[path = "conformance/tokens.rs"]
-mod tokens;
+const GAPS: &str = "tests/data/known-gaps.toml";
 
-const POLICY: &str = include_str!("data/conformance/policy.jsonl");
-const SPIFFE_ID: &str = include_str!("data/conformance/spiffe_id.jsonl");
-const KNOWN_GAPS: &str = include_str!("data/known-gaps.toml");
-
-/// What a case gave: an answer to compare, or why there is none.
-type Outcome = Result<Value, String>;
-
-fn text<'v>(value: &'v Value, key: &str) -> &'v str {
-    value.get(key).and_then(Value::as_str).unwrap_or_default()
+fn root() -> PathBuf {
+    std::env::var_os("CARGO_MANIFEST_DIR").unwrap().into()
 }
 
-fn strings(value: &Value) -> Vec<String> {
-    value
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|v| v.as_str().unwrap().to_owned())
-        .collect()
-}
-
-fn normalize(case: &Value) -> Outcome {
-    let target = text(case, "in");
-    let origin = split_absolute(target).map_or_else(|| target.into(), |(_, origin)| origin);
-    let path = CanonicalPath::parse(istio::normalization(text(case, "mode")), &origin);
-    Ok(path.map_or_else(|_e| "400".into(), |p| p.as_str().into()))
-}
-
-fn td_expand(case: &Value) -> Outcome {
-    let own: Vec<TrustDomain> = strings(&case["trustDomains"])
-        .iter()
-        .map(|td| TrustDomain::parse(td).unwrap())
-        .collect();
-    Ok(trust::expand_principals(&strings(&case["principals"]), &own).into())
-}
-
-fn attach(case: &Value) -> Outcome {
-    let mesh = istio::Mesh::read(case);
-    let point = istio::point(&case["workload"]);
-    let policy = &case["policy"];
-    let Ok(target) = istio::target(&policy["spec"]) else {
-        return Ok(false.into());
-    };
-    let namespace = text(&policy["metadata"], "namespace");
-    Ok(attaches(&target, namespace, &point, mesh.scope()).into())
-}
-
-fn peerauthn(case: &Value) -> Outcome {
-    let mesh = istio::Mesh::read(case);
-    let point = istio::point(&case["workload"]);
-    let policies = istio::peer_authentications(&case["policies"]);
-    // A workload without labels stands for one that every selector of the case picks.
-    let selectors = policies
-        .iter()
-        .filter_map(|p| p.selector.clone())
-        .flatten()
-        .collect();
-    let labels = if case["workload"]["labels"].is_object() {
-        &point.labels
-    } else {
-        &selectors
-    };
-    let mode = |port| {
-        let mode = mtls_mode(
-            &policies,
-            &mesh.root_namespace,
-            &point.namespace,
-            labels,
-            port,
-        );
-        Value::from(format!("{mode:?}").to_uppercase())
-    };
-    let ports = case["expect"]["perPort"].as_object().unwrap();
-    let per_port: serde_json::Map<String, Value> = ports
-        .keys()
-        .map(|port| (port.clone(), mode(port.parse().unwrap())))
-        .collect();
-    Ok(serde_json::json!({ "mode": mode(0), "perPort": per_port }))
-}
-
-/// By the loader that reads an operator's files.
-fn validation(case: &Value) -> Outcome {
-    let files = [("case.json".into(), case["policy"].to_string())];
-    // A case is one resource: what it refers to is elsewhere.
-    let options = Options {
-        partial: true,
-        ..Options::default()
-    };
-    let read = parse_resources(&files, Path::new(""), options);
-    Ok(if read.is_ok() { "accept" } else { "reject" }.into())
-}
-
-fn spiffe_id(case: &Value) -> Outcome {
-    let id = SpiffeId::parse(text(case, "id"));
-    let valid = case["valid"].as_bool().unwrap();
-    if let (Ok(id), true) = (&id, valid) {
-        let k8s = id.k8s().map_or(
-            Value::Null,
-            |(ns, sa)| serde_json::json!({ "namespace": ns, "service_account": sa }),
-        );
-        let parts = [
-            ("trust_domain", id.trust_domain().into()),
-            ("path", id.path().into()),
-            ("k8s", k8s),
-        ];
-        if let Some((name, got)) = parts.into_iter().find(|(name, got)| case[*name] != *got) {
-            return Err(format!("{name} is {got}"));
+/// Every file of both directories, the key set and the trust bundles among them.
+fn files() -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for dir in ["tests/data/conformance", "tests/data/cases"] {
+        for entry in std::fs::read_dir(root().join(dir)).unwrap() {
+            all.push(Path::new(dir).join(entry.unwrap().file_name()));
         }
     }
-    Ok(id.is_ok().into())
+    all.sort();
+    all
 }
 
-fn run(case: &Value) -> Outcome {
-    match text(case, "kind") {
-        "authz" => authz::run(case),
-        "normalize" => normalize(case),
-        "td_expand" => td_expand(case),
-        "match" => Ok(pattern::text_matches(text(case, "pattern"), text(case, "value")).into()),
-        "attach" => attach(case),
-        "peerauthn" => peerauthn(case),
-        "validate" => validation(case),
-        "id" => spiffe_id(case),
-        "egress" => egress::run(case),
-        "san" => Ok(names::server_is(text(case, "host"), text(case, "san")).into()),
-        other => Err(format!("kind `{other}` is not the policy engine's")),
-    }
+fn gaps() -> Gaps {
+    Gaps::parse(&std::fs::read_to_string(root().join(GAPS)).unwrap()).unwrap()
 }
 
-/// Why the case fails; `None` if it passes.
-fn failure(case: &Value) -> Option<String> {
-    let want = if case["valid"].is_boolean() {
-        &case["valid"]
-    } else {
-        &case["expect"]
-    };
-    let also = case.get("also_ok");
-    match run(case) {
-        Err(why) => Some(why),
-        Ok(got) if got == *want || also == Some(&got) => None,
-        Ok(got)
-            if also
-                .and_then(Value::as_array)
-                .is_some_and(|a| a.contains(&got)) =>
-        {
-            None
-        }
-        Ok(got) => Some(format!("want {want}, got {got}")),
-    }
+fn run(files: &[PathBuf], gaps: Option<&Gaps>) -> Report {
+    let files: Vec<PathBuf> = files.iter().map(|f| root().join(f)).collect();
+    cases::run(&files, &Options::default(), gaps).unwrap()
 }
 
-/// Reasons by case id or, with an asterisk at the end, by the beginning of ids.
-fn known_gaps() -> BTreeMap<String, String> {
-    #[derive(serde::Deserialize)]
-    struct Gap {
-        cases: String,
-        reason: String,
-    }
-    #[derive(serde::Deserialize)]
-    struct Gaps {
-        #[serde(default)]
-        gap: Vec<Gap>,
-    }
-    let gaps: Gaps = toml::from_str(KNOWN_GAPS).unwrap();
-    assert!(
-        gaps.gap.iter().all(|g| !g.reason.is_empty()),
-        "every gap needs a reason"
-    );
-    gaps.gap.into_iter().map(|g| (g.cases, g.reason)).collect()
+fn command(args: &[&str], files: &[PathBuf]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringgate"));
+    command.current_dir(root()).args(["policy", "test"]);
+    command.args(args).args(files).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 #[test]
-fn cases() {
-    let gaps = known_gaps();
-    let listed = |id: &str| {
-        gaps.keys().find(|g| {
-            g.strip_suffix('*')
-                .map_or_else(|| g.as_str() == id, |prefix| id.starts_with(prefix))
-        })
-    };
-    let mut used: BTreeMap<&String, usize> = BTreeMap::new();
-    let mut counts: BTreeMap<String, [usize; 2]> = BTreeMap::new();
-    let mut wrong = Vec::new();
-    let spiffe = SPIFFE_ID
+fn through_the_library() {
+    let report = run(&files(), Some(&gaps()));
+    let failures: Vec<String> = report.failures().collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert_eq!(report.notes, Vec::<String>::new(), "gaps without a case");
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for case in report.cases.iter().filter(|c| c.status == Status::Passed) {
+        *kinds.entry(&case.kind).or_default() += 1;
+    }
+    // At least so many of each: files that are gone or not read are not cases that pass.
+    for (kind, least) in [
+        ("authz", 1150),
+        ("normalize", 110),
+        ("validate", 150),
+        ("attach", 45),
+        ("egress", 23),
+        ("peerauthn", 18),
+        ("san", 14),
+        ("td_expand", 14),
+        ("match", 5),
+        ("jwt", 140),
+        ("id", 55),
+        ("cert", 60),
+        ("jwt-svid", 15),
+    ] {
+        let got = kinds.get(kind).copied().unwrap_or_default();
+        assert!(got >= least, "{got} cases of kind {kind}: {kinds:?}");
+    }
+}
+
+#[test]
+fn through_the_command() {
+    let output = command(&["--known-gaps", GAPS], &files());
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{stdout}{stderr}");
+    let summary = run(&files(), Some(&gaps())).summary();
+    assert_eq!(stdout.lines().collect::<Vec<_>>(), [summary.as_str()]);
+    assert_eq!(stderr, "");
+    // One object per case, and nothing else.
+    let output = command(&["--known-gaps", GAPS, "--output", "json"], &files());
+    let objects: Vec<Value> = text(&output.stdout)
         .lines()
-        .map(|l| ("name", l))
-        .filter(|(_, l)| l.contains("\"kind\": \"id\""));
-    for (id_key, line) in POLICY.lines().map(|l| ("id", l)).chain(spiffe) {
-        // No certificate can name `sa=alt`; the cases mean just another account.
-        let case: Value = serde_json::from_str(&line.replace("sa=alt", "sa-alt")).unwrap();
-        let id = text(&case, id_key);
-        let failed = failure(&case);
-        counts.entry(text(&case, "kind").to_owned()).or_default()[usize::from(failed.is_some())] +=
-            1;
-        match (failed, listed(id)) {
-            (None, None) => {}
-            (Some(_), Some(gap)) => *used.entry(gap).or_default() += 1,
-            (Some(why), None) => wrong.push(format!("{id}: {why}")),
-            (None, Some(gap)) => wrong.push(format!("{id}: passes, but `{gap}` is a known gap")),
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(objects.len(), run(&files(), None).cases.len());
+    let passed = objects.iter().filter(|o| o["result"] == "passed").count();
+    assert!(summary.starts_with(&format!("{passed} passed, 0 failed")));
+}
+
+/// A case whose expectation is turned round fails: none passes whatever is judged.
+#[test]
+fn every_case_can_fail() {
+    let mut out = tempfile::Builder::new()
+        .suffix(".jsonl")
+        .tempfile()
+        .unwrap();
+    let mut turned = 0;
+    for file in files() {
+        if file.extension().is_none_or(|e| e != "jsonl") {
+            continue;
+        }
+        for line in std::fs::read_to_string(root().join(&file)).unwrap().lines() {
+            let mut case: Value = serde_json::from_str(line).unwrap();
+            if case.get("also_ok").is_none() && turn(&mut case) {
+                turned += 1;
+                std::io::Write::write_all(&mut out, format!("{case}\n").as_bytes()).unwrap();
+            }
         }
     }
-    wrong.extend(
-        gaps.keys()
-            .filter(|g| !used.contains_key(g))
-            .map(|g| format!("no case for gap `{g}`")),
-    );
-    for (kind, [passed, gap]) in &counts {
-        println!("{kind}: {passed} passed, {gap} not");
-    }
-    assert!(
-        counts.values().map(|[passed, _]| passed).sum::<usize>() > 700,
-        "case files are missing"
-    );
-    assert!(
-        wrong.is_empty(),
-        "{} cases:\n{}",
-        wrong.len(),
-        wrong.join("\n")
-    );
-}
-
-/// The set of a case compiles for a point of its own kind.
-fn compile_for(
-    mesh: &istio::Mesh,
-    point: &Point,
-    policies: &[ringgate::policy::model::AuthorizationPolicy],
-    l4_deny: ringgate::policy::L4Deny,
-) -> Result<ringgate::policy::PolicySet, String> {
-    let mesh = ringgate::policy::MeshPolicies {
-        policies,
-        trust_domains: &mesh.trust_domains,
-        scope: mesh.scope(),
-        l4_deny,
-        dry_run: false,
+    let options = Options {
+        jwks: Some(root().join("tests/data/conformance/jwks.json")),
+        bundle: Some(root().join("tests/data/conformance/spiffe_bundle.json")),
+        ..Options::default()
     };
-    compile(&mesh, point).map_err(|problems| format!("{problems:?}"))
+    let report = cases::run(&[out.path().to_owned()], &options, None).unwrap();
+    assert!(turned > 1500, "only {turned}");
+    let passed = report.cases.iter().filter(|c| c.status == Status::Passed);
+    let names: Vec<&str> = passed.map(|c| c.name.as_str()).collect();
+    assert_eq!(names, Vec::<&str>::new(), "of {turned}");
+    assert_eq!(report.count(Status::Failed), turned);
 }
 
-/// Whether PeerAuthentication concerns the point: not a gateway's listeners.
-fn has_mtls_mode(point: &Point) -> bool {
-    point.kind == PointKind::Workload
+/// Turns the expectation of a case round.
+fn turn(case: &mut Value) -> bool {
+    let turned = |value: &Value| match value {
+        Value::Bool(flag) => Value::Bool(!flag),
+        Value::String(text) => match text.as_str() {
+            "allow" => "deny".into(),
+            "accept" => "reject".into(),
+            "reject" | "anonymous" => "accept".into(),
+            "deny" | "401" | "403" | "400" | "431" => "allow".into(),
+            other => format!("{other}x").into(),
+        },
+        Value::Array(_) => Value::Array(Vec::new()),
+        Value::Object(_) => serde_json::json!({ "mode": "OTHER" }),
+        Value::Null | Value::Number(_) => Value::Null,
+    };
+    for key in ["expect", "valid", "accept"] {
+        if let Some(value) = case.get(key) {
+            case[key] = turned(value);
+            return true;
+        }
+    }
+    false
+}
+
+#[test]
+fn tests_of_the_demo() {
+    let demo = [PathBuf::from("config/demo.tests.toml")];
+    let output = command(&[], &demo);
+    let stdout = text(&output.stdout);
+    assert!(output.status.success(), "{stdout}{}", text(&output.stderr));
+    assert!(stdout.ends_with(" passed, 0 failed\n"), "{stdout}");
+    // The same tests against a mesh in which the policy lets everybody in.
+    let config = std::fs::read_to_string(root().join("config/demo.toml")).unwrap();
+    let narrow =
+        "from = [{ source.principals = [\"cluster.local/ns/default/sa/frontend-service\"] }]";
+    assert!(config.contains(narrow));
+    let wide = config.replacen(narrow, "from = [{ source.principals = [\"*\"] }]", 1);
+    let dir = tempfile::tempdir().unwrap();
+    let open = dir.path().join("open.toml");
+    std::fs::write(&open, wide).unwrap();
+    let output = command(&["--config", open.to_str().unwrap()], &demo);
+    let stdout = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{stdout}");
+    let failed = "reviews does not, although it is in the mesh: expected deny, got allow";
+    assert!(stdout.contains(failed), "{stdout}");
+}
+
+/// Runs a file of this content; exit code, and what is printed, with `FILE` for its name.
+fn check(name: &str, content: &str, code: i32, want: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    let output = command(&[], std::slice::from_ref(&path));
+    let stdout = text(&output.stdout).replace(path.to_str().unwrap(), "FILE");
+    assert_eq!(output.status.code(), Some(code), "{name}: {stdout}");
+    assert!(stdout.contains(want), "{name}: {stdout}");
+}
+
+#[test]
+fn mistakes_in_cases() {
+    let case = r#"{"kind":"match","id":"m","pattern":"a","value":"a","expect":"#;
+    check(
+        "good.jsonl",
+        &format!("{case}true}}"),
+        0,
+        "1 passed, 0 failed\n",
+    );
+    let want = "FILE:2: m: expected false, got true\n0 passed, 1 failed\n";
+    check("bad.jsonl", &format!("\n{case}false}}\n"), 1, want);
+    let want = "FILE: file: expected at least one case, got no cases\n";
+    check("empty.jsonl", "\n", 1, want);
+    check("text.md", "# no case\n", 1, "no cases");
+    let want = "FILE:1: unnamed: not JSON";
+    check("broken.jsonl", "{\"kind\":\n", 1, want);
+    let want = "`what` is not a kind of case";
+    check("kind.jsonl", r#"{"kind":"what"}"#, 1, want);
+    check("none.jsonl", r#"{"a":1}"#, 1, "no kind");
+    let case = r#"{"kind":"match","pattern":"a","value":"a"}"#;
+    check("expect.jsonl", case, 1, "`expect` is missing");
+    let absent = [root().join("tests/data/cases/absent.jsonl")];
+    assert_eq!(command(&[], &absent).status.code(), Some(2));
+    assert_eq!(command(&[], &[]).status.code(), Some(2));
+    assert_eq!(command(&["--frobnicate"], &absent).status.code(), Some(2));
+}
+
+#[test]
+fn mistakes_in_tests() {
+    let demo = root().join("config/demo.toml");
+    let config = format!("config = {:?}\n", demo.to_str().unwrap());
+    let caller = "[[test]]\nname = \"t\"\nfrom = \"anonymous\"\n";
+    let to = |name: &str, rest: &str| format!("{config}{caller}to = \"{name}\"\n{rest}\n");
+    let api = |rest: &str| to("customer-api", rest);
+    let deny = "expect = \"deny\"";
+    check("good.toml", &api(deny), 0, "1 passed, 0 failed\n");
+    let want = "FILE:7: test[0].pth: unknown key, did you mean `path`?";
+    check("key.toml", &api(&format!("{deny}\npth = \"/\"")), 1, want);
+    check(
+        "word.toml",
+        &api("expect = \"dny\""),
+        1,
+        "did you mean `deny`?",
+    );
+    check(
+        "status.toml",
+        &api("expect = 200"),
+        1,
+        "not a status of a refusal",
+    );
+    let want = "expected one of `to`, `workload`, `gateway`";
+    check(
+        "two.toml",
+        &api(&format!("{deny}\nworkload = \"a/b\"")),
+        1,
+        want,
+    );
+    check(
+        "near.toml",
+        &to("customer-apo", deny),
+        1,
+        "did you mean `customer-api`?",
+    );
+    let reason = api(&format!("{deny}\nreason = \"moon\""));
+    check("reason.toml", &reason, 1, "expected a reason with `moon`");
+    let policy = api(&format!("{deny}\npolicy = \"a/b\""));
+    check("policy.toml", &policy, 1, "expected policy `a/b`");
+    let bytes = api(&format!("{deny}\nhttp = false\npath = \"/\""));
+    check("bytes.toml", &bytes, 1, "`http = false` leaves no");
+    let alone = api(deny).replacen(&config, "", 1);
+    check("alone.toml", &alone, 1, "no configuration");
+    let gone = alone.replacen("[[test]]", "config = \"absent.toml\"\n[[test]]", 1);
+    check("gone.toml", &gone, 1, "absent.toml");
+}
+
+/// A listed case that fails is known, one that passes fails the run, and the count of gaps is told where they are given.
+#[test]
+fn known_gaps() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let case = |id: &str, expect: bool| {
+        format!(
+            "{{\"kind\":\"match\",\"id\":\"{id}\",\"pattern\":\"a\",\"value\":\"a\",\"expect\":{expect}}}\n"
+        )
+    };
+    let cases = file(
+        "cases.jsonl",
+        &(case("a/fails", false) + &case("b/passes", true)),
+    );
+    let list = |cases: &str| {
+        file(
+            "gaps.toml",
+            &format!("[[gap]]\ncases = \"{cases}\"\nreason = \"why\"\n"),
+        )
+    };
+    let run = |gaps: &Path| {
+        let output = command(
+            &["--known-gaps", gaps.to_str().unwrap()],
+            std::slice::from_ref(&cases),
+        );
+        (output.status.code(), text(&output.stdout))
+    };
+    let (code, stdout) = run(&list("a/*"));
+    assert_eq!(
+        (code, stdout.as_str()),
+        (Some(0), "1 passed, 0 failed, 1 known gaps\n")
+    );
+    let (code, stdout) = run(&list("b/passes"));
+    assert_eq!(code, Some(1), "{stdout}");
+    assert!(
+        stdout.contains("passes, but is listed as a known gap: why"),
+        "{stdout}"
+    );
+    assert!(
+        stdout.ends_with("0 passed, 2 failed, 0 known gaps\n"),
+        "{stdout}"
+    );
+    let (code, _) = run(&file("bad.toml", "[[gap]]\ncases = \"a\"\n"));
+    assert_eq!(code, Some(2));
 }

@@ -1,5 +1,5 @@
 //! Request authentication by cases: `tests/data/conformance/jwt.jsonl`, tokens with real signatures, and
-//! `tests/data/cases/jwt.jsonl`, where a case says what is in its tokens and they are signed here.
+//! `tests/data/signed_tokens.jsonl`, where a case says what is in its tokens and they are signed here.
 #![allow(
     clippy::unwrap_used,
     clippy::unwrap_in_result,
@@ -174,7 +174,7 @@ fn ask(case: &Value, keys: &KeySets, request: &Value) -> TokenOutcome {
 fn own_cases() {
     let signer = signer::Signer::new();
     let (mut wrong, mut count) = (Vec::new(), 0);
-    for line in data("cases/jwt.jsonl").lines() {
+    for line in data("signed_tokens.jsonl").lines() {
         let case: Value = serde_json::from_str(line).unwrap();
         let now = case["now"].as_i64().unwrap();
         let described = case["tokens"].as_object().unwrap().iter();

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::vocab::field;
 
@@ -83,6 +83,18 @@ pub fn set(
     {
         headers.insert(XFCC, value);
     }
+}
+
+/// The fields that go upstream: those of the request that we do not set ourselves and that are not of the hop, then our
+/// own.
+pub fn outgoing<'h>(
+    request: &'h HeaderMap,
+    own: &'h HeaderMap,
+) -> impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)> {
+    let theirs = request.iter().filter(move |(name, _)| {
+        !own.contains_key(*name) && **name != header::CONTENT_LENGTH && **name != header::EXPECT
+    });
+    theirs.chain(own.iter())
 }
 
 #[cfg(test)]

@@ -70,6 +70,24 @@ pub enum EnforcementError {
     Tokens(#[source] TokenRulesError),
 }
 
+impl Enforcement {
+    /// Compiles what holds at a point, whether or not it is one of the mesh's own.
+    ///
+    /// # Errors
+    /// `EnforcementError`.
+    pub fn at(mesh: &Mesh, of: Of, point: &Point) -> Result<Self, EnforcementError> {
+        let mut maker = Maker {
+            mesh,
+            domains: domains(mesh),
+            problems: Vec::new(),
+        };
+        let made = maker.enforcement(of, point)?;
+        made.ok_or(EnforcementError::Policy {
+            problems: maker.problems,
+        })
+    }
+}
+
 impl Enforcements {
     /// Compiles what holds at every enforcement point.
     ///

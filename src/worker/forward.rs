@@ -11,6 +11,7 @@ use h2::client::SendRequest;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version as HttpVersion, header};
 
 use crate::exchange::close::CloseReason;
+use crate::http::forward::outgoing;
 use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawResponse};
 use crate::http::reply::{Reply, is_grpc};
 use crate::io::body::{Coding, PumpError, Sink, Source, Trailers, announced_length, pump};
@@ -504,11 +505,7 @@ async fn answer(
 }
 
 fn fields<'m>(moving: &'m Moving<'_>) -> impl Iterator<Item = (&'m HeaderName, &'m HeaderValue)> {
-    let own = moving.extra;
-    let theirs = moving.request.headers.iter().filter(move |(name, _)| {
-        !own.contains_key(*name) && **name != header::CONTENT_LENGTH && **name != header::EXPECT
-    });
-    theirs.chain(own.iter())
+    outgoing(&moving.request.headers, moving.extra)
 }
 
 fn request_head(out: &mut BytesMut, moving: &Moving<'_>, coding: Option<Coding>) {

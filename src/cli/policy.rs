@@ -1,0 +1,112 @@
+//! `ringgate policy test`: policy tests from files.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::cli::cases::{self, Options};
+use crate::cli::os;
+
+/// Exit code for files that cannot be read.
+const USAGE: u8 = 2;
+
+/// `ringgate policy`.
+#[derive(Debug, Args)]
+pub struct PolicyArgs {
+    /// What to do with policies.
+    #[command(subcommand)]
+    pub command: PolicyCommand,
+}
+
+/// What to do with policies.
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Run policy tests: TOML tests of a configuration, and cases in JSON lines. Exit code 1 if any fails.
+    Test(TestArgs),
+}
+
+/// `ringgate policy test`.
+#[derive(Debug, Args)]
+pub struct TestArgs {
+    /// Files of tests.
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Configuration that TOML tests are about, instead of the one that they name.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Key set of token cases [default: jwks.json beside the file].
+    #[arg(long, value_name = "FILE")]
+    pub jwks: Option<PathBuf>,
+    /// Trust bundles of certificate cases [default: `spiffe_bundle.json` beside the file].
+    #[arg(long, value_name = "FILE")]
+    pub bundle: Option<PathBuf>,
+    /// TOML list of cases that are known to fail; one that passes fails the run.
+    #[arg(long, value_name = "FILE")]
+    pub known_gaps: Option<PathBuf>,
+    /// What to print.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// `--output`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One line per failure, and how many passed and failed.
+    Text,
+    /// One JSON object per case.
+    Json,
+}
+
+/// Runs `ringgate policy`.
+///
+/// # Errors
+/// None: what is wrong with a file is complained of, with its own exit code.
+pub fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        PolicyCommand::Test(args) => Ok(test(args)),
+    }
+}
+
+fn test(args: &TestArgs) -> ExitCode {
+    match report(args) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            os::complain(&format!("ringgate: {error:#}"));
+            ExitCode::from(USAGE)
+        }
+    }
+}
+
+/// Prints what came out; whether nothing failed.
+fn report(args: &TestArgs) -> anyhow::Result<bool> {
+    let options = Options {
+        config: args.config.clone(),
+        jwks: args.jwks.clone(),
+        bundle: args.bundle.clone(),
+    };
+    let gaps = args
+        .known_gaps
+        .as_deref()
+        .map(cases::read_gaps)
+        .transpose()?;
+    let report = cases::run(&args.files, &options, gaps.as_ref())?;
+    for note in &report.notes {
+        os::complain(&format!("note: {note}"));
+    }
+    match args.output {
+        Output::Text => {
+            for line in report.failures() {
+                os::say(&line);
+            }
+            os::say(&report.summary());
+        }
+        Output::Json => {
+            for line in report.json_lines() {
+                os::say(&line);
+            }
+        }
+    }
+    Ok(report.is_good())
+}
