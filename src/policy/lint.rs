@@ -249,11 +249,14 @@ fn alone(known: &Known<'_>) -> (Groups, Vec<Vec<usize>>) {
 #[must_use]
 pub fn single(known: &Known<'_>) -> Vec<Finding> {
     let work = Work::new(known);
+    let names = identity::Names::new(known.identities);
     let mut out = Vec::new();
     for at in 0..known.policies.len() {
         traps::policy(&work, at, &mut out);
         never::policy(&work, at, &mut out);
-        identity::policy(&work, at, &mut out);
+        if !known.identities.is_empty() {
+            identity::policy(&work, &names, at, &mut out);
+        }
     }
     out
 }

@@ -49,7 +49,13 @@ pub(super) fn source_fields(source: &Source) -> Vec<Field<'_>> {
     } = source;
     use Attribute as A;
     vec![
-        ("principals", "notPrincipals", A::Principal, principals, not_principals),
+        (
+            "principals",
+            "notPrincipals",
+            A::Principal,
+            principals,
+            not_principals,
+        ),
         (
             "requestPrincipals",
             "notRequestPrincipals",
@@ -57,7 +63,13 @@ pub(super) fn source_fields(source: &Source) -> Vec<Field<'_>> {
             request_principals,
             not_request_principals,
         ),
-        ("namespaces", "notNamespaces", A::Namespace, namespaces, not_namespaces),
+        (
+            "namespaces",
+            "notNamespaces",
+            A::Namespace,
+            namespaces,
+            not_namespaces,
+        ),
         (
             "serviceAccounts",
             "notServiceAccounts",
@@ -72,7 +84,13 @@ pub(super) fn source_fields(source: &Source) -> Vec<Field<'_>> {
             trust_domains,
             not_trust_domains,
         ),
-        ("ipBlocks", "notIpBlocks", A::SourceIp, ip_blocks, not_ip_blocks),
+        (
+            "ipBlocks",
+            "notIpBlocks",
+            A::SourceIp,
+            ip_blocks,
+            not_ip_blocks,
+        ),
         (
             "remoteIpBlocks",
             "notRemoteIpBlocks",
@@ -180,24 +198,32 @@ pub(super) fn written(index: usize, rule: &Rule) -> Vec<Written<'_>> {
 }
 
 fn pairs<'s>(at: &str, fields: Vec<Field<'s>>) -> Vec<Written<'s>> {
-    let twins = fields.into_iter().flat_map(|(key, not_key, attribute, values, not_values)| {
-        let twin = attribute.clone();
-        [(key, attribute, values, false), (not_key, twin, not_values, true)]
-    });
-    let list = |(key, attribute, values, not): (&'static str, Attribute, &'s Vec<String>, bool)| Written {
-        at: at.to_owned(),
-        key,
-        attribute,
-        values,
-        not,
-        regex: false,
-        in_when: false,
-    };
+    let twins = fields
+        .into_iter()
+        .flat_map(|(key, not_key, attribute, values, not_values)| {
+            let twin = attribute.clone();
+            [
+                (key, attribute, values, false),
+                (not_key, twin, not_values, true),
+            ]
+        });
+    let list =
+        |(key, attribute, values, not): (&'static str, Attribute, &'s Vec<String>, bool)| Written {
+            at: at.to_owned(),
+            key,
+            attribute,
+            values,
+            not,
+            regex: false,
+            in_when: false,
+        };
     twins.map(list).collect()
 }
 
 /// The lists of a condition: key, values, whether they are regular expressions, whether they are negated.
-pub(super) fn condition_lists(condition: &Condition) -> [(&'static str, &Vec<String>, bool, bool); 4] {
+pub(super) fn condition_lists(
+    condition: &Condition,
+) -> [(&'static str, &Vec<String>, bool, bool); 4] {
     let Condition {
         key: _,
         values,
@@ -294,7 +320,12 @@ impl Reading<'_> {
     }
 
     /// Values of an attribute as the engine compares them.
-    pub(super) fn forms(&self, namespace: &str, attribute: &Attribute, values: &[String]) -> Vec<Form> {
+    pub(super) fn forms(
+        &self,
+        namespace: &str,
+        attribute: &Attribute,
+        values: &[String],
+    ) -> Vec<Form> {
         let own = self.trust_domains;
         if *attribute == Attribute::Principal {
             let expanded = expand_principals(values, own);
@@ -317,9 +348,9 @@ impl Reading<'_> {
             Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
                 Cidr::parse(value).map_or(Form::Never("not an address"), Form::Block)
             }
-            Attribute::DestinationPort => value
-                .parse()
-                .map_or(Form::Never("not a port"), Form::Port),
+            Attribute::DestinationPort => {
+                value.parse().map_or(Form::Never("not a port"), Form::Port)
+            }
             Attribute::RequestPrincipal => token(value),
             Attribute::Host => host(value),
             Attribute::Sni => Form::text(&fold(value)),
@@ -338,7 +369,13 @@ impl Reading<'_> {
     }
 }
 
-fn plain(key: &'static str, attribute: Attribute, not: bool, forms: Vec<Form>, in_when: bool) -> Test {
+fn plain(
+    key: &'static str,
+    attribute: Attribute,
+    not: bool,
+    forms: Vec<Form>,
+    in_when: bool,
+) -> Test {
     Test {
         attribute,
         parts: vec![Part { not, forms }],
@@ -397,11 +434,12 @@ pub(super) fn method_never(value: &str) -> Option<&'static str> {
 
 /// Why no canonical path is matched by a value of `paths`.
 pub(super) fn path_never(mode: PathNormalization, value: &str) -> Option<&'static str> {
-    const NOT_NORMAL: &str =
-        "the path is normalized before it is compared, and never reads so under this `mesh.pathNormalization`";
+    const NOT_NORMAL: &str = "the path is normalized before it is compared, and never reads so under this `mesh.pathNormalization`";
     let form = Form::text(value);
     let (literal, open) = match &form {
-        Form::Exact(text) if text.contains('{') => (text.replace("{**}", "x").replace("{*}", "x"), false),
+        Form::Exact(text) if text.contains('{') => {
+            (text.replace("{**}", "x").replace("{*}", "x"), false)
+        }
         Form::Exact(text) => (text.to_string(), false),
         Form::Prefix(text) => (text.to_string(), true),
         Form::Suffix(text) => (format!("/x{text}"), false),
@@ -432,7 +470,9 @@ pub(super) fn path_never(mode: PathNormalization, value: &str) -> Option<&'stati
         let digits = "0123456789ABCDEFabcdef";
         normal(&literal)
             || normal(&format!("{literal}x"))
-            || digits.chars().any(|d| normal(&format!("{literal}{d}")) || normal(&format!("{literal}2{d}")))
+            || digits
+                .chars()
+                .any(|d| normal(&format!("{literal}{d}")) || normal(&format!("{literal}2{d}")))
     } else {
         normal(&literal)
     };

@@ -258,10 +258,7 @@ impl Clause<'_> {
     }
 
     fn implies(&self, wide: &Test) -> bool {
-        let mut own = self
-            .tests
-            .iter()
-            .filter(|t| t.attribute == wide.attribute);
+        let mut own = self.tests.iter().filter(|t| t.attribute == wide.attribute);
         own.any(|t| t.implies(wide)) || self.peer_implies(wide)
     }
 

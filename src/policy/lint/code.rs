@@ -120,7 +120,11 @@ mod tests {
     fn names() {
         for code in Code::ALL {
             assert_eq!(Code::parse(code.name()), Some(*code));
-            assert!(code.name().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'));
+            assert!(
+                code.name()
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            );
         }
         assert_eq!(Code::parse("shadowed"), None);
     }

@@ -36,10 +36,9 @@ fn keys(rule: &RuleForm) -> [Option<Vec<String>>; 4] {
             return Some(owned(&values));
         }
         [&rule.from, &rule.to].into_iter().find_map(|lists| {
-            let values: Option<Vec<Vec<&str>>> = lists.iter().map(|l| exact(l, &attribute)).collect();
-            values
-                .filter(|v| !v.is_empty())
-                .map(|v| owned(&v.concat()))
+            let values: Option<Vec<Vec<&str>>> =
+                lists.iter().map(|l| exact(l, &attribute)).collect();
+            values.filter(|v| !v.is_empty()).map(|v| owned(&v.concat()))
         })
     })
 }

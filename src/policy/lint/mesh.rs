@@ -10,7 +10,10 @@ const LISTED: usize = 5;
 pub(super) fn coverage(work: &Work<'_>, out: &mut Vec<Finding>) {
     let known = work.known;
     let allows = |site: &Site| {
-        let policies = site.policies.iter().filter_map(|at| known.policies.get(*at));
+        let policies = site
+            .policies
+            .iter()
+            .filter_map(|at| known.policies.get(*at));
         policies
             .into_iter()
             .any(|p| p.action == Action::Allow && !p.dry_run)

@@ -46,7 +46,11 @@ fn values(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding
         let text = value.escape_debug();
         if mid_star(value, &list.attribute) {
             let message = format!("`{text}`: a `*` in the middle is an ordinary character");
-            out.push(Finding::new(Code::LiteralStar, spot(id, list.value(i)), message));
+            out.push(Finding::new(
+                Code::LiteralStar,
+                spot(id, list.value(i)),
+                message,
+            ));
             continue;
         }
         let trap = match &list.attribute {
@@ -54,14 +58,23 @@ fn values(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding
             _ => None,
         };
         let own = std::slice::from_ref(value);
-        let forms = work.reading.forms(namespace.unwrap_or_default(), &list.attribute, own);
+        let forms = work
+            .reading
+            .forms(namespace.unwrap_or_default(), &list.attribute, own);
         let never = forms.iter().find_map(|f| match f {
             Form::Never(why) => Some(*why),
             _ => None,
         });
-        if let Some(why) = trap.or(never).or_else(|| whole_value(value, &list.attribute)) {
+        if let Some(why) = trap
+            .or(never)
+            .or_else(|| whole_value(value, &list.attribute))
+        {
             let message = format!("`{text}` never matches: {why}");
-            out.push(Finding::new(Code::ValueNeverMatches, spot(id, list.value(i)), message));
+            out.push(Finding::new(
+                Code::ValueNeverMatches,
+                spot(id, list.value(i)),
+                message,
+            ));
         }
     }
 }
@@ -146,7 +159,11 @@ fn ports(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding>
                 "nothing listens on port `{value}` where this policy applies, only on {}",
                 listed.join(", ")
             );
-            out.push(Finding::new(Code::UnknownPort, spot(id, list.value(i)), message));
+            out.push(Finding::new(
+                Code::UnknownPort,
+                spot(id, list.value(i)),
+                message,
+            ));
         }
     }
 }
@@ -163,11 +180,18 @@ fn tokens(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding
     }
     if sites.iter().all(|s| s.issuers.is_empty()) {
         let message = "no RequestAuthentication applies where this policy does: no request has a token here, and this never matches";
-        out.push(Finding::new(Code::NoRequestAuthentication, spot(id, list.field()), message));
+        out.push(Finding::new(
+            Code::NoRequestAuthentication,
+            spot(id, list.field()),
+            message,
+        ));
         return;
     }
     let issuers = || sites.iter().flat_map(|s| &s.issuers);
-    if list.regex || list.attribute != Attribute::RequestPrincipal || issuers().any(String::is_empty) {
+    if list.regex
+        || list.attribute != Attribute::RequestPrincipal
+        || issuers().any(String::is_empty)
+    {
         return;
     }
     for (i, value) in list.values.iter().enumerate() {
@@ -176,14 +200,20 @@ fn tokens(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding
         };
         let told = request_principal(value).is_some();
         if !told && issuers().all(|issuer| halves.0.takes(issuer) == Some(false)) {
-            let written = value.rsplit_once('/').map_or(value.as_str(), |(issuer, _)| issuer);
+            let written = value
+                .rsplit_once('/')
+                .map_or(value.as_str(), |(issuer, _)| issuer);
             let all: Vec<&str> = issuers().map(String::as_str).collect();
             let near = (work.known.nearest)(written, &all);
             let text = value.escape_debug();
             let message = format!(
                 "`{text}`: no RequestAuthentication that applies where this policy does accepts such an issuer{near}"
             );
-            out.push(Finding::new(Code::UnknownIssuer, spot(id, list.value(i)), message));
+            out.push(Finding::new(
+                Code::UnknownIssuer,
+                spot(id, list.value(i)),
+                message,
+            ));
         }
     }
 }
@@ -218,7 +248,13 @@ fn clauses(id: RuleId, rule: &RuleForm, out: &mut Vec<Finding>) {
     }
     for t in 0..to {
         if let Some(why) = fields(&mut (0..from.max(1)).map(|f| f * rows + t)) {
-            report(id, format!("{at}.to[{t}].operation"), "operation", &why, out);
+            report(
+                id,
+                format!("{at}.to[{t}].operation"),
+                "operation",
+                &why,
+                out,
+            );
         }
     }
 }
@@ -240,7 +276,9 @@ fn report(
 
 /// HTTP attributes where HTTP is not read (policy semantics section 5).
 fn bare(work: &Work<'_>, id: RuleId, rule: &RuleForm, out: &mut Vec<Finding>) {
-    let Some(policy) = work.policy(id) else { return };
+    let Some(policy) = work.policy(id) else {
+        return;
+    };
     let http = rule.tests().find(|t| t.attribute.needs_http());
     let (Some(test), Some(site)) = (http, work.sites_of(id.policy).find(|s| s.bare)) else {
         return;

@@ -98,9 +98,12 @@ pub(super) fn deny(
 /// A request that both match, told in words.
 fn meet(work: &Work<'_>, deny: &RuleForm, allow: &RuleForm) -> Option<String> {
     let (denied, allowed) = (deny.clauses()?, allow.clauses()?);
-    let pairs = denied.iter().flat_map(|d| allowed.iter().map(move |a| (d, a)));
+    let pairs = denied
+        .iter()
+        .flat_map(|d| allowed.iter().map(move |a| (d, a)));
     let mut met = pairs.filter(|(d, a)| !d.apart(a, false)).take(8);
-    met.find_map(|(d, a)| example(work, d, a)).map(|e| e.to_string())
+    met.find_map(|(d, a)| example(work, d, a))
+        .map(|e| e.to_string())
 }
 
 /// Whether the DENY rule is, by who, by what and by when, each a part of the ALLOW rule or all of it: an exception, as
@@ -193,7 +196,9 @@ fn without_effect(
         budget.take()
             && allowed.iter().all(|a| {
                 let tunnels = !a.never_connects();
-                denied.iter().all(|d| d.apart(a, true) || (!tunnels && d.apart(a, false)))
+                denied
+                    .iter()
+                    .all(|d| d.apart(a, true) || (!tunnels && d.apart(a, false)))
             })
     })
 }

@@ -89,12 +89,20 @@ fn denied(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding
             };
             if !merged {
                 let message = "under this `mesh.pathNormalization` a doubled slash is another path, and is not denied";
-                out.push(Finding::new(Code::DenyPathSpelling, spot(id, list.field()), message));
+                out.push(Finding::new(
+                    Code::DenyPathSpelling,
+                    spot(id, list.field()),
+                    message,
+                ));
             }
         }
         Attribute::Header(_) if list.not => {
             let message = "a second field of that name with a good value lifts this denial; write an ALLOW policy instead";
-            out.push(Finding::new(Code::HeaderRepeats, spot(id, list.field()), message));
+            out.push(Finding::new(
+                Code::HeaderRepeats,
+                spot(id, list.field()),
+                message,
+            ));
         }
         _ => {}
     }
@@ -106,7 +114,11 @@ fn allowed_header(id: RuleId, list: &Written<'_>, lists: &[Written<'_>], out: &m
     let any = list.values.iter().any(|v| v == "*") && !list.regex;
     if !list.not && !refused && !any {
         let message = "one good value is enough, whatever a second field of that name holds";
-        out.push(Finding::new(Code::HeaderRepeats, spot(id, list.field()), message));
+        out.push(Finding::new(
+            Code::HeaderRepeats,
+            spot(id, list.field()),
+            message,
+        ));
     }
 }
 
@@ -122,7 +134,11 @@ fn hosts(id: RuleId, list: &Written<'_>, out: &mut Vec<Finding>) {
             let message = format!(
                 "`{text}` does not match a host that is written with its port; add `{text}:*`"
             );
-            out.push(Finding::new(Code::HostWithoutPort, spot(id, list.value(i)), message));
+            out.push(Finding::new(
+                Code::HostWithoutPort,
+                spot(id, list.value(i)),
+                message,
+            ));
         }
     }
 }

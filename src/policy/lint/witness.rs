@@ -18,13 +18,15 @@ const IDENTITIES: usize = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Example {
     pub(super) principal: Option<SpiffeId>,
-    pub(super) source: IpAddr,
-    pub(super) remote: IpAddr,
-    pub(super) destination: IpAddr,
-    pub(super) port: u16,
+    /// Addresses and port; `None` where any will do.
+    pub(super) source: Option<IpAddr>,
+    pub(super) remote: Option<IpAddr>,
+    pub(super) destination: Option<IpAddr>,
+    pub(super) port: Option<u16>,
     pub(super) sni: Option<String>,
     pub(super) method: String,
-    pub(super) host: String,
+    /// `None` where any will do.
+    pub(super) host: Option<String>,
     pub(super) path: String,
     pub(super) headers: Vec<(String, String)>,
     pub(super) query: Vec<(String, String)>,
@@ -42,17 +44,48 @@ impl fmt::Display for Example {
             write!(f, "{mark}{}={}", name.escape_debug(), value.escape_debug())?;
         }
         f.write_str("`")?;
+        if let Some(host) = &self.host {
+            write!(f, " to `{host}`")?;
+        }
         match &self.principal {
             Some(id) => write!(f, " from `{}`", id.principal())?,
             None => f.write_str(" without an identity")?,
         }
         if let Some((issuer, subject)) = &self.token {
-            write!(f, " with a token of `{}/{}`", issuer.escape_debug(), subject.escape_debug())?;
+            write!(
+                f,
+                " with a token of `{}/{}`",
+                issuer.escape_debug(),
+                subject.escape_debug()
+            )?;
+        }
+        for (names, value) in &self.claims {
+            write!(
+                f,
+                ", claim `{}` `{}`",
+                names.join("."),
+                value.escape_debug()
+            )?;
         }
         for (name, value) in &self.headers {
             write!(f, ", `{name}: {}`", value.escape_debug())?;
         }
-        Ok(())
+        for (what, address) in [
+            ("source", self.source),
+            ("client", self.remote),
+            ("destination", self.destination),
+        ] {
+            if let Some(address) = address {
+                write!(f, ", {what} address {address}")?;
+            }
+        }
+        if let Some(port) = self.port {
+            write!(f, ", port {port}")?;
+        }
+        match &self.sni {
+            Some(sni) => write!(f, ", server name `{}`", sni.escape_debug()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -68,10 +101,12 @@ pub(super) fn example(work: &Work<'_>, a: &Clause<'_>, b: &Clause<'_>) -> Option
         destination: search.address(&Attribute::DestinationIp)?,
         port: search.port()?,
         sni: search.sni()?,
-        method: search.text(&Attribute::Method, &["GET", "POST", "PUT", "DELETE", "HEAD"], |_| true)?,
-        host: search.text(&Attribute::Host, &["a.example"], |h| {
-            Host::parse(h).is_ok_and(|host| host.as_str() == h)
-        })?,
+        method: search.text(
+            &Attribute::Method,
+            &["GET", "POST", "PUT", "DELETE", "HEAD"],
+            |_| true,
+        )?,
+        host: search.host()?,
         path: search.path()?,
         headers: search.headers()?,
         query: search.query()?,
@@ -95,7 +130,12 @@ impl Search<'_> {
     fn named(&self, attribute: &Attribute) -> Vec<String> {
         let mut out = Vec::new();
         let (mut heads, mut tails) = (Vec::new(), Vec::new());
-        for form in self.of(attribute).flat_map(|t| &t.parts).filter(|p| !p.not).flat_map(|p| &p.forms) {
+        for form in self
+            .of(attribute)
+            .flat_map(|t| &t.parts)
+            .filter(|p| !p.not)
+            .flat_map(|p| &p.forms)
+        {
             form.samples(attribute, &mut out);
             match form {
                 Form::Prefix(text) => heads.push(text),
@@ -111,13 +151,32 @@ impl Search<'_> {
     }
 
     /// A value of an attribute that always has one.
-    fn text(&self, attribute: &Attribute, more: &[&str], valid: impl Fn(&str) -> bool) -> Option<String> {
+    fn text(
+        &self,
+        attribute: &Attribute,
+        more: &[&str],
+        valid: impl Fn(&str) -> bool,
+    ) -> Option<String> {
         let mut tried = self.named(attribute);
         tried.extend(more.iter().map(|m| (*m).to_owned()));
         let fits = |v: &String| {
-            !v.is_empty() && valid(v) && self.of(attribute).flat_map(|t| &t.parts).all(|p| holds(p, v))
+            !v.is_empty()
+                && valid(v)
+                && self
+                    .of(attribute)
+                    .flat_map(|t| &t.parts)
+                    .all(|p| holds(p, v))
         };
         tried.into_iter().find(fits)
+    }
+
+    /// `Some(None)` if any host will do.
+    fn host(&self) -> Option<Option<String>> {
+        if self.of(&Attribute::Host).next().is_none() {
+            return Some(None);
+        }
+        let valid = |h: &str| Host::parse(h).is_ok_and(|host| host.as_str() == h);
+        self.text(&Attribute::Host, &["a.example"], valid).map(Some)
     }
 
     fn path(&self) -> Option<String> {
@@ -132,7 +191,11 @@ impl Search<'_> {
 
     /// An identity, or `Some(None)` if only a caller without one fits.
     fn principal(&self) -> Option<Option<SpiffeId>> {
-        let tests: Vec<&&Test> = self.tests.iter().filter(|t| of_identity(&t.attribute)).collect();
+        let tests: Vec<&&Test> = self
+            .tests
+            .iter()
+            .filter(|t| of_identity(&t.attribute))
+            .collect();
         let fits = |id: &SpiffeId| tests.iter().all(|t| holds_of(t, id) == Some(true));
         let known = self.work.known.identities.iter();
         if let Some(id) = known.clone().take(IDENTITIES).find(|id| fits(id)) {
@@ -140,10 +203,20 @@ impl Search<'_> {
         }
         let mut named = self.named(&Attribute::Principal);
         for namespace in self.named(&Attribute::Namespace) {
-            let domain = self.work.known.trust_domains.first().map(ToString::to_string);
-            named.push(format!("{}/ns/{namespace}/sa/x", domain.unwrap_or_default()));
+            let domain = self
+                .work
+                .known
+                .trust_domains
+                .first()
+                .map(ToString::to_string);
+            named.push(format!(
+                "{}/ns/{namespace}/sa/x",
+                domain.unwrap_or_default()
+            ));
         }
-        let ids = named.iter().filter_map(|p| SpiffeId::parse(&format!("spiffe://{p}")).ok());
+        let ids = named
+            .iter()
+            .filter_map(|p| SpiffeId::parse(&format!("spiffe://{p}")).ok());
         if let Some(id) = ids.into_iter().find(|id| fits(id)) {
             return Some(Some(id));
         }
@@ -153,7 +226,11 @@ impl Search<'_> {
         tests.iter().all(|t| !t.positive()).then_some(None)
     }
 
-    fn address(&self, attribute: &Attribute) -> Option<IpAddr> {
+    /// `Some(None)` if any address will do.
+    fn address(&self, attribute: &Attribute) -> Option<Option<IpAddr>> {
+        if self.of(attribute).next().is_none() {
+            return Some(None);
+        }
         let parts = || self.of(attribute).flat_map(|t| &t.parts);
         let mut tried: Vec<IpAddr> = parts()
             .filter(|p| !p.not)
@@ -171,9 +248,14 @@ impl Search<'_> {
         tried
             .into_iter()
             .find(|ip| parts().all(|p| inside(p, *ip) != p.not))
+            .map(Some)
     }
 
-    fn port(&self) -> Option<u16> {
+    /// `Some(None)` if any port will do.
+    fn port(&self) -> Option<Option<u16>> {
+        if self.of(&Attribute::DestinationPort).next().is_none() {
+            return Some(None);
+        }
         let parts = || self.of(&Attribute::DestinationPort).flat_map(|t| &t.parts);
         let number = |f: &Form| match f {
             Form::Port(port) => Some(*port),
@@ -181,17 +263,19 @@ impl Search<'_> {
         };
         let mut tried: Vec<u16> = parts().flat_map(|p| &p.forms).filter_map(number).collect();
         tried.extend([80, 8080, 443]);
-        tried.into_iter().find(|port| {
+        let fits = |port: &u16| {
             let listed = |p: &Part| p.forms.iter().filter_map(number).any(|n| n == *port);
             parts().all(|p| listed(p) != p.not)
-        })
+        };
+        tried.into_iter().find(fits).map(Some)
     }
 
     fn sni(&self) -> Option<Option<String>> {
         if self.of(&Attribute::Sni).all(|t| !t.positive()) {
             return Some(None);
         }
-        self.text(&Attribute::Sni, &["a.example"], |_| true).map(Some)
+        self.text(&Attribute::Sni, &["a.example"], |_| true)
+            .map(Some)
     }
 
     /// One field for each name whose presence is asked for.
@@ -260,11 +344,14 @@ impl Search<'_> {
         if parts.iter().all(|p| p.not) && claims.is_empty() {
             return Some((None, claims));
         }
-        let (mut issuers, mut subjects) = (vec!["https://a.example".to_owned()], vec!["x".to_owned()]);
+        let (mut issuers, mut subjects) =
+            (vec!["https://a.example".to_owned()], vec!["x".to_owned()]);
         for form in parts.iter().flat_map(|p| &p.forms) {
             if let Form::Token(halves) = form {
                 halves.0.samples(&Attribute::RequestPrincipal, &mut issuers);
-                halves.1.samples(&Attribute::RequestPrincipal, &mut subjects);
+                halves
+                    .1
+                    .samples(&Attribute::RequestPrincipal, &mut subjects);
             }
         }
         let matches = |p: &Part, issuer: &str, subject: &str| {
@@ -273,7 +360,9 @@ impl Search<'_> {
                 matches!(f, Form::Token(h) if h.0.takes(issuer) == Some(true) && h.1.takes(subject) == Some(true))
             })
         };
-        let mut pairs = issuers.iter().flat_map(|i| subjects.iter().map(move |s| (i, s)));
+        let mut pairs = issuers
+            .iter()
+            .flat_map(|i| subjects.iter().map(move |s| (i, s)));
         let (issuer, subject) =
             pairs.find(|(i, s)| parts.iter().all(|p| matches(p, i, s) != p.not))?;
         Some((Some((issuer.clone(), subject.clone())), claims))
