@@ -54,7 +54,10 @@ pub(crate) fn mesh(mesh: &Mesh, documents: &[Document], depth: Depth, out: &mut 
         .cloned()
         .collect();
     let mut identities: Vec<SpiffeId> = mesh.workloads.iter().map(|w| w.id.clone()).collect();
-    identities.extend(mesh.gateways.iter().map(|g| g.id.clone()));
+    // Without any workload this is the file of a gateway alone, and its callers stand elsewhere.
+    if !identities.is_empty() {
+        identities.extend(mesh.gateways.iter().map(|g| g.id.clone()));
+    }
     identities.sort();
     identities.dedup();
     let known = Known {

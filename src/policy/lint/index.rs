@@ -33,23 +33,40 @@ pub(super) struct Index {
 fn keys(rule: &RuleForm) -> [Option<Vec<String>>; 4] {
     KEYS.map(|attribute| {
         if let Some(values) = exact(&rule.when, &attribute) {
-            return Some(owned(&values));
+            return Some(sorted(values));
         }
         [&rule.from, &rule.to].into_iter().find_map(|lists| {
-            let values: Option<Vec<Vec<&str>>> =
+            let values: Option<Vec<Vec<String>>> =
                 lists.iter().map(|l| exact(l, &attribute)).collect();
-            values.filter(|v| !v.is_empty()).map(|v| owned(&v.concat()))
+            values.filter(|v| !v.is_empty()).map(|v| sorted(v.concat()))
         })
     })
 }
 
-fn exact<'t>(tests: &'t [Test], attribute: &Attribute) -> Option<Vec<&'t str>> {
-    let mut of_it = tests.iter().filter(|t| t.attribute == *attribute);
-    of_it.find_map(Test::exact)
+fn exact(tests: &[Test], attribute: &Attribute) -> Option<Vec<String>> {
+    let listed = |attribute: &Attribute| {
+        let mut of_it = tests.iter().filter(|t| t.attribute == *attribute);
+        of_it.find_map(Test::exact)
+    };
+    if let Some(values) = listed(attribute) {
+        return Some(values.into_iter().map(str::to_owned).collect());
+    }
+    if *attribute != Attribute::Namespace {
+        return None;
+    }
+    // Who is listed by principal or service account is of a known namespace.
+    let names = listed(&Attribute::Principal).or_else(|| listed(&Attribute::ServiceAccount))?;
+    let namespace = |name: &&str| {
+        let parts: Vec<&str> = name.split('/').collect();
+        match parts.as_slice() {
+            [_, "ns", namespace, "sa", _] => Some((*namespace).to_owned()),
+            _ => None,
+        }
+    };
+    names.iter().map(namespace).collect()
 }
 
-fn owned(values: &[&str]) -> Vec<String> {
-    let mut out: Vec<String> = values.iter().map(|v| (*v).to_owned()).collect();
+fn sorted(mut out: Vec<String>) -> Vec<String> {
     out.sort();
     out.dedup();
     out

@@ -146,6 +146,7 @@ impl Search<'_> {
         for (head, tail) in heads.iter().flat_map(|h| tails.iter().map(move |t| (h, t))) {
             out.push(format!("{head}{tail}"));
             out.push(format!("{head}/{tail}"));
+            out.push(format!("{}{tail}", head.trim_end_matches('/')));
         }
         out
     }
