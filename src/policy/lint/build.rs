@@ -362,9 +362,15 @@ impl Reading<'_> {
                 Some(why) => Form::Never(why),
                 None => Form::text(value),
             },
-            _ if *attribute == Attribute::Namespace || attribute.is_text() => Form::text(value),
+            Attribute::Principal => principal(value),
+            Attribute::Namespace
+            | Attribute::TrustDomain
+            | Attribute::Claim(_)
+            | Attribute::Target
+            | Attribute::Header(_)
+            | Attribute::Query(_) => Form::text(value),
             // Compared by its meaning, which is not looked into here.
-            _ => Form::Opaque(value.into()),
+            Attribute::Time => Form::Opaque(value.into()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One value of a field: what it takes in, and what that says of another value. Every answer but "for certain" is no.
 
 use std::cell::OnceCell;
+use std::net::IpAddr;
 
 use regex::bytes::Regex;
 
@@ -149,10 +150,37 @@ impl Form {
         matches!(self, Self::Never(_))
     }
 
+    /// Why it can never match, if so.
+    pub(super) fn never(&self) -> Option<&'static str> {
+        if let Self::Never(why) = self {
+            Some(why)
+        } else {
+            None
+        }
+    }
+
     /// The text, if it is compared exactly.
     pub(super) fn exact(&self) -> Option<&str> {
         if let Self::Exact(text) = self {
             Some(text)
+        } else {
+            None
+        }
+    }
+
+    /// The first address of a block.
+    pub(super) fn first_address(&self) -> Option<IpAddr> {
+        if let Self::Block(block) = self {
+            Some(block.first())
+        } else {
+            None
+        }
+    }
+
+    /// The port.
+    pub(super) fn port(&self) -> Option<u16> {
+        if let Self::Port(port) = self {
+            Some(*port)
         } else {
             None
         }

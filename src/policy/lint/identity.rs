@@ -38,13 +38,14 @@ pub(super) fn policy(work: &Work<'_>, names: &Names<'_>, at: usize, out: &mut Ve
 }
 
 fn noun(attribute: &Attribute) -> Option<&'static str> {
-    match attribute {
-        Attribute::Principal => Some("principal"),
-        Attribute::Namespace => Some("namespace"),
-        Attribute::ServiceAccount => Some("service account"),
-        Attribute::TrustDomain => Some("trust domain"),
-        _ => None,
-    }
+    let nouns = [
+        (Attribute::Principal, "principal"),
+        (Attribute::Namespace, "namespace"),
+        (Attribute::ServiceAccount, "service account"),
+        (Attribute::TrustDomain, "trust domain"),
+    ];
+    let found = nouns.into_iter().find(|(of, _)| of == attribute);
+    found.map(|(_, noun)| noun)
 }
 
 /// What is said of a value that no workload and no gateway fits.
@@ -118,14 +119,16 @@ impl<'a> Names<'a> {
             (known.nearest)(written, &names)
         };
         let id = SpiffeId::parse(&format!("spiffe://{value}")).ok();
-        let parts = match attribute {
-            Attribute::TrustDomain => return among(value, &mut self.domains.iter().copied()),
-            Attribute::Namespace => return among(value, &mut self.accounts.keys().copied()),
-            Attribute::Principal => id.as_ref().and_then(|id| {
-                let (namespace, account) = id.k8s()?;
-                Some((namespace, account))
-            }),
-            _ => value.split_once('/'),
+        if *attribute == Attribute::TrustDomain {
+            return among(value, &mut self.domains.iter().copied());
+        }
+        if *attribute == Attribute::Namespace {
+            return among(value, &mut self.accounts.keys().copied());
+        }
+        let parts = if *attribute == Attribute::Principal {
+            id.as_ref().and_then(SpiffeId::k8s)
+        } else {
+            value.split_once('/')
         };
         let Some((namespace, account)) = parts else {
             return among(value, &mut self.principals.iter().copied());

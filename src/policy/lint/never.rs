@@ -53,18 +53,13 @@ fn values(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding
             ));
             continue;
         }
-        let trap = match &list.attribute {
-            Attribute::RequestPrincipal => request_principal(value),
-            _ => None,
-        };
+        let of_token = list.attribute == Attribute::RequestPrincipal;
+        let trap = request_principal(value).filter(|_| of_token);
         let own = std::slice::from_ref(value);
         let forms = work
             .reading
             .forms(namespace.unwrap_or_default(), &list.attribute, own);
-        let never = forms.iter().find_map(|f| match f {
-            Form::Never(why) => Some(*why),
-            _ => None,
-        });
+        let never = forms.iter().find_map(Form::never);
         if let Some(why) = trap
             .or(never)
             .or_else(|| whole_value(value, &list.attribute))
@@ -83,16 +78,17 @@ fn values(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding
 fn whole_value(value: &str, attribute: &Attribute) -> Option<&'static str> {
     let blank = |c: char| matches!(c, ' ' | '\t');
     let exact = !value.starts_with('*') && !value.ends_with('*');
-    match attribute {
-        Attribute::Header(_) if exact && value.trim_matches(blank) != value => {
-            Some("field values are compared without the spaces around them")
-        }
-        Attribute::Claim(names) if exact && value.contains(' ') => {
-            let split = matches!(&**names, [name] if name == "scope" || name == "permission");
-            split.then_some("the claim is cut at its spaces, and each part is compared on its own")
-        }
-        _ => None,
+    if let Attribute::Header(_) = attribute {
+        let trimmed = value.trim_matches(blank) == value;
+        return (exact && !trimmed)
+            .then_some("field values are compared without the spaces around them");
     }
+    if let Attribute::Claim(names) = attribute {
+        let split = matches!(&**names, [name] if name == "scope" || name == "permission");
+        return (exact && split && value.contains(' '))
+            .then_some("the claim is cut at its spaces, and each part is compared on its own");
+    }
+    None
 }
 
 /// Issuer and subject are cut at the last slash and matched apart (policy semantics 2.7).
@@ -117,18 +113,13 @@ fn request_principal(text: &str) -> Option<&'static str> {
 
 /// A `*` that is neither the first nor the last character of a value where it could be meant as a wildcard.
 fn mid_star(text: &str, attribute: &Attribute) -> bool {
-    let wildcards = match attribute {
-        Attribute::Path => !text.contains('{'),
-        // These have forms of their own, or none.
-        Attribute::RequestPrincipal
-        | Attribute::ServiceAccount
-        | Attribute::Method
-        | Attribute::SourceIp
-        | Attribute::RemoteIp
-        | Attribute::DestinationIp
-        | Attribute::DestinationPort => false,
-        _ => attribute.is_text(),
-    };
+    // These have forms of their own, or none.
+    let other = matches!(
+        attribute,
+        Attribute::RequestPrincipal | Attribute::ServiceAccount | Attribute::Method
+    );
+    let template = *attribute == Attribute::Path && text.contains('{');
+    let wildcards = attribute.is_text() && !other && !template;
     let inner = match text.strip_prefix('*') {
         // A suffix: every further star is literal.
         Some(rest) => rest,

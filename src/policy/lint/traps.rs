@@ -72,39 +72,31 @@ fn anyone(list: &Written<'_>) -> bool {
 }
 
 fn denied(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding>) {
-    match &list.attribute {
-        Attribute::RequestPrincipal | Attribute::Claim(_) if !list.not => {
-            let field = if list.in_when {
-                format!("{}.key", list.at)
-            } else {
-                list.field()
-            };
-            let message = "a request without a token is not denied by this; deny `notRequestPrincipals = [\"*\"]` too";
-            out.push(Finding::new(Code::DenyAnonymous, spot(id, field), message));
-        }
-        Attribute::Path if !list.not => {
-            let merged = match work.known.paths {
-                PathNormalization::None | PathNormalization::Base => false,
-                PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes => true,
-            };
-            if !merged {
-                let message = "under this `mesh.pathNormalization` a doubled slash is another path, and is not denied";
-                out.push(Finding::new(
-                    Code::DenyPathSpelling,
-                    spot(id, list.field()),
-                    message,
-                ));
-            }
-        }
-        Attribute::Header(_) if list.not => {
-            let message = "a second field of that name with a good value lifts this denial; write an ALLOW policy instead";
-            out.push(Finding::new(
-                Code::HeaderRepeats,
-                spot(id, list.field()),
-                message,
-            ));
-        }
-        _ => {}
+    let of_token = matches!(
+        list.attribute,
+        Attribute::RequestPrincipal | Attribute::Claim(_)
+    );
+    let merged = match work.known.paths {
+        PathNormalization::None | PathNormalization::Base => false,
+        PathNormalization::MergeSlashes | PathNormalization::DecodeAndMergeSlashes => true,
+    };
+    let is_header = matches!(list.attribute, Attribute::Header(_));
+    if of_token && !list.not {
+        let field = if list.in_when {
+            format!("{}.key", list.at)
+        } else {
+            list.field()
+        };
+        let message = "a request without a token is not denied by this; deny `notRequestPrincipals = [\"*\"]` too";
+        out.push(Finding::new(Code::DenyAnonymous, spot(id, field), message));
+    } else if list.attribute == Attribute::Path && !list.not && !merged {
+        let message = "under this `mesh.pathNormalization` a doubled slash is another path, and is not denied";
+        let at = spot(id, list.field());
+        out.push(Finding::new(Code::DenyPathSpelling, at, message));
+    } else if is_header && list.not {
+        let message = "a second field of that name with a good value lifts this denial; write an ALLOW policy instead";
+        let at = spot(id, list.field());
+        out.push(Finding::new(Code::HeaderRepeats, at, message));
     }
 }
 

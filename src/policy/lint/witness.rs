@@ -137,10 +137,11 @@ impl Search<'_> {
             .flat_map(|p| &p.forms)
         {
             form.samples(attribute, &mut out);
-            match form {
-                Form::Prefix(text) => heads.push(text),
-                Form::Suffix(text) => tails.push(text),
-                _ => {}
+            if let Form::Prefix(text) = form {
+                heads.push(text);
+            }
+            if let Form::Suffix(text) = form {
+                tails.push(text);
             }
         }
         for (head, tail) in heads.iter().flat_map(|h| tails.iter().map(move |t| (h, t))) {
@@ -236,10 +237,7 @@ impl Search<'_> {
         let mut tried: Vec<IpAddr> = parts()
             .filter(|p| !p.not)
             .flat_map(|p| &p.forms)
-            .filter_map(|f| match f {
-                Form::Block(block) => Some(block.first()),
-                _ => None,
-            })
+            .filter_map(Form::first_address)
             .collect();
         tried.extend([IpAddr::from([192, 0, 2, 1]), IpAddr::from([10, 0, 0, 1])]);
         let inside = |p: &Part, ip: IpAddr| {
@@ -258,14 +256,13 @@ impl Search<'_> {
             return Some(None);
         }
         let parts = || self.of(&Attribute::DestinationPort).flat_map(|t| &t.parts);
-        let number = |f: &Form| match f {
-            Form::Port(port) => Some(*port),
-            _ => None,
-        };
-        let mut tried: Vec<u16> = parts().flat_map(|p| &p.forms).filter_map(number).collect();
+        let mut tried: Vec<u16> = parts()
+            .flat_map(|p| &p.forms)
+            .filter_map(Form::port)
+            .collect();
         tried.extend([80, 8080, 443]);
         let fits = |port: &u16| {
-            let listed = |p: &Part| p.forms.iter().filter_map(number).any(|n| n == *port);
+            let listed = |p: &Part| p.forms.iter().filter_map(Form::port).any(|n| n == *port);
             parts().all(|p| listed(p) != p.not)
         };
         tried.into_iter().find(fits).map(Some)
