@@ -2,6 +2,7 @@
 
 pub mod apps;
 pub mod cases;
+pub mod check;
 pub mod curl;
 pub mod demo;
 pub mod drill;
@@ -19,8 +20,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-use crate::control::snapshot::SnapshotError;
 
 /// Zero trust from the edge to the outside: ingress, node, waypoint and egress in one binary.
 #[derive(Debug, Parser)]
@@ -59,6 +58,9 @@ pub struct CheckArgs {
     /// Or files of resources.
     #[command(flatten)]
     pub resources: resources::ResourceArgs,
+    /// How to tell what is found.
+    #[command(flatten)]
+    pub report: check::ReportArgs,
 }
 
 /// A configuration file.
@@ -96,7 +98,7 @@ pub fn main() -> ExitCode {
 fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run_mesh(&args.config, || ()),
-        Command::Check(args) => check(args),
+        Command::Check(args) => check::run(args),
         Command::Explain(args) => Ok(explain::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Drill(args) => drill::run(args),
@@ -114,38 +116,4 @@ pub(crate) fn run_mesh(config: &Path, ready: impl FnOnce()) -> anyhow::Result<Ex
     let stop = stop::Stop::on_signals()?;
     crate::worker::run(config, &stop.watch(), |_process| ready())?;
     Ok(ExitCode::SUCCESS)
-}
-
-fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let files = &args.resources;
-    let main = files.main()?;
-    if !files.files.is_empty() && (main.is_none() || files.dialect.is_some()) {
-        return Ok(resources::run(files));
-    }
-    let more = files.files.get(1..).unwrap_or_default();
-    let config = main.unwrap_or(&args.config.config);
-    match crate::config::load_with(config, more, files.options()) {
-        Ok(config) => {
-            for warning in &config.warnings {
-                os::say(&format!("warning: {warning}"));
-            }
-            if main.is_some() {
-                resources::say_attached(&config.mesh);
-            }
-            match crate::control::plane::verify(config) {
-                Ok(()) => {}
-                // A configuration may be checked where its certificates are not.
-                Err(error @ SnapshotError::File { .. }) => {
-                    os::say(&format!("warning: {error}; a start here would fail"));
-                }
-                Err(error) => return Err(error.into()),
-            }
-            os::say("configuration is good");
-            Ok(ExitCode::SUCCESS)
-        }
-        Err(errors) => {
-            os::complain(&errors.to_string());
-            Ok(ExitCode::FAILURE)
-        }
-    }
 }

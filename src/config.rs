@@ -9,6 +9,7 @@ pub mod checked;
 pub(crate) mod document;
 mod emit;
 mod import;
+mod lints;
 pub mod load;
 pub(crate) mod nearest;
 pub(crate) mod place;
@@ -21,8 +22,9 @@ mod yaml;
 use std::path::{Path, PathBuf};
 
 pub use checked::Config;
+pub use lints::Depth;
 pub use load::{load, load_files, load_with, read_files};
-pub use problem::{ConfigErrors, Problem};
+pub use problem::{ConfigErrors, Lint, Problem};
 
 use crate::config::checked::{Mesh, Process};
 use crate::config::document::Document;
@@ -37,6 +39,8 @@ pub struct Options {
     /// The files are a part of a mesh: what they refer to may stand elsewhere, so that a gateway, service or provider
     /// that is not in them is no problem, and neither is a policy that attaches to none of theirs.
     pub partial: bool,
+    /// How much the lints of policies look at.
+    pub lints: Depth,
 }
 
 /// Mesh resources without a process.
@@ -46,6 +50,8 @@ pub struct Resources {
     pub mesh: Mesh,
     /// Accepted, but probably not meant.
     pub warnings: Vec<Problem>,
+    /// What the policies say that is probably not meant.
+    pub lints: Vec<Lint>,
 }
 
 /// Parses and checks a whole configuration that is already in memory; the first file is the main file, the others are
@@ -71,17 +77,21 @@ pub fn parse_with(
     let documents = documents(files, options, &mut out);
     let config: Option<(Process, Mesh)> =
         check::check(&documents, dirs(files, base), options, &mut out);
+    if let Some((_, mesh)) = &config {
+        lints::mesh(mesh, &documents, options.lints, &mut out);
+    }
     let places = out.policies(files);
-    let (errors, warnings) = out.located(files);
+    let found = out.located(files);
     match config {
-        Some((process, mesh)) if errors.is_empty() => Ok(Config {
+        Some((process, mesh)) if found.errors.is_empty() => Ok(Config {
             process,
             mesh: mesh.into(),
-            warnings,
+            warnings: found.warnings,
+            lints: found.lints,
             sources: files.iter().map(|(path, _)| path.clone()).collect(),
             places,
         }),
-        Some(_) | None => Err(ConfigErrors::new(errors)),
+        Some(_) | None => Err(ConfigErrors::new(found.errors)),
     }
 }
 
@@ -97,10 +107,17 @@ pub fn parse_resources(
     let mut out = Problems::default();
     let documents = documents(files, options, &mut out);
     let mesh = check::check_resources(&documents, dirs(files, base), options, &mut out);
-    let (errors, warnings) = out.located(files);
+    if let Some(mesh) = &mesh {
+        lints::mesh(mesh, &documents, options.lints, &mut out);
+    }
+    let found = out.located(files);
     match mesh {
-        Some(mesh) if errors.is_empty() => Ok(Resources { mesh, warnings }),
-        Some(_) | None => Err(ConfigErrors::new(errors)),
+        Some(mesh) if found.errors.is_empty() => Ok(Resources {
+            mesh,
+            warnings: found.warnings,
+            lints: found.lints,
+        }),
+        Some(_) | None => Err(ConfigErrors::new(found.errors)),
     }
 }
 

@@ -6,6 +6,7 @@ pub mod compile;
 pub mod decide;
 pub mod explain;
 pub mod facts;
+pub mod lint;
 pub mod model;
 pub mod pattern;
 pub mod peer;

@@ -48,6 +48,7 @@ fn demo() -> Config {
 fn demo_process() {
     let config = demo();
     assert_eq!(config.warnings, []);
+    assert_eq!(config.lints, []);
     assert_eq!(config.sources, [PathBuf::from("demo.toml")]);
     let p = config.process;
     assert_eq!(
@@ -361,6 +362,7 @@ fn examples_load() {
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert!(!config.mesh.authorization_policies.is_empty(), "{name}");
         assert_eq!(config.warnings, [], "{name}");
+        assert_eq!(config.lints, [], "{name}");
     }
     let workload = "[[workloadEntry]]\nname = 'customer-api'\nserviceAccount = 'customer-api'\naddress = '10.1.0.3'\n";
     let files = [
@@ -471,8 +473,10 @@ fn broken_files_say_everything() {
 fn traps_are_warned_of() {
     for (path, text, wanted) in data("tests/data/config/warned", "# warning: ") {
         let config = parse_data(&text).unwrap_or_else(|e| panic!("{path}: {e}"));
-        let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
-        assert_eq!(warnings, wanted, "{path}");
+        let warnings = config.warnings.iter().map(ToString::to_string);
+        let lints = config.lints.iter().map(ToString::to_string);
+        let found: Vec<String> = warnings.chain(lints).collect();
+        assert_eq!(found, wanted, "{path}");
     }
 }
 

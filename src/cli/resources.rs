@@ -8,7 +8,7 @@ use clap::ValueEnum;
 
 use crate::cli::os;
 use crate::config::checked::Mesh;
-use crate::config::{self, ConfigErrors, Options, Problem};
+use crate::config::{self, ConfigErrors, Depth, Options, Resources};
 use crate::role::attached::{attached, nothing_to_attach_to};
 
 /// Places that are named of one resource.
@@ -43,6 +43,7 @@ impl ResourceArgs {
         Options {
             strict_import: self.strict_import,
             partial: false,
+            lints: Depth::Full,
         }
     }
 
@@ -62,15 +63,21 @@ impl ResourceArgs {
     }
 }
 
-/// Checks or converts `args.files`, none of which is a main configuration.
+/// Prints `args.files` in another dialect.
 #[must_use]
-pub fn run(args: &ResourceArgs) -> ExitCode {
-    let done = match args.dialect {
-        Some(Dialect::Toml) => convert(args),
-        None => check(args),
-    };
+pub fn convert(args: &ResourceArgs) -> ExitCode {
+    let done = config::read_files(&args.files).and_then(|files| {
+        let options = Options {
+            partial: true,
+            ..args.options()
+        };
+        config::to_toml(&files, options)
+    });
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(text) => {
+            os::say(text.trim_end());
+            ExitCode::SUCCESS
+        }
         Err(errors) => {
             os::complain(&errors.to_string());
             ExitCode::FAILURE
@@ -78,17 +85,11 @@ pub fn run(args: &ResourceArgs) -> ExitCode {
     }
 }
 
-fn convert(args: &ResourceArgs) -> Result<(), ConfigErrors> {
-    let files = config::read_files(&args.files)?;
-    let options = Options {
-        partial: true,
-        ..args.options()
-    };
-    os::say(config::to_toml(&files, options)?.trim_end());
-    Ok(())
-}
-
-fn check(args: &ResourceArgs) -> Result<(), ConfigErrors> {
+/// Reads `args.files`, none of which is a main configuration; what to say of where its resources hold.
+///
+/// # Errors
+/// Every problem of the files.
+pub fn read(args: &ResourceArgs) -> Result<(Resources, Vec<String>), ConfigErrors> {
     let files = config::read_files(&args.files)?;
     let part = Options {
         partial: true,
@@ -96,27 +97,18 @@ fn check(args: &ResourceArgs) -> Result<(), ConfigErrors> {
     };
     let read = config::parse_resources(&files, Path::new(""), part)?;
     if nothing_to_attach_to(&read.mesh) {
-        say_warnings(&read.warnings);
-        os::say(
-            "nothing in these files to attach to: references were not followed; check them with the mesh they belong to",
-        );
-    } else {
-        let read = config::parse_resources(&files, Path::new(""), args.options())?;
-        say_warnings(&read.warnings);
-        say_attached(&read.mesh);
+        let said = "nothing in these files to attach to: references were not followed; check them with the mesh they belong to";
+        return Ok((read, vec![said.to_owned()]));
     }
-    os::say("resources are good");
-    Ok(())
+    let read = config::parse_resources(&files, Path::new(""), args.options())?;
+    let said = where_attached(&read.mesh);
+    Ok((read, said))
 }
 
-fn say_warnings(warnings: &[Problem]) {
-    for warning in warnings {
-        os::say(&format!("warning: {warning}"));
-    }
-}
-
-/// Prints where each resource of a mesh holds.
-pub fn say_attached(mesh: &Mesh) {
+/// Where each resource of a mesh holds, one a line.
+#[must_use]
+pub fn where_attached(mesh: &Mesh) -> Vec<String> {
+    let mut out = Vec::new();
     for one in attached(mesh) {
         let mut places = one
             .places
@@ -134,6 +126,7 @@ pub fn say_attached(mesh: &Mesh) {
         } else {
             String::new()
         };
-        os::say(&format!("{}: {places}{more}", one.resource));
+        out.push(format!("{}: {places}{more}", one.resource));
     }
+    out
 }

@@ -12,13 +12,13 @@ mod provider;
 mod route;
 mod service;
 mod target;
-mod traps;
 mod url;
 mod values;
 
 use std::path::PathBuf;
 
 use crate::config::Options;
+pub(crate) use crate::config::check::names::DEFAULT_NAMESPACE;
 use crate::config::check::names::Known;
 use crate::config::checked::{Mesh, Process, Secret};
 use crate::config::document::Document;

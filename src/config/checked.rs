@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::problem::Problem;
+use crate::config::problem::{Lint, Problem};
 use crate::jwt::model::RequestAuthentication;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
 use crate::policy::{L4Deny, Scope};
@@ -22,6 +22,8 @@ pub struct Config {
     pub mesh: Arc<Mesh>,
     /// What is accepted, and is probably not meant.
     pub warnings: Vec<Problem>,
+    /// What its policies say that is probably not meant.
+    pub lints: Vec<Lint>,
     /// The files it was read from, the main file first.
     pub sources: Vec<PathBuf>,
     /// Where the authorization policies are written, in the order of `Mesh::authorization_policies`.

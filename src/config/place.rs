@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::config::checked::PolicyPlace;
 use crate::config::document::{Entry, Value};
-use crate::config::problem::Problem;
+use crate::config::problem::{Lint, Problem};
+use crate::policy::lint::{Code, Severity};
 use crate::vocab::resource::ResourceName;
 
 /// A place in a file, with the key path that leads there.
@@ -115,6 +116,25 @@ pub(crate) struct Problems {
     istio: BTreeSet<usize>,
     /// Authorization policies, and their rules.
     policies: Vec<(ResourceName, Place, Vec<Place>)>,
+    lints: Vec<PlacedLint>,
+}
+
+/// A finding of `policy::lint` and its places.
+#[derive(Debug)]
+pub(crate) struct PlacedLint {
+    pub(crate) code: Code,
+    pub(crate) severity: Severity,
+    pub(crate) place: Place,
+    pub(crate) other: Option<Place>,
+    pub(crate) message: String,
+}
+
+/// What was found, with line and column.
+#[derive(Debug)]
+pub(crate) struct Located {
+    pub(crate) errors: Vec<Problem>,
+    pub(crate) warnings: Vec<Problem>,
+    pub(crate) lints: Vec<Lint>,
 }
 
 impl Problems {
@@ -170,13 +190,23 @@ impl Problems {
         self.policies.iter().filter_map(one).collect()
     }
 
+    /// Records a finding.
+    pub(crate) fn lint(&mut self, lint: PlacedLint) {
+        self.lints.push(lint);
+    }
+
+    /// Whether there is no problem so far.
+    pub(crate) fn is_good(&self) -> bool {
+        self.errors.is_empty() && self.syntax.is_empty() && self.pairs.is_empty()
+    }
+
     /// Problems so far.
     pub(crate) fn count(&self) -> usize {
         self.errors.len() + self.pairs.len()
     }
 
-    /// Problems and warnings with line and column, in the order of the files.
-    pub(crate) fn located(mut self, files: &[(PathBuf, String)]) -> (Vec<Problem>, Vec<Problem>) {
+    /// Everything with line and column, in the order of the files.
+    pub(crate) fn located(mut self, files: &[(PathBuf, String)]) -> Located {
         let damaged: BTreeSet<usize> = self.syntax.iter().map(|(place, _)| place.file).collect();
         self.errors
             .retain(|(place, _)| !damaged.contains(&place.file));
@@ -184,37 +214,77 @@ impl Problems {
             !damaged.contains(&place.file) && !damaged.contains(&first.file)
         });
         self.errors.append(&mut self.syntax);
+        let mut texts = Texts::new(files);
         for (place, message, first) in std::mem::take(&mut self.pairs) {
-            let Some((file, text)) = files.get(first.file) else {
+            let Some((file, (line, column))) = texts.position(&first) else {
                 continue;
             };
-            let (line, column) = position(text, first.offset);
             let message = format!(
                 "{message}; the first is at {}:{line}:{column}",
                 file.display()
             );
             self.errors.push((place, message));
         }
-        let locate = |mut list: Vec<(Place, String)>| {
+        let mut locate = |mut list: Vec<(Place, String)>| {
             list.sort_by_key(|(place, _)| (place.file, place.offset));
-            let mut problems: Vec<Problem> = Vec::new();
-            for (place, message) in list {
-                let Some((file, text)) = files.get(place.file) else {
-                    continue;
-                };
-                let problem = Problem {
-                    file: file.clone(),
-                    position: Some(position(text, place.offset)),
-                    key: place.key.to_string(),
-                    message,
-                };
-                if !problems.contains(&problem) {
-                    problems.push(problem);
-                }
-            }
-            problems
+            let mut seen = BTreeSet::new();
+            list.retain(|(place, message)| {
+                let key = Arc::clone(&place.key);
+                seen.insert((place.file, place.offset, key, message.clone()))
+            });
+            list.into_iter()
+                .filter_map(|(place, message)| texts.problem(&place, message))
+                .collect()
         };
-        (locate(self.errors), locate(self.warnings))
+        let (errors, warnings) = (locate(self.errors), locate(self.warnings));
+        self.lints
+            .sort_by_key(|l| (l.severity, l.place.file, l.place.offset));
+        let lints = self.lints.into_iter().filter_map(|lint| {
+            let other = lint.other.as_ref();
+            Some(Lint {
+                code: lint.code,
+                severity: lint.severity,
+                other: other.and_then(|place| texts.problem(place, String::new())),
+                problem: texts.problem(&lint.place, lint.message)?,
+            })
+        });
+        Located {
+            lints: lints.collect(),
+            errors,
+            warnings,
+        }
+    }
+}
+
+/// The files, and the lines of those that something was found in.
+struct Texts<'f> {
+    files: &'f [(PathBuf, String)],
+    lines: Vec<Option<Lines>>,
+}
+
+impl<'f> Texts<'f> {
+    fn new(files: &'f [(PathBuf, String)]) -> Self {
+        Self {
+            files,
+            lines: files.iter().map(|_file| None).collect(),
+        }
+    }
+
+    fn position(&mut self, place: &Place) -> Option<(&'f PathBuf, (usize, usize))> {
+        let (file, text) = self.files.get(place.file)?;
+        let lines = self.lines.get_mut(place.file)?;
+        let lines = lines.get_or_insert_with(|| Lines::of(text));
+        Some((file, lines.position(text, place.offset)))
+    }
+
+    fn problem(&mut self, place: &Place, message: String) -> Option<Problem> {
+        let (file, position) = self.position(place)?;
+        Some(Problem {
+            file: file.clone(),
+            position: Some(position),
+            key: place.key.to_string(),
+            message,
+        })
     }
 }
 
@@ -235,19 +305,20 @@ impl Lines {
     fn number(&self, offset: usize) -> usize {
         self.0.partition_point(|start| *start <= offset)
     }
-}
 
-/// Line and column of a byte offset, from 1; the column counts characters.
-fn position(text: &str, offset: usize) -> (usize, usize) {
-    let before = text
-        .as_bytes()
-        .get(..offset.min(text.len()))
-        .unwrap_or_default();
-    let line = before.split(|b| *b == b'\n');
-    let last = line.clone().next_back().unwrap_or_default();
-    // A byte that is not a UTF-8 continuation begins a character.
-    let column = last.iter().filter(|b| (**b & 0xC0) != 0x80).count();
-    (line.count(), column + 1)
+    /// Line and column of a byte offset, from 1; the column counts characters.
+    fn position(&self, text: &str, offset: usize) -> (usize, usize) {
+        let offset = offset.min(text.len());
+        let line = self.number(offset);
+        let start = line.checked_sub(1).and_then(|l| self.0.get(l)).copied();
+        let before = text
+            .as_bytes()
+            .get(start.unwrap_or_default()..offset)
+            .unwrap_or_default();
+        // A byte that is not a UTF-8 continuation begins a character.
+        let column = before.iter().filter(|b| (**b & 0xC0) != 0x80).count();
+        (line, column + 1)
+    }
 }
 
 #[cfg(test)]
@@ -265,7 +336,11 @@ mod tests {
             ("a\n\n", 3, (3, 1)),
             ("a", 99, (1, 2)),
         ] {
-            assert_eq!(position(text, offset), want, "{text:?} {offset}");
+            assert_eq!(
+                Lines::of(text).position(text, offset),
+                want,
+                "{text:?} {offset}"
+            );
             assert_eq!(Lines::of(text).number(offset), want.0, "{text:?} {offset}");
         }
     }

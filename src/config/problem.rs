@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use crate::policy::lint::{Code, Severity};
+
 /// One problem or warning: `FILE:LINE:COL: KEY: message`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
@@ -28,6 +30,33 @@ impl fmt::Display for Problem {
             write!(f, " {}:", self.key)?;
         }
         write!(f, " {}", self.message)
+    }
+}
+
+/// Something valid that is probably not meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lint {
+    /// What kind it is; `ringgate.dev/lint-ignore` silences it by this name.
+    pub code: Code,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where, and what.
+    pub problem: Problem,
+    /// The place of the other rule or policy, `FILE:LINE:COL: KEY`.
+    pub other: Option<Problem>,
+}
+
+impl fmt::Display for Lint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [{}]", self.problem, self.code)?;
+        let Some(other) = &self.other else {
+            return Ok(());
+        };
+        write!(f, " (see {}", other.file.display())?;
+        if let Some((line, column)) = other.position {
+            write!(f, ":{line}:{column}")?;
+        }
+        f.write_str(")")
     }
 }
 

@@ -56,6 +56,18 @@ impl Cidr {
         let ip = ip.to_canonical();
         ip.is_ipv4() == self.base.is_ipv4() && mask(ip, self.prefix) == self.base
     }
+
+    /// Whether every address of `other` is inside.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.prefix <= other.prefix && self.contains(other.base)
+    }
+
+    /// The first address.
+    #[must_use]
+    pub fn first(&self) -> IpAddr {
+        self.base
+    }
 }
 
 fn mask(ip: IpAddr, prefix: u8) -> IpAddr {
@@ -106,6 +118,20 @@ mod tests {
         check("::/0", "1.2.3.4", false);
         check("::ffff:10.0.0.1", "10.0.0.1", true);
         check("10.0.0.1", "::ffff:10.0.0.1", true);
+    }
+
+    #[test]
+    fn covers() {
+        for (wide, own, want) in [
+            ("10.0.0.0/8", "10.1.0.0/16", true),
+            ("10.1.0.0/16", "10.0.0.0/8", false),
+            ("10.0.0.0/8", "10.0.0.0/8", true),
+            ("0.0.0.0/0", "::/0", false),
+            ("::/0", "::1", true),
+        ] {
+            let block = |text| Cidr::parse(text).unwrap();
+            assert_eq!(block(wide).covers(&block(own)), want, "{wide} {own}");
+        }
     }
 
     #[test]

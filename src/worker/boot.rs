@@ -15,6 +15,7 @@ use crate::control::plane::{Plane, PlaneError, Published};
 use crate::io::clock;
 use crate::io::listener::raise_open_files;
 use crate::io::rt::{self, Want};
+use crate::policy::lint::Severity;
 use crate::telemetry::writer::{Sender, Writer};
 use crate::worker::core::Core;
 use crate::worker::listen::{self, ListenError};
@@ -66,6 +67,13 @@ pub fn run(
     let config = config::load(main).map_err(BootError::Config)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
+    }
+    for lint in config
+        .lints
+        .iter()
+        .filter(|l| l.severity == Severity::Warning)
+    {
+        tracing::warn!("{lint}");
     }
     if let Err(error) = raise_open_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");

@@ -1,6 +1,6 @@
 //! `when[]`: how the values of each key are compared, and the nearest key (policy semantics 2.6).
 
-use crate::config::check::values::{Form, Reader};
+use crate::config::check::values::Reader;
 use crate::config::nearest::hint;
 use crate::config::raw::policy as raw;
 use crate::config::read::Table;
@@ -24,37 +24,19 @@ const PLAIN: [&str; 12] = [
 /// Keys with a name in brackets.
 const MAPS: [&str; 3] = ["request.headers", "request.query", "request.auth.claims"];
 
-impl Reader<'_, '_> {
+impl Reader {
     /// One condition; `field` is its name for the policy engine.
     pub(crate) fn condition(&mut self, raw: &raw::Condition, field: &str) -> Condition {
         self.locator.add(field, raw.place(), raw.whole());
         self.locator
             .add(&format!("{field}.key"), &raw.key.place, true);
-        let form = form(&raw.key);
         Condition {
             key: raw.key.value.clone(),
-            values: self.values(&raw.values, &format!("{field}.values"), form),
-            not_values: self.values(&raw.not_values, &format!("{field}.notValues"), form),
-            regexes: self.values(&raw.regexes, &format!("{field}.regexes"), Form::Other),
-            not_regexes: self.values(
-                &raw.not_regexes,
-                &format!("{field}.notRegexes"),
-                Form::Other,
-            ),
+            values: self.values(&raw.values, &format!("{field}.values")),
+            not_values: self.values(&raw.not_values, &format!("{field}.notValues")),
+            regexes: self.values(&raw.regexes, &format!("{field}.regexes")),
+            not_regexes: self.values(&raw.not_regexes, &format!("{field}.notRegexes")),
         }
-    }
-}
-
-fn form(key: &str) -> Form {
-    match key {
-        "request.auth.principal" => Form::RequestPrincipal,
-        "request.headers[:method]" => Form::Method,
-        "source.ip"
-        | "remote.ip"
-        | "destination.ip"
-        | "destination.port"
-        | "source.serviceAccount" => Form::Other,
-        _ => Form::Pattern,
     }
 }
 

@@ -4,8 +4,7 @@ use crate::config::check::Context;
 use crate::config::check::condition::key_hint;
 use crate::config::check::locate::Locator;
 use crate::config::check::target::{Attachment, target};
-use crate::config::check::traps;
-use crate::config::check::values::{Form, Reader};
+use crate::config::check::values::Reader;
 use crate::config::checked::{GatewayClass, Mesh};
 use crate::config::raw::File;
 use crate::config::raw::policy as raw;
@@ -26,7 +25,6 @@ pub(crate) fn policies(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
         .flat_map(|f| f.authorization_policy.iter().flatten())
     {
         let policy = policy(raw, mesh, cx);
-        traps::warn(raw, &policy, mesh, cx);
         let rules = raw.rules.iter().flat_map(|r| &r.0);
         let rules = rules.map(|rule| rule.place().clone()).collect();
         cx.out.policy(&policy.name, &raw.name.place, rules);
@@ -53,7 +51,6 @@ fn policy(
     let dry_run = dry_run(raw, action, cx);
     provider(raw, action, &name, &target, mesh, cx);
     let mut reader = Reader {
-        cx,
         locator: locator(raw, target_ok),
     };
     let written = raw.rules.iter().flat_map(|r| &r.0).enumerate();
@@ -212,7 +209,7 @@ fn dry_run(raw: &raw::AuthorizationPolicy, action: Action, cx: &mut Context<'_>)
     dry_run
 }
 
-impl Reader<'_, '_> {
+impl Reader {
     fn rule(&mut self, raw: &raw::Rule, field: &str) -> Rule {
         let from = raw.from.iter().flatten().enumerate();
         let from = from
@@ -231,39 +228,22 @@ impl Reader<'_, '_> {
 
     fn source(&mut self, raw: &raw::Source, at: &str) -> Source {
         self.locator.add(at, raw.place(), raw.whole());
-        let mut field =
-            |values, name: &str, form| self.values(values, &format!("{at}.{name}"), form);
+        let mut field = |values, name: &str| self.values(values, &format!("{at}.{name}"));
         Source {
-            principals: field(&raw.principals, "principals", Form::Pattern),
-            not_principals: field(&raw.not_principals, "notPrincipals", Form::Pattern),
-            request_principals: field(
-                &raw.request_principals,
-                "requestPrincipals",
-                Form::RequestPrincipal,
-            ),
-            not_request_principals: field(
-                &raw.not_request_principals,
-                "notRequestPrincipals",
-                Form::RequestPrincipal,
-            ),
-            namespaces: field(&raw.namespaces, "namespaces", Form::Pattern),
-            not_namespaces: field(&raw.not_namespaces, "notNamespaces", Form::Pattern),
-            service_accounts: field(&raw.service_accounts, "serviceAccounts", Form::Other),
-            not_service_accounts: field(
-                &raw.not_service_accounts,
-                "notServiceAccounts",
-                Form::Other,
-            ),
-            trust_domains: field(&raw.trust_domains, "trustDomains", Form::Pattern),
-            not_trust_domains: field(&raw.not_trust_domains, "notTrustDomains", Form::Pattern),
-            ip_blocks: field(&raw.ip_blocks, "ipBlocks", Form::Other),
-            not_ip_blocks: field(&raw.not_ip_blocks, "notIpBlocks", Form::Other),
-            remote_ip_blocks: field(&raw.remote_ip_blocks, "remoteIpBlocks", Form::Other),
-            not_remote_ip_blocks: field(
-                &raw.not_remote_ip_blocks,
-                "notRemoteIpBlocks",
-                Form::Other,
-            ),
+            principals: field(&raw.principals, "principals"),
+            not_principals: field(&raw.not_principals, "notPrincipals"),
+            request_principals: field(&raw.request_principals, "requestPrincipals"),
+            not_request_principals: field(&raw.not_request_principals, "notRequestPrincipals"),
+            namespaces: field(&raw.namespaces, "namespaces"),
+            not_namespaces: field(&raw.not_namespaces, "notNamespaces"),
+            service_accounts: field(&raw.service_accounts, "serviceAccounts"),
+            not_service_accounts: field(&raw.not_service_accounts, "notServiceAccounts"),
+            trust_domains: field(&raw.trust_domains, "trustDomains"),
+            not_trust_domains: field(&raw.not_trust_domains, "notTrustDomains"),
+            ip_blocks: field(&raw.ip_blocks, "ipBlocks"),
+            not_ip_blocks: field(&raw.not_ip_blocks, "notIpBlocks"),
+            remote_ip_blocks: field(&raw.remote_ip_blocks, "remoteIpBlocks"),
+            not_remote_ip_blocks: field(&raw.not_remote_ip_blocks, "notRemoteIpBlocks"),
         }
     }
 
@@ -271,19 +251,18 @@ impl Reader<'_, '_> {
         self.locator.add(at, raw.place(), raw.whole());
         let ports =
             |ports: &Option<Vec<PolicyPort>>| ports.iter().flatten().map(|p| p.0.clone()).collect();
-        let mut field =
-            |values, name: &str, form| self.values(values, &format!("{at}.{name}"), form);
+        let mut field = |values, name: &str| self.values(values, &format!("{at}.{name}"));
         Operation {
-            hosts: field(&raw.hosts, "hosts", Form::Pattern),
-            not_hosts: field(&raw.not_hosts, "notHosts", Form::Pattern),
+            hosts: field(&raw.hosts, "hosts"),
+            not_hosts: field(&raw.not_hosts, "notHosts"),
             ports: ports(&raw.ports),
             not_ports: ports(&raw.not_ports),
-            methods: field(&raw.methods, "methods", Form::Method),
-            not_methods: field(&raw.not_methods, "notMethods", Form::Method),
-            paths: field(&raw.paths, "paths", Form::Path),
-            not_paths: field(&raw.not_paths, "notPaths", Form::Path),
-            path_regexes: field(&raw.path_regexes, "pathRegexes", Form::Other),
-            not_path_regexes: field(&raw.not_path_regexes, "notPathRegexes", Form::Other),
+            methods: field(&raw.methods, "methods"),
+            not_methods: field(&raw.not_methods, "notMethods"),
+            paths: field(&raw.paths, "paths"),
+            not_paths: field(&raw.not_paths, "notPaths"),
+            path_regexes: field(&raw.path_regexes, "pathRegexes"),
+            not_path_regexes: field(&raw.not_path_regexes, "notPathRegexes"),
         }
     }
 }

@@ -1,0 +1,218 @@
+//! `ringgate check`: every problem of a configuration, and everything in it that is probably not meant.
+
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::cli::{CheckArgs, os, resources};
+use crate::config::{Config, ConfigErrors, Lint, Problem, Resources};
+use crate::control::snapshot::SnapshotError;
+use crate::policy::lint::Severity;
+
+/// How to tell what is found.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// Exit with 1 if there is any warning; notes do not count.
+    #[arg(long)]
+    pub deny_warnings: bool,
+    /// How to print what is found.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// How to print what is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// One line each: errors, warnings, notes, and a count.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+struct Report {
+    /// `configuration is` or `resources are`, good.
+    subject: &'static str,
+    /// Where each resource holds, if that was asked for.
+    attached: Vec<String>,
+    errors: Vec<Problem>,
+    /// An error that is in no place of a file.
+    refused: Option<String>,
+    warnings: Vec<Problem>,
+    /// A warning that is in no place of a file.
+    absent: Option<String>,
+    lints: Vec<Lint>,
+}
+
+/// Checks and prints; the exit code is 1 if a start would fail, or for a warning where those are denied.
+///
+/// # Errors
+/// The first file cannot be read.
+pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let files = &args.resources;
+    if files.dialect.is_some() {
+        return Ok(resources::convert(files));
+    }
+    let main = files.main()?;
+    let report = if files.files.is_empty() || main.is_some() {
+        let more = files.files.get(1..).unwrap_or_default();
+        let config = main.unwrap_or(&args.config.config);
+        let loaded = crate::config::load_with(config, more, files.options());
+        Report::of(loaded, main.is_some())
+    } else {
+        Report::of_resources(resources::read(files))
+    };
+    match args.report.output {
+        Output::Text => report.print(),
+        Output::Json => os::say(&report.json().to_string()),
+    }
+    let warned = args.report.deny_warnings && report.count(Severity::Warning) > 0;
+    Ok(if report.failed() || warned {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+impl Report {
+    fn of(loaded: Result<Config, ConfigErrors>, attached: bool) -> Self {
+        let mut report = Self {
+            subject: "configuration is",
+            ..Self::default()
+        };
+        let config = match loaded {
+            Ok(config) => config,
+            Err(errors) => {
+                report.errors = errors.problems().to_vec();
+                return report;
+            }
+        };
+        report.warnings.clone_from(&config.warnings);
+        report.lints.clone_from(&config.lints);
+        if attached {
+            report.attached = resources::where_attached(&config.mesh);
+        }
+        match crate::control::plane::verify(config) {
+            Ok(()) => {}
+            // A configuration may be checked where its certificates are not.
+            Err(error @ SnapshotError::File { .. }) => {
+                report.absent = Some(format!("{error}; a start here would fail"));
+            }
+            Err(error) => report.refused = Some(error.to_string()),
+        }
+        report
+    }
+
+    fn of_resources(read: Result<(Resources, Vec<String>), ConfigErrors>) -> Self {
+        let mut report = Self {
+            subject: "resources are",
+            ..Self::default()
+        };
+        match read {
+            Ok((read, attached)) => {
+                report.warnings = read.warnings;
+                report.lints = read.lints;
+                report.attached = attached;
+            }
+            Err(errors) => report.errors = errors.problems().to_vec(),
+        }
+        report
+    }
+
+    fn failed(&self) -> bool {
+        !self.errors.is_empty() || self.refused.is_some()
+    }
+
+    fn count(&self, severity: Severity) -> usize {
+        let lints = self.lints.iter().filter(|l| l.severity == severity).count();
+        match severity {
+            Severity::Warning => lints + self.warnings.len() + usize::from(self.absent.is_some()),
+            Severity::Note => lints,
+        }
+    }
+
+    fn of_severity(&self, severity: Severity) -> impl Iterator<Item = &Lint> {
+        self.lints.iter().filter(move |l| l.severity == severity)
+    }
+
+    fn print(&self) {
+        for error in &self.errors {
+            os::complain(&error.to_string());
+        }
+        if let Some(error) = &self.refused {
+            os::complain(&format!("ringgate: {error}"));
+        }
+        for warning in &self.warnings {
+            os::say(&format!("warning: {warning}"));
+        }
+        if let Some(absent) = &self.absent {
+            os::say(&format!("warning: {absent}"));
+        }
+        for severity in [Severity::Warning, Severity::Note] {
+            for lint in self.of_severity(severity) {
+                os::say(&format!("{severity}: {lint}"));
+            }
+        }
+        let (warnings, notes) = (self.count(Severity::Warning), self.count(Severity::Note));
+        if warnings + notes > 0 {
+            os::say(&format!("{warnings} warnings, {notes} notes"));
+        }
+        for line in &self.attached {
+            os::say(line);
+        }
+        if !self.failed() {
+            os::say(&format!("{} good", self.subject));
+        }
+    }
+
+    fn json(&self) -> Value {
+        let errors = self.errors.iter().map(placed);
+        let refused = self
+            .refused
+            .iter()
+            .map(|message| json!({ "message": message }));
+        let warnings = self.warnings.iter().map(placed);
+        let absent = self
+            .absent
+            .iter()
+            .map(|message| json!({ "message": message }));
+        let of = |severity| self.of_severity(severity).map(linted);
+        json!({
+            "good": !self.failed(),
+            "attached": self.attached,
+            "errors": errors.chain(refused).collect::<Vec<_>>(),
+            "warnings": warnings.chain(absent).chain(of(Severity::Warning)).collect::<Vec<_>>(),
+            "notes": of(Severity::Note).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn placed(problem: &Problem) -> Value {
+    let mut out = place(problem);
+    if let Some(object) = out.as_object_mut() {
+        object.insert("message".to_owned(), json!(problem.message));
+    }
+    out
+}
+
+fn linted(lint: &Lint) -> Value {
+    let mut out = placed(&lint.problem);
+    if let Some(object) = out.as_object_mut() {
+        object.insert("code".to_owned(), json!(lint.code.name()));
+        if let Some(other) = &lint.other {
+            object.insert("other".to_owned(), place(other));
+        }
+    }
+    out
+}
+
+fn place(problem: &Problem) -> Value {
+    json!({
+        "file": problem.file.display().to_string(),
+        "line": problem.position.map(|(line, _)| line),
+        "column": problem.position.map(|(_, column)| column),
+        "key": problem.key,
+    })
+}

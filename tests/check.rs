@@ -1,0 +1,139 @@
+//! `ringgate check` as a program: what it prints, in which order, and its exit code.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test reports by panicking"
+)]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn check(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_ringgate"))
+        .arg("check")
+        .args(args)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap()
+}
+
+fn lines(output: &Output) -> Vec<String> {
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The demo's policies mean what they say; that two of its workloads have none is worth a note.
+#[test]
+fn the_demo_is_clean() {
+    let output = check(&["--config", "config/demo.toml"]);
+    assert!(output.status.success(), "{output:?}");
+    let lines = lines(&output);
+    let told: Vec<&String> = lines.iter().filter(|l| l.ends_with(']')).collect();
+    assert_eq!(told.len(), 1, "{lines:#?}");
+    assert!(told[0].starts_with("note: ") && told[0].ends_with("[uncovered]"));
+}
+
+const MESH: &str = r#"
+[[workloadEntry]]
+name = "a"
+serviceAccount = "a"
+address = "10.0.0.1"
+
+[[authorizationPolicy]]
+name = "wide"
+[[authorizationPolicy.rules]]
+from = [{ source.namespaces = ["default"] }]
+
+[[authorizationPolicy]]
+name = "narrow"
+[[authorizationPolicy.rules]]
+from = [{ source.principals = ["cluster.local/ns/default/sa/a"] }]
+
+[[authorizationPolicy]]
+name = "guard"
+action = "DENY"
+[[authorizationPolicy.rules]]
+to = [{ operation.methods = ["DELETE"] }]
+"#;
+
+fn write(dir: &Path, name: &str, text: &str) -> String {
+    let path = dir.join(name);
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+#[test]
+fn warnings_then_notes_then_the_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "mesh.toml", MESH);
+    let output = check(&[&file]);
+    assert!(output.status.success(), "{output:?}");
+    let found = lines(&output);
+    let warning = format!(
+        "warning: {file}:14:1: authorizationPolicy[1].rules[0]: changes nothing: rule 0 of `default/wide` matches whatever this rule matches [shadowed-rule] (see {file}:9:1)"
+    );
+    assert_eq!(found[0], warning, "{found:#?}");
+    assert!(found[1].starts_with("note: ") && found[1].contains("[deny-inside-allow]"));
+    assert_eq!(found[2], "1 warnings, 1 notes");
+    assert_eq!(found.last().unwrap(), "resources are good");
+
+    assert_eq!(check(&[&file, "--deny-warnings"]).status.code(), Some(1));
+    let ignored = MESH.replace(
+        "name = \"narrow\"",
+        "name = \"narrow\"\nannotations = { \"ringgate.dev/lint-ignore\" = \"shadowed-rule\" }",
+    );
+    let quiet = write(dir.path(), "quiet.toml", &ignored);
+    let output = check(&[&quiet, "--deny-warnings"]);
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn json() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "mesh.toml", MESH);
+    let output = check(&[&file, "--output", "json"]);
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["good"], true);
+    let warning = &found["warnings"][0];
+    assert_eq!(
+        (&warning["code"], &warning["line"]),
+        (&"shadowed-rule".into(), &14.into())
+    );
+    assert_eq!(warning["other"]["line"], 9);
+    assert_eq!(found["notes"][0]["code"], "deny-inside-allow");
+    let broken = write(
+        dir.path(),
+        "broken.toml",
+        "[[authorizationPolicy]]\nnam = \"x\"\n",
+    );
+    let output = check(&[&broken, "--output", "json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(found["good"], false);
+    assert_eq!(found["errors"][0]["line"], 2, "{found}");
+}
+
+/// The same in Istio's own words: the annotation is metadata, the place is the one in the YAML.
+#[test]
+fn yaml() {
+    let policy = |annotations: &str| {
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata:\n  name: open\n{annotations}spec:\n  rules:\n  - {{}}\n"
+        )
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "open.yaml", &policy(""));
+    let output = check(&[&file, "--deny-warnings"]);
+    assert_eq!(output.status.code(), Some(1));
+    let found = lines(&output);
+    assert!(
+        found[0].starts_with(&format!("warning: {file}:7:"))
+            && found[0].contains("spec.rules[0]: an empty rule"),
+        "{found:#?}"
+    );
+    let silenced = "  annotations:\n    ringgate.dev/lint-ignore: wide-open\n";
+    let file = write(dir.path(), "silenced.yaml", &policy(silenced));
+    let output = check(&[&file, "--deny-warnings"]);
+    assert!(output.status.success(), "{output:?}");
+}
