@@ -11,8 +11,8 @@ pub mod lab;
 pub mod layout;
 pub mod material;
 pub mod os;
-pub mod resources;
 pub mod policy;
+pub mod resources;
 pub mod stop;
 pub mod target;
 

@@ -22,12 +22,12 @@ use serde_json::{Value, json};
 const WHOLE: Options = Options {
     strict_import: false,
     partial: false,
-    lints: ringgate::config::Depth::Single,
+    lints: config::Depth::Single,
 };
 const PARTIAL: Options = Options {
     strict_import: false,
     partial: true,
-    lints: ringgate::config::Depth::Single,
+    lints: config::Depth::Single,
 };
 
 /// A mesh for the resources of a test: a waypoint `w`, an ingress `edge/in`, workloads and a service `a`.

@@ -8,12 +8,13 @@ use toml::Table;
 
 use crate::cli::cases::json::{Broken, flag_or, integer_or, member, text_or, texts};
 use crate::config::checked::Mesh;
-use crate::config::{self, ConfigErrors, Options};
+use crate::config::{self, ConfigErrors, Depth, Options};
 
 /// What a case refers to, such as a service, need not be in it.
 const PARTIAL: Options = Options {
     strict_import: true,
     partial: true,
+    lints: Depth::Single,
 };
 
 /// Reads the `mesh` of a case and these resources. An error is a resource that would be refused at load.

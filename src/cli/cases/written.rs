@@ -224,7 +224,8 @@ pub(super) fn read(path: &Path, text: &str) -> Result<Tests, Vec<Problem>> {
     if let Some(file) = &file {
         one_destination(file, &mut out);
     }
-    let (errors, _warnings) = out.located(&[(PathBuf::from(path), text.to_owned())]);
+    let located = out.located(&[(PathBuf::from(path), text.to_owned())]);
+    let errors = located.errors;
     match file {
         Some(file) if errors.is_empty() => {
             let line = |offset: usize| {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use ringgate::config::{ConfigErrors, Options, Resources, parse_resources, to_toml};
+use ringgate::config::{ConfigErrors, Depth, Options, Resources, parse_resources, to_toml};
 use ringgate::policy::validate;
 
 use super::config::places;
@@ -11,6 +11,7 @@ use super::config::places;
 const PARTIAL: Options = Options {
     strict_import: false,
     partial: true,
+    lints: Depth::Single,
 };
 
 /// A file in YAML.
