@@ -27,6 +27,11 @@ pub(super) fn render(report: &Report) -> String {
             "recorded: {}{generation}, {}; {than}\n",
             record.verdict, record.reason
         ));
+        if let Some(running) = record.running {
+            let same = record.generation == Some(running);
+            let word = if same { "the same" } else { "ANOTHER one" };
+            out.push_str(&format!("the process runs generation {running}, {word}\n"));
+        }
     }
     if !report.steps.is_empty() {
         out.push('\n');
@@ -84,10 +89,11 @@ fn way(out: &mut String, point: &Point) {
     for shadow in &point.dry_run {
         out.push_str(&format!("        {shadow}\n"));
     }
-    if !point.asked.is_empty() {
+    // Who said no is in the line itself.
+    if !point.asked.is_empty() && point.by != "CUSTOM" {
+        let asked = point.asked.join(", ");
         out.push_str(&format!(
-            "        asks {}, taken as a yes unless --custom says otherwise\n",
-            point.asked.join(", ")
+            "        asks {asked}: a yes, unless --custom says otherwise\n"
         ));
     }
 }
