@@ -237,7 +237,7 @@ fn decided(hops: &[Hop]) -> Option<&Hop> {
     hops.iter()
         .find(stops)
         .or_else(|| hops.iter().rev().find(by_policy))
-        .or(hops.last())
+        .or_else(|| hops.last())
 }
 
 /// What ended it, unless plaintext was refused before anything was read.
@@ -255,10 +255,12 @@ fn answer(hop: &Hop) -> String {
         Some(Stop::Provider(name)) => {
             format!("what provider `{name}` answers, 403 if it says nothing")
         }
-        Some(Stop::Close(close, why)) => match close {
-            CloseReason::Handshake => format!("the TLS handshake fails: {why}"),
-            close if hop.request.is_some() => format!("{}: {why}", close.status().as_u16()),
-            _ => format!("the connection is closed: {why}"),
+        Some(Stop::Close(CloseReason::Handshake, why)) => {
+            format!("the TLS handshake fails: {why}")
+        }
+        Some(Stop::Close(close, why)) => match &hop.request {
+            Some(_) => format!("{}: {why}", close.status().as_u16()),
+            None => format!("the connection is closed: {why}"),
         },
         None if hop
             .deciding()
