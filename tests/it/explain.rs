@@ -5,22 +5,15 @@ use std::time::Duration;
 
 use ringgate::cli::demo::Io;
 use ringgate::cli::drill::{Mesh, Scratch};
+use ringgate::cli::layout::Layout;
 use ringgate::cli::material;
 use ringgate::cli::target::{Target, field};
 use serde_json::Value;
 
 use crate::demo::layout;
 
-#[test]
-fn every_record_is_explained_as_it_was_judged() {
-    let dir = Scratch::new(false).unwrap();
-    let layout = layout(&dir);
-    material::write(&layout, "auto").unwrap();
-    let mut mesh = Mesh::start(crate::PROGRAM.as_ref(), &layout, Io::Auto).unwrap();
-    let target = Target::loopback(&layout);
-    target
-        .await_ready(Duration::from_secs(30), || mesh.alive())
-        .unwrap();
+/// The records of calls that are allowed, and of one denied at each place.
+fn records(target: &Target, layout: &Layout) -> Vec<Value> {
     let mark = target.records.mark();
     let plain = format!("http://{}/api/v1/users/7", layout.at(3, 8080));
     let calls = [
@@ -47,6 +40,20 @@ fn every_record_is_explained_as_it_was_judged() {
     let judged = |r: &Value| !field(r, "/kind").is_empty();
     let records = target.records.await_some(&mark, 14, judged);
     assert!(records.len() >= 14, "{records:#?}");
+    records
+}
+
+#[test]
+fn every_record_is_explained_as_it_was_judged() {
+    let dir = Scratch::new(false).unwrap();
+    let layout = layout(&dir);
+    material::write(&layout, "auto").unwrap();
+    let mut mesh = Mesh::start(crate::PROGRAM.as_ref(), &layout, Io::Auto).unwrap();
+    let target = Target::loopback(&layout);
+    target
+        .await_ready(Duration::from_secs(30), || mesh.alive())
+        .unwrap();
+    let records = records(&target, &layout);
     let (mut denied, mut allowed) = (0, 0);
     for record in &records {
         let output = Command::new(crate::PROGRAM)
