@@ -126,6 +126,8 @@ pub(super) struct Compared {
     pub(super) running: Option<u64>,
     /// This configuration decides otherwise.
     pub(super) differs: bool,
+    /// It may do so only because its policies read what a record does not hold.
+    pub(super) uncertain: bool,
 }
 
 impl Report {
@@ -159,12 +161,11 @@ impl Report {
                 report.notes.push(text.to_owned());
             }
         }
-        if let Some(text) = decided.and_then(|hop| subject.other_host(hop)) {
-            report.notes.push(text);
-        }
+        let hosts = decided.and_then(|hop| subject.other_host(hop).or_else(|| subject.ports(hop)));
+        report.notes.extend(hosts);
         report.record = subject
             .recorded
-            .map(|r| compared(r, recorded_as(subject.hops), subject.running));
+            .map(|r| subject.compared(r, recorded_as(subject.hops)));
         if let Some(recorded) = subject.recorded {
             report.notes.extend(limits_of(recorded));
         }
@@ -316,17 +317,6 @@ fn stopped(hop: &Hop, stop: &Stop, destination: &str) -> Vec<String> {
     vec![identity, target, policy, comparison, end]
 }
 
-fn compared(recorded: &Recorded, now: &str, running: Option<u64>) -> Compared {
-    let verdict = shown(recorded.text(&["verdict"]).unwrap_or_default());
-    Compared {
-        differs: verdict != now,
-        verdict,
-        reason: shown(recorded.text(&["reason"]).unwrap_or_default()),
-        generation: recorded.generation(),
-        running,
-    }
-}
-
 /// The verdict that a record of this would have: what policies say, also where nothing is there to be reached.
 fn recorded_as(hops: &[Hop]) -> &'static str {
     let allows = |hop: &Hop| {
@@ -364,6 +354,37 @@ fn limits_of(recorded: &Recorded) -> Vec<String> {
 }
 
 impl Subject<'_> {
+    fn compared(&self, recorded: &Recorded, now: &str) -> Compared {
+        let verdict = shown(recorded.text(&["verdict"]).unwrap_or_default());
+        let differs = verdict != now;
+        let claims = matches!(self.asked, Asked::Point { claims: Some(claims), .. } if claims.map().len() > 2);
+        let policies = &self.rules.mesh.authorization_policies;
+        let mut keys = policies
+            .iter()
+            .flat_map(|p| &p.rules)
+            .flat_map(|rule| &rule.when)
+            .map(|condition| condition.key.as_str());
+        let unknown = |key: &str| {
+            let of_token = [
+                "request.auth.claims",
+                "request.auth.audiences",
+                "request.auth.presenter",
+            ];
+            let header =
+                key.starts_with("request.headers[") && !key.starts_with("request.headers[:");
+            header || (!claims && of_token.iter().any(|known| key.starts_with(known)))
+        };
+        let request = recorded.text(&["request", "method"]).is_some();
+        Compared {
+            uncertain: differs && request && keys.any(unknown),
+            differs,
+            verdict,
+            reason: shown(recorded.text(&["reason"]).unwrap_or_default()),
+            generation: recorded.generation(),
+            running: self.running,
+        }
+    }
+
     /// A request for another host than its tunnel is refused, whatever is registered.
     fn other_host(&self, hop: &Hop) -> Option<String> {
         use crate::role::walk::To;
@@ -377,6 +398,32 @@ impl Subject<'_> {
         let host = request.host.name();
         (unknown && host != name).then(|| {
             format!("the connection is for {name} and the request for {host}: a gateway takes no request for another host")
+        })
+    }
+
+    /// A host that is there, but not at the port.
+    fn ports(&self, hop: &Hop) -> Option<String> {
+        use crate::role::walk::To;
+        let (Asked::Call { call, .. } | Asked::Departure { call }) = self.asked else {
+            return None;
+        };
+        let To::Name(name) = &call.to else {
+            return None;
+        };
+        let denied =
+            |said: &Said| said.by == By::Registry && said.judged.decision == Decision::Deny;
+        let services = &self.rules.mesh.services;
+        let of_host = services.iter().filter(|s| s.hosts.contains(name));
+        let ports: Vec<String> = of_host
+            .flat_map(|s| &s.ports)
+            .map(|p| p.number.to_string())
+            .collect();
+        let known = hop.deciding().is_some_and(denied) && !ports.is_empty();
+        known.then(|| {
+            format!(
+                "{name} is in the registry at port {} alone",
+                ports.join(", ")
+            )
         })
     }
 

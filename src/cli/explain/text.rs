@@ -18,10 +18,12 @@ pub(super) fn render(report: &Report) -> String {
     if let Some(record) = &report.record {
         let generation = record.generation;
         let generation = generation.map_or_else(String::new, |g| format!(" at generation {g}"));
-        let than = if record.differs {
-            "this configuration decides OTHERWISE"
-        } else {
-            "this configuration decides the same"
+        let than = match (record.differs, record.uncertain) {
+            (false, _) => "this configuration decides the same",
+            (true, false) => "this configuration decides OTHERWISE",
+            (true, true) => {
+                "this configuration decides otherwise, PERHAPS ONLY because its policies read header fields or claims that the record does not hold"
+            }
         };
         out.push_str(&format!(
             "recorded: {}{generation}, {}; {than}\n",

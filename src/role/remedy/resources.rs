@@ -24,6 +24,14 @@ pub(super) fn register(mesh: &mut Mesh, hop: &Hop) -> Option<Edit> {
         return None;
     };
     let host = Host::parse(destination).ok().filter(|h| h.ip().is_none())?;
+    // A host that is there lacks a port: whether anything listens there is no matter of policy.
+    if mesh
+        .services
+        .iter()
+        .any(|s| s.hosts.iter().any(|h| h == host.name()))
+    {
+        return None;
+    }
     let port = host.port().unwrap_or(80);
     let egress = |at: &usize| {
         let gateway = mesh.gateways.get(*at);
