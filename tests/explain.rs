@@ -157,6 +157,9 @@ fn apply(config: &str, edit: &Value) -> String {
         let rules: Vec<usize> = (start..end).filter(is_rule).chain([end]).collect();
         let at: usize = rule.parse().unwrap();
         lines.splice(rules[at]..rules[at + 1], toml);
+    } else if let Some(policy) = what.strip_prefix("remove authorizationPolicy ") {
+        let (start, end) = section(&lines, policy);
+        lines.drain(start..end);
     } else {
         assert!(what.starts_with("add "), "{what}");
         lines.extend(toml);

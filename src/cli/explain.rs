@@ -12,12 +12,15 @@ mod tokens;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 
 use super::ConfigArgs;
 use super::os;
 use crate::config::Config;
+use crate::control::http_client::HttpClient;
 use crate::role::enforcement::Enforcements;
 use crate::role::remedy::{self, Breadth, Edit};
 use crate::role::walk::{Assumed, Hop};
@@ -30,6 +33,8 @@ use self::tokens::Verifier;
 
 /// Exit code of a usage error, and of a configuration or record that cannot be read: neither allowed nor denied.
 const USAGE: u8 = 2;
+/// How long the admin listener may take.
+const ADMIN: Duration = Duration::from_secs(2);
 
 /// Form of the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -64,6 +69,9 @@ pub struct ExplainArgs {
     /// The `id` of the record in the log.
     #[arg(long, value_name = "ID", requires = "log")]
     pub id: Option<String>,
+    /// Ask the running process, at `admin.listen`, which generation it is at.
+    #[arg(long)]
+    pub running: bool,
     /// Form of the answer.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
@@ -188,8 +196,31 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<Report> {
         hops: &hops,
         ways: &ways,
         recorded: recorded.as_ref(),
+        running: if args.running {
+            Some(running(config)?)
+        } else {
+            None
+        },
         notes: verifier.notes(),
     }))
+}
+
+/// The generation of the running process.
+fn running(config: &Config) -> anyhow::Result<u64> {
+    let admin = config.process.admin;
+    let admin = admin.context("`--running`: the configuration has no `admin.listen`")?;
+    let url = format!("http://{admin}/generation");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let client = HttpClient::loopback_only();
+    let body = runtime
+        .block_on(client.get(&url, ADMIN))
+        .with_context(|| format!("`--running`: {url}"))?;
+    let text = String::from_utf8_lossy(&body).into_owned();
+    text.trim()
+        .parse()
+        .with_context(|| format!("`--running`: {url} answers no number"))
 }
 
 impl Asked {

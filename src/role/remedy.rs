@@ -45,6 +45,8 @@ pub enum Change {
     Add,
     /// This rule of it is replaced.
     Replace(usize),
+    /// This rule of it is removed, or the whole of it if it is the only one.
+    Remove(Option<usize>),
     /// A key of it is changed.
     Set,
 }

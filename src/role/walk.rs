@@ -143,7 +143,7 @@ impl Hop {
             let mut said = self.said.iter().rev();
             said.find(|s| s.judged.policy.is_some())
         };
-        denial.or_else(by_rule).or(self.said.last())
+        denial.or_else(by_rule).or_else(|| self.said.last())
     }
 
     /// Whether the call gets past it.
@@ -166,7 +166,7 @@ impl Hop {
         let workload = self.workload.and_then(|at| mesh.workloads.get(at));
         service
             .map(|s| &s.name)
-            .or(workload.map(|w| &w.name))
+            .or_else(|| workload.map(|w| &w.name))
             .map_or_else(|| "unknown".to_owned(), ToString::to_string)
     }
 }

@@ -12,6 +12,7 @@ mod demo;
 mod dry_run;
 mod egress;
 mod ending;
+mod explain;
 mod reload;
 mod rotation;
 mod story;

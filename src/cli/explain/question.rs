@@ -137,7 +137,7 @@ pub(super) fn of(
         .source_ip
         .map(|ip| ip.to_canonical())
         .or_else(|| address_of(mesh, from.as_ref()))
-        .unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        .unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
     let who = who(from.as_ref());
     let title = if args.no_http {
         format!("bytes to {written} port {port}, as {who}")
@@ -273,7 +273,7 @@ fn host(mesh: &Mesh, args: &CallArgs, to: &To, port: u16) -> anyhow::Result<Stri
         To::Workload(at) => literal(
             mesh.workloads
                 .get(*at)
-                .map_or(Ipv4Addr::UNSPECIFIED.into(), |w| w.address),
+                .map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |w| w.address),
         ),
         To::Gateway(_) => bail!("`--host` is needed: a gateway serves more than one"),
     };

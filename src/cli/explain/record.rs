@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, anyhow, bail};
 use http::{HeaderMap, HeaderValue, Method};
@@ -134,7 +134,7 @@ impl Recorded {
             let at =
                 at.with_context(|| format!("workload `{text}` is not in the mesh any more"))?;
             let address = rules.mesh.workloads.get(at).map(|w| w.address);
-            let address = address.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+            let address = address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
             let point = SitePoint::Workload {
                 workload,
                 app: SocketAddr::new(address, self.port().unwrap_or_default()),

@@ -24,6 +24,7 @@ pub(super) struct Subject<'a> {
     pub(super) hops: &'a [Hop],
     pub(super) ways: &'a [(Breadth, Vec<Edit>)],
     pub(super) recorded: Option<&'a Recorded>,
+    pub(super) running: Option<u64>,
     pub(super) notes: Vec<String>,
 }
 
@@ -121,8 +122,12 @@ pub(super) struct Compared {
     pub(super) verdict: String,
     pub(super) reason: String,
     pub(super) generation: Option<u64>,
+    /// Generation that the process of this configuration runs, if it was asked.
+    pub(super) running: Option<u64>,
     /// This configuration decides otherwise.
     pub(super) differs: bool,
+    /// It may do so only because its policies read what a record does not hold.
+    pub(super) uncertain: bool,
 }
 
 impl Report {
@@ -156,7 +161,11 @@ impl Report {
                 report.notes.push(text.to_owned());
             }
         }
-        report.record = subject.recorded.map(|r| compared(r, report.verdict));
+        let hosts = decided.and_then(|hop| subject.other_host(hop).or_else(|| subject.ports(hop)));
+        report.notes.extend(hosts);
+        report.record = subject
+            .recorded
+            .map(|r| subject.compared(r, recorded_as(subject.hops)));
         if let Some(recorded) = subject.recorded {
             report.notes.extend(limits_of(recorded));
         }
@@ -229,7 +238,7 @@ fn decided(hops: &[Hop]) -> Option<&Hop> {
     hops.iter()
         .find(stops)
         .or_else(|| hops.iter().rev().find(by_policy))
-        .or(hops.last())
+        .or_else(|| hops.last())
 }
 
 /// What ended it, unless plaintext was refused before anything was read.
@@ -247,10 +256,12 @@ fn answer(hop: &Hop) -> String {
         Some(Stop::Provider(name)) => {
             format!("what provider `{name}` answers, 403 if it says nothing")
         }
-        Some(Stop::Close(close, why)) => match close {
-            CloseReason::Handshake => format!("the TLS handshake fails: {why}"),
-            close if hop.request.is_some() => format!("{}: {why}", close.status().as_u16()),
-            _ => format!("the connection is closed: {why}"),
+        Some(Stop::Close(CloseReason::Handshake, why)) => {
+            format!("the TLS handshake fails: {why}")
+        }
+        Some(Stop::Close(close, why)) => match &hop.request {
+            Some(_) => format!("{}: {why}", close.status().as_u16()),
+            None => format!("the connection is closed: {why}"),
         },
         None if hop
             .deciding()
@@ -306,13 +317,20 @@ fn stopped(hop: &Hop, stop: &Stop, destination: &str) -> Vec<String> {
     vec![identity, target, policy, comparison, end]
 }
 
-fn compared(recorded: &Recorded, now: &str) -> Compared {
-    let verdict = shown(recorded.text(&["verdict"]).unwrap_or_default());
-    Compared {
-        differs: verdict != now,
-        verdict,
-        reason: shown(recorded.text(&["reason"]).unwrap_or_default()),
-        generation: recorded.generation(),
+/// The verdict that a record of this would have: what policies say, also where nothing is there to be reached.
+fn recorded_as(hops: &[Hop]) -> &'static str {
+    let allows = |hop: &Hop| {
+        let denied = |s: &Said| s.judged.decision == Decision::Deny;
+        let reached = match &hop.stop {
+            None | Some(Stop::Close(CloseReason::NoRoute, _)) => true,
+            Some(Stop::Close(..) | Stop::Token(_) | Stop::Provider(_)) => false,
+        };
+        reached && !hop.said.is_empty() && !hop.said.iter().any(denied)
+    };
+    if !hops.is_empty() && hops.iter().all(allows) {
+        "allow"
+    } else {
+        "deny"
     }
 }
 
@@ -336,6 +354,79 @@ fn limits_of(recorded: &Recorded) -> Vec<String> {
 }
 
 impl Subject<'_> {
+    fn compared(&self, recorded: &Recorded, now: &str) -> Compared {
+        let verdict = shown(recorded.text(&["verdict"]).unwrap_or_default());
+        let differs = verdict != now;
+        let claims = matches!(self.asked, Asked::Point { claims: Some(claims), .. } if claims.map().len() > 2);
+        let policies = &self.rules.mesh.authorization_policies;
+        let mut keys = policies
+            .iter()
+            .flat_map(|p| &p.rules)
+            .flat_map(|rule| &rule.when)
+            .map(|condition| condition.key.as_str());
+        let unknown = |key: &str| {
+            let of_token = [
+                "request.auth.claims",
+                "request.auth.audiences",
+                "request.auth.presenter",
+            ];
+            let header =
+                key.starts_with("request.headers[") && !key.starts_with("request.headers[:");
+            header || (!claims && of_token.iter().any(|known| key.starts_with(known)))
+        };
+        let request = recorded.text(&["request", "method"]).is_some();
+        Compared {
+            uncertain: differs && request && keys.any(unknown),
+            differs,
+            verdict,
+            reason: shown(recorded.text(&["reason"]).unwrap_or_default()),
+            generation: recorded.generation(),
+            running: self.running,
+        }
+    }
+
+    /// A request for another host than its tunnel is refused, whatever is registered.
+    fn other_host(&self, hop: &Hop) -> Option<String> {
+        use crate::role::walk::To;
+        let Asked::Call { call, .. } = self.asked else {
+            return None;
+        };
+        let (To::Name(name), Some(request)) = (&call.to, &hop.request) else {
+            return None;
+        };
+        let unknown = hop.deciding().is_some_and(|said| said.by == By::Registry);
+        let host = request.host.name();
+        (unknown && host != name).then(|| {
+            format!("the connection is for {name} and the request for {host}: a gateway takes no request for another host")
+        })
+    }
+
+    /// A host that is there, but not at the port.
+    fn ports(&self, hop: &Hop) -> Option<String> {
+        use crate::role::walk::To;
+        let (Asked::Call { call, .. } | Asked::Departure { call }) = self.asked else {
+            return None;
+        };
+        let To::Name(name) = &call.to else {
+            return None;
+        };
+        let denied =
+            |said: &Said| said.by == By::Registry && said.judged.decision == Decision::Deny;
+        let services = &self.rules.mesh.services;
+        let of_host = services.iter().filter(|s| s.hosts.contains(name));
+        let ports: Vec<String> = of_host
+            .flat_map(|s| &s.ports)
+            .map(|p| p.number.to_string())
+            .collect();
+        let known = hop.deciding().is_some_and(denied) && !ports.is_empty();
+        known.then(|| {
+            format!(
+                "{name} is in the registry at port {} alone",
+                ports.join(", ")
+            )
+        })
+    }
+
     /// What the caller asked for, where that is not in the mesh.
     fn asked_destination(&self) -> Option<String> {
         use crate::role::walk::To;
@@ -419,19 +510,30 @@ impl Subject<'_> {
             }
             hypothetical |= !hop.allows();
         }
+        // Each provider is asked once at a place.
+        let mut before: Option<String> = None;
+        for point in &mut way {
+            if before.as_ref() == Some(&point.at) {
+                point.asked.clear();
+            }
+            if !point.asked.is_empty() {
+                before = Some(point.at.clone());
+            }
+        }
         way
     }
 
     fn point(&self, at: &str, hop: &Hop, said: &Said, hypothetical: bool) -> Point {
         let judged = &said.judged;
-        let shadow = [("DENY", judged.shadow.deny), ("ALLOW", judged.shadow.allow)];
-        let shadow = shadow.into_iter().filter_map(|(action, decision)| {
-            let would = match decision? {
-                Decision::Allow => "allow",
-                Decision::Deny => "deny",
-            };
-            Some(format!("{action} policies in dry run would {would}"))
+        let denied = judged.shadow.deny.map(|decision| match decision {
+            Decision::Deny => "a DENY policy in dry run would deny it",
+            Decision::Allow => "no DENY policy in dry run matches",
         });
+        let allowed = judged.shadow.allow.map(|decision| match decision {
+            Decision::Allow => "an ALLOW policy in dry run would allow it",
+            Decision::Deny => "no ALLOW policy in dry run matches",
+        });
+        let shadow = denied.into_iter().chain(allowed);
         Point {
             at: at.to_owned(),
             by: self.by(said.by),
@@ -442,7 +544,7 @@ impl Subject<'_> {
             policy: judged.policy.as_ref().map(ToString::to_string),
             rule: judged.rule,
             audit: judged.audit,
-            dry_run: shadow.collect(),
+            dry_run: shadow.map(str::to_owned).collect(),
             asked: hop.asked.clone(),
             hypothetical,
         }
@@ -512,10 +614,13 @@ impl Subject<'_> {
                 Change::New => write!(what, "add {kind} {name}"),
                 Change::Add => write!(what, "add a rule to {kind} {name}"),
                 Change::Replace(at) => write!(what, "in {kind} {name}, write instead of rule {at}"),
+                Change::Remove(None) => write!(what, "remove {kind} {name}"),
+                Change::Remove(Some(at)) => write!(what, "remove rule {at} of {kind} {name}"),
                 Change::Set => write!(what, "in {kind} {name}, write"),
             });
             let rule = match edit.change {
                 Change::Replace(at) => Some(at),
+                Change::Remove(rule) => rule,
                 Change::New | Change::Add | Change::Set => None,
             };
             if let Some(place) = self.written_at(name, rule) {

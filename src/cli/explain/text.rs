@@ -18,15 +18,22 @@ pub(super) fn render(report: &Report) -> String {
     if let Some(record) = &report.record {
         let generation = record.generation;
         let generation = generation.map_or_else(String::new, |g| format!(" at generation {g}"));
-        let than = if record.differs {
-            "this configuration decides OTHERWISE"
-        } else {
-            "this configuration decides the same"
+        let than = match (record.differs, record.uncertain) {
+            (false, _) => "this configuration decides the same",
+            (true, false) => "this configuration decides OTHERWISE",
+            (true, true) => {
+                "this configuration decides otherwise, PERHAPS ONLY because its policies read header fields or claims that the record does not hold"
+            }
         };
         out.push_str(&format!(
             "recorded: {}{generation}, {}; {than}\n",
             record.verdict, record.reason
         ));
+        if let Some(running) = record.running {
+            let same = record.generation == Some(running);
+            let word = if same { "the same" } else { "ANOTHER one" };
+            out.push_str(&format!("the process runs generation {running}, {word}\n"));
+        }
     }
     if !report.steps.is_empty() {
         out.push('\n');
@@ -84,10 +91,11 @@ fn way(out: &mut String, point: &Point) {
     for shadow in &point.dry_run {
         out.push_str(&format!("        {shadow}\n"));
     }
-    if !point.asked.is_empty() {
+    // Who said no is in the line itself.
+    if !point.asked.is_empty() && point.by != "CUSTOM" {
+        let asked = point.asked.join(", ");
         out.push_str(&format!(
-            "        asks {}, taken as a yes unless --custom says otherwise\n",
-            point.asked.join(", ")
+            "        asks {asked}: a yes, unless --custom says otherwise\n"
         ));
     }
 }

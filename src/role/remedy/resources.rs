@@ -14,6 +14,9 @@ use crate::role::walk::{Hop, Place};
 use crate::vocab::host::Host;
 use crate::vocab::resource::ResourceName;
 
+/// Label of a service that passes a gateway.
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+
 /// Registers an outside host, behind the egress gateway if the mesh has one.
 pub(super) fn register(mesh: &mut Mesh, hop: &Hop) -> Option<Edit> {
     let reason = &hop.deciding()?.judged.reason;
@@ -21,6 +24,14 @@ pub(super) fn register(mesh: &mut Mesh, hop: &Hop) -> Option<Edit> {
         return None;
     };
     let host = Host::parse(destination).ok().filter(|h| h.ip().is_none())?;
+    // A host that is there lacks a port: whether anything listens there is no matter of policy.
+    if mesh
+        .services
+        .iter()
+        .any(|s| s.hosts.iter().any(|h| h == host.name()))
+    {
+        return None;
+    }
     let port = host.port().unwrap_or(80);
     let egress = |at: &usize| {
         let gateway = mesh.gateways.get(*at);
@@ -38,31 +49,13 @@ pub(super) fn register(mesh: &mut Mesh, hop: &Hop) -> Option<Edit> {
         (None, None) => return None,
     };
     let name = ResourceName::new(&namespace, &free_name(mesh, &host.name().replace('.', "-")));
-    let (protocol, word) = if hop.http {
-        (Protocol::Http, "HTTP")
-    } else {
-        (Protocol::Tcp, "TCP")
-    };
-    let mut toml = format!(
-        "[[serviceEntry]]\nname = {}\nnamespace = {}\n",
-        text(&name.name),
-        text(&namespace)
-    );
-    let mut labels = BTreeMap::new();
-    let allows = match through {
+    let behind = through.map(|gateway| gateway.name.clone());
+    let service = outside(name, &host, port, hop.http, (gateway, behind.as_ref()));
+    let allows = match &behind {
         Some(gateway) => {
-            let label = text(&gateway.name.name);
-            toml.push_str(&format!(
-                "labels = {{ \"istio.io/use-waypoint\" = {label} }}\n"
-            ));
-            labels.insert(
-                "istio.io/use-waypoint".to_owned(),
-                gateway.name.name.clone(),
-            );
             let text = format!(
-                "registers {} behind egress gateway {}, which lets nobody there without a policy",
-                host.name(),
-                gateway.name
+                "registers {} behind egress gateway {gateway}, which lets nobody there without a policy",
+                host.name()
             );
             (text, false)
         }
@@ -74,19 +67,38 @@ pub(super) fn register(mesh: &mut Mesh, hop: &Hop) -> Option<Edit> {
             (text, true)
         }
     };
-    let lower = word.to_ascii_lowercase();
-    toml.push_str(&format!(
-        "hosts = [{}]\nports = [{{ number = {port}, name = \"{lower}\", protocol = \"{word}\" }}]\n\
-         location = \"MESH_EXTERNAL\"\nresolution = \"DNS\"\n",
-        text(host.name())
-    ));
-    mesh.services.push(Service {
-        name: name.clone(),
+    let edit = Edit {
+        kind: "serviceEntry",
+        name: service.name.clone(),
+        change: Change::New,
+        toml: entry(&service),
+        allows,
+    };
+    mesh.services.push(service);
+    Some(edit)
+}
+
+/// An outside service of one host and port.
+fn outside(
+    name: ResourceName,
+    host: &Host,
+    port: u16,
+    http: bool,
+    (waypoint, behind): (Option<usize>, Option<&ResourceName>),
+) -> Service {
+    let (protocol, word) = if http {
+        (Protocol::Http, "http")
+    } else {
+        (Protocol::Tcp, "tcp")
+    };
+    let label = |gateway: &ResourceName| (USE_WAYPOINT.to_owned(), gateway.name.clone());
+    Service {
+        name,
         hosts: vec![host.name().to_owned()],
         addresses: Vec::new(),
         ports: vec![ServicePort {
             number: port,
-            name: lower,
+            name: word.to_owned(),
             protocol,
             target_port: port,
         }],
@@ -95,16 +107,36 @@ pub(super) fn register(mesh: &mut Mesh, hop: &Hop) -> Option<Edit> {
         endpoints: vec![host.name().to_owned()],
         subject_alt_names: Vec::new(),
         allow_private: false,
-        waypoint: gateway,
-        labels,
+        waypoint,
+        labels: behind.map(label).into_iter().collect(),
+    }
+}
+
+/// The same as the configuration writes it.
+fn entry(service: &Service) -> String {
+    let mut toml = format!(
+        "[[serviceEntry]]\nname = {}\nnamespace = {}\n",
+        text(&service.name.name),
+        text(&service.name.namespace)
+    );
+    if let Some(gateway) = service.labels.get(USE_WAYPOINT) {
+        let gateway = text(gateway);
+        toml.push_str(&format!("labels = {{ \"{USE_WAYPOINT}\" = {gateway} }}\n"));
+    }
+    let ports = service.ports.iter().map(|port| {
+        let protocol = port.name.to_ascii_uppercase();
+        format!(
+            "{{ number = {}, name = {}, protocol = \"{protocol}\" }}",
+            port.number,
+            text(&port.name)
+        )
     });
-    Some(Edit {
-        kind: "serviceEntry",
-        name,
-        change: Change::New,
-        toml,
-        allows,
-    })
+    toml.push_str(&format!(
+        "hosts = {}\nports = [{}]\nlocation = \"MESH_EXTERNAL\"\nresolution = \"DNS\"\n",
+        written::list(&service.hosts),
+        ports.collect::<Vec<_>>().join(", ")
+    ));
+    toml
 }
 
 fn free_name(mesh: &Mesh, wanted: &str) -> String {

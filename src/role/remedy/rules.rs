@@ -32,7 +32,9 @@ pub(super) fn allow(mesh: &mut Mesh, hop: &Hop, judged: &Judged, breadth: Breadt
     }
     let allows = match change {
         Change::Replace(_) => (format!("this rule then allows {}", scope(&rule)), true),
-        Change::New | Change::Add | Change::Set => narrow_scope(&rule, &dropped),
+        Change::New | Change::Add | Change::Set | Change::Remove(_) => {
+            narrow_scope(&rule, &dropped)
+        }
     };
     let edit = Edit {
         kind: KIND,
@@ -46,7 +48,7 @@ pub(super) fn allow(mesh: &mut Mesh, hop: &Hop, judged: &Judged, breadth: Breadt
     let rules = &mut policies.find(|p| p.name == name)?.rules;
     match change {
         Change::Replace(at) => *rules.get_mut(at)? = rule,
-        Change::New | Change::Add | Change::Set => rules.push(rule),
+        Change::New | Change::Add | Change::Set | Change::Remove(_) => rules.push(rule),
     }
     Some(edit)
 }
@@ -249,24 +251,60 @@ pub(super) fn except(
             (instead, (text.to_owned(), anyone))
         }
     };
+    // What asks for a value and for another one at once never holds.
+    let instead: Vec<Rule> = instead.into_iter().filter_map(without_void).collect();
     if instead.iter().any(|rule| probe.holds(policy, rule.clone())) {
         return None;
     }
+    let change = match (instead.is_empty(), policy.rules.len()) {
+        (false, _) => Change::Replace(at),
+        (true, 1) => Change::Remove(None),
+        (true, _) => Change::Remove(Some(at)),
+    };
     let tables = instead
         .iter()
         .map(|rule| format!("[[authorizationPolicy.rules]]\n{}", written::rule(rule)));
     let edit = Edit {
         kind: KIND,
         name: policy.name.clone(),
-        change: Change::Replace(at),
+        change,
         toml: tables.collect::<Vec<_>>().join("\n"),
         allows,
     };
     let name = policy.name.clone();
-    let mut policies = mesh.authorization_policies.iter_mut();
-    let rules = &mut policies.find(|p| p.name == name)?.rules;
+    let all = &mut mesh.authorization_policies;
+    if change == Change::Remove(None) {
+        all.retain(|p| p.name != name);
+        return Some(edit);
+    }
+    let rules = &mut all.iter_mut().find(|p| p.name == name)?.rules;
     drop(rules.splice(at..=at, instead));
     Some(edit)
+}
+
+/// The rule without the sources and operations that never hold; `None` if it never holds itself.
+fn without_void(mut rule: Rule) -> Option<Rule> {
+    let (from, to) = (rule.from.len(), rule.to.len());
+    rule.from.retain(|source| !is_void(source));
+    rule.to.retain(|operation| !is_void(operation));
+    let gone = (from > 0 && rule.from.is_empty()) || (to > 0 && rule.to.is_empty());
+    (!gone).then_some(rule)
+}
+
+/// Whether it asks for values of which its `not` form takes every one.
+fn is_void<F: Fields>(clause: &F) -> bool {
+    let fields = clause.fields();
+    let not_of = |name: &str| {
+        let (first, rest) = name.split_at_checked(1)?;
+        let not = format!("not{}{rest}", first.to_ascii_uppercase());
+        let found = fields.iter().find(|(n, _)| *n == not)?;
+        Some(found.1)
+    };
+    fields.iter().any(|(name, values)| {
+        let without = not_of(name);
+        let taken = |not: &Vec<String>| values.iter().all(|value| not.contains(value));
+        !values.is_empty() && without.is_some_and(taken)
+    })
 }
 
 /// The rule for every other caller.
