@@ -159,7 +159,7 @@ fn no(system: &System) {
     let answer = system.stopped("/http/deny", &["-H", "content-type: application/grpc"], 200);
     assert_eq!(
         (answer.header("grpc-status"), answer.body.as_str()),
-        (Some("14"), "")
+        (Some("2"), "")
     );
     // HEAD has no body, and the connection goes on.
     let answer = system.stopped("/http/deny", &["--head"], 418);
