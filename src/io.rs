@@ -3,6 +3,7 @@
 //! Everything above sees the runtime only through `rt`.
 
 pub mod body;
+pub mod call;
 pub mod clock;
 pub mod h1;
 pub mod hbone;

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod exchange;
+pub mod extauthz;
 pub mod http;
 pub mod identity;
 pub mod io;

@@ -3,6 +3,7 @@
 pub mod attach;
 pub mod attribute;
 pub mod compile;
+pub mod custom;
 pub mod decide;
 pub mod explain;
 pub mod facts;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use attach::{Point, PointKind, Scope, ServiceKind, attaches};
 pub use compile::{L4Deny, MeshPolicies, PolicyProblem, compile, validate};
+pub use custom::{CustomMatch, custom_matches};
 pub use decide::{
     OutboundTarget, custom_providers, decide, decide_connect, decide_outbound, decide_plaintext,
     decide_via_waypoint,

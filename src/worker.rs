@@ -3,6 +3,7 @@
 pub mod boot;
 pub mod connect;
 pub mod core;
+pub mod custom;
 pub mod edge;
 pub mod exchange;
 pub mod forward;

@@ -30,6 +30,7 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
     ("http", true, &["vocab", "policy::facts"]),
     ("jwt", true, &["vocab", "policy::model"]),
     ("oidc", true, &["vocab", "jwt"]),
+    ("extauthz", true, &["vocab", "http", "policy::facts"]),
     ("upstream", true, &["vocab"]),
     ("config", true, L1),
     ("exchange", true, L1),
@@ -42,13 +43,15 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
 ];
 
 const L1: &[&str] = &[
-    "vocab", "policy", "identity", "http", "jwt", "oidc", "upstream",
+    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream",
 ];
 const L2: &[&str] = &[
-    "vocab", "policy", "identity", "http", "jwt", "oidc", "upstream", "config", "exchange",
+    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "config",
+    "exchange",
 ];
 const L3: &[&str] = &[
-    "vocab", "policy", "identity", "http", "jwt", "oidc", "upstream", "config", "exchange", "role",
+    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "config",
+    "exchange", "role",
 ];
 const L4: &[&str] = &[
     "vocab",
@@ -57,6 +60,7 @@ const L4: &[&str] = &[
     "http",
     "jwt",
     "oidc",
+    "extauthz",
     "upstream",
     "config",
     "exchange",
@@ -72,6 +76,7 @@ const L5: &[&str] = &[
     "http",
     "jwt",
     "oidc",
+    "extauthz",
     "upstream",
     "config",
     "exchange",
@@ -87,6 +92,7 @@ const L6: &[&str] = &[
     "http",
     "jwt",
     "oidc",
+    "extauthz",
     "upstream",
     "config",
     "exchange",

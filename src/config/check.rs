@@ -1,6 +1,7 @@
 //! Values and references: from `raw` to `checked`. Nothing stops at the first problem.
 
 mod authn;
+mod authorizer;
 mod condition;
 mod listeners;
 mod locate;

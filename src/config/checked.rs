@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::problem::{Lint, Problem};
+use crate::extauthz::Authorizer;
 use crate::jwt::model::RequestAuthentication;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
 use crate::policy::{L4Deny, Scope};
@@ -342,6 +343,8 @@ pub struct Mesh {
     pub request_authentications: Vec<RequestAuthentication>,
     /// `[[extensionProvider]]` of kind `oidc`.
     pub oidc_providers: Vec<OidcProvider>,
+    /// `[[extensionProvider]]` of the other kinds.
+    pub authorizers: Vec<Authorizer>,
 }
 
 /// `[[gateway]]`: where a waypoint, ingress or egress stands and who it is.

@@ -1,6 +1,7 @@
 //! What the files may say: one struct per table, Istio's names, nothing judged yet beyond keys and types.
 
 pub(crate) mod authn;
+pub(crate) mod authorizer;
 pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod process;

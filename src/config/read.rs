@@ -231,6 +231,38 @@ impl Read for PolicyPort {
     }
 }
 
+/// A status of HTTP that tells an error: Istio's string, or an integer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Status(pub(crate) u16);
+
+impl Read for Status {
+    const EXPECTED: &'static str = "an HTTP status from 400 to 599 such as \"503\"";
+    fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
+        let status = match &value.kind {
+            Kind::Text(text) if text.len() == 3 => text.parse().ok(),
+            Kind::Integer(Some(n)) => u16::try_from(*n).ok(),
+            Kind::Text(_) | Kind::Integer(None) => None,
+            Kind::Float
+            | Kind::Boolean(_)
+            | Kind::Datetime
+            | Kind::Missing
+            | Kind::Null
+            | Kind::List(_)
+            | Kind::Table(_) => {
+                mismatch::<Self>(value, place, out);
+                return None;
+            }
+        };
+        let status = status
+            .filter(|status| (400..600).contains(status))
+            .map(Self);
+        if status.is_none() {
+            out.error(place, format!("out of range, expected {}", Self::EXPECTED));
+        }
+        status
+    }
+}
+
 impl Read for SocketAddr {
     const EXPECTED: &'static str =
         "an address with a port such as \"10.0.0.1:15008\" or \"[::1]:15008\"";

@@ -197,6 +197,12 @@ const HOP_BY_HOP: [&str; 8] = [
     "http2-settings",
 ];
 
+/// Whether a field, by its name in lower case, belongs to one hop.
+#[must_use]
+pub fn is_hop_by_hop(name: &str) -> bool {
+    HOP_BY_HOP.contains(&name)
+}
+
 /// Fields that `Connection` may not take away: they decide what the request is.
 const END_TO_END: [&str; 9] = [
     "host",

@@ -55,7 +55,12 @@ impl Reply {
             StatusCode::FORBIDDEN => "7",
             StatusCode::BAD_REQUEST => "13",
             StatusCode::NOT_FOUND => "12",
-            _ => "14",
+            StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT => "14",
+            // The table of gRPC over HTTP/2 knows no more: unknown.
+            _ => "2",
         };
         let mut headers = self.headers;
         headers.insert(

@@ -1,5 +1,6 @@
 //! Bodies in pieces, from either protocol to either protocol, never held whole.
 
+use std::collections::VecDeque;
 use std::io;
 use std::task::{Context, Poll, ready};
 
@@ -26,9 +27,20 @@ pub enum Source<'a> {
     H1(&'a mut Reader, BodyDecoder),
     /// An HTTP/2 stream.
     H2(RecvStream),
+    /// Pieces that were read before, and the rest of the body behind them.
+    Held(Box<(VecDeque<Chunk>, Self)>),
 }
 
 impl Source<'_> {
+    /// Puts pieces that were read before the rest.
+    #[must_use]
+    pub fn with(self, pieces: VecDeque<Chunk>) -> Self {
+        if pieces.is_empty() {
+            return self;
+        }
+        Self::Held(Box::new((pieces, self)))
+    }
+
     /// The next piece; `None` at the end.
     ///
     /// # Errors
@@ -65,6 +77,10 @@ impl Source<'_> {
                 let trailers = ready!(stream.poll_trailers(cx)).map_err(io::Error::other)?;
                 Poll::Ready(Ok(trailers.map(Chunk::Trailers)))
             }
+            Self::Held(held) => match held.0.pop_front() {
+                Some(piece) => Poll::Ready(Ok(Some(piece))),
+                None => held.1.poll_next(cx),
+            },
         }
     }
 
@@ -80,6 +96,7 @@ impl Source<'_> {
         match self {
             Self::Empty | Self::H2(_) => Poll::Pending,
             Self::H1(reader, _) => reader.poll_gone(cx),
+            Self::Held(held) => held.1.poll_gone(cx),
         }
     }
 
@@ -89,6 +106,7 @@ impl Source<'_> {
         match self {
             Self::Empty | Self::H2(_) => true,
             Self::H1(_, decoder) => decoder.is_done(),
+            Self::Held(held) => held.0.is_empty() && held.1.is_done(),
         }
     }
 
@@ -99,6 +117,7 @@ impl Source<'_> {
             Self::Empty => true,
             Self::H1(_, decoder) => decoder.is_done(),
             Self::H2(stream) => stream.is_end_stream(),
+            Self::Held(held) => held.0.is_empty() && held.1.is_empty(),
         }
     }
 }

@@ -83,11 +83,20 @@ fn comparison(judged: &Judged, conn: &Connection) -> String {
         | Reason::ViaWaypoint
         | Reason::KnownDestination
         | Reason::UnknownDestinationAllowed
-        | Reason::UnknownDestination(_) => format!("presented: {presented}: {}", judged.reason),
+        | Reason::UnknownDestination(_)
+        | Reason::CustomDenied(_)
+        | Reason::CustomError(_) => format!("presented: {presented}: {}", judged.reason),
     }
 }
 
 fn decision(judged: &Judged, request: Option<&Request>) -> String {
+    if matches!(
+        judged.reason,
+        Reason::CustomDenied(_) | Reason::CustomError(_)
+    ) {
+        // What the client sees is the provider's answer or `statusOnError`.
+        return "decision: DENY, by the provider".to_owned();
+    }
     match (judged.decision, request) {
         (Decision::Allow, Some(_)) if judged.would_deny => {
             "decision: ALLOW, the mesh is in dry run; it would be DENY, 403 RBAC: access denied"

@@ -50,6 +50,10 @@ pub enum Reason {
     UnknownDestinationAllowed,
     /// The destination is not in the registry, and `outboundTrafficPolicy` is `REGISTRY_ONLY`.
     UnknownDestination(Box<str>),
+    /// The provider of a CUSTOM policy said no: its name.
+    CustomDenied(Box<str>),
+    /// The provider of a CUSTOM policy could not be asked or gave no answer: its name and what went wrong.
+    CustomError(Box<str>),
 }
 
 /// The ALLOW rule that failed by the fewest conditions, and the first of those.
@@ -76,6 +80,8 @@ impl Reason {
             Self::KnownDestination => "known_destination",
             Self::UnknownDestinationAllowed => "unknown_destination_allowed",
             Self::UnknownDestination(_) => "unknown_destination",
+            Self::CustomDenied(_) => "custom_denied",
+            Self::CustomError(_) => "custom_error",
         }
     }
 
@@ -85,6 +91,7 @@ impl Reason {
         match self {
             Self::DenyRule => Some(Action::Deny),
             Self::AllowRule | Self::NoRuleMatched(_) => Some(Action::Allow),
+            Self::CustomDenied(_) | Self::CustomError(_) => Some(Action::Custom),
             Self::NoPolicy
             | Self::NoPolicyDefaultDeny
             | Self::PlaintextUnderStrict
@@ -119,6 +126,8 @@ impl fmt::Display for Reason {
                 f,
                 "destination `{destination}` is not in the registry, outboundTrafficPolicy is REGISTRY_ONLY"
             ),
+            Self::CustomDenied(provider) => write!(f, "provider `{provider}` said no"),
+            Self::CustomError(trouble) => write!(f, "provider {trouble}"),
         }
     }
 }

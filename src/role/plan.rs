@@ -8,8 +8,8 @@ use http::Method;
 use crate::config::checked::{Location, Mesh, Protocol, Workload};
 use crate::exchange::close::CloseReason;
 use crate::policy::{
-    Connection, Denied, OutboundTarget, Permit, Request, Verdict, decide, decide_connect,
-    decide_outbound, decide_plaintext, decide_via_waypoint, mtls_mode,
+    Connection, CustomMatch, Denied, OutboundTarget, Permit, Request, Verdict, custom_matches,
+    decide, decide_connect, decide_outbound, decide_plaintext, decide_via_waypoint, mtls_mode,
 };
 use crate::role::directory::service_port;
 use crate::role::enforcement::{Enforcement, Enforcements};
@@ -321,7 +321,24 @@ pub fn still_allowed(
     })
 }
 
-impl Plan<'_> {
+impl<'s> Plan<'s> {
+    /// The CUSTOM policies that match, by name of their providers and one for each. All of those must say yes before the
+    /// rest is judged.
+    #[must_use]
+    pub fn custom(
+        &self,
+        connection: &Connection,
+        request: Option<&Request>,
+    ) -> Vec<CustomMatch<'s>> {
+        let sets = self.enforcements.iter().map(|e| &e.set);
+        let mut all: Vec<CustomMatch<'s>> = sets
+            .flat_map(|set| custom_matches(set, connection, request))
+            .collect();
+        all.sort_by(|a, b| a.provider.cmp(b.provider));
+        all.dedup_by(|a, b| a.provider == b.provider);
+        all
+    }
+
     /// Judges; every enforcement point must allow, and the last permit is the one to dial with.
     ///
     /// # Errors
@@ -368,7 +385,10 @@ impl Plan<'_> {
             Protocol::Http | Protocol::Http2 | Protocol::Grpc | Protocol::Https => true,
             Protocol::Tls | Protocol::Tcp => false,
         };
-        let asks = |e: &&Enforcement| e.set.needs_http() || !e.tokens.is_empty();
+        // An authorizer judges requests wherever there are any, whatever the rules of its policy look at.
+        let asks = |e: &&Enforcement| {
+            e.set.needs_http() || !e.tokens.is_empty() || !e.set.providers().is_empty()
+        };
         http && (at_gateway || self.enforcements.len() > 1 || self.enforcements.iter().any(asks))
     }
 }

@@ -7,7 +7,7 @@ use crate::config::checked::{GatewayClass, Location, Mesh};
 use crate::exchange::close::CloseReason;
 use crate::http::forward;
 use crate::jwt::{TokenOutcome, TokenRules};
-use crate::policy::{Connection, Decision, Judged, Request, custom_providers};
+use crate::policy::{Connection, Decision, Judged, Request};
 use crate::role::authenticate::{self, InvalidToken, TokenRefused};
 use crate::role::directory::service_port;
 use crate::role::enforcement::{Enforcements, Of};
@@ -589,14 +589,8 @@ impl Hop {
 }
 
 fn asked(plan: &Plan<'_>, connection: &Connection, request: Option<&Request>) -> Vec<String> {
-    let all = plan.enforcements.iter();
-    let mut names: Vec<String> = all
-        .flat_map(|e| custom_providers(&e.set, connection, request))
-        .map(str::to_owned)
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+    let all = plan.custom(connection, request);
+    all.iter().map(|found| found.provider.to_owned()).collect()
 }
 
 fn unreachable(mesh: &Mesh, service: usize, port: u16) -> String {

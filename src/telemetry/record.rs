@@ -34,6 +34,34 @@ impl Kind {
     }
 }
 
+/// One question to the provider of a CUSTOM policy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// `provider.name`.
+    pub provider: String,
+    /// `allow`, `deny`, `error` or `failed_open`.
+    pub result: &'static str,
+    /// What went wrong.
+    pub detail: Option<Detail>,
+    /// How long it took, waiting included.
+    pub duration: Duration,
+}
+
+impl Asked {
+    fn to_json(&self) -> Value {
+        json!({
+            "provider": self.provider,
+            "result": self.result,
+            "detail": self.detail,
+            "duration_us": micros(self.duration),
+        })
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Why an exchange was refused before or after policy, in words.
 pub type Detail = String;
 
@@ -60,6 +88,8 @@ pub struct Record {
     pub workload: Option<String>,
     /// Canonical request; `None` at L4.
     pub request: Option<Arc<Request>>,
+    /// Providers of CUSTOM policies that were asked, in this order.
+    pub asked: Vec<Asked>,
     /// What the engine said; `None` if it was not asked.
     pub judged: Option<Judged>,
     /// Why, where it was not the engine that said it.
@@ -123,6 +153,10 @@ impl Record {
             if self.allowed() { "allow" } else { "deny" }.into(),
         );
         self.judgement(&mut out);
+        if !self.asked.is_empty() {
+            let asked: Vec<Value> = self.asked.iter().map(Asked::to_json).collect();
+            out.insert("custom".into(), asked.into());
+        }
         out.insert("status".into(), self.status.into());
         out.insert(
             "event".into(),
@@ -138,8 +172,7 @@ impl Record {
             "bytes".into(),
             json!({ "received": self.received, "sent": self.sent }),
         );
-        let duration_us = u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX);
-        out.insert("duration_us".into(), duration_us.into());
+        out.insert("duration_us".into(), micros(self.duration).into());
         Value::Object(out)
     }
 

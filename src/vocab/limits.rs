@@ -67,6 +67,14 @@ pub const LOGIN_FLOW_S: i64 = 600;
 pub const DISCOVERY_BYTES: usize = 1 << 20;
 /// Announced body of a refused request that is read all the same, so that the client reads the answer.
 pub const REFUSED_BODY_BYTES: u64 = 64 * 1024;
+/// Answer of an external authorizer, its body or message.
+pub const AUTHORIZER_ANSWER_BYTES: usize = 64 * 1024;
+/// Questions to external authorizers that one core has under way; others wait, within their provider's time.
+pub const AUTHORIZER_ASKS_PER_CORE: usize = 1024;
+/// Beginning of a request body that is held for an external authorizer (`maxRequestBytes`).
+pub const HELD_BODY_BYTES: usize = 1 << 20;
+/// Bodies that one core holds for external authorizers at a time, together.
+pub const HELD_BODIES_BYTES: usize = 64 << 20;
 /// Idle HTTP/1 upstream connections kept per core and key.
 pub const IDLE_UPSTREAMS: usize = 64;
 /// Addresses kept of one outside name.
@@ -88,6 +96,8 @@ pub const HANDSHAKE_MS: u64 = 10_000;
 pub const HEAD_MS: u64 = 15_000;
 /// Upstream TCP connect, in milliseconds (ztunnel's value).
 pub const CONNECT_MS: u64 = 10_000;
+/// How long a client may take to send what is held of its body, in milliseconds.
+pub const HELD_BODY_MS: u64 = 30_000;
 /// How long a refused request may take to send its small body, in milliseconds.
 pub const REFUSED_BODY_MS: u64 = 250;
 /// All addresses of one upstream together, TLS included, in milliseconds.
@@ -121,6 +131,7 @@ pub const DRAIN_MS: u64 = 5000;
 pub const RESET_WAIT_MS: u64 = 1000;
 
 const _: () = assert!(TARGET_BYTES < HEAD_BYTES);
+const _: () = assert!(HELD_BODY_BYTES < HELD_BODIES_BYTES);
 const _: () = assert!(H2_TASKS > H2_STREAMS as usize);
 const _: () = assert!(TOKEN_BYTES < HEAD_BYTES);
 const _: () = assert!(COOKIE_BYTES < 4096);

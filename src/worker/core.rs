@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::checked::Process;
 use crate::control::ask::Asker;
@@ -34,6 +34,10 @@ pub struct Core {
     pub open: Rc<Open>,
     /// The control thread.
     pub asks: Asker,
+    /// Room for questions to external authorizers.
+    pub questions: Semaphore,
+    /// Bytes of request bodies that are held for them.
+    pub held: Rc<Cell<usize>>,
     records: RefCell<Sender>,
     turn: Cell<usize>,
     connections: Cell<usize>,
@@ -60,6 +64,8 @@ impl Core {
             tokens: RefCell::new(TokenCache::with_capacity(limits::TOKENS_PER_CORE)),
             open: Rc::new(Open::default()),
             asks,
+            questions: Semaphore::new(limits::AUTHORIZER_ASKS_PER_CORE),
+            held: Rc::default(),
             records: RefCell::new(records),
             turn: Cell::new(0),
             connections: Cell::new(0),

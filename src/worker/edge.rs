@@ -1,6 +1,7 @@
 //! The ingress: browsers that have to log in, and its listener.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use http::StatusCode;
 use tokio::sync::oneshot;
@@ -20,6 +21,7 @@ use crate::vocab::claims::Claims;
 use crate::vocab::path::CanonicalPath;
 use crate::vocab::resource::ResourceName;
 use crate::worker::core::Core;
+use crate::worker::custom::Before;
 use crate::worker::serve;
 use crate::worker::site::{Site, Story};
 
@@ -27,10 +29,12 @@ use crate::worker::site::{Site, Story};
 const REDEEM_MS: u64 = 15_000;
 
 /// What login demands of the rest.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Login {
     /// Bearer tokens stand in for sessions: request authentication must find one valid of each of these issuers.
     bearer_of: Vec<String>,
+    /// Who was asked, and about what.
+    pub asked: Before,
 }
 
 impl Login {
@@ -112,12 +116,18 @@ pub async fn login(
     let asked = custom_providers(set, &site.connection, Some(request));
     let mut login = Login::default();
     let mut sessions = Vec::new();
-    for name in asked {
+    if !asked.is_empty() {
+        login.asked.request = Some(Arc::new(request.clone()));
+    }
+    // Authorizers are asked when the route is known.
+    let is_login = |name: &&str| !snapshot.mesh.authorizers.iter().any(|a| a.name == *name);
+    for name in asked.into_iter().filter(is_login) {
         // Each is asked about the request as it arrived: what one of them adds is no credential for the next.
         match ask(site, snapshot, name, request)? {
             Said::Session(session) => sessions.push(session),
             Said::Bearer(issuer) => login.bearer_of.push(issuer),
         }
+        login.asked.names.push(name.to_owned());
     }
     oidc::strip_request(&mut request.headers);
     for session in sessions {

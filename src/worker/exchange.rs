@@ -28,9 +28,11 @@ use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
 use crate::worker::connect;
 use crate::worker::core::Core;
+use crate::worker::custom::{self, Asked, Asker, Passed, Stopped, Upload};
 use crate::worker::edge;
-use crate::worker::forward::{self as forwarding, Forward};
+use crate::worker::forward::{self as forwarding, Forward, OnAnswer};
 use crate::worker::judge::{self, NoTarget};
+use crate::worker::open::Entry;
 use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
 
@@ -83,6 +85,13 @@ impl Refusal {
         }
     }
 
+    fn policy_changed() -> Self {
+        Self {
+            close: CloseReason::PolicyChanged,
+            ..Self::denied(None)
+        }
+    }
+
     fn denied(denied: Option<Denied>) -> Self {
         Self {
             reply: Reply::denied(),
@@ -93,12 +102,29 @@ impl Refusal {
     }
 }
 
+impl From<Stopped> for Refusal {
+    fn from(stopped: Stopped) -> Self {
+        let Stopped {
+            reply,
+            close,
+            detail,
+            denied,
+        } = stopped;
+        Self {
+            reply,
+            close,
+            detail,
+            denied,
+        }
+    }
+}
+
 /// Serves one request. `true`: the downstream connection can take another one.
 pub async fn serve(
     core: &Rc<Core>,
     site: &Site,
     arrived: Arrived<'_>,
-    responder: Responder<'_>,
+    mut responder: Responder<'_>,
 ) -> bool {
     let snapshot = core.snapshot();
     let mut story = Story::begin(core, site, Kind::Request, &snapshot);
@@ -111,46 +137,45 @@ pub async fn serve(
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let trusted = snapshot.mesh.num_trusted_proxies;
-    let told: Vec<HeaderValue> = request
-        .headers
-        .get_all(&forward::XFCC)
-        .iter()
-        .cloned()
-        .collect();
+    let told = request.headers.get_all(&forward::XFCC);
+    let told: Vec<HeaderValue> = told.iter().cloned().collect();
     forward::strip(&mut request.headers, outside, trusted);
     site.connection.remote =
         forward::client_address(&request.headers, site.connection.peer, trusted);
-    let grpc = is_grpc(&request.headers);
-
-    let prepared = prepare(core, &site, &snapshot, &mut request, form, &mut story).await;
+    let asks = Asks {
+        grpc: is_grpc(&request.headers),
+        length,
+    };
+    let upload = Upload {
+        body: &mut body,
+        responder: &mut responder,
+        length,
+    };
+    let prepared = prepare(
+        (core, &site, &snapshot),
+        &mut request,
+        form,
+        &mut story,
+        upload,
+    )
+    .await;
     let request = Arc::new(request);
     story.edit(|r| {
         r.request = Some(Arc::clone(&request));
         r.connection = Some(site.connection.clone());
     });
-    let (permit, going) = match prepared {
+    let (permit, going, passed) = match prepared {
         Ok(ready) => ready,
-        Err(refusal) => {
-            // Most clients write their request before they read: a form that is cut off would lose them the answer.
-            let small = length.is_some_and(|n| n <= limits::REFUSED_BODY_BYTES);
-            if small
-                && !responder.is_awaited()
-                && rt::timeout(limits::REFUSED_BODY_MS, body.skip())
-                    .await
-                    .is_err()
-            {
-                tracing::debug!("a refused request is slow");
-            }
-            return refuse(*refusal, grpc, story, body, responder).await;
-        }
+        Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     story.judged(permit.verdict());
     let extra = own_fields(&site, &request, &going, told);
-    let entry = {
-        let (site, request) = (site.clone(), Arc::clone(&request));
-        core.open.enter(Box::new(move |snapshot| {
-            judge::still_allowed(snapshot, &site, Some(&request), clock::unix_s())
-        }))
+    let Some(entry) = enter(core, site, &snapshot, &request, passed.asked) else {
+        return refuse(Refusal::policy_changed(), asks, story, body, responder).await;
+    };
+    let answer = OnAnswer {
+        at_edge: outside,
+        added: passed.downstream,
     };
     let work = Forward {
         upstreams: &core.upstreams,
@@ -160,12 +185,28 @@ pub async fn serve(
         request: &request,
         extra: &extra,
         length,
-        at_edge: outside,
+        answer: &answer,
     };
     if request.method == Method::CONNECT {
         return connect::connect(work, body, responder, story, &entry.cancel).await;
     }
     forwarding::exchange(work, body, responder, story, &entry.cancel).await
+}
+
+/// Puts a permitted request on the list of what is open; `None` if it is allowed no more. A policy that changed while
+/// providers were asked was heard by nobody; from here on it is.
+fn enter(
+    core: &Core,
+    site: Site,
+    judged_by: &Arc<Snapshot>,
+    request: &Arc<Request>,
+    asked: Asked,
+) -> Option<Entry> {
+    let (request, latest) = (Arc::clone(request), core.snapshot());
+    let still = move |snapshot: &Snapshot| {
+        judge::still_allowed(snapshot, &site, Some(&request), clock::unix_s(), &asked)
+    };
+    (Arc::ptr_eq(&latest, judged_by) || still(&latest)).then(|| core.open.enter(Box::new(still)))
 }
 
 /// Where a permitted request goes, and how.
@@ -179,13 +220,12 @@ struct Going {
 
 /// Everything up to the permit.
 async fn prepare(
-    core: &Rc<Core>,
-    site: &Site,
-    snapshot: &Arc<Snapshot>,
+    (core, site, snapshot): (&Rc<Core>, &Site, &Arc<Snapshot>),
     request: &mut Request,
     form: Form,
     story: &mut Story,
-) -> Result<(Permit, Going), Box<Refusal>> {
+    upload: Upload<'_, '_, '_>,
+) -> Result<(Permit, Going, Passed), Box<Refusal>> {
     let proxy = matches!(
         site.point,
         SitePoint::Egress {
@@ -203,7 +243,7 @@ async fn prepare(
         return Err(Box::new(Refusal::close(CloseReason::BadRequest)));
     }
     // Login comes before routing: the provider's callback is no route of its own.
-    let login = edge::login(core, site, snapshot, request)
+    let mut login = edge::login(core, site, snapshot, request)
         .await
         .map_err(|answered| {
             Box::new(Refusal {
@@ -230,6 +270,16 @@ async fn prepare(
             .and_then(|at| mesh.workloads.get(at))
             .map(|w| w.name.to_string());
     });
+    let asker = Asker {
+        core,
+        site,
+        snapshot,
+        plan: &plan,
+    };
+    let before = std::mem::take(&mut login.asked);
+    let passed = Box::pin(custom::request(asker, request, before, upload, story))
+        .await
+        .map_err(|stopped| Box::new(Refusal::from(*stopped)))?;
     tokens(core, site, snapshot, &plan, request, story)?;
     if !login.is_met(request.claims.as_ref()) {
         return Err(Box::new(Refusal::missing_token(site, request)));
@@ -245,7 +295,7 @@ async fn prepare(
             ..Refusal::close(close)
         })
     })?;
-    Ok((permit, going))
+    Ok((permit, going, passed))
 }
 
 /// Verifies what the request presents.
@@ -298,7 +348,8 @@ fn tokens(
     }))
 }
 
-fn version(protocol: Protocol) -> Version {
+/// The protocol that a port of the registry is spoken to with.
+pub(super) fn version(protocol: Protocol) -> Version {
     match protocol {
         Protocol::Http2 | Protocol::Grpc => Version::H2,
         Protocol::Http | Protocol::Https | Protocol::Tls | Protocol::Tcp => Version::H1,
@@ -346,8 +397,10 @@ pub fn target(
         Next::Outside(service, port) => {
             let addresses = judge::endpoints(snapshot, *service, *port, turn)?;
             let version = version(plan.protocol);
-            return outside(snapshot, *service, addresses, version, request)
-                .ok_or(NoTarget::NoRoute);
+            // CONNECT and bytes carry the client's own TLS, which must not be wrapped once more.
+            let request = request.filter(|r| r.method != Method::CONNECT);
+            let host = request.map(|r| r.host.name());
+            return outside(snapshot, *service, addresses, version, host).ok_or(NoTarget::NoRoute);
         }
         Next::Workload(at, port) => mesh.workloads.get(*at).map(|workload| Beyond {
             address: SocketAddr::new(workload.address, workload.hbone_port),
@@ -395,24 +448,22 @@ pub fn hbone(
     }))
 }
 
-fn outside(
+/// The way to an outside service. `host`: that of what is sent there, for the TLS that we originate; `None` if it brings
+/// its own.
+pub(super) fn outside(
     snapshot: &Snapshot,
     service: usize,
     addresses: Vec<UpstreamAddr>,
     version: Version,
-    request: Option<&Request>,
+    host: Option<&str>,
 ) -> Option<Target> {
-    // CONNECT and bytes carry the client's own TLS, which must not be wrapped once more.
-    let request = request.filter(|r| r.method != Method::CONNECT);
-    match (egress::tls_rule(&snapshot.mesh, service), request) {
-        (Some(UpstreamTls::Simple { sni, .. }), Some(request)) => {
+    match (egress::tls_rule(&snapshot.mesh, service), host) {
+        (Some(UpstreamTls::Simple { sni, .. }), Some(host)) => {
             let service = snapshot.mesh.services.get(service)?;
             let origination = snapshot
                 .origination
                 .get(&service.name, version == Version::H2)?;
-            let name = sni
-                .clone()
-                .unwrap_or_else(|| request.host.name().to_owned());
+            let name = sni.clone().unwrap_or_else(|| host.to_owned());
             Some(Target::Tls {
                 addresses,
                 config: Arc::clone(origination),
@@ -461,9 +512,16 @@ fn own_fields(site: &Site, request: &Request, going: &Going, told: Vec<HeaderVal
     extra
 }
 
+/// How a client wants to be refused.
+#[derive(Clone, Copy)]
+struct Asks {
+    grpc: bool,
+    length: Option<u64>,
+}
+
 async fn refuse(
     refusal: Refusal,
-    grpc: bool,
+    asks: Asks,
     mut story: Story,
     mut body: Source<'_>,
     responder: Responder<'_>,
@@ -474,7 +532,17 @@ async fn refuse(
         detail,
         denied,
     } = refusal;
-    let reply = if grpc { reply.into_grpc() } else { reply };
+    // Most clients write their request before they read: a form that is cut off would lose them the answer.
+    let small = asks.length.is_some_and(|n| n <= limits::REFUSED_BODY_BYTES);
+    if small
+        && !responder.is_awaited()
+        && rt::timeout(limits::REFUSED_BODY_MS, body.skip())
+            .await
+            .is_err()
+    {
+        tracing::debug!("a refused request is slow");
+    }
+    let reply = if asks.grpc { reply.into_grpc() } else { reply };
     story.edit(|r| {
         r.judged = denied.map(|d| d.judged);
         r.detail = detail;

@@ -44,8 +44,17 @@ pub struct Forward<'a> {
     pub extra: &'a HeaderMap,
     /// Announced length of the body.
     pub length: Option<u64>,
-    /// The answer leaves through an ingress, whose own cookies nobody else may set.
+    /// What becomes of the answer's header.
+    pub answer: &'a OnAnswer,
+}
+
+/// What the header of an upstream's answer gains and loses.
+#[derive(Clone, Debug)]
+pub struct OnAnswer {
+    /// It leaves through an ingress, whose own cookies nobody else may set.
     pub at_edge: bool,
+    /// Fields that authorizers add.
+    pub added: Vec<(HeaderName, HeaderValue)>,
 }
 
 /// What moves through an exchange besides the bodies.
@@ -53,7 +62,7 @@ struct Moving<'a> {
     request: &'a Request,
     extra: &'a HeaderMap,
     length: Option<u64>,
-    at_edge: bool,
+    on_answer: &'a OnAnswer,
     /// Scheme of the upstream, which HTTP/2 names.
     scheme: &'static str,
     passed: &'a Cell<Passed>,
@@ -106,7 +115,7 @@ pub async fn exchange(
         request: work.request,
         extra: work.extra,
         length: work.length,
-        at_edge: work.at_edge,
+        on_answer: work.answer,
         scheme: match work.target {
             Target::Tls { .. } => "https",
             Target::Hbone(_) | Target::Plain { .. } => "http",
@@ -487,7 +496,10 @@ async fn answer(
         return Err(AnswerError::Upstream("answered twice".to_owned()));
     };
     moving.status.set(Some(head.status.as_u16()));
-    if moving.at_edge {
+    for (name, value) in &moving.on_answer.added {
+        head.headers.append(name.clone(), value.clone());
+    }
+    if moving.on_answer.at_edge {
         oidc::strip_response(&mut head.headers);
     }
     let (mut sink, keep) = responder

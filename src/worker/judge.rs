@@ -6,6 +6,7 @@ use crate::policy::{Connection, Request};
 use crate::role::egress::{self, NoEndpoint};
 use crate::role::plan::{self, NoPlan, Plan};
 use crate::vocab::addr::UpstreamAddr;
+use crate::worker::custom::Asked;
 use crate::worker::site::Site;
 
 /// Finds what holds at `site`. `request` is `None` at L4.
@@ -22,19 +23,24 @@ pub fn plan<'s>(
     plan::plan(rules, &site.point, &site.connection, request, turn)
 }
 
-/// Judges an open exchange again, by a newer snapshot or at a later time.
+/// Judges an open exchange again, by a newer snapshot or at a later time. A provider that was not asked before it opened
+/// cannot be asked now.
 #[must_use]
 pub fn still_allowed(
     snapshot: &Snapshot,
     site: &Site,
     request: Option<&Request>,
     unix_s: i64,
+    asked: &Asked,
 ) -> bool {
     let connection = Connection {
         time: unix_s,
         ..site.connection.clone()
     };
-    plan::still_allowed(&snapshot.enforcements, &site.point, &connection, request)
+    let rules = &snapshot.enforcements;
+    let covered = plan::plan(rules, &site.point, &connection, request, 0)
+        .is_ok_and(|plan| asked.covers(&plan, &connection, request));
+    covered && plan::still_allowed(rules, &site.point, &connection, request)
 }
 
 /// Addresses of an outside service's endpoints in the order in which they are tried, as they were judged when DNS

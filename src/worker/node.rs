@@ -21,6 +21,7 @@ use crate::vocab::addr::OriginalDst;
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 use crate::worker::core::Core;
+use crate::worker::custom::{self, Asked, Asker};
 use crate::worker::exchange::{Beyond, hbone, target};
 use crate::worker::forward::{chain, dial_reason};
 use crate::worker::judge::{self, NoTarget};
@@ -216,11 +217,11 @@ async fn admit(core: Rc<Core>, site: Site, stream: Stream, h2: bool) {
 ///
 /// # Errors
 /// Why not; it is recorded.
-fn permitted(
+async fn permitted(
     core: &Rc<Core>,
     site: &Site,
     snapshot: &Arc<Snapshot>,
-) -> Result<(Permit, Target, Story), CloseReason> {
+) -> Result<(Permit, Target, Story, Asked), CloseReason> {
     let mut story = Story::begin(core, site, Kind::Connection, snapshot);
     let end = |story: Story, close| {
         story.end(close);
@@ -244,6 +245,19 @@ fn permitted(
             .and_then(|at| snapshot.mesh.workloads.get(at))
             .map(|w| w.name.to_string());
     });
+    let asker = Asker {
+        core,
+        site,
+        snapshot,
+        plan: &plan,
+    };
+    let asked = match Box::pin(custom::connection(asker, &mut story)).await {
+        Ok(asked) => asked,
+        Err(denied) => {
+            story.judged(&denied.judged);
+            return end(story, CloseReason::Denied);
+        }
+    };
     let permit = match plan.judge(&site.connection, None) {
         Ok(permit) => permit,
         Err(denied) => {
@@ -255,7 +269,7 @@ fn permitted(
     };
     story.judged(permit.verdict());
     match target(snapshot, site.peer, &plan, None, core.turn()) {
-        Ok(target) => Ok((permit, target, story)),
+        Ok(target) => Ok((permit, target, story, asked)),
         Err(why) => {
             let (close, detail) = why.close();
             story.edit(|r| r.detail = detail);
@@ -282,10 +296,18 @@ pub async fn dialled(
     site: Site,
     snapshot: &Arc<Snapshot>,
 ) -> Result<Going, CloseReason> {
-    let (permit, target, story) = permitted(core, &site, snapshot)?;
-    // On the list before the dial: a policy that changes meanwhile is heard.
+    let (permit, target, story, asked) = permitted(core, &site, snapshot).await?;
+    // A policy that changed while providers were asked was not heard by anybody.
+    let latest = core.snapshot();
+    if !Arc::ptr_eq(&latest, snapshot)
+        && !judge::still_allowed(&latest, &site, None, clock::unix_s(), &asked)
+    {
+        story.end(CloseReason::PolicyChanged);
+        return Err(CloseReason::PolicyChanged);
+    }
+    // On the list before the dial: one that changes from now on is heard.
     let entry = core.open.enter(Box::new(move |snapshot| {
-        judge::still_allowed(snapshot, &site, None::<&Request>, clock::unix_s())
+        judge::still_allowed(snapshot, &site, None::<&Request>, clock::unix_s(), &asked)
     }));
     dial(core, permit, &target, story, entry).await
 }
@@ -563,7 +585,11 @@ async fn leave(
     dial(core, permit, &target, story, entry).await
 }
 
-fn outbound_target(
+/// The way that a route is taken as `own`; outside services in plaintext.
+///
+/// # Errors
+/// `NoTarget`.
+pub(super) fn outbound_target(
     snapshot: &Snapshot,
     own: &SpiffeId,
     client: SocketAddr,

@@ -163,6 +163,16 @@ impl<'a> Responder<'a> {
         }
     }
 
+    /// How the client speaks.
+    #[must_use]
+    pub fn protocol(&self) -> &'static str {
+        match self {
+            Self::H1 { is_11: true, .. } => "HTTP/1.1",
+            Self::H1 { is_11: false, .. } => "HTTP/1.0",
+            Self::H2 { .. } => "HTTP/2",
+        }
+    }
+
     /// Whether the client sends its body only when it is asked to.
     #[must_use]
     pub fn is_awaited(&self) -> bool {

@@ -77,6 +77,7 @@ impl Story {
             service: None,
             workload: None,
             request: None,
+            asked: Vec::new(),
             judged: None,
             detail: None,
             would: None,

@@ -96,6 +96,7 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
         peer_authentications: Vec::new(),
         request_authentications: Vec::new(),
         oidc_providers: Vec::new(),
+        authorizers: Vec::new(),
     })
 }
 

@@ -141,7 +141,11 @@ fn provider(
     };
     // Providers have no namespace; they are known by the name alone.
     cx.provider_exists(&provider.name);
-    if raw.whole() && !cx.partial && !at_ingress(name, target, mesh) {
+    let is_login = mesh
+        .oidc_providers
+        .iter()
+        .any(|p| p.name == provider.name.value);
+    if is_login && raw.whole() && !cx.partial && !at_ingress(name, target, mesh) {
         let place = raw.action.as_ref().map_or(&raw.name.place, |at| &at.place);
         cx.out.error(
             place,

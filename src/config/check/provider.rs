@@ -1,11 +1,13 @@
 //! `[[extensionProvider]]`.
 
 use crate::config::check::Context;
+use crate::config::check::authorizer::authorizer;
 use crate::config::check::url::UrlRules;
 use crate::config::checked::{Mesh, OidcProvider, Secret};
 use crate::config::place::At;
 use crate::config::raw::File;
 use crate::config::raw::mesh::{ExtensionProvider, Oidc};
+use crate::config::read::Table as _;
 
 const REDIRECT_PATH: &str = "/oidc/callback";
 const LOGOUT_PATH: &str = "/oidc/logout";
@@ -16,13 +18,29 @@ pub(crate) fn providers(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
         .iter()
         .flat_map(|f| f.extension_provider.iter().flatten())
     {
-        let provider = provider(raw, cx);
-        mesh.oidc_providers.push(provider);
+        let kinds = [raw.oidc.is_some(), raw.http.is_some(), raw.grpc.is_some()];
+        match kinds.into_iter().filter(|is| *is).count() {
+            // One that is there and could not be read is a problem of its own.
+            0 if raw.whole() => cx.out.error(
+                &raw.name.place,
+                "expected one of `oidc`, `envoyExtAuthzHttp`, `envoyExtAuthzGrpc`",
+            ),
+            0 | 1 => {}
+            _ => cx.out.error(
+                &raw.name.place,
+                "`oidc`, `envoyExtAuthzHttp` and `envoyExtAuthzGrpc` exclude each other",
+            ),
+        }
+        if let Some(oidc) = &raw.oidc {
+            let provider = provider(raw, oidc, cx);
+            mesh.oidc_providers.push(provider);
+        }
+        let authorizer = authorizer(raw, mesh, cx);
+        mesh.authorizers.extend(authorizer);
     }
 }
 
-fn provider(raw: &ExtensionProvider, cx: &mut Context<'_>) -> OidcProvider {
-    let oidc = &raw.oidc;
+fn provider(raw: &ExtensionProvider, oidc: &Oidc, cx: &mut Context<'_>) -> OidcProvider {
     let allow_http_loopback = oidc.allow_http_loopback.unwrap_or(false);
     let rules = UrlRules::provider(allow_http_loopback);
     cx.fetched_url(&oidc.issuer.place, &oidc.issuer, rules);

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use crate::config::checked::{GatewayClass, Location, Protocol};
 use crate::config::place::At;
+use crate::config::raw::authorizer::{EnvoyExtAuthzGrpc, EnvoyExtAuthzHttp};
 use crate::config::read::{AnyText, Count, Map, MaybeEmpty, Port, table, words};
 use crate::policy::L4Deny;
 use crate::vocab::path::PathNormalization;
@@ -270,9 +271,10 @@ table! {
     /// `[[extensionProvider]]`
     ExtensionProvider {
         name: At<String> = "name",
-        oidc: Oidc = "oidc",
+        oidc: Option<Oidc> = "oidc",
+        http: Option<EnvoyExtAuthzHttp> = "envoyExtAuthzHttp",
+        grpc: Option<EnvoyExtAuthzGrpc> = "envoyExtAuthzGrpc",
     }
-    later ["envoyExtAuthzHttp", "envoyExtAuthzGrpc"]
 }
 
 table! {

@@ -1,0 +1,235 @@
+//! A small request of our own to an upstream, and its whole answer.
+
+use std::cell::Cell;
+use std::io;
+
+use bytes::{Bytes, BytesMut};
+use h2::client::SendRequest;
+use http::{HeaderMap, HeaderValue, StatusCode, Version as HttpVersion, header};
+use thiserror::Error;
+
+use crate::extauthz::Call;
+use crate::http::h1::{self, BodyDecoder, Chunk, Framing, RawResponse};
+use crate::io::body::{Sink, Source};
+use crate::io::h1::{HeadError, Reader};
+use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
+use crate::policy::Permit;
+use crate::vocab::limits;
+
+/// A whole answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Status.
+    pub status: StatusCode,
+    /// Header fields as received.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
+    /// Trailer fields of an HTTP/2 answer.
+    pub trailers: Option<HeaderMap>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// The upstream cannot be had.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// It ended before the first byte of an answer.
+    #[error("closed without an answer")]
+    Silent,
+    /// It broke off.
+    #[error("broke off")]
+    Io(#[from] io::Error),
+    /// HTTP/2 failed.
+    #[error("HTTP/2 failed")]
+    Framing(#[from] h2::Error),
+    /// Not HTTP.
+    #[error("answered what is not HTTP")]
+    Head(#[source] HeadError),
+    /// HTTP that is not to be trusted with a connection.
+    #[error("answered what is not HTTP")]
+    H1(#[from] h1::H1Error),
+    /// The target cannot be written in HTTP/2.
+    #[error("the question cannot be written")]
+    Uri(#[from] http::Error),
+    /// Too many interim answers, or one that takes the connection over.
+    #[error("answers without an end")]
+    Interim,
+    /// More than `limits::AUTHORIZER_ANSWER_BYTES`.
+    #[error("answer is too long")]
+    TooLong,
+}
+
+/// Asks once; a second time if a pooled connection turns out to be closed. The caller bounds the time; dropping it breaks
+/// the question off.
+///
+/// # Errors
+/// `CallError`.
+pub async fn call(
+    upstreams: &Upstreams,
+    permit: Permit,
+    target: &Target,
+    version: Version,
+    call: &Call,
+) -> Result<Answer, CallError> {
+    let (upstream, again) = upstreams.request(permit, target, version).await?;
+    let reused = matches!(&upstream, Upstream::H1(connection) if connection.reused);
+    match over(upstreams, target, upstream, call).await {
+        // Nothing was answered, so nothing was decided either.
+        Err(CallError::Silent) if reused => {
+            let upstream = upstreams.again(again, target, version).await?;
+            over(upstreams, target, upstream, call).await
+        }
+        answered => answered,
+    }
+}
+
+async fn over(
+    upstreams: &Upstreams,
+    target: &Target,
+    upstream: Upstream,
+    call: &Call,
+) -> Result<Answer, CallError> {
+    match upstream {
+        Upstream::H1(connection) => over_h1(upstreams, *connection, call).await,
+        Upstream::H2(send, _place) => {
+            let scheme = match target {
+                Target::Tls { .. } => "https",
+                Target::Hbone(_) | Target::Plain { .. } => "http",
+            };
+            over_h2(send, scheme, call).await
+        }
+    }
+}
+
+fn h1_head(out: &mut BytesMut, call: &Call) {
+    let line = [
+        call.method.as_str(),
+        " ",
+        &call.target,
+        " HTTP/1.1\r\nhost: ",
+        &call.authority,
+        "\r\ncontent-length: ",
+        &call.body.len().to_string(),
+        "\r\n",
+    ];
+    for part in line {
+        out.extend_from_slice(part.as_bytes());
+    }
+    h1::write_fields(out, &call.headers);
+}
+
+async fn over_h1(
+    upstreams: &Upstreams,
+    mut connection: H1Upstream,
+    call: &Call,
+) -> Result<Answer, CallError> {
+    let H1Upstream { reader, writer, .. } = &mut connection;
+    h1_head(writer.out(), call);
+    writer.out().extend_from_slice(&call.body);
+    let sent = Cell::new(false);
+    let send = async {
+        // A connection that was closed meanwhile says so at the reading side too.
+        sent.set(writer.flush().await.is_ok());
+        std::future::pending().await
+    };
+    // An answer may come before all of the body was taken.
+    let head = tokio::select! {
+        head = final_head(reader) => head?,
+        never = send => never,
+    };
+    let framing = h1::response_framing(&head, &call.method)?;
+    let keeps = h1::keeps_alive(&head.headers, head.is_11) && framing != Framing::UntilClose;
+    let mut source = Source::H1(reader, BodyDecoder::new(framing));
+    let (body, _trailers) = whole(&mut source).await?;
+    if keeps && sent.get() {
+        upstreams.give_back(connection);
+    }
+    Ok(Answer {
+        status: head.status,
+        headers: head.headers,
+        body,
+        trailers: None,
+    })
+}
+
+/// The head of the answer itself.
+async fn final_head(reader: &mut Reader) -> Result<RawResponse, CallError> {
+    for _interim in 0..=limits::INTERIM_RESPONSES {
+        match reader.head(h1::parse_response).await {
+            Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => break,
+            Ok(Some(head)) if head.status.is_informational() => {}
+            Ok(Some(head)) => return Ok(head),
+            Ok(None) | Err(HeadError::Io(_)) => return Err(CallError::Silent),
+            Err(error) => return Err(CallError::Head(error)),
+        }
+    }
+    Err(CallError::Interim)
+}
+
+async fn over_h2(
+    mut send: SendRequest<Bytes>,
+    scheme: &str,
+    call: &Call,
+) -> Result<Answer, CallError> {
+    let uri = http::Uri::builder()
+        .scheme(scheme)
+        .authority(call.authority.as_str())
+        .path_and_query(call.target.as_str())
+        .build()?;
+    let mut request = http::Request::new(());
+    *request.method_mut() = call.method.clone();
+    *request.uri_mut() = uri;
+    *request.version_mut() = HttpVersion::HTTP_2;
+    *request.headers_mut() = call.headers.clone();
+    request
+        .headers_mut()
+        .insert(header::CONTENT_LENGTH, HeaderValue::from(call.body.len()));
+    let (response, stream) = send.send_request(request, call.body.is_empty())?;
+    let upload = async {
+        if call.body.is_empty() {
+            return std::future::pending().await;
+        }
+        let mut sink = Sink::H2(stream);
+        // An authorizer that has answered may take no more of it.
+        if sink.send(Chunk::Data(call.body.clone())).await.is_ok() {
+            drop(sink.finish(false).await);
+        }
+        // The stream stays until the answer is there: dropping it early would break it off.
+        let _open = sink;
+        std::future::pending::<Answer>().await
+    };
+    let answer = async {
+        let (parts, body) = response.await?.into_parts();
+        let mut source = Source::H2(body);
+        let (body, trailers) = whole(&mut source).await?;
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body,
+            trailers,
+        })
+    };
+    tokio::select! {
+        answered = answer => answered,
+        never = upload => Ok(never),
+    }
+}
+
+/// All of a body, and its trailers.
+async fn whole(source: &mut Source<'_>) -> Result<(Bytes, Option<HeaderMap>), CallError> {
+    let mut body = BytesMut::new();
+    loop {
+        match std::future::poll_fn(|cx| source.poll_next(cx)).await? {
+            Some(Chunk::Data(data)) => {
+                if body.len().saturating_add(data.len()) > limits::AUTHORIZER_ANSWER_BYTES {
+                    return Err(CallError::TooLong);
+                }
+                body.extend_from_slice(&data);
+            }
+            Some(Chunk::Trailers(trailers)) => return Ok((body.freeze(), Some(trailers))),
+            None => return Ok((body.freeze(), None)),
+        }
+    }
+}
