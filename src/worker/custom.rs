@@ -197,6 +197,7 @@ pub async fn request(
             Err(trouble) => Outcome::trouble(trouble, StatusCode::FORBIDDEN),
         };
         note(story, found.provider, &outcome, begun);
+        let outcome = asker.enforced(found.provider, outcome, story);
         match outcome {
             Outcome::Yes(allowed) => {
                 allowed.upstream.apply(&mut request.headers);
@@ -247,6 +248,7 @@ pub async fn connection(asker: Asker<'_>, story: &mut Story) -> Result<Asked, Bo
             Err(trouble) => Outcome::trouble(trouble, StatusCode::FORBIDDEN),
         };
         note(story, found.provider, &outcome, begun);
+        let outcome = asker.enforced(found.provider, outcome, story);
         match outcome {
             // There is no header to change.
             Outcome::Yes(_) | Outcome::FailedOpen(_) => asked.names.push(found.provider.to_owned()),
@@ -304,6 +306,20 @@ impl<'a> Asker<'a> {
     fn own(self) -> Option<&'a SpiffeId> {
         let workload = || self.snapshot.mesh.workloads.get(self.plan.workload?);
         self.plan.own.or_else(|| workload().map(|w| &w.id))
+    }
+
+    /// The outcome, or in a mesh in dry run that nothing came of it.
+    fn enforced(self, provider: &str, outcome: Outcome, story: &mut Story) -> Outcome {
+        let would = match &outcome {
+            Outcome::Yes(_) | Outcome::FailedOpen(_) => return outcome,
+            Outcome::No(_) => format!("provider `{provider}` denies"),
+            Outcome::Error(detail, _) => format!("provider `{provider}`: {detail}"),
+        };
+        if !self.snapshot.mesh.dry_run {
+            return outcome;
+        }
+        story.edit(|r| r.would = Some(would.clone()));
+        Outcome::FailedOpen(would)
     }
 
     fn authorizer(self, name: &str) -> Result<&'a Authorizer, Trouble> {

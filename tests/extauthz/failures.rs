@@ -1,6 +1,6 @@
 //! Authorizers that do not answer: `statusOnError`, `failOpen`, and clients that do not wait.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringgate::cli::os;
 
@@ -9,6 +9,7 @@ use crate::system::System;
 crate::both!(
     no_answer,
     fail_open,
+    dry_run_of_the_mesh,
     clients_that_leave,
     itself,
     a_policy_that_comes_later
@@ -91,10 +92,29 @@ fn fail_open(system: &System) {
     );
 }
 
+fn dry_run_of_the_mesh(system: &System) {
+    system.reload("[mesh]\n", "[mesh]\ndangerous_dryRun = true\n");
+    for (path, why) in [
+        ("/open/deny", "provider `open` denies"),
+        ("/slow/error", "provider `slow`: authorizer answered 500"),
+    ] {
+        system.passes(path, &[]);
+        let record = system.record("waypoint", path);
+        assert_eq!(
+            (
+                &record["verdict"],
+                &record["wouldDeny"],
+                &record["unenforced"]
+            ),
+            (&"allow".into(), &true.into(), &why.into()),
+            "{record}"
+        );
+    }
+}
+
 fn clients_that_leave(system: &System) {
     for more in [&[][..], &["--http2-prior-knowledge"]] {
         system.http.lock().unwrap().clear();
-        let started = Instant::now();
         let args = [&["--max-time", "1"], more].concat();
         let answer = system.call("/http/hang", &args);
         assert_eq!((answer.status, answer.exit), (0, 28));
@@ -105,13 +125,12 @@ fn clients_that_leave(system: &System) {
                 .filter(|r| r["role"] == "waypoint" && r["request"]["path"] == "/http/hang");
             hung.any(|r| r["close"] == "downstream_reset")
         };
-        // Long before the provider's time is over.
+        // Had it waited for the provider, the record would tell of a provider that did not answer.
         assert!(
-            os::wait_until(Duration::from_secs(5), closed),
+            os::wait_until(Duration::from_secs(20), closed),
             "{:?}",
             system.records()
         );
-        assert!(started.elapsed() < Duration::from_secs(7));
     }
     assert!(
         system
