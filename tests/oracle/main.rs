@@ -35,7 +35,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 use crate::tally::Tally;
 
 /// Cases of an ordinary test run.
-const CASES: u64 = 15_000;
+const CASES: u64 = 10_000;
 /// Most requests that one set of policies is asked about.
 const REQUESTS: usize = 200;
 /// Sets of policies between two looks at how many cases there were.
