@@ -9,7 +9,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::disallowed_methods,
-    clippy::print_stdout,
+    clippy::unwrap_in_result,
     clippy::string_slice,
     reason = "a test program: it reports by panicking, and the command that starts it says how long it runs"
 )]
