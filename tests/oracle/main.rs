@@ -9,7 +9,7 @@
     clippy::indexing_slicing,
     clippy::panic,
     clippy::disallowed_methods,
-    clippy::print_stdout,
+    clippy::unwrap_in_result,
     clippy::string_slice,
     reason = "a test program: it reports by panicking, and the command that starts it says how long it runs"
 )]
@@ -35,7 +35,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, Test
 use crate::tally::Tally;
 
 /// Cases of an ordinary test run.
-const CASES: u64 = 15_000;
+const CASES: u64 = 10_000;
 /// Most requests that one set of policies is asked about.
 const REQUESTS: usize = 200;
 /// Sets of policies between two looks at how many cases there were.

@@ -2,6 +2,7 @@
 //! likes. It shares the model and the facts with the engine, and no code.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use ringgate::policy::model::{
     Action, AuthorizationPolicy, Condition, MtlsMode, Operation, PeerAuthentication, Rule, Source,
@@ -67,6 +68,9 @@ impl Opinion {
             }
     }
 }
+
+/// Whether one value matches.
+type Compare<'t> = Box<dyn Fn(&str) -> bool + 't>;
 
 /// One field that is present: whether it needs HTTP, and whether it holds.
 struct Field {
@@ -179,8 +183,8 @@ impl Oracle<'_> {
             if no_effect && clause.fields.iter().all(|f| f.http) {
                 return usize::MAX;
             }
-            let fails = |f: &&Field| !f.holds && !(bare && f.http);
-            clause.fields.iter().filter(fails).count()
+            let holds = |f: &Field| f.holds || (bare && f.http);
+            clause.fields.iter().filter(|f| !holds(f)).count()
         };
         let closest = |clauses: &[Clause<'_>]| clauses.iter().map(failing).min().unwrap_or(0);
         let when = when.iter().map(failing);
@@ -277,67 +281,14 @@ impl Oracle<'_> {
             return c;
         }
         let texts = self.texts(name, inner);
-        let plain = |v: &str| texts.iter().any(|t| text(v, t, false));
-        let present = |v: &str| texts.iter().any(|t| text(v, t, true));
-        let values = (&*when.values, &*when.not_values);
         let http = name.starts_with("request.")
             || (ztunnel
                 && matches!(
                     name,
                     "remote.ip" | "connection.sni" | "source.serviceAccount" | "source.trustDomain"
                 ));
-        match (name, inner) {
-            ("source.ip", _) => c.pair("when source.ip", http, values, |v| {
-                in_block(v, self.conn.peer)
-            }),
-            ("remote.ip", _) => c.pair("when remote.ip", http, values, |v| {
-                in_block(v, self.conn.remote)
-            }),
-            ("destination.ip", _) => c.pair("when destination.ip", http, values, |v| {
-                in_block(v, self.conn.destination)
-            }),
-            ("destination.port", _) => c.pair("when destination.port", http, values, |v| {
-                v.parse() == Ok(self.conn.port)
-            }),
-            ("source.principal", _) => {
-                c.pair("when source.principal", http, values, |v| self.principal(v))
-            }
-            ("source.serviceAccount", _) => {
-                c.pair("when source.serviceAccount", http, values, |v| {
-                    self.account(v, namespace)
-                });
-            }
-            ("source.trustDomain", _) => c.pair("when source.trustDomain", http, values, |v| {
-                self.trust_domain(v)
-            }),
-            ("request.auth.principal", _) => {
-                c.pair("when request.auth.principal", http, values, |v| {
-                    self.request_principal(v)
-                });
-            }
-            ("connection.sni", _) => c.pair("when connection.sni", http, values, |v| {
-                plain(&v.to_ascii_lowercase())
-            }),
-            ("request.headers", ":authority") => {
-                c.pair("when request.headers[:authority]", http, values, |v| {
-                    self.host(v)
-                });
-            }
-            ("request.headers", ":path") => {
-                c.pair("when request.headers[:path]", http, values, present);
-            }
-            ("request.headers", _) => c.pair("when request.headers", http, values, present),
-            ("request.auth.claims", _) => c.pair("when request.auth.claims", http, values, plain),
-            ("request.auth.audiences", _) => {
-                c.pair("when request.auth.audiences", http, values, plain);
-            }
-            ("request.auth.presenter", _) => {
-                c.pair("when request.auth.presenter", http, values, plain);
-            }
-            ("time", _) => c.pair("when time", http, values, |v| in_window(v, self.time())),
-            ("source.namespace", _) => c.pair("when source.namespace", http, values, plain),
-            (unknown, _) => panic!("no key {unknown}"),
-        }
+        let (field, matches) = self.compared(name, inner, namespace, &texts);
+        c.pair(field, http, (&when.values, &when.not_values), matches);
         c.pair(
             "when regexes",
             http,
@@ -345,6 +296,58 @@ impl Oracle<'_> {
             |v| texts.iter().any(|t| regex(v, t)),
         );
         c
+    }
+
+    /// How a value of a condition is compared, and what the field is called in the tally.
+    fn compared<'t>(
+        &'t self,
+        name: &str,
+        inner: &str,
+        namespace: &'t str,
+        texts: &'t [Vec<u8>],
+    ) -> (&'static str, Compare<'t>) {
+        let plain = |v: &str| texts.iter().any(|t| text(v, t, false));
+        let present = |v: &str| texts.iter().any(|t| text(v, t, true));
+        let block = |ip: IpAddr| Box::new(move |v: &str| in_block(v, ip));
+        let conn = self.conn;
+        match (name, inner) {
+            ("source.ip", _) => ("when source.ip", block(conn.peer)),
+            ("remote.ip", _) => ("when remote.ip", block(conn.remote)),
+            ("destination.ip", _) => ("when destination.ip", block(conn.destination)),
+            ("destination.port", _) => (
+                "when destination.port",
+                Box::new(|v| v.parse() == Ok(conn.port)),
+            ),
+            ("time", _) => ("when time", Box::new(|v| in_window(v, self.time()))),
+            ("source.namespace", _) => ("when source.namespace", Box::new(plain)),
+            ("source.principal", _) => ("when source.principal", Box::new(|v| self.principal(v))),
+            ("source.serviceAccount", _) => (
+                "when source.serviceAccount",
+                Box::new(|v| self.account(v, namespace)),
+            ),
+            ("source.trustDomain", _) => (
+                "when source.trustDomain",
+                Box::new(|v| self.trust_domain(v)),
+            ),
+            ("connection.sni", _) => (
+                "when connection.sni",
+                Box::new(move |v| plain(&v.to_ascii_lowercase())),
+            ),
+            ("request.auth.principal", _) => (
+                "when request.auth.principal",
+                Box::new(|v| self.request_principal(v)),
+            ),
+            ("request.auth.audiences", _) => ("when request.auth.audiences", Box::new(plain)),
+            ("request.auth.presenter", _) => ("when request.auth.presenter", Box::new(plain)),
+            ("request.auth.claims", _) => ("when request.auth.claims", Box::new(plain)),
+            ("request.headers", ":authority") => (
+                "when request.headers[:authority]",
+                Box::new(|v| self.host(v)),
+            ),
+            ("request.headers", ":path") => ("when request.headers[:path]", Box::new(present)),
+            ("request.headers", _) => ("when request.headers", Box::new(present)),
+            (unknown, _) => panic!("no key {unknown}"),
+        }
     }
 
     /// When the request came; an open exchange that is judged again has a later time in its connection.
@@ -423,7 +426,10 @@ impl Oracle<'_> {
             serde_json::Value::String(s) if split => s.split_whitespace().collect(),
             serde_json::Value::String(s) => vec![s],
             serde_json::Value::Array(list) => list.iter().filter_map(|v| v.as_str()).collect(),
-            _ => Vec::new(),
+            serde_json::Value::Null
+            | serde_json::Value::Bool(_)
+            | serde_json::Value::Number(_)
+            | serde_json::Value::Object(_) => Vec::new(),
         };
         texts.iter().map(|t| t.as_bytes().to_owned()).collect()
     }

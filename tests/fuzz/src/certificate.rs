@@ -59,13 +59,9 @@ fn known() -> &'static Known {
 }
 
 fn certificates(value: &Value) -> Vec<CertificateDer<'static>> {
-    let texts: Vec<&str> = match value {
-        Value::String(text) => vec![text],
-        other => {
-            let list = other.as_array().into_iter().flatten();
-            list.filter_map(Value::as_str).collect()
-        }
-    };
+    let one = value.as_str().into_iter();
+    let several = value.as_array().into_iter().flatten();
+    let texts: Vec<&str> = one.chain(several.filter_map(Value::as_str)).collect();
     let parsed = texts
         .iter()
         .filter_map(|t| pem::certificates(t.as_bytes()).ok());
