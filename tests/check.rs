@@ -105,13 +105,13 @@ fn json() {
     let broken = write(
         dir.path(),
         "broken.toml",
-        "[[authorizationPolicy]]\nnam = \"x\"\n",
+        "[[authorizationPolicy]]\nname = \"x\"\nrule = []\n",
     );
     let output = check(&[&broken, "--output", "json"]);
     assert_eq!(output.status.code(), Some(1));
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found["good"], false);
-    assert_eq!(found["errors"][0]["line"], 2, "{found}");
+    assert_eq!(found["errors"][0]["line"], 3, "{found}");
 }
 
 /// The same in Istio's own words: the annotation is metadata, the place is the one in the YAML.

@@ -69,6 +69,7 @@ pub fn convert(args: &ResourceArgs) -> ExitCode {
     let done = config::read_files(&args.files).and_then(|files| {
         let options = Options {
             partial: true,
+            lints: Depth::Single,
             ..args.options()
         };
         config::to_toml(&files, options)
@@ -91,16 +92,18 @@ pub fn convert(args: &ResourceArgs) -> ExitCode {
 /// Every problem of the files.
 pub fn read(args: &ResourceArgs) -> Result<(Resources, Vec<String>), ConfigErrors> {
     let files = config::read_files(&args.files)?;
-    let part = Options {
+    let whole = args.options();
+    let part = |lints| Options {
         partial: true,
-        ..args.options()
+        lints,
+        ..whole
     };
-    let read = config::parse_resources(&files, Path::new(""), part)?;
-    if nothing_to_attach_to(&read.mesh) {
+    let read = |options| config::parse_resources(&files, Path::new(""), options);
+    if nothing_to_attach_to(&read(part(Depth::Single))?.mesh) {
         let said = "nothing in these files to attach to: references were not followed; check them with the mesh they belong to";
-        return Ok((read, vec![said.to_owned()]));
+        return Ok((read(part(Depth::Full))?, vec![said.to_owned()]));
     }
-    let read = config::parse_resources(&files, Path::new(""), args.options())?;
+    let read = read(whole)?;
     let said = where_attached(&read.mesh);
     Ok((read, said))
 }
