@@ -16,6 +16,8 @@ use crate::vocab::spiffe::{SpiffeId, TrustDomain};
 /// How much is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Depth {
+    /// Nothing: a reload has no time for it, and nobody at the screen.
+    None,
     /// Each policy by itself, in one pass.
     #[default]
     Single,
@@ -46,7 +48,7 @@ fn codes(documents: &[Document], out: &mut Problems) {
 /// Lints the policies of a mesh; one that has a problem is left alone.
 pub(crate) fn mesh(mesh: &Mesh, documents: &[Document], depth: Depth, out: &mut Problems) {
     codes(documents, out);
-    if !out.is_good() {
+    if !out.is_good() || depth == Depth::None {
         return;
     }
     let domains: Vec<TrustDomain> = std::iter::once(&mesh.trust_domain)

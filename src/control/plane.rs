@@ -285,7 +285,12 @@ impl Plane {
     async fn reload(&mut self) {
         // Editors write in several steps; the last one counts.
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let loaded = match config::load(&self.main) {
+        // Lints are for those who write policies; the cores wait for this.
+        let options = Options {
+            lints: Depth::None,
+            ..Options::default()
+        };
+        let loaded = match config::load_with(&self.main, &[], options) {
             Ok(loaded) => loaded,
             Err(errors) => {
                 return self.refused(errors.problems().iter().map(ToString::to_string).collect());
