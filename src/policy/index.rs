@@ -16,6 +16,8 @@ use crate::vocab::cidr::Cidr;
 
 mod build;
 mod key;
+#[cfg(test)]
+mod tests;
 
 pub(super) use key::Axes;
 
