@@ -387,6 +387,9 @@ pub(super) fn joined(a: &str, b: &str, each: impl FnOnce(&[u8]) -> bool) -> bool
 
 fn joined_into<'b>(a: &str, b: &str, buffer: &'b mut [u8]) -> &'b [u8] {
     let bytes = a.bytes().chain([b'/']).chain(b.bytes());
-    buffer.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+    buffer
+        .iter_mut()
+        .zip(bytes)
+        .for_each(|(to, from)| *to = from);
     buffer.get(..a.len() + 1 + b.len()).unwrap_or_default()
 }

@@ -119,7 +119,12 @@ impl<'m> Compiled<'m> {
         self.targets.candidates(point, root, |at| found.push(at));
         found.retain(|at| {
             self.policies.get(*at).is_some_and(|(policy, _)| {
-                attaches(&policy.target, &policy.name.namespace, point, self.mesh.scope)
+                attaches(
+                    &policy.target,
+                    &policy.name.namespace,
+                    point,
+                    self.mesh.scope,
+                )
             })
         });
         found.sort_unstable();
@@ -147,7 +152,9 @@ impl<'m> Compiled<'m> {
             deny: List::new(of(Action::Deny, false), false),
             allow: List::new(of(Action::Allow, false), true),
             audit: List::new(of(Action::Audit, false), false),
-            custom: custom.map(|(name, all)| (name, List::new(all, false))).collect(),
+            custom: custom
+                .map(|(name, all)| (name, List::new(all, false)))
+                .collect(),
             dry_deny: List::new(of(Action::Deny, true), false),
             dry_allow: List::new(of(Action::Allow, true), false),
         }
@@ -159,9 +166,8 @@ impl<'m> Compiled<'m> {
 /// # Errors
 /// Every problem of those policies. Nothing is skipped: with one bad value there is no set.
 pub fn compile(mesh: &MeshPolicies<'_>, point: &Point) -> Result<PolicySet, Vec<PolicyProblem>> {
-    let applies = |p: &&AuthorizationPolicy| {
-        attaches(&p.target, &p.name.namespace, point, mesh.scope)
-    };
+    let applies =
+        |p: &&AuthorizationPolicy| attaches(&p.target, &p.name.namespace, point, mesh.scope);
     let compiled = Compiled::of(mesh, mesh.policies.iter().filter(applies).collect())?;
     let all: Vec<usize> = (0..compiled.policies.len()).collect();
     Ok(compiled.set(&all, point.default))

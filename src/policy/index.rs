@@ -174,7 +174,9 @@ impl Table {
         }
         let mut affix = |number: u32| {
             let at = usize::try_from(number).ok();
-            at.and_then(|at| self.affixes.get(at)).into_iter().for_each(&mut *each);
+            at.and_then(|at| self.affixes.get(at))
+                .into_iter()
+                .for_each(&mut *each);
             false
         };
         if !self.prefixes.is_empty() {

@@ -123,7 +123,13 @@ mod tests {
 
     #[test]
     fn blocks() {
-        let blocks = ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.7", "fd00::/8", "11.0.0.0/8"];
+        let blocks = [
+            "10.0.0.0/8",
+            "10.1.0.0/16",
+            "192.0.2.7",
+            "fd00::/8",
+            "11.0.0.0/8",
+        ];
         let blocks = blocks.map(|b| Cidr::parse(b).unwrap()).to_vec();
         let matcher = Matcher::Blocks(Box::new(Blocks::new(blocks)));
         for (ip, want) in [

@@ -201,10 +201,7 @@ fn table(hir: &Hir) -> Result<Option<Middle>, String> {
         .accelerate(false)
         .dfa_size_limit(Some(limits::REGEX_TABLE_BYTES))
         .determinize_size_limit(Some(limits::REGEX_COMPILED_BYTES));
-    let Ok(dfa) = dense::Builder::new()
-        .configure(config)
-        .build_from_nfa(&nfa)
-    else {
+    let Ok(dfa) = dense::Builder::new().configure(config).build_from_nfa(&nfa) else {
         return Ok(None);
     };
     let anchored = start::Config::new().anchored(Anchored::Yes);

@@ -74,11 +74,7 @@ impl Form {
 
     /// All its tests.
     pub(super) fn tests(&self) -> impl Iterator<Item = &Arc<Test>> {
-        self.from
-            .iter()
-            .chain(&self.to)
-            .flatten()
-            .chain(&self.when)
+        self.from.iter().chain(&self.to).flatten().chain(&self.when)
     }
 
     /// How many tests fail at least, and the first of them; `None` if it matches.

@@ -113,11 +113,7 @@ impl<'m> Compiler<'m, '_> {
         }
         let mut when = Vec::with_capacity(rule.when.len());
         for (i, condition) in rule.when.iter().enumerate() {
-            self.condition(
-                &format_args!("rules[{at}].when[{i}]"),
-                condition,
-                &mut when,
-            );
+            self.condition(&format_args!("rules[{at}].when[{i}]"), condition, &mut when);
         }
         let full = Form {
             from: from.into(),
@@ -418,7 +414,8 @@ impl<'m> Compiler<'m, '_> {
         if self.policy.action == Action::Allow {
             return AtL4::Never;
         }
-        let keep = |tests: &Clause| -> Clause { tests.iter().filter(|t| !l7(t)).cloned().collect() };
+        let keep =
+            |tests: &Clause| -> Clause { tests.iter().filter(|t| !l7(t)).cloned().collect() };
         let clauses = |lists: &[Clause]| lists.iter().map(keep).collect::<Vec<_>>();
         let (mut from, mut to, when) = (clauses(&full.from), clauses(&full.to), keep(&full.when));
         if self.policy.action == Action::Deny && dialect == L4Deny::Ztunnel {

@@ -120,9 +120,8 @@ impl List {
     }
 
     fn indexes(&self, axes: Axes) -> Indexes {
-        let forms = |http| -> Vec<Option<&Form>> {
-            self.all().map(|hit| hit.rule.form(http)).collect()
-        };
+        let forms =
+            |http| -> Vec<Option<&Form>> { self.all().map(|hit| hit.rule.form(http)).collect() };
         let same = self.all().all(|hit| matches!(hit.rule.at_l4, AtL4::Same));
         Indexes {
             full: Index::new(&forms(true), axes),

@@ -473,7 +473,13 @@ fn problems() {
     );
     let nothing = policy("deny", Action::Deny, vec![]);
     assert_eq!(validate(&nothing)[0].field, "rules");
-    check(&[nothing], None, "/", Decision::Allow, "no ALLOW policy applies");
+    check(
+        &[nothing],
+        None,
+        "/",
+        Decision::Allow,
+        "no ALLOW policy applies",
+    );
 }
 
 /// A mesh in dry run allows what it would deny, and the verdict tells of the denial.

@@ -108,7 +108,10 @@ impl fmt::Debug for Nearest {
 impl PartialEq for Nearest {
     fn eq(&self, other: &Self) -> bool {
         let same = |(a, b): (&Arc<Test>, &Arc<Test>)| Arc::ptr_eq(a, b);
-        self.test.as_ref().zip(other.test.as_ref()).is_some_and(same)
+        self.test
+            .as_ref()
+            .zip(other.test.as_ref())
+            .is_some_and(same)
             || self.needs() == other.needs()
     }
 }

@@ -172,7 +172,11 @@ mod tests {
             ("10.1.2.3/8", "10.0.0.0", "10.255.255.255"),
             ("10.1.2.3", "10.1.2.3", "10.1.2.3"),
             ("0.0.0.0/0", "0.0.0.0", "255.255.255.255"),
-            ("fd00::/8", "fd00::", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+            (
+                "fd00::/8",
+                "fd00::",
+                "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            ),
             ("::/0", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
         ] {
             let block = Cidr::parse(block).unwrap();

@@ -2,10 +2,10 @@
 
 use rustc_hash::FxHashMap;
 
-use crate::policy::index::key::{Axes, Axis, Key, choices, keys, segment_keys};
-use crate::policy::index::{Node, Source, Split, Table};
 use crate::policy::attribute::Attribute;
 use crate::policy::field::Test;
+use crate::policy::index::key::{Axes, Axis, Key, choices, keys, segment_keys};
+use crate::policy::index::{Node, Source, Split, Table};
 use crate::policy::matcher::Matcher;
 use crate::policy::radix::Radix;
 use crate::policy::rule::Form;
@@ -193,7 +193,9 @@ impl<'t> Builder<'t> {
         let sample: Vec<u32> = places.iter().step_by(step).copied().collect();
         let mut found: Vec<Axis<'t>> = Vec::new();
         for place in &sample {
-            let all = usize::try_from(*place).ok().and_then(|at| self.choices.get(at));
+            let all = usize::try_from(*place)
+                .ok()
+                .and_then(|at| self.choices.get(at));
             for choice in all.into_iter().flatten() {
                 if found.len() < COMPARED && !found.contains(&choice.axis) {
                     found.push(choice.axis);
@@ -214,7 +216,8 @@ impl<'t> Builder<'t> {
             compare(*axis, &mut best);
         }
         // Where paths begin alike, one of their segments may tell them apart.
-        let apart = |best: Option<(usize, Axis<'t>)>| best.is_some_and(|(n, _)| n * 16 <= sample.len());
+        let apart =
+            |best: Option<(usize, Axis<'t>)>| best.is_some_and(|(n, _)| n * 16 <= sample.len());
         if !apart(best) && found.contains(&Axis::One(&Attribute::Path)) {
             (0..SEGMENTS).for_each(|at| compare(Axis::Segment(at), &mut best));
         }

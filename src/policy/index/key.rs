@@ -218,17 +218,14 @@ fn regex(regex: &WholeRegex) -> Key<'_> {
 }
 
 /// As `keys`, by one segment of the path: `false` if not every value names it.
-pub(super) fn segment_keys<'t>(
-    test: &'t Test,
-    at: usize,
-    each: &mut impl FnMut(Key<'t>),
-) -> bool {
+pub(super) fn segment_keys<'t>(test: &'t Test, at: usize, each: &mut impl FnMut(Key<'t>)) -> bool {
     let mut named = |segment: Option<&[u8]>| segment.map(|s| each(Key::Exact(hash(s)))).is_some();
     match test.wanted() {
         // The values of a path stand as written: nothing is folded or expanded.
-        Some(Matcher::Text(_) | Matcher::Paths(_)) => {
-            test.written.iter().all(|v| named(written_segment(v.as_bytes(), at)))
-        }
+        Some(Matcher::Text(_) | Matcher::Paths(_)) => test
+            .written
+            .iter()
+            .all(|v| named(written_segment(v.as_bytes(), at))),
         Some(Matcher::Regexes(regexes)) => regexes.iter().all(|regex| {
             let (prefix, whole) = regex.prefix();
             named(complete_segment(prefix, at, whole))

@@ -76,7 +76,13 @@ const BLOCKS: [&str; 6] = [
     "fd00::/8",
     "fd00::1",
 ];
-const ADDRESSES: [&str; 5] = ["10.1.0.1", "10.2.0.1", "192.0.2.1", "fd00::1", "::ffff:10.1.0.1"];
+const ADDRESSES: [&str; 5] = [
+    "10.1.0.1",
+    "10.2.0.1",
+    "192.0.2.1",
+    "fd00::1",
+    "::ffff:10.1.0.1",
+];
 
 /// A seeded xorshift generator.
 struct Random(u64);
@@ -124,8 +130,12 @@ impl Random {
         }
         source.trust_domains = self.some(8, &["td", "other", "o*"]);
         source.not_trust_domains = self.some(14, &["other"]);
-        source.request_principals =
-            self.some(6, &["*", "iss/s1", "iss/s2", "iss/*", "*/s1", "i*", "iss/s*", "*2"]);
+        source.request_principals = self.some(
+            6,
+            &[
+                "*", "iss/s1", "iss/s2", "iss/*", "*/s1", "i*", "iss/s*", "*2",
+            ],
+        );
         source.not_request_principals = self.some(12, &["iss/s1", "*"]);
         source
     }
@@ -177,7 +187,8 @@ impl Random {
         };
         let text = !["ip", "time", "port"].iter().any(|end| key.ends_with(end));
         if text {
-            condition.regexes = self.some(4, &["a|b", "a.*", ".*b", "iss/s[12]", "[ab]/x", "(a|b)*x?"]);
+            condition.regexes =
+                self.some(4, &["a|b", "a.*", ".*b", "iss/s[12]", "[ab]/x", "(a|b)*x?"]);
             condition.not_regexes = self.some(8, &["ab", ".*x"]);
         }
         let lists = [&condition.values, &condition.not_values, &condition.regexes];
@@ -223,8 +234,7 @@ impl Random {
                 let action = [Action::Allow, Action::Deny, Action::Audit, Action::Custom]
                     [[0, 0, 0, 1, 1, 2, 3][self.below(7)]];
                 let custom = action == Action::Custom;
-                let mut rules: Vec<Rule> =
-                    (0..=self.below(2)).map(|_| self.rule(custom)).collect();
+                let mut rules: Vec<Rule> = (0..=self.below(2)).map(|_| self.rule(custom)).collect();
                 for rule in &mut rules {
                     self.narrow(narrow, custom, rule);
                 }
@@ -289,13 +299,25 @@ impl Random {
     }
 
     fn request(&mut self) -> Request {
-        let path = self.one(&["/", "/a", "/a/b", "/a/b/c", "/b/a", "/b/c/d", "/c", "/z/c", "/A"]);
-        let query = self.one(&["", "?q=a", "?q=b&q=ab", "?q=%61&r+s=x", "?q", "?r%20s=a+b&q=x"]);
+        let path = self.one(&[
+            "/", "/a", "/a/b", "/a/b/c", "/b/a", "/b/c/d", "/c", "/z/c", "/A",
+        ]);
+        let query = self.one(&[
+            "",
+            "?q=a",
+            "?q=b&q=ab",
+            "?q=%61&r+s=x",
+            "?q",
+            "?r%20s=a+b&q=x",
+        ]);
         let target = format!("{path}{query}");
         let mut headers = HeaderMap::new();
         for _ in 0..self.below(3) {
             let name = HeaderName::from_static("x-a");
-            headers.append(name, HeaderValue::from_static([" a", "b ", "", "ab"][self.below(4)]));
+            headers.append(
+                name,
+                HeaderValue::from_static([" a", "b ", "", "ab"][self.below(4)]),
+            );
         }
         let claims = [
             json!({}),
@@ -341,7 +363,13 @@ fn compiled(policies: &[AuthorizationPolicy], l4_deny: L4Deny) -> PolicySet {
 }
 
 fn lists(set: &PolicySet) -> Vec<&List> {
-    let fixed = [&set.deny, &set.allow, &set.audit, &set.dry_deny, &set.dry_allow];
+    let fixed = [
+        &set.deny,
+        &set.allow,
+        &set.audit,
+        &set.dry_deny,
+        &set.dry_allow,
+    ];
     let custom = set.custom.iter().map(|(_, list)| list);
     fixed.into_iter().chain(custom).collect()
 }
@@ -417,25 +445,28 @@ fn agrees_with_a_scan() {
         }
     }
     let seen = [hits, misses, split, few];
-    assert!(seen.iter().all(|n| *n > 4_000), "too few of a kind: {seen:?}");
+    assert!(
+        seen.iter().all(|n| *n > 4_000),
+        "too few of a kind: {seen:?}"
+    );
 }
 
 /// Policies that begin alike, each of another kind: a decision looks at a few of them.
 #[test]
 fn few_are_proposed() {
     let kinds: [(&str, fn(usize) -> Rule); 7] = [
-        ("templates", |i| paths(&[&format!("/api/{{*}}/team-{i}/{{**}}")])),
+        ("templates", |i| {
+            paths(&[&format!("/api/{{*}}/team-{i}/{{**}}")])
+        }),
         ("prefixes", |i| paths(&[&format!("/api/v1/team-{i}/*")])),
         ("suffixes", |i| paths(&[&format!("*/team-{i}/x")])),
         ("exact", |i| paths(&[&format!("/api/v1/team-{i}/x")])),
-        ("regexes", |i| {
-            Rule {
-                to: vec![Operation {
-                    path_regexes: vec![format!("/api/v[0-9]+/team-{i}/x")],
-                    ..Operation::default()
-                }],
-                ..Rule::default()
-            }
+        ("regexes", |i| Rule {
+            to: vec![Operation {
+                path_regexes: vec![format!("/api/v[0-9]+/team-{i}/x")],
+                ..Operation::default()
+            }],
+            ..Rule::default()
         }),
         ("hosts", |i| Rule {
             to: vec![Operation {
@@ -459,7 +490,9 @@ fn few_are_proposed() {
     asked.host = Host::parse("team-77.example").unwrap();
     asked.path = CanonicalPath::parse(PathNormalization::Base, "/api/v1/team-77/x").ok();
     let team = HeaderValue::from_static("team-77");
-    asked.headers.insert(HeaderName::from_static("x-team"), team);
+    asked
+        .headers
+        .insert(HeaderName::from_static("x-team"), team);
     let facts = Facts {
         conn: &conn,
         request: Some(&asked),
