@@ -378,10 +378,13 @@ const LONG: usize = limits::TOKEN_BYTES;
 
 /// Calls `each` with `a/b`, without a copy on the heap.
 pub(super) fn joined(a: &str, b: &str, each: impl FnOnce(&[u8]) -> bool) -> bool {
-    match a.len() + 1 + b.len() {
-        ..=SHORT => each(joined_into(a, b, &mut [0; SHORT])),
-        ..=LONG => each(joined_into(a, b, &mut [0; LONG])),
-        _ => each(format!("{a}/{b}").as_bytes()),
+    let len = a.len() + 1 + b.len();
+    if len <= SHORT {
+        each(joined_into(a, b, &mut [0; SHORT]))
+    } else if len <= LONG {
+        each(joined_into(a, b, &mut [0; LONG]))
+    } else {
+        each(format!("{a}/{b}").as_bytes())
     }
 }
 

@@ -53,6 +53,9 @@ pub struct PolicyProblem {
     pub message: String,
 }
 
+/// Sets by positions of their policies and by what holds without an ALLOW policy.
+type Sets = FxHashMap<(Vec<usize>, Decision), Arc<PolicySet>>;
+
 /// The policies of a mesh, each compiled once; `at` gives what holds at an enforcement point.
 #[derive(Debug)]
 pub struct Compiled<'m> {
@@ -61,7 +64,7 @@ pub struct Compiled<'m> {
     policies: Vec<(&'m AuthorizationPolicy, Arc<Policy>)>,
     targets: Targets<'m>,
     /// The sets made so far, by the policies in them.
-    sets: RefCell<FxHashMap<(Vec<usize>, Decision), Arc<PolicySet>>>,
+    sets: RefCell<Sets>,
 }
 
 impl<'m> Compiled<'m> {

@@ -25,7 +25,7 @@ pub(super) fn nearest<'s>(
     if let Some(others) = list.others(facts).filter(|_| bound < list.len()) {
         let share = bound / 3;
         search.some(share, |each| {
-            list.index(facts).nearby(facts, &mut |p| each(p))
+            list.index(facts).nearby(facts, &mut |p| each(p));
         });
         search.some(share, |each| others.candidates(facts, &mut |p| each(p)));
     }

@@ -30,11 +30,11 @@ enum Middle {
     Anything,
     /// A table of states.
     Table {
-        dfa: dense::DFA<Vec<u32>>,
+        dfa: Box<dense::DFA<Vec<u32>>>,
         start: StateID,
     },
     /// Too many states for a table: all threads in step, linear in the value as well.
-    Threads(pikevm::PikeVM),
+    Threads(Box<pikevm::PikeVM>),
 }
 
 thread_local! {
@@ -208,7 +208,10 @@ fn table(hir: &Hir) -> Result<Option<Middle>, String> {
     let Ok(start) = dfa.start_state(&anchored) else {
         return Ok(None);
     };
-    Ok(Some(Middle::Table { dfa, start }))
+    Ok(Some(Middle::Table {
+        dfa: Box::new(dfa),
+        start,
+    }))
 }
 
 fn any_byte() -> regex_syntax::hir::Repetition {
@@ -227,7 +230,7 @@ fn threads(hir: &Hir) -> Result<Middle, String> {
     pikevm::PikeVM::builder()
         .configure(config)
         .build_from_nfa(nfa)
-        .map(Middle::Threads)
+        .map(|vm| Middle::Threads(Box::new(vm)))
         .map_err(|e| format!("bad regular expression: {e}"))
 }
 

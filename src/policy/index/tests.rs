@@ -451,10 +451,13 @@ fn agrees_with_a_scan() {
     );
 }
 
+/// A rule of one kind, by number.
+type Kind = fn(usize) -> Rule;
+
 /// Policies that begin alike, each of another kind: a decision looks at a few of them.
 #[test]
 fn few_are_proposed() {
-    let kinds: [(&str, fn(usize) -> Rule); 7] = [
+    let kinds: [(&str, Kind); 7] = [
         ("templates", |i| {
             paths(&[&format!("/api/{{*}}/team-{i}/{{**}}")])
         }),
