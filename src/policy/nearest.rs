@@ -9,8 +9,8 @@ use crate::policy::verdict::Nearest;
 pub(super) const LOOKED_AT: usize = 16;
 
 /// The rule that fails by the fewest tests, and the first of those; of several the first. A rule that cannot match on
-/// a bare connection counts as the farthest. Where there are more rules than `bound`, first those of the caller's
-/// identity are looked at, then those of what was asked for, then the first ones.
+/// a bare connection counts as the farthest. Where there are more rules than `bound`, half as many are looked at:
+/// those of the caller's identity, then those of what was asked for, then the first ones.
 pub(super) fn nearest<'s>(
     list: &'s List,
     facts: Facts<'_>,
@@ -23,7 +23,9 @@ pub(super) fn nearest<'s>(
         best: None,
     };
     if let Some(others) = list.others(facts).filter(|_| bound < list.len()) {
-        let share = bound / 3;
+        // What is near was found by then, or nothing is: the first ones are as good as others.
+        search.left = bound.div_ceil(2);
+        let share = search.left.div_ceil(3);
         search.some(share, |each| {
             list.index(facts).nearby(facts, &mut |p| each(p));
         });
