@@ -47,8 +47,10 @@ enum Mesh {
     Ports,
     /// One caller for all: only paths tell the policies apart, by turns as in `Mix`.
     OneCaller,
-    /// No caller, each rule its own regex, with states of its own.
+    /// No caller, each rule its own regex, with states of its own; they begin and end alike.
     Regexes,
+    /// As `Regexes`, and no segment of the path is the same in all that one matches.
+    Alternations,
     /// No caller, each rule its own host and its subdomains.
     Hosts,
     /// No caller, each rule its own IP block.
@@ -78,7 +80,15 @@ impl Mesh {
             }
             Self::Regexes => {
                 out.to = vec![Operation {
-                    path_regexes: vec![format!("/api/v[0-9]+/([a-z]+-{policy}|x{rule})/(u|v)+")],
+                    path_regexes: vec![format!(
+                        "/api/v[0-9]+/abc-{policy}/(r{rule}|[a-z]+)/(u|v)+"
+                    )],
+                    ..Operation::default()
+                }];
+            }
+            Self::Alternations => {
+                out.to = vec![Operation {
+                    path_regexes: vec![format!("/api/v[0-9]+/([a-z]+-{policy}|r{rule})/(u|v)+")],
                     ..Operation::default()
                 }];
             }
@@ -236,6 +246,10 @@ fn facts(mesh: Mesh, policy: usize, rule: usize) -> (Connection, Option<Request>
         Mesh::Ports => (connection(&principal(policy), local, 1024 + rule), None),
         Mesh::OneCaller => (usual(&principal(0)), Some(request(&target, "api.example"))),
         Mesh::Regexes => {
+            let target = format!("/api/v1/abc-{policy}/x/uvu");
+            (usual(&principal(0)), Some(request(&target, "api.example")))
+        }
+        Mesh::Alternations => {
             let target = format!("/api/v1/abc-{policy}/uvu");
             (usual(&principal(0)), Some(request(&target, "api.example")))
         }
@@ -356,9 +370,10 @@ const CASES: [Case; 11] = {
     ]
 };
 
-const SHAPES: [(&str, Mesh); 5] = [
+const SHAPES: [(&str, Mesh); 6] = [
     ("one-caller", Mesh::OneCaller),
     ("regexes", Mesh::Regexes),
+    ("alternations", Mesh::Alternations),
     ("hosts", Mesh::Hosts),
     ("ip-blocks", Mesh::Blocks),
     ("header-names", Mesh::HeaderNames),

@@ -9,7 +9,7 @@ use regex_automata::nfa::thompson::{self, NFA, WhichCaptures, pikevm};
 use regex_automata::util::{primitives::StateID, start};
 use regex_automata::{Anchored, Input, MatchKind};
 use regex_syntax::ParserBuilder;
-use regex_syntax::hir::{Hir, HirKind, Look};
+use regex_syntax::hir::{Class, Hir, HirKind, Look};
 use rustc_hash::FxHashMap;
 
 use crate::vocab::limits;
@@ -21,6 +21,8 @@ pub(super) struct WholeRegex {
     suffix: Arc<[u8]>,
     /// `None`: the value is the prefix (and the suffix is empty).
     middle: Option<Arc<Middle>>,
+    /// Segments of a path, what stands before the first `/` first: the text of those that are the same in every match.
+    segments: Arc<[Option<Box<[u8]>>]>,
 }
 
 /// What stands between the literal ends.
@@ -58,6 +60,11 @@ impl WholeRegex {
     /// What every match begins with, and the whole of it if nothing follows.
     pub(super) fn prefix(&self) -> (&[u8], bool) {
         (&self.prefix, self.middle.is_none())
+    }
+
+    /// The segment of a path, counted from 0, if it is the same in every match.
+    pub(super) fn segment(&self, at: usize) -> Option<&[u8]> {
+        self.segments.get(at + 1)?.as_deref()
     }
 
     /// What every match ends with.
@@ -124,6 +131,7 @@ impl Regexes {
             .build()
             .parse(pattern)
             .map_err(|e| syntax_message(&e))?;
+        let segments = segments(&hir);
         let (prefix, middle, suffix) = cut(&hir);
         let middle = match middle {
             None => None,
@@ -133,6 +141,7 @@ impl Regexes {
             prefix: self.literal(prefix),
             suffix: self.literal(suffix),
             middle,
+            segments: segments.into(),
         };
         self.whole.insert(pattern.into(), compiled.clone());
         Ok(compiled)
@@ -273,6 +282,63 @@ fn cut(hir: &Hir) -> (Vec<u8>, Option<Hir>, Vec<u8>) {
     (prefix, Some(Hir::concat(parts)), suffix)
 }
 
+/// Segments whose text is told; more are not looked at.
+const SEGMENTS: usize = 12;
+
+/// The segments of a path as far as the expression fixes where they begin and end: up to the first part that may match
+/// a `/` of its own.
+fn segments(hir: &Hir) -> Vec<Option<Box<[u8]>>> {
+    let mut flat = Vec::new();
+    flatten(hir, &mut flat);
+    let mut out = Vec::new();
+    let mut open = Some(Vec::new());
+    for part in &flat {
+        match part.kind() {
+            HirKind::Literal(literal) => {
+                for byte in &literal.0 {
+                    if *byte == b'/' {
+                        out.push(open.map(Vec::into_boxed_slice));
+                        open = Some(Vec::new());
+                    } else if let Some(text) = &mut open {
+                        text.push(*byte);
+                    }
+                }
+            }
+            HirKind::Empty | HirKind::Look(_) => {}
+            _ if may_match_slash(part) => {
+                out.truncate(SEGMENTS);
+                return out;
+            }
+            HirKind::Class(_)
+            | HirKind::Repetition(_)
+            | HirKind::Capture(_)
+            | HirKind::Concat(_)
+            | HirKind::Alternation(_) => open = None,
+        }
+    }
+    out.push(open.map(Vec::into_boxed_slice));
+    out.truncate(SEGMENTS);
+    out
+}
+
+fn may_match_slash(hir: &Hir) -> bool {
+    match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => false,
+        HirKind::Literal(literal) => literal.0.contains(&b'/'),
+        HirKind::Class(Class::Bytes(class)) => {
+            let mut ranges = class.ranges().iter();
+            ranges.any(|r| (r.start()..=r.end()).contains(&b'/'))
+        }
+        HirKind::Class(Class::Unicode(class)) => {
+            let mut ranges = class.ranges().iter();
+            ranges.any(|r| (r.start()..=r.end()).contains(&'/'))
+        }
+        HirKind::Repetition(repetition) => may_match_slash(&repetition.sub),
+        HirKind::Capture(capture) => may_match_slash(&capture.sub),
+        HirKind::Concat(parts) | HirKind::Alternation(parts) => parts.iter().any(may_match_slash),
+    }
+}
+
 fn rebuilt(kind: HirKind) -> Hir {
     match kind {
         HirKind::Empty => Hir::empty(),
@@ -354,6 +420,25 @@ mod tests {
             ("/x(a|b)*a(a|b){16}y", "/xaabbbbbbbbbbbbbbbby", true),
         ] {
             assert_eq!(whole(pattern, value), want, "{pattern} {value}");
+        }
+        let fixed = |pattern: &str| -> Vec<Option<String>> {
+            let regex = Regexes::default().whole(pattern).unwrap();
+            let text = |at| {
+                regex
+                    .segment(at)
+                    .map(|s| String::from_utf8(s.to_vec()).unwrap())
+            };
+            (0..4).map(text).collect()
+        };
+        let text = |texts: [&str; 4]| texts.map(|t| (t != "?").then(|| t.to_owned()));
+        for (pattern, want) in [
+            ("/api/v[0-9]+/(team-7)/.*", ["api", "?", "team-7", "?"]),
+            ("^/a(/b)/c+/d$", ["a", "b", "?", "d"]),
+            ("/a/[^b]/c", ["a", "?", "?", "?"]),
+            ("(?u)/a/\\pL/c/", ["a", "?", "c", ""]),
+            ("/a|/b", ["?", "?", "?", "?"]),
+        ] {
+            assert_eq!(fixed(pattern), text(want), "{pattern}");
         }
         let mut regexes = Regexes::default();
         let hard = regexes.whole("(a|b)*a(a|b){16}").unwrap();

@@ -226,10 +226,7 @@ pub(super) fn segment_keys<'t>(test: &'t Test, at: usize, each: &mut impl FnMut(
             .written
             .iter()
             .all(|v| named(written_segment(v.as_bytes(), at))),
-        Some(Matcher::Regexes(regexes)) => regexes.iter().all(|regex| {
-            let (prefix, whole) = regex.prefix();
-            named(complete_segment(prefix, at, whole))
-        }),
+        Some(Matcher::Regexes(regexes)) => regexes.iter().all(|r| named(r.segment(at))),
         Some(
             Matcher::Blocks(_)
             | Matcher::Ports(_)
@@ -250,15 +247,15 @@ fn written_segment(value: &[u8], at: usize) -> Option<&[u8]> {
         let fixed = !before.any(|s| s == b"{**}") && found != b"{*}";
         fixed.then_some(found)
     } else if let Some(prefix) = value.strip_suffix(b"*") {
-        complete_segment(prefix, at, false)
+        complete_segment(prefix, at)
     } else {
         segment(value, at)
     }
 }
 
 /// The segment of a literal beginning, if it ends there too.
-fn complete_segment(prefix: &[u8], at: usize, whole: bool) -> Option<&[u8]> {
+fn complete_segment(prefix: &[u8], at: usize) -> Option<&[u8]> {
     let mut rest = prefix.split(|b| *b == b'/').skip(at + 1);
     let found = rest.next()?;
-    (whole || rest.next().is_some()).then_some(found)
+    rest.next().map(|_| found)
 }
