@@ -136,6 +136,8 @@ impl Reason {
             | Self::ViaWaypoint
             | Self::KnownDestination
             | Self::UnknownDestinationAllowed
+            | Self::CustomDenied(_)
+            | Self::CustomError(_)
             | Self::UnknownDestination(_) => self.to_string(),
         }
     }
