@@ -15,7 +15,16 @@ pub mod set;
 pub mod trust;
 pub mod verdict;
 
+mod field;
+mod index;
+mod intern;
+mod matcher;
+mod nearest;
+mod radix;
+mod regex;
+mod rule;
 mod rules;
+mod targets;
 mod values;
 mod window;
 
@@ -23,11 +32,11 @@ mod window;
 mod tests;
 
 pub use attach::{Point, PointKind, Scope, ServiceKind, attaches};
-pub use compile::{L4Deny, MeshPolicies, PolicyProblem, compile, validate};
+pub use compile::{Compiled, L4Deny, MeshPolicies, PolicyProblem, compile, validate};
 pub use custom::{CustomMatch, custom_matches};
 pub use decide::{
-    OutboundTarget, custom_providers, decide, decide_connect, decide_outbound, decide_plaintext,
-    decide_via_waypoint,
+    OutboundTarget, custom_providers, decide, decide_connect, decide_looking_at, decide_outbound,
+    decide_plaintext, decide_via_waypoint,
 };
 pub use facts::{Connection, Request};
 pub use peer::mtls_mode;

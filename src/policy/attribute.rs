@@ -1,16 +1,12 @@
 //! Attributes of a connection or request that rules compare, each a list of values, perhaps empty.
 
-use std::net::IpAddr;
-
 use http::header::HeaderName;
-use regex::bytes::Regex;
 use serde_json::Value;
 
 use crate::policy::facts::{Connection, Request};
-use crate::policy::pattern::{RequestPrincipal, Template, TextSet};
-use crate::policy::window::Window;
-use crate::vocab::cidr::Cidr;
+use crate::policy::matcher::Matcher;
 use crate::vocab::claims::Claims;
+use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 
 /// What is judged.
@@ -20,17 +16,22 @@ pub(super) struct Facts<'a> {
     pub(super) request: Option<&'a Request>,
 }
 
-impl Facts<'_> {
+impl<'a> Facts<'a> {
+    /// Claims of the verified token.
+    pub(super) fn claims(self) -> Option<&'a Claims> {
+        self.request?.claims.as_ref()
+    }
+
     /// When the request arrived, or the connection if there is none: seconds since the Unix epoch. An open exchange that
     /// is judged again has the time of that judgement in its connection.
-    fn time(&self) -> i64 {
+    pub(super) fn time(self) -> i64 {
         let request = self.request.map_or(i64::MIN, |r| r.time);
         request.max(self.conn.time)
     }
 }
 
 /// One attribute that a field or a `when` key names.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Attribute {
     /// The peer's ID without `spiffe://`.
     Principal,
@@ -63,62 +64,11 @@ pub(super) enum Attribute {
     /// Path with query (`request.headers[:path]`).
     Target,
     /// Header fields of one name.
-    Header(HeaderName),
+    Header(Box<HeaderName>),
     /// Query parameters of one name.
     Query(Box<str>),
     /// When.
     Time,
-}
-
-/// Compiled values of a field.
-#[derive(Clone, Debug)]
-pub(super) enum Matcher {
-    Text(TextSet),
-    Paths(TextSet, Vec<Template>),
-    Regexes(Vec<Regex>),
-    Blocks(Vec<Cidr>),
-    Ports(Vec<u16>),
-    RequestPrincipals(Vec<RequestPrincipal>),
-    Windows(Vec<Window>),
-}
-
-impl Matcher {
-    /// Whether a string value matches.
-    pub(super) fn text(&self, value: &[u8]) -> bool {
-        match self {
-            Self::Text(set) => set.matches(value),
-            Self::Paths(set, templates) => {
-                set.matches(value) || templates.iter().any(|t| t.matches(value))
-            }
-            Self::Regexes(regexes) => regexes.iter().any(|r| r.is_match(value)),
-            Self::Blocks(_) | Self::Ports(_) | Self::RequestPrincipals(_) | Self::Windows(_) => {
-                false
-            }
-        }
-    }
-
-    fn ip(&self, ip: IpAddr) -> bool {
-        matches!(self, Self::Blocks(blocks) if blocks.iter().any(|b| b.contains(ip)))
-    }
-
-    fn token(&self, claims: &Claims) -> bool {
-        if let Self::RequestPrincipals(principals) = self {
-            return principals.iter().any(|p| p.matches(claims));
-        }
-        claims
-            .request_principal()
-            .is_some_and(|p| self.text(p.as_bytes()))
-    }
-
-    fn account(&self, id: &SpiffeId) -> bool {
-        match id.k8s() {
-            Some((namespace, account)) if matches!(self, Self::Regexes(_)) => {
-                self.text(format!("{namespace}/{account}").as_bytes())
-            }
-            Some(_) => self.text(id.path().as_bytes()),
-            None => false,
-        }
-    }
 }
 
 impl Attribute {
@@ -168,7 +118,7 @@ impl Attribute {
                 ":authority" | "host" => Ok(Self::Host),
                 name => name
                     .parse()
-                    .map(Self::Header)
+                    .map(|name| Self::Header(Box::new(name)))
                     .map_err(|_e| "not a header name"),
             },
             ("request.query", Some(name)) => Ok(Self::Query(name.into())),
@@ -251,53 +201,53 @@ impl Attribute {
     /// Whether any value of it matches.
     pub(super) fn any(&self, facts: Facts<'_>, matcher: &Matcher) -> bool {
         let conn = facts.conn;
+        match (self, matcher) {
+            (Self::SourceIp, _) => matcher.ip(conn.peer),
+            (Self::RemoteIp, _) => matcher.ip(conn.remote),
+            (Self::DestinationIp, _) => matcher.ip(conn.destination),
+            (Self::DestinationPort, _) => matcher.port(conn.port),
+            (Self::Time, _) => matcher.time(facts.time()),
+            (Self::RequestPrincipal, _) => facts.claims().is_some_and(|c| matcher.token(c)),
+            (Self::ServiceAccount, Matcher::Regexes(_)) => {
+                let id = conn.principal.as_ref().and_then(SpiffeId::k8s);
+                id.is_some_and(|(ns, sa)| joined(ns, sa, |text| matcher.text(text)))
+            }
+            _ => self.any_text(facts, |value| matcher.text(value)),
+        }
+    }
+
+    /// Whether `each` says yes to any of its values as strings; addresses, ports, times and request principals are none.
+    pub(super) fn any_text(&self, facts: Facts<'_>, mut each: impl FnMut(&[u8]) -> bool) -> bool {
+        let conn = facts.conn;
         let id = conn.principal.as_ref();
         let request = facts.request;
-        let claims = request.and_then(|r| r.claims.as_ref());
+        let path = request.and_then(|r| r.path.as_ref());
         match self {
-            Self::Principal => id.is_some_and(|id| matcher.text(id.principal().as_bytes())),
+            Self::Principal => id.is_some_and(|id| each(id.principal().as_bytes())),
             Self::Namespace => id
                 .and_then(SpiffeId::k8s)
-                .is_some_and(|(namespace, _)| matcher.text(namespace.as_bytes())),
-            Self::ServiceAccount => id.is_some_and(|id| matcher.account(id)),
-            Self::TrustDomain => id.is_some_and(|id| matcher.text(id.trust_domain().as_bytes())),
-            Self::SourceIp => matcher.ip(conn.peer),
-            Self::RemoteIp => matcher.ip(conn.remote),
-            Self::DestinationIp => matcher.ip(conn.destination),
-            Self::DestinationPort => matches!(matcher, Matcher::Ports(p) if p.contains(&conn.port)),
-            Self::Sni => conn
-                .sni
-                .as_ref()
-                .is_some_and(|sni| matcher.text(sni.as_bytes())),
-            Self::Time => {
-                let time = facts.time();
-                matches!(matcher, Matcher::Windows(w) if w.iter().any(|w| w.contains(time)))
-            }
-            Self::RequestPrincipal => claims.is_some_and(|c| matcher.token(c)),
-            Self::Claim(names) => claims.is_some_and(|c| claim_any(c, names, matcher)),
-            Self::Host => request.is_some_and(|r| matcher.text(r.host.as_str().as_bytes())),
-            Self::Method => request.is_some_and(|r| matcher.text(r.method.as_str().as_bytes())),
-            Self::Path => {
-                let path = request.and_then(|r| r.path.as_ref());
-                path.is_some_and(|p| matcher.text(p.path().as_bytes()))
-            }
-            Self::Target => {
-                let path = request.and_then(|r| r.path.as_ref());
-                path.is_some_and(|p| matcher.text(p.as_str().as_bytes()))
-            }
+                .is_some_and(|(namespace, _)| each(namespace.as_bytes())),
+            Self::ServiceAccount => id
+                .filter(|id| id.k8s().is_some())
+                .is_some_and(|id| each(id.path().as_bytes())),
+            Self::TrustDomain => id.is_some_and(|id| each(id.trust_domain().as_bytes())),
+            Self::Sni => conn.sni.as_ref().is_some_and(|sni| each(sni.as_bytes())),
+            Self::Claim(names) => facts.claims().is_some_and(|c| claim_any(c, names, each)),
+            Self::Host => request.is_some_and(|r| each(r.host.as_str().as_bytes())),
+            Self::Method => request.is_some_and(|r| each(r.method.as_str().as_bytes())),
+            Self::Path => path.is_some_and(|p| each(p.path().as_bytes())),
+            Self::Target => path.is_some_and(|p| each(p.as_str().as_bytes())),
             Self::Header(name) => request.is_some_and(|r| {
-                r.headers
-                    .get_all(name)
-                    .iter()
-                    .any(|v| matcher.text(trim(v.as_bytes())))
+                let mut values = r.headers.get_all(&**name).iter();
+                values.any(|v| each(trim(v.as_bytes())))
             }),
-            Self::Query(name) => {
-                let path = request.and_then(|r| r.path.as_ref());
-                path.is_some_and(|p| {
-                    p.query_pairs()
-                        .any(|(n, v)| *n == *name.as_bytes() && matcher.text(&v))
-                })
-            }
+            Self::Query(name) => path.is_some_and(|p| p.any_query_value(name.as_bytes(), each)),
+            Self::SourceIp
+            | Self::RemoteIp
+            | Self::DestinationIp
+            | Self::DestinationPort
+            | Self::RequestPrincipal
+            | Self::Time => false,
         }
     }
 
@@ -331,10 +281,10 @@ impl Attribute {
             Self::Method => request.map(|r| r.method.as_str().to_owned()),
             Self::Path | Self::Target => path.map(|p| p.path().to_owned()),
             Self::Header(name) => request
-                .filter(|r| r.headers.contains_key(name))
+                .filter(|r| r.headers.contains_key(&**name))
                 .map(|_r| "another value".to_owned()),
             Self::Query(name) => path
-                .filter(|p| p.query_pairs().any(|(n, _v)| *n == *name.as_bytes()))
+                .filter(|p| p.any_query_value(name.as_bytes(), |_v| true))
                 .map(|_p| "another value".to_owned()),
         };
         text.map_or_else(|| "none".to_owned(), |t| shorten(&t))
@@ -400,16 +350,14 @@ fn claim<'c>(claims: &'c Claims, names: &[String]) -> Option<&'c Value> {
     })
 }
 
-/// A string (split at spaces where the claim is such a list) or any string of a list; nothing else matches.
-fn claim_any(claims: &Claims, names: &[String], matcher: &Matcher) -> bool {
+/// A string (split at spaces where the claim is such a list) or any string of a list; nothing else is a value.
+fn claim_any(claims: &Claims, names: &[String], mut each: impl FnMut(&[u8]) -> bool) -> bool {
     let Some(value) = claim(claims, names) else {
         return false;
     };
     if let Some(list) = value.as_array() {
-        return list
-            .iter()
-            .filter_map(Value::as_str)
-            .any(|s| matcher.text(s.as_bytes()));
+        let mut texts = list.iter().filter_map(Value::as_str);
+        return texts.any(|s| each(s.as_bytes()));
     }
     let Some(text) = value.as_str() else {
         return false;
@@ -418,7 +366,33 @@ fn claim_any(claims: &Claims, names: &[String], matcher: &Matcher) -> bool {
         [name] if claims.is_space_delimited(name) => text
             .split(' ')
             .filter(|part| !part.is_empty())
-            .any(|part| matcher.text(part.as_bytes())),
-        _ => matcher.text(text.as_bytes()),
+            .any(|part| each(part.as_bytes())),
+        _ => each(text.as_bytes()),
     }
+}
+
+/// Up to this many bytes are joined in a small buffer, which costs less to clear.
+const SHORT: usize = 512;
+/// No ID and no pair of claims is longer: a token is not.
+const LONG: usize = limits::TOKEN_BYTES;
+
+/// Calls `each` with `a/b`, without a copy on the heap.
+pub(super) fn joined(a: &str, b: &str, each: impl FnOnce(&[u8]) -> bool) -> bool {
+    let len = a.len() + 1 + b.len();
+    if len <= SHORT {
+        each(joined_into(a, b, &mut [0; SHORT]))
+    } else if len <= LONG {
+        each(joined_into(a, b, &mut [0; LONG]))
+    } else {
+        each(format!("{a}/{b}").as_bytes())
+    }
+}
+
+fn joined_into<'b>(a: &str, b: &str, buffer: &'b mut [u8]) -> &'b [u8] {
+    let bytes = a.bytes().chain([b'/']).chain(b.bytes());
+    buffer
+        .iter_mut()
+        .zip(bytes)
+        .for_each(|(to, from)| *to = from);
+    buffer.get(..a.len() + 1 + b.len()).unwrap_or_default()
 }

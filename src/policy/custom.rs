@@ -49,20 +49,17 @@ pub fn custom_matches<'s>(
         request: None,
     };
     let opens = request.is_some_and(|r| r.method == http::Method::CONNECT);
-    let mut matches: Vec<CustomMatch<'s>> = set
-        .custom
-        .iter()
-        .filter_map(|policy| {
-            let rule = policy.matching(whole);
-            let rule = rule.or_else(|| policy.matching(bare).filter(|_| opens))?;
-            Some(CustomMatch {
-                provider: &policy.provider,
-                policy: &policy.name,
-                rule,
-            })
+    let hits = set.custom.iter().filter_map(|(provider, list)| {
+        let bare = list.first(bare).filter(|_| opens);
+        let hit = match (list.first(whole), bare) {
+            (Some(whole), Some(bare)) if bare.policy.name < whole.policy.name => bare,
+            (whole, bare) => whole.or(bare)?,
+        };
+        Some(CustomMatch {
+            provider,
+            policy: &hit.policy.name,
+            rule: hit.at,
         })
-        .collect();
-    matches.sort_by(|a, b| a.provider.cmp(b.provider));
-    matches.dedup_by(|a, b| a.provider == b.provider);
-    matches
+    });
+    hits.collect()
 }

@@ -1,20 +1,35 @@
-//! The decision: DENY, then ALLOW; AUDIT marks. Pure, and without allocation when it allows.
+//! The decision: DENY, then ALLOW; AUDIT marks. Pure, without allocation, and by an index: what a decision costs does
+//! not grow with the number of policies.
+//!
+//! The policy that is told is the first that matches, in order of namespaces and names, and its first rule that does.
 
 use std::sync::Arc;
 
 use crate::policy::attribute::Facts;
 use crate::policy::facts::{Connection, Request};
 use crate::policy::model::MtlsMode;
-use crate::policy::set::{Policy, PolicySet};
-use crate::policy::verdict::{Decision, Denied, Judged, Nearest, Reason, Shadow, Verdict};
+use crate::policy::nearest::{LOOKED_AT, nearest};
+use crate::policy::set::{Hit, List, PolicySet};
+use crate::policy::verdict::{Decision, Denied, Judged, Reason, Shadow, Verdict};
 use crate::vocab::spiffe::SpiffeId;
 
 /// Judges a connection, or a request on it. Without `request` the policies count as on a bare connection:
 /// what they say about HTTP is unknown, which never allows more.
 pub fn decide(set: &PolicySet, conn: &Connection, request: Option<&Request>) -> Verdict {
+    decide_looking_at(set, conn, request, LOOKED_AT)
+}
+
+/// As `decide`, and a denial because no ALLOW rule matched looks at up to `rules` rules for the one that comes
+/// nearest: `usize::MAX` for all, where nobody waits.
+pub fn decide_looking_at(
+    set: &PolicySet,
+    conn: &Connection,
+    request: Option<&Request>,
+    rules: usize,
+) -> Verdict {
     let facts = Facts { conn, request };
     judge(set, facts).unwrap_or_else(|| {
-        if set.allow.is_empty() {
+        if set.allow.policies.is_empty() {
             return match set.default {
                 Decision::Allow => verdict(set, facts, Decision::Allow, None, Reason::NoPolicy),
                 Decision::Deny => verdict(
@@ -26,9 +41,9 @@ pub fn decide(set: &PolicySet, conn: &Connection, request: Option<&Request>) -> 
                 ),
             };
         }
-        match first(&set.allow, facts) {
+        match set.allow.first(facts) {
             Some(hit) => verdict(set, facts, Decision::Allow, Some(hit), Reason::AllowRule),
-            None => nearest(set, facts),
+            None => not_allowed(set, facts, rules),
         }
     })
 }
@@ -69,11 +84,9 @@ pub fn custom_providers<'s>(
     request: Option<&Request>,
 ) -> Vec<&'s str> {
     let facts = Facts { conn, request };
-    let matching = set.custom.iter().filter(|p| p.matching(facts).is_some());
-    let mut providers: Vec<&str> = matching.map(|p| &*p.provider).collect();
-    providers.sort_unstable();
-    providers.dedup();
-    providers
+    let matching = |(_, list): &&(Arc<str>, List)| list.first(facts).is_some();
+    let matching = set.custom.iter().filter(matching);
+    matching.map(|(provider, _)| &**provider).collect()
 }
 
 /// Peer authentication: denies plaintext where the mode of the port is STRICT. `None` means go on.
@@ -109,19 +122,16 @@ pub fn decide_outbound(target: OutboundTarget<'_>, allow_any: bool) -> Verdict {
     }
 }
 
-/// A policy that matched, and the index of its rule if it has one.
-type Hit<'s> = (&'s Policy, Option<usize>);
-
-fn first<'s>(policies: &'s [Policy], facts: Facts<'_>) -> Option<Hit<'s>> {
-    policies
-        .iter()
-        .find_map(|p| p.matching(facts).map(|rule| (p, Some(rule))))
-}
-
 /// The DENY half.
 fn judge(set: &PolicySet, facts: Facts<'_>) -> Option<Verdict> {
-    first(&set.deny, facts)
-        .map(|hit| verdict(set, facts, Decision::Deny, Some(hit), Reason::DenyRule))
+    let hit = set.deny.first(facts)?;
+    Some(verdict(
+        set,
+        facts,
+        Decision::Deny,
+        Some(hit),
+        Reason::DenyRule,
+    ))
 }
 
 fn verdict(
@@ -131,14 +141,14 @@ fn verdict(
     hit: Option<Hit<'_>>,
     reason: Reason,
 ) -> Verdict {
-    let matched = |policies: &[Policy]| first(policies, facts).is_some();
-    let shadow = |policies: &[Policy], hit: Decision, miss: Decision| {
-        (!policies.is_empty()).then(|| if matched(policies) { hit } else { miss })
+    let matched = |list: &List| list.first(facts).is_some();
+    let shadow = |list: &List, hit: Decision, miss: Decision| {
+        (!list.policies.is_empty()).then(|| if matched(list) { hit } else { miss })
     };
     let judged = Judged {
         decision,
-        policy: hit.map(|(policy, _)| Arc::clone(&policy.name)),
-        rule: hit.and_then(|(_, rule)| rule),
+        policy: hit.map(|hit| Arc::clone(&hit.policy.name)),
+        rule: hit.map(|hit| hit.at),
         reason,
         audit: matched(&set.audit),
         shadow: Shadow {
@@ -154,45 +164,14 @@ fn verdict(
     })
 }
 
-/// The denial because no ALLOW rule matched: names the rule that fails by the fewest tests, and the first of
-/// those. A rule that cannot match on a bare connection counts as the farthest.
-fn nearest(set: &PolicySet, facts: Facts<'_>) -> Verdict {
-    let mut best: Option<(usize, Hit<'_>, Nearest)> = None;
-    for policy in &set.allow {
-        for (index, rule) in policy.rules.iter().enumerate() {
-            let (distance, near) = match rule.form(facts) {
-                None => (
-                    usize::MAX,
-                    Nearest {
-                        needs: "an HTTP request".to_owned(),
-                        got: "a bare connection".to_owned(),
-                    },
-                ),
-                Some(form) => {
-                    let Some((failed, test)) = form.shortfall(facts) else {
-                        continue;
-                    };
-                    if best.as_ref().is_some_and(|(d, ..)| *d <= failed) {
-                        continue;
-                    }
-                    let got = test.attribute.presented(facts);
-                    (
-                        failed,
-                        Nearest {
-                            needs: test.needs.clone().into(),
-                            got,
-                        },
-                    )
-                }
-            };
-            if best.as_ref().is_none_or(|(d, ..)| distance < *d) {
-                best = Some((distance, (policy, Some(index)), near));
-            }
-        }
+/// The denial because no ALLOW rule matched: names the rule that comes nearest, or the first policy if there is no
+/// rule.
+fn not_allowed(set: &PolicySet, facts: Facts<'_>, rules: usize) -> Verdict {
+    if let Some((hit, near)) = nearest(&set.allow, facts, rules) {
+        let reason = Reason::NoRuleMatched(Some(near));
+        return verdict(set, facts, Decision::Deny, Some(hit), reason);
     }
-    let (hit, near) = match best {
-        Some((_, hit, near)) => (Some(hit), Some(Box::new(near))),
-        None => (set.allow.first().map(|p| (p, None)), None),
-    };
-    verdict(set, facts, Decision::Deny, hit, Reason::NoRuleMatched(near))
+    let reason = Reason::NoRuleMatched(None);
+    let first = set.allow.policies.first().map(|p| Arc::clone(&p.name));
+    verdict(set, facts, Decision::Deny, None, reason).naming(first)
 }

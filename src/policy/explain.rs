@@ -16,7 +16,7 @@ pub fn steps(
         identity(conn),
         target(request, destination),
         policy(judged),
-        comparison(judged, conn),
+        comparison(judged, conn, request),
         decision(judged, request),
     ]
 }
@@ -62,17 +62,15 @@ fn policy(judged: &Judged) -> String {
     format!("policy checked: {name}{action}{rule}")
 }
 
-fn comparison(judged: &Judged, conn: &Connection) -> String {
+fn comparison(judged: &Judged, conn: &Connection, request: Option<&Request>) -> String {
     let presented = conn
         .principal
         .as_ref()
         .map_or("no identity", |id| id.principal());
     match &judged.reason {
         Reason::NoRuleMatched(Some(near)) => {
-            format!(
-                "required: {}, presented: {}: mismatch",
-                near.needs, near.got
-            )
+            let (needs, got) = (near.needs(), near.got(conn, request));
+            format!("required: {needs}, presented: {got}: mismatch")
         }
         Reason::PlaintextUnderStrict => "required: mTLS, presented: plaintext: mismatch".to_owned(),
         Reason::DenyRule => format!("presented: {presented}: match with what is denied"),

@@ -1,14 +1,14 @@
-//! Value forms: Istio's four string forms, path templates, whole-string regular expressions, request principals.
+//! Value forms: Istio's four string forms, path templates, request principals.
 
-use std::collections::HashSet;
+use std::sync::Arc;
 
-use regex::bytes::{Regex, RegexBuilder};
+use rustc_hash::FxHashSet;
 
+use crate::policy::radix::Radix;
 use crate::vocab::claims::Claims;
-use crate::vocab::limits;
 
-/// Up to this many exact values are compared one by one; more are hashed.
-const LINEAR: usize = 4;
+/// Up to this many values are compared one by one; more are looked up.
+const LINEAR: usize = 8;
 
 /// What `*` alone demands of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,70 +19,140 @@ pub(super) enum Star {
     Present,
 }
 
-/// The values of one field: exact `abc`, prefix `abc*`, suffix `*abc` (checked first) and presence `*`. An
-/// asterisk anywhere else is an ordinary character.
+/// One value of a field as written, and how it is compared: exact `abc`, prefix `abc*`, suffix `*abc` (checked first)
+/// and presence `*`. An asterisk anywhere else is an ordinary character.
+#[derive(Clone, Debug)]
+pub(super) struct Pattern {
+    form: TextForm,
+    written: Arc<str>,
+}
+
+/// How a value is compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TextForm {
+    Exact,
+    Prefix,
+    Suffix,
+    NotEmpty,
+    Present,
+}
+
+impl Pattern {
+    /// Reads a value.
+    pub(super) fn new(written: Arc<str>, star: Star) -> Self {
+        let form = match (&*written, star) {
+            ("*", Star::NotEmpty) => TextForm::NotEmpty,
+            ("*", Star::Present) => TextForm::Present,
+            (text, _) if text.starts_with('*') => TextForm::Suffix,
+            (text, _) if text.ends_with('*') => TextForm::Prefix,
+            _ => TextForm::Exact,
+        };
+        Self { form, written }
+    }
+
+    /// How it is compared, and the text without its asterisk.
+    pub(super) fn parts(&self) -> (TextForm, &[u8]) {
+        let text = self.written.as_bytes();
+        let bare = match self.form {
+            TextForm::Exact => Some(text),
+            TextForm::Prefix => text.split_last().map(|(_star, rest)| rest),
+            TextForm::Suffix => text.split_first().map(|(_star, rest)| rest),
+            TextForm::NotEmpty | TextForm::Present => None,
+        };
+        (self.form, bare.unwrap_or_default())
+    }
+
+    fn matches(&self, value: &[u8]) -> bool {
+        let (form, text) = self.parts();
+        match form {
+            TextForm::Exact => text == value,
+            TextForm::Prefix => value.starts_with(text),
+            TextForm::Suffix => value.ends_with(text),
+            TextForm::NotEmpty => !value.is_empty(),
+            TextForm::Present => true,
+        }
+    }
+}
+
+/// The values of one field.
 #[derive(Clone, Debug)]
 pub(super) struct TextSet {
-    exact: Exact,
-    prefixes: Vec<Box<[u8]>>,
-    suffixes: Vec<Box<[u8]>>,
-    star: Option<Star>,
+    patterns: Box<[Pattern]>,
+    /// The same, to be looked up, where they are many.
+    many: Option<Box<Many>>,
 }
 
 #[derive(Clone, Debug)]
-enum Exact {
-    Few(Vec<Box<[u8]>>),
-    Many(HashSet<Box<[u8]>>),
+struct Many {
+    exact: FxHashSet<Arc<str>>,
+    prefixes: Radix,
+    suffixes: Radix,
+    star: Option<TextForm>,
 }
 
 impl TextSet {
-    /// Sorts the values by form.
-    pub(super) fn new<'v>(values: impl Iterator<Item = &'v str>, star: Star) -> Self {
-        let (mut exact, mut prefixes, mut suffixes, mut present) =
-            (Vec::new(), Vec::new(), Vec::new(), None);
-        for value in values {
-            if value == "*" {
-                present = Some(star);
-            } else if let Some(suffix) = value.strip_prefix('*') {
-                suffixes.push(suffix.as_bytes().into());
-            } else if let Some(prefix) = value.strip_suffix('*') {
-                prefixes.push(prefix.as_bytes().into());
-            } else {
-                exact.push(value.as_bytes().into());
-            }
-        }
-        let exact = if exact.len() > LINEAR {
-            Exact::Many(exact.into_iter().collect())
-        } else {
-            Exact::Few(exact)
-        };
+    /// Of values that are read.
+    pub(super) fn new(patterns: Vec<Pattern>) -> Self {
+        let many = (patterns.len() > LINEAR).then(|| Box::new(Many::new(&patterns)));
         Self {
-            exact,
-            prefixes,
-            suffixes,
-            star: present,
+            patterns: patterns.into(),
+            many,
         }
     }
 
     /// Whether any value matches.
     pub(super) fn matches(&self, value: &[u8]) -> bool {
+        match &self.many {
+            None => self.patterns.iter().any(|p| p.matches(value)),
+            Some(many) => many.matches(value),
+        }
+    }
+
+    /// The values.
+    pub(super) fn patterns(&self) -> &[Pattern] {
+        &self.patterns
+    }
+}
+
+impl Many {
+    fn new(patterns: &[Pattern]) -> Self {
+        let mut exact = FxHashSet::default();
+        let (mut prefixes, mut suffixes, mut star) = (Vec::new(), Vec::new(), None);
+        for pattern in patterns {
+            let (form, text) = pattern.parts();
+            match form {
+                TextForm::Exact => {
+                    exact.insert(Arc::clone(&pattern.written));
+                }
+                TextForm::Prefix => prefixes.push((text.to_vec(), 0)),
+                TextForm::Suffix => suffixes.push((text.iter().rev().copied().collect(), 0)),
+                TextForm::NotEmpty | TextForm::Present => star = Some(form),
+            }
+        }
+        Self {
+            exact,
+            prefixes: Radix::new(prefixes),
+            suffixes: Radix::new(suffixes),
+            star,
+        }
+    }
+
+    fn matches(&self, value: &[u8]) -> bool {
         let star = match self.star {
-            Some(Star::Present) => true,
-            Some(Star::NotEmpty) => !value.is_empty(),
-            None => false,
+            Some(TextForm::Present) => true,
+            Some(TextForm::NotEmpty) => !value.is_empty(),
+            Some(TextForm::Exact | TextForm::Prefix | TextForm::Suffix) | None => false,
         };
-        star || match &self.exact {
-            Exact::Few(exact) => exact.iter().any(|e| **e == *value),
-            Exact::Many(exact) => exact.contains(value),
-        } || self.prefixes.iter().any(|p| value.starts_with(p))
-            || self.suffixes.iter().any(|s| value.ends_with(s))
+        star || std::str::from_utf8(value).is_ok_and(|text| self.exact.contains(text))
+            || self.prefixes.any(value.iter().copied(), |_| true)
+            || self.suffixes.any(value.iter().rev().copied(), |_| true)
     }
 }
 
 /// Whether `value` matches one value of a policy field (exact, prefix, suffix or presence).
 #[must_use]
 pub fn text_matches(pattern: &str, value: &str) -> bool {
-    TextSet::new(std::iter::once(pattern), Star::NotEmpty).matches(value.as_bytes())
+    Pattern::new(pattern.into(), Star::NotEmpty).matches(value.as_bytes())
 }
 
 /// A path template: literal pieces, `{*}` (one segment) and at most one `{**}` (the rest, before a literal).
@@ -152,6 +222,23 @@ impl Template {
         Ok(Self { head: pieces, tail })
     }
 
+    /// What every match begins with.
+    pub(super) fn prefix(&self) -> &[u8] {
+        match self.head.first() {
+            Some(Piece::Literal(literal)) => literal,
+            Some(Piece::Segment) | None => &[],
+        }
+    }
+
+    /// What every match ends with.
+    pub(super) fn suffix(&self) -> &[u8] {
+        match (&self.tail, self.head.last()) {
+            (Some(tail), _) => tail,
+            (None, Some(Piece::Literal(literal))) => literal,
+            (None, Some(Piece::Segment) | None) => &[],
+        }
+    }
+
     /// Whether the whole path matches.
     pub(super) fn matches(&self, path: &[u8]) -> bool {
         let mut rest = path;
@@ -178,39 +265,6 @@ impl Template {
                 .is_some_and(|middle| middle.iter().all(|b| *b == b'/' || segment_byte(*b))),
         }
     }
-}
-
-/// Compiles a regular expression that must match a whole value: bytes, ASCII classes, `.` is any byte.
-///
-/// # Errors
-/// What is wrong with it, in one line.
-pub(super) fn whole_regex(pattern: &str) -> Result<Regex, String> {
-    if pattern.chars().count() > limits::REGEX_BYTES {
-        return Err(format!(
-            "regular expression is longer than {} characters",
-            limits::REGEX_BYTES
-        ));
-    }
-    let build = |text: &str| {
-        RegexBuilder::new(text)
-            .unicode(false)
-            .dot_matches_new_line(true)
-            .size_limit(limits::REGEX_COMPILED_BYTES)
-            .build()
-            .map_err(|e| regex_message(&e))
-    };
-    // On its own first, so that an unbalanced parenthesis cannot step out of the anchored group.
-    build(pattern)?;
-    build(&format!(r"\A(?:{pattern})\z"))
-}
-
-fn regex_message(error: &regex::Error) -> String {
-    let text = error.to_string();
-    let last = text.lines().last().unwrap_or_default().trim();
-    format!(
-        "bad regular expression: {}",
-        last.strip_prefix("error: ").unwrap_or(last)
-    )
 }
 
 /// One value of `requestPrincipals`: the value is cut at its last `/`, the halves are matched with `iss` and `sub`.
@@ -266,6 +320,16 @@ impl RequestPrincipal {
             (Half::Exact(issuer.into()), Half::Exact(subject.into()))
         };
         Self { issuer, subject }
+    }
+
+    /// How the subject is compared.
+    pub(super) fn subject(&self) -> (TextForm, &[u8]) {
+        match &self.subject {
+            Half::Any => (TextForm::Present, &[]),
+            Half::Exact(text) => (TextForm::Exact, text.as_bytes()),
+            Half::Prefix(text) => (TextForm::Prefix, text.as_bytes()),
+            Half::Suffix(text) => (TextForm::Suffix, text.as_bytes()),
+        }
     }
 
     /// Whether a verified token has such issuer and subject; both must be non-empty strings.
@@ -340,25 +404,12 @@ mod tests {
         ] {
             assert_eq!(text_matches(pattern, value), want, "{pattern} {value}");
         }
-        let many = TextSet::new(["a", "b", "c", "d", "e", "f*"].into_iter(), Star::Present);
-        assert!(many.matches(b"e") && many.matches(b"fx") && !many.matches(b"g"));
-    }
-
-    #[test]
-    fn regexes() {
-        let whole = |p: &str, v: &str| whole_regex(p).unwrap().is_match(v.as_bytes());
-        assert!(whole("a|ab", "ab") && !whole("a", "ab") && whole("/v[0-9]+/.*", "/v1/\nx"));
-        assert!(!whole(r"\d", "\u{663}") && whole("(?i)/A", "/a"));
-        for bad in [
-            "a)|(b",
-            "(",
-            r"(a)\1",
-            "(?=a)",
-            "a{100000}{100000}",
-            &"a".repeat(1025),
-        ] {
-            assert!(whole_regex(bad).is_err(), "{bad}");
-        }
+        let many = ["a", "b", "c", "d", "e", "f*", "*g", "fi*", "*ag"];
+        let many = many.map(|p| Pattern::new(p.into(), Star::Present));
+        let many = TextSet::new(many.to_vec());
+        assert!(many.many.is_some());
+        assert!(many.matches(b"e") && many.matches(b"fx") && many.matches(b"xg"));
+        assert!(!many.matches(b"h") && !many.matches(b"\xff") && !many.matches(b""));
     }
 
     #[test]

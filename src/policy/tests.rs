@@ -140,13 +140,11 @@ fn check(
     reason: &str,
 ) {
     let set = compiled(policies, L4Deny::Api).unwrap();
-    let verdict = decide(
-        &set,
-        &connection(principal, 80),
-        Some(&request("GET", target)),
-    );
+    let (conn, asked) = (connection(principal, 80), request("GET", target));
+    let verdict = decide(&set, &conn, Some(&asked));
+    let text = verdict.reason.text(&conn, Some(&asked));
     assert_eq!(
-        (verdict.decision, verdict.reason.to_string().as_str()),
+        (verdict.decision, text.as_str()),
         (want, reason),
         "{principal:?} {target}"
     );
@@ -233,7 +231,7 @@ fn nearest_rule() {
     );
     let bare = decide(&set, &connection(Some(FRONTEND), 80), None);
     assert_eq!(
-        bare.reason.to_string(),
+        bare.reason.text(&connection(Some(FRONTEND), 80), None),
         "needs an HTTP request, got a bare connection"
     );
     let secret = policy(
@@ -248,7 +246,7 @@ fn nearest_rule() {
         .append("x-key", HeaderValue::from_static("k2"));
     let verdict = decide(&set, &connection(None, 80), Some(&asked));
     assert_eq!(
-        verdict.reason.to_string(),
+        verdict.reason.text(&connection(None, 80), Some(&asked)),
         "needs header x-key k1, got another value"
     );
 }
@@ -473,9 +471,14 @@ fn problems() {
         validate(&identity)[0].field,
         "rules[0].from[0].source.principals"
     );
-    assert_eq!(
-        validate(&policy("deny", Action::Deny, vec![]))[0].field,
-        "rules"
+    let nothing = policy("deny", Action::Deny, vec![]);
+    assert_eq!(validate(&nothing)[0].field, "rules");
+    check(
+        &[nothing],
+        None,
+        "/",
+        Decision::Allow,
+        "no ALLOW policy applies",
     );
 }
 

@@ -1,7 +1,9 @@
 //! Compiles the values of one field, collecting what is wrong with each.
 
-use crate::policy::attribute::{Attribute, Matcher};
-use crate::policy::pattern::{RequestPrincipal, Star, Template, TextSet, whole_regex};
+use crate::policy::attribute::Attribute;
+use crate::policy::intern::Interner;
+use crate::policy::matcher::{Blocks, Matcher};
+use crate::policy::pattern::{Pattern, RequestPrincipal, Star, Template, TextSet};
 use crate::policy::trust::{expand_principals, expand_trust_domains};
 use crate::policy::window::Window;
 use crate::vocab::cidr::Cidr;
@@ -18,6 +20,8 @@ pub(super) struct Values<'a> {
     pub(super) namespace: &'a str,
     /// Our trust domains, own first.
     pub(super) trust_domains: &'a [TrustDomain],
+    /// Texts and regexes of the mesh.
+    pub(super) interner: &'a mut Interner,
     /// Index of the value (`None`: the whole field) and what is wrong.
     pub(super) faults: Vec<(Option<usize>, String)>,
 }
@@ -28,8 +32,6 @@ impl Values<'_> {
         for (i, _value) in values.iter().enumerate().filter(|(_, v)| v.is_empty()) {
             self.faults.push((Some(i), "empty value".to_owned()));
         }
-        let text =
-            |star: Star| Matcher::Text(TextSet::new(values.iter().map(String::as_str), star));
         match attribute {
             Attribute::Principal => {
                 self.refuse(
@@ -38,18 +40,12 @@ impl Values<'_> {
                     "principals are written without `spiffe://`",
                 );
                 let expanded = expand_principals(values, self.trust_domains);
-                Matcher::Text(TextSet::new(
-                    expanded.iter().map(String::as_str),
-                    Star::NotEmpty,
-                ))
+                self.text(&expanded, Star::NotEmpty)
             }
             Attribute::TrustDomain => {
                 self.refuse(values, |v| v.contains('/'), "a trust domain holds no `/`");
                 let expanded = expand_trust_domains(values, self.trust_domains);
-                Matcher::Text(TextSet::new(
-                    expanded.iter().map(String::as_str),
-                    Star::NotEmpty,
-                ))
+                self.text(&expanded, Star::NotEmpty)
             }
             Attribute::ServiceAccount => self.accounts(values),
             Attribute::SourceIp | Attribute::RemoteIp | Attribute::DestinationIp => {
@@ -61,16 +57,26 @@ impl Values<'_> {
             ),
             Attribute::Host | Attribute::Sni => {
                 let folded: Vec<String> = values.iter().map(|v| fold_host(v)).collect();
-                Matcher::Text(TextSet::new(
-                    folded.iter().map(String::as_str),
-                    Star::NotEmpty,
-                ))
+                self.text(&folded, Star::NotEmpty)
             }
             Attribute::Path => self.paths(values),
             Attribute::Time => self.windows(values),
-            Attribute::Namespace | Attribute::Claim(_) | Attribute::Method => text(Star::NotEmpty),
-            Attribute::Target | Attribute::Header(_) | Attribute::Query(_) => text(Star::Present),
+            Attribute::Namespace | Attribute::Claim(_) | Attribute::Method => {
+                self.text(values, Star::NotEmpty)
+            }
+            Attribute::Target | Attribute::Header(_) | Attribute::Query(_) => {
+                self.text(values, Star::Present)
+            }
         }
+    }
+
+    fn text(&mut self, values: &[impl AsRef<str>], star: Star) -> Matcher {
+        Matcher::Text(self.text_set(values, star))
+    }
+
+    fn text_set(&mut self, values: &[impl AsRef<str>], star: Star) -> TextSet {
+        let patterns = values.iter().map(|v| self.interner.text(v.as_ref()));
+        TextSet::new(patterns.map(|text| Pattern::new(text, star)).collect())
     }
 
     /// Compiles regular expressions.
@@ -81,12 +87,12 @@ impl Values<'_> {
                 self.faults.push((Some(i), "empty value".to_owned()));
                 continue;
             }
-            match whole_regex(pattern) {
+            match self.interner.regexes.whole(pattern) {
                 Ok(regex) => regexes.push(regex),
                 Err(why) => self.faults.push((Some(i), why)),
             }
         }
-        Matcher::Regexes(regexes)
+        Matcher::Regexes(regexes.into())
     }
 
     fn refuse(&mut self, values: &[String], bad: impl Fn(&str) -> bool, why: &str) {
@@ -119,10 +125,7 @@ impl Values<'_> {
             .map(|v| v.split_once('/').unwrap_or((self.namespace, v)))
             .map(|(namespace, account)| format!("/ns/{namespace}/sa/{account}"))
             .collect();
-        Matcher::Text(TextSet::new(
-            paths.iter().map(String::as_str),
-            Star::NotEmpty,
-        ))
+        self.text(&paths, Star::NotEmpty)
     }
 
     fn blocks(&mut self, values: &[String]) -> Matcher {
@@ -133,7 +136,7 @@ impl Values<'_> {
                 Err(why) => self.faults.push((Some(i), format!("`{value}`: {why}"))),
             }
         }
-        Matcher::Blocks(blocks)
+        Matcher::Blocks(Box::new(Blocks::new(blocks)))
     }
 
     fn ports(&mut self, values: &[String]) -> Matcher {
@@ -146,7 +149,8 @@ impl Values<'_> {
                     .push((Some(i), format!("`{value}`: not a port from 0 to 65535"))),
             }
         }
-        Matcher::Ports(ports)
+        ports.sort_unstable();
+        Matcher::Ports(ports.into())
     }
 
     fn windows(&mut self, values: &[String]) -> Matcher {
@@ -157,7 +161,7 @@ impl Values<'_> {
                 Err(why) => self.faults.push((Some(i), format!("`{value}`: {why}"))),
             }
         }
-        Matcher::Windows(windows)
+        Matcher::Windows(windows.into())
     }
 
     fn paths(&mut self, values: &[String]) -> Matcher {
@@ -172,11 +176,11 @@ impl Values<'_> {
                 Err(why) => self.faults.push((Some(i), format!("`{value}`: {why}"))),
             }
         }
-        let text = TextSet::new(plain.into_iter(), Star::NotEmpty);
+        let text = self.text_set(&plain, Star::NotEmpty);
         if templates.is_empty() {
             Matcher::Text(text)
         } else {
-            Matcher::Paths(text, templates)
+            Matcher::Paths(Box::new((text, templates)))
         }
     }
 }

@@ -6,6 +6,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::policy::attribute::Facts;
+use crate::policy::facts::{Connection, Request};
+use crate::policy::field::Test;
 use crate::policy::model::Action;
 use crate::vocab::resource::ResourceName;
 
@@ -27,7 +30,8 @@ pub struct Shadow {
     pub allow: Option<Decision>,
 }
 
-/// Why. `Display` gives the text of decision records, `label` the value of a metric label.
+/// Why. `text` gives the text of decision records, `Display` the same without what was presented, `label` the value of
+/// a metric label.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reason {
     /// A DENY policy matched.
@@ -39,7 +43,7 @@ pub enum Reason {
     /// No ALLOW policy applies here, and this point allows nothing by itself.
     NoPolicyDefaultDeny,
     /// ALLOW policies apply and none matched; the rule that came closest, if there is any rule.
-    NoRuleMatched(Option<Box<Nearest>>),
+    NoRuleMatched(Option<Nearest>),
     /// Plaintext where the mTLS mode is STRICT.
     PlaintextUnderStrict,
     /// The peer is the workload's own waypoint, which judged before.
@@ -56,16 +60,88 @@ pub enum Reason {
     CustomError(Box<str>),
 }
 
-/// The ALLOW rule that failed by the fewest conditions, and the first of those.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What the ALLOW rule that failed by the fewest conditions asks for first. It holds the condition, not its text: to
+/// deny copies nothing, a record becomes text later and elsewhere.
+#[derive(Clone)]
 pub struct Nearest {
-    /// What it asks for, such as `principal cluster.local/ns/default/sa/frontend-service`.
-    pub needs: String,
-    /// What was presented, such as `cluster.local/ns/default/sa/reviews-service` or `none`.
-    pub got: String,
+    /// `None`: the rule cannot match on a bare connection.
+    test: Option<Arc<Test>>,
 }
 
+impl Nearest {
+    pub(super) fn test(test: &Arc<Test>) -> Self {
+        Self {
+            test: Some(Arc::clone(test)),
+        }
+    }
+
+    pub(super) fn http() -> Self {
+        Self { test: None }
+    }
+
+    /// What it asks for, such as `principal cluster.local/ns/default/sa/frontend-service`.
+    #[must_use]
+    pub fn needs(&self) -> String {
+        match &self.test {
+            Some(test) => test.needs(),
+            None => "an HTTP request".to_owned(),
+        }
+    }
+
+    /// What was presented by the facts that were judged, such as `cluster.local/ns/default/sa/reviews-service` or
+    /// `none`.
+    #[must_use]
+    pub fn got(&self, conn: &Connection, request: Option<&Request>) -> String {
+        match &self.test {
+            Some(test) => test.attribute.presented(Facts { conn, request }),
+            None => "a bare connection".to_owned(),
+        }
+    }
+}
+
+impl fmt::Debug for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Nearest").field(&self.needs()).finish()
+    }
+}
+
+impl PartialEq for Nearest {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Arc<Test>, &Arc<Test>)| Arc::ptr_eq(a, b);
+        self.test
+            .as_ref()
+            .zip(other.test.as_ref())
+            .is_some_and(same)
+            || self.needs() == other.needs()
+    }
+}
+
+impl Eq for Nearest {}
+
 impl Reason {
+    /// The reason in words, with what was presented by the facts that were judged.
+    #[must_use]
+    pub fn text(&self, conn: &Connection, request: Option<&Request>) -> String {
+        match self {
+            Self::NoRuleMatched(Some(nearest)) => {
+                let (needs, got) = (nearest.needs(), nearest.got(conn, request));
+                format!("needs {needs}, got {got}")
+            }
+            Self::DenyRule
+            | Self::AllowRule
+            | Self::NoPolicy
+            | Self::NoPolicyDefaultDeny
+            | Self::NoRuleMatched(None)
+            | Self::PlaintextUnderStrict
+            | Self::ViaWaypoint
+            | Self::KnownDestination
+            | Self::UnknownDestinationAllowed
+            | Self::CustomDenied(_)
+            | Self::CustomError(_)
+            | Self::UnknownDestination(_) => self.to_string(),
+        }
+    }
+
     /// A short constant name.
     #[must_use]
     pub fn label(&self) -> &'static str {
@@ -113,9 +189,7 @@ impl fmt::Display for Reason {
                 f.write_str("no ALLOW policy applies, and the default is to deny")
             }
             Self::NoRuleMatched(None) => f.write_str("no ALLOW policy has a rule"),
-            Self::NoRuleMatched(Some(nearest)) => {
-                write!(f, "needs {}, got {}", nearest.needs, nearest.got)
-            }
+            Self::NoRuleMatched(Some(nearest)) => write!(f, "needs {}", nearest.needs()),
             Self::PlaintextUnderStrict => f.write_str("plaintext, and the mTLS mode is STRICT"),
             Self::ViaWaypoint => f.write_str("via waypoint"),
             Self::KnownDestination => f.write_str("destination is in the registry"),
@@ -171,6 +245,12 @@ pub struct Verdict {
 impl Verdict {
     pub(super) fn new(judged: Judged) -> Self {
         Self { judged }
+    }
+
+    /// Names a policy that decided without a rule.
+    pub(super) fn naming(mut self, policy: Option<Arc<ResourceName>>) -> Self {
+        self.judged.policy = policy;
+        self
     }
 
     /// A verdict without a policy behind it.

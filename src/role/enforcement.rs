@@ -8,8 +8,8 @@ use crate::config::checked::{Gateway, GatewayClass, Mesh, Service, Workload};
 use crate::jwt::model::JwtRule;
 use crate::jwt::{TokenRules, TokenRulesError};
 use crate::policy::{
-    Decision, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind, attaches,
-    compile,
+    Compiled, Decision, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind,
+    attaches, compile,
 };
 use crate::role::directory::{Directory, waypointed_services};
 use crate::vocab::spiffe::TrustDomain;
@@ -19,8 +19,8 @@ use crate::vocab::spiffe::TrustDomain;
 pub struct Enforcement {
     /// Whose rules they are.
     pub of: Of,
-    /// Authorization.
-    pub set: PolicySet,
+    /// Authorization; points where the same policies apply share it.
+    pub set: Arc<PolicySet>,
     /// Request authentication.
     pub tokens: TokenRules,
 }
@@ -76,15 +76,10 @@ impl Enforcement {
     /// # Errors
     /// `EnforcementError`.
     pub fn at(mesh: &Mesh, of: Of, point: &Point) -> Result<Self, EnforcementError> {
-        let mut maker = Maker {
-            mesh,
-            domains: domains(mesh),
-            problems: Vec::new(),
-        };
-        let made = maker.enforcement(of, point)?;
-        made.ok_or(EnforcementError::Policy {
-            problems: maker.problems,
-        })
+        let domains = domains(mesh);
+        let set = compile(&policies(mesh, &domains), point)
+            .map_err(|problems| EnforcementError::Policy { problems })?;
+        enforcement(mesh, Arc::new(set), of, point)
     }
 }
 
@@ -94,32 +89,25 @@ impl Enforcements {
     /// # Errors
     /// `EnforcementError`: with one bad value there are no rules at all.
     pub fn build(mesh: Arc<Mesh>) -> Result<Self, EnforcementError> {
-        let mut maker = Maker {
-            mesh: &mesh,
-            domains: domains(&mesh),
-            problems: Vec::new(),
-        };
+        let domains = domains(&mesh);
+        let compiled = Compiled::new(&policies(&mesh, &domains))
+            .map_err(|problems| EnforcementError::Policy { problems })?;
+        let made = |of, point: &Point| enforcement(&mesh, compiled.at(point), of, point);
         let mut workloads = Vec::with_capacity(mesh.workloads.len());
         for (at, workload) in mesh.workloads.iter().enumerate() {
-            workloads.extend(maker.enforcement(Of::Workload(at), &workload_point(workload))?);
+            workloads.push(made(Of::Workload(at), &workload_point(workload))?);
         }
         let mut gateways = Vec::with_capacity(mesh.gateways.len());
         for (at, gateway) in mesh.gateways.iter().enumerate() {
-            gateways
-                .extend(maker.enforcement(Of::Gateway(at), &gateway_point(&mesh, gateway, None))?);
+            let point = gateway_point(&mesh, gateway, None);
+            gateways.push(made(Of::Gateway(at), &point)?);
         }
         let mut services = Vec::with_capacity(mesh.services.len());
         for (at, service) in mesh.services.iter().enumerate() {
             let gateway = service.waypoint.and_then(|at| mesh.gateways.get(at));
             let point = gateway.map(|g| gateway_point(&mesh, g, Some(service)));
-            services.push(match point {
-                Some(point) => maker.enforcement(Of::Service(at), &point)?,
-                None => None,
-            });
-        }
-        let problems = maker.problems;
-        if !problems.is_empty() {
-            return Err(EnforcementError::Policy { problems });
+            let service = point.map(|point| made(Of::Service(at), &point));
+            services.push(service.transpose()?);
         }
         let timed = {
             let services = services.iter().flatten();
@@ -146,46 +134,35 @@ fn domains(mesh: &Mesh) -> Vec<TrustDomain> {
         .collect()
 }
 
-struct Maker<'a> {
-    mesh: &'a Mesh,
-    domains: Vec<TrustDomain>,
-    problems: Vec<PolicyProblem>,
+fn policies<'a>(mesh: &'a Mesh, domains: &'a [TrustDomain]) -> MeshPolicies<'a> {
+    MeshPolicies {
+        policies: &mesh.authorization_policies,
+        trust_domains: domains,
+        scope: mesh.scope(),
+        l4_deny: mesh.l4_deny,
+        dry_run: mesh.dry_run,
+    }
 }
 
-impl Maker<'_> {
-    /// `None` if policies do not compile; then there are no rules of the mesh either.
-    fn enforcement(
-        &mut self,
-        of: Of,
-        point: &Point,
-    ) -> Result<Option<Enforcement>, EnforcementError> {
-        let policies = MeshPolicies {
-            policies: &self.mesh.authorization_policies,
-            trust_domains: &self.domains,
-            scope: self.mesh.scope(),
-            l4_deny: self.mesh.l4_deny,
-            dry_run: self.mesh.dry_run,
-        };
-        let set = match compile(&policies, point) {
-            Ok(set) => set,
-            Err(problems) => {
-                self.problems.extend(problems);
-                return Ok(None);
-            }
-        };
-        let mut rules: Vec<JwtRule> = Vec::new();
-        for resource in &self.mesh.request_authentications {
-            let namespace = &resource.name.namespace;
-            if attaches(&resource.target, namespace, point, self.mesh.scope()) {
-                rules.extend(resource.rules.iter().cloned());
-            }
+/// What judges at a point, with the policies that hold there.
+fn enforcement(
+    mesh: &Mesh,
+    set: Arc<PolicySet>,
+    of: Of,
+    point: &Point,
+) -> Result<Enforcement, EnforcementError> {
+    let mut rules: Vec<JwtRule> = Vec::new();
+    for resource in &mesh.request_authentications {
+        let namespace = &resource.name.namespace;
+        if attaches(&resource.target, namespace, point, mesh.scope()) {
+            rules.extend(resource.rules.iter().cloned());
         }
-        rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
-        let tokens = TokenRules::compile(&rules)
-            .map_err(EnforcementError::Tokens)?
-            .with_audience_stripping(self.mesh.audience_stripping);
-        Ok(Some(Enforcement { of, set, tokens }))
     }
+    rules.sort_by(|a, b| a.issuer.cmp(&b.issuer));
+    let tokens = TokenRules::compile(&rules)
+        .map_err(EnforcementError::Tokens)?
+        .with_audience_stripping(mesh.audience_stripping);
+    Ok(Enforcement { of, set, tokens })
 }
 
 /// The point at which a workload's node judges for it.

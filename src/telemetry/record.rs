@@ -223,10 +223,11 @@ impl Record {
                 .into(),
         );
         out.insert("rule".into(), judged.and_then(|j| j.rule).into());
-        let reason = match (&self.detail, judged) {
-            (Some(detail), _) => detail.clone(),
-            (None, Some(judged)) => judged.reason.to_string(),
-            (None, None) => self.close.map_or("", CloseReason::label).to_owned(),
+        let reason = match (&self.detail, judged, &self.connection) {
+            (Some(detail), ..) => detail.clone(),
+            (None, Some(judged), Some(conn)) => judged.reason.text(conn, self.request.as_deref()),
+            (None, Some(judged), None) => judged.reason.to_string(),
+            (None, None, _) => self.close.map_or("", CloseReason::label).to_owned(),
         };
         out.insert("reason".into(), reason.into());
         if self.would.is_some() || judged.is_some_and(|j| j.would_deny) {

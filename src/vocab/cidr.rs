@@ -50,6 +50,38 @@ impl Cidr {
         })
     }
 
+    /// Address and prefix length; the bits after the prefix are zero, an IPv4-mapped block is IPv4.
+    #[must_use]
+    pub fn parts(&self) -> (IpAddr, u8) {
+        (self.base, self.prefix)
+    }
+
+    /// The block of this prefix length that holds `ip`; no bits beyond those of the address count.
+    #[must_use]
+    pub fn of(ip: IpAddr, prefix: u8) -> Self {
+        let base = ip.to_canonical();
+        let prefix = prefix.min(if base.is_ipv4() { 32 } else { 128 });
+        Self {
+            base: mask(base, prefix),
+            prefix,
+        }
+    }
+
+    /// The last address inside.
+    #[must_use]
+    pub fn last(&self) -> IpAddr {
+        match self.base {
+            IpAddr::V4(v4) => {
+                let host = u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() | host))
+            }
+            IpAddr::V6(v6) => {
+                let host = u128::MAX.checked_shr(self.prefix.into()).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() | host))
+            }
+        }
+    }
+
     /// Whether `ip` is inside.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
@@ -131,6 +163,26 @@ mod tests {
         ] {
             let block = |text| Cidr::parse(text).unwrap();
             assert_eq!(block(wide).covers(&block(own)), want, "{wide} {own}");
+        }
+    }
+
+    #[test]
+    fn ends() {
+        for (block, first, last) in [
+            ("10.1.2.3/8", "10.0.0.0", "10.255.255.255"),
+            ("10.1.2.3", "10.1.2.3", "10.1.2.3"),
+            ("0.0.0.0/0", "0.0.0.0", "255.255.255.255"),
+            (
+                "fd00::/8",
+                "fd00::",
+                "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+            ),
+            ("::/0", "::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"),
+        ] {
+            let block = Cidr::parse(block).unwrap();
+            let ends = (block.parts().0.to_string(), block.last().to_string());
+            assert_eq!(ends, (first.to_owned(), last.to_owned()));
+            assert_eq!(Cidr::of(block.last(), block.parts().1), block);
         }
     }
 

@@ -34,6 +34,10 @@ pub const ALIASED_NODES: usize = 100_000;
 pub const REGEX_BYTES: usize = 1024;
 /// Memory of one compiled regular expression.
 pub const REGEX_COMPILED_BYTES: usize = 1 << 20;
+/// Table of states of one regular expression; one that needs more is evaluated thread by thread.
+pub const REGEX_TABLE_BYTES: usize = 1 << 18;
+/// Compiled regular expression that is evaluated thread by thread: what one byte of a value may cost.
+pub const REGEX_THREADS_BYTES: usize = 1 << 16;
 /// One chunk-size line of a chunked body, extensions included.
 pub const CHUNK_LINE_BYTES: usize = 256;
 /// Concurrent streams of one HTTP/2 connection.

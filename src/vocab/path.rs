@@ -109,6 +109,19 @@ impl CanonicalPath {
             })
     }
 
+    /// Whether `each` says yes to the value of any query parameter of this name, as `query_pairs` reads them, without
+    /// a copy on the heap.
+    pub fn any_query_value(&self, name: &[u8], mut each: impl FnMut(&[u8]) -> bool) -> bool {
+        self.query()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|piece| !piece.is_empty())
+            .any(|piece| {
+                let (n, value) = piece.split_once('=').unwrap_or((piece, ""));
+                decoded(n).eq(name.iter().copied()) && with_decoded(value, &mut each)
+            })
+    }
+
     /// `query_pairs` as text; bytes that are not UTF-8 become U+FFFD.
     pub fn query_params(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         self.query_pairs()
@@ -232,26 +245,54 @@ fn hex(digit: u8) -> Option<u8> {
 }
 
 fn decode_query(text: &str) -> Cow<'_, [u8]> {
-    if !text.contains(['%', '+']) {
-        return Cow::Borrowed(text.as_bytes());
+    if text.contains(['%', '+']) {
+        Cow::Owned(decoded(text).collect())
+    } else {
+        Cow::Borrowed(text.as_bytes())
     }
-    let mut out = Vec::with_capacity(text.len());
+}
+
+/// The bytes of a name or value of the query, decoded once.
+fn decoded(text: &str) -> impl Iterator<Item = u8> {
     let mut rest = text.as_bytes();
-    while let Some((&byte, tail)) = rest.split_first() {
+    std::iter::from_fn(move || {
+        let (&byte, tail) = rest.split_first()?;
         rest = tail;
-        match (byte, tail) {
-            (b'+', _) => out.push(b' '),
+        Some(match (byte, tail) {
+            (b'+', _) => b' ',
             (b'%', [high, low, after @ ..]) => match hex(*high).zip(hex(*low)) {
                 Some((h, l)) => {
-                    out.push(h * 16 + l);
                     rest = after;
+                    h * 16 + l
                 }
-                None => out.push(b'%'),
+                None => b'%',
             },
-            (plain, _) => out.push(plain),
-        }
+            (plain, _) => plain,
+        })
+    })
+}
+
+/// Up to this many bytes are decoded into a small buffer, which costs less to clear.
+const SHORT: usize = 256;
+
+fn with_decoded(text: &str, each: &mut impl FnMut(&[u8]) -> bool) -> bool {
+    if !text.contains(['%', '+']) {
+        each(text.as_bytes())
+    } else if text.len() <= SHORT {
+        each(decoded_into(text, &mut [0; SHORT]))
+    } else {
+        each(decoded_into(text, &mut [0; limits::TARGET_BYTES]))
     }
-    Cow::Owned(out)
+}
+
+/// A target is not longer than the greater buffer, and decoding makes nothing longer.
+fn decoded_into<'b>(text: &str, buffer: &'b mut [u8]) -> &'b [u8] {
+    let mut len = 0;
+    for (slot, byte) in buffer.iter_mut().zip(decoded(text)) {
+        *slot = byte;
+        len += 1;
+    }
+    buffer.get(..len).unwrap_or_default()
 }
 
 fn lossy(bytes: Cow<'_, [u8]>) -> Cow<'_, str> {
@@ -364,6 +405,25 @@ mod tests {
                 .count(),
             0
         );
+    }
+
+    /// Both ways to read the query agree, long values included.
+    #[test]
+    fn query_values() {
+        let long = format!("x={}+%41", "a".repeat(SHORT));
+        let target = format!("/p?a=1+2&b&%63=x%26y&&d=%zz&c=&c=%4&{long}");
+        let path = CanonicalPath::parse(Base, &target).unwrap();
+        for name in ["a", "b", "c", "d", "x", "e"] {
+            let mut got = Vec::new();
+            path.any_query_value(name.as_bytes(), |v| {
+                got.push(v.to_vec());
+                false
+            });
+            let pairs = path.query_pairs().filter(|(n, _)| **n == *name.as_bytes());
+            let want: Vec<Vec<u8>> = pairs.map(|(_, v)| v.into_owned()).collect();
+            assert_eq!(got, want, "{name}");
+        }
+        assert!(path.any_query_value(b"a", |v| v == b"1 2"));
     }
 
     #[test]

@@ -540,7 +540,7 @@ impl Subject<'_> {
             principal: principal(hop),
             verdict: word(judged),
             would_deny: judged.would_deny,
-            reason: judged.reason.to_string(),
+            reason: judged.reason.text(&hop.connection, hop.request.as_ref()),
             policy: judged.policy.as_ref().map(ToString::to_string),
             rule: judged.rule,
             audit: judged.audit,

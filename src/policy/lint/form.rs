@@ -3,10 +3,9 @@
 use std::cell::OnceCell;
 use std::net::IpAddr;
 
-use regex::bytes::Regex;
-
 use crate::policy::attribute::Attribute;
-use crate::policy::pattern::{Template, whole_regex};
+use crate::policy::pattern::Template;
+use crate::policy::regex::{Regexes, WholeRegex};
 use crate::vocab::cidr::Cidr;
 
 /// A value, by how it is compared.
@@ -40,7 +39,7 @@ pub(super) struct PathTemplate {
 #[derive(Clone, Debug)]
 pub(super) struct Pattern {
     text: Box<str>,
-    compiled: OnceCell<Option<Regex>>,
+    compiled: OnceCell<Option<WholeRegex>>,
 }
 
 const ONE: &str = "{*}";
@@ -98,9 +97,9 @@ impl Pattern {
     fn matches(&self, value: &str) -> Option<bool> {
         let compiled = self
             .compiled
-            .get_or_init(|| whole_regex(&self.text).ok())
+            .get_or_init(|| Regexes::default().whole(&self.text).ok())
             .as_ref()?;
-        Some(compiled.is_match(value.as_bytes()))
+        Some(compiled.matches(value.as_bytes()))
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn exact(
             operation.methods = vec![request.method.as_str().to_owned()];
             match presented.path() {
                 Some(path) if literal(&path) => operation.paths = vec![path],
-                Some(path) => operation.path_regexes = vec![regex::escape(&path)],
+                Some(path) => operation.path_regexes = vec![regex_syntax::escape(&path)],
                 None => operation.hosts = vec![request.host.as_str().to_owned()],
             }
         }
@@ -172,7 +172,7 @@ fn widen<F: Fields>(
         return (!clause.is_empty()).then_some(());
     }
     if name.ends_with("Regexes") {
-        list.push(regex::escape(&got));
+        list.push(regex_syntax::escape(&got));
     } else if literal(&got) {
         list.push(got);
     } else {
@@ -200,7 +200,7 @@ fn widen_condition(
     } else if !condition.regexes.is_empty() {
         condition
             .regexes
-            .extend(missing.iter().map(|v| regex::escape(v)));
+            .extend(missing.iter().map(|v| regex_syntax::escape(v)));
     }
     let key = condition.key.clone();
     condition.not_values.retain(|value| {

@@ -1,0 +1,89 @@
+//! The ALLOW rule that a denied request comes nearest to.
+
+use crate::policy::attribute::Facts;
+use crate::policy::set::{Hit, List};
+use crate::policy::verdict::Nearest;
+
+/// Rules that a decision looks at for the one that comes nearest: enough for a set of a few policies as a whole, and a
+/// bound on what a denied request can cost.
+pub(super) const LOOKED_AT: usize = 16;
+
+/// The rule that fails by the fewest tests, and the first of those; of several the first. A rule that cannot match on
+/// a bare connection counts as the farthest. Where there are more rules than `bound`, half as many are looked at:
+/// those of the caller's identity, then those of what was asked for, then the first ones.
+pub(super) fn nearest<'s>(
+    list: &'s List,
+    facts: Facts<'_>,
+    bound: usize,
+) -> Option<(Hit<'s>, Nearest)> {
+    let mut search = Search {
+        list,
+        facts,
+        left: bound,
+        best: None,
+    };
+    if let Some(others) = list.others(facts).filter(|_| bound < list.len()) {
+        // What is near was found by then, or nothing is: the first ones are as good as others.
+        search.left = bound.div_ceil(2);
+        let share = search.left.div_ceil(3);
+        search.some(share, |each| {
+            list.index(facts).nearby(facts, &mut |p| each(p));
+        });
+        search.some(share, |each| others.candidates(facts, &mut |p| each(p)));
+    }
+    for place in 0.. {
+        if search.is_over() || !search.look(place) {
+            break;
+        }
+    }
+    search.best.map(|(_, hit, nearest)| (hit, nearest))
+}
+
+struct Search<'s, 'f> {
+    list: &'s List,
+    facts: Facts<'f>,
+    left: usize,
+    /// Failed tests, place and what fails first.
+    best: Option<(usize, Hit<'s>, Nearest)>,
+}
+
+impl Search<'_, '_> {
+    /// Looks at no more than `share` of the places that `from` names.
+    fn some(&mut self, share: usize, from: impl FnOnce(&mut dyn FnMut(&[u32]))) {
+        let mut left = share;
+        from(&mut |places| {
+            for place in places {
+                if left == 0 || self.is_over() {
+                    return;
+                }
+                left -= 1;
+                self.look(*place);
+            }
+        });
+    }
+
+    /// Whether enough was seen: nothing is nearer than by one test.
+    fn is_over(&self) -> bool {
+        self.left == 0 || self.best.as_ref().is_some_and(|(failed, ..)| *failed <= 1)
+    }
+
+    /// `false` if there is no such rule.
+    fn look(&mut self, place: u32) -> bool {
+        let Some(hit) = self.list.rule(place) else {
+            return false;
+        };
+        self.left -= 1;
+        let seen = match hit.rule.form(self.facts.request.is_some()) {
+            None => Some((usize::MAX, Nearest::http())),
+            Some(form) => form
+                .shortfall(self.facts)
+                .map(|(failed, test)| (failed, Nearest::test(test))),
+        };
+        if let Some((failed, nearest)) = seen
+            && self.best.as_ref().is_none_or(|(least, ..)| failed < *least)
+        {
+            self.best = Some((failed, hit, nearest));
+        }
+        true
+    }
+}

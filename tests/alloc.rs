@@ -1,0 +1,289 @@
+//! Deciding allocates nothing: hit or miss, with HTTP or without, whatever kind of value is compared.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test stops at what it did not expect"
+)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ringgate::policy::model::{
+    Action, AuthorizationPolicy, Condition, Operation, Rule, Source, Target,
+};
+use ringgate::policy::{
+    Connection, Decision, L4Deny, MeshPolicies, Point, PointKind, PolicySet, Request, Scope,
+    compile, custom_providers, decide, decide_connect,
+};
+use ringgate::vocab::claims::Claims;
+use ringgate::vocab::host::Host;
+use ringgate::vocab::path::{CanonicalPath, PathNormalization};
+use ringgate::vocab::resource::ResourceName;
+use ringgate::vocab::spiffe::{SpiffeId, TrustDomain};
+
+#[path = "support/allocations.rs"]
+mod allocations;
+
+#[global_allocator]
+static ALLOCATOR: allocations::Counting = allocations::Counting;
+
+fn list(values: &[&str]) -> Vec<String> {
+    values.iter().map(|v| (*v).to_owned()).collect()
+}
+
+fn policy(name: &str, action: Action, rules: Vec<Rule>) -> AuthorizationPolicy {
+    AuthorizationPolicy {
+        name: ResourceName::new("default", name),
+        target: Target::Namespace,
+        action,
+        provider: (action == Action::Custom).then(|| "asked".to_owned()),
+        dry_run: false,
+        rules,
+    }
+}
+
+fn set(policies: &[AuthorizationPolicy], default: Decision) -> PolicySet {
+    let mesh = MeshPolicies {
+        policies,
+        trust_domains: &[TrustDomain::parse("cluster.local").unwrap()],
+        scope: Scope {
+            root_namespace: "istio-system",
+            gateway_name_selector: true,
+            gateway_selectors: true,
+        },
+        l4_deny: L4Deny::Api,
+        dry_run: false,
+    };
+    let point = Point {
+        kind: PointKind::Workload,
+        namespace: "default".to_owned(),
+        labels: BTreeMap::new(),
+        gateway: None,
+        services: Vec::new(),
+        accounts: Vec::new(),
+        default,
+    };
+    compile(&mesh, &point).unwrap()
+}
+
+fn connection(account: &str, port: u16) -> Connection {
+    let local: IpAddr = "10.1.2.3".parse().unwrap();
+    let id = format!("spiffe://cluster.local/ns/default/sa/{account}");
+    Connection {
+        principal: Some(SpiffeId::parse(&id).unwrap()),
+        peer: local,
+        remote: local,
+        destination: local,
+        port,
+        sni: Some("api.example".to_owned()),
+        time: 1_000_000,
+    }
+}
+
+fn request(method: &str, target: &str) -> Request {
+    let claims = serde_json::json!({
+        "iss": "https://id.example", "sub": "user-7", "scope": "read write",
+        "aud": ["api", "other"], "realm": { "roles": ["staff", "admin"] },
+    });
+    let mut headers = HeaderMap::new();
+    for value in ["one", "two", " three "] {
+        let name = HeaderName::from_static("x-part");
+        headers.append(name, HeaderValue::from_static(value));
+    }
+    Request {
+        method: method.parse::<Method>().unwrap(),
+        host: Host::parse("api.example:8080").unwrap(),
+        path: Some(CanonicalPath::parse(PathNormalization::Base, target).unwrap()),
+        headers,
+        claims: Some(Claims::new(claims.as_object().unwrap().clone(), Vec::new())),
+        time: 1_000_000,
+    }
+}
+
+fn when(key: &str, values: &[&str], regexes: &[&str]) -> Condition {
+    Condition {
+        key: key.to_owned(),
+        values: list(values),
+        regexes: list(regexes),
+        ..Condition::default()
+    }
+}
+
+/// A rule for every kind of value, of one caller.
+fn rules(account: &str) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    let mut add = |paths: &[&str], regexes: &[&str], conditions: Vec<Condition>| {
+        rules.push(Rule {
+            from: vec![Source {
+                principals: vec![format!("cluster.local/ns/default/sa/{account}")],
+                not_ip_blocks: list(&["192.0.2.0/24", "2001:db8::/32"]),
+                ip_blocks: list(&["10.0.0.0/8"]),
+                ..Source::default()
+            }],
+            to: vec![Operation {
+                methods: list(&["GET"]),
+                paths: list(paths),
+                path_regexes: list(regexes),
+                ..Operation::default()
+            }],
+            when: conditions,
+        });
+    };
+    add(&["/exact"], &[], vec![]);
+    add(&["/prefix/*"], &[], vec![]);
+    add(&["*/suffix"], &[], vec![]);
+    add(&["/template/{*}/x/{**}"], &[], vec![]);
+    add(&[], &["/regex/[a-z]+/[0-9]{2,4}"], vec![]);
+    add(&[], &["/hard/(a|b)*a(a|b){16}"], vec![]);
+    add(
+        &["/query"],
+        &[],
+        vec![when("request.query[q r]", &["a b", "c*"], &[])],
+    );
+    add(
+        &["/query"],
+        &[],
+        vec![when("request.query[long]", &[], &["[x ]+"])],
+    );
+    add(
+        &["/header"],
+        &[],
+        vec![when("request.headers[x-part]", &["three"], &[])],
+    );
+    add(
+        &["/claims"],
+        &[],
+        vec![
+            when("request.auth.claims[realm][roles]", &["admin"], &[]),
+            when("request.auth.claims[scope]", &["write"], &[]),
+            when(
+                "request.auth.principal",
+                &[],
+                &["https://id\\.example/user-[0-9]"],
+            ),
+            when("request.auth.audiences", &["api"], &[]),
+        ],
+    );
+    add(
+        &["/account"],
+        &[],
+        vec![
+            when("source.serviceAccount", &[], &["default/.*"]),
+            when("source.namespace", &["def*"], &[]),
+            when("connection.sni", &["*.example"], &[]),
+            when("time", &["00:00-24:00 Europe/Berlin"], &[]),
+        ],
+    );
+    rules
+}
+
+const TARGETS: [&str; 14] = [
+    "/exact",
+    "/prefix/a/b",
+    "/any/suffix",
+    "/template/a/x/y/z",
+    "/regex/abc/123",
+    "/hard/babbbbbbbbbbbbbbbb",
+    "/query?q+r=a+b&q%20r=c%41",
+    "/query?long=LONG",
+    "/header",
+    "/claims",
+    "/account",
+    "/exactly",
+    "/regex/abc/12345",
+    "/query?q%20r=%zz",
+];
+
+/// Decisions of each kind that `ask` came to, each asked for twice: what a thread keeps is made by the first.
+fn check(what: &str, mut ask: impl FnMut() -> Decision, seen: &mut BTreeMap<bool, usize>) {
+    let first = ask();
+    let (again, asked) = allocations::asked_by(&mut ask);
+    assert_eq!(asked, 0, "{what}: {asked} allocations");
+    assert_eq!(first, again, "{what}");
+    *seen.entry(again == Decision::Allow).or_default() += 1;
+}
+
+/// The allocator sees what it is for.
+#[test]
+fn counts() {
+    let (kept, asked) = allocations::asked_by(|| vec![1_u8; 100]);
+    assert_eq!((kept.len(), asked), (100, 1));
+    assert!(allocations::held() >= 100);
+}
+
+#[test]
+fn deciding_allocates_nothing() {
+    let extra = |action| {
+        policy(
+            &format!("{action:?}"),
+            action,
+            vec![Rule {
+                to: vec![Operation {
+                    paths: list(&["/exact", "/query*"]),
+                    ..Operation::default()
+                }],
+                ..Rule::default()
+            }],
+        )
+    };
+    let callers = |action| -> Vec<_> {
+        let names = ["frontend", "b", "c", "d", "e"];
+        names.map(|n| policy(n, action, rules(n))).to_vec()
+    };
+    let mut all = callers(Action::Allow);
+    all.push(extra(Action::Audit));
+    all.push(extra(Action::Custom));
+    let mut dry = extra(Action::Deny);
+    dry.dry_run = true;
+    all.push(dry);
+    let mut bare = callers(Action::Deny);
+    bare.push(policy("none", Action::Allow, vec![]));
+    let sets = [
+        ("allow", set(&all, Decision::Allow)),
+        ("few", set(&all[..1], Decision::Allow)),
+        ("deny", set(&callers(Action::Deny), Decision::Allow)),
+        ("nothing allowed", set(&bare, Decision::Allow)),
+        ("no policy", set(&[], Decision::Allow)),
+        ("default deny", set(&[], Decision::Deny)),
+    ];
+    let long = "x+%78".repeat(2_000);
+    let mut seen = BTreeMap::new();
+    for (name, set) in &sets {
+        for account in ["frontend", "nobody"] {
+            let conn = connection(account, 8080);
+            check(
+                &format!("{name} {account} bare"),
+                || decide(set, &conn, None).decision,
+                &mut seen,
+            );
+            for target in TARGETS {
+                for method in ["GET", "POST"] {
+                    let asked = request(method, &target.replace("LONG", &long));
+                    let what = format!("{name} {account} {method} {target}");
+                    check(
+                        &what,
+                        || decide(set, &conn, Some(&asked)).decision,
+                        &mut seen,
+                    );
+                    check(
+                        &what,
+                        || decide_connect(set, &conn, &asked).decision,
+                        &mut seen,
+                    );
+                }
+            }
+        }
+    }
+    assert!(seen[&true] > 100 && seen[&false] > 100, "{seen:?}");
+    let conn = connection("frontend", 8080);
+    let hits = TARGETS.iter().filter(|target| {
+        let asked = request("GET", &target.replace("LONG", &long));
+        decide(&sets[0].1, &conn, Some(&asked)).decision == Decision::Allow
+    });
+    assert_eq!(hits.count(), 11, "every kind of value has matched");
+    let missed = request("GET", "/elsewhere");
+    let (none, asked) =
+        allocations::asked_by(|| custom_providers(&sets[0].1, &conn, Some(&missed)));
+    assert_eq!((none.len(), asked), (0, 0));
+}
