@@ -39,6 +39,7 @@ pub use decide::{
     decide_plaintext, decide_via_waypoint,
 };
 pub use facts::{Connection, Request};
+pub use nearest::LOOKED_AT;
 pub use peer::mtls_mode;
 pub use set::PolicySet;
 pub use verdict::{Decision, Denied, Judged, Permit, Reason, Shadow, Verdict};

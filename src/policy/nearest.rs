@@ -6,7 +6,7 @@ use crate::policy::verdict::Nearest;
 
 /// Rules that a decision looks at for the one that comes nearest: enough for a set of a few policies as a whole, and a
 /// bound on what a denied request can cost.
-pub(super) const LOOKED_AT: usize = 16;
+pub const LOOKED_AT: usize = 16;
 
 /// The rule that fails by the fewest tests, and the first of those; of several the first. A rule that cannot match on
 /// a bare connection counts as the farthest. Where there are more rules than `bound`, half as many are looked at:

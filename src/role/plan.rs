@@ -8,8 +8,9 @@ use http::Method;
 use crate::config::checked::{Location, Mesh, Protocol, Workload};
 use crate::exchange::close::CloseReason;
 use crate::policy::{
-    Connection, CustomMatch, Denied, OutboundTarget, Permit, Request, Verdict, custom_matches,
-    decide, decide_connect, decide_outbound, decide_plaintext, decide_via_waypoint, mtls_mode,
+    Connection, CustomMatch, Denied, LOOKED_AT, OutboundTarget, Permit, Request, Verdict,
+    custom_matches, decide_connect, decide_looking_at, decide_outbound, decide_plaintext,
+    decide_via_waypoint, mtls_mode,
 };
 use crate::role::directory::service_port;
 use crate::role::enforcement::{Enforcement, Enforcements};
@@ -350,7 +351,7 @@ impl<'s> Plan<'s> {
     ) -> Result<Permit, Option<Denied>> {
         let mut permit: Result<Permit, Option<Denied>> = Err(None);
         for enforcement in &self.enforcements {
-            let verdict = self.verdict(enforcement, connection, request);
+            let verdict = self.verdict(enforcement, connection, request, LOOKED_AT);
             let next = verdict.permit().map_err(Some)?;
             // In dry run the first that would have denied is the one to tell of.
             permit = match permit {
@@ -361,12 +362,14 @@ impl<'s> Plan<'s> {
         permit
     }
 
-    /// What one of the plan's enforcement points says by itself.
+    /// What one of the plan's enforcement points says by itself; a denial because no rule matched looks at so many
+    /// `rules` for the nearest one.
     pub fn verdict(
         &self,
         enforcement: &Enforcement,
         connection: &Connection,
         request: Option<&Request>,
+        rules: usize,
     ) -> Verdict {
         let set = &enforcement.set;
         match (self.via, request) {
@@ -374,7 +377,7 @@ impl<'s> Plan<'s> {
             (None, Some(request)) if request.method == Method::CONNECT => {
                 decide_connect(set, connection, request)
             }
-            (None, _) => decide(set, connection, request),
+            (None, _) => decide_looking_at(set, connection, request, rules),
         }
     }
 

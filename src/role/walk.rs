@@ -563,7 +563,7 @@ impl Hop {
         self.service = plan.service.or(self.service);
         self.workload = plan.workload.or(self.workload);
         for enforcement in &plan.enforcements {
-            let verdict = plan.verdict(enforcement, &self.connection, request.as_ref());
+            let verdict = plan.verdict(enforcement, &self.connection, request.as_ref(), usize::MAX);
             self.say(By::Rules(enforcement.of), verdict.judged().clone());
         }
         self.request = request;

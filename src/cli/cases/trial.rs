@@ -2,7 +2,7 @@
 //! tokens, policies.
 
 use crate::jwt::{KeyLookup, authenticate};
-use crate::policy::{Connection, Decision, Judged, Request, Shadow, custom_providers};
+use crate::policy::{Connection, Decision, Judged, LOOKED_AT, Request, Shadow, custom_providers};
 use crate::role::authenticate::{self, TokenRefused};
 use crate::role::plan::Plan;
 use crate::vocab::path::PathNormalization;
@@ -118,7 +118,7 @@ impl Trial<'_> {
         let mut last = Outcome::Nothing;
         let (mut all_audit, mut all) = (false, Shadow::default());
         for enforcement in &self.plan.enforcements {
-            let verdict = self.plan.verdict(enforcement, conn, request);
+            let verdict = self.plan.verdict(enforcement, conn, request, LOOKED_AT);
             let judged = verdict.judged().clone();
             all_audit |= judged.audit;
             all = Shadow {
