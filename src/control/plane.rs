@@ -11,10 +11,10 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::config;
 use crate::config::checked::{
     Config, GatewayClass, IdentityFiles, IdentitySource, Mesh, Process, Service,
 };
+use crate::config::{self, Depth, Options};
 use crate::control::admin::{self, Status};
 use crate::control::ask::{self, Ask, Asker};
 use crate::control::authority::grant::JoinTokens;
