@@ -212,8 +212,8 @@ fn counts() {
     assert!(allocations::held() >= 100);
 }
 
-#[test]
-fn deciding_allocates_nothing() {
+/// Sets of every shape that a decision can meet.
+fn sets() -> [(&'static str, PolicySet); 6] {
     let extra = |action| {
         policy(
             &format!("{action:?}"),
@@ -239,14 +239,19 @@ fn deciding_allocates_nothing() {
     all.push(dry);
     let mut bare = callers(Action::Deny);
     bare.push(policy("none", Action::Allow, vec![]));
-    let sets = [
+    [
         ("allow", set(&all, Decision::Allow)),
         ("few", set(&all[..1], Decision::Allow)),
         ("deny", set(&callers(Action::Deny), Decision::Allow)),
         ("nothing allowed", set(&bare, Decision::Allow)),
         ("no policy", set(&[], Decision::Allow)),
         ("default deny", set(&[], Decision::Deny)),
-    ];
+    ]
+}
+
+#[test]
+fn deciding_allocates_nothing() {
+    let sets = sets();
     let long = "x+%78".repeat(2_000);
     let mut seen = BTreeMap::new();
     for (name, set) in &sets {
