@@ -152,38 +152,53 @@ fn all<'t>(
 
 /// Whether a test cannot hold without one of its keys.
 fn is_key(test: &Test) -> bool {
-    keys(test, &mut |_| ())
+    by_keys(test).is_some()
+}
+
+/// The values that are keys: the test holds only if one of them matches.
+fn by_keys(test: &Test) -> Option<&Matcher> {
+    test.wanted()
+        .filter(|matcher| match (&test.attribute, matcher) {
+            // They are compared with another text than exact values are.
+            (Attribute::ServiceAccount | Attribute::RequestPrincipal, Matcher::Regexes(_)) => false,
+            (_, Matcher::Windows(_)) => false,
+            (
+                _,
+                Matcher::Text(_)
+                | Matcher::Paths(_)
+                | Matcher::Regexes(_)
+                | Matcher::Blocks(_)
+                | Matcher::Ports(_)
+                | Matcher::RequestPrincipals(_),
+            ) => true,
+        })
 }
 
 /// Calls `each` with the keys of a test: it holds only if one of them fits. `false` if it can hold without.
 pub(super) fn keys<'t>(test: &'t Test, each: &mut impl FnMut(Key<'t>)) -> bool {
-    let Some(matcher) = test.wanted() else {
+    let Some(matcher) = by_keys(test) else {
         return false;
     };
-    match (&test.attribute, matcher) {
-        (_, Matcher::Text(set)) => {
+    match matcher {
+        Matcher::Text(set) => {
             set.patterns().iter().for_each(|p| each(text(p.parts())));
         }
-        (_, Matcher::Paths(paths)) => {
+        Matcher::Paths(paths) => {
             let (set, templates) = &**paths;
             set.patterns().iter().for_each(|p| each(text(p.parts())));
             templates.iter().for_each(|t| each(template(t)));
         }
-        // They are compared with another text than exact values are.
-        (Attribute::ServiceAccount | Attribute::RequestPrincipal, Matcher::Regexes(_)) => {
-            return false;
-        }
-        (_, Matcher::Regexes(regexes)) => regexes.iter().for_each(|r| each(regex(r))),
-        (_, Matcher::Blocks(blocks)) => {
+        Matcher::Regexes(regexes) => regexes.iter().for_each(|r| each(regex(r))),
+        Matcher::Blocks(blocks) => {
             let blocks = blocks.written.iter();
             blocks.for_each(|b| each(Key::Exact(hash_block(*b))));
         }
-        (_, Matcher::Ports(ports)) => {
+        Matcher::Ports(ports) => {
             let ports = ports.iter();
             ports.for_each(|p| each(Key::Exact(hash(&p.to_be_bytes()))));
         }
-        (_, Matcher::Windows(_)) => return false,
-        (_, Matcher::RequestPrincipals(all)) => all.iter().for_each(|p| each(text(p.subject()))),
+        Matcher::Windows(_) => return false,
+        Matcher::RequestPrincipals(all) => all.iter().for_each(|p| each(text(p.subject()))),
     }
     true
 }
