@@ -349,8 +349,11 @@ fn answered(hops: &[Hop], hop: &Hop, audit: bool) -> Answered {
             } else {
                 denial
             };
-            let said = hop.deciding().map(|said| &said.judged);
-            (is, said.map_or_else(String::new, |j| j.reason.to_string()))
+            let said = hop.deciding().map(|said| {
+                let request = hop.request.as_ref();
+                said.judged.reason.text(&hop.connection, request)
+            });
+            (is, said.unwrap_or_default())
         }
     };
     let named = |hop: &Hop| {

@@ -24,6 +24,8 @@ pub(super) enum Outcome {
     /// Policies decided; the last verdict, or the first denial.
     Verdict {
         judged: Judged,
+        /// Why, with what was presented.
+        why: String,
         /// An AUDIT policy matched anywhere.
         audit: bool,
         shadow: Shadow,
@@ -59,14 +61,14 @@ impl Outcome {
     /// Why.
     pub(super) fn reason(&self) -> String {
         match self {
-            Self::Verdict { judged, .. } => match &judged.policy {
+            Self::Verdict { judged, why, .. } => match &judged.policy {
                 Some(policy) => {
                     let rule = judged
                         .rule
                         .map_or_else(String::new, |r| format!(" rule {r}"));
-                    format!("{policy}{rule}: {}", judged.reason)
+                    format!("{policy}{rule}: {why}")
                 }
-                None => judged.reason.to_string(),
+                None => why.clone(),
             },
             Self::Custom(provider) => format!("provider `{provider}` does not say yes"),
             Self::Token(_, why) | Self::Refused(_, why) => why.clone(),
@@ -127,6 +129,7 @@ impl Trial<'_> {
             };
             let denied = judged.decision == Decision::Deny;
             last = Outcome::Verdict {
+                why: judged.reason.text(conn, request),
                 judged,
                 audit: all_audit,
                 shadow: all,
