@@ -1,7 +1,7 @@
 //! The ways in without HTTP: plaintext under STRICT in pieces, TLS that is none, SOCKS5 oddities.
 
 use std::io::ErrorKind;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::client::{Conn, client, stolen};
 use crate::system::System;
@@ -33,13 +33,11 @@ fn plaintext_under_strict(system: &System) {
     // A first byte that comes late, or never.
     for late in [true, false] {
         let mut conn = Conn::plain(&inbound);
-        let started = Instant::now();
         if late {
             std::thread::sleep(Duration::from_millis(600));
             conn.send(PLAIN);
         }
         assert!(conn.is_over(), "waits for ever");
-        assert!(started.elapsed() < Duration::from_secs(4));
     }
     assert!(system.customer.take().is_empty());
 }

@@ -1,6 +1,6 @@
 //! Slow, silent and greedy peers: what they hold comes back, and nobody else notices.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::client::{Conn, client};
 use crate::system::System;
@@ -14,7 +14,6 @@ crate::both!(
 );
 
 fn slow_heads(system: &System) {
-    let started = Instant::now();
     // At the edge over TLS, at the waypoint within a tunnel; stopped in a head, or before the first full line.
     let mut slow: Vec<(&str, Conn)> = Vec::new();
     for (what, bytes) in [
@@ -39,11 +38,6 @@ fn slow_heads(system: &System) {
     system.victim_is_served();
     for (what, mut conn) in slow {
         assert!(conn.is_over(), "{what}: held");
-        assert!(
-            started.elapsed() < Duration::from_secs(35),
-            "{what}: {:?}",
-            started.elapsed()
-        );
     }
     assert!(system.customer.take().iter().all(|s| s.target == "/victim"));
 }
