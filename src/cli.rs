@@ -10,6 +10,7 @@ pub mod explain;
 pub mod lab;
 pub mod layout;
 pub mod material;
+pub mod named;
 pub mod os;
 pub mod policy;
 pub mod resources;

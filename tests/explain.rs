@@ -307,7 +307,30 @@ fn usage_errors() {
                 "--time",
                 "noon",
             ],
-            "no time",
+            "`--time noon`: expected seconds since 1970",
+        ),
+        (
+            vec!["--from", "reviews-service", "--to", "customer-api"],
+            "did you mean `default/reviews-service`?",
+        ),
+        (
+            vec!["--from", "default/reviews-servic", "--to", "customer-api"],
+            "did you mean `default/reviews-service`?",
+        ),
+        (
+            vec!["--from", "anonymous", "--to", "default/customer-apo"],
+            "did you mean `default/customer-api`?",
+        ),
+        (
+            vec![
+                "--from",
+                "anonymous",
+                "--to",
+                "customer-api",
+                "--custom",
+                "opa=deny",
+            ],
+            "there is no extensionProvider `opa`",
         ),
         (vec!["--record", "{}"], "`verdict`"),
         (vec!["--record", "x"], "not JSON"),

@@ -51,7 +51,13 @@ pub enum Output {
     after_help = "Exit code: 0 allowed, 1 denied, 2 wrong usage or a configuration or record that cannot be read.
 
 To is a host name (of a service, or outside the mesh), an address, `workload:NAMESPACE/NAME`, `service:NAMESPACE/NAME` or
-`gateway:NAMESPACE/NAME`. NAMESPACE/NAME alone is a workload, if there is one, else a service or a gateway."
+`gateway:NAMESPACE/NAME`. NAMESPACE/NAME alone is a workload, if there is one, else a service or a gateway.
+
+Examples:
+  ringgate explain --config FILE --from default/reviews-service --to customer-api --path /api/v1/users/7
+  ringgate explain --config FILE --from anonymous --to gateway:edge/public --host portal.example.test \\
+      --claims '{\"iss\":\"https://auth.example.test\",\"sub\":\"alice\"}'
+  tail -n 1 decisions.jsonl | ringgate explain --config FILE --record -"
 )]
 pub struct ExplainArgs {
     /// Configuration.
@@ -60,10 +66,10 @@ pub struct ExplainArgs {
     /// The call.
     #[command(flatten)]
     pub call: CallArgs,
-    /// A decision record, or `-` for standard input.
+    /// Instead of a call: a decision record, or `-` for standard input.
     #[arg(long, value_name = "JSON", conflicts_with_all = ["from", "to", "log"])]
     pub record: Option<String>,
-    /// A decision log to take the record from.
+    /// Instead of a call: a decision log to take the record from.
     #[arg(long, value_name = "FILE", requires = "id", conflicts_with_all = ["from", "to"])]
     pub log: Option<PathBuf>,
     /// The `id` of the record in the log.
@@ -83,7 +89,7 @@ pub struct CallArgs {
     /// Who calls: a SPIFFE ID, a workload as NAMESPACE/NAME, or `anonymous`.
     #[arg(long, value_name = "ID", required_unless_present_any = ["record", "log"])]
     pub from: Option<String>,
-    /// Whom.
+    /// Who is called; see below.
     #[arg(long, value_name = "TO", required_unless_present_any = ["record", "log"])]
     pub to: Option<String>,
     /// Port; the first of the service if it is left out.
@@ -167,7 +173,7 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<Report> {
         Some(recorded) => (recorded.asked(&rules, args)?, Some(recorded)),
         None => (question::of(&rules, &args.call, &verifier)?, None),
     };
-    let refusing = question::refusing(&args.call.custom)?;
+    let refusing = question::refusing(&rules.mesh, &args.call.custom)?;
     let mut again = |rules: &Enforcements| -> Vec<Hop> {
         let mut verify = |rules: &crate::jwt::TokenRules, request: &crate::policy::Request| {
             verifier.verify(rules, request, asked.claims())

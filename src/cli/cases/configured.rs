@@ -9,7 +9,7 @@ use crate::cli::cases::json::Broken;
 use crate::cli::cases::report::CaseResult;
 use crate::cli::cases::request;
 use crate::cli::cases::written::{self, Answer, Expect, File, Signature, Test, Tests, Token};
-use crate::config::checked::Mesh;
+use crate::cli::named;
 use crate::config::nearest::hint;
 use crate::jwt::model::KeySource;
 use crate::jwt::{KeyLookup, KeySet, TokenRules, authenticate};
@@ -18,7 +18,6 @@ use crate::role::enforcement::Enforcements;
 use crate::role::walk::{self, Assumed, Call, Hop, Stop, To};
 use crate::vocab::host::Host;
 use crate::vocab::resource::ResourceName;
-use crate::vocab::spiffe::SpiffeId;
 
 /// Kind of these cases in reports.
 const KIND: &str = "test";
@@ -119,7 +118,12 @@ impl Scene<'_> {
 
     fn answer(&self, test: &Test) -> Broken<Answered> {
         let mesh = &self.rules.mesh;
-        let from = caller(mesh, &test.from)?;
+        let written = &test.from.value;
+        let from = named::caller(mesh, written)
+            .map_err(|why| format!("`from`: `{}`: {why}", written.escape_debug()))?;
+        for (name, _) in test.custom.iter().flat_map(|map| &map.0) {
+            named::provider(mesh, &name.value).map_err(|why| format!("`custom`: {why}"))?;
+        }
         let to = self.destination(test)?;
         let port = test
             .port
@@ -294,25 +298,6 @@ fn find<'m>(
     })
 }
 
-fn caller(mesh: &Mesh, written: &str) -> Broken<Option<SpiffeId>> {
-    if written == "anonymous" {
-        return Ok(None);
-    }
-    let principal = written.strip_prefix("spiffe://").unwrap_or(written);
-    if principal.matches('/').count() == 1 {
-        let at = find(
-            "workload",
-            principal,
-            mesh.workloads.iter().map(|w| &w.name),
-        )?;
-        return Ok(mesh.workloads.get(at).map(|w| w.id.clone()));
-    }
-    let id = SpiffeId::parse(&format!("spiffe://{principal}"));
-    let expected = "expected a principal, a workload as `namespace/name`, or `anonymous`";
-    id.map(Some)
-        .map_err(|error| format!("`from`: `{}`: {error}; {expected}", written.escape_debug()))
-}
-
 fn refused_head(refused: &request::Refused) -> Broken<Answered> {
     let status = refused
         .status
@@ -388,8 +373,12 @@ fn compare(test: &Test, answered: Answered) -> Judged {
             .policy
             .as_ref()
             .filter(|want| !policies.contains(want))?;
-        let got = policies.join(", ");
-        Some(format!("decided by `{got}`, expected policy `{want}`"))
+        let got = if policies.is_empty() {
+            "no policy".to_owned()
+        } else {
+            format!("`{}`", policies.join(", "))
+        };
+        Some(format!("decided by {got}, expected policy `{want}`"))
     };
     let wrong_reason = || {
         let want = test

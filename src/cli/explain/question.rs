@@ -7,8 +7,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use super::CallArgs;
 use super::tokens::Verifier;
-use crate::cli::os;
+use crate::cli::{named, os};
 use crate::config::checked::Mesh;
+use crate::config::nearest::hint;
 use crate::http::canonical::{self, BadRequest};
 use crate::http::h1::RawRequest;
 use crate::policy::{Connection, Request};
@@ -95,7 +96,10 @@ pub(super) fn who(from: Option<&SpiffeId>) -> &str {
 pub(super) fn time(args: &CallArgs) -> anyhow::Result<i64> {
     match &args.time {
         None => Ok(i64::try_from(os::unix_s()).unwrap_or(i64::MAX)),
-        Some(text) => moment(text).with_context(|| format!("`--time {text}` is no time")),
+        Some(text) => moment(text).map_err(|_malformed| {
+            let expected = "expected seconds since 1970, or a time such as 2025-11-22T08:26:40Z";
+            anyhow!("`--time {text}`: {expected}")
+        }),
     }
 }
 
@@ -108,13 +112,17 @@ pub(super) fn moment(text: &str) -> anyhow::Result<i64> {
 }
 
 /// The providers that say no.
-pub(super) fn refusing(answers: &[String]) -> anyhow::Result<Vec<String>> {
+pub(super) fn refusing(mesh: &Mesh, answers: &[String]) -> anyhow::Result<Vec<String>> {
     let mut refusing = Vec::new();
     for answer in answers {
-        match answer.split_once('=') {
-            Some((name, "deny")) => refusing.push(name.to_owned()),
-            Some((_, "allow")) => {}
+        let (name, denies) = match answer.split_once('=') {
+            Some((name, "deny")) => (name, true),
+            Some((name, "allow")) => (name, false),
             Some(_) | None => bail!("`--custom {answer}`: expected NAME=allow or NAME=deny"),
+        };
+        named::provider(mesh, name).map_err(|why| anyhow!("`--custom {answer}`: {why}"))?;
+        if denies {
+            refusing.push(name.to_owned());
         }
     }
     Ok(refusing)
@@ -127,7 +135,8 @@ pub(super) fn of(
     verifier: &Verifier,
 ) -> anyhow::Result<Asked> {
     let mesh = &rules.mesh;
-    let from = caller(mesh, args.from.as_deref().unwrap_or_default())?;
+    let from = args.from.as_deref().unwrap_or_default();
+    let from = named::caller(mesh, from).map_err(|why| anyhow!("`--from {from}`: {why}"))?;
     let written = args.to.as_deref().unwrap_or_default();
     let to = destination(rules, written)?;
     let port = args
@@ -186,31 +195,6 @@ fn known_to_strangers(rules: &Enforcements, to: &To, written: &str) -> anyhow::R
     bail!("an anonymous caller does not pass this mesh on its way to `{written}`")
 }
 
-fn caller(mesh: &Mesh, text: &str) -> anyhow::Result<Option<SpiffeId>> {
-    if text == "anonymous" {
-        return Ok(None);
-    }
-    if let Some(name) = ResourceName::parse(text) {
-        let found = mesh.workloads.iter().find(|w| w.name == name);
-        let gateway = || mesh.gateways.iter().find(|g| g.name == name);
-        return match found.map(|w| &w.id).or_else(|| gateway().map(|g| &g.id)) {
-            Some(id) => Ok(Some(id.clone())),
-            None => Err(anyhow!(
-                "`--from {text}`: no workload or gateway of this name"
-            )),
-        };
-    }
-    let uri = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("spiffe://{text}")
-    };
-    let id = SpiffeId::parse(&uri);
-    let expected = "expected a SPIFFE ID, a workload as NAMESPACE/NAME, or `anonymous`";
-    id.map(Some)
-        .with_context(|| format!("`--from {text}`: {expected}"))
-}
-
 /// The address of the first workload or gateway with this identity.
 pub(super) fn address_of(mesh: &Mesh, id: Option<&SpiffeId>) -> Option<IpAddr> {
     let id = id?;
@@ -244,7 +228,13 @@ fn destination(rules: &Enforcements, text: &str) -> anyhow::Result<To> {
         if let Some(at) = directory.gateway(&name).filter(|_| is("gateway")) {
             return Ok(To::Gateway(at));
         }
-        bail!("`--to {text}`: no workload, service or gateway of this name");
+        let mesh = &rules.mesh;
+        let names = mesh.workloads.iter().map(|w| &w.name);
+        let names = names.chain(mesh.services.iter().map(|s| &s.name));
+        let names = names.chain(mesh.gateways.iter().map(|g| &g.name));
+        let names: Vec<String> = names.map(ToString::to_string).collect();
+        let near = hint(rest, names.iter().map(String::as_str));
+        bail!("`--to {text}`: no workload, service or gateway of this name{near}");
     }
     if !kind.is_empty() {
         bail!("`--to {text}`: expected NAMESPACE/NAME after `{kind}:`");
