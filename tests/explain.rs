@@ -263,6 +263,69 @@ fn tokens_are_verified() {
     }
 }
 
+/// A provider's no in a mesh in dry run is told of and not enforced, a login is, as on the data path.
+#[test]
+fn provider_in_dry_run() {
+    let dir = Dir::new("explain-dry-run");
+    let file = dir.0.join("mesh.toml");
+    let text = fs::read_to_string(root().join(CASES).join("staff.toml")).unwrap();
+    let dry = text.replacen("[mesh]\n", "[mesh]\ndangerous_dryRun = true\n", 1);
+    assert_ne!(text, dry);
+    let opa = r#"
+[[serviceEntry]]
+name = "opa"
+namespace = "edge"
+hosts = ["opa.example.test"]
+ports = [{ number = 9191, name = "grpc", protocol = "GRPC" }]
+location = "MESH_EXTERNAL"
+resolution = "STATIC"
+endpoints = [{ address = "10.0.0.50" }]
+
+[[extensionProvider]]
+name = "opa"
+envoyExtAuthzGrpc = { service = "edge/opa.example.test", port = 9191 }
+
+[[authorizationPolicy]]
+name = "ask-opa"
+namespace = "default"
+targetRefs = [{ group = "gateway.networking.k8s.io", kind = "Gateway", name = "customer-api" }]
+action = "CUSTOM"
+provider.name = "opa"
+rules = [{}]
+"#;
+    fs::write(&file, dry + opa).unwrap();
+    let case = fs::read_to_string(root().join(CASES).join("provider-says-no.txt")).unwrap();
+    let command = case.lines().next().unwrap().strip_prefix(PROMPT).unwrap();
+    let config = format!("{CASES}/staff.toml");
+    let command = command.replace(&config, &file.display().to_string());
+    assert_eq!(explain(&words(&command)).status.code(), Some(1), "a login");
+    let config = file.display().to_string();
+    let call = [
+        "--config",
+        &config,
+        "--to",
+        "customer-api",
+        "--custom",
+        "opa=deny",
+    ];
+    let from = ["--from", "cluster.local/ns/default/sa/frontend-service"];
+    let output = explain(
+        &[&call[..], &from]
+            .concat()
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>(),
+    );
+    let told = String::from_utf8_lossy(&output.stdout);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{told}{error}");
+    assert!(
+        told.contains("ALLOWED in dry run, would be denied at"),
+        "{told}"
+    );
+    assert!(told.contains("it would be DENY, what provider"), "{told}");
+}
+
 /// What cannot be explained is neither allowed nor denied.
 #[test]
 fn usage_errors() {

@@ -13,8 +13,10 @@ use crate::vocab::resource::ResourceName;
 pub struct CustomMatch<'s> {
     /// `provider.name`.
     pub provider: &'s str,
-    policy: &'s Arc<ResourceName>,
-    rule: usize,
+    /// The policy.
+    pub policy: &'s Arc<ResourceName>,
+    /// Index of the rule that matches.
+    pub rule: usize,
 }
 
 impl CustomMatch<'_> {

@@ -7,13 +7,14 @@ use crate::config::checked::{GatewayClass, Location, Mesh};
 use crate::exchange::close::CloseReason;
 use crate::http::forward;
 use crate::jwt::{TokenOutcome, TokenRules};
-use crate::policy::{Connection, Decision, Judged, Request};
+use crate::policy::{Connection, CustomMatch, Decision, Judged, Request};
 use crate::role::authenticate::{self, InvalidToken, TokenRefused};
 use crate::role::directory::service_port;
 use crate::role::enforcement::{Enforcements, Of};
 use crate::role::outbound::{self, Route, Wanted};
 use crate::role::plan::{self, Next, NoPlan, Plan, SitePoint};
 use crate::vocab::host::Host;
+use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
 
 /// More enforcement points than any call meets.
@@ -81,13 +82,24 @@ pub struct Hop {
     /// Index into `Mesh::workloads`.
     pub workload: Option<usize>,
     /// Providers of CUSTOM policies that are asked, by name.
-    pub asked: Vec<String>,
+    pub asked: Vec<Asked>,
     /// What is said, in the order in which it is.
     pub said: Vec<Said>,
     /// What ends it before all is said.
     pub stop: Option<Stop>,
-    /// A token that is not accepted, in a mesh in dry run: not refused for it.
-    pub would: Option<InvalidToken>,
+    /// A provider's no or a token that is not accepted, in a mesh in dry run: not refused for it.
+    pub would: Option<Stop>,
+}
+
+/// A provider that is asked, and the policy that has it asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// Name of the provider.
+    pub provider: String,
+    /// The CUSTOM policy.
+    pub policy: ResourceName,
+    /// Index of its rule that matches.
+    pub rule: usize,
 }
 
 /// Where a hop is.
@@ -129,7 +141,7 @@ pub enum Stop {
     /// A token does not verify.
     Token(InvalidToken),
     /// A provider says no.
-    Provider(String),
+    Provider(Asked),
 }
 
 impl Hop {
@@ -455,7 +467,7 @@ impl Walker<'_, '_> {
                 }
             },
         };
-        hop.refused_by(self.assumed.refusing);
+        hop.refused_by(self.assumed.refusing, &self.rules.mesh);
         self.hops.push(hop);
         let (next, own) = next?;
         self.onward(&next, own)
@@ -489,7 +501,7 @@ impl Walker<'_, '_> {
         match authenticate::tokens(&plan, &mut request, mode, &mut *self.assumed.verify) {
             Ok(()) => {}
             Err(TokenRefused::Invalid(invalid)) if mesh.dry_run => {
-                hop.would = Some(invalid);
+                hop.would = Some(Stop::Token(invalid));
                 request.claims = None;
                 authenticate::without_tokens(&plan, &mut request);
             }
@@ -579,18 +591,32 @@ impl Hop {
         }
     }
 
-    fn refused_by(&mut self, refusing: &[String]) {
-        let no = self.asked.iter().find(|name| refusing.contains(name));
-        if let Some(name) = no.cloned() {
-            // Asked before tokens are looked at.
-            self.stop = Some(Stop::Provider(name));
+    fn refused_by(&mut self, refusing: &[String], mesh: &Mesh) {
+        let mut asked = self.asked.iter();
+        let no = asked.find(|asked| refusing.contains(&asked.provider));
+        let Some(no) = no.cloned() else {
+            return;
+        };
+        let login = mesh.oidc_providers.iter().any(|p| p.name == no.provider);
+        // Asked before tokens are looked at.
+        let no = Some(Stop::Provider(no));
+        // A login stays in force.
+        if mesh.dry_run && !login {
+            self.would = no;
+        } else {
+            self.stop = no;
         }
     }
 }
 
-fn asked(plan: &Plan<'_>, connection: &Connection, request: Option<&Request>) -> Vec<String> {
+fn asked(plan: &Plan<'_>, connection: &Connection, request: Option<&Request>) -> Vec<Asked> {
     let all = plan.custom(connection, request);
-    all.iter().map(|found| found.provider.to_owned()).collect()
+    let asked = |found: &CustomMatch<'_>| Asked {
+        provider: found.provider.to_owned(),
+        policy: found.policy.as_ref().clone(),
+        rule: found.rule,
+    };
+    all.iter().map(asked).collect()
 }
 
 fn unreachable(mesh: &Mesh, service: usize, port: u16) -> String {

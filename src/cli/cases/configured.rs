@@ -323,7 +323,10 @@ fn answered(hops: &[Hop], hop: &Hop, audit: bool) -> Answered {
             let status = vec![Expect::Status(invalid.status.as_u16())];
             (status, format!("token: {}", invalid.error))
         }
-        Some(Stop::Provider(name)) => (denial, format!("provider `{name}` does not say yes")),
+        Some(Stop::Provider(no)) => {
+            let why = format!("provider `{}` does not say yes", no.provider);
+            (denial, why)
+        }
         Some(Stop::Close(close, why)) => {
             let status = vec![Expect::Status(close.status().as_u16())];
             (status, why.clone())
@@ -341,9 +344,15 @@ fn answered(hops: &[Hop], hop: &Hop, audit: bool) -> Answered {
             (is, said.unwrap_or_default())
         }
     };
-    let named = |hop: &Hop| {
-        let deciding = hop.deciding().filter(|_| hop.stop.is_none())?;
-        deciding.judged.policy.as_ref().map(ToString::to_string)
+    let named = |hop: &Hop| match &hop.stop {
+        Some(Stop::Provider(no)) => Some(no.policy.to_string()),
+        Some(Stop::Close(..) | Stop::Token(_)) => None,
+        None => hop
+            .deciding()?
+            .judged
+            .policy
+            .as_ref()
+            .map(ToString::to_string),
     };
     let policies = if is.contains(&Expect::Allow) {
         let said = hops.iter().flat_map(|hop| &hop.said);

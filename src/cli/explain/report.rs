@@ -200,8 +200,9 @@ impl Report {
         self.answer = if allowed {
             "forwarded".to_owned()
         } else {
-            answer(hop)
+            answer(hop, stop_of(hop))
         };
+        let stop = stop_of(hop).or(hop.would.as_ref());
         let said = hop.deciding();
         let destination = hop.destination(&subject.rules.mesh);
         let destination = if hop.place == Place::Registry {
@@ -209,7 +210,7 @@ impl Report {
         } else {
             destination
         };
-        if let (None, Some(said)) = (stop_of(hop), said) {
+        if let (None, Some(said)) = (stop, said) {
             // Plaintext that is refused is not read.
             let request = hop.request.as_ref();
             let request = request.filter(|_| said.by != By::PeerAuthentication);
@@ -225,8 +226,11 @@ impl Report {
                     got: m.got.iter().map(|value| shown(value)).collect(),
                 })
                 .collect();
-        } else if let Some(stop) = stop_of(hop) {
+        } else if let Some(stop) = stop {
             self.steps = stopped(hop, stop, &destination);
+            if let Stop::Provider(no) = stop {
+                self.rule = subject.rule_of(&no.policy, Some(no.rule), true);
+            }
         }
     }
 }
@@ -250,10 +254,11 @@ fn stop_of(hop: &Hop) -> Option<&Stop> {
     hop.stop.as_ref().filter(|_| !refused)
 }
 
-fn answer(hop: &Hop) -> String {
-    match stop_of(hop) {
+fn answer(hop: &Hop, stop: Option<&Stop>) -> String {
+    match stop {
         Some(Stop::Token(token)) => format!("{} {}", token.status.as_u16(), token.text),
-        Some(Stop::Provider(name)) => {
+        Some(Stop::Provider(no)) => {
+            let name = &no.provider;
             format!("what provider `{name}` answers, 403 if it says nothing")
         }
         Some(Stop::Close(CloseReason::Handshake, why)) => {
@@ -301,9 +306,12 @@ fn stopped(hop: &Hop, stop: &Stop, destination: &str) -> Vec<String> {
                 token.error
             ),
         ),
-        Stop::Provider(name) => (
-            "policy checked: a CUSTOM policy".to_owned(),
-            format!("required: a yes of provider `{name}`, presented: a no"),
+        Stop::Provider(no) => (
+            format!("policy checked: {} (CUSTOM), rule {}", no.policy, no.rule),
+            format!(
+                "required: a yes of provider `{}`, presented: a no",
+                no.provider
+            ),
         ),
         Stop::Close(close, why) => (
             format!("policy checked: none ({})", close.label()),
@@ -312,7 +320,16 @@ fn stopped(hop: &Hop, stop: &Stop, destination: &str) -> Vec<String> {
     };
     let end = match (stop, &hop.request) {
         (Stop::Close(..), None) => "decision: DENY, connection closed".to_owned(),
-        _ => format!("decision: DENY, {}", answer(hop)),
+        _ => format!("decision: DENY, {}", answer(hop, Some(stop))),
+    };
+    let end = if hop.stop.is_none() {
+        end.replacen(
+            "decision: ",
+            "decision: ALLOW, the mesh is in dry run; it would be ",
+            1,
+        )
+    } else {
+        end
     };
     vec![identity, target, policy, comparison, end]
 }
@@ -502,9 +519,8 @@ impl Subject<'_> {
             if let Some(stop) = stop {
                 way.push(self.stop(&at, hop, stop, beyond));
             }
-            if let Some(token) = &hop.would {
-                let stop = Stop::Token(token.clone());
-                let mut point = self.stop(&at, hop, &stop, hypothetical);
+            if let Some(stop) = &hop.would {
+                let mut point = self.stop(&at, hop, stop, hypothetical);
                 (point.verdict, point.would_deny) = ("allow", true);
                 way.push(point);
             }
@@ -534,6 +550,9 @@ impl Subject<'_> {
             Decision::Deny => "no ALLOW policy in dry run matches",
         });
         let shadow = denied.into_iter().chain(allowed);
+        // A no that is not enforced is told by itself.
+        let refused = matches!(hop.would, Some(Stop::Provider(_)));
+        let names = hop.asked.iter().filter(|_| !refused);
         Point {
             at: at.to_owned(),
             by: self.by(said.by),
@@ -545,7 +564,7 @@ impl Subject<'_> {
             rule: judged.rule,
             audit: judged.audit,
             dry_run: shadow.map(str::to_owned).collect(),
-            asked: hop.asked.clone(),
+            asked: names.map(|a| a.provider.clone()).collect(),
             hypothetical,
         }
     }
@@ -553,8 +572,12 @@ impl Subject<'_> {
     fn stop(&self, at: &str, hop: &Hop, stop: &Stop, hypothetical: bool) -> Point {
         let (by, reason) = match stop {
             Stop::Token(token) => ("request authentication", token.error.to_string()),
-            Stop::Provider(name) => ("CUSTOM", format!("provider `{name}` says no")),
+            Stop::Provider(no) => ("CUSTOM", format!("provider `{}` says no", no.provider)),
             Stop::Close(_, why) => ("connection", why.clone()),
+        };
+        let custom = match stop {
+            Stop::Provider(no) => Some(no),
+            Stop::Close(..) | Stop::Token(_) => None,
         };
         Point {
             at: at.to_owned(),
@@ -563,33 +586,36 @@ impl Subject<'_> {
             verdict: "deny",
             would_deny: false,
             reason,
-            policy: None,
-            rule: None,
+            policy: custom.map(|no| no.policy.to_string()),
+            rule: custom.map(|no| no.rule),
             audit: false,
             dry_run: Vec::new(),
-            asked: hop.asked.clone(),
+            asked: hop.asked.iter().map(|a| a.provider.clone()).collect(),
             hypothetical,
         }
     }
 
     /// The rule of a verdict as it is written.
     fn rule(&self, judged: &Judged) -> Option<RuleText> {
-        let name = judged.policy.as_deref()?;
+        let denied = judged.decision == Decision::Deny || judged.would_deny;
+        self.rule_of(judged.policy.as_deref()?, judged.rule, denied)
+    }
+
+    fn rule_of(&self, name: &ResourceName, at: Option<usize>, denied: bool) -> Option<RuleText> {
         let policies = &self.rules.mesh.authorization_policies;
         let policy = policies.iter().find(|p| p.name == *name)?;
-        let rule = judged.rule.and_then(|at| policy.rules.get(at));
+        let rule = at.and_then(|at| policy.rules.get(at));
         let action = match policy.action {
             Action::Allow => "ALLOW",
             Action::Deny => "DENY",
             Action::Audit => "AUDIT",
             Action::Custom => "CUSTOM",
         };
-        let denied = judged.decision == Decision::Deny || judged.would_deny;
         Some(RuleText {
             policy: name.to_string(),
             action: action.to_owned(),
-            rule: judged.rule,
-            place: self.written_at(name, judged.rule),
+            rule: at,
+            place: self.written_at(name, at),
             toml: rule.map(written::rule).unwrap_or_default(),
             nearest: denied && policy.action == Action::Allow,
         })
