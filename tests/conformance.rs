@@ -213,6 +213,15 @@ fn mistakes_in_cases() {
     let want = "`what` is not a kind of case";
     check("kind.jsonl", r#"{"kind":"what"}"#, 1, want);
     check("none.jsonl", r#"{"a":1}"#, 1, "no kind");
+    let want = "`autz` is not a kind of case, did you mean `authz`?";
+    check("near.jsonl", r#"{"kind":"autz"}"#, 1, want);
+    // Without its policies the case would be allowed.
+    let case = r#"{"kind":"authz","polices":[],"expect":"allow"}"#;
+    let want = "`polices`: unknown key, did you mean `policies`?";
+    check("misspelt.jsonl", case, 1, want);
+    let case = r#"{"kind":"authz","request":{"metod":"PUT"},"expect":"allow"}"#;
+    let want = "`metod`: unknown key, did you mean `method`?";
+    check("request.jsonl", case, 1, want);
     let case = r#"{"kind":"match","pattern":"a","value":"a"}"#;
     check("expect.jsonl", case, 1, "`expect` is missing");
     let absent = [root().join("tests/data/cases/absent.jsonl")];
@@ -230,6 +239,11 @@ fn mistakes_in_tests() {
     let api = |rest: &str| to("customer-api", rest);
     let deny = "expect = \"deny\"";
     check("good.toml", &api(deny), 0, "1 passed, 0 failed\n");
+    let want = "FILE: file: a configuration, and no tests of one";
+    check("main.toml", "[process]\nname = \"x\"\n", 1, want);
+    let want = "`custom`: there is no extensionProvider `opa`";
+    let custom = format!("{deny}\ncustom = {{ opa = \"deny\" }}");
+    check("custom.toml", &api(&custom), 1, want);
     let want = "FILE:7: test[0].pth: unknown key, did you mean `path`?";
     check("key.toml", &api(&format!("{deny}\npth = \"/\"")), 1, want);
     check(

@@ -34,6 +34,7 @@ use crate::cli::cases::expect::Judged;
 use crate::cli::cases::file::{Line, TestFile};
 use crate::cli::cases::harness::Harness;
 use crate::cli::os;
+use crate::config::nearest::hint;
 
 /// What the cases are judged with, beside what they hold themselves.
 #[derive(Clone, Debug, Default)]
@@ -111,6 +112,64 @@ fn case(path: &Path, line: &Line, harness: &Harness) -> CaseResult {
     }
 }
 
+/// What `kind` may be.
+const KINDS: [&str; 13] = [
+    "authz",
+    "normalize",
+    "td_expand",
+    "match",
+    "id",
+    "attach",
+    "peerauthn",
+    "validate",
+    "egress",
+    "san",
+    "jwt",
+    "cert",
+    "jwt-svid",
+];
+
+/// Keys of an `authz` case, and of its request, that are read. One that is nearly one of these is a misspelling, and
+/// would leave the case without what it is about; any other is a remark.
+const AUTHZ_KEYS: [&str; 10] = [
+    "id", "kind", "level", "dialect", "mesh", "workload", "policies", "request", "expect",
+    "also_ok",
+];
+const REQUEST_KEYS: [&str; 10] = [
+    "source", "dest", "method", "host", "path", "headers", "tls", "now", "tokens", "custom",
+];
+/// Remarks that cases carry.
+const REMARKS: [&str; 13] = [
+    "origin",
+    "basis",
+    "features",
+    "confirmed_by",
+    "peer",
+    "note",
+    "warning",
+    "spec",
+    "oracle",
+    "why",
+    "expect_shadow",
+    "expect_audit",
+    "expect_upstream",
+];
+
+/// The first key of an `authz` case that looks like a misspelling.
+fn misspelt(case: &Value) -> Option<String> {
+    let near = |object: Option<&Value>, keys: &[&str]| {
+        let written = object.and_then(Value::as_object)?.keys();
+        let mut unknown =
+            written.filter(|k| !keys.contains(&k.as_str()) && !REMARKS.contains(&k.as_str()));
+        unknown.find_map(|key| {
+            let near = hint(key, keys.iter().copied());
+            let key = key.escape_debug();
+            (!near.is_empty()).then(|| format!("`{key}`: unknown key{near}"))
+        })
+    };
+    near(Some(case), &AUTHZ_KEYS).or_else(|| near(case.get("request"), &REQUEST_KEYS))
+}
+
 /// Judges one case by its kind, which its content tells.
 fn judge(case: &Value, harness: &Harness, path: &Path) -> (String, Judged) {
     let kind = match case.get("kind").and_then(Value::as_str) {
@@ -119,7 +178,10 @@ fn judge(case: &Value, harness: &Harness, path: &Path) -> (String, Judged) {
         None => "",
     };
     let judged = match kind {
-        "authz" => authz::judge(case, harness),
+        "authz" => match misspelt(case) {
+            Some(why) => Judged::broken(why),
+            None => authz::judge(case, harness),
+        },
         "normalize" => words::normalize(case),
         "td_expand" => words::td_expand(case),
         "match" => words::text_match(case),
@@ -133,7 +195,13 @@ fn judge(case: &Value, harness: &Harness, path: &Path) -> (String, Judged) {
         "cert" => certificates::chain(case, harness, path),
         "jwt-svid" => certificates::jwt_svid(case, harness, path),
         "" => Judged::broken("no kind: expected `kind`, or `rule` and `keys`"),
-        other => Judged::broken(format!("`{}` is not a kind of case", other.escape_debug())),
+        other => {
+            let near = hint(other, KINDS);
+            Judged::broken(format!(
+                "`{}` is not a kind of case{near}",
+                other.escape_debug()
+            ))
+        }
     };
     (kind.to_owned(), judged)
 }

@@ -22,20 +22,35 @@ pub struct PolicyArgs {
 /// What to do with policies.
 #[derive(Debug, Subcommand)]
 pub enum PolicyCommand {
-    /// Run policy tests: TOML tests of a configuration, and cases in JSON lines. Exit code 1 if any fails.
+    /// Run policy tests: TOML tests of a configuration, and cases in JSON lines.
+    #[command(
+        after_help = "Exit code: 0 all passed, 1 some failed, 2 wrong usage or a file that cannot be read.
+
+A TOML test:
+  config = \"ringgate.toml\"              # from the directory of this file; or --config
+
+  [[test]]
+  name = \"reviews does not\"
+  from = \"default/reviews-service\"      # or a principal, or \"anonymous\"
+  to = \"customer-api\"                   # or workload = \"default/customer-api\", or gateway = \"edge/public\"
+  path = \"/api/v1/users\"
+  expect = \"deny\"                       # or \"allow\", or a status: 401
+
+More keys: port, method, host, headers, token, signature, http, sourceIp, sni, time, custom, policy, reason, audit."
+    )]
     Test(TestArgs),
 }
 
 /// `ringgate policy test`.
 #[derive(Debug, Args)]
 pub struct TestArgs {
-    /// Files of tests.
+    /// Files of tests: TOML (*.toml), JSON lines (*.jsonl), or `-` for JSON lines on standard input.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Configuration that TOML tests are about, instead of the one that they name.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Key set of token cases [default: jwks.json beside the file].
+    /// Key set of token cases [default: `jwks.json` beside the file].
     #[arg(long, value_name = "FILE")]
     pub jwks: Option<PathBuf>,
     /// Trust bundles of certificate cases [default: `spiffe_bundle.json` beside the file].

@@ -33,6 +33,10 @@ pub(super) fn run(
         let (name, kind) = (name.to_owned(), KIND.to_owned());
         CaseResult::of(path, line, name, kind, Judged::broken(why))
     };
+    if crate::config::is_main(path, text) {
+        let why = "a configuration, and no tests of one; name it by `--config`, or by `config` in a file of tests";
+        return vec![whole(0, "file", why.to_owned())];
+    }
     let Tests { file, lines } = match written::read(path, text) {
         Ok(tests) => tests,
         Err(problems) => {
@@ -48,7 +52,10 @@ pub(super) fn run(
     };
     let rules = match rules(path, &file, config) {
         Ok(rules) => rules,
-        Err(why) => return vec![whole(0, "config", why)],
+        Err(problems) => {
+            let told = problems.into_iter().map(|why| whole(0, "config", why));
+            return told.collect();
+        }
     };
     let tests = file.test.iter().zip(lines);
     tests
@@ -64,7 +71,7 @@ pub(super) fn run(
         .collect()
 }
 
-fn rules(path: &Path, file: &File, config: Option<&Path>) -> Broken<Enforcements> {
+fn rules(path: &Path, file: &File, config: Option<&Path>) -> Result<Enforcements, Vec<String>> {
     let named = || {
         let written = file.config.as_ref()?;
         let dir = path.parent().unwrap_or_else(|| Path::new(""));
@@ -73,9 +80,16 @@ fn rules(path: &Path, file: &File, config: Option<&Path>) -> Broken<Enforcements
     let main: PathBuf = config
         .map(Path::to_path_buf)
         .or_else(named)
-        .ok_or("no configuration: expected `config` in the file, or `--config`")?;
-    let config = crate::config::load(&main).map_err(|errors| errors.to_string())?;
-    Enforcements::build(config.mesh).map_err(|error| error.to_string())
+        .ok_or("no configuration: expected `config` in the file, or `--config`")
+        .map_err(|why| vec![why.to_owned()])?;
+    let config = crate::config::load(&main).map_err(|errors| {
+        errors
+            .problems()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    })?;
+    Enforcements::build(config.mesh).map_err(|error| vec![error.to_string()])
 }
 
 /// Every key set that a rule would fetch is the harness's.

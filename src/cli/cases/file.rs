@@ -36,8 +36,15 @@ pub(super) struct Line {
 /// Reads and recognises a file.
 pub(super) fn read(path: &Path) -> anyhow::Result<TestFile> {
     if path.is_dir() {
-        return Ok(TestFile::Other("a directory, passed over".to_owned()));
+        let why = "a directory, passed over; name its files";
+        return Ok(TestFile::Other(why.to_owned()));
     }
+    let standard_input = path.as_os_str() == "-";
+    let path = if standard_input {
+        Path::new("/dev/stdin")
+    } else {
+        path
+    };
     let bytes = os::read(path)?;
     anyhow::ensure!(
         bytes.len() <= FILE_BYTES,

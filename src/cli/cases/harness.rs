@@ -40,6 +40,8 @@ struct Companion {
     /// Found among the files that were given.
     given: Option<PathBuf>,
     beside: &'static str,
+    /// The option that names it.
+    by: &'static str,
 }
 
 impl Companion {
@@ -49,7 +51,10 @@ impl Companion {
             (Some(path), _) => path,
             (None, _) if beside.is_file() => &beside,
             (None, Some(path)) => path,
-            (None, None) => return Err(format!("there is no `{}`", beside.display())),
+            (None, None) => {
+                let (beside, by) = (beside.display(), self.by);
+                return Err(format!("there is no `{beside}`; name the file by `{by}`"));
+            }
         };
         let text = os::read_text(path).map_err(|error| format!("{error:#}"))?;
         serde_json::from_str(&text).map_err(|error| format!("`{}`: {error}", path.display()))
@@ -79,11 +84,13 @@ impl Harness {
                 option: jwks,
                 given: given_jwks,
                 beside: KEY_SET_FILE,
+                by: "--jwks",
             },
             bundles: Companion {
                 option: bundle,
                 given: given_bundle,
                 beside: BUNDLES_FILE,
+                by: "--bundle",
             },
         })
     }
