@@ -52,6 +52,14 @@ pub enum Command {
 
 /// What to check.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit code: 0 good, 1 any problem, or a file that cannot be read, 2 wrong usage.
+
+Examples:
+  ringgate check --config ringgate.toml            # what `run` would read
+  ringgate check ringgate.toml policies/ new.yaml  # with resources added to its mesh, and where each holds
+  ringgate check --as toml istio.yaml"
+)]
 pub struct CheckArgs {
     /// The configuration of a process.
     #[command(flatten)]

@@ -75,7 +75,7 @@ fn warnings_then_notes_then_the_count() {
     );
     assert_eq!(found[0], warning, "{found:#?}");
     assert!(found[1].starts_with("note: ") && found[1].contains("[deny-inside-allow]"));
-    assert_eq!(found[2], "1 warnings, 1 notes");
+    assert_eq!(found[2], "1 warning, 1 note");
     assert_eq!(found.last().unwrap(), "resources are good");
 
     assert_eq!(check(&[&file, "--deny-warnings"]).status.code(), Some(1));

@@ -510,7 +510,7 @@ fn request_authentication_is_validated() {
         ("spec: {targetRefs: [{kind: Gateway, group: gateway.networking.k8s.io}]}".into(), "spec.targetRefs[0].name: missing"),
         ("spec: {targetRefs: [{name: w, group: gateway.networking.k8s.io}]}".into(), "spec.targetRefs[0].kind: missing"),
         ("spec: {targetRef: {kind: Gateway, name: w, group: gateway.networking.k8s.io, namespace: x}}".into(), "spec.targetRef.namespace: a target is in the policy's own namespace"),
-        ("spec: {targetRef: {kind: Gateway, name: w}}".into(), "`` has no kind `Gateway`"),
+        ("spec: {targetRef: {kind: Gateway, name: w}}".into(), "kind `Gateway` needs `group`, expected `gateway.networking.k8s.io`"),
         ("spec: {targetRef: {kind: Pod, name: w}}".into(), "spec.targetRef.kind: `Pod` is not one of Gateway"),
         ("spec: {targetRef: {kind: Gateway, name: ww, group: gateway.networking.k8s.io}}".into(), "there is no gateway `default/ww`, did you mean `default/w`?"),
         ("spec: {targetRef: {kind: Service, name: aa}}".into(), "there is no serviceEntry `default/aa`, did you mean `default/a`?"),

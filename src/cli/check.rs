@@ -62,6 +62,10 @@ pub fn run(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let loaded = crate::config::load_with(config, more, files.options());
         Report::of(loaded, main.is_some())
     } else {
+        anyhow::ensure!(
+            !crate::config::read_files(&files.files)?.is_empty(),
+            "nothing to check: no *.toml, *.yaml, *.yml or *.json in what was given"
+        );
         Report::of_resources(resources::read(files))
     };
     match args.report.output {
@@ -157,7 +161,8 @@ impl Report {
         }
         let (warnings, notes) = (self.count(Severity::Warning), self.count(Severity::Note));
         if warnings + notes > 0 {
-            os::say(&format!("{warnings} warnings, {notes} notes"));
+            let (warnings, notes) = (counted(warnings, "warning"), counted(notes, "note"));
+            os::say(&format!("{warnings}, {notes}"));
         }
         for line in &self.attached {
             os::say(line);
@@ -187,6 +192,11 @@ impl Report {
             "notes": of(Severity::Note).collect::<Vec<_>>(),
         })
     }
+}
+
+fn counted(count: usize, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {what}{plural}")
 }
 
 fn placed(problem: &Problem) -> Value {

@@ -109,7 +109,7 @@ pub(crate) fn check_resources(
     for document in documents {
         refuse_process_keys(
             document,
-            "describes a process; only mesh resources are read here",
+            "describes a process; only mesh resources are read here, a main configuration is given as the first file",
             out,
         );
     }

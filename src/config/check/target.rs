@@ -196,14 +196,14 @@ fn target_ref(
             .group
             .as_ref()
             .map_or_else(|| raw.place(), |at| &at.place);
-        cx.out.error(
-            place,
-            format!(
-                "`{}` has no kind `{}`, expected group `{group}`",
-                written.escape_debug(),
-                raw.kind.value
-            ),
-        );
+        let kind = &raw.kind.value;
+        let message = if written.is_empty() {
+            format!("kind `{kind}` needs `group`, expected `{group}`")
+        } else {
+            let written = written.escape_debug();
+            format!("`{written}` has no kind `{kind}`, expected group `{group}`")
+        };
+        cx.out.error(place, message);
         return None;
     }
     let name = ResourceName::new(&policy.namespace, &raw.name);
