@@ -372,29 +372,6 @@ fn usage_errors() {
             ],
             "`--time noon`: expected seconds since 1970",
         ),
-        (
-            vec!["--from", "reviews-service", "--to", "customer-api"],
-            "did you mean `default/reviews-service`?",
-        ),
-        (
-            vec!["--from", "default/reviews-servic", "--to", "customer-api"],
-            "did you mean `default/reviews-service`?",
-        ),
-        (
-            vec!["--from", "anonymous", "--to", "default/customer-apo"],
-            "did you mean `default/customer-api`?",
-        ),
-        (
-            vec![
-                "--from",
-                "anonymous",
-                "--to",
-                "customer-api",
-                "--custom",
-                "opa=deny",
-            ],
-            "there is no extensionProvider `opa`",
-        ),
         (vec!["--record", "{}"], "`verdict`"),
         (vec!["--record", "x"], "not JSON"),
         (vec!["--log", "/nowhere", "--id", "1/1"], "cannot be read"),
@@ -408,4 +385,22 @@ fn usage_errors() {
     let broken =
         explain(&["--config", "/nowhere", "--from", "anonymous", "--to", "x"].map(str::to_owned));
     assert_eq!(broken.status.code(), Some(2));
+}
+
+/// A name that is nearly right is told.
+#[test]
+fn near_names() {
+    let refused = |line: &str, want: &str| {
+        let output = explain(&words(&format!("--config config/demo.toml {line}")));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{line}: {error}");
+        assert!(error.contains(want), "{line}: {error}");
+    };
+    let reviews = "did you mean `default/reviews-service`?";
+    refused("--from reviews-service --to customer-api", reviews);
+    refused("--from default/reviews-servic --to customer-api", reviews);
+    let api = "did you mean `default/customer-api`?";
+    refused("--from anonymous --to default/customer-apo", api);
+    let opa = "there is no extensionProvider `opa`";
+    refused("--from anonymous --to customer-api --custom opa=deny", opa);
 }
