@@ -128,15 +128,52 @@ impl Node {
     }
 }
 
+/// The nodes that the values at hand led to. A caller may send a field or a parameter as often as it fits, and what it
+/// leads to is looked at once: where it leads to more than are kept here, to all of the table.
+#[derive(Default)]
+struct Seen<'t> {
+    nodes: [Option<&'t Node>; KEPT],
+    /// Values so far.
+    values: usize,
+    /// There are more: all that are not in `nodes` are still to be looked at.
+    over: bool,
+}
+
+/// Nodes that are kept.
+const KEPT: usize = 16;
+
+impl<'t> Seen<'t> {
+    /// Whether a node is to be looked at now. One value leads to no node twice.
+    fn is_new(&mut self, node: &'t Node) -> bool {
+        if self.over || self.holds(node) {
+            return false;
+        }
+        match self.nodes.iter_mut().find(|n| n.is_none()) {
+            Some(free) => *free = Some(node),
+            None => self.over = self.values > 0,
+        }
+        !self.over
+    }
+
+    fn holds(&self, node: &Node) -> bool {
+        let mut kept = self.nodes.iter().map_while(|n| *n);
+        kept.any(|n| std::ptr::eq(n, node))
+    }
+}
+
 impl Table {
     /// Calls `each` with the nodes of the values at hand.
-    fn children(&self, source: &Source, facts: Facts<'_>, mut each: impl FnMut(&Node)) {
+    fn children<'t>(&'t self, source: &Source, facts: Facts<'_>, mut each: impl FnMut(&'t Node)) {
         let conn = facts.conn;
-        let mut present = false;
+        let mut seen = Seen::default();
         let mut value = |value: &[u8]| {
-            present = true;
-            self.below(value, &mut each);
-            false
+            self.below(value, &mut |child| {
+                if seen.is_new(child) {
+                    each(child);
+                }
+            });
+            seen.values += 1;
+            seen.over
         };
         match source {
             Source::Attribute(Attribute::DestinationPort) => {
@@ -163,12 +200,25 @@ impl Table {
                 }
             }
         }
-        if present {
+        if seen.over {
+            let all = self.all().filter(|child| !seen.holds(child));
+            all.for_each(&mut each);
+        }
+        if seen.values > 0 {
             each(&self.any);
         }
     }
 
-    fn below(&self, value: &[u8], each: &mut impl FnMut(&Node)) {
+    /// The nodes of all values and beginnings and ends of values.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the hash has no seed, and the first rule of all is found in any order"
+    )]
+    fn all(&self) -> impl Iterator<Item = &Node> {
+        self.exact.values().chain(&self.affixes)
+    }
+
+    fn below<'t>(&'t self, value: &[u8], each: &mut impl FnMut(&'t Node)) {
         if let Some(node) = self.exact.get(&key::hash(value)) {
             each(node);
         }
@@ -187,7 +237,7 @@ impl Table {
         }
     }
 
-    fn blocks(&self, ip: IpAddr, each: &mut impl FnMut(&Node)) {
+    fn blocks<'t>(&'t self, ip: IpAddr, each: &mut impl FnMut(&'t Node)) {
         let [v4, v6] = &self.lengths;
         let lengths = if ip.to_canonical().is_ipv4() { v4 } else { v6 };
         for length in lengths {

@@ -208,7 +208,7 @@ impl<'t> Builder<'t> {
         }
         let mut best: Option<(usize, Axis<'t>)> = None;
         let compare = |axis: Axis<'t>, best: &mut Option<(usize, Axis<'t>)>| {
-            if used.contains(&axis) {
+            if used.contains(&axis) || (axis.is_many() && used.iter().any(Axis::is_many)) {
                 return;
             }
             let together = self.together(&sample, axis);

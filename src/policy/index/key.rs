@@ -93,6 +93,11 @@ pub(super) fn segment(path: &[u8], at: usize) -> Option<&[u8]> {
 }
 
 impl Axis<'_> {
+    /// Whether a caller chooses how many values there are. Two such axes on one way would multiply them.
+    pub(super) fn is_many(&self) -> bool {
+        matches!(self, Self::One(Attribute::Header(_) | Attribute::Query(_)))
+    }
+
     /// Where the values are, for a test of this axis.
     pub(super) fn source(self, test: &Test) -> Source {
         match self {

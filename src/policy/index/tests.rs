@@ -531,3 +531,70 @@ fn paths(paths: &[&str]) -> Rule {
         ..Rule::default()
     }
 }
+
+/// What a caller repeats is not looked at as often as it is repeated: the work of a decision is bounded by the policies.
+#[test]
+fn repeats_cost_nothing() {
+    let condition = |key: &str, value: String| Condition {
+        key: key.to_owned(),
+        values: vec![value],
+        ..Condition::default()
+    };
+    let policies: Vec<AuthorizationPolicy> = (0..400)
+        .map(|i| AuthorizationPolicy {
+            name: ResourceName::new("a", &format!("p{i:03}")),
+            target: Target::Namespace,
+            action: Action::Allow,
+            provider: None,
+            dry_run: false,
+            rules: vec![Rule {
+                when: vec![
+                    condition("request.query[q]", format!("q{}", i / 20)),
+                    condition("request.query[r]", format!("r{}", i % 20)),
+                ],
+                ..Rule::default()
+            }],
+        })
+        .collect();
+    let set = compiled(&policies, L4Deny::Api);
+    let conn = Random(1).connection();
+    let ask = |query: &str| {
+        let mut request = Random(1).request();
+        let path = CanonicalPath::parse(PathNormalization::Base, &format!("/?{query}"));
+        request.path = Some(path.unwrap());
+        let facts = Facts {
+            conn: &conn,
+            request: Some(&request),
+        };
+        let index = set.allow.index(facts);
+        assert!(is_split(index));
+        let (mut near, mut candidates) = (0, 0);
+        index.candidates(facts, &mut |places| candidates += places.len());
+        index.nearby(facts, &mut |places| near += places.len());
+        (
+            candidates,
+            near,
+            set.allow
+                .first(facts)
+                .map(|hit| hit.policy.name.name.clone()),
+        )
+    };
+    let once = ask("q=q3&r=r7");
+    assert_eq!(once.2.as_deref(), Some("p067"));
+    let repeated = "q=q3&r=r7&".repeat(500);
+    let (candidates, near, found) = ask(&repeated);
+    assert_eq!(found, once.2);
+    assert!(
+        candidates <= once.0 && near <= once.1 + 4,
+        "{candidates} {near}"
+    );
+    // Other values each time: what they lead to is looked at once.
+    let mixed: String = (0..600)
+        .map(|i| format!("q=q{}&r=r{}&", i % 20, i % 19))
+        .collect();
+    let (candidates, near, _) = ask(&mixed);
+    assert!(
+        candidates <= 2 * 400 && near <= 4 * 400,
+        "{candidates} {near}"
+    );
+}
