@@ -41,7 +41,7 @@ impl Window {
     /// What is wrong with it.
     pub(super) fn parse(value: &str) -> Result<Self, String> {
         if let Some((from, to)) = value.split_once('/')
-            && (from.contains('T') || from == "..")
+            && (from == ".." || is_dated(from))
         {
             return interval(from, to);
         }
@@ -102,6 +102,12 @@ impl Weekly {
         let at = usize::from(day.to_monday_zero_offset().unsigned_abs());
         self.days.get(at).copied().unwrap_or(false)
     }
+}
+
+/// Whether it begins like an RFC 3339 time: a day of the week or a time of day does not.
+fn is_dated(text: &str) -> bool {
+    let year = text.bytes().take_while(u8::is_ascii_digit).count();
+    year > 0 && text.as_bytes().get(year) == Some(&b'-') && text.contains('T')
 }
 
 fn expected() -> String {
@@ -262,6 +268,13 @@ mod tests {
             "2026-07-01T06:00:00Z",
             true,
         );
+        // A `T` is in the names of days too.
+        check(
+            "Tue,Thu 08:00-18:00 Europe/Berlin",
+            "2026-11-26T07:00:00Z",
+            true,
+        );
+        check("08:00-18:00 America/Toronto", "2026-11-26T13:00:00Z", true);
         check(
             "Sat 23:00-24:00 America/New_York",
             "2026-11-29T04:30:00Z",
