@@ -102,9 +102,21 @@ pub fn say(line: &str) {
     ignore(writeln!(out, "{line}").and_then(|()| out.flush()));
 }
 
-/// One line to standard error.
+/// One line to standard error, or several. It may repeat what a peer sent, so that control characters are escaped.
 pub fn complain(line: &str) {
-    ignore(writeln!(std::io::stderr().lock(), "{line}"));
+    ignore(writeln!(std::io::stderr().lock(), "{}", printable(line)));
+}
+
+/// Text without control characters but line ends: a terminal would obey them.
+#[must_use]
+pub fn printable(text: &str) -> String {
+    let escaped = |c: char| {
+        let plain = !c.is_control() || c == '\n';
+        let one = plain.then_some(c);
+        one.into_iter()
+            .chain((!plain).then(|| c.escape_debug()).into_iter().flatten())
+    };
+    text.chars().flat_map(escaped).collect()
 }
 
 /// For results that nobody can act on: output to a stream that was closed, removal of what is already gone.

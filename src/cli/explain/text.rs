@@ -1,5 +1,7 @@
 //! A report as lines for people.
 
+use crate::cli::os;
+
 use super::report::{EditText, Point, Report};
 
 /// The lines.
@@ -60,7 +62,7 @@ pub(super) fn render(report: &Report) -> String {
             out.push_str(&format!("note: {note}\n"));
         }
     }
-    out
+    os::printable(&out)
 }
 
 fn way(out: &mut String, point: &Point) {
