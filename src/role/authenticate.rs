@@ -46,8 +46,10 @@ pub fn tokens(
         without_tokens(plan, request);
         return Ok(());
     }
+    // All look at the request as it came: what one of them takes out, another may refuse.
+    let mut changes = Vec::new();
     for enforcement in plan.enforcements.iter().filter(|e| !e.tokens.is_empty()) {
-        let edits = match verify(&enforcement.tokens, request) {
+        changes.push(match verify(&enforcement.tokens, request) {
             TokenOutcome::Anonymous { edits } => edits,
             TokenOutcome::Valid { claims, edits } => {
                 request.claims = Some(claims);
@@ -66,7 +68,9 @@ pub fn tokens(
                     unknown_kid,
                 }));
             }
-        };
+        });
+    }
+    for edits in changes {
         edits.apply(&mut request.headers);
         let target: Option<String> = request.path.as_ref().and_then(|p| edits.target(p));
         if let Some(target) = target {

@@ -3,8 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
 use super::*;
 use crate::config;
+use crate::jwt::{HeaderEdits, TokenError, TokenOutcome};
+use crate::role::authenticate::{self, TokenRefused};
+use crate::vocab::claims::Claims;
+use crate::vocab::path::{CanonicalPath, PathNormalization};
 
 const MESH: &str = r#"
 [authority]
@@ -96,4 +102,90 @@ fn what_is_open_ends_with_its_window() {
     );
     check(&night, NOON, true);
     check(&night, NOON + 10 * 3600, false);
+}
+
+const WAYPOINT: &str = r#"
+[[gateway]]
+name = "w"
+namespace = "default"
+gatewayClassName = "istio-waypoint"
+address = "10.0.0.10"
+
+[[serviceEntry]]
+name = "shop"
+namespace = "default"
+labels = { "istio.io/use-waypoint" = "w" }
+hosts = ["shop"]
+ports = [{ number = 80, name = "http", protocol = "HTTP", targetPort = 8080 }]
+location = "MESH_INTERNAL"
+resolution = "STATIC"
+workloadSelector.labels = { app = "api" }
+
+[[requestAuthentication]]
+name = "workload"
+namespace = "default"
+jwtRules = [{ issuer = "https://a.example.test", jwks = '{"keys":[]}' }]
+
+[[requestAuthentication]]
+name = "service"
+namespace = "default"
+targetRefs = [{ group = "networking.istio.io", kind = "ServiceEntry", name = "shop" }]
+jwtRules = [{ issuer = "https://b.example.test", jwks = '{"keys":[]}' }]
+"#;
+
+/// A token that the first token rules accept and take out is still seen by the next, which do not know its issuer.
+#[test]
+fn every_enforcement_point_sees_the_token() {
+    let rules = rules(WAYPOINT);
+    let workload = ResourceName::new("default", "api");
+    let connection = Connection {
+        principal: SpiffeId::parse("spiffe://cluster.local/ns/default/sa/web").ok(),
+        peer: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 1].into(),
+        destination: [10, 0, 0, 3].into(),
+        port: 8080,
+        sni: None,
+        time: NOON,
+    };
+    let app = SocketAddr::from(([127, 0, 0, 1], 8080));
+    let plan = at_workload(&rules, &workload, &connection, app, None).unwrap();
+    assert_eq!(plan.enforcements.len(), 2);
+    let mut headers = HeaderMap::new();
+    headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer x"));
+    let mode = PathNormalization::Base;
+    let mut request = Request {
+        method: Method::GET,
+        host: Host::parse("shop").unwrap(),
+        path: CanonicalPath::parse(mode, "/").ok(),
+        headers,
+        claims: None,
+        time: NOON,
+    };
+    let first = &plan.enforcements[0].tokens;
+    let outcome = authenticate::tokens(&plan, &mut request, mode, |rules, request| {
+        if !request.headers.contains_key(header::AUTHORIZATION) {
+            let edits = HeaderEdits::default();
+            return TokenOutcome::Anonymous { edits };
+        }
+        if !std::ptr::eq(rules, first) {
+            return TokenOutcome::Invalid {
+                status: 401,
+                text: "Jwt issuer is not configured",
+                error: TokenError::Issuer,
+                unknown_kid: None,
+            };
+        }
+        TokenOutcome::Valid {
+            claims: Claims::new(serde_json::Map::new(), Vec::new()),
+            edits: HeaderEdits {
+                remove: vec![header::AUTHORIZATION],
+                ..HeaderEdits::default()
+            },
+        }
+    });
+    let refused = outcome.unwrap_err();
+    assert!(
+        matches!(&refused, TokenRefused::Invalid(i) if i.status == StatusCode::UNAUTHORIZED),
+        "{refused:?}"
+    );
 }
