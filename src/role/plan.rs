@@ -7,6 +7,7 @@ use http::Method;
 
 use crate::config::checked::{Location, Mesh, Protocol, Workload};
 use crate::exchange::close::CloseReason;
+use crate::extauthz::{Authorizer, Kind};
 use crate::policy::{
     Connection, CustomMatch, Denied, LOOKED_AT, OutboundTarget, Permit, Request, Verdict,
     custom_matches, decide_connect, decide_looking_at, decide_outbound, decide_plaintext,
@@ -338,6 +339,37 @@ impl<'s> Plan<'s> {
         all.sort_by(|a, b| a.provider.cmp(b.provider));
         all.dedup_by(|a, b| a.provider == b.provider);
         all
+    }
+
+    /// Why an authorizer whose policy matches cannot be asked, whatever it would say: the call is denied, also with
+    /// `failOpen`.
+    #[must_use]
+    pub fn unaskable(
+        &self,
+        mesh: &Mesh,
+        authorizer: &Authorizer,
+        connection: &Connection,
+        request: Option<&Request>,
+    ) -> Option<&'static str> {
+        let declared = mesh.services.get(authorizer.service);
+        let ports = declared.into_iter().flat_map(|s| &s.ports);
+        let own = self.service == Some(authorizer.service)
+            && ports
+                .filter(|p| p.number == authorizer.port)
+                .any(|p| [p.number, p.target_port].contains(&connection.port));
+        if own {
+            return Some("would be asked about a call to itself");
+        }
+        match (&authorizer.kind, request) {
+            (Kind::Grpc, _) => None,
+            (Kind::Http(_), None) => {
+                Some("an HTTP authorizer cannot be asked about a bare connection")
+            }
+            (Kind::Http(_), Some(request)) => request
+                .path
+                .is_none()
+                .then_some("an HTTP authorizer cannot be asked about a CONNECT"),
+        }
     }
 
     /// Judges; every enforcement point must allow, and the last permit is the one to dial with.

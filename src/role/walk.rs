@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
+use http::StatusCode;
+
 use crate::config::checked::{GatewayClass, Location, Mesh};
 use crate::exchange::close::CloseReason;
 use crate::http::forward;
@@ -100,6 +102,8 @@ pub struct Asked {
     pub policy: ResourceName,
     /// Index of its rule that matches.
     pub rule: usize,
+    /// Why it cannot be asked as it is configured, and the status of the answer.
+    pub never: Option<(&'static str, StatusCode)>,
 }
 
 /// Where a hop is.
@@ -140,7 +144,7 @@ pub enum Stop {
     Close(CloseReason, String),
     /// A token does not verify.
     Token(InvalidToken),
-    /// A provider says no.
+    /// A provider says no, or cannot be asked.
     Provider(Asked),
 }
 
@@ -457,7 +461,7 @@ impl Walker<'_, '_> {
             }
             Some(_) | None => match bare {
                 Ok(plan) => {
-                    hop.asked = asked(&plan, &hop.connection, None);
+                    hop.asked = asked(&plan, &rules.mesh, &hop.connection, None);
                     hop.judge(&plan, None);
                     Some(plan.next.clone()).zip(Some(plan.own.cloned()))
                 }
@@ -495,7 +499,7 @@ impl Walker<'_, '_> {
                 return None;
             }
         };
-        hop.asked = asked(&plan, &hop.connection, Some(&request));
+        hop.asked = asked(&plan, mesh, &hop.connection, Some(&request));
         request.claims = None;
         let mode = mesh.path_normalization;
         match authenticate::tokens(&plan, &mut request, mode, &mut *self.assumed.verify) {
@@ -593,7 +597,7 @@ impl Hop {
 
     fn refused_by(&mut self, refusing: &[String], mesh: &Mesh) {
         let mut asked = self.asked.iter();
-        let no = asked.find(|asked| refusing.contains(&asked.provider));
+        let no = asked.find(|a| a.never.is_some() || refusing.contains(&a.provider));
         let Some(no) = no.cloned() else {
             return;
         };
@@ -609,9 +613,20 @@ impl Hop {
     }
 }
 
-fn asked(plan: &Plan<'_>, connection: &Connection, request: Option<&Request>) -> Vec<Asked> {
+fn asked(
+    plan: &Plan<'_>,
+    mesh: &Mesh,
+    connection: &Connection,
+    request: Option<&Request>,
+) -> Vec<Asked> {
     let all = plan.custom(connection, request);
+    let never = |name: &str| {
+        let authorizer = mesh.authorizers.iter().find(|a| a.name == name)?;
+        let why = plan.unaskable(mesh, authorizer, connection, request)?;
+        Some((why, authorizer.status_on_error))
+    };
     let asked = |found: &CustomMatch<'_>| Asked {
+        never: never(found.provider),
         provider: found.provider.to_owned(),
         policy: found.policy.as_ref().clone(),
         rule: found.rule,

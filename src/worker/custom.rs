@@ -333,17 +333,6 @@ impl<'a> Asker<'a> {
         found.ok_or_else(|| Trouble::Never("cannot be asked here".to_owned()))
     }
 
-    /// Whether what is judged is a call to the authorizer itself, which would be asked about being asked.
-    fn is_for(self, authorizer: &Authorizer) -> bool {
-        let port = self.site.connection.port;
-        let declared = self.snapshot.mesh.services.get(authorizer.service);
-        let ports = declared.into_iter().flat_map(|s| &s.ports);
-        self.plan.service == Some(authorizer.service)
-            && ports
-                .filter(|p| p.number == authorizer.port)
-                .any(|p| p.number == port || p.target_port == port)
-    }
-
     /// The way to an authorizer, as any other call of ours.
     fn target(self, authorizer: &Authorizer, version: Version) -> Result<Target, Trouble> {
         let (mesh, turn) = (&self.snapshot.mesh, self.core.turn());
@@ -384,10 +373,12 @@ async fn ask(
     authorizer: &Authorizer,
     subject: &Subject<'_>,
 ) -> Result<Said, Trouble> {
-    if asker.is_for(authorizer) {
-        return Err(Trouble::Never(
-            "would be asked about a call to itself".to_owned(),
-        ));
+    let mesh = &asker.snapshot.mesh;
+    let never = asker
+        .plan
+        .unaskable(mesh, authorizer, subject.connection, subject.request);
+    if let Some(why) = never {
+        return Err(Trouble::Never(why.to_owned()));
     }
     let (question, version) = question(asker.snapshot, authorizer, subject)?;
     let target = asker.target(authorizer, version)?;
@@ -441,16 +432,9 @@ fn question(
             let service = snapshot.mesh.services.get(authorizer.service);
             let port = service.and_then(|s| s.ports.iter().find(|p| p.number == authorizer.port));
             let version = port.map_or(Version::H1, |p| exchange::version(p.protocol));
-            let what = if subject.request.is_some() {
-                "a CONNECT"
-            } else {
-                "a bare connection"
-            };
             extauthz::http_call(settings, subject)
                 .map(|call| (call, version))
-                .ok_or_else(|| {
-                    Trouble::Never(format!("an HTTP authorizer cannot be asked about {what}"))
-                })
+                .ok_or_else(|| Trouble::Never("there is no request to ask about".to_owned()))
         }
     }
 }

@@ -339,7 +339,12 @@ fn answered(hops: &[Hop], hop: &Hop, audit: bool) -> Answered {
         }
         Some(Stop::Provider(no)) => {
             let why = format!("provider `{}` does not say yes", no.provider);
-            (denial, why)
+            match (no.never, &hop.request) {
+                (Some((_, status)), Some(_)) => {
+                    (vec![Expect::Deny, Expect::Status(status.as_u16())], why)
+                }
+                _ => (denial, why),
+            }
         }
         Some(Stop::Close(close, why)) => {
             let status = vec![Expect::Status(close.status().as_u16())];

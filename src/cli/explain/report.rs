@@ -259,7 +259,15 @@ fn answer(hop: &Hop, stop: Option<&Stop>) -> String {
         Some(Stop::Token(token)) => format!("{} {}", token.status.as_u16(), token.text),
         Some(Stop::Provider(no)) => {
             let name = &no.provider;
-            format!("what provider `{name}` answers, 403 if it says nothing")
+            match (no.never, &hop.request) {
+                (None, _) => format!("what provider `{name}` answers, 403 if it says nothing"),
+                (Some((why, status)), Some(_)) => {
+                    format!("{}: provider `{name}`: {why}", status.as_u16())
+                }
+                (Some((why, _)), None) => {
+                    format!("the connection is closed: provider `{name}`: {why}")
+                }
+            }
         }
         Some(Stop::Close(CloseReason::Handshake, why)) => {
             format!("the TLS handshake fails: {why}")
@@ -308,10 +316,16 @@ fn stopped(hop: &Hop, stop: &Stop, destination: &str) -> Vec<String> {
         ),
         Stop::Provider(no) => (
             format!("policy checked: {} (CUSTOM), rule {}", no.policy, no.rule),
-            format!(
-                "required: a yes of provider `{}`, presented: a no",
-                no.provider
-            ),
+            match no.never {
+                None => format!(
+                    "required: a yes of provider `{}`, presented: a no",
+                    no.provider
+                ),
+                Some((why, _)) => format!(
+                    "required: a yes of provider `{}`, it was not asked: {why}",
+                    no.provider
+                ),
+            },
         ),
         Stop::Close(close, why) => (
             format!("policy checked: none ({})", close.label()),
@@ -572,7 +586,13 @@ impl Subject<'_> {
     fn stop(&self, at: &str, hop: &Hop, stop: &Stop, hypothetical: bool) -> Point {
         let (by, reason) = match stop {
             Stop::Token(token) => ("request authentication", token.error.to_string()),
-            Stop::Provider(no) => ("CUSTOM", format!("provider `{}` says no", no.provider)),
+            Stop::Provider(no) => {
+                let says = no.never.map_or_else(
+                    || format!("provider `{}` says no", no.provider),
+                    |(why, _)| format!("provider `{}`: {why}", no.provider),
+                );
+                ("CUSTOM", says)
+            }
             Stop::Close(_, why) => ("connection", why.clone()),
         };
         let custom = match stop {
