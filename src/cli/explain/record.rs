@@ -65,6 +65,32 @@ pub(super) fn of(args: &ExplainArgs) -> anyhow::Result<Option<Recorded>> {
     Ok(Some(Recorded { value }))
 }
 
+/// Issuer and subject of a recorded end user. Both may hold slashes, so an issuer that is known here says where it ends.
+fn halves<'p>(mesh: &Mesh, principal: &'p str) -> Option<(&'p str, &'p str)> {
+    let rules = mesh.request_authentications.iter().flat_map(|r| &r.rules);
+    let providers = mesh.oidc_providers.iter().map(|p| p.issuer.as_str());
+    rules
+        .map(|rule| rule.issuer.as_str())
+        .chain(providers)
+        .filter(|issuer| !issuer.is_empty())
+        .filter_map(|issuer| {
+            let subject = principal.strip_prefix(issuer)?.strip_prefix('/')?;
+            principal.get(..issuer.len()).zip(Some(subject))
+        })
+        .max_by_key(|(issuer, _)| issuer.len())
+        .or_else(|| principal.rsplit_once('/'))
+}
+
+/// Claims as the rules of their issuer read them.
+fn as_verified(mesh: &Mesh, map: Map<String, Value>) -> Claims {
+    let issuer = map.get("iss").and_then(Value::as_str);
+    let rules = mesh.request_authentications.iter().flat_map(|r| &r.rules);
+    let own = rules.filter(|r| r.issuer.is_empty() || Some(r.issuer.as_str()) == issuer);
+    let split = own.flat_map(|r| &r.space_delimited_claims).cloned();
+    let split = split.collect();
+    Claims::new(map, split)
+}
+
 fn id_of(line: &str) -> Option<String> {
     let value: Value = serde_json::from_str(line).ok()?;
     Some(value.get("id")?.as_str()?.to_owned())
@@ -96,7 +122,7 @@ impl Recorded {
         let (place, point) = self.point(rules)?;
         let connection = self.connection(args)?;
         let request = self.request(mesh, &connection)?;
-        let claims = self.claims(args)?;
+        let claims = self.claims(mesh, args)?;
         let who = question::who(connection.principal.as_ref());
         let to = self.destination();
         let title = match &request {
@@ -251,22 +277,22 @@ impl Recorded {
     }
 
     /// The claims that were verified: of `--claims` if it is given, else issuer and subject, which is what a record has.
-    fn claims(&self, args: &ExplainArgs) -> anyhow::Result<Option<Claims>> {
+    fn claims(&self, mesh: &Mesh, args: &ExplainArgs) -> anyhow::Result<Option<Claims>> {
         if let Some(text) = &args.call.claims {
             let map: Map<String, Value> =
                 serde_json::from_str(text).context("`--claims` is not a JSON object")?;
-            return Ok(Some(Claims::new(map, Vec::new())));
+            return Ok(Some(as_verified(mesh, map)));
         }
         let Some((issuer, subject)) = self
             .text(&["user", "principal"])
-            .and_then(|principal| principal.rsplit_once('/'))
+            .and_then(|principal| halves(mesh, principal))
         else {
             return Ok(None);
         };
         let mut map = Map::new();
         map.insert("iss".to_owned(), issuer.into());
         map.insert("sub".to_owned(), subject.into());
-        Ok(Some(Claims::new(map, Vec::new())))
+        Ok(Some(as_verified(mesh, map)))
     }
 
     fn departure(&self, args: &ExplainArgs) -> anyhow::Result<Call> {
