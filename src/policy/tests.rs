@@ -421,7 +421,7 @@ fn explained() {
 #[test]
 fn problems() {
     let operation = Operation {
-        hosts: list(&["a", ""]),
+        hosts: list(&["a", "", "*."]),
         ports: list(&["80", "65536"]),
         paths: list(&["/{*}/x{"]),
         path_regexes: list(&["/a", "("]),
@@ -454,6 +454,7 @@ fn problems() {
             "rules[0].from[0].source",
             "rules[0].from[1].source",
             "rules[0].to[0].operation.hosts[1]",
+            "rules[0].to[0].operation.hosts[2]",
             "rules[0].to[0].operation.ports[1]",
             "rules[0].to[0].operation.paths[0]",
             "rules[0].to[0].operation.pathRegexes[1]",

@@ -56,6 +56,11 @@ impl Values<'_> {
                 values.iter().map(|v| RequestPrincipal::new(v)).collect(),
             ),
             Attribute::Host | Attribute::Sni => {
+                self.refuse(
+                    values,
+                    |v| v == "*.",
+                    "the dot after a name is ignored, so this would be every name: write `*`",
+                );
                 let folded: Vec<String> = values.iter().map(|v| fold_host(v)).collect();
                 self.text(&folded, Star::NotEmpty)
             }
