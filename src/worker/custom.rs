@@ -170,7 +170,10 @@ pub async fn request(
         .request
         .get_or_insert_with(|| Arc::new(request.clone()));
     matches.retain(|m| !asked.names.iter().any(|name| name == m.provider));
-    let held = hold(asker, &matches, request, &mut upload).await?;
+    let held = match hold(asker, &matches, request, &mut upload).await {
+        Ok(held) => held,
+        Err(stopped) => asker.unheld(stopped, story).map(|()| None)?,
+    };
     let now = clock::unix();
     for found in &matches {
         let begun = clock::now();
@@ -320,6 +323,16 @@ impl<'a> Asker<'a> {
         }
         story.edit(|r| r.would = Some(would.clone()));
         Outcome::FailedOpen(would)
+    }
+
+    /// A body that is too long for its authorizer: in a mesh in dry run nothing comes of it, and the question is without.
+    fn unheld(self, stopped: Box<Stopped>, story: &mut Story) -> Result<(), Box<Stopped>> {
+        let too_long = stopped.reply.status == StatusCode::PAYLOAD_TOO_LARGE;
+        if !self.snapshot.mesh.dry_run || !too_long {
+            return Err(stopped);
+        }
+        story.edit(|r| r.would.clone_from(&stopped.detail));
+        Ok(())
     }
 
     fn authorizer(self, name: &str) -> Result<&'a Authorizer, Trouble> {

@@ -110,6 +110,21 @@ fn dry_run_of_the_mesh(system: &System) {
             "{record}"
         );
     }
+    // More than an authorizer may be shown is sent on all the same.
+    for more in [&[][..], &["-H", "transfer-encoding: chunked"]] {
+        let args = [&["--data", "123456789"], more].concat();
+        let (_, seen) = system.passes("/http-body/a", &args);
+        assert_eq!(seen.body.len(), 9, "{args:?}");
+    }
+    let record = system.record("waypoint", "/http-body/a");
+    assert_eq!(
+        (&record["wouldDeny"], &record["unenforced"]),
+        (
+            &true.into(),
+            &"body is longer than its authorizer's maxRequestBytes".into()
+        ),
+        "{record}"
+    );
 }
 
 fn clients_that_leave(system: &System) {
