@@ -346,6 +346,14 @@ fn usage_errors() {
             "no workload, service or gateway",
         ),
         (vec!["--from", "anonymous", "--to", "edge/public"], "--host"),
+        // A terminal obeys nothing of a record.
+        (
+            vec![
+                "--record",
+                r#"{"verdict":"deny","role":"node","destination":{"workload":"a/b\u001b[2J"}}"#,
+            ],
+            "workload `a/b\\u{1b}[2J`",
+        ),
         (
             vec!["--from", "anonymous", "--to", "partner.example.test"],
             "does not pass this mesh",

@@ -1,6 +1,8 @@
 //! What is told about a call, as data.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -163,6 +165,7 @@ impl Report {
         }
         let hosts = decided.and_then(|hop| subject.other_host(hop).or_else(|| subject.ports(hop)));
         report.notes.extend(hosts);
+        report.notes.extend(subject.siblings());
         report.record = subject
             .recorded
             .map(|r| subject.compared(r, recorded_as(subject.hops)));
@@ -429,6 +432,38 @@ impl Subject<'_> {
         let host = request.host.name();
         (unknown && host != name).then(|| {
             format!("the connection is for {name} and the request for {host}: a gateway takes no request for another host")
+        })
+    }
+
+    /// A service whose workloads are not all judged by the same policies: the way told of is that to one of them.
+    fn siblings(&self) -> Option<String> {
+        use crate::role::walk::To;
+        let Asked::Call { call, .. } = self.asked else {
+            return None;
+        };
+        let own = |ip: &IpAddr| self.rules.directory.workload_by_address(*ip).is_some();
+        if matches!(&call.to, To::Workload(_)) || matches!(&call.to, To::Address(ip) if own(ip)) {
+            return None;
+        }
+        let set = |at: usize| self.rules.workloads.get(at).map(|e| &e.set);
+        self.hops.iter().find_map(|hop| {
+            let Place::Node(at) = hop.place else {
+                return None;
+            };
+            let service = self.rules.mesh.services.get(hop.service?)?;
+            let same = |other: &usize| match (set(at), set(*other)) {
+                (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+                _ => false,
+            };
+            let name = |at: usize| Some(self.rules.mesh.workloads.get(at)?.name.to_string());
+            let other = service.workloads.iter().find(|other| !same(other))?;
+            Some(format!(
+                "the workloads of {} have not all the same policies, and a call goes to any of them: this is the way to {}; \
+                 ask with --to workload:{} too",
+                service.name,
+                name(at)?,
+                name(*other)?
+            ))
         })
     }
 
