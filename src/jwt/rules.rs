@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::jwt::keys::{KeyLookup, KeySet, KeySetError};
 use crate::jwt::model::{JwtRule, KeySource, TokenHeader};
 use crate::jwt::token::{TokenError, Verified};
+use crate::vocab::claims::{self, Claims};
 use crate::vocab::field;
 
 /// All rules of all RequestAuthentications that are attached to one enforcement point.
@@ -131,14 +132,30 @@ impl TokenRules {
         if rule.require_expiration && !verified.has_expiration() {
             return Err(TokenError::NoExpiration);
         }
+        if self.is_for(rule, &verified.audiences()) {
+            Ok(())
+        } else {
+            Err(TokenError::Audience)
+        }
+    }
+
+    /// Whether a token for these audiences is one that the rule takes.
+    fn is_for<'a>(&self, rule: &Rule, given: &(impl Iterator<Item = &'a str> + Clone)) -> bool {
         let same = |wanted: &str, given: &str| {
             wanted == given || (self.audience_stripping && stripped(wanted) == stripped(given))
         };
-        let held = |wanted: &String| verified.audiences().any(|given| same(wanted, given));
-        if !rule.audiences.is_empty() && !rule.audiences.iter().any(held) {
-            return Err(TokenError::Audience);
-        }
-        Ok(())
+        let held = |wanted: &String| given.clone().any(|given| same(wanted, given));
+        rule.audiences.is_empty() || rule.audiences.iter().any(held)
+    }
+
+    /// Whether verified claims are such as one of these rules takes, by issuer and audience. Claims that another
+    /// enforcement point's rules took say nothing here unless they are.
+    #[must_use]
+    pub fn takes(&self, claims: &Claims) -> bool {
+        self.rules.iter().any(|rule| {
+            let issuer = rule.issuer.is_empty() || claims.issuer() == Some(rule.issuer.as_str());
+            issuer && self.is_for(rule, &claims::audiences(claims.map()))
+        })
     }
 
     /// Whether nothing is verified here.

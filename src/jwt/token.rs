@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::jwt::algorithm::Algorithm;
 use crate::jwt::json;
 use crate::jwt::keys::KeySet;
-use crate::vocab::limits;
+use crate::vocab::{claims, limits};
 
 /// Clock skew that `exp` and `nbf` allow, in seconds (Envoy's default).
 pub(crate) const LEEWAY_S: i64 = 60;
@@ -327,10 +327,8 @@ impl Verified {
     }
 
     /// What `aud` holds.
-    pub(crate) fn audiences(&self) -> impl Iterator<Item = &str> {
-        let aud = self.claims.get("aud");
-        let list = aud.and_then(Value::as_array).into_iter().flatten();
-        aud.into_iter().chain(list).filter_map(Value::as_str)
+    pub(crate) fn audiences(&self) -> impl Iterator<Item = &str> + Clone {
+        claims::audiences(&self.claims)
     }
 
     /// A string claim.

@@ -395,7 +395,7 @@ impl<'s> Plan<'s> {
     }
 
     /// What one of the plan's enforcement points says by itself; a denial because no rule matched looks at so many
-    /// `rules` for the nearest one.
+    /// `rules` for the nearest one. Where there are several points, each believes only claims that its own token rules take.
     pub fn verdict(
         &self,
         enforcement: &Enforcement,
@@ -404,6 +404,17 @@ impl<'s> Plan<'s> {
         rules: usize,
     ) -> Verdict {
         let set = &enforcement.set;
+        let anonymous: Request;
+        let request = match request {
+            Some(of_another) if self.is_of_another(enforcement, of_another) => {
+                anonymous = Request {
+                    claims: None,
+                    ..of_another.clone()
+                };
+                Some(&anonymous)
+            }
+            request => request,
+        };
         match (self.via, request) {
             (Some(waypoint), _) => decide_via_waypoint(set, connection, request, waypoint),
             (None, Some(request)) if request.method == Method::CONNECT => {
@@ -411,6 +422,12 @@ impl<'s> Plan<'s> {
             }
             (None, _) => decide_looking_at(set, connection, request, rules),
         }
+    }
+
+    /// Whether a request's claims were taken by the token rules of another enforcement point than this one.
+    fn is_of_another(&self, enforcement: &Enforcement, request: &Request) -> bool {
+        let claims = request.claims.as_ref();
+        self.enforcements.len() > 1 && claims.is_some_and(|c| !enforcement.tokens.takes(c))
     }
 
     /// Whether HTTP has to be understood here: a policy or token rule asks for it, and the port carries HTTP.

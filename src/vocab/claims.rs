@@ -13,6 +13,13 @@ pub struct Claims {
     space_delimited: Arc<[String]>,
 }
 
+/// What `aud` holds: a string, or the strings of a list (RFC 7519 section 4.1.3).
+pub fn audiences(map: &Map<String, Value>) -> impl Iterator<Item = &str> + Clone {
+    let aud = map.get("aud");
+    let list = aud.and_then(Value::as_array).into_iter().flatten();
+    aud.into_iter().chain(list).filter_map(Value::as_str)
+}
+
 impl Claims {
     /// Wraps a payload that was verified; `space_delimited` are the rule's `spaceDelimitedClaims`.
     #[must_use]

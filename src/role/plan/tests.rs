@@ -189,3 +189,46 @@ fn every_enforcement_point_sees_the_token() {
         "{refused:?}"
     );
 }
+
+/// Claims that a workload's own token rules took do not open what a service's policies guard, and the other way round.
+#[test]
+fn claims_count_where_they_are_taken() {
+    let admins = |name: &str, target: &str| {
+        format!(
+            "[[authorizationPolicy]]\nname = \"{name}\"\nnamespace = \"default\"\n{target}\n\
+             rules = [{{ when = [{{ key = \"request.auth.claims[group]\", values = [\"admin\"] }}] }}]\n"
+        )
+    };
+    let service = "targetRefs = [{ group = \"networking.istio.io\", kind = \"ServiceEntry\", name = \"shop\" }]";
+    let app = SocketAddr::from(([127, 0, 0, 1], 8080));
+    let connection = Connection {
+        principal: SpiffeId::parse("spiffe://cluster.local/ns/default/sa/web").ok(),
+        peer: [10, 0, 0, 1].into(),
+        remote: [10, 0, 0, 1].into(),
+        destination: [10, 0, 0, 3].into(),
+        port: 8080,
+        sni: None,
+        time: NOON,
+    };
+    for (policy, issuer, want) in [
+        (admins("s", service), "https://a.example.test", false),
+        (admins("s", service), "https://b.example.test", true),
+        (admins("w", ""), "https://a.example.test", true),
+        (admins("w", ""), "https://b.example.test", false),
+    ] {
+        let rules = rules(&format!("{WAYPOINT}{policy}"));
+        let workload = ResourceName::new("default", "api");
+        let plan = at_workload(&rules, &workload, &connection, app, None).unwrap();
+        let claims = serde_json::json!({ "iss": issuer, "sub": "x", "group": "admin" });
+        let request = Request {
+            method: Method::GET,
+            host: Host::parse("shop").unwrap(),
+            path: CanonicalPath::parse(PathNormalization::Base, "/").ok(),
+            headers: HeaderMap::new(),
+            claims: Some(Claims::new(claims.as_object().unwrap().clone(), Vec::new())),
+            time: NOON,
+        };
+        let got = plan.judge(&connection, Some(&request)).is_ok();
+        assert_eq!(got, want, "{issuer}: {policy}");
+    }
+}
