@@ -70,7 +70,10 @@ impl PolicySet {
     /// Whether an enforced policy has a time window: what is open has to be judged again as time goes on.
     #[must_use]
     pub fn needs_time(&self) -> bool {
-        [&self.deny, &self.allow].iter().any(|list| list.needs_time)
+        // A provider that a window begins to ask about has not been asked about what is open.
+        let custom = self.custom.iter().map(|(_, list)| list);
+        let mut enforced = [&self.deny, &self.allow].into_iter().chain(custom);
+        enforced.any(|list| list.needs_time)
     }
 
     /// Whether an enforced policy has an HTTP attribute, so that bare connections are not judged in full.

@@ -537,6 +537,11 @@ fn time_windows() {
         let verdict = decide(&set, &connection, request.as_ref());
         assert_eq!(verdict.decision, want, "{opened} {asked:?}");
     }
+    for (action, needs) in [(Action::Custom, true), (Action::Audit, false)] {
+        let timed = policy("timed", action, vec![when("time", &["Wed 11:00-13:00"])]);
+        let set = compiled(&[timed], L4Deny::Api).unwrap();
+        assert_eq!(set.needs_time(), needs, "{action:?}");
+    }
     let bad = policy("bad", Action::Allow, vec![when("time", &["25:00-26:00"])]);
     assert_eq!(validate(&bad)[0].field, "rules[0].when[0].values[0]");
 }
