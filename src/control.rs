@@ -9,6 +9,7 @@ pub mod grpc;
 pub mod http_client;
 pub mod jwks;
 mod login;
+pub mod observe;
 pub mod oidc_client;
 pub mod origination;
 pub mod plane;

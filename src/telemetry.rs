@@ -1,5 +1,7 @@
-//! Decision records and diagnostics.
+//! Decision records, metrics and diagnostics.
 
 pub mod diagnostics;
+pub mod live;
+pub mod metrics;
 pub mod record;
 pub mod writer;

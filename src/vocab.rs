@@ -3,6 +3,7 @@
 pub mod addr;
 pub mod cidr;
 pub mod claims;
+pub mod counter;
 pub mod field;
 pub mod host;
 pub mod limits;

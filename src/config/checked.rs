@@ -57,8 +57,12 @@ pub struct Process {
     pub nameservers: Vec<SocketAddr>,
     /// Where decision records go.
     pub records: RecordSink,
-    /// Readiness, generation and metrics.
+    /// What is open, generation, problems, key set and metrics.
     pub admin: Option<SocketAddr>,
+    /// Metrics alone.
+    pub metrics: Option<SocketAddr>,
+    /// Readiness alone.
+    pub readiness: Option<SocketAddr>,
     /// Certificates of this process.
     pub identity: IdentitySource,
     /// Identity files that the operator asked for (off by default).
@@ -82,6 +86,8 @@ impl Process {
             ("[process]", settings(self) != settings(other)),
             ("[records]", self.records != other.records),
             ("[admin]", self.admin != other.admin),
+            ("[metrics]", self.metrics != other.metrics),
+            ("[readiness]", self.readiness != other.readiness),
             ("[authority] or [identity]", self.identity != other.identity),
             (
                 "[[identityFiles]]",
@@ -136,6 +142,8 @@ impl Process {
             .chain(egresses)
             .chain(ingresses)
             .chain(self.admin)
+            .chain(self.metrics)
+            .chain(self.readiness)
             .chain(authority);
         let reaches = |l: SocketAddr| {
             l.port() == address.port() && (l.ip() == address.ip() || l.ip().is_unspecified())

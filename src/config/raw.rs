@@ -13,8 +13,8 @@ use crate::config::raw::mesh::{
 };
 use crate::config::raw::policy::AuthorizationPolicy;
 use crate::config::raw::process::{
-    Admin, Authority, Egress, Identity, IdentityFiles, Ingress, Node, ProcessSettings, Records,
-    Waypoint,
+    Admin, Authority, Egress, Identity, IdentityFiles, Ingress, Metrics, Node, ProcessSettings,
+    Readiness, Records, Waypoint,
 };
 use crate::config::read::table;
 
@@ -24,6 +24,8 @@ table! {
         process: Option<ProcessSettings> = "process",
         records: Option<Records> = "records",
         admin: Option<Admin> = "admin",
+        metrics: Option<Metrics> = "metrics",
+        readiness: Option<Readiness> = "readiness",
         authority: Option<Authority> = "authority",
         identity: Option<Identity> = "identity",
         identity_files: Option<Vec<IdentityFiles>> = "identityFiles",
@@ -45,10 +47,12 @@ table! {
 }
 
 /// Keys that only the main file may have: they describe the process, not the mesh.
-pub(crate) const PROCESS_KEYS: [&str; 10] = [
+pub(crate) const PROCESS_KEYS: [&str; 12] = [
     "process",
     "records",
     "admin",
+    "metrics",
+    "readiness",
     "authority",
     "identity",
     "identityFiles",

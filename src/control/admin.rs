@@ -1,4 +1,6 @@
-//! The admin endpoint: plain HTTP on loopback, for readiness, generation, key set and counters. It changes nothing.
+//! The admin endpoint: plain HTTP on loopback, for readiness, generation, key set, metrics and what is open. It changes
+//! nothing. The endpoints for metrics and readiness alone, which others than the operator may reach, are the same server
+//! with fewer paths.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -15,6 +17,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::control::authority::Authority;
+use crate::control::observe::Observed;
 
 /// What the endpoint tells.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +31,10 @@ pub struct Status {
     /// Identities that are valid now.
     pub identities: usize,
 }
+
+const TEXT: &str = "text/plain";
+const JSON: &str = "application/json";
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Connections at a time.
 const CONNECTIONS: usize = 64;
@@ -43,12 +50,30 @@ pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
+/// Which paths a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Face {
+    /// All.
+    Admin,
+    /// Metrics.
+    Metrics,
+    /// Readiness.
+    Readiness,
+}
+
+/// What answers.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// State of the process.
+    pub status: watch::Receiver<Status>,
+    /// Its authority.
+    pub authority: Option<Arc<Authority>>,
+    /// Metrics and what is open.
+    pub observed: Observed,
+}
+
 /// Serves a bound listener until the future is dropped.
-pub async fn serve(
-    listener: TcpListener,
-    status: watch::Receiver<Status>,
-    authority: Option<Arc<Authority>>,
-) {
+pub async fn serve(listener: TcpListener, face: Face, source: Source) {
     let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -62,11 +87,11 @@ pub async fn serve(
                 continue;
             }
         };
-        let (status, authority) = (status.clone(), authority.clone());
+        let source = source.clone();
         tokio::spawn(async move {
             let answer = service_fn(move |request| {
-                let response = route(&request, &status.borrow(), authority.as_deref());
-                async move { Ok::<_, Infallible>(response) }
+                let source = source.clone();
+                async move { Ok::<_, Infallible>(route(&request, face, &source).await) }
             });
             let served = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -81,54 +106,50 @@ pub async fn serve(
     }
 }
 
-fn route(
-    request: &Request<Incoming>,
-    status: &Status,
-    authority: Option<&Authority>,
-) -> Response<Full<Bytes>> {
+async fn route(request: &Request<Incoming>, face: Face, source: &Source) -> Response<Full<Bytes>> {
     if request.method() != Method::GET {
-        return answer(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "text/plain",
-            "only GET".to_owned(),
-        );
+        return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET".to_owned());
     }
-    match request.uri().path() {
-        "/livez" => answer(StatusCode::OK, "text/plain", "ok".to_owned()),
-        "/readyz" if status.ready => answer(StatusCode::OK, "text/plain", "ready".to_owned()),
-        "/readyz" => answer(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "text/plain",
-            "not ready".to_owned(),
-        ),
-        "/generation" => answer(StatusCode::OK, "text/plain", status.generation.to_string()),
-        "/config/problems" => {
-            let problems = serde_json::to_string(&status.problems).unwrap_or_default();
-            answer(StatusCode::OK, "application/json", problems)
+    let (path, admin) = (request.uri().path(), face == Face::Admin);
+    let status = source.status.borrow().clone();
+    match path {
+        "/metrics" | "/stats/prometheus" if face != Face::Readiness => {
+            match source.observed.metrics(&status).await {
+                Ok(text) => answer(StatusCode::OK, OPEN_METRICS, text),
+                Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
+            }
         }
-        "/jwks.json" => match authority {
-            Some(authority) => answer(StatusCode::OK, "application/json", authority.jwks()),
+        "/readyz" | "/healthz/ready" if face != Face::Metrics => readiness(&status),
+        "/livez" if face != Face::Metrics => answer(StatusCode::OK, TEXT, "ok".to_owned()),
+        "/connections" if admin => {
+            let open = source.observed.connections().await;
+            answer(StatusCode::OK, JSON, open.to_string())
+        }
+        "/generation" if admin => answer(StatusCode::OK, TEXT, status.generation.to_string()),
+        "/config/problems" if admin => {
+            let problems = serde_json::to_string(&status.problems).unwrap_or_default();
+            answer(StatusCode::OK, JSON, problems)
+        }
+        "/jwks.json" if admin => match &source.authority {
+            Some(authority) => answer(StatusCode::OK, JSON, authority.jwks()),
             None => answer(
                 StatusCode::NOT_FOUND,
-                "text/plain",
+                TEXT,
                 "no authority in this process".to_owned(),
             ),
         },
-        "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4", metrics(status)),
-        _ => answer(StatusCode::NOT_FOUND, "text/plain", "not found".to_owned()),
+        _ => answer(StatusCode::NOT_FOUND, TEXT, "not found".to_owned()),
     }
 }
 
-fn metrics(status: &Status) -> String {
-    format!(
-        "# TYPE ringgate_config_generation gauge\nringgate_config_generation {}\n\
-         # TYPE ringgate_config_problems gauge\nringgate_config_problems {}\n\
-         # TYPE ringgate_identities gauge\nringgate_identities {}\n\
-         # TYPE ringgate_ready gauge\nringgate_ready {}\n",
-        status.generation,
-        status.problems.len(),
-        status.identities,
-        u8::from(status.ready),
+fn readiness(status: &Status) -> Response<Full<Bytes>> {
+    if status.ready {
+        return answer(StatusCode::OK, TEXT, "ready".to_owned());
+    }
+    answer(
+        StatusCode::SERVICE_UNAVAILABLE,
+        TEXT,
+        "not ready".to_owned(),
     )
 }
 

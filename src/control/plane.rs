@@ -15,7 +15,7 @@ use crate::config::checked::{
     Config, GatewayClass, IdentityFiles, IdentitySource, Mesh, Process, Service,
 };
 use crate::config::{self, Depth, Options};
-use crate::control::admin::{self, Status};
+use crate::control::admin::{self, Face, Status};
 use crate::control::ask::{self, Ask, Asker};
 use crate::control::authority::grant::JoinTokens;
 use crate::control::authority::{Authority, AuthorityError};
@@ -25,6 +25,7 @@ use crate::control::grpc::{CertificateService, RemoteAuthority, RemoteError};
 use crate::control::http_client::{HttpClient, SYSTEM_ROOTS};
 use crate::control::jwks::{JwksHandle, Sources, Timetable};
 use crate::control::login::LoginPart;
+use crate::control::observe::{Observed, Reports};
 use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
 use crate::control::svid::{Source, SvidManager, SvidSet, system_clock};
 use crate::control::watch_files;
@@ -42,6 +43,8 @@ pub struct Published {
     pub changed: watch::Receiver<u64>,
     /// Questions to the control thread.
     pub asks: Asker,
+    /// What the endpoints for the operator tell.
+    pub reports: Reports,
     /// Set to ready once the listeners serve.
     pub status: watch::Sender<Status>,
 }
@@ -149,7 +152,13 @@ impl Plane {
         let mut tasks = Tasks::default();
         let status = watch::Sender::new(Status::default());
         let (source, authority) = identity_source(&config)?;
-        admin_listener(&config.process, &status, authority.as_ref(), &mut tasks).await?;
+        let (observed, reports) = Observed::new();
+        let source_of_admin = admin::Source {
+            status: status.subscribe(),
+            authority: authority.clone(),
+            observed,
+        };
+        admin_listeners(&config.process, &source_of_admin, &mut tasks).await?;
         if let Some(authority) = &authority {
             certificate_service(&config.process, authority, &mut tasks).await?;
         }
@@ -210,6 +219,7 @@ impl Plane {
             snapshot: Arc::clone(&plane.snapshot),
             changed: plane.changed.subscribe(),
             asks: asker,
+            reports,
             status: plane.status.clone(),
         };
         Ok((plane, published))
@@ -442,23 +452,26 @@ fn read(path: &std::path::Path) -> Result<Vec<u8>, PlaneError> {
     })
 }
 
-/// Serves the admin endpoint, if the configuration asks for it.
-async fn admin_listener(
+/// Serves the admin, metrics and readiness endpoints that the configuration asks for.
+async fn admin_listeners(
     process: &Process,
-    status: &watch::Sender<Status>,
-    authority: Option<&Arc<Authority>>,
+    source: &admin::Source,
     tasks: &mut Tasks,
 ) -> Result<(), PlaneError> {
-    let Some(address) = process.admin else {
-        return Ok(());
-    };
-    let failed = |source| PlaneError::Io {
-        what: format!("admin {address}"),
-        source,
-    };
-    let listener = admin::bind(address).await.map_err(failed)?;
-    let serve = admin::serve(listener, status.subscribe(), authority.cloned());
-    tasks.spawn("admin listener", serve);
+    let wanted = [
+        ("admin listener", Face::Admin, process.admin),
+        ("metrics listener", Face::Metrics, process.metrics),
+        ("readiness listener", Face::Readiness, process.readiness),
+    ];
+    for (what, face, address) in wanted {
+        let Some(address) = address else { continue };
+        let failed = |source| PlaneError::Io {
+            what: format!("{what} {address}"),
+            source,
+        };
+        let listener = admin::bind(address).await.map_err(failed)?;
+        tasks.spawn(what, admin::serve(listener, face, source.clone()));
+    }
     Ok(())
 }
 

@@ -1,12 +1,14 @@
 //! Bytes both ways between two streams, each direction ending on its own.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::io;
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::io::rt;
 use crate::io::stream::{Half, Stream};
+use crate::vocab::counter::Traffic;
 use crate::vocab::limits;
 
 /// Buffer of a quiet direction.
@@ -25,13 +27,47 @@ pub struct Passed {
     pub sent: u64,
 }
 
+/// Counts what passes, for the record and, once it is open, live for the metrics.
+#[derive(Debug, Default)]
+pub struct Meter {
+    passed: Cell<Passed>,
+    live: OnceCell<Arc<Traffic>>,
+}
+
+impl Meter {
+    /// What has passed.
+    #[must_use]
+    pub fn get(&self) -> Passed {
+        self.passed.get()
+    }
+
+    /// Sets what has passed; it never falls.
+    pub fn set(&self, passed: Passed) {
+        let before = self.passed.replace(passed);
+        if let Some(live) = self.live.get() {
+            live.received
+                .add(passed.received.saturating_sub(before.received));
+            live.sent.add(passed.sent.saturating_sub(before.sent));
+        }
+    }
+
+    /// Counts in `live` as well from now on; the first call holds.
+    pub fn attach(&self, live: Arc<Traffic>) {
+        let passed = self.passed.get();
+        if self.live.set(Arc::clone(&live)).is_ok() {
+            live.received.add(passed.received);
+            live.sent.add(passed.sent);
+        }
+    }
+}
+
 /// Relays until both directions have ended. `progress` sees every read, so that the bytes are known
 /// even if the relay is dropped. A relay that fails or is dropped breaks both streams off: neither peer may take what it
 /// has for complete.
 ///
 /// # Errors
 /// The first error of either direction; the other is given up then.
-pub async fn relay(down: Stream, up: Stream, progress: &Cell<Passed>) -> io::Result<()> {
+pub async fn relay(down: Stream, up: Stream, progress: &Meter) -> io::Result<()> {
     let (mut down_read, down_write) = down.split();
     let (mut up_read, up_write) = up.split();
     let mut writes = BreaksOff {
@@ -69,7 +105,7 @@ pub async fn relay(down: Stream, up: Stream, progress: &Cell<Passed>) -> io::Res
 }
 
 /// Ends when one side has ended and the other has been silent for too long.
-async fn silence(half_closed: &Cell<bool>, progress: &Cell<Passed>) {
+async fn silence(half_closed: &Cell<bool>, progress: &Meter) {
     loop {
         let before = (half_closed.get(), progress.get());
         rt::sleep(limits::HALF_CLOSED_MS).await;

@@ -24,7 +24,9 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn label(self) -> &'static str {
+    /// As records name it.
+    #[must_use]
+    pub fn label(self) -> &'static str {
         match self {
             Self::Connection => "connection",
             Self::Tunnel => "tunnel",
@@ -262,7 +264,7 @@ fn word(decision: Decision) -> &'static str {
 }
 
 /// UTC with milliseconds (RFC 3339).
-fn rfc3339(since_epoch: Duration) -> String {
+pub(super) fn rfc3339(since_epoch: Duration) -> String {
     let nanos = i128::try_from(since_epoch.as_nanos()).unwrap_or(0);
     let Ok(t) = time::OffsetDateTime::from_unix_timestamp_nanos(nanos) else {
         return String::new();

@@ -51,6 +51,14 @@ pub const HBONE_STREAMS_PER_CONNECTION: usize = 100;
 pub const CONNECTIONS_PER_CORE: usize = 100_000;
 /// Decision records that wait for the writer, per core.
 pub const RECORDS_PER_CORE: usize = 16 * 1024;
+/// Series of metrics that one core keeps; what is more is counted in one series together.
+pub const SERIES_PER_CORE: usize = 10_000;
+/// New series that wait for the registry.
+pub const SERIES_WAITING: usize = 4096;
+/// How long a series that nothing open counts in is kept after its last use, in milliseconds.
+pub const SERIES_IDLE_MS: u64 = 3_600_000;
+/// Live connections that one answer of the admin endpoint tells, per core.
+pub const LIVE_ROWS: usize = 10_000;
 /// Verified tokens kept per core.
 pub const TOKENS_PER_CORE: usize = 4096;
 /// Longest token that the cache of verified tokens keeps; longer ones are verified each time.

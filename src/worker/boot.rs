@@ -7,16 +7,19 @@ use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::config::checked::{IoDriver, Process};
 use crate::config::{self, ConfigErrors};
+use crate::control::observe::{LIVE_ASKS, LiveAsk};
 use crate::control::plane::{Plane, PlaneError, Published};
 use crate::io::clock;
 use crate::io::listener::raise_open_files;
 use crate::io::rt::{self, Want};
 use crate::policy::lint::Severity;
+use crate::telemetry::metrics::Meters;
 use crate::telemetry::writer::{Sender, Writer};
+use crate::vocab::limits;
 use crate::worker::core::Core;
 use crate::worker::listen::{self, ListenError};
 
@@ -283,6 +286,7 @@ fn core(seat: Seat) {
             published.snapshot,
             published.asks,
             records,
+            Meters::new(published.reports.series),
         ));
         if let Err(error) = listen::start(&core) {
             return drop(tell.send(Err(error.into())));
@@ -295,6 +299,7 @@ fn core(seat: Seat) {
         rt::spawn(rejudge(Rc::clone(&core), published.changed));
         rt::spawn(rejudge_by_time(Rc::clone(&core)));
         rt::spawn(sweep(Rc::clone(&core)));
+        rt::spawn(tell_open(Rc::clone(&core), published.reports.cores));
         // A sender that is gone means to end as well.
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => {}
@@ -329,9 +334,23 @@ async fn rejudge_by_time(core: Rc<Core>) {
     }
 }
 
+/// Answers what is open here.
+async fn tell_open(core: Rc<Core>, announce: mpsc::Sender<mpsc::Sender<LiveAsk>>) {
+    let (line, mut asks) = mpsc::channel(LIVE_ASKS);
+    if announce.try_send(line).is_err() {
+        return tracing::warn!("what is open on this core cannot be told");
+    }
+    drop(announce);
+    while let Some(answer) = asks.recv().await {
+        // Whoever asked may have given up.
+        drop(answer.send(core.open.live(limits::LIVE_ROWS)));
+    }
+}
+
 async fn sweep(core: Rc<Core>) {
     loop {
         rt::sleep(SWEEP_MS).await;
         core.upstreams.sweep();
+        core.meters.sweep(clock::now());
     }
 }

@@ -15,6 +15,7 @@ use crate::control::snapshot::Snapshot;
 use crate::io::upstream::Upstreams;
 use crate::io::{clock, rt};
 use crate::jwt::TokenCache;
+use crate::telemetry::metrics::Meters;
 use crate::telemetry::record::Record;
 use crate::telemetry::writer::Sender;
 use crate::vocab::limits;
@@ -30,6 +31,8 @@ pub struct Core {
     pub upstreams: Upstreams,
     /// Verified tokens.
     pub tokens: RefCell<TokenCache>,
+    /// Metrics.
+    pub meters: Meters,
     /// Open exchanges.
     pub open: Rc<Open>,
     /// The control thread.
@@ -56,12 +59,14 @@ impl Core {
         snapshot: Arc<ArcSwap<Snapshot>>,
         asks: Asker,
         records: Sender,
+        meters: Meters,
     ) -> Self {
         Self {
             process,
             snapshot: RefCell::new(Cache::new(snapshot)),
             upstreams: Upstreams::default(),
             tokens: RefCell::new(TokenCache::with_capacity(limits::TOKENS_PER_CORE)),
+            meters,
             open: Rc::new(Open::default()),
             asks,
             questions: Semaphore::new(limits::AUTHORIZER_ASKS_PER_CORE),

@@ -170,7 +170,7 @@ pub async fn serve(
     };
     story.judged(permit.verdict());
     let extra = own_fields(&site, &request, &going, told);
-    let Some(entry) = enter(core, site, &snapshot, &request, passed.asked) else {
+    let Some(entry) = enter(core, site, &snapshot, &request, (passed.asked, &story)) else {
         return refuse(Refusal::policy_changed(), asks, story, body, responder).await;
     };
     let answer = OnAnswer {
@@ -200,13 +200,14 @@ fn enter(
     site: Site,
     judged_by: &Arc<Snapshot>,
     request: &Arc<Request>,
-    asked: Asked,
+    (asked, story): (Asked, &Story),
 ) -> Option<Entry> {
     let (request, latest) = (Arc::clone(request), core.snapshot());
     let still = move |snapshot: &Snapshot| {
         judge::still_allowed(snapshot, &site, Some(&request), clock::unix_s(), &asked)
     };
-    (Arc::ptr_eq(&latest, judged_by) || still(&latest)).then(|| core.open.enter(Box::new(still)))
+    (Arc::ptr_eq(&latest, judged_by) || still(&latest))
+        .then(|| core.open.enter(Box::new(still), story.sketch()))
 }
 
 /// Where a permitted request goes, and how.

@@ -17,7 +17,7 @@ use crate::http::reply::{Reply, is_grpc};
 use crate::io::body::{Coding, PumpError, Sink, Source, Trailers, announced_length, pump};
 use crate::io::h1::HeadError;
 use crate::io::hbone::HboneError;
-use crate::io::relay::Passed;
+use crate::io::relay::Meter;
 use crate::io::rt;
 use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
 use crate::oidc;
@@ -65,7 +65,7 @@ struct Moving<'a> {
     on_answer: &'a OnAnswer,
     /// Scheme of the upstream, which HTTP/2 names.
     scheme: &'static str,
-    passed: &'a Cell<Passed>,
+    passed: &'a Meter,
     /// The body was sent whole.
     uploaded: Cell<bool>,
     status: Cell<Option<u16>>,
@@ -247,7 +247,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-pub(super) fn seen_received(passed: &Cell<Passed>) -> impl FnMut(u64) {
+pub(super) fn seen_received(passed: &Meter) -> impl FnMut(u64) {
     move |n| {
         let mut now = passed.get();
         now.received = now.received.saturating_add(n);
@@ -255,7 +255,7 @@ pub(super) fn seen_received(passed: &Cell<Passed>) -> impl FnMut(u64) {
     }
 }
 
-pub(super) fn seen_sent(passed: &Cell<Passed>) -> impl FnMut(u64) {
+pub(super) fn seen_sent(passed: &Meter) -> impl FnMut(u64) {
     move |n| {
         let mut now = passed.get();
         now.sent = now.sent.saturating_add(n);

@@ -16,6 +16,7 @@ use crate::io::{clock, tls};
 use crate::policy::{Connection, Denied, Permit, Request};
 use crate::role::outbound::{self, Route, Wanted};
 use crate::role::plan::{self, NoPlan, SitePoint};
+use crate::telemetry::metrics::{Ends, Reporter};
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::OriginalDst;
 use crate::vocab::limits;
@@ -145,6 +146,10 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         return Box::pin(direct(core, site, tcp.into(), tls, None)).await;
     }
     let denied = plan::refused_plaintext(&snapshot.mesh, workload, &plain);
+    let site = site_of(&node, hosted, plain, peer, app);
+    if denied.is_some() {
+        count_inbound(&mut story, &snapshot, &site, Some(at), None);
+    }
     if let Some(denied) = denied.as_ref().filter(|_| snapshot.mesh.dry_run) {
         let mut would = story.fork();
         would.judged(&denied.judged.clone().unenforced());
@@ -156,13 +161,7 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         return story.end(CloseReason::PlaintextRefused);
     }
     story.forget();
-    admit(
-        core,
-        site_of(&node, hosted, plain, peer, app),
-        tcp.into(),
-        false,
-    )
-    .await;
+    admit(core, site, tcp.into(), false).await;
 }
 
 /// TLS that ends here: mTLS with the workload's identity. `outer`: the identity of the tunnel around it.
@@ -245,6 +244,7 @@ async fn permitted(
             .and_then(|at| snapshot.mesh.workloads.get(at))
             .map(|w| w.name.to_string());
     });
+    count_inbound(&mut story, snapshot, site, plan.workload, plan.service);
     let asker = Asker {
         core,
         site,
@@ -278,6 +278,77 @@ async fn permitted(
     }
 }
 
+/// Has a connection counted that arrived here for `workload`.
+fn count_inbound(
+    story: &mut Story,
+    snapshot: &Snapshot,
+    site: &Site,
+    workload: Option<usize>,
+    service: Option<usize>,
+) {
+    let (mesh, connection) = (&snapshot.mesh, &site.connection);
+    let principal = connection.principal.as_ref();
+    // An address alone is nobody's name: the workload there counts as the source if it has the identity that was proved.
+    let source = snapshot
+        .enforcements
+        .directory
+        .workload_by_address(connection.peer)
+        .filter(|at| {
+            let id = mesh.workloads.get(*at).map(|w| &w.id);
+            principal.is_none_or(|principal| id == Some(principal))
+        });
+    let gateway = |id: &SpiffeId| mesh.gateways.iter().position(|g| g.id == *id);
+    let ends = Ends {
+        principal: principal.cloned(),
+        source_gateway: principal.filter(|_| source.is_none()).and_then(gateway),
+        source,
+        destination: workload,
+        gateway: None,
+        service,
+    };
+    let reporter = match site.point {
+        SitePoint::Workload { .. } => Reporter::Destination,
+        SitePoint::Waypoint { .. } | SitePoint::Egress { .. } | SitePoint::Ingress { .. } => {
+            Reporter::Waypoint
+        }
+    };
+    story.count(snapshot, reporter, ends, principal.is_some());
+}
+
+/// Has a connection counted that leaves workload `source`.
+fn count_outbound(
+    story: &mut Story,
+    snapshot: &Snapshot,
+    (source, principal): (usize, &SpiffeId),
+    route: &Route,
+) {
+    let mut ends = Ends {
+        principal: Some(principal.clone()),
+        source: Some(source),
+        ..Ends::default()
+    };
+    let mutual_tls = match route {
+        Route::Gateway {
+            gateway, service, ..
+        } => {
+            (ends.gateway, ends.service) = (Some(*gateway), Some(*service));
+            true
+        }
+        Route::Workload {
+            workload, service, ..
+        } => {
+            (ends.destination, ends.service) = (Some(*workload), *service);
+            true
+        }
+        Route::Outside { service, .. } | Route::Unreachable { service } => {
+            ends.service = Some(*service);
+            false
+        }
+        Route::Unknown(_) => false,
+    };
+    story.count(snapshot, Reporter::Source, ends, mutual_tls);
+}
+
 /// A permitted connection with its upstream, judged anew with every snapshot.
 #[derive(Debug)]
 pub struct Going {
@@ -306,9 +377,10 @@ pub async fn dialled(
         return Err(CloseReason::PolicyChanged);
     }
     // On the list before the dial: one that changes from now on is heard.
-    let entry = core.open.enter(Box::new(move |snapshot| {
+    let still = move |snapshot: &Snapshot| {
         judge::still_allowed(snapshot, &site, None::<&Request>, clock::unix_s(), &asked)
-    }));
+    };
+    let entry = core.open.enter(Box::new(still), story.sketch());
     dial(core, permit, &target, story, entry).await
 }
 
@@ -534,8 +606,8 @@ async fn leave(
     let own = hosted
         .as_ref()
         .and_then(|name| snapshot.enforcements.directory.workload(name));
-    let (Some(hosted), Some(own)) = (hosted, own.and_then(|at| snapshot.mesh.workloads.get(at)))
-    else {
+    let own = own.and_then(|at| Some((at, snapshot.mesh.workloads.get(at)?)));
+    let (Some(hosted), Some((own_at, own))) = (hosted, own) else {
         story.fail(CloseReason::NoRoute, "workload is not in the mesh any more");
         return Err(CloseReason::NoRoute);
     };
@@ -558,6 +630,7 @@ async fn leave(
     let turn = core.turn();
     let (route, verdict) = outbound::judge(&snapshot.enforcements, wanted, port, turn);
     story.judged(&verdict);
+    count_outbound(&mut story, &snapshot, (own_at, &own.id), &route);
     let Ok(permit) = verdict.permit() else {
         story.end(CloseReason::Denied);
         return Err(CloseReason::Denied);
@@ -578,10 +651,11 @@ async fn leave(
         }
     };
     let wanted = wanted.clone();
-    let entry = core.open.enter(Box::new(move |snapshot| {
+    let still = move |snapshot: &Snapshot| {
         let (_route, verdict) = outbound::judge(&snapshot.enforcements, &wanted, port, 0);
         snapshot.enforcements.directory.workload(&hosted).is_some() && verdict.permit().is_ok()
-    }));
+    };
+    let entry = core.open.enter(Box::new(still), story.sketch());
     dial(core, permit, &target, story, entry).await
 }
 

@@ -8,6 +8,8 @@ use std::task::{Poll, Waker};
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::io::rt;
+use crate::telemetry::live::Live;
+use crate::worker::site::Sketch;
 
 /// Entries that are judged before the other tasks of the core get their turn.
 const JUDGED_PER_TURN: usize = 256;
@@ -19,7 +21,13 @@ pub type Rejudge = Box<dyn Fn(&Snapshot) -> bool>;
 #[derive(Default)]
 pub struct Open {
     next: Cell<u64>,
-    entries: RefCell<BTreeMap<u64, (Rejudge, Rc<Cancel>)>>,
+    entries: RefCell<BTreeMap<u64, Held>>,
+}
+
+struct Held {
+    rejudge: Rejudge,
+    cancel: Rc<Cancel>,
+    sketch: Option<Sketch>,
 }
 
 impl std::fmt::Debug for Open {
@@ -74,13 +82,16 @@ impl Drop for Entry {
 impl Open {
     /// Puts an exchange on the list.
     #[must_use]
-    pub fn enter(self: &Rc<Self>, rejudge: Rejudge) -> Entry {
+    pub fn enter(self: &Rc<Self>, rejudge: Rejudge, sketch: Option<Sketch>) -> Entry {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         let cancel = Rc::new(Cancel::default());
-        self.entries
-            .borrow_mut()
-            .insert(id, (rejudge, Rc::clone(&cancel)));
+        let held = Held {
+            rejudge,
+            cancel: Rc::clone(&cancel),
+            sketch,
+        };
+        self.entries.borrow_mut().insert(id, held);
         Entry {
             open: Rc::clone(self),
             id,
@@ -106,9 +117,9 @@ impl Open {
         let entries = self.entries.borrow();
         let mut some = entries.range(from..);
         let mut ended = 0_usize;
-        for (rejudge, cancel) in some.by_ref().take(JUDGED_PER_TURN).map(|(_, entry)| entry) {
-            if !rejudge(snapshot) {
-                cancel.cancel(CloseReason::PolicyChanged);
+        for held in some.by_ref().take(JUDGED_PER_TURN).map(|(_, held)| held) {
+            if !(held.rejudge)(snapshot) {
+                held.cancel.cancel(CloseReason::PolicyChanged);
                 ended = ended.saturating_add(1);
             }
         }
@@ -118,9 +129,17 @@ impl Open {
     /// Ends all of it, because the process ends; how many that were.
     pub fn end_all(&self) -> usize {
         let entries = self.entries.borrow();
-        for (_, cancel) in entries.values() {
-            cancel.cancel(CloseReason::Drain);
+        for held in entries.values() {
+            held.cancel.cancel(CloseReason::Drain);
         }
         entries.len()
+    }
+
+    /// What is open, the oldest first, up to `most`.
+    #[must_use]
+    pub fn live(&self, most: usize) -> Vec<Live> {
+        let entries = self.entries.borrow();
+        let known = entries.values().filter_map(|held| held.sketch.as_ref());
+        known.take(most).map(Sketch::live).collect()
     }
 }

@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::io::clock;
-use crate::io::relay::Passed;
+use crate::io::relay::Meter;
 use crate::policy::{Connection, Judged};
 use crate::role::plan::SitePoint;
+use crate::telemetry::live::Live;
+use crate::telemetry::metrics::{Ends, Flag, Key, Reporter, Series};
 use crate::telemetry::record::{Kind, Record};
 use crate::worker::core::Core;
 
@@ -40,7 +42,11 @@ pub struct Story {
     started: Instant,
     record: Option<Box<Record>>,
     /// What passes.
-    pub passed: Rc<Cell<Passed>>,
+    pub passed: Rc<Meter>,
+    /// What counts it, if it is one of those that are counted.
+    series: Option<Arc<Series>>,
+    /// Whether it was counted as open.
+    counted: Cell<bool>,
 }
 
 impl Story {
@@ -93,6 +99,8 @@ impl Story {
             started: clock::now(),
             record: Some(Box::new(record)),
             passed: Rc::default(),
+            series: None,
+            counted: Cell::new(false),
         }
     }
 
@@ -115,8 +123,24 @@ impl Story {
         self.edit(|r| r.judged = Some(judged.clone()));
     }
 
+    /// Has it counted in the metrics: by whom, between whom, and whether by mutual TLS.
+    pub fn count(&mut self, snapshot: &Snapshot, reporter: Reporter, ends: Ends, mutual_tls: bool) {
+        let key = Key {
+            reporter,
+            ends,
+            mutual_tls,
+        };
+        let (meters, now) = (&self.core.meters, clock::now());
+        self.series = Some(meters.series(&key, snapshot.generation, &snapshot.mesh, now));
+    }
+
     /// Records that what was judged is open now; how it ended follows when it has.
     pub fn opened(&self) {
+        if let Some(series) = &self.series {
+            series.opened.add(1);
+            self.counted.set(true);
+            self.passed.attach(Arc::clone(&series.traffic));
+        }
         if let Some(record) = &self.record {
             let mut record = record.clone();
             record.time = clock::unix();
@@ -124,6 +148,24 @@ impl Story {
             record.duration = self.started.elapsed();
             self.core.record(record);
         }
+    }
+
+    /// What it is about, as far as that is known.
+    #[must_use]
+    pub fn sketch(&self) -> Option<Sketch> {
+        let record = self.record.as_deref()?;
+        let text = |text: &Option<String>| text.as_deref().map(Box::from);
+        Some(Sketch {
+            role: record.role,
+            instance: record.instance.as_str().into(),
+            kind: record.kind,
+            connection: record.connection.clone(),
+            peer: record.peer,
+            service: text(&record.service),
+            workload: text(&record.workload),
+            since: clock::unix(),
+            passed: Rc::clone(&self.passed),
+        })
     }
 
     /// Ends it.
@@ -139,6 +181,8 @@ impl Story {
             started: self.started,
             record: self.record.clone(),
             passed: Rc::default(),
+            series: None,
+            counted: Cell::new(false),
         }
     }
 
@@ -156,12 +200,55 @@ impl Story {
     }
 }
 
+/// What an open exchange is about, for those who ask what is open.
+#[derive(Clone, Debug)]
+pub struct Sketch {
+    role: &'static str,
+    instance: Box<str>,
+    kind: Kind,
+    connection: Option<Connection>,
+    peer: SocketAddr,
+    service: Option<Box<str>>,
+    workload: Option<Box<str>>,
+    since: Duration,
+    passed: Rc<Meter>,
+}
+
+impl Sketch {
+    /// As it is now.
+    #[must_use]
+    pub fn live(&self) -> Live {
+        let passed = self.passed.get();
+        Live {
+            role: self.role,
+            instance: self.instance.to_string(),
+            kind: self.kind,
+            connection: self.connection.clone(),
+            peer: self.peer,
+            service: self.service.as_deref().map(str::to_owned),
+            workload: self.workload.as_deref().map(str::to_owned),
+            since: self.since,
+            received: passed.received,
+            sent: passed.sent,
+        }
+    }
+}
+
 impl Drop for Story {
     fn drop(&mut self) {
         let Some(mut record) = self.record.take() else {
             return;
         };
         let passed = self.passed.get();
+        if let Some(series) = &self.series {
+            let flag = record.close.map_or(Flag::None, Flag::from);
+            let ended = self.core.meters.flagged(series, flag, clock::now());
+            if self.counted.get() {
+                ended.closed.add(1);
+            } else {
+                ended.failed.add(1);
+            }
+        }
         record.time = clock::unix();
         record.received = record.received.max(passed.received);
         record.sent = record.sent.max(passed.sent);

@@ -13,6 +13,7 @@ mod dry_run;
 mod egress;
 mod ending;
 mod explain;
+mod metrics;
 mod reload;
 mod rotation;
 mod story;

@@ -38,6 +38,10 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         .admin
         .as_ref()
         .map(|a| seen.listeners.add(&a.listen, cx));
+    let metrics = file.metrics.as_ref();
+    let metrics = metrics.map(|m| seen.listeners.add(&m.listen, cx));
+    let readiness = file.readiness.as_ref();
+    let readiness = readiness.map(|r| seen.listeners.add(&r.listen, cx));
     let identity = identity(file, &mut seen, cx);
     let nodes: Vec<Node> = file
         .node
@@ -93,6 +97,8 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         nameservers: nameservers(settings, cx),
         records: records(file, cx),
         admin,
+        metrics,
+        readiness,
         identity: identity?,
         identity_files,
         nodes,

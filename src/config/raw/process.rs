@@ -38,6 +38,20 @@ table! {
 }
 
 table! {
+    /// `[metrics]`
+    Metrics {
+        listen: At<SocketAddr> = "listen",
+    }
+}
+
+table! {
+    /// `[readiness]`
+    Readiness {
+        listen: At<SocketAddr> = "listen",
+    }
+}
+
+table! {
     /// `[authority]`
     Authority {
         state_dir: Option<At<String>> = "stateDir",

@@ -1,0 +1,127 @@
+//! What the admin, metrics and readiness endpoints ask: metrics, and what is open on the cores.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, mpsc, oneshot};
+
+use crate::control::admin::Status;
+use crate::telemetry::live::Live;
+use crate::telemetry::metrics::registry::Own;
+use crate::telemetry::metrics::{Registry, Series};
+use crate::vocab::limits;
+
+/// Asks a core what is open; it answers with the oldest first, at most `limits::LIVE_ROWS`.
+pub type LiveAsk = oneshot::Sender<Vec<Live>>;
+
+/// How long a core may take to answer.
+const ANSWER: Duration = Duration::from_secs(2);
+/// Questions of what is open that may wait at one core.
+pub const LIVE_ASKS: usize = 4;
+/// Cores that may announce themselves at a time.
+const CORES: usize = 1024;
+
+/// The cores' ends of the channels.
+#[derive(Clone, Debug)]
+pub struct Reports {
+    /// New series of metrics.
+    pub series: mpsc::Sender<Arc<Series>>,
+    /// A core that has started, by the line on which it can be asked.
+    pub cores: mpsc::Sender<mpsc::Sender<LiveAsk>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    registry: Registry,
+    started: mpsc::Receiver<mpsc::Sender<LiveAsk>>,
+    cores: Vec<mpsc::Sender<LiveAsk>>,
+}
+
+/// What can be observed of this process.
+#[derive(Clone, Debug)]
+pub struct Observed(Arc<Mutex<Inner>>);
+
+impl Observed {
+    /// Nothing yet, and the ends that the cores get.
+    #[must_use]
+    pub fn new() -> (Self, Reports) {
+        let (series, news) = mpsc::channel(limits::SERIES_WAITING);
+        let (cores, started) = mpsc::channel(CORES);
+        let inner = Inner {
+            registry: Registry::new(news),
+            started,
+            cores: Vec::new(),
+        };
+        (Self(Arc::new(Mutex::new(inner))), Reports { series, cores })
+    }
+
+    /// All metrics, as OpenMetrics text.
+    ///
+    /// # Errors
+    /// The encoder's.
+    pub async fn metrics(&self, status: &Status) -> Result<String, std::fmt::Error> {
+        self.0.lock().await.registry.encode(own(status))
+    }
+
+    /// What is open, as JSON. `complete` is false where there is more than is told or a core did not answer in time.
+    pub async fn connections(&self) -> Value {
+        let cores = {
+            let mut inner = self.0.lock().await;
+            while let Ok(core) = inner.started.try_recv() {
+                inner.cores.push(core);
+            }
+            inner.cores.clone()
+        };
+        let mut complete = true;
+        let mut rows = Vec::new();
+        for (number, core) in cores.iter().enumerate() {
+            let (ask, answer) = oneshot::channel();
+            let asked = core.try_send(ask).is_ok();
+            match tokio::time::timeout(ANSWER, answer).await {
+                Ok(Ok(live)) if asked => {
+                    complete &= live.len() < limits::LIVE_ROWS;
+                    rows.extend(live.iter().map(|row| row.to_json(number)));
+                }
+                Ok(_) | Err(_) => complete = false,
+            }
+        }
+        json!({ "complete": complete, "connections": rows })
+    }
+}
+
+fn own(status: &Status) -> Vec<Own> {
+    let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
+    let build = vec![
+        ("component", "ringgate".to_owned()),
+        ("tag", env!("CARGO_PKG_VERSION").to_owned()),
+    ];
+    vec![
+        Own {
+            name: "istio_build",
+            help: "Istio component build info",
+            counts: false,
+            values: vec![(build, 1)],
+        },
+        Own::gauge(
+            "ringgate_config_generation",
+            "Number of the configuration that judges",
+            status.generation,
+        ),
+        Own::gauge(
+            "ringgate_config_problems",
+            "Problems of the last reload; 0 if it was good",
+            count(status.problems.len()),
+        ),
+        Own::gauge(
+            "ringgate_identities",
+            "Identities that are valid now",
+            count(status.identities),
+        ),
+        Own::gauge(
+            "ringgate_ready",
+            "1 while all listeners serve",
+            status.ready.into(),
+        ),
+    ]
+}

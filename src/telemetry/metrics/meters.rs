@@ -1,0 +1,188 @@
+//! The series of one core.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+use tokio::sync::mpsc;
+
+use super::labels::{Flag, Labels, Reporter};
+use crate::config::checked::Mesh;
+use crate::vocab::counter::{Counter, Traffic};
+use crate::vocab::limits;
+use crate::vocab::spiffe::SpiffeId;
+
+/// Both ends of a connection, by their places in the mesh of one generation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Ends {
+    /// Identity that the source has proved, or that a captured source has.
+    pub principal: Option<SpiffeId>,
+    /// Source, as an index into `Mesh::workloads`.
+    pub source: Option<usize>,
+    /// Source, as an index into `Mesh::gateways`.
+    pub source_gateway: Option<usize>,
+    /// Destination, as an index into `Mesh::workloads`.
+    pub destination: Option<usize>,
+    /// Destination, as an index into `Mesh::gateways`.
+    pub gateway: Option<usize>,
+    /// As an index into `Mesh::services`.
+    pub service: Option<usize>,
+}
+
+/// What tells the series of one generation apart.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Key {
+    /// Who counts.
+    pub reporter: Reporter,
+    /// From and to.
+    pub ends: Ends,
+    /// Whether the connection is one of mutual TLS.
+    pub mutual_tls: bool,
+}
+
+/// Counters of one core for one set of labels.
+#[derive(Debug)]
+pub struct Series {
+    /// Its labels.
+    pub labels: Labels,
+    /// Connections that were permitted and have an upstream.
+    pub opened: Counter,
+    /// Of these, those that have ended.
+    pub closed: Counter,
+    /// Connections that never opened.
+    pub failed: Counter,
+    /// Bytes.
+    pub traffic: Arc<Traffic>,
+}
+
+impl Series {
+    fn new(labels: Labels) -> Self {
+        Self {
+            labels,
+            opened: Counter::default(),
+            closed: Counter::default(),
+            failed: Counter::default(),
+            traffic: Arc::default(),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Kept {
+    series: Arc<Series>,
+    used: Instant,
+    /// Whether the registry has it; a full channel is tried again.
+    announced: bool,
+}
+
+/// The series of one core.
+#[derive(Debug)]
+pub struct Meters {
+    generation: Cell<u64>,
+    by_key: RefCell<FxHashMap<Key, Kept>>,
+    /// Series of connections that did not end well.
+    by_labels: RefCell<FxHashMap<Labels, Kept>>,
+    /// Of an older mesh, and not announced yet.
+    pending: RefCell<Vec<Arc<Series>>>,
+    overflow: RefCell<Option<Arc<Series>>>,
+    registry: mpsc::Sender<Arc<Series>>,
+}
+
+impl Meters {
+    /// None yet. `registry`: where new series are announced.
+    #[must_use]
+    pub fn new(registry: mpsc::Sender<Arc<Series>>) -> Self {
+        Self {
+            generation: Cell::new(0),
+            by_key: RefCell::default(),
+            by_labels: RefCell::default(),
+            pending: RefCell::default(),
+            overflow: RefCell::default(),
+            registry,
+        }
+    }
+
+    /// The series of `key`, whose numbers are of `mesh` with `generation`.
+    pub fn series(&self, key: &Key, generation: u64, mesh: &Mesh, now: Instant) -> Arc<Series> {
+        let mut by_key = self.by_key.borrow_mut();
+        if self.generation.get() != generation {
+            // The numbers of a key are of one mesh only. What is open keeps its series.
+            self.generation.set(generation);
+            let unannounced = by_key.drain().map(|(_key, kept)| kept);
+            let unannounced = unannounced.filter(|kept| !kept.announced);
+            self.pending
+                .borrow_mut()
+                .extend(unannounced.map(|kept| kept.series));
+        }
+        if let Some(kept) = by_key.get_mut(key) {
+            kept.used = now;
+            return Arc::clone(&kept.series);
+        }
+        if by_key.len() >= limits::SERIES_PER_CORE {
+            return self.overflow();
+        }
+        let (series, kept) = self.make(Labels::of(key, mesh), now);
+        by_key.insert(key.clone(), kept);
+        series
+    }
+
+    /// The series beside `series` that counts what ended with `flag`.
+    pub fn flagged(&self, series: &Arc<Series>, flag: Flag, now: Instant) -> Arc<Series> {
+        if series.labels.flag == flag {
+            return Arc::clone(series);
+        }
+        let labels = Labels {
+            flag,
+            ..series.labels.clone()
+        };
+        let mut by_labels = self.by_labels.borrow_mut();
+        if let Some(kept) = by_labels.get_mut(&labels) {
+            kept.used = now;
+            return Arc::clone(&kept.series);
+        }
+        if by_labels.len() >= limits::SERIES_PER_CORE {
+            return self.overflow();
+        }
+        let (series, kept) = self.make(labels.clone(), now);
+        by_labels.insert(labels, kept);
+        series
+    }
+
+    fn make(&self, labels: Labels, now: Instant) -> (Arc<Series>, Kept) {
+        let series = Arc::new(Series::new(labels));
+        let kept = Kept {
+            announced: self.registry.try_send(Arc::clone(&series)).is_ok(),
+            series: Arc::clone(&series),
+            used: now,
+        };
+        (series, kept)
+    }
+
+    fn overflow(&self) -> Arc<Series> {
+        let mut overflow = self.overflow.borrow_mut();
+        let made = overflow.get_or_insert_with(|| Arc::new(Series::new(Labels::overflow())));
+        // Announced until the registry has it: it holds the third reference then.
+        if Arc::strong_count(made) == 1 && self.registry.try_send(Arc::clone(made)).is_err() {
+            tracing::debug!("the registry of metrics is busy");
+        }
+        Arc::clone(made)
+    }
+
+    /// Announces what could not be announced and forgets what was not used for long; called now and then.
+    pub fn sweep(&self, now: Instant) {
+        let announce = |series: &Arc<Series>| self.registry.try_send(Arc::clone(series)).is_ok();
+        self.pending.borrow_mut().retain(|series| !announce(series));
+        let limit = Duration::from_millis(limits::SERIES_IDLE_MS);
+        let stays = |kept: &mut Kept| {
+            kept.announced = kept.announced || announce(&kept.series);
+            // Held by the registry and by us alone: nothing open counts in it.
+            let in_use = Arc::strong_count(&kept.series) > 2 || !kept.announced;
+            in_use || now.saturating_duration_since(kept.used) < limit
+        };
+        self.by_key.borrow_mut().retain(|_key, kept| stays(kept));
+        self.by_labels
+            .borrow_mut()
+            .retain(|_labels, kept| stays(kept));
+    }
+}
