@@ -1,6 +1,7 @@
 //! What the admin, metrics and readiness endpoints ask: metrics, and what is open on the cores.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -29,6 +30,8 @@ pub struct Reports {
     pub series: mpsc::Sender<Arc<Series>>,
     /// A core that has started, by the line on which it can be asked.
     pub cores: mpsc::Sender<mpsc::Sender<LiveAsk>>,
+    /// Decision records that were lost because the writer could not keep up.
+    pub lost_records: Arc<AtomicU64>,
 }
 
 #[derive(Debug)]
@@ -36,6 +39,7 @@ struct Inner {
     registry: Registry,
     started: mpsc::Receiver<mpsc::Sender<LiveAsk>>,
     cores: Vec<mpsc::Sender<LiveAsk>>,
+    lost_records: Arc<AtomicU64>,
 }
 
 /// What can be observed of this process.
@@ -52,8 +56,14 @@ impl Observed {
             registry: Registry::new(news),
             started,
             cores: Vec::new(),
+            lost_records: Arc::default(),
         };
-        (Self(Arc::new(Mutex::new(inner))), Reports { series, cores })
+        let reports = Reports {
+            series,
+            cores,
+            lost_records: Arc::clone(&inner.lost_records),
+        };
+        (Self(Arc::new(Mutex::new(inner))), reports)
     }
 
     /// All metrics, as OpenMetrics text.
@@ -61,7 +71,9 @@ impl Observed {
     /// # Errors
     /// The encoder's.
     pub async fn metrics(&self, status: &Status) -> Result<String, std::fmt::Error> {
-        self.0.lock().await.registry.encode(own(status))
+        let mut inner = self.0.lock().await;
+        let lost = inner.lost_records.load(Ordering::Relaxed);
+        inner.registry.encode(own(status, lost))
     }
 
     /// What is open, as JSON. `complete` is false where there is more than is told or a core did not answer in time.
@@ -90,7 +102,7 @@ impl Observed {
     }
 }
 
-fn own(status: &Status) -> Vec<Own> {
+fn own(status: &Status, lost_records: u64) -> Vec<Own> {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let build = vec![
         ("component", "ringgate".to_owned()),
@@ -102,6 +114,12 @@ fn own(status: &Status) -> Vec<Own> {
             help: "Istio component build info",
             counts: false,
             values: vec![(build, 1)],
+        },
+        Own {
+            name: "ringgate_records_lost",
+            help: "Decision records lost because the writer could not keep up",
+            counts: true,
+            values: vec![(Vec::new(), lost_records)],
         },
         Own::gauge(
             "ringgate_config_generation",

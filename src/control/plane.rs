@@ -152,13 +152,7 @@ impl Plane {
         let mut tasks = Tasks::default();
         let status = watch::Sender::new(Status::default());
         let (source, authority) = identity_source(&config)?;
-        let (observed, reports) = Observed::new();
-        let source_of_admin = admin::Source {
-            status: status.subscribe(),
-            authority: authority.clone(),
-            observed,
-        };
-        admin_listeners(&config.process, &source_of_admin, &mut tasks).await?;
+        let reports = endpoints(&config.process, &status, authority.as_ref(), &mut tasks).await?;
         if let Some(authority) = &authority {
             certificate_service(&config.process, authority, &mut tasks).await?;
         }
@@ -453,11 +447,18 @@ fn read(path: &std::path::Path) -> Result<Vec<u8>, PlaneError> {
 }
 
 /// Serves the admin, metrics and readiness endpoints that the configuration asks for.
-async fn admin_listeners(
+async fn endpoints(
     process: &Process,
-    source: &admin::Source,
+    status: &watch::Sender<Status>,
+    authority: Option<&Arc<Authority>>,
     tasks: &mut Tasks,
-) -> Result<(), PlaneError> {
+) -> Result<Reports, PlaneError> {
+    let (observed, reports) = Observed::new();
+    let source = admin::Source {
+        status: status.subscribe(),
+        authority: authority.cloned(),
+        observed,
+    };
     let wanted = [
         ("admin listener", Face::Admin, process.admin),
         ("metrics listener", Face::Metrics, process.metrics),
@@ -472,7 +473,7 @@ async fn admin_listeners(
         let listener = admin::bind(address).await.map_err(failed)?;
         tasks.spawn(what, admin::serve(listener, face, source.clone()));
     }
-    Ok(())
+    Ok(reports)
 }
 
 /// Waits for all identities: without them nothing can be served.

@@ -52,9 +52,9 @@ impl Meter {
     }
 
     /// Counts in `live` as well from now on; the first call holds.
-    pub fn attach(&self, live: Arc<Traffic>) {
+    pub fn attach(&self, live: &Arc<Traffic>) {
         let passed = self.passed.get();
-        if self.live.set(Arc::clone(&live)).is_ok() {
+        if self.live.set(Arc::clone(live)).is_ok() {
             live.received.add(passed.received);
             live.sent.add(passed.sent);
         }

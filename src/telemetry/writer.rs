@@ -14,6 +14,9 @@ use crate::config::checked::RecordSink;
 use crate::telemetry::record::Record;
 use crate::vocab::limits;
 
+/// Between two attempts to write to a sink that takes nothing.
+const RETRY: Duration = Duration::from_secs(1);
+
 /// A core's end.
 #[derive(Debug)]
 pub struct Sender {
@@ -28,6 +31,8 @@ struct Shared {
     asleep: AtomicBool,
     /// Records lost to full rings since the last line about it.
     lost: AtomicU64,
+    /// Records lost since the start, as told in the records.
+    total: Arc<AtomicU64>,
     /// No more records will come.
     ended: AtomicBool,
 }
@@ -56,11 +61,15 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens the sink and starts the thread, with one sender for each core.
+    /// Opens the sink and starts the thread, with one sender for each core. `total` counts what is lost.
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn start(sink: &RecordSink, cores: usize) -> io::Result<(Self, Vec<Sender>)> {
+    pub fn start(
+        sink: &RecordSink,
+        cores: usize,
+        total: Arc<AtomicU64>,
+    ) -> io::Result<(Self, Vec<Sender>)> {
         let out: Box<dyn Write + Send> = match sink {
             RecordSink::Stdout => Box::new(io::stdout()),
             RecordSink::File(path) => {
@@ -71,14 +80,17 @@ impl Writer {
                 Box::new(file)
             }
         };
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared {
+            total,
+            ..Shared::default()
+        });
         let (producers, consumers): (Vec<_>, Vec<_>) = (0..cores)
             .map(|_| rtrb::RingBuffer::new(limits::RECORDS_PER_CORE))
             .unzip();
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("records".to_owned())
-            .spawn(move || write_all(consumers, out, &theirs))?;
+            .spawn(move || write_all(consumers, out, &theirs, RETRY))?;
         let sender = |ring| Sender {
             ring,
             writer: thread.thread().clone(),
@@ -102,6 +114,7 @@ fn write_all(
     mut rings: Vec<rtrb::Consumer<Box<Record>>>,
     mut out: Box<dyn Write + Send>,
     shared: &Shared,
+    retry: Duration,
 ) {
     let mut text = Vec::new();
     let mut number = 0_u64;
@@ -119,15 +132,14 @@ fn write_all(
         }
         let lost = shared.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
+            shared.total.fetch_add(lost, Ordering::Relaxed);
             line(
                 &mut text,
                 &serde_json::json!({ "kind": "lost", "records": lost }),
             );
         }
         if !text.is_empty() {
-            if let Err(error) = out.write_all(&text).and_then(|()| out.flush()) {
-                tracing::error!(%error, "decision records cannot be written");
-            }
+            put(&mut out, &text, shared, retry);
             continue;
         }
         if ended {
@@ -143,8 +155,100 @@ fn write_all(
     }
 }
 
+/// Writes all of it. A sink that takes nothing (a full disk, a pipe that nobody reads) is tried again until the process
+/// ends; meanwhile the rings fill and what does not fit is counted.
+fn put(out: &mut dyn Write, mut text: &[u8], shared: &Shared, retry: Duration) {
+    let mut failures = 0_u64;
+    while !text.is_empty() {
+        let written = match out.write(text) {
+            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                // A line that was begun goes on where it stopped: no torn line is left.
+                text = text.get(n..).unwrap_or_default();
+                continue;
+            }
+            Err(error) => Err::<(), io::Error>(error),
+        };
+        if let Err(error) = written {
+            failures = failures.saturating_add(1);
+            if failures.is_power_of_two() {
+                tracing::error!(%error, failures, "decision records cannot be written and wait");
+            }
+            if shared.ended.load(Ordering::Acquire) && failures > 1 {
+                let lines = text.iter().filter(|byte| **byte == b'\n').count();
+                return tracing::error!(lines, "the process ends, decision records are lost");
+            }
+            std::thread::park_timeout(retry);
+        }
+    }
+    if let Err(error) = out.flush() {
+        tracing::error!(%error, "decision records cannot be flushed");
+    }
+}
+
 fn line(text: &mut Vec<u8>, value: &serde_json::Value) {
     if serde_json::to_writer(&mut *text, value).is_ok() {
         text.push(b'\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Takes a few bytes at a time, and nothing at every third call.
+    struct Hesitant {
+        calls: usize,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Hesitant {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.calls += 1;
+            if self.calls.is_multiple_of(3) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let n = bytes.len().min(7);
+            self.taken.extend_from_slice(&bytes[..n]);
+            Ok(n)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_full_disk_loses_and_tears_nothing() {
+        let mut sink = Hesitant {
+            calls: 0,
+            taken: Vec::new(),
+        };
+        let text: Vec<u8> = (0..100)
+            .flat_map(|n| format!("record {n}\n").into_bytes())
+            .collect();
+        put(
+            &mut sink,
+            &text,
+            &Shared::default(),
+            Duration::from_millis(1),
+        );
+        assert_eq!(sink.taken, text);
+    }
+
+    #[test]
+    fn a_sink_that_never_takes_does_not_hold_up_the_end() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let shared = Shared::default();
+        shared.ended.store(true, Ordering::Release);
+        put(&mut Full, b"record\n", &shared, Duration::from_millis(1));
     }
 }

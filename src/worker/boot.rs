@@ -103,8 +103,12 @@ fn serve(
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let (writer, senders) =
-        Writer::start(&process.records, count).map_err(os("decision records"))?;
+    let (writer, senders) = Writer::start(
+        &process.records,
+        count,
+        Arc::clone(&published.reports.lost_records),
+    )
+    .map_err(os("decision records"))?;
     let (tell, told) = std_mpsc::channel();
     let mut cores = Vec::new();
     let mut failed = None;

@@ -139,7 +139,7 @@ impl Story {
         if let Some(series) = &self.series {
             series.opened.add(1);
             self.counted.set(true);
-            self.passed.attach(Arc::clone(&series.traffic));
+            self.passed.attach(&series.traffic);
         }
         if let Some(record) = &self.record {
             let mut record = record.clone();

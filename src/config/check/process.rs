@@ -49,15 +49,7 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         .flatten()
         .map(|n| node(n, mesh, &mut seen, cx))
         .collect();
-    let mut names = BTreeSet::new();
-    for raw in file.node.iter().flatten() {
-        if !names.insert(raw.name.value.as_str()) {
-            cx.out.error(
-                &raw.name.place,
-                format!("a second node named `{}`", raw.name.escape_debug()),
-            );
-        }
-    }
+    node_names(file, cx);
     let waypoints = file
         .waypoint
         .iter()
@@ -106,6 +98,19 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         ingresses,
         egresses,
     })
+}
+
+/// A node's name stands in records and metrics for one node.
+fn node_names(file: &File, cx: &mut Context<'_>) {
+    let mut names = BTreeSet::new();
+    for raw in file.node.iter().flatten() {
+        if !names.insert(raw.name.value.as_str()) {
+            cx.out.error(
+                &raw.name.place,
+                format!("a second node named `{}`", raw.name.escape_debug()),
+            );
+        }
+    }
 }
 
 fn nameservers(settings: Option<&raw::ProcessSettings>, cx: &mut Context<'_>) -> Vec<SocketAddr> {

@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, text};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -58,7 +58,7 @@ pub struct Own {
     /// Whether it only counts up.
     pub counts: bool,
     /// Label sets and values.
-    pub values: Vec<(Vec<(&'static str, String)>, u64)>,
+    pub values: Vec<(Pairs, u64)>,
 }
 
 impl Own {
@@ -71,6 +71,15 @@ impl Own {
             counts: false,
             values: vec![(Vec::new(), value)],
         }
+    }
+}
+
+impl Own {
+    fn value(&self, value: u64, into: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        if self.counts {
+            return ConstCounter::new(value).encode(into);
+        }
+        ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(into)
     }
 }
 
@@ -126,7 +135,10 @@ impl Registry {
 
 /// `istio_tcp_*`.
 #[derive(Debug)]
-struct Tcp(Vec<(Vec<(&'static str, String)>, Reporter, Sum)>);
+struct Tcp(Vec<(Pairs, Reporter, Sum)>);
+
+/// Names and values of labels.
+type Pairs = Vec<(&'static str, String)>;
 
 type Read = fn(&Sum) -> u64;
 
@@ -204,12 +216,11 @@ impl Collector for Process {
             };
             let mut family = encoder.encode_descriptor(own.name, own.help, None, kind)?;
             for (labels, value) in &own.values {
-                let into = family.encode_family(labels)?;
-                if own.counts {
-                    ConstCounter::new(*value).encode(into)?;
-                } else {
-                    ConstGauge::new(i64::try_from(*value).unwrap_or(i64::MAX)).encode(into)?;
+                if labels.is_empty() {
+                    own.value(*value, family)?;
+                    break;
                 }
+                own.value(*value, family.encode_family(labels)?)?;
             }
         }
         Ok(())
