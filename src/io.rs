@@ -3,13 +3,16 @@
 //! Everything above sees the runtime only through `rt`.
 
 pub mod body;
+pub mod buffers;
 pub mod call;
 pub mod clock;
 pub mod h1;
 pub mod hbone;
 pub mod listener;
+pub mod records;
 pub mod relay;
 pub mod rt;
+pub mod slots;
 pub mod stream;
 pub mod tls;
 pub mod tunnel;

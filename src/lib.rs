@@ -13,6 +13,7 @@ pub mod io;
 pub mod jwt;
 pub mod oidc;
 pub mod policy;
+pub mod record;
 pub mod role;
 pub mod telemetry;
 pub mod upstream;

@@ -226,6 +226,7 @@ fn edge(process: &Process) -> Result<Vec<Vec<Arc<ServerConfig>>>, SnapshotError>
                 .with_single_cert(chain, key)
                 .map_err(|e| fail(e.to_string()))?;
             config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            config.enable_secret_extraction = true; // `record` takes over after the handshake
             listeners.push(Arc::new(config));
         }
         all.push(listeners);

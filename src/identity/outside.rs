@@ -67,6 +67,7 @@ pub fn client_config(
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+    config.enable_secret_extraction = true; // `record` takes over after the handshake
     Ok(Arc::new(config))
 }
 

@@ -142,6 +142,7 @@ pub fn mesh_server_config(
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.send_tls13_tickets = 0;
+    config.enable_secret_extraction = true; // `record` takes over after the handshake
     Ok(Arc::new(config))
 }
 
@@ -170,6 +171,7 @@ pub fn mesh_client_config(
     config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
     config.resumption = Resumption::disabled();
     config.enable_sni = false;
+    config.enable_secret_extraction = true; // `record` takes over after the handshake
     Ok(Arc::new(config))
 }
 

@@ -285,6 +285,8 @@ pub struct Tcp {
 /// Reads in a row that find bytes, after which the other tasks of the core get their turn: a peer that sends faster
 /// than we work, say pings, would have the core for itself.
 const READS_PER_TURN: u32 = 64;
+/// Bytes that count as one more read: a large one takes as long as many small ones.
+const READ_BYTES: usize = 16 * 1024;
 
 struct TcpInner {
     socket: Rc<TcpStream>,
@@ -422,12 +424,13 @@ impl Tcp {
     }
 }
 
-impl AsyncRead for Tcp {
-    fn poll_read(
-        self: Pin<&mut Self>,
+impl Tcp {
+    /// Receives by `recv` when there is something.
+    fn poll_receive(
+        &self,
         cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+        mut recv: impl FnMut(&Socket) -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
         let reads = self.inner.reads.get();
         if reads >= READS_PER_TURN {
             self.inner.reads.set(0);
@@ -435,23 +438,16 @@ impl AsyncRead for Tcp {
                 return Poll::Pending;
             }
         }
-        self.inner.reads.set(reads.saturating_add(1));
         loop {
             if self.inner.readable.borrow().is_some() {
                 std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
             }
-            // SAFETY: recv writes only initialised bytes into the buffer.
-            #[expect(unsafe_code, reason = "recv fills uninitialised memory")]
-            let room = unsafe { buf.unfilled_mut() };
-            match self.with_socket(|s| s.recv_with_flags(room, libc::MSG_DONTWAIT)) {
+            match self.with_socket(&mut recv) {
                 Ok(n) => {
-                    // SAFETY: the kernel wrote the first `n` bytes.
-                    #[expect(unsafe_code, reason = "recv fills uninitialised memory")]
-                    unsafe {
-                        buf.assume_init(n);
-                    };
-                    buf.advance(n);
-                    return Poll::Ready(Ok(()));
+                    let weight = u32::try_from(n / READ_BYTES).unwrap_or(u32::MAX);
+                    let reads = reads.saturating_add(1).saturating_add(weight);
+                    self.inner.reads.set(reads);
+                    return Poll::Ready(Ok(n));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.inner.reads.set(0);
@@ -461,6 +457,58 @@ impl AsyncRead for Tcp {
                 Err(e) => return Poll::Ready(Err(e)),
             }
         }
+    }
+
+    /// Receives into several buffers by one call; 0 at the end of the stream.
+    ///
+    /// # Errors
+    /// As `recvmsg(2)`.
+    pub(super) fn poll_read_vectored(
+        &self,
+        cx: &mut Context<'_>,
+        bufs: &mut [io::IoSliceMut<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_receive(cx, |socket| {
+            // SAFETY: all zeros is a message header without address, buffers and control data.
+            #[expect(
+                unsafe_code,
+                reason = "socket2 scatters into uninitialised memory alone"
+            )]
+            let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+            // std promises that its slices are iovec(3).
+            header.msg_iov = bufs.as_mut_ptr().cast();
+            header.msg_iovlen = bufs.len();
+            // SAFETY: the header names buffers that are borrowed mutably as long as the call lasts.
+            #[expect(
+                unsafe_code,
+                reason = "socket2 scatters into uninitialised memory alone"
+            )]
+            let n =
+                unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) };
+            usize::try_from(n).map_err(|_negative| io::Error::last_os_error())
+        })
+    }
+}
+
+impl AsyncRead for Tcp {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // SAFETY: recv writes only initialised bytes into the buffer.
+        #[expect(unsafe_code, reason = "recv fills uninitialised memory")]
+        let room = unsafe { buf.unfilled_mut() };
+        let n = std::task::ready!(
+            self.poll_receive(cx, |s| s.recv_with_flags(room, libc::MSG_DONTWAIT))
+        )?;
+        // SAFETY: the kernel wrote the first `n` bytes.
+        #[expect(unsafe_code, reason = "recv fills uninitialised memory")]
+        unsafe {
+            buf.assume_init(n);
+        };
+        buf.advance(n);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::TlsStream;
 
+use crate::io::records::Tls;
 use crate::io::rt::Tcp;
 use crate::io::tunnel::Tunnel;
 
@@ -24,7 +24,7 @@ pub struct Stream {
 #[derive(Debug)]
 enum Kind {
     Tcp(Tcp),
-    Tls(Box<TlsStream<Stream>>),
+    Tls(Box<Tls>),
     Tunnel(Tunnel),
 }
 
@@ -46,8 +46,8 @@ impl From<Tunnel> for Stream {
     }
 }
 
-impl From<TlsStream<Self>> for Stream {
-    fn from(tls: TlsStream<Self>) -> Self {
+impl From<Tls> for Stream {
+    fn from(tls: Tls) -> Self {
         Self {
             prefix: Bytes::new(),
             kind: Kind::Tls(Box::new(tls)),
@@ -79,7 +79,7 @@ impl Stream {
     pub fn abort(&mut self) {
         match &mut self.kind {
             Kind::Tcp(tcp) => tcp.reset_on_close(),
-            Kind::Tls(tls) => tls.get_mut().0.abort(),
+            Kind::Tls(tls) => tls.carrier().abort(),
             Kind::Tunnel(tunnel) => tunnel.abort(),
         }
     }
@@ -88,8 +88,24 @@ impl Stream {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.kind {
             Kind::Tcp(_) => Poll::Pending,
-            Kind::Tls(tls) => tls.get_mut().0.poll_gone(cx),
+            Kind::Tls(tls) => tls.carrier().poll_gone(cx),
             Kind::Tunnel(tunnel) => tunnel.poll_gone(cx),
+        }
+    }
+
+    /// The socket, if it is nothing else.
+    fn tcp(&self) -> Option<Tcp> {
+        match &self.kind {
+            Kind::Tcp(tcp) if self.prefix.is_empty() => Some(tcp.clone()),
+            Kind::Tcp(_) | Kind::Tls(_) | Kind::Tunnel(_) => None,
+        }
+    }
+
+    /// The TLS connection, if its chunks can be taken and slots sent.
+    pub fn tls(&mut self) -> Option<&mut Tls> {
+        match &mut self.kind {
+            Kind::Tls(tls) if self.prefix.is_empty() && tls.takes_slots() => Some(tls),
+            Kind::Tcp(_) | Kind::Tls(_) | Kind::Tunnel(_) => None,
         }
     }
 
@@ -100,7 +116,7 @@ impl Stream {
     ) -> Poll<io::Result<()>> {
         match &mut self.kind {
             Kind::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Kind::Tls(s) => Pin::new(s).poll_read(cx, buf),
+            Kind::Tls(s) => Pin::new(&mut **s).poll_read(cx, buf),
             Kind::Tunnel(s) => Pin::new(s).poll_read(cx, buf),
         }
     }
@@ -142,7 +158,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.kind {
             Kind::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Kind::Tls(s) => Pin::new(s).poll_write(cx, buf),
+            Kind::Tls(s) => Pin::new(&mut **s).poll_write(cx, buf),
             Kind::Tunnel(s) => Pin::new(s).poll_write(cx, buf),
         }
     }
@@ -154,7 +170,7 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match &mut self.kind {
             Kind::Tcp(s) => Pin::new(s).poll_write_vectored(cx, bufs),
-            Kind::Tls(s) => Pin::new(s).poll_write_vectored(cx, bufs),
+            Kind::Tls(s) => Pin::new(&mut **s).poll_write_vectored(cx, bufs),
             Kind::Tunnel(s) => Pin::new(s).poll_write_vectored(cx, bufs),
         }
     }
@@ -170,7 +186,7 @@ impl AsyncWrite for Stream {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
             Kind::Tcp(s) => Pin::new(s).poll_flush(cx),
-            Kind::Tls(s) => Pin::new(s).poll_flush(cx),
+            Kind::Tls(s) => Pin::new(&mut **s).poll_flush(cx),
             Kind::Tunnel(s) => Pin::new(s).poll_flush(cx),
         }
     }
@@ -178,7 +194,7 @@ impl AsyncWrite for Stream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.kind {
             Kind::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Kind::Tls(s) => Pin::new(s).poll_shutdown(cx),
+            Kind::Tls(s) => Pin::new(&mut **s).poll_shutdown(cx),
             Kind::Tunnel(s) => Pin::new(s).poll_shutdown(cx),
         }
     }
@@ -194,6 +210,16 @@ impl Half {
     /// Ready when the peer takes no more, as far as the carrier says so.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.borrow_mut().poll_gone(cx)
+    }
+
+    /// The socket, if it is nothing else.
+    pub(super) fn tcp(&self) -> Option<Tcp> {
+        self.stream.borrow().tcp()
+    }
+
+    /// Calls into the TLS connection, if it is one whose chunks can be taken and slots sent.
+    pub(super) fn with_tls<R>(&self, call: impl FnOnce(&mut Tls) -> R) -> Option<R> {
+        self.stream.borrow_mut().tls().map(call)
     }
 
     /// Makes the end of the whole stream an abrupt one.

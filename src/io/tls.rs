@@ -1,17 +1,23 @@
 //! TLS over any stream: the handshake, and what it proved.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
+use bytes::BytesMut;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
-use tokio_rustls::{LazyConfigAcceptor, TlsConnector, TlsStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::exchange::close::CloseReason;
 use crate::identity;
+use crate::io::buffers::{self, Size};
+use crate::io::records::Tls;
 use crate::io::rt;
 use crate::io::stream::Stream;
+use crate::record::{Handshake, HandshakeError, Hello, Progress};
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 
@@ -56,31 +62,36 @@ pub async fn accept(
     stream: Stream,
     choose: impl FnOnce(Option<&str>) -> Option<Arc<ServerConfig>>,
 ) -> Result<(Stream, Proof), AcceptError> {
-    match rt::timeout(limits::HANDSHAKE_MS, handshake(stream, choose)).await {
+    match rt::timeout(limits::HANDSHAKE_MS, Box::pin(handshake(stream, choose))).await {
         Ok(done) => done.map_err(AcceptError::Failed),
         Err(rt::Elapsed) => Err(AcceptError::Slow),
     }
 }
 
 async fn handshake(
-    stream: Stream,
+    mut stream: Stream,
     choose: impl FnOnce(Option<&str>) -> Option<Arc<ServerConfig>>,
 ) -> io::Result<(Stream, Proof)> {
-    let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
-    let sni = hello
-        .client_hello()
-        .server_name()
-        .map(str::to_ascii_lowercase);
-    let config = choose(sni.as_deref())
-        .ok_or_else(|| io::Error::other("no certificate for this server name"))?;
-    let tls = hello.into_stream(config).await?;
-    let (_, session) = tls.get_ref();
-    let proof = Proof {
-        peer: session.peer_certificates().and_then(identity::tls::peer_id),
-        sni,
-        h2: session.alpn_protocol() == Some(b"h2"),
+    let mut hello = Hello::default();
+    let wanted = loop {
+        let bytes = receive(&mut stream).await?;
+        let fed = hello.feed(&bytes);
+        buffers::give(bytes);
+        match fed {
+            Ok(Some(wanted)) => break wanted,
+            Ok(None) => {}
+            Err(refused) => {
+                tell(&mut stream, &refused.alert).await;
+                return Err(io::Error::new(io::ErrorKind::InvalidData, refused.error));
+            }
+        }
     };
-    Ok((Stream::from(TlsStream::from(tls)), proof))
+    let config = choose(wanted.sni.as_deref())
+        .ok_or_else(|| io::Error::other("no certificate for this server name"))?;
+    let handshake = hello.answer(config).map_err(failed)?;
+    let (stream, proof) = finish(stream, handshake).await?;
+    let sni = wanted.sni;
+    Ok((stream, Proof { sni, ..proof }))
 }
 
 /// Makes one handshake as a client, without a time limit of its own.
@@ -92,12 +103,84 @@ pub(super) async fn connect(
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
 ) -> io::Result<(Stream, Proof)> {
-    let tls = TlsConnector::from(config).connect(name, stream).await?;
-    let (_, session) = tls.get_ref();
+    let handshake = Handshake::client(config, name).map_err(failed)?;
+    Box::pin(finish(stream, handshake)).await
+}
+
+fn failed(error: HandshakeError) -> io::Error {
+    match error {
+        HandshakeError::Tls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
+        other @ (HandshakeError::Closed
+        | HandshakeError::TooLong
+        | HandshakeError::Order
+        | HandshakeError::Keys(_)) => io::Error::new(io::ErrorKind::InvalidData, other),
+    }
+}
+
+/// The next bytes of the handshake; while they are waited for no buffer is held.
+async fn receive(stream: &mut Stream) -> io::Result<BytesMut> {
+    let bytes = std::future::poll_fn(|cx| {
+        let mut bytes = buffers::take(Size::Small);
+        let polled = pin!(stream.read_buf(&mut bytes)).poll(cx);
+        match polled {
+            Poll::Ready(Ok(_)) => Poll::Ready(Ok(bytes)),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            Poll::Pending => {
+                buffers::give(bytes);
+                Poll::Pending
+            }
+        }
+    })
+    .await?;
+    if bytes.is_empty() {
+        let eof = io::ErrorKind::UnexpectedEof;
+        return Err(io::Error::new(eof, "tls handshake eof"));
+    }
+    Ok(bytes)
+}
+
+async fn send(stream: &mut Stream, bytes: &[u8]) -> io::Result<()> {
+    stream.write_all(bytes).await?;
+    stream.flush().await
+}
+
+/// Sends an alert; the handshake has failed already, so whether it arrives is not asked.
+async fn tell(stream: &mut Stream, alert: &[u8]) {
+    if let Err(error) = send(stream, alert).await {
+        tracing::trace!(%error, "alert was not sent");
+    }
+}
+
+async fn finish(mut stream: Stream, handshake: Handshake) -> io::Result<(Stream, Proof)> {
+    let mut handshake = Box::new(handshake);
+    loop {
+        let progress = handshake.advance();
+        let output = handshake.take_output();
+        match progress {
+            Ok(progress) => {
+                if !output.is_empty() {
+                    send(&mut stream, &output).await?;
+                }
+                if progress == Progress::Done {
+                    break;
+                }
+            }
+            Err(error) => {
+                tell(&mut stream, &output).await;
+                return Err(failed(error));
+            }
+        }
+        let bytes = receive(&mut stream).await?;
+        let fed = handshake.feed(&bytes);
+        buffers::give(bytes);
+        fed.map_err(failed)?;
+    }
+    let certificates = handshake.peer_certificates();
     let proof = Proof {
-        peer: session.peer_certificates().and_then(identity::tls::peer_id),
+        peer: certificates.and_then(identity::tls::peer_id),
         sni: None,
-        h2: session.alpn_protocol() == Some(b"h2"),
+        h2: handshake.alpn() == Some(b"h2"),
     };
-    Ok((Stream::from(TlsStream::from(tls)), proof))
+    let (records, early) = handshake.finish().map_err(failed)?;
+    Ok((Tls::new(stream, records, &early).into(), proof))
 }

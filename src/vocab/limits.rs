@@ -95,6 +95,16 @@ pub const ADDRESSES_PER_NAME: usize = 16;
 pub const LOOKUPS: usize = 16;
 /// Longest TLS ClientHello inside a CONNECT, record headers included; with post-quantum key shares it is about 2 KiB.
 pub const CLIENT_HELLO_BYTES: usize = 16 * 1024;
+/// What may wait of a TLS handshake: its longest message, 64 KiB, in records of any size, and the record that is read.
+pub const TLS_HANDSHAKE_BYTES: usize = 256 * 1024;
+/// Longest TLS message after the handshake: a session ticket.
+pub const POST_HANDSHAKE_BYTES: usize = 64 * 1024;
+/// TLS records in a row that carry no data.
+pub const RECORDS_WITHOUT_DATA: u32 = 32;
+/// Small buffers, for one TLS record each, that a core keeps for reuse, per direction.
+pub const SMALL_BUFFERS_PER_CORE: usize = 64;
+/// Large buffers that a core keeps for reuse, per direction.
+pub const LARGE_BUFFERS_PER_CORE: usize = 8;
 /// Idle HTTP/1 upstream connections kept per core; a key may hold a name that the client chose.
 pub const IDLE_UPSTREAMS_PER_CORE: usize = 1024;
 /// HTTP/2 upstream connections kept per core.

@@ -1,0 +1,142 @@
+//! Buffers of a core: taken when there are bytes to move, given back when there are none, so that an idle connection
+//! holds none.
+//!
+//! Two sizes: one TLS record for a quiet connection, many for one that moves much. What is not kept is freed.
+
+use std::cell::RefCell;
+
+use bytes::BytesMut;
+
+use crate::record::RECORD_BYTES;
+use crate::vocab::limits;
+
+/// Records that a large buffer holds.
+pub(super) const LARGE_RECORDS: usize = 16;
+/// A small buffer: the longest record of TLS 1.3 that a peer may send, padding included.
+const SMALL_BYTES: usize = RECORD_BYTES + 240;
+const LARGE_BYTES: usize = RECORD_BYTES * LARGE_RECORDS;
+
+/// Which size is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Size {
+    /// For one record.
+    Small,
+    /// For `LARGE_RECORDS`.
+    Large,
+}
+
+impl Size {
+    /// Length in bytes.
+    pub(super) fn bytes(self) -> usize {
+        match self {
+            Self::Small => SMALL_BYTES,
+            Self::Large => LARGE_BYTES,
+        }
+    }
+
+    fn kept(self) -> usize {
+        match self {
+            Self::Small => limits::SMALL_BUFFERS_PER_CORE,
+            Self::Large => limits::LARGE_BUFFERS_PER_CORE,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Free {
+    received: [Vec<BytesMut>; 2],
+    blocks: [Vec<Vec<u8>>; 2],
+}
+
+thread_local! {
+    static FREE: RefCell<Free> = RefCell::default();
+}
+
+fn of<T>(lists: &mut [T; 2], size: Size) -> &mut T {
+    let [small, large] = lists;
+    match size {
+        Size::Small => small,
+        Size::Large => large,
+    }
+}
+
+/// An empty buffer to receive into.
+pub(super) fn take(size: Size) -> BytesMut {
+    FREE.with_borrow_mut(|free| of(&mut free.received, size).pop())
+        .unwrap_or_else(|| BytesMut::with_capacity(size.bytes()))
+}
+
+/// Gives back a buffer that was received into; it is kept only if nobody else holds a part of it.
+pub(super) fn give(mut buffer: BytesMut) {
+    buffer.clear();
+    for size in [Size::Large, Size::Small] {
+        if buffer.try_reclaim(size.bytes()) {
+            FREE.with_borrow_mut(|free| {
+                let list = of(&mut free.received, size);
+                if list.len() < size.kept() {
+                    list.push(buffer);
+                }
+            });
+            return;
+        }
+    }
+}
+
+/// An initialised block of exactly `size.bytes()`, with any content.
+pub(super) fn take_block(size: Size) -> Vec<u8> {
+    FREE.with_borrow_mut(|free| of(&mut free.blocks, size).pop())
+        .unwrap_or_else(|| vec![0; size.bytes()])
+}
+
+/// Gives back a block; one of another length is freed.
+pub(super) fn give_block(block: Vec<u8>) {
+    for size in [Size::Small, Size::Large] {
+        if block.len() == size.bytes() {
+            FREE.with_borrow_mut(|free| {
+                let list = of(&mut free.blocks, size);
+                if list.len() < size.kept() {
+                    list.push(block);
+                }
+            });
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_back_is_taken_again() {
+        let mut buffer = take(Size::Large);
+        buffer.extend_from_slice(b"data");
+        let at = buffer.as_ptr();
+        let held = buffer.split_to(2);
+        // A part is still held: another buffer comes.
+        give(buffer);
+        let other = take(Size::Large);
+        assert_ne!(other.as_ptr(), at);
+        drop(held);
+        let at = other.as_ptr();
+        give(other);
+        let again = take(Size::Large);
+        assert_eq!(again.as_ptr(), at);
+        assert_eq!(again.capacity(), Size::Large.bytes());
+        let block = take_block(Size::Small);
+        let at = block.as_ptr();
+        give_block(block);
+        let again = take_block(Size::Small);
+        assert_eq!(again.as_ptr(), at);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let many: Vec<Vec<u8>> = (0..limits::LARGE_BUFFERS_PER_CORE + 3)
+            .map(|_| take_block(Size::Large))
+            .collect();
+        many.into_iter().for_each(give_block);
+        let kept = FREE.with_borrow_mut(|free| of(&mut free.blocks, Size::Large).len());
+        assert_eq!(kept, limits::LARGE_BUFFERS_PER_CORE);
+    }
+}
