@@ -169,6 +169,7 @@ replays!(
     certificate,
     token,
     head,
+    record,
     config,
     yaml,
     json

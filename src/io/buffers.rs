@@ -1,7 +1,7 @@
 //! Buffers of a core: taken when there are bytes to move, given back when there are none, so that an idle connection
 //! holds none.
 //!
-//! Two sizes: one TLS record for a quiet connection, many for one that moves much. What is not kept is freed.
+//! Three sizes: one TLS record for a quiet connection, more for one that moves much. What is not kept is freed.
 
 use std::cell::RefCell;
 
@@ -12,15 +12,20 @@ use crate::vocab::limits;
 
 /// Records that a large buffer holds.
 pub(super) const LARGE_RECORDS: usize = 16;
+const MEDIUM_RECORDS: usize = 4;
 /// A small buffer: the longest record of TLS 1.3 that a peer may send, padding included.
 const SMALL_BYTES: usize = RECORD_BYTES + 240;
+const MEDIUM_BYTES: usize = RECORD_BYTES * MEDIUM_RECORDS;
 const LARGE_BYTES: usize = RECORD_BYTES * LARGE_RECORDS;
 
 /// Which size is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Size {
     /// For one record.
+    #[default]
     Small,
+    /// For four.
+    Medium,
     /// For `LARGE_RECORDS`.
     Large,
 }
@@ -30,32 +35,56 @@ impl Size {
     pub(super) fn bytes(self) -> usize {
         match self {
             Self::Small => SMALL_BYTES,
+            Self::Medium => MEDIUM_BYTES,
             Self::Large => LARGE_BYTES,
+        }
+    }
+
+    /// Full records that fit.
+    pub(super) fn records(self) -> usize {
+        match self {
+            Self::Small => 1,
+            Self::Medium => MEDIUM_RECORDS,
+            Self::Large => LARGE_RECORDS,
+        }
+    }
+
+    /// The size for the next read, when one into this size found `n` bytes for a room of `room`: what is filled grows,
+    /// what is mostly empty shrinks.
+    pub(super) fn next(self, n: usize, room: usize) -> Self {
+        let full = n >= room;
+        match self {
+            Self::Small if full => Self::Medium,
+            Self::Medium | Self::Large if full => Self::Large,
+            Self::Large if n > MEDIUM_BYTES => Self::Large,
+            Self::Medium | Self::Large if n > SMALL_BYTES => Self::Medium,
+            Self::Small | Self::Medium | Self::Large => Self::Small,
         }
     }
 
     fn kept(self) -> usize {
         match self {
             Self::Small => limits::SMALL_BUFFERS_PER_CORE,
-            Self::Large => limits::LARGE_BUFFERS_PER_CORE,
+            Self::Medium | Self::Large => limits::LARGE_BUFFERS_PER_CORE,
         }
     }
 }
 
 #[derive(Default)]
 struct Free {
-    received: [Vec<BytesMut>; 2],
-    blocks: [Vec<Vec<u8>>; 2],
+    received: [Vec<BytesMut>; 3],
+    blocks: [Vec<Vec<u8>>; 3],
 }
 
 thread_local! {
     static FREE: RefCell<Free> = RefCell::default();
 }
 
-fn of<T>(lists: &mut [T; 2], size: Size) -> &mut T {
-    let [small, large] = lists;
+fn of<T>(lists: &mut [T; 3], size: Size) -> &mut T {
+    let [small, medium, large] = lists;
     match size {
         Size::Small => small,
+        Size::Medium => medium,
         Size::Large => large,
     }
 }
@@ -69,7 +98,7 @@ pub(super) fn take(size: Size) -> BytesMut {
 /// Gives back a buffer that was received into; it is kept only if nobody else holds a part of it.
 pub(super) fn give(mut buffer: BytesMut) {
     buffer.clear();
-    for size in [Size::Large, Size::Small] {
+    for size in [Size::Large, Size::Medium, Size::Small] {
         if buffer.try_reclaim(size.bytes()) {
             FREE.with_borrow_mut(|free| {
                 let list = of(&mut free.received, size);
@@ -90,7 +119,7 @@ pub(super) fn take_block(size: Size) -> Vec<u8> {
 
 /// Gives back a block; one of another length is freed.
 pub(super) fn give_block(block: Vec<u8>) {
-    for size in [Size::Small, Size::Large] {
+    for size in [Size::Small, Size::Medium, Size::Large] {
         if block.len() == size.bytes() {
             FREE.with_borrow_mut(|free| {
                 let list = of(&mut free.blocks, size);
@@ -128,6 +157,24 @@ mod tests {
         give_block(block);
         let again = take_block(Size::Small);
         assert_eq!(again.as_ptr(), at);
+    }
+
+    #[test]
+    fn sizes_follow_what_is_read() {
+        let mut size = Size::Small;
+        for (n, want) in [
+            (100, Size::Small),
+            (16_384, Size::Medium),
+            (65_536, Size::Large),
+            (262_144, Size::Large),
+            (100_000, Size::Large),
+            (50_000, Size::Medium),
+            (20_000, Size::Medium),
+            (16_384, Size::Small),
+        ] {
+            size = size.next(n, size.records() * 16_384);
+            assert_eq!(size, want);
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::record::{PAYLOAD_BYTES, Received, RecordError, Records};
 /// Less than this of a record is kept in a buffer of its own length while the rest is waited for.
 const STUB_BYTES: usize = 512;
 /// Most plaintext that one write takes; more is left to the next, when this is sent.
-const WRITE_BYTES: usize = PAYLOAD_BYTES * buffers::LARGE_RECORDS;
+const WRITE_BYTES: usize = 4 * PAYLOAD_BYTES;
 
 /// Sealed bytes that wait to be sent.
 #[derive(Debug)]
@@ -35,8 +35,8 @@ pub struct Tls {
     records: Records,
     /// What was received and not opened yet.
     inbox: BytesMut,
-    /// The last read filled its buffer: the next gets a large one.
-    much: bool,
+    /// Of the buffer for the next read.
+    size: Size,
     /// What was opened and not read yet.
     rest: Bytes,
     outgoing: Option<Outgoing>,
@@ -71,7 +71,7 @@ impl Tls {
             carrier,
             records,
             inbox: BytesMut::from(early),
-            much: false,
+            size: Size::Small,
             rest: Bytes::new(),
             outgoing: None,
             broken: false,
@@ -89,7 +89,8 @@ impl Tls {
         self.records.is_tls13()
     }
 
-    /// The next piece of what the peer sends, decrypted where it was received; `None` at its end.
+    /// The next piece of what the peer sends, decrypted where it was received; `None` at its end. A piece keeps the whole
+    /// buffer of its read alive: small ones that are kept for long are better copied.
     ///
     /// # Errors
     /// The carrier broke, the peer broke the protocol, or it ended without saying so.
@@ -157,7 +158,7 @@ impl Tls {
 
     /// Receives more; 0 at the end of the carrier.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let size = if self.much { Size::Large } else { Size::Small };
+        let size = self.size;
         let room = size.bytes().saturating_sub(self.inbox.len());
         if !self.inbox.try_reclaim(room) {
             let mut fresh = buffers::take(size);
@@ -167,10 +168,10 @@ impl Tls {
         let room = self.inbox.capacity().saturating_sub(self.inbox.len());
         let polled = pin!(self.carrier.read_buf(&mut self.inbox)).poll(cx);
         match polled {
-            Poll::Ready(Ok(n)) => self.much = n >= room || (self.much && n >= Size::Small.bytes()),
+            Poll::Ready(Ok(n)) => self.size = size.next(n, room),
             Poll::Ready(Err(_)) => self.let_go(),
             Poll::Pending => {
-                self.much = false;
+                self.size = Size::Small;
                 self.let_go();
             }
         }
@@ -299,7 +300,7 @@ impl Tls {
         let size = if total.saturating_add(around) <= Size::Small.bytes() {
             Size::Small
         } else {
-            Size::Large
+            Size::Medium
         };
         let mut block = buffers::take_block(size);
         let mut from = bufs.iter().flat_map(|buf| buf.chunks(PAYLOAD_BYTES));
@@ -400,3 +401,6 @@ impl AsyncWrite for Tls {
         Pin::new(&mut self.carrier).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests;

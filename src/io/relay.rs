@@ -136,7 +136,13 @@ impl Drop for BreaksOff {
 }
 
 /// One direction, by the way with the fewest copies.
-async fn copy(from: &mut Half, to: &mut Half, seen: impl FnMut(u64)) -> io::Result<()> {
+async fn copy(from: &mut Half, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Result<()> {
+    let first = from.take_prefix();
+    if !first.is_empty() {
+        seen(u64::try_from(first.len()).unwrap_or(u64::MAX));
+        to.write_all(&first).await?;
+        to.flush().await?;
+    }
     let is_tls = |half: &Half| half.with_tls(|_tls| ()).is_some();
     match (from.tcp(), to.tcp()) {
         (Some(tcp), None) if is_tls(to) => seal(&tcp, to, seen).await,
@@ -189,18 +195,9 @@ async fn through(from: &mut Half, to: &mut Half, mut seen: impl FnMut(u64)) -> i
         seen(u64::try_from(n).unwrap_or(u64::MAX));
         to.write_all(block.get(..n).unwrap_or_default()).await?;
         to.flush().await?;
-        size = next_size(size, n, block.len());
+        size = size.next(n, block.len());
         buffers::give_block(block);
         turn.moved(n).await;
-    }
-}
-
-/// Large after a read that filled its room, small again after one that a small buffer would have done for.
-fn next_size(size: Size, n: usize, room: usize) -> Size {
-    match size {
-        _ if n >= room => Size::Large,
-        Size::Large if n >= Size::Small.bytes() => Size::Large,
-        Size::Small | Size::Large => Size::Small,
     }
 }
 
@@ -216,7 +213,7 @@ async fn seal(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Resul
         })
         .await?;
         let read = std::future::poll_fn(|cx| {
-            let mut slots = Slots::take(0, size == Size::Large);
+            let mut slots = Slots::take(0, size);
             let polled = from.poll_read_vectored(cx, &mut slots.payloads());
             match polled {
                 Poll::Ready(Ok(n)) => return Poll::Ready(Ok(Some((slots, n)))),
@@ -233,7 +230,7 @@ async fn seal(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Resul
             return to.shutdown().await;
         }
         seen(u64::try_from(n).unwrap_or(u64::MAX));
-        size = next_size(size, n, slots.capacity());
+        size = size.next(n, slots.capacity());
         let mut slots = Some(slots);
         std::future::poll_fn(|cx| {
             let sent = slots.take().and_then(|slots| {

@@ -24,19 +24,14 @@ impl std::fmt::Debug for Slots {
 }
 
 impl Slots {
-    /// One slot, or with `many` as many as a large buffer holds, with room for a frame header of `frame` bytes in each
-    /// (9 for HTTP/2, 0 without framing).
+    /// As many slots as a block of this size holds, with room for a frame header of `frame` bytes in each (9 for HTTP/2,
+    /// 0 without framing).
     #[must_use]
-    pub fn take(frame: usize, many: bool) -> Self {
-        let (size, count) = if many {
-            (Size::Large, LARGE_RECORDS)
-        } else {
-            (Size::Small, 1)
-        };
+    pub(super) fn take(frame: usize, size: Size) -> Self {
         Self {
             block: buffers::take_block(size),
             frame: frame.min(PAYLOAD_BYTES),
-            count,
+            count: size.records(),
         }
     }
 

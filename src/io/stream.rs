@@ -212,6 +212,11 @@ impl Half {
         self.stream.borrow_mut().poll_gone(cx)
     }
 
+    /// Takes what was read to recognise the protocol.
+    pub(super) fn take_prefix(&self) -> Bytes {
+        std::mem::take(&mut self.stream.borrow_mut().prefix)
+    }
+
     /// The socket, if it is nothing else.
     pub(super) fn tcp(&self) -> Option<Tcp> {
         self.stream.borrow().tcp()

@@ -264,10 +264,13 @@ impl Handshake {
     /// The handshake is not done, something of it is not sent, or the configuration does not give out the keys
     /// (`enable_secret_extraction`).
     pub fn finish(self) -> Result<(Records, Vec<u8>), HandshakeError> {
-        let version = match self.common().protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => Version::Tls13,
-            Some(ProtocolVersion::TLSv1_2) => Version::Tls12,
-            _ => return Err(HandshakeError::Order),
+        let met = self.common().protocol_version();
+        let version = if met == Some(ProtocolVersion::TLSv1_3) {
+            Version::Tls13
+        } else if met == Some(ProtocolVersion::TLSv1_2) {
+            Version::Tls12
+        } else {
+            return Err(HandshakeError::Order);
         };
         if self.shown != 0 || !self.outgoing.is_empty() {
             return Err(HandshakeError::Order);

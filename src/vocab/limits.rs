@@ -103,7 +103,7 @@ pub const POST_HANDSHAKE_BYTES: usize = 64 * 1024;
 pub const RECORDS_WITHOUT_DATA: u32 = 32;
 /// Small buffers, for one TLS record each, that a core keeps for reuse, per direction.
 pub const SMALL_BUFFERS_PER_CORE: usize = 64;
-/// Large buffers that a core keeps for reuse, per direction.
+/// Medium and large buffers, for 4 and 16 records, that a core keeps for reuse, per direction and size.
 pub const LARGE_BUFFERS_PER_CORE: usize = 8;
 /// Idle HTTP/1 upstream connections kept per core; a key may hold a name that the client chose.
 pub const IDLE_UPSTREAMS_PER_CORE: usize = 1024;

@@ -8,6 +8,7 @@ pub mod host;
 pub mod istio;
 pub mod path;
 pub mod query;
+pub mod record;
 pub mod spiffe;
 pub mod token;
 
@@ -31,6 +32,7 @@ pub const ALL: &[Target] = &[
     target("certificate", certificate::run, 2_000),
     target("token", token::run, 2_000),
     target("head", head::run, 10_000),
+    target("record", record::run, 1_000),
     target("config", config::run, 1_000),
     target("yaml", istio::yaml, 4_000),
     target("json", istio::json, 2_000),

@@ -1,0 +1,307 @@
+//! Connections over sockets: rustls's buffered streams are the peers, on the same core.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+use super::*;
+use crate::io::relay::{Passed, relay};
+use crate::io::rt::{self, ConnectOptions, Core, Tcp, Want};
+use crate::io::stream::Stream;
+use crate::io::{listener, tls};
+use crate::vocab::addr::ListenAddr;
+
+const NAME: &str = "peer.example";
+
+fn configs() -> (Arc<ServerConfig>, Arc<ClientConfig>) {
+    let made = rcgen::generate_simple_self_signed([NAME.to_owned()]).unwrap();
+    let certificate = made.cert.der().clone();
+    let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.clone()], key)
+        .unwrap();
+    server.enable_secret_extraction = true;
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate).unwrap();
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.enable_secret_extraction = true;
+    (Arc::new(server), Arc::new(client))
+}
+
+fn name() -> ServerName<'static> {
+    ServerName::try_from(NAME).unwrap()
+}
+
+/// Two ends of a connection.
+async fn sockets(host: u8) -> (Tcp, Tcp) {
+    // The kernel gives no port that somebody has, so try ports until one is free.
+    for port in 20_000..30_000 {
+        let addr = SocketAddr::from(([127, 83, 42, host], port));
+        let Ok(acceptor) = listener::bind(ListenAddr(addr)) else {
+            continue;
+        };
+        let connect = rt::connect(addr, ConnectOptions::default());
+        let (accepted, connected) = tokio::join!(acceptor.accept(), connect);
+        return (accepted.unwrap(), connected.unwrap());
+    }
+    panic!("no port");
+}
+
+fn both(test: impl AsyncFn(u8)) {
+    for (want, host) in [(Want::Epoll, 1), (Want::IoUring, 2)] {
+        let mut core = Core::build(want).unwrap();
+        core.run(async { rt::timeout(60_000, test(host)).await.unwrap() });
+    }
+}
+
+/// Our client end and rustls's server end.
+async fn connected(host: u8) -> (Stream, tokio_rustls::server::TlsStream<Tcp>) {
+    let (server, client) = configs();
+    let (accepted, connected) = sockets(host).await;
+    let acceptor = TlsAcceptor::from(server);
+    let (theirs, ours) = tokio::join!(
+        acceptor.accept(accepted),
+        tls::connect(connected.into(), client, name())
+    );
+    (ours.unwrap().0, theirs.unwrap())
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|n| (n * 7 % 251) as u8).collect()
+}
+
+#[test]
+fn a_server_takes_its_configuration_by_name_and_reads_to_the_end() {
+    both(async |host| {
+        let (server, client) = configs();
+        let (accepted, connected) = sockets(host).await;
+        let connector = TlsConnector::from(client);
+        let (theirs, ours) = tokio::join!(
+            connector.connect(name(), connected),
+            tls::accept(accepted.into(), |sni| {
+                assert_eq!(sni, Some(NAME));
+                Some(server)
+            })
+        );
+        let (mut theirs, (mut ours, proof)) = (theirs.unwrap(), ours.unwrap());
+        assert_eq!(proof.sni.as_deref(), Some(NAME));
+        let sent = pattern(300_000);
+        let mut got = Vec::new();
+        let write = async {
+            theirs.write_all(&sent).await.unwrap();
+            theirs.shutdown().await.unwrap();
+        };
+        let (_, read) = tokio::join!(write, ours.read_to_end(&mut got));
+        read.unwrap();
+        assert!(got == sent);
+        // The other direction is still open.
+        ours.write_all(&sent).await.unwrap();
+        let mut got = vec![0; sent.len()];
+        theirs.read_exact(&mut got).await.unwrap();
+        assert!(got == sent);
+        ours.shutdown().await.unwrap();
+        assert_eq!(theirs.read(&mut got).await.unwrap(), 0);
+    });
+}
+
+#[test]
+fn a_cut_stream_is_an_error() {
+    both(async |host| {
+        let (mut ours, mut theirs) = connected(host).await;
+        theirs.write_all(b"not all").await.unwrap();
+        theirs.flush().await.unwrap();
+        theirs.get_ref().0.shutdown_both();
+        let mut got = Vec::new();
+        let error = ours.read_to_end(&mut got).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(got, b"not all");
+    });
+}
+
+#[test]
+fn a_forged_record_is_answered_by_an_alert() {
+    both(async |host| {
+        let (mut ours, theirs) = connected(host).await;
+        let (mut socket, mut session) = theirs.into_inner();
+        socket
+            .write_all(&[&[23, 3, 3, 0, 64], [0_u8; 64].as_slice()].concat())
+            .await
+            .unwrap();
+        let error = ours.read(&mut [0; 10]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let mut wire = vec![0; 1000];
+        let n = socket.read(&mut wire).await.unwrap();
+        session.read_tls(&mut &wire[..n]).unwrap();
+        let told = session.process_new_packets().unwrap_err();
+        let alert = rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac);
+        assert_eq!(told, alert);
+        // It stays broken.
+        assert!(ours.read(&mut [0; 10]).await.is_err());
+        assert!(ours.write_all(b"more").await.is_err());
+    });
+}
+
+#[test]
+fn an_idle_connection_holds_no_buffer() {
+    both(async |host| {
+        let (mut ours, mut theirs) = connected(host).await;
+        for len in [1, 100, 200_000] {
+            let sent = pattern(len);
+            let mut got = vec![0; len];
+            let write = theirs.write_all(&sent);
+            let (written, read) = tokio::join!(write, ours.read_exact(&mut got));
+            written.unwrap();
+            read.unwrap();
+            let write = ours.write_all(&sent);
+            let (written, read) = tokio::join!(write, theirs.read_exact(&mut got));
+            written.unwrap();
+            read.unwrap();
+            assert!(rt::timeout(20, ours.read(&mut [0; 1])).await.is_err());
+            let tls = ours.tls().unwrap();
+            assert_eq!(tls.inbox.capacity(), 0);
+            assert!(tls.outgoing.is_none() && tls.rest.is_empty());
+        }
+        // Of a record that comes slowly no more than what came is held.
+        let socket = &mut theirs.get_mut().0;
+        socket.write_all(&[23, 3, 3, 64, 0, 1, 2, 3]).await.unwrap();
+        assert!(rt::timeout(20, ours.read(&mut [0; 1])).await.is_err());
+        let held = ours.tls().unwrap().inbox.capacity();
+        assert!(held < 64, "{held} bytes");
+    });
+}
+
+#[test]
+fn keys_change_under_load_on_both_sides() {
+    both(async |host| {
+        let (mut ours, theirs) = connected(host).await;
+        ours.tls().unwrap().records.update_after(3);
+        let (mut read, mut write) = tokio::io::split(theirs);
+        let (mut our_read, mut our_write) = ours.split();
+        let sent = pattern(3_000_000);
+        let (mut got, mut back) = (vec![0; sent.len()], vec![0; sent.len()]);
+        let (a, b, c, d) = tokio::join!(
+            our_write.write_all(&sent),
+            read.read_exact(&mut got),
+            write.write_all(&sent),
+            our_read.read_exact(&mut back)
+        );
+        a.unwrap();
+        b.unwrap();
+        c.unwrap();
+        d.unwrap();
+        assert!(got == sent && back == sent);
+    });
+}
+
+/// An app, the relay, and a TLS peer that answers after the end of what it got.
+#[test]
+fn the_relay_seals_and_opens_in_place() {
+    both(async |host| {
+        let (ours, theirs) = connected(host).await;
+        let (app, down) = sockets(host).await;
+        let passed = Rc::new(Cell::new(Passed::default()));
+        let progress = Rc::clone(&passed);
+        let relayed = async { relay(down.into(), ours, &progress).await };
+        let sent = pattern(5_000_000);
+        let answer = pattern(3_000_001);
+        let mut app = Stream::from(app);
+        let talk = async {
+            app.write_all(&sent).await.unwrap();
+            app.shutdown().await.unwrap();
+            let mut got = Vec::new();
+            app.read_to_end(&mut got).await.unwrap();
+            got
+        };
+        let mut theirs = theirs;
+        let serve = async {
+            let mut got = Vec::new();
+            theirs.read_to_end(&mut got).await.unwrap();
+            assert!(got == sent);
+            theirs.write_all(&answer).await.unwrap();
+            theirs.shutdown().await.unwrap();
+        };
+        let (done, got, ()) = tokio::join!(relayed, talk, serve);
+        done.unwrap();
+        assert!(got == answer);
+        let want = Passed {
+            received: 5_000_000,
+            sent: 3_000_001,
+        };
+        assert_eq!(passed.get(), want);
+    });
+}
+
+/// A TLS peer that vanishes without close_notify resets the app: what it has is not complete.
+#[test]
+fn the_relay_breaks_off_what_is_cut() {
+    both(async |host| {
+        let (ours, mut theirs) = connected(host).await;
+        let (app, down) = sockets(host).await;
+        let progress = Cell::new(Passed::default());
+        theirs.write_all(b"half an answer").await.unwrap();
+        theirs.flush().await.unwrap();
+        theirs.get_ref().0.shutdown_both();
+        let done = relay(down.into(), ours, &progress).await;
+        assert_eq!(done.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(progress.get().sent, 14);
+        let mut app = Stream::from(app);
+        let mut got = Vec::new();
+        let end = app.read_to_end(&mut got).await.unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
+    });
+}
+
+/// Slots with room for a frame header, as a tunnel uses them.
+#[test]
+fn slots_carry_frames() {
+    both(async |host| {
+        let (mut ours, mut theirs) = connected(host).await;
+        let (mut app, down) = sockets(host).await;
+        let sent = pattern(2 * (PAYLOAD_BYTES - 9) + 100);
+        app.write_all(&sent).await.unwrap();
+        rt::sleep(20).await;
+        let mut slots = Some(Slots::take(9, Size::Large));
+        let n = std::future::poll_fn(|cx| {
+            down.poll_read_vectored(cx, &mut slots.as_mut().unwrap().payloads())
+        })
+        .await
+        .unwrap();
+        let mut frames = Vec::new();
+        std::future::poll_fn(|cx| ours.tls().unwrap().poll_clear(cx))
+            .await
+            .unwrap();
+        std::future::poll_fn(|cx| {
+            let tls = ours.tls().unwrap();
+            Poll::Ready(tls.send_slots(cx, slots.take().unwrap(), n, |head, len| {
+                frames.push(len);
+                head.copy_from_slice(&[b'H'; 9]);
+            }))
+        })
+        .await
+        .unwrap();
+        ours.flush().await.unwrap();
+        assert_eq!(frames.iter().sum::<usize>(), n);
+        let mut from = sent.as_slice();
+        for len in frames {
+            let mut got = vec![0; 9 + len];
+            theirs.read_exact(&mut got).await.unwrap();
+            let (payload, rest) = from.split_at(len);
+            from = rest;
+            assert!(got[..9] == [b'H'; 9] && got[9..] == *payload);
+        }
+    });
+}
