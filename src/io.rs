@@ -6,6 +6,7 @@ pub mod body;
 pub mod buffers;
 pub mod call;
 pub mod clock;
+pub mod copy;
 pub mod h1;
 pub mod hbone;
 pub mod listener;

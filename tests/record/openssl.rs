@@ -45,8 +45,10 @@ impl OpenSsl {
     }
 
     fn type_line(&mut self, line: &str) {
-        writeln!(self.keyboard, "{line}").unwrap();
-        self.keyboard.flush().unwrap();
+        // One write: a command is what one read of its input begins with.
+        self.keyboard
+            .write_all(format!("{line}\n").as_bytes())
+            .unwrap();
     }
 
     /// Reads what it prints until `text` is there.

@@ -1,8 +1,6 @@
 //! Connections over sockets: rustls's buffered streams are the peers, on the same core.
 
-use std::cell::Cell;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use rustls::pki_types::{PrivateKeyDer, ServerName};
@@ -11,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
-use crate::io::relay::{Passed, relay};
+use crate::io::relay::{Meter, Passed, relay};
 use crate::io::rt::{self, ConnectOptions, Core, Tcp, Want};
 use crate::io::stream::Stream;
 use crate::io::{listener, tls};
@@ -213,9 +211,8 @@ fn the_relay_seals_and_opens_in_place() {
     both(async |host| {
         let (ours, theirs) = connected(host).await;
         let (app, down) = sockets(host).await;
-        let passed = Rc::new(Cell::new(Passed::default()));
-        let progress = Rc::clone(&passed);
-        let relayed = async { relay(down.into(), ours, &progress).await };
+        let meter = Meter::default();
+        let relayed = relay(down.into(), ours, &meter);
         let sent = pattern(5_000_000);
         let answer = pattern(3_000_001);
         let mut app = Stream::from(app);
@@ -241,7 +238,7 @@ fn the_relay_seals_and_opens_in_place() {
             received: 5_000_000,
             sent: 3_000_001,
         };
-        assert_eq!(passed.get(), want);
+        assert_eq!(meter.get(), want);
     });
 }
 
@@ -251,13 +248,13 @@ fn the_relay_breaks_off_what_is_cut() {
     both(async |host| {
         let (ours, mut theirs) = connected(host).await;
         let (app, down) = sockets(host).await;
-        let progress = Cell::new(Passed::default());
+        let meter = Meter::default();
         theirs.write_all(b"half an answer").await.unwrap();
         theirs.flush().await.unwrap();
         theirs.get_ref().0.shutdown_both();
-        let done = relay(down.into(), ours, &progress).await;
+        let done = relay(down.into(), ours, &meter).await;
         assert_eq!(done.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(progress.get().sent, 14);
+        assert_eq!(meter.get().sent, 14);
         let mut app = Stream::from(app);
         let mut got = Vec::new();
         let end = app.read_to_end(&mut got).await.unwrap_err();

@@ -1,0 +1,212 @@
+//! One direction of a relay, by the way with the fewest copies.
+//!
+//! Between a socket and TLS the bytes stay where they were read: scattered into slots that are sealed in place and sent, or
+//! opened in the buffer that received them and written from there. Everything else is copied once.
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
+
+use crate::io::buffers::{self, LARGE_RECORDS, Size};
+use crate::io::records::Tls;
+use crate::io::rt::{self, Tcp};
+use crate::io::slots::Slots;
+use crate::io::stream::Half;
+
+/// Bytes of a direction after which the other tasks of the core get their turn: about a millisecond of work.
+const TURN_BYTES: usize = 1 << 20;
+/// What a read costs beside its bytes, in bytes.
+const READ_COST: usize = 16 * 1024;
+/// Chunks that one write takes.
+const CHUNKS: usize = LARGE_RECORDS * 2;
+
+/// Moves one direction to its end, which it passes on. `seen` gets what is read before it is written.
+///
+/// # Errors
+/// Of either side.
+pub(super) async fn copy(
+    from: &mut Half,
+    to: &mut Half,
+    mut seen: impl FnMut(u64),
+) -> io::Result<()> {
+    let first = from.take_prefix();
+    if !first.is_empty() {
+        seen(u64::try_from(first.len()).unwrap_or(u64::MAX));
+        to.write_all(&first).await?;
+        to.flush().await?;
+    }
+    let is_tls = |half: &Half| half.with_tls(|_tls| ()).is_some();
+    match (from.tcp(), to.tcp()) {
+        (Some(tcp), None) if is_tls(to) => seal(&tcp, to, seen).await,
+        (None, Some(tcp)) if is_tls(from) => open(from, tcp, to, seen).await,
+        (Some(_) | None, Some(_) | None) => through(from, to, seen).await,
+    }
+}
+
+/// Gives the others their turn after so many bytes.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Turn {
+    async fn moved(&mut self, n: usize) {
+        self.0 = self.0.saturating_add(n).saturating_add(READ_COST);
+        if self.0 >= TURN_BYTES {
+            self.0 = 0;
+            rt::yield_turn().await;
+        }
+    }
+}
+
+/// Any carrier to any other, by a copy.
+async fn through(from: &mut Half, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Result<()> {
+    let mut size = Size::Small;
+    let mut turn = Turn::default();
+    loop {
+        // A direction that waits holds no buffer.
+        let read = std::future::poll_fn(|cx| {
+            let mut block = buffers::take_block(size);
+            let mut into = ReadBuf::new(&mut block);
+            match Pin::new(&mut *from).poll_read(cx, &mut into) {
+                Poll::Ready(Ok(())) => {
+                    let n = into.filled().len();
+                    return Poll::Ready(Ok(Some((block, n))));
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => buffers::give_block(block),
+            }
+            // The reader of the other direction sees whether that was the end or a break.
+            to.poll_gone(cx).map(|()| Ok(None))
+        });
+        let Some((block, n)) = read.await? else {
+            return Ok(());
+        };
+        if n == 0 {
+            buffers::give_block(block);
+            return to.shutdown().await;
+        }
+        seen(u64::try_from(n).unwrap_or(u64::MAX));
+        to.write_all(block.get(..n).unwrap_or_default()).await?;
+        to.flush().await?;
+        size = size.next(n, block.len());
+        buffers::give_block(block);
+        turn.moved(n).await;
+    }
+}
+
+/// From a socket into TLS: read where it is sealed, sealed where it is sent from.
+async fn seal(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Result<()> {
+    let mut size = Size::Small;
+    let mut turn = Turn::default();
+    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+    loop {
+        std::future::poll_fn(|cx| {
+            to.with_tls(|tls| tls.poll_clear(cx))
+                .unwrap_or_else(|| Poll::Ready(Err(gone())))
+        })
+        .await?;
+        let read = std::future::poll_fn(|cx| {
+            let mut slots = Slots::take(0, size);
+            let polled = from.poll_read_vectored(cx, &mut slots.payloads());
+            match polled {
+                Poll::Ready(Ok(n)) => return Poll::Ready(Ok(Some((slots, n)))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => slots.give(),
+            }
+            to.poll_gone(cx).map(|()| Ok(None))
+        });
+        let Some((slots, n)) = read.await? else {
+            return Ok(());
+        };
+        if n == 0 {
+            slots.give();
+            return to.shutdown().await;
+        }
+        seen(u64::try_from(n).unwrap_or(u64::MAX));
+        size = size.next(n, slots.capacity());
+        let mut slots = Some(slots);
+        std::future::poll_fn(|cx| {
+            let sent = slots.take().and_then(|slots| {
+                to.with_tls(|tls| tls.send_slots(cx, slots, n, |_frame, _len| {}))
+            });
+            Poll::Ready(sent.unwrap_or_else(|| Err(gone())))
+        })
+        .await?;
+        turn.moved(n).await;
+    }
+}
+
+/// From TLS into a socket: records opened where they were received, and written from there.
+async fn open(
+    from: &mut Half,
+    mut tcp: Tcp,
+    to: &mut Half,
+    mut seen: impl FnMut(u64),
+) -> io::Result<()> {
+    let mut turn = Turn::default();
+    let mut chunks: VecDeque<Bytes> = VecDeque::new();
+    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
+    loop {
+        let n = std::future::poll_fn(|cx| {
+            let polled = from.with_tls(|tls| poll_chunks(tls, cx, &mut chunks));
+            let polled = polled.unwrap_or_else(|| Poll::Ready(Err(gone())));
+            if polled.is_pending() {
+                chunks = VecDeque::new();
+            }
+            polled
+        })
+        .await?;
+        if n == 0 {
+            return to.shutdown().await;
+        }
+        seen(u64::try_from(n).unwrap_or(u64::MAX));
+        while !chunks.is_empty() {
+            let mut sent = std::future::poll_fn(|cx| {
+                let mut parts = [io::IoSlice::new(&[]); CHUNKS];
+                for (part, chunk) in parts.iter_mut().zip(&chunks) {
+                    *part = io::IoSlice::new(chunk);
+                }
+                let parts = parts.get(..chunks.len()).unwrap_or(&parts);
+                Pin::new(&mut tcp).poll_write_vectored(cx, parts)
+            })
+            .await?;
+            if sent == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            while let Some(first) = chunks.front_mut()
+                && sent > 0
+            {
+                let len = first.len().min(sent);
+                first.advance(len);
+                sent = sent.saturating_sub(len);
+                if first.is_empty() {
+                    chunks.pop_front();
+                }
+            }
+        }
+        turn.moved(n).await;
+    }
+}
+
+/// Waits for a chunk, and takes what came with it; how many bytes, 0 at the end.
+fn poll_chunks(
+    tls: &mut Tls,
+    cx: &mut Context<'_>,
+    chunks: &mut VecDeque<Bytes>,
+) -> Poll<io::Result<usize>> {
+    let mut n = 0_usize;
+    let mut next = ready!(tls.poll_chunk(cx))?;
+    while let Some(chunk) = next {
+        n = n.saturating_add(chunk.len());
+        chunks.push_back(chunk);
+        next = if chunks.len() < CHUNKS {
+            tls.buffered_chunk(cx)?
+        } else {
+            None
+        };
+    }
+    Poll::Ready(Ok(n))
+}
