@@ -227,7 +227,7 @@ fn openssl_as_server() {
     let handshake = Handshake::client(Arc::clone(&configs.client), name).unwrap();
     let mut wire = Wire::finish(socket, handshake);
     wire.talk(&mut openssl);
-    openssl.type_line("Q");
+    openssl.type_line("q");
     while !wire.ours.records.peer_closed() {
         let bytes = receive(&mut wire.socket);
         assert!(!bytes.is_empty(), "ended without close_notify");

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -44,19 +45,17 @@ fn name() -> ServerName<'static> {
     ServerName::try_from(NAME).unwrap()
 }
 
+/// Ports of this process: listeners share them with others that ask, so no two tests may ask for the same.
+static PORT: AtomicU16 = AtomicU16::new(20_000);
+
 /// Two ends of a connection.
 async fn sockets(host: u8) -> (Tcp, Tcp) {
-    // The kernel gives no port that somebody has, so try ports until one is free.
-    for port in 20_000..30_000 {
-        let addr = SocketAddr::from(([127, 83, 42, host], port));
-        let Ok(acceptor) = listener::bind(ListenAddr(addr)) else {
-            continue;
-        };
-        let connect = rt::connect(addr, ConnectOptions::default());
-        let (accepted, connected) = tokio::join!(acceptor.accept(), connect);
-        return (accepted.unwrap(), connected.unwrap());
-    }
-    panic!("no port");
+    let port = PORT.fetch_add(1, Ordering::Relaxed);
+    let addr = SocketAddr::from(([127, 83, 42, host], port));
+    let acceptor = listener::bind(ListenAddr(addr)).unwrap();
+    let connect = rt::connect(addr, ConnectOptions::default());
+    let (accepted, connected) = tokio::join!(acceptor.accept(), connect);
+    (accepted.unwrap(), connected.unwrap())
 }
 
 fn both(test: impl AsyncFn(u8)) {
