@@ -6,13 +6,12 @@
 use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
 
 use crate::io::buffers::{self, LARGE_RECORDS, Size};
-use crate::io::records::Tls;
 use crate::io::rt::{self, Tcp};
 use crate::io::slots::Slots;
 use crate::io::stream::Half;
@@ -39,10 +38,10 @@ pub(super) async fn copy(
         to.write_all(&first).await?;
         to.flush().await?;
     }
-    let is_tls = |half: &Half| half.with_tls(|_tls| ()).is_some();
+    let takes_slots = |half: &Half| half.with_tls(|_tls| ()).is_some();
     match (from.tcp(), to.tcp()) {
-        (Some(tcp), None) if is_tls(to) => seal(&tcp, to, seen).await,
-        (None, Some(tcp)) if is_tls(from) => open(from, tcp, to, seen).await,
+        (Some(tcp), None) if takes_slots(to) => seal(&tcp, to, seen).await,
+        (None, Some(tcp)) if from.gives_chunks() => open(from, tcp, to, seen).await,
         (Some(_) | None, Some(_) | None) => through(from, to, seen).await,
     }
 }
@@ -148,11 +147,9 @@ async fn open(
 ) -> io::Result<()> {
     let mut turn = Turn::default();
     let mut chunks: VecDeque<Bytes> = VecDeque::new();
-    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     loop {
         let n = std::future::poll_fn(|cx| {
-            let polled = from.with_tls(|tls| poll_chunks(tls, cx, &mut chunks));
-            let polled = polled.unwrap_or_else(|| Poll::Ready(Err(gone())));
+            let polled = from.poll_chunks(cx, &mut chunks, CHUNKS);
             if polled.is_pending() {
                 chunks = VecDeque::new();
             }
@@ -189,24 +186,4 @@ async fn open(
         }
         turn.moved(n).await;
     }
-}
-
-/// Waits for a chunk, and takes what came with it; how many bytes, 0 at the end.
-fn poll_chunks(
-    tls: &mut Tls,
-    cx: &mut Context<'_>,
-    chunks: &mut VecDeque<Bytes>,
-) -> Poll<io::Result<usize>> {
-    let mut n = 0_usize;
-    let mut next = ready!(tls.poll_chunk(cx))?;
-    while let Some(chunk) = next {
-        n = n.saturating_add(chunk.len());
-        chunks.push_back(chunk);
-        next = if chunks.len() < CHUNKS {
-            tls.buffered_chunk(cx)?
-        } else {
-            None
-        };
-    }
-    Poll::Ready(Ok(n))
 }

@@ -291,7 +291,7 @@ impl Tls {
         }
     }
 
-    /// Seals bytes of `bufs` into one block; how many.
+    /// Seals bytes of `bufs` into one block; how many. What lies in one piece is sealed from there, the rest is gathered.
     fn seal_copy(&mut self, bufs: &[io::IoSlice<'_>]) -> Result<usize, RecordError> {
         let total = bufs.iter().map(|buf| buf.len()).sum::<usize>();
         let total = total.min(WRITE_BYTES);
@@ -303,38 +303,51 @@ impl Tls {
             Size::Medium
         };
         let mut block = buffers::take_block(size);
-        let mut from = bufs.iter().flat_map(|buf| buf.chunks(PAYLOAD_BYTES));
+        let mut pieces = bufs.iter().map(|buf| &**buf);
         let mut piece: &[u8] = &[];
         let (mut end, mut taken) = (0_usize, 0_usize);
-        // Of a version with longer headers one record less fits.
         while taken < total {
             let start = end.saturating_add(head);
             let room = block.len().saturating_sub(start).saturating_sub(tail);
             let len = room.min(PAYLOAD_BYTES).min(total.saturating_sub(taken));
+            // Of a version with longer headers one record less fits.
             if len == 0 {
                 break;
             }
-            let mut at = start;
-            while at < start.saturating_add(len) {
-                if piece.is_empty() {
-                    let Some(next) = from.next() else { break };
-                    piece = next;
-                }
-                let n = piece
-                    .len()
-                    .min(start.saturating_add(len).saturating_sub(at));
-                let (now, later) = piece.split_at_checked(n).unwrap_or_default();
-                if let Some(to) = block.get_mut(at..at.saturating_add(n)) {
-                    to.copy_from_slice(now);
-                }
-                piece = later;
-                at = at.saturating_add(n);
+            while piece.is_empty()
+                && let Some(next) = pieces.next()
+            {
+                piece = next;
             }
-            end = self.records.seal(&mut block, start..at)?.end;
+            let sealed = if let Some((now, later)) = piece.split_at_checked(len) {
+                piece = later;
+                self.records.seal_from(&mut block, start, now)?
+            } else {
+                let place = start..start.saturating_add(len);
+                let to = block.get_mut(place.clone()).unwrap_or_default();
+                gather(to, &mut piece, &mut pieces);
+                self.records.seal(&mut block, place)?
+            };
+            end = sealed.end;
             taken = taken.saturating_add(len);
         }
         self.outgoing = Some(Outgoing { block, at: 0, end });
         Ok(taken)
+    }
+}
+
+/// Fills `to` from `piece` and what follows it.
+fn gather<'b>(mut to: &mut [u8], piece: &mut &'b [u8], rest: &mut impl Iterator<Item = &'b [u8]>) {
+    while !to.is_empty() {
+        if piece.is_empty() {
+            let Some(next) = rest.next() else { return };
+            *piece = next;
+        }
+        let n = piece.len().min(to.len());
+        let (now, later) = piece.split_at_checked(n).unwrap_or_default();
+        let (place, behind) = to.split_at_mut_checked(n).unwrap_or_default();
+        place.copy_from_slice(now);
+        (*piece, to) = (later, behind);
     }
 }
 

@@ -468,26 +468,25 @@ impl Tcp {
         cx: &mut Context<'_>,
         bufs: &mut [io::IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_receive(cx, |socket| {
-            // SAFETY: all zeros is a message header without address, buffers and control data.
-            #[expect(
-                unsafe_code,
-                reason = "socket2 scatters into uninitialised memory alone"
-            )]
-            let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-            // std promises that its slices are iovec(3).
-            header.msg_iov = bufs.as_mut_ptr().cast();
-            header.msg_iovlen = bufs.len();
-            // SAFETY: the header names buffers that are borrowed mutably as long as the call lasts.
-            #[expect(
-                unsafe_code,
-                reason = "socket2 scatters into uninitialised memory alone"
-            )]
-            let n =
-                unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut header, libc::MSG_DONTWAIT) };
-            usize::try_from(n).map_err(|_negative| io::Error::last_os_error())
-        })
+        self.poll_receive(cx, |socket| receive_scattered(socket, bufs))
     }
+}
+
+/// `recvmsg(2)` without waiting; socket2 scatters into uninitialised memory alone.
+#[expect(
+    unsafe_code,
+    reason = "no safe call receives into several buffers with flags"
+)]
+fn receive_scattered(socket: &Socket, bufs: &mut [io::IoSliceMut<'_>]) -> io::Result<usize> {
+    // SAFETY: all zeros is a message header without address, buffers and control data.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    // std promises that its slices are iovec(3).
+    header.msg_iov = bufs.as_mut_ptr().cast();
+    header.msg_iovlen = bufs.len();
+    let descriptor = socket.as_raw_fd();
+    // SAFETY: the header names buffers that are borrowed mutably as long as the call lasts.
+    let n = unsafe { libc::recvmsg(descriptor, &raw mut header, libc::MSG_DONTWAIT) };
+    usize::try_from(n).map_err(|_negative| io::Error::last_os_error())
 }
 
 impl AsyncRead for Tcp {

@@ -1,10 +1,11 @@
 //! One byte stream whatever carries it: TCP, TLS over anything, an HBONE tunnel.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -106,6 +107,27 @@ impl Stream {
         match &mut self.kind {
             Kind::Tls(tls) if self.prefix.is_empty() && tls.takes_slots() => Some(tls),
             Kind::Tcp(_) | Kind::Tls(_) | Kind::Tunnel(_) => None,
+        }
+    }
+
+    /// Whether what it receives can be taken in the memory it was received in.
+    fn gives_chunks(&self) -> bool {
+        self.prefix.is_empty() && matches!(self.kind, Kind::Tls(_))
+    }
+
+    /// The next piece in the memory it was received in; `None` at the end.
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        match &mut self.kind {
+            Kind::Tls(tls) => tls.poll_chunk(cx),
+            Kind::Tcp(_) | Kind::Tunnel(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+        }
+    }
+
+    /// As `poll_chunk`, of what is here already; `None` if there is no more.
+    fn chunk_at_hand(&mut self, cx: &mut Context<'_>) -> io::Result<Option<Bytes>> {
+        match &mut self.kind {
+            Kind::Tls(tls) => tls.buffered_chunk(cx),
+            Kind::Tcp(_) | Kind::Tunnel(_) => Ok(None),
         }
     }
 
@@ -220,6 +242,33 @@ impl Half {
     /// The socket, if it is nothing else.
     pub(super) fn tcp(&self) -> Option<Tcp> {
         self.stream.borrow().tcp()
+    }
+
+    /// Whether what it receives can be taken in the memory it was received in.
+    pub(super) fn gives_chunks(&self) -> bool {
+        self.stream.borrow().gives_chunks()
+    }
+
+    /// Waits for pieces of what is received, and takes what came with them, at most `most` in all; how many bytes, 0 at
+    /// the end.
+    pub(super) fn poll_chunks(
+        &self,
+        cx: &mut Context<'_>,
+        chunks: &mut VecDeque<Bytes>,
+        most: usize,
+    ) -> Poll<io::Result<usize>> {
+        let mut stream = self.stream.borrow_mut();
+        let mut n = 0_usize;
+        let mut next = ready!(stream.poll_chunk(cx))?;
+        while let Some(chunk) = next {
+            n = n.saturating_add(chunk.len());
+            chunks.push_back(chunk);
+            if chunks.len() >= most {
+                break;
+            }
+            next = stream.chunk_at_hand(cx)?;
+        }
+        Poll::Ready(Ok(n))
     }
 
     /// Calls into the TLS connection, if it is one whose chunks can be taken and slots sent.

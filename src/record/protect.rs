@@ -166,6 +166,30 @@ impl Key {
         payload: Range<usize>,
         kind: u8,
     ) -> Result<Range<usize>, RecordError> {
+        self.seal_either(bytes, payload, None, kind)
+    }
+
+    /// As `seal`, of `plain` into the place at `at`, without a copy of it.
+    ///
+    /// # Errors
+    /// As `seal`.
+    pub fn seal_from(
+        &mut self,
+        bytes: &mut [u8],
+        at: usize,
+        plain: &[u8],
+        kind: u8,
+    ) -> Result<Range<usize>, RecordError> {
+        self.seal_either(bytes, at..at.saturating_add(plain.len()), Some(plain), kind)
+    }
+
+    fn seal_either(
+        &mut self,
+        bytes: &mut [u8],
+        payload: Range<usize>,
+        from: Option<&[u8]>,
+        kind: u8,
+    ) -> Result<Range<usize>, RecordError> {
         let misused = RecordError::Misused;
         if payload.len() > PAYLOAD_BYTES {
             return Err(misused);
@@ -197,15 +221,22 @@ impl Key {
             explicit.copy_from_slice(end);
         }
         let nonce = Nonce::assume_unique_for_key(nonce);
-        let sealed = match self.version {
-            Version::Tls13 => {
-                self.aead
-                    .seal_in_place_scatter(nonce, Aad::from(header), body, &[kind], tail)
-            }
+        let aad12;
+        let (aad, kinds): (&[u8], &[u8]) = match self.version {
+            Version::Tls13 => (&header, &[kind]),
             Version::Tls12 => {
-                let aad = Aad::from(self.aad12(kind, payload.len())?);
-                self.aead.seal_in_place_scatter(nonce, aad, body, &[], tail)
+                aad12 = self.aad12(kind, payload.len())?;
+                (&aad12, &[])
             }
+        };
+        let aad = Aad::from(aad);
+        let sealed = match from {
+            None => self
+                .aead
+                .seal_in_place_scatter(nonce, aad, body, kinds, tail),
+            Some(plain) => self
+                .aead
+                .seal_out_of_place_scatter(nonce, aad, plain, body, kinds, tail),
         };
         sealed.map_err(|_unspecified| RecordError::Misused)?;
         self.next()?;

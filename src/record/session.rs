@@ -292,6 +292,22 @@ impl Records {
         self.tx.seal(bytes, payload, DATA)
     }
 
+    /// As `seal`, of `plain` into the place at `at`, without a copy of it.
+    ///
+    /// # Errors
+    /// As `seal`.
+    pub fn seal_from(
+        &mut self,
+        bytes: &mut [u8],
+        at: usize,
+        plain: &[u8],
+    ) -> Result<Range<usize>, RecordError> {
+        if self.closed || self.update_owed {
+            return Err(RecordError::Misused);
+        }
+        self.tx.seal_from(bytes, at, plain, DATA)
+    }
+
     /// Appends close_notify to `out`; no data follows it.
     ///
     /// # Errors
@@ -327,8 +343,11 @@ impl Records {
     }
 }
 
-/// The body of the first message and what is behind it; `None` if it is not complete.
-fn message(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, RecordError> {
+/// The body of a message, and what is behind it.
+type Message<'b> = (&'b [u8], &'b [u8]);
+
+/// The first message; `None` if it is not complete.
+fn message(bytes: &[u8]) -> Result<Option<Message<'_>>, RecordError> {
     let Some(([kind, a, b, c], rest)) = bytes.split_first_chunk::<MESSAGE_HEADER_BYTES>() else {
         return Ok(None);
     };

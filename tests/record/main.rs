@@ -44,7 +44,7 @@ fn exchange(ours: &mut Ours, peer: &mut Connection, random: &mut Random) {
     let (mut sent, mut received) = (Vec::new(), Vec::new());
     let (mut peer_sent, mut peer_received) = (Vec::new(), Vec::new());
     for _ in 0..60 {
-        let data = random.bytes(3 * PAYLOAD_BYTES);
+        let data = some(random, 3 * PAYLOAD_BYTES);
         let wire = ours.send(&data).unwrap();
         sent.extend(data);
         feed(peer, &wire, random, &mut peer_received);
@@ -52,7 +52,7 @@ fn exchange(ours: &mut Ours, peer: &mut Connection, random: &mut Random) {
         {
             peer.refresh_traffic_keys().unwrap();
         }
-        let data = random.bytes(3 * PAYLOAD_BYTES);
+        let data = some(random, 3 * PAYLOAD_BYTES);
         peer.writer().write_all(&data).unwrap();
         peer_sent.extend(data);
         let mut wire = drain(peer);
@@ -63,7 +63,7 @@ fn exchange(ours: &mut Ours, peer: &mut Connection, random: &mut Random) {
         }
     }
     assert!(sent == peer_received && received == peer_sent);
-    let wire = ours.close();
+    let wire = close(ours);
     feed(peer, &wire, random, &mut peer_received);
     assert!(ours.send(b"more").is_err(), "data after close_notify");
     // The other direction goes on.
@@ -72,6 +72,24 @@ fn exchange(ours: &mut Ours, peer: &mut Connection, random: &mut Random) {
     assert_eq!(ours.take(&drain(peer)).unwrap(), b"last");
     assert!(ours.records.peer_closed());
     assert_eq!(ours.take(b"whatever follows").unwrap(), b"");
+}
+
+/// Up to `most` bytes, short ones as often as long ones.
+fn some(random: &mut Random, most: usize) -> Vec<u8> {
+    let most = if random.below(2) == 0 { 64 } else { most };
+    let len = random.below(most) + 1;
+    (0..=255)
+        .cycle()
+        .skip(random.below(256))
+        .take(len)
+        .collect()
+}
+
+/// Our close_notify.
+fn close(ours: &mut Ours) -> Vec<u8> {
+    let mut wire = Vec::new();
+    ours.records.close(&mut wire).unwrap();
+    wire
 }
 
 fn drain(peer: &mut Connection) -> Vec<u8> {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use ringgate::record::{Handshake, Hello, Progress};
 use rustls::pki_types::ServerName;
 
-use crate::pair::{Configs, NAME, Ours, certificate, configs};
+use crate::close;
+use crate::pair::{Configs, NAME, Ours, configs, identity};
 
 /// How long OpenSSL may take to say something.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -142,7 +143,7 @@ impl Wire {
     }
 
     fn end(&mut self) {
-        let wire = self.ours.close();
+        let wire = close(&mut self.ours);
         self.socket.write_all(&wire).unwrap();
     }
 }
@@ -158,9 +159,9 @@ fn receive(socket: &mut TcpStream) -> Vec<u8> {
 
 fn material() -> (tempfile::TempDir, Configs) {
     let dir = tempfile::tempdir().unwrap();
-    let (certificate, key) = certificate();
-    std::fs::write(dir.path().join("cert.der"), certificate).unwrap();
-    std::fs::write(dir.path().join("key.der"), key).unwrap();
+    let identity = identity();
+    std::fs::write(dir.path().join("cert.der"), &identity.certificate).unwrap();
+    std::fs::write(dir.path().join("key.der"), &identity.key).unwrap();
     let configs = configs("TLS13_AES_256_GCM_SHA384", &rustls::version::TLS13, 2);
     (dir, configs)
 }
