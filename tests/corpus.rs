@@ -171,5 +171,7 @@ replays!(
     head,
     config,
     yaml,
-    json
+    json,
+    hbone,
+    hpack
 );

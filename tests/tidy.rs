@@ -32,6 +32,7 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
     ("oidc", true, &["vocab", "jwt"]),
     ("extauthz", true, &["vocab", "http", "policy::facts"]),
     ("upstream", true, &["vocab"]),
+    ("hbone", true, &["vocab"]),
     ("config", true, L1),
     ("exchange", true, L1),
     ("role", true, L2),
@@ -43,15 +44,15 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
 ];
 
 const L1: &[&str] = &[
-    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream",
+    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "hbone",
 ];
 const L2: &[&str] = &[
-    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "config",
-    "exchange",
+    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "hbone",
+    "config", "exchange",
 ];
 const L3: &[&str] = &[
-    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "config",
-    "exchange", "role",
+    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "hbone",
+    "config", "exchange", "role",
 ];
 const L4: &[&str] = &[
     "vocab",
@@ -62,6 +63,7 @@ const L4: &[&str] = &[
     "oidc",
     "extauthz",
     "upstream",
+    "hbone",
     "config",
     "exchange",
     "role",
@@ -78,6 +80,7 @@ const L5: &[&str] = &[
     "oidc",
     "extauthz",
     "upstream",
+    "hbone",
     "config",
     "exchange",
     "role",
@@ -94,6 +97,7 @@ const L6: &[&str] = &[
     "oidc",
     "extauthz",
     "upstream",
+    "hbone",
     "config",
     "exchange",
     "role",
