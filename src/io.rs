@@ -8,6 +8,7 @@ pub mod clock;
 pub mod h1;
 pub mod hbone;
 pub mod listener;
+pub mod mux;
 pub mod relay;
 pub mod rt;
 pub mod stream;
