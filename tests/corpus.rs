@@ -172,5 +172,7 @@ replays!(
     record,
     config,
     yaml,
-    json
+    json,
+    hbone,
+    hpack
 );

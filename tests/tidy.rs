@@ -33,6 +33,7 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
     ("extauthz", true, &["vocab", "http", "policy::facts"]),
     ("upstream", true, &["vocab"]),
     ("record", true, &["vocab"]),
+    ("hbone", true, &["vocab"]),
     ("config", true, L1),
     ("exchange", true, L1),
     ("role", true, L2),
@@ -44,15 +45,15 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
 ];
 
 const L1: &[&str] = &[
-    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "record",
+    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "record", "hbone",
 ];
 const L2: &[&str] = &[
     "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "record",
-    "config", "exchange",
+    "hbone", "config", "exchange",
 ];
 const L3: &[&str] = &[
     "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "record",
-    "config", "exchange", "role",
+    "hbone", "config", "exchange", "role",
 ];
 const L4: &[&str] = &[
     "vocab",
@@ -64,6 +65,7 @@ const L4: &[&str] = &[
     "extauthz",
     "upstream",
     "record",
+    "hbone",
     "config",
     "exchange",
     "role",
@@ -81,6 +83,7 @@ const L5: &[&str] = &[
     "extauthz",
     "upstream",
     "record",
+    "hbone",
     "config",
     "exchange",
     "role",
@@ -98,6 +101,7 @@ const L6: &[&str] = &[
     "extauthz",
     "upstream",
     "record",
+    "hbone",
     "config",
     "exchange",
     "role",

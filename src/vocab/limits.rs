@@ -47,6 +47,38 @@ pub const H2_STREAMS: u32 = 200;
 pub const H2_TASKS: usize = 400;
 /// Streams that this process opens on one HBONE connection before it opens another (ztunnel's default).
 pub const HBONE_STREAMS_PER_CONNECTION: usize = 100;
+/// Receive window of a tunnel (ztunnel's value).
+pub const HBONE_STREAM_WINDOW_BYTES: u32 = 4 << 20;
+/// Receive window of a connection that carries tunnels (ztunnel's value): larger than a tunnel's, so that one whose reader
+/// is slow does not stop the others.
+pub const HBONE_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// Longest frame of a connection that carries tunnels (ztunnel's value).
+pub const HBONE_FRAME_BYTES: u32 = 1 << 20;
+/// Header list of a CONNECT that is taken (ztunnel's value).
+pub const HBONE_HEADER_LIST_BYTES: u32 = 64 << 10;
+/// Header list of the answer to a CONNECT that is taken (ztunnel's value).
+pub const HBONE_ANSWER_LIST_BYTES: u32 = 16 << 10;
+/// One compressed header block of a tunnel, continuations included.
+pub const HBONE_BLOCK_BYTES: usize = 64 << 10;
+/// CONTINUATION frames of one header block.
+pub const HBONE_CONTINUATIONS: u32 = 16;
+/// Table of the header decompression of one connection (RFC 9113's initial value).
+pub const HPACK_TABLE_BYTES: usize = 4096;
+/// One SETTINGS frame of a connection that carries tunnels.
+pub const HBONE_SETTINGS_BYTES: u32 = 1024;
+/// Frames that move nothing (PING, SETTINGS, empty DATA, small updates, resets) which a peer may send at once.
+pub const HBONE_IDLE_FRAMES: u32 = 10_000;
+/// Such frames that it may send in a second from then on, beside one for each frame that moves something.
+pub const HBONE_IDLE_FRAMES_PER_S: u64 = 1000;
+/// What a stream counts as such frames that the peer resets before we have looked at it (CVE-2023-44487), or that it makes
+/// us reset.
+pub const HBONE_RESET_COST: u32 = 20;
+/// Window updates below this many bytes move nothing.
+pub const HBONE_SMALL_UPDATE_BYTES: u32 = 1024;
+/// Streams that we have reset lately, whose frames may still be under way.
+pub const HBONE_RESETS_KEPT: usize = 256;
+/// What waits to be written to a connection that carries tunnels, beyond which its streams wait and nothing is read.
+pub const HBONE_OUTBOX_BYTES: usize = 256 << 10;
 /// Connections, and streams of HTTP/2 connections, that one core serves at a time.
 pub const CONNECTIONS_PER_CORE: usize = 100_000;
 /// Decision records that wait for the writer, per core.
@@ -155,6 +187,9 @@ pub const RESET_WAIT_MS: u64 = 1000;
 const _: () = assert!(TARGET_BYTES < HEAD_BYTES);
 const _: () = assert!(HELD_BODY_BYTES < HELD_BODIES_BYTES);
 const _: () = assert!(H2_TASKS > H2_STREAMS as usize);
+const _: () = assert!(HBONE_STREAM_WINDOW_BYTES < HBONE_CONNECTION_WINDOW_BYTES);
+const _: () = assert!(HBONE_ANSWER_LIST_BYTES <= HBONE_HEADER_LIST_BYTES);
+const _: () = assert!(HBONE_RESET_COST < HBONE_IDLE_FRAMES);
 const _: () = assert!(TOKEN_BYTES < HEAD_BYTES);
 const _: () = assert!(COOKIE_BYTES < 4096);
 const _: () = assert!(CONNECT_MS < CONNECT_ALL_MS);

@@ -3,6 +3,7 @@
 
 pub mod certificate;
 pub mod config;
+pub mod hbone;
 pub mod head;
 pub mod host;
 pub mod istio;
@@ -36,6 +37,8 @@ pub const ALL: &[Target] = &[
     target("config", config::run, 1_000),
     target("yaml", istio::yaml, 4_000),
     target("json", istio::json, 2_000),
+    target("hbone", hbone::run, 4_000),
+    target("hpack", hbone::hpack, 4_000),
 ];
 
 const fn target(name: &'static str, run: fn(&[u8]), changed: u32) -> Target {

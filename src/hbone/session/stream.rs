@@ -1,0 +1,139 @@
+//! One stream: how far each side is, its windows, what is held of it (RFC 9113 section 5.1).
+
+use crate::hbone::flow::{ReceiveWindow, SendWindow};
+use crate::hbone::session::{Session, Side};
+
+/// State of a stream that somebody holds.
+#[derive(Debug)]
+pub(super) struct Entry {
+    send: SendWindow,
+    receive: ReceiveWindow,
+    /// Bytes that were told and not released.
+    held: u32,
+    /// We have sent END_STREAM or the stream is reset.
+    local_closed: bool,
+    /// The peer has sent END_STREAM or the stream is reset.
+    remote_closed: bool,
+    reset: bool,
+    /// The final head of the server has passed: it is known to a client, sent by a server.
+    headed: bool,
+    /// That head made a tunnel of the stream: what follows is DATA alone.
+    pub(super) tunnel: bool,
+    taken: bool,
+    client: bool,
+}
+
+impl Entry {
+    pub(super) fn new(session: &Session) -> Self {
+        let client = session.own.side == Side::Client;
+        Self {
+            send: SendWindow::new(session.peer_window),
+            receive: ReceiveWindow::new(session.own.window),
+            held: 0,
+            local_closed: false,
+            remote_closed: false,
+            reset: false,
+            headed: false,
+            tunnel: false,
+            taken: client,
+            client,
+        }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        !(self.local_closed && self.remote_closed)
+    }
+
+    pub(super) fn is_reset(&self) -> bool {
+        self.reset
+    }
+
+    pub(super) fn local_closed(&self) -> bool {
+        self.local_closed
+    }
+
+    pub(super) fn remote_closed(&self) -> bool {
+        self.remote_closed
+    }
+
+    /// Whether DATA may follow: a server's comes after its head.
+    pub(super) fn may_send(&self) -> bool {
+        !self.local_closed && (self.client || self.headed)
+    }
+
+    pub(super) fn headed(&self) -> bool {
+        self.headed
+    }
+
+    pub(super) fn head(&mut self) {
+        self.headed = true;
+    }
+
+    pub(super) fn taken(&self) -> bool {
+        self.taken
+    }
+
+    pub(super) fn take(&mut self) {
+        self.taken = true;
+    }
+
+    pub(super) fn held(&self) -> u32 {
+        self.held
+    }
+
+    pub(super) fn room(&self) -> u32 {
+        self.send.room()
+    }
+
+    /// Widens the send window; `false` if it is too wide then.
+    pub(super) fn widen(&mut self, change: i64) -> bool {
+        self.send.add(change)
+    }
+
+    pub(super) fn sent(&mut self, bytes: u32) {
+        self.send.take(bytes);
+    }
+
+    /// Counts a frame's payload to the receive window; `false` if it is too much.
+    pub(super) fn receive(&mut self, bytes: u32) -> bool {
+        self.receive.take(bytes)
+    }
+
+    /// Holds bytes for the reader.
+    pub(super) fn hold(&mut self, bytes: u32) {
+        self.held = self.held.saturating_add(bytes);
+    }
+
+    /// Frees held bytes: how many, and the update that the peer is due.
+    pub(super) fn release(&mut self, bytes: u32) -> (u32, Option<u32>) {
+        let freed = bytes.min(self.held);
+        self.held = self.held.saturating_sub(freed);
+        (freed, self.free(freed))
+    }
+
+    /// Frees bytes that nobody held: padding.
+    pub(super) fn free(&mut self, bytes: u32) -> Option<u32> {
+        let update = self.receive.free(bytes);
+        update.filter(|_| !self.remote_closed)
+    }
+
+    /// Ends our side; `true` if that closed the stream.
+    pub(super) fn close_local(&mut self) -> bool {
+        let open = self.is_open();
+        self.local_closed = true;
+        open && !self.is_open()
+    }
+
+    /// Ends the peer's side; `true` if that closed the stream.
+    pub(super) fn close_remote(&mut self) -> bool {
+        let open = self.is_open();
+        self.remote_closed = true;
+        open && !self.is_open()
+    }
+
+    pub(super) fn reset(&mut self) {
+        self.reset = true;
+        self.local_closed = true;
+        self.remote_closed = true;
+    }
+}
