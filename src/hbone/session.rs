@@ -271,6 +271,11 @@ impl Session {
     /// [`Session::data_head`], so take it before each of those.
     pub fn take_output(&mut self, into: &mut Vec<u8>) {
         into.extend_from_slice(&self.out);
+        self.sent();
+    }
+
+    /// The caller has taken [`Session::output`].
+    pub fn sent(&mut self) {
         self.out.clear();
         if self.out.capacity() > OUTPUT_KEPT {
             self.out = Vec::new();
@@ -289,6 +294,12 @@ impl Session {
         self.open
     }
 
+    /// Whether the peer's settings have come: it speaks HTTP/2.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        self.settled
+    }
+
     /// Whether nothing is left to do but to close: one side has said that it ends, and every stream has ended.
     #[must_use]
     pub fn is_finished(&self) -> bool {
@@ -296,11 +307,16 @@ impl Session {
         self.failed.is_some() || (going && self.open == 0 && self.settled)
     }
 
+    /// Whether one side has said that it takes no new streams, or the connection is lost.
+    #[must_use]
+    pub fn is_going(&self) -> bool {
+        self.going != Going::No || self.peer_going.is_some() || self.failed.is_some()
+    }
+
     /// How many more streams may be opened now; a client's.
     #[must_use]
     pub fn room_for_streams(&self) -> u32 {
-        let ended = self.going != Going::No || self.peer_going.is_some() || self.next > MAX_STREAM;
-        if ended || self.failed.is_some() {
+        if self.is_going() || self.next > MAX_STREAM {
             return 0;
         }
         self.peer_max_streams.saturating_sub(self.open)
@@ -312,7 +328,7 @@ impl Session {
     /// `OpenError`.
     pub fn open(&mut self, head: &ConnectHead<'_>) -> Result<u32, OpenError> {
         let server = self.own.side == Side::Server;
-        if server || self.going != Going::No || self.peer_going.is_some() || self.failed.is_some() {
+        if server || self.is_going() {
             return Err(OpenError::GoingAway);
         }
         if self.next > MAX_STREAM {

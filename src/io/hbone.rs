@@ -3,7 +3,7 @@
 //! A client keeps its connections in a pool of the core; the key holds the caller's identity, so one
 //! workload's tunnel is never used for another.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -11,61 +11,18 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
-use h2::{Ping, PingPong};
 use http::{Method, Request, StatusCode};
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 
 use crate::io::clock;
+use crate::io::mux::{Mux, MuxError};
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::stream::Stream;
 use crate::io::tls;
-use crate::io::tunnel::{Lease, Tunnel};
 use crate::policy::Permit;
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
-
-const STREAM_WINDOW: u32 = 4 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-const FRAME_BYTES: u32 = 1 << 20;
-const HEADER_LIST_BYTES: u32 = 64 << 10;
-
-/// An HTTP/2 server connection that takes tunnels.
-pub type ServerConnection = h2::server::Connection<Stream, Bytes>;
-
-/// Starts the HTTP/2 side of an accepted HBONE connection.
-///
-/// # Errors
-/// The peer does not speak HTTP/2.
-pub async fn serve(stream: Stream) -> Result<ServerConnection, h2::Error> {
-    h2::server::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_BYTES)
-        .max_header_list_size(HEADER_LIST_BYTES)
-        .max_concurrent_streams(limits::H2_STREAMS)
-        .handshake(stream)
-        .await
-}
-
-/// Asks the peer now and then whether it is there; ends when it does not answer. An HTTP/2 connection that carries
-/// tunnels may be silent for hours, so nothing else tells.
-pub async fn silent(ping: Option<PingPong>) {
-    if let Some(mut ping) = ping {
-        loop {
-            rt::sleep(limits::PING_MS).await;
-            match rt::timeout(limits::PONG_MS, ping.ping(Ping::opaque())).await {
-                Ok(Ok(_pong)) => {}
-                // The connection ends by itself.
-                Ok(Err(_ended)) => break,
-                Err(rt::Elapsed) => return,
-            }
-        }
-    }
-    std::future::pending::<()>().await;
-}
 
 /// Why a tunnel could not be opened.
 #[derive(Debug, Error)]
@@ -96,7 +53,7 @@ pub enum HboneError {
         to: SocketAddr,
         /// Cause.
         #[source]
-        source: h2::Error,
+        source: MuxError,
     },
     /// The far end answered something else than 200.
     #[error("far end answered {0}")]
@@ -138,26 +95,31 @@ type Key = (SpiffeId, SocketAddr, SpiffeId, usize);
 
 #[derive(Debug)]
 struct Pooled {
-    send: SendRequest<Bytes>,
-    streams: Rc<Cell<usize>>,
-    alive: Rc<Cell<bool>>,
+    mux: Mux,
     /// When it was last seen to carry a tunnel.
     used: Instant,
 }
 
+/// A connection that leaves the pool still carries its tunnels to their end.
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        self.mux.drain();
+    }
+}
+
 impl Pooled {
     fn has_room(&self) -> bool {
-        let most = limits::HBONE_STREAMS_PER_CONNECTION.min(self.send.current_max_send_streams());
-        self.alive.get() && self.streams.get() < most
+        let open = self.mux.open_streams();
+        open < limits::HBONE_STREAMS_PER_CONNECTION && self.mux.room_for_streams() > 0
     }
 
     /// Whether it stays in the pool. One that goes still carries its tunnels to their end.
     fn stays(&mut self, now: Instant) -> bool {
-        if self.streams.get() > 0 {
+        if self.mux.open_streams() > 0 {
             self.used = now;
         }
         let idle = now.saturating_duration_since(self.used);
-        self.alive.get() && idle < Duration::from_millis(limits::IDLE_HBONE_MS)
+        self.mux.is_alive() && idle < Duration::from_millis(limits::IDLE_HBONE_MS)
     }
 }
 
@@ -180,23 +142,22 @@ impl Pool {
     }
 
     async fn open_inner(&self, far: &Far) -> Result<Stream, HboneError> {
-        let (mut send, lease) = self.connection(far).await?;
+        let request = connect_head(far)?;
         let framing = |source| HboneError::Framing {
             to: far.address,
             source,
         };
-        let (response, body) = send
-            .send_request(connect_head(far)?, false)
-            .map_err(framing)?;
-        let response = response.await.map_err(framing)?;
+        // Until the first await nobody else takes the room that was found.
+        let mux = self.connection(far).await?;
+        let (response, tunnel) = mux.open(&request).await.map_err(framing)?;
         if response.status() != StatusCode::OK {
             return Err(HboneError::Refused(response.status()));
         }
-        Ok(Tunnel::new(body, response.into_body(), Some(lease)).into())
+        Ok(tunnel.into())
     }
 
     /// A connection with room for one more stream. Connecting is serialised per key.
-    async fn connection(&self, far: &Far) -> Result<(SendRequest<Bytes>, Lease), HboneError> {
+    async fn connection(&self, far: &Far) -> Result<Mux, HboneError> {
         // A rotated SVID has a new configuration, so new tunnels get a new connection.
         let key = (
             far.source.clone(),
@@ -206,18 +167,15 @@ impl Pool {
         );
         let slot = Rc::clone(self.by_key.borrow_mut().entry(key).or_default());
         let mut pooled = slot.lock().await;
-        pooled.retain(|p| p.alive.get());
-        for p in pooled.iter().filter(|p| p.has_room()) {
-            // Not ready after GOAWAY: it carries what it carries, and takes no more.
-            if let Ok(ready) = p.send.clone().ready().await {
-                return Ok((ready, Lease::take(&p.streams)));
-            }
-            p.alive.set(false);
+        // After GOAWAY it carries what it carries, and takes no more.
+        pooled.retain(|p| p.mux.is_alive());
+        if let Some(p) = pooled.iter().find(|p| p.has_room()) {
+            return Ok(p.mux.clone());
         }
         let fresh = connect(far).await?;
-        let got = (fresh.send.clone(), Lease::take(&fresh.streams));
+        let mux = fresh.mux.clone();
         pooled.push(fresh);
-        Ok(got)
+        Ok(mux)
     }
 
     /// Forgets connections that are gone or idle for long; called now and then.
@@ -281,36 +239,20 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
             want: far.expected.to_string(),
         });
     }
-    let (send, mut connection) = h2::client::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(FRAME_BYTES)
-        .max_header_list_size(HEADER_LIST_BYTES / 4)
-        .enable_push(false)
-        .handshake::<_, Bytes>(stream)
-        .await
-        .map_err(|source| HboneError::Framing {
-            to: far.address,
-            source,
-        })?;
-    let alive = Rc::new(Cell::new(true));
-    let ended = Rc::clone(&alive);
-    let silent = silent(connection.ping_pong());
+    let (mux, driver) = Mux::client(stream);
+    let silent = mux.clone().silent();
     rt::spawn(async move {
         tokio::select! {
-            done = connection => {
+            done = driver.run() => {
                 if let Err(error) = done {
                     tracing::debug!(%error, "HBONE connection ended");
                 }
             }
             () = silent => tracing::debug!("HBONE peer does not answer"),
         }
-        ended.set(false);
     });
     Ok(Pooled {
-        send,
-        streams: Rc::new(Cell::new(0)),
-        alive,
+        mux,
         used: clock::now(),
     })
 }

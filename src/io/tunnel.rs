@@ -7,8 +7,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
-use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::hbone::Code;
+use crate::io::mux::{Mux, Payload};
 
 /// Most bytes that one write hands to the framing layer.
 const WRITE_BYTES: usize = 64 * 1024;
@@ -16,13 +18,11 @@ const WRITE_BYTES: usize = 64 * 1024;
 /// A CONNECT stream.
 #[derive(Debug)]
 pub struct Tunnel {
-    send: SendStream<Bytes>,
-    recv: RecvStream,
+    mux: Mux,
+    id: u32,
     rest: Bytes,
     ended: bool,
     finished: bool,
-    /// Counts down the streams of the connection when the tunnel goes.
-    _lease: Option<Lease>,
 }
 
 /// A place among the streams of one connection.
@@ -45,17 +45,46 @@ impl Drop for Lease {
 }
 
 impl Tunnel {
-    /// From the two directions of a stream.
-    #[must_use]
-    pub fn new(send: SendStream<Bytes>, recv: RecvStream, lease: Option<Lease>) -> Self {
+    /// A stream of a connection; the only handle of it.
+    pub(super) fn new(mux: Mux, id: u32) -> Self {
         Self {
-            send,
-            recv,
+            mux,
+            id,
             rest: Bytes::new(),
             ended: false,
             finished: false,
-            _lease: lease,
         }
+    }
+
+    /// The next piece of what the peer sends, in the memory it was received in; `None` at its end.
+    ///
+    /// # Errors
+    /// The stream or its connection broke.
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        if !self.rest.is_empty() {
+            return Poll::Ready(Ok(Some(std::mem::take(&mut self.rest))));
+        }
+        if self.ended {
+            return Poll::Ready(Ok(None));
+        }
+        let chunk = ready!(self.mux.poll_chunk(self.id, cx))?;
+        self.ended = chunk.is_none();
+        Poll::Ready(Ok(chunk))
+    }
+
+    /// Sends as much of `bytes` as there is room for, without copying it unless it is short; ready when none is left.
+    ///
+    /// # Errors
+    /// The stream or its connection takes no more.
+    pub fn poll_send(&mut self, cx: &mut Context<'_>, bytes: &mut Bytes) -> Poll<io::Result<()>> {
+        while !bytes.is_empty() {
+            let room = ready!(self.mux.poll_room(self.id, bytes.len(), cx))?;
+            let payload = bytes.split_to(room);
+            if !self.mux.send(self.id, Payload::Held(payload), false) {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Ready when the peer has reset the stream: it takes no more, and nothing else tells while nothing is sent.
@@ -63,32 +92,20 @@ impl Tunnel {
         if self.finished {
             return Poll::Pending;
         }
-        self.send.poll_reset(cx).map(|_why| ())
+        self.mux.poll_gone(self.id, cx)
     }
 
     /// Breaks the stream off so that the peer cannot take it for complete (RFC 9113 section 8.5).
     pub(super) fn abort(&mut self) {
         self.finished = true;
-        self.send.send_reset(Reason::CONNECT_ERROR);
+        self.mux.reset(self.id, Code::CONNECT_ERROR);
     }
 }
 
 /// No more is wanted, and nothing is broken: the peer reads it as the end.
 impl Drop for Tunnel {
     fn drop(&mut self) {
-        if !self.finished {
-            self.send.send_reset(Reason::CANCEL);
-        }
-    }
-}
-
-fn broken(error: h2::Error) -> io::Error {
-    if error.is_io() {
-        error
-            .into_io()
-            .unwrap_or_else(|| io::ErrorKind::BrokenPipe.into())
-    } else {
-        io::Error::other(error)
+        self.mux.forget(self.id);
     }
 }
 
@@ -98,53 +115,34 @@ impl AsyncRead for Tunnel {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        while self.rest.is_empty() {
-            if self.ended {
-                return Poll::Ready(Ok(()));
-            }
-            match ready!(self.recv.poll_data(cx)) {
-                Some(Ok(data)) => self.rest = data,
-                None => self.ended = true,
-                // A peer that resets without error has only ended its side.
-                Some(Err(e)) if matches!(e.reason(), Some(Reason::NO_ERROR | Reason::CANCEL)) => {
-                    self.ended = true;
-                }
-                Some(Err(e)) => return Poll::Ready(Err(broken(e))),
-            }
-        }
-        let n = self.rest.len().min(buf.remaining());
-        buf.put_slice(self.rest.get(..n).unwrap_or_default());
-        self.rest.advance(n);
-        self.recv
-            .flow_control()
-            .release_capacity(n)
-            .map_err(broken)?;
+        let Some(mut chunk) = ready!(self.poll_chunk(cx))? else {
+            return Poll::Ready(Ok(()));
+        };
+        let n = chunk.len().min(buf.remaining());
+        buf.put_slice(chunk.get(..n).unwrap_or_default());
+        chunk.advance(n);
+        self.rest = chunk;
         Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Tunnel {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let want = buf.len().min(WRITE_BYTES);
-        self.send.reserve_capacity(want);
-        let mut room = self.send.capacity();
-        while room == 0 {
-            room = match ready!(self.send.poll_capacity(cx)) {
-                Some(granted) => granted.map_err(broken)?,
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            };
-        }
-        let n = room.min(want);
-        let data = Bytes::copy_from_slice(buf.get(..n).unwrap_or_default());
-        self.send.send_data(data, false).map_err(broken)?;
-        Poll::Ready(Ok(n))
+        let most = buf.len().min(WRITE_BYTES);
+        let n = ready!(self.mux.poll_room(self.id, most, cx))?;
+        let payload = Payload::Copied(buf.get(..n).unwrap_or_default());
+        Poll::Ready(if self.mux.send(self.id, payload, false) {
+            Ok(n)
+        } else {
+            Err(io::ErrorKind::BrokenPipe.into())
+        })
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -154,10 +152,9 @@ impl AsyncWrite for Tunnel {
     fn poll_shutdown(mut self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.finished {
             self.finished = true;
-            match self.send.send_data(Bytes::new(), true) {
-                // The peer that has ended may have reset the stream; there is nobody to tell then.
-                Err(error) if !self.ended => return Poll::Ready(Err(broken(error))),
-                Ok(()) | Err(_) => {}
+            // The peer that has ended may have reset the stream; there is nobody to tell then.
+            if !self.mux.send(self.id, Payload::Copied(&[]), true) && !self.ended {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
             }
         }
         Poll::Ready(Ok(()))

@@ -3,17 +3,16 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use h2::server::SendResponse;
 use http::{Method, Request, Response, StatusCode};
 
 use crate::config::checked::{Node, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
+use crate::io::mux::{Respond, ServerConnection};
 use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
 use crate::io::tunnel::Tunnel;
-use crate::io::{clock, hbone, tls};
+use crate::io::{clock, tls};
 use crate::policy::Connection;
 use crate::role::plan::SitePoint;
 use crate::telemetry::record::Kind;
@@ -94,17 +93,17 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
     let Some(principal) = proof.peer else {
         return story.fail(CloseReason::Handshake, "client showed no certificate");
     };
-    let mut connection = match rt::timeout(limits::HANDSHAKE_MS, hbone::serve(stream)).await {
-        Ok(Ok(connection)) => connection,
+    let mut connection = ServerConnection::new(stream);
+    match rt::timeout(limits::HANDSHAKE_MS, connection.handshake()).await {
+        Ok(Ok(())) => {}
         Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
         Err(rt::Elapsed) => {
             return story.fail(CloseReason::Timeout, "HTTP/2 handshake is too slow");
         }
-    };
+    }
     story.forget();
     let local = OriginalDst(SocketAddr::new(local.ip().to_canonical(), local.port()));
-    let silent = hbone::silent(connection.ping_pong());
-    streams::serve(&core, connection, silent, |request, respond| {
+    streams::serve_tunnels(&core, connection, |request, respond| {
         let arrival = Arrival {
             core: Rc::clone(&core),
             at: at.clone(),
@@ -126,11 +125,7 @@ struct Arrival {
 }
 
 /// One CONNECT stream.
-async fn tunnel(
-    arrival: Arrival,
-    request: Request<h2::RecvStream>,
-    mut respond: SendResponse<Bytes>,
-) {
+async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond) {
     let authority = request
         .uri()
         .authority()
@@ -198,8 +193,8 @@ async fn through(
     arrival: &Arrival,
     point: SitePoint,
     authority: &Host,
-    body: h2::RecvStream,
-    mut respond: SendResponse<Bytes>,
+    body: Tunnel,
+    mut respond: Respond,
 ) {
     let Arrival {
         core,
@@ -281,17 +276,17 @@ async fn http(
     Box::pin(serve::http(core, site, stream, false)).await;
 }
 
-fn refuse(respond: &mut SendResponse<Bytes>, status: StatusCode) {
+fn refuse(respond: &mut Respond, status: StatusCode) {
     let mut response = Response::new(());
     *response.status_mut() = status;
-    if let Err(error) = respond.send_response(response, true) {
+    if let Err(error) = respond.send_response(&response, true) {
         tracing::trace!(%error, "CONNECT stream is gone");
     }
 }
 
-fn accept(respond: &mut SendResponse<Bytes>, body: h2::RecvStream) -> Option<Stream> {
-    let send = respond.send_response(Response::new(()), false).ok()?;
-    Some(Tunnel::new(send, body, None).into())
+fn accept(respond: &mut Respond, body: Tunnel) -> Option<Stream> {
+    respond.send_response(&Response::new(()), false).ok()?;
+    Some(body.into())
 }
 
 /// Direct mTLS at a waypoint, or a client of the egress gateway's explicit proxy (plaintext or TLS).

@@ -114,20 +114,7 @@ impl Session {
     ) -> Outcome<bool> {
         let rest = input.get(*at..).unwrap_or_default();
         match self.read {
-            Read::Preface(seen) => {
-                let want = PREFACE.get(seen..).unwrap_or_default();
-                let n = want.len().min(rest.len());
-                if rest.get(..n) != want.get(..n) {
-                    return protocol("not the preface of HTTP/2");
-                }
-                *at = at.saturating_add(n);
-                self.read = if n == want.len() {
-                    Read::default()
-                } else {
-                    Read::Preface(seen.saturating_add(n))
-                };
-                Ok(n == want.len())
-            }
+            Read::Preface(seen) => self.preface(seen, rest, at),
             Read::Head(mut bytes, have) => {
                 let want = bytes.get_mut(have..).unwrap_or_default();
                 let n = want.len().min(rest.len());
@@ -183,6 +170,21 @@ impl Session {
                 Ok(left == 0)
             }
         }
+    }
+
+    fn preface(&mut self, seen: usize, rest: &[u8], at: &mut usize) -> Outcome<bool> {
+        let want = PREFACE.get(seen..).unwrap_or_default();
+        let n = want.len().min(rest.len());
+        if rest.get(..n) != want.get(..n) {
+            return protocol("not the preface of HTTP/2");
+        }
+        *at = at.saturating_add(n);
+        self.read = if n == want.len() {
+            Read::default()
+        } else {
+            Read::Preface(seen.saturating_add(n))
+        };
+        Ok(n == want.len())
     }
 
     /// What a head says of the frame that follows.

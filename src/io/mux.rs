@@ -1,0 +1,736 @@
+//! A connection that carries tunnels: one task reads and writes, the tunnels are handles on its core.
+//!
+//! What the tunnels send gathers in an outbox, so that the frames that came together in one turn of the loop go out in one
+//! write. What comes is handed on in the pieces it was read in. While nothing moves, nothing is held.
+
+mod outbox;
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response, StatusCode};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
+
+use crate::hbone::head::{Fields, Kept};
+use crate::hbone::{
+    Code, ConnectHead, ConnectionError, Event, OpenError, RequestHead, ResponseHead, Session,
+    Settings, Table,
+};
+use crate::io::stream::Stream;
+use crate::io::tunnel::Tunnel;
+use crate::io::{clock, rt};
+use crate::vocab::limits;
+use outbox::{Outbox, SLICES};
+
+/// A buffer that is received into.
+const READ_BYTES: usize = 64 * 1024;
+/// It is replaced when less than this is left of it.
+const LEAST_READ_BYTES: usize = 16 * 1024;
+/// Payloads below this are gathered where the reader does not keep up, or each would hold its whole buffer.
+const GATHERED_BYTES: usize = 4096;
+
+/// Why a connection of tunnels, or a stream of it, ended.
+#[derive(Debug, Error)]
+pub enum MuxError {
+    /// The carrier broke.
+    #[error("connection broke")]
+    Io(#[source] io::Error),
+    /// The peer broke the protocol.
+    #[error(transparent)]
+    Protocol(ConnectionError),
+    /// No stream can be opened.
+    #[error(transparent)]
+    Open(OpenError),
+    /// The stream was reset.
+    #[error("stream was reset: {0}")]
+    Reset(Code),
+    /// The connection ended first.
+    #[error("connection has ended")]
+    Ended,
+}
+
+/// One stream's side of it.
+#[derive(Debug, Default)]
+struct Slot {
+    chunks: VecDeque<Bytes>,
+    /// Small payloads behind the chunks.
+    tail: BytesMut,
+    reader: Option<Waker>,
+    writer: Option<Waker>,
+    gone: Option<Waker>,
+    answer: Option<ResponseHead>,
+    ended: bool,
+    reset: Option<Code>,
+}
+
+impl Slot {
+    fn push(&mut self, payload: Bytes) {
+        let waits = !self.chunks.is_empty() || !self.tail.is_empty();
+        if waits && payload.len() < GATHERED_BYTES {
+            self.tail.extend_from_slice(&payload);
+            return;
+        }
+        if !self.tail.is_empty() {
+            self.chunks.push_back(self.tail.split().freeze());
+        }
+        self.chunks.push_back(payload);
+    }
+
+    fn pop(&mut self) -> Option<Bytes> {
+        let next = self.chunks.pop_front();
+        let next = next
+            .or_else(|| (!self.tail.is_empty()).then(|| std::mem::take(&mut self.tail).freeze()));
+        if self.chunks.is_empty() && self.chunks.capacity() > 8 {
+            self.chunks = VecDeque::new();
+        }
+        next
+    }
+
+    fn wake(&mut self) {
+        for waker in [&mut self.reader, &mut self.writer, &mut self.gone] {
+            wake(waker);
+        }
+    }
+}
+
+fn wake(waker: &mut Option<Waker>) {
+    if let Some(waker) = waker.take() {
+        waker.wake();
+    }
+}
+
+/// Registers the task, without a clone if it is there already.
+fn register(waker: &mut Option<Waker>, cx: &Context<'_>) {
+    if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+        *waker = Some(cx.waker().clone());
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    session: Session,
+    outbox: Outbox,
+    slots: Table<Slot>,
+    incoming: VecDeque<(u32, RequestHead)>,
+    /// The task that reads and writes.
+    driver: Option<Waker>,
+    ponged: bool,
+    pong: Option<Waker>,
+    /// Streams wait for the outbox.
+    crowded: bool,
+    ended: bool,
+}
+
+impl State {
+    /// Takes what the session has to send, and has it sent.
+    fn sent(&mut self) {
+        self.outbox.take(&mut self.session);
+        if !self.outbox.is_empty() {
+            wake(&mut self.driver);
+        }
+    }
+
+    /// Takes what was read.
+    fn receive(&mut self, now_ms: u64, input: &Bytes) -> Result<(), ConnectionError> {
+        let Self {
+            session,
+            slots,
+            incoming,
+            ponged,
+            pong,
+            ..
+        } = self;
+        let taken = session.receive(now_ms, input, &mut |event| match event {
+            Event::Request { id, head, end } => {
+                let slot = Slot {
+                    ended: end,
+                    ..Slot::default()
+                };
+                slots.insert(id, slot);
+                incoming.push_back((id, head));
+            }
+            Event::Response { id, head } => {
+                if let Some(slot) = slots.find_mut(id) {
+                    slot.answer = Some(head);
+                    wake(&mut slot.reader);
+                }
+            }
+            Event::Data { id, range } => {
+                if let Some(slot) = slots.find_mut(id) {
+                    slot.push(input.slice(range));
+                    wake(&mut slot.reader);
+                }
+            }
+            Event::End { id } => {
+                if let Some(slot) = slots.find_mut(id) {
+                    slot.ended = true;
+                    wake(&mut slot.reader);
+                }
+            }
+            Event::Reset { id, code, .. } => {
+                if let Some(slot) = slots.find_mut(id) {
+                    slot.reset = Some(code);
+                    slot.wake();
+                }
+            }
+            Event::Room { id: 0 } => slots.iter_mut().for_each(|(_, s)| wake(&mut s.writer)),
+            Event::Room { id } => {
+                if let Some(slot) = slots.find_mut(id) {
+                    wake(&mut slot.writer);
+                }
+            }
+            Event::Pong => {
+                *ponged = true;
+                wake(pong);
+            }
+            Event::GoAway { last, code } => tracing::debug!(last, %code, "HBONE peer goes away"),
+        });
+        self.outbox.take(&mut self.session);
+        taken
+    }
+
+    /// Nothing moves any more.
+    fn end(&mut self) {
+        self.ended = true;
+        self.slots.iter_mut().for_each(|(_, slot)| slot.wake());
+        wake(&mut self.pong);
+        wake(&mut self.driver);
+    }
+}
+
+/// A connection, as its tunnels and whoever opens or takes them hold it.
+#[derive(Clone, Debug)]
+pub struct Mux(Rc<RefCell<State>>);
+
+impl Mux {
+    fn new(settings: Settings) -> Self {
+        let mut state = State {
+            session: Session::new(settings),
+            outbox: Outbox::default(),
+            slots: Table::default(),
+            incoming: VecDeque::new(),
+            driver: None,
+            ponged: false,
+            pong: None,
+            crowded: false,
+            ended: false,
+        };
+        state.outbox.take(&mut state.session);
+        Self(Rc::new(RefCell::new(state)))
+    }
+
+    /// A client's end of a connection over `stream`, and what reads and writes it.
+    #[must_use]
+    pub fn client(stream: Stream) -> (Self, Driver) {
+        let mux = Self::new(Settings::CLIENT);
+        (mux.clone(), Driver::new(stream, mux))
+    }
+
+    /// How many more streams may be opened now; 0 once it has ended or goes away.
+    #[must_use]
+    pub fn room_for_streams(&self) -> usize {
+        let state = self.0.borrow();
+        if state.ended {
+            return 0;
+        }
+        usize::try_from(state.session.room_for_streams()).unwrap_or(usize::MAX)
+    }
+
+    /// Streams that are open.
+    #[must_use]
+    pub fn open_streams(&self) -> usize {
+        usize::try_from(self.0.borrow().session.open_streams()).unwrap_or(usize::MAX)
+    }
+
+    /// Whether it takes new streams, now or when others have ended.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        let state = self.0.borrow();
+        !state.ended && !state.session.is_going()
+    }
+
+    /// Sends a CONNECT and waits for the answer; the tunnel is open if that is 200.
+    ///
+    /// # Errors
+    /// `MuxError`.
+    pub async fn open(&self, request: &Request<()>) -> Result<(Response<()>, Tunnel), MuxError> {
+        let mut fields = Fields::default();
+        for kept in Kept::ALL {
+            let value = request.headers().get(kept.name());
+            if let Some(value) = value.and_then(|v| v.to_str().ok()) {
+                fields = fields.with(kept, value);
+            }
+        }
+        let authority = request.uri().authority().map_or("", |a| a.as_str());
+        let head = ConnectHead {
+            authority,
+            fields: &fields,
+        };
+        let id = {
+            let mut state = self.0.borrow_mut();
+            if state.ended {
+                return Err(MuxError::Ended);
+            }
+            let id = state.session.open(&head).map_err(MuxError::Open)?;
+            state.slots.insert(id, Slot::default());
+            state.sent();
+            id
+        };
+        let tunnel = Tunnel::new(self.clone(), id);
+        let head = std::future::poll_fn(|cx| self.poll_answer(id, cx)).await?;
+        let mut response = Response::new(());
+        *response.status_mut() =
+            StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        put_fields(&head.fields, response.headers_mut());
+        Ok((response, tunnel))
+    }
+
+    fn poll_answer(&self, id: u32, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, MuxError>> {
+        let mut state = self.0.borrow_mut();
+        let ended = state.ended;
+        let Some(slot) = state.slots.find_mut(id) else {
+            return Poll::Ready(Err(MuxError::Ended));
+        };
+        if let Some(head) = slot.answer.take() {
+            return Poll::Ready(Ok(head));
+        }
+        if let Some(code) = slot.reset {
+            return Poll::Ready(Err(MuxError::Reset(code)));
+        }
+        if ended {
+            return Poll::Ready(Err(MuxError::Ended));
+        }
+        register(&mut slot.reader, cx);
+        Poll::Pending
+    }
+
+    /// Takes no new streams; those that are open go on to their end.
+    pub fn drain(&self) {
+        let mut state = self.0.borrow_mut();
+        state.session.drain();
+        state.sent();
+        // With nothing open it ends at once.
+        wake(&mut state.driver);
+    }
+
+    /// Asks the peer now and then whether it is there; ends when it does not answer. A connection that carries tunnels may
+    /// be silent for hours, so nothing else tells.
+    pub async fn silent(self) {
+        loop {
+            rt::sleep(limits::PING_MS).await;
+            {
+                let mut state = self.0.borrow_mut();
+                state.ponged = false;
+                state.session.ping();
+                state.sent();
+            }
+            let answer = std::future::poll_fn(|cx| {
+                let mut state = self.0.borrow_mut();
+                if state.ponged {
+                    return Poll::Ready(());
+                }
+                register(&mut state.pong, cx);
+                Poll::Pending
+            });
+            if rt::timeout(limits::PONG_MS, answer).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// The next piece of what the peer sends on a stream; `None` at its end.
+    pub(super) fn poll_chunk(
+        &self,
+        id: u32,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<Option<Bytes>>> {
+        let mut state = self.0.borrow_mut();
+        let ended = state.ended;
+        let Some(slot) = state.slots.find_mut(id) else {
+            return Poll::Ready(Ok(None));
+        };
+        if let Some(chunk) = slot.pop() {
+            let n = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+            state.session.release(id, n);
+            state.sent();
+            return Poll::Ready(Ok(Some(chunk)));
+        }
+        match slot.reset {
+            _ if slot.ended => return Poll::Ready(Ok(None)),
+            // A peer that resets without error has only ended its side.
+            Some(code) if code.is_plain_end() => return Poll::Ready(Ok(None)),
+            Some(code) => return Poll::Ready(Err(io::Error::other(MuxError::Reset(code)))),
+            None if ended => return Poll::Ready(Err(io::Error::other(MuxError::Ended))),
+            None => register(&mut slot.reader, cx),
+        }
+        Poll::Pending
+    }
+
+    /// Waits until a stream may send, `most` bytes at the most; how many.
+    pub(super) fn poll_room(
+        &self,
+        id: u32,
+        most: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        let mut state = self.0.borrow_mut();
+        let full = state.outbox.is_full();
+        let room = state.session.room(id).filter(|_| !state.ended);
+        let Some(room) = room else {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        };
+        let room = usize::try_from(room).unwrap_or(usize::MAX).min(most);
+        if room > 0 && !full {
+            return Poll::Ready(Ok(room));
+        }
+        state.crowded |= full;
+        if let Some(slot) = state.slots.find_mut(id) {
+            register(&mut slot.writer, cx);
+        }
+        Poll::Pending
+    }
+
+    /// Sends a payload for which there is room; with `end` our side ends. `false` if it cannot be sent any more.
+    pub(super) fn send(&self, id: u32, payload: Payload<'_>, end: bool) -> bool {
+        let mut state = self.0.borrow_mut();
+        let state = &mut *state;
+        let len = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        state.outbox.take(&mut state.session);
+        let Some(head) = state.session.data_head(id, len, end) else {
+            return false;
+        };
+        state.outbox.copy(&head);
+        match payload {
+            Payload::Copied(bytes) => state.outbox.copy(bytes),
+            Payload::Held(bytes) => state.outbox.push(bytes),
+        }
+        state.sent();
+        true
+    }
+
+    /// Ready when the peer has reset a stream, or the connection has ended.
+    pub(super) fn poll_gone(&self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.0.borrow_mut();
+        let ended = state.ended;
+        match state.slots.find_mut(id) {
+            Some(slot) if slot.reset.is_none() && !ended => {
+                register(&mut slot.gone, cx);
+                Poll::Pending
+            }
+            Some(_) | None => Poll::Ready(()),
+        }
+    }
+
+    /// Resets a stream.
+    pub(super) fn reset(&self, id: u32, code: Code) {
+        let mut state = self.0.borrow_mut();
+        state.session.reset(id, code);
+        state.sent();
+    }
+
+    /// The handle of a stream is gone.
+    pub(super) fn forget(&self, id: u32) {
+        let mut state = self.0.borrow_mut();
+        state.session.forget(id);
+        drop(state.slots.remove(id));
+        state.sent();
+        if state.session.is_finished() {
+            wake(&mut state.driver);
+        }
+    }
+
+    fn respond(&self, id: u32, head: &ResponseHead, end: bool) -> bool {
+        let mut state = self.0.borrow_mut();
+        let sent = !state.ended && state.session.respond(id, head, end);
+        state.sent();
+        sent
+    }
+}
+
+fn put_fields(fields: &Fields, headers: &mut http::HeaderMap) {
+    for kept in Kept::ALL {
+        let value = fields.find(kept);
+        if let Some(value) = value.and_then(|v| http::HeaderValue::from_str(v).ok()) {
+            headers.insert(http::HeaderName::from_static(kept.name()), value);
+        }
+    }
+}
+
+/// What a frame carries.
+pub(super) enum Payload<'b> {
+    /// Bytes of somebody else.
+    Copied(&'b [u8]),
+    /// Bytes that can be kept.
+    Held(Bytes),
+}
+
+impl Payload<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Copied(bytes) => bytes.len(),
+            Self::Held(bytes) => bytes.len(),
+        }
+    }
+}
+
+thread_local! {
+    /// The buffer that all connections of a core receive into: one that waits for bytes holds none.
+    static SPARE: RefCell<BytesMut> = RefCell::default();
+}
+
+/// What reads and writes a connection.
+#[derive(Debug)]
+pub struct Driver {
+    stream: Stream,
+    mux: Mux,
+    started: Instant,
+}
+
+impl Driver {
+    fn new(stream: Stream, mux: Mux) -> Self {
+        Self {
+            stream,
+            mux,
+            started: clock::now(),
+        }
+    }
+
+    /// Reads and writes until the connection ends.
+    ///
+    /// # Errors
+    /// It did not end in order.
+    pub async fn run(mut self) -> Result<(), MuxError> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// Writes what waits and takes what has come. Ready at the end of the connection.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), MuxError>> {
+        let polled = self.poll_both(cx);
+        if polled.is_ready() {
+            self.mux.0.borrow_mut().end();
+        }
+        polled
+    }
+
+    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), MuxError>> {
+        register(&mut self.mux.0.borrow_mut().driver, cx);
+        loop {
+            let written = self.poll_write(cx).map_err(MuxError::Io)?;
+            {
+                let state = self.mux.0.borrow();
+                if state.session.is_finished() && written.is_ready() {
+                    drop(state);
+                    ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).map_err(MuxError::Io)?;
+                    return Poll::Ready(Ok(()));
+                }
+                // Who does not read what it has asked for is not read either; and taken first, then read on.
+                if state.outbox.is_full() || !state.incoming.is_empty() {
+                    return Poll::Pending;
+                }
+            }
+            let chunk = ready!(self.poll_read(cx)).map_err(MuxError::Io)?;
+            if chunk.is_empty() {
+                let open = self.mux.0.borrow().session.open_streams();
+                return Poll::Ready(match open {
+                    0 => Ok(()),
+                    _ => Err(MuxError::Io(io::ErrorKind::UnexpectedEof.into())),
+                });
+            }
+            let now_ms = elapsed_ms(self.started);
+            let taken = self.mux.0.borrow_mut().receive(now_ms, &chunk);
+            if let Err(error) = taken {
+                // The peer learns why if it takes it at once.
+                let told = self.poll_write(cx);
+                tracing::trace!(told = told.is_ready(), "GOAWAY");
+                return Poll::Ready(Err(MuxError::Protocol(error)));
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        let mut spare = SPARE.take();
+        if spare.capacity() < LEAST_READ_BYTES {
+            spare.reserve(READ_BYTES);
+        }
+        let polled = pin!(self.stream.read_buf(&mut spare)).poll(cx);
+        let chunk = spare.split().freeze();
+        SPARE.set(spare);
+        polled.map_ok(|_n| chunk)
+    }
+
+    /// Writes all that waits; ready when nothing does.
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.mux.0.borrow_mut();
+        let mut wrote = false;
+        while !state.outbox.is_empty() {
+            let n = {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let n = state.outbox.fill(&mut slices);
+                let slices = slices.get(..n).unwrap_or_default();
+                ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?
+            };
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            wrote = true;
+            state.outbox.wrote(n);
+            if state.crowded && state.outbox.has_room() {
+                state.crowded = false;
+                state
+                    .slots
+                    .iter_mut()
+                    .for_each(|(_, s)| wake(&mut s.writer));
+            }
+        }
+        drop(state);
+        if wrote {
+            return Pin::new(&mut self.stream).poll_flush(cx);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Milliseconds since an instant.
+fn elapsed_ms(since: Instant) -> u64 {
+    let passed = clock::now().saturating_duration_since(since);
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A request, the tunnel that it asks for in it, and what answers it.
+type Taken = (Request<Tunnel>, Respond);
+
+/// A server's end of a connection.
+#[derive(Debug)]
+pub struct ServerConnection {
+    driver: Driver,
+    mux: Mux,
+}
+
+impl ServerConnection {
+    /// A connection over `stream`.
+    #[must_use]
+    pub fn new(stream: Stream) -> Self {
+        let mux = Mux::new(Settings::SERVER);
+        Self {
+            driver: Driver::new(stream, mux.clone()),
+            mux,
+        }
+    }
+
+    /// What its tunnels hold of it.
+    #[must_use]
+    pub fn mux(&self) -> &Mux {
+        &self.mux
+    }
+
+    /// Waits until the client has shown that it speaks HTTP/2.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn handshake(&mut self) -> Result<(), MuxError> {
+        std::future::poll_fn(|cx| {
+            let polled = self.driver.poll(cx)?;
+            if self.mux.0.borrow().session.is_settled() {
+                return Poll::Ready(Ok(()));
+            }
+            polled.map(|()| Err(MuxError::Ended))
+        })
+        .await
+    }
+
+    /// The next request; the tunnel in it is one once it is answered with 200. Reads and writes the connection meanwhile.
+    /// `None` at its end.
+    ///
+    /// # Errors
+    /// It did not end in order.
+    pub async fn accept(&mut self) -> Result<Option<Taken>, MuxError> {
+        std::future::poll_fn(|cx| self.poll_accept(cx)).await
+    }
+
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Taken>, MuxError>> {
+        if let Some(taken) = self.taken() {
+            return Poll::Ready(Ok(Some(taken)));
+        }
+        let polled = self.driver.poll(cx)?;
+        match self.taken() {
+            Some(taken) => Poll::Ready(Ok(Some(taken))),
+            None => polled.map(|()| Ok(None)),
+        }
+    }
+
+    fn taken(&self) -> Option<Taken> {
+        let (id, head) = {
+            let mut state = self.mux.0.borrow_mut();
+            let (id, head) = state.incoming.pop_front()?;
+            state.session.take(id);
+            (id, head)
+        };
+        let respond = Respond {
+            mux: self.mux.clone(),
+            id,
+        };
+        let mut request = Request::new(Tunnel::new(self.mux.clone(), id));
+        if head.connect {
+            *request.method_mut() = Method::CONNECT;
+        }
+        if let Ok(authority) = head.authority.parse::<http::uri::Authority>() {
+            let mut parts = http::uri::Parts::default();
+            parts.authority = Some(authority);
+            *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
+        }
+        put_fields(&head.fields, request.headers_mut());
+        Some((request, respond))
+    }
+
+    /// Ends the connection at once for what the peer does.
+    pub fn abort(&mut self, what: &'static str) {
+        let mut state = self.mux.0.borrow_mut();
+        state.session.fail(ConnectionError {
+            code: Code::ENHANCE_YOUR_CALM,
+            what,
+        });
+        state.sent();
+    }
+}
+
+/// Its tunnels see the end, however it came.
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.mux.0.borrow_mut().end();
+    }
+}
+
+/// Answers one request.
+#[derive(Debug)]
+pub struct Respond {
+    mux: Mux,
+    id: u32,
+}
+
+impl Respond {
+    /// Sends the answer; with `end` nothing follows.
+    ///
+    /// # Errors
+    /// The stream is gone.
+    pub fn send_response(&mut self, response: &Response<()>, end: bool) -> Result<(), MuxError> {
+        let mut head = ResponseHead::new(response.status().as_u16());
+        for kept in Kept::ALL {
+            let value = response.headers().get(kept.name());
+            if let Some(value) = value.and_then(|v| v.to_str().ok()) {
+                head.fields = head.fields.with(kept, value);
+            }
+        }
+        if self.mux.respond(self.id, &head, end) {
+            Ok(())
+        } else {
+            Err(MuxError::Ended)
+        }
+    }
+}
