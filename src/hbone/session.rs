@@ -204,6 +204,8 @@ pub struct Session {
     peer_max_streams: u32,
     send: SendWindow,
     receive: ReceiveWindow,
+    /// What slow streams may hold yet without narrowing the connection's window.
+    advance: u32,
     decoder: Decoder,
     /// The peer has shrunk its table, which the next block must answer (RFC 7541 section 4.2).
     shrink: bool,
@@ -251,6 +253,7 @@ impl Session {
             peer_max_streams: u32::MAX,
             send: SendWindow::new(INITIAL_WINDOW),
             receive: ReceiveWindow::new(own.connection_window.max(INITIAL_WINDOW)),
+            advance: limits::HBONE_ADVANCE_BYTES,
             decoder: Decoder::default(),
             shrink: false,
             read,
@@ -403,7 +406,7 @@ impl Session {
         let Some(entry) = self.streams.find_mut(id) else {
             return;
         };
-        let (freed, update) = entry.release(bytes);
+        let (freed, update) = entry.release(bytes, &mut self.advance);
         if let Some(more) = update {
             frame::put(
                 &mut self.out,
@@ -457,8 +460,9 @@ impl Session {
             Code::CANCEL
         };
         self.reset(id, code);
-        if let Some(entry) = self.streams.remove(id) {
-            self.credit(entry.held());
+        if let Some(mut entry) = self.streams.remove(id) {
+            let back = entry.let_go(u32::MAX, &mut self.advance);
+            self.credit(back);
         }
     }
 

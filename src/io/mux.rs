@@ -4,6 +4,8 @@
 //! write. What comes is handed on in the pieces it was read in. While nothing moves, nothing is held.
 
 mod outbox;
+#[cfg(test)]
+mod tests;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

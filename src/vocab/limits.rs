@@ -52,6 +52,11 @@ pub const HBONE_STREAM_WINDOW_BYTES: u32 = 4 << 20;
 /// Receive window of a connection that carries tunnels (ztunnel's value): larger than a tunnel's, so that one whose reader
 /// is slow does not stop the others.
 pub const HBONE_CONNECTION_WINDOW_BYTES: u32 = 16 << 20;
+/// What a tunnel whose reader is slow takes of its connection's window; what it holds beyond that is on account of
+/// `HBONE_ADVANCE_BYTES`.
+pub const HBONE_CHARGED_BYTES: u32 = 256 << 10;
+/// What slow tunnels of one connection may hold together without narrowing its window.
+pub const HBONE_ADVANCE_BYTES: u32 = 64 << 20;
 /// Longest frame of a connection that carries tunnels (ztunnel's value).
 pub const HBONE_FRAME_BYTES: u32 = 1 << 20;
 /// Header list of a CONNECT that is taken (ztunnel's value).
@@ -188,6 +193,7 @@ const _: () = assert!(TARGET_BYTES < HEAD_BYTES);
 const _: () = assert!(HELD_BODY_BYTES < HELD_BODIES_BYTES);
 const _: () = assert!(H2_TASKS > H2_STREAMS as usize);
 const _: () = assert!(HBONE_STREAM_WINDOW_BYTES < HBONE_CONNECTION_WINDOW_BYTES);
+const _: () = assert!(HBONE_CHARGED_BYTES < HBONE_STREAM_WINDOW_BYTES);
 const _: () = assert!(HBONE_ANSWER_LIST_BYTES <= HBONE_HEADER_LIST_BYTES);
 const _: () = assert!(HBONE_RESET_COST < HBONE_IDLE_FRAMES);
 const _: () = assert!(TOKEN_BYTES < HEAD_BYTES);

@@ -20,6 +20,7 @@ mod client;
 mod egress;
 mod entry;
 mod frames;
+mod hbone;
 mod headers;
 mod http2;
 mod lies;

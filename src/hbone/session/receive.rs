@@ -397,7 +397,8 @@ impl Session {
             data.left = data.left.saturating_sub(n);
             match self.streams.find_mut(data.id) {
                 Some(entry) if !entry.is_reset() => {
-                    entry.hold(n);
+                    let back = entry.hold(n, &mut self.advance);
+                    self.credit(back);
                     let (id, range) = (data.id, from..*at);
                     sink(Event::Data { id, range });
                 }

@@ -2,6 +2,7 @@
 
 use crate::hbone::flow::{ReceiveWindow, SendWindow};
 use crate::hbone::session::{Session, Side};
+use crate::vocab::limits;
 
 /// State of a stream that somebody holds.
 #[derive(Debug)]
@@ -10,6 +11,8 @@ pub(super) struct Entry {
     receive: ReceiveWindow,
     /// Bytes that were told and not released.
     held: u32,
+    /// Of those, bytes that the connection's window has got back already.
+    advanced: u32,
     /// We have sent END_STREAM or the stream is reset.
     local_closed: bool,
     /// The peer has sent END_STREAM or the stream is reset.
@@ -30,6 +33,7 @@ impl Entry {
             send: SendWindow::new(session.peer_window),
             receive: ReceiveWindow::new(session.own.window),
             held: 0,
+            advanced: 0,
             local_closed: false,
             remote_closed: false,
             reset: false,
@@ -77,10 +81,6 @@ impl Entry {
         self.taken = true;
     }
 
-    pub(super) fn held(&self) -> u32 {
-        self.held
-    }
-
     pub(super) fn room(&self) -> u32 {
         self.send.room()
     }
@@ -99,16 +99,33 @@ impl Entry {
         self.receive.take(bytes)
     }
 
-    /// Holds bytes for the reader.
-    pub(super) fn hold(&mut self, bytes: u32) {
+    /// Holds bytes for the reader. What the stream holds beyond its share is taken out of `advance`: so many bytes go back
+    /// to the connection's window at once, so that a slow reader does not stop the other streams.
+    pub(super) fn hold(&mut self, bytes: u32, advance: &mut u32) -> u32 {
         self.held = self.held.saturating_add(bytes);
+        let over = self.held.saturating_sub(limits::HBONE_CHARGED_BYTES);
+        let more = over.saturating_sub(self.advanced).min(*advance);
+        *advance = advance.saturating_sub(more);
+        self.advanced = self.advanced.saturating_add(more);
+        more
     }
 
-    /// Frees held bytes: how many, and the update that the peer is due.
-    pub(super) fn release(&mut self, bytes: u32) -> (u32, Option<u32>) {
+    /// Frees held bytes: how many go back to the connection's window, and the update that the peer is due.
+    pub(super) fn release(&mut self, bytes: u32, advance: &mut u32) -> (u32, Option<u32>) {
+        let freed = bytes.min(self.held);
+        let back = self.let_go(freed, advance);
+        (back, self.free(freed))
+    }
+
+    /// Frees held bytes, and puts back into `advance` what they had out of it.
+    pub(super) fn let_go(&mut self, bytes: u32, advance: &mut u32) -> u32 {
         let freed = bytes.min(self.held);
         self.held = self.held.saturating_sub(freed);
-        (freed, self.free(freed))
+        let over = self.held.saturating_sub(limits::HBONE_CHARGED_BYTES);
+        let repaid = self.advanced.saturating_sub(over).min(freed);
+        self.advanced = self.advanced.saturating_sub(repaid);
+        *advance = advance.saturating_add(repaid);
+        freed.saturating_sub(repaid)
     }
 
     /// Frees bytes that nobody held: padding.
