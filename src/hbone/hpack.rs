@@ -313,10 +313,11 @@ mod tests {
     }
 
     fn hex(text: &str) -> Vec<u8> {
-        let digits: String = text.split_whitespace().collect();
-        (0..digits.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(&digits[at..at + 2], 16).unwrap())
+        let digits: Vec<u8> = text.bytes().filter(u8::is_ascii_hexdigit).collect();
+        let digit = |b: u8| u8::try_from(char::from(b).to_digit(16).unwrap()).unwrap();
+        let pairs = digits.chunks(2);
+        pairs
+            .map(|two| digit(two[0]) << 4 | digit(two[1]))
             .collect()
     }
 

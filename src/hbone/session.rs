@@ -5,6 +5,7 @@
 //! for those it gets the head of a frame ([`Session::data_head`]) and sends its own bytes behind it. Payloads of the peer
 //! are told as ranges of the input. Every stream that was told or opened stays until [`Session::forget`].
 
+mod control;
 mod receive;
 mod stream;
 #[cfg(test)]

@@ -139,6 +139,15 @@ impl State {
         }
     }
 
+    /// The next piece that the peer has sent on a stream, which counts as read then.
+    fn pop(&mut self, id: u32) -> Option<Bytes> {
+        let chunk = self.slots.find_mut(id)?.pop()?;
+        let n = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+        self.session.release(id, n);
+        self.sent();
+        Some(chunk)
+    }
+
     /// Takes what was read.
     fn receive(&mut self, now_ms: u64, input: &Bytes) -> Result<(), ConnectionError> {
         let Self {
@@ -354,16 +363,13 @@ impl Mux {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Option<Bytes>>> {
         let mut state = self.0.borrow_mut();
+        if let Some(chunk) = state.pop(id) {
+            return Poll::Ready(Ok(Some(chunk)));
+        }
         let ended = state.ended;
         let Some(slot) = state.slots.find_mut(id) else {
             return Poll::Ready(Ok(None));
         };
-        if let Some(chunk) = slot.pop() {
-            let n = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
-            state.session.release(id, n);
-            state.sent();
-            return Poll::Ready(Ok(Some(chunk)));
-        }
         match slot.reset {
             _ if slot.ended => return Poll::Ready(Ok(None)),
             // A peer that resets without error has only ended its side.
@@ -373,6 +379,11 @@ impl Mux {
             None => register(&mut slot.reader, cx),
         }
         Poll::Pending
+    }
+
+    /// The next piece that is here already.
+    pub(super) fn chunk_at_hand(&self, id: u32) -> Option<Bytes> {
+        self.0.borrow_mut().pop(id)
     }
 
     /// Waits until a stream may send, `most` bytes at the most; how many.
@@ -557,6 +568,10 @@ impl Driver {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
+        if self.stream.gives_chunks() {
+            let polled = self.stream.poll_chunk(cx);
+            return polled.map_ok(Option::unwrap_or_default);
+        }
         let mut spare = SPARE.take();
         if spare.capacity() < LEAST_READ_BYTES {
             spare.reserve(READ_BYTES);

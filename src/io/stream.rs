@@ -111,15 +111,16 @@ impl Stream {
     }
 
     /// Whether what it receives can be taken in the memory it was received in.
-    fn gives_chunks(&self) -> bool {
-        self.prefix.is_empty() && matches!(self.kind, Kind::Tls(_))
+    pub(super) fn gives_chunks(&self) -> bool {
+        self.prefix.is_empty() && matches!(self.kind, Kind::Tls(_) | Kind::Tunnel(_))
     }
 
     /// The next piece in the memory it was received in; `None` at the end.
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+    pub(super) fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
         match &mut self.kind {
             Kind::Tls(tls) => tls.poll_chunk(cx),
-            Kind::Tcp(_) | Kind::Tunnel(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
+            Kind::Tunnel(tunnel) => tunnel.poll_chunk(cx),
+            Kind::Tcp(_) => Poll::Ready(Err(io::ErrorKind::Unsupported.into())),
         }
     }
 
@@ -127,7 +128,8 @@ impl Stream {
     fn chunk_at_hand(&mut self, cx: &mut Context<'_>) -> io::Result<Option<Bytes>> {
         match &mut self.kind {
             Kind::Tls(tls) => tls.buffered_chunk(cx),
-            Kind::Tcp(_) | Kind::Tunnel(_) => Ok(None),
+            Kind::Tunnel(tunnel) => Ok(tunnel.chunk_at_hand()),
+            Kind::Tcp(_) => Ok(None),
         }
     }
 

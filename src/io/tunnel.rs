@@ -72,6 +72,14 @@ impl Tunnel {
         Poll::Ready(Ok(chunk))
     }
 
+    /// As `poll_chunk`, of what is here already; `None` if there is no more.
+    pub(super) fn chunk_at_hand(&mut self) -> Option<Bytes> {
+        if !self.rest.is_empty() {
+            return Some(std::mem::take(&mut self.rest));
+        }
+        self.mux.chunk_at_hand(self.id)
+    }
+
     /// Sends as much of `bytes` as there is room for, without copying it unless it is short; ready when none is left.
     ///
     /// # Errors

@@ -1,13 +1,10 @@
 //! What the peer sends: frame by frame, with the errors of RFC 9113 and their scope.
 
-use crate::hbone::frame::{
-    self, Code, FrameHead, HEAD_BYTES, MAX_MAX_FRAME, MAX_WINDOW, MIN_MAX_FRAME, PREFACE, flag,
-    kind, setting,
-};
+use crate::hbone::frame::{self, Code, FrameHead, HEAD_BYTES, PREFACE, flag, kind};
 use crate::hbone::head::{self, Malformed, RequestHead, ResponseHead};
 use crate::hbone::hpack::HpackError;
 use crate::hbone::session::stream::Entry;
-use crate::hbone::session::{ConnectionError, DRAIN_PING, Event, Going, Session, Side};
+use crate::hbone::session::{ConnectionError, Event, Going, Session, Side};
 use crate::vocab::limits;
 
 /// Where in the peer's bytes we are.
@@ -51,13 +48,13 @@ pub(super) struct Block {
     frames: u32,
 }
 
-type Outcome<T = ()> = Result<T, ConnectionError>;
+pub(super) type Outcome<T = ()> = Result<T, ConnectionError>;
 
-fn error<T>(code: Code, what: &'static str) -> Outcome<T> {
+pub(super) fn error<T>(code: Code, what: &'static str) -> Outcome<T> {
     Err(ConnectionError { code, what })
 }
 
-fn protocol<T>(what: &'static str) -> Outcome<T> {
+pub(super) fn protocol<T>(what: &'static str) -> Outcome<T> {
     error(Code::PROTOCOL_ERROR, what)
 }
 
@@ -253,7 +250,7 @@ impl Session {
     }
 
     /// Takes from what the peer may do that moves nothing.
-    fn spend(&mut self, cost: u32) -> Outcome {
+    pub(super) fn spend(&mut self, cost: u32) -> Outcome {
         if self.flood.spend(cost) {
             Ok(())
         } else {
@@ -262,7 +259,7 @@ impl Session {
     }
 
     /// Whether no one has used the identifier yet.
-    fn is_idle(&self, id: u32) -> bool {
+    pub(super) fn is_idle(&self, id: u32) -> bool {
         let odd = id % 2 == 1;
         !odd || match self.own.side {
             Side::Client => id >= self.next,
@@ -271,7 +268,7 @@ impl Session {
     }
 
     /// Whether frames of a stream that we do not hold may be under way still.
-    fn is_late(&self, id: u32) -> bool {
+    pub(super) fn is_late(&self, id: u32) -> bool {
         let refused = matches!(self.going, Going::Final(last) if id > last);
         refused || self.resets.contains(&id)
     }
@@ -430,7 +427,12 @@ impl Session {
     }
 
     /// An error of one stream (RFC 9113 section 5.4.2).
-    fn stream_error(&mut self, id: u32, code: Code, sink: &mut impl FnMut(Event)) -> Outcome {
+    pub(super) fn stream_error(
+        &mut self,
+        id: u32,
+        code: Code,
+        sink: &mut impl FnMut(Event),
+    ) -> Outcome {
         self.spend(limits::HBONE_RESET_COST)?;
         match self.streams.find_mut(id) {
             Some(entry) if entry.is_reset() => {}
@@ -665,160 +667,10 @@ impl Session {
         }
         self.spend(if taken { 1 } else { limits::HBONE_RESET_COST })
     }
-
-    fn settings(
-        &mut self,
-        head: FrameHead,
-        payload: &[u8],
-        sink: &mut impl FnMut(Event),
-    ) -> Outcome {
-        self.spend(1)?;
-        if head.has(flag::ACK) {
-            return Ok(());
-        }
-        let mut wider = false;
-        for one in payload.chunks_exact(6) {
-            let &[i0, i1, v0, v1, v2, v3] = one else {
-                continue;
-            };
-            let value = u32::from_be_bytes([v0, v1, v2, v3]);
-            wider |= self.set(u16::from_be_bytes([i0, i1]), value)?;
-        }
-        self.settled = true;
-        frame::put(&mut self.out, kind::SETTINGS, flag::ACK, 0, &[]);
-        if wider {
-            sink(Event::Room { id: 0 });
-        }
-        Ok(())
-    }
-
-    /// Applies a setting of the peer; `true` if more may be sent now.
-    fn set(&mut self, id: u16, value: u32) -> Outcome<bool> {
-        match id {
-            setting::HEADER_TABLE_SIZE => {
-                let ours = u32::try_from(limits::HPACK_TABLE_BYTES).unwrap_or(u32::MAX);
-                self.shrink |= value < ours;
-            }
-            setting::ENABLE_PUSH => {
-                let most = u32::from(self.own.side == Side::Server);
-                if value > most {
-                    return protocol("ENABLE_PUSH has a value that it cannot have");
-                }
-            }
-            setting::MAX_CONCURRENT_STREAMS => self.peer_max_streams = value,
-            setting::INITIAL_WINDOW_SIZE => {
-                if i64::from(value) > MAX_WINDOW {
-                    return error(Code::FLOW_CONTROL_ERROR, "INITIAL_WINDOW_SIZE is too large");
-                }
-                let change = i64::from(value).saturating_sub(i64::from(self.peer_window));
-                self.peer_window = value;
-                for (_id, entry) in self.streams.iter_mut() {
-                    if !entry.widen(change) {
-                        return error(
-                            Code::FLOW_CONTROL_ERROR,
-                            "INITIAL_WINDOW_SIZE makes a window too large",
-                        );
-                    }
-                }
-                return Ok(change > 0);
-            }
-            setting::MAX_FRAME_SIZE => {
-                if !(MIN_MAX_FRAME..=MAX_MAX_FRAME).contains(&value) {
-                    return protocol("MAX_FRAME_SIZE has a value that it cannot have");
-                }
-                self.peer_max_frame = value;
-            }
-            // MAX_HEADER_LIST_SIZE is advice; what we do not know is ignored.
-            _ => {}
-        }
-        Ok(false)
-    }
-
-    fn pinged(&mut self, head: FrameHead, payload: &[u8], sink: &mut impl FnMut(Event)) -> Outcome {
-        if !head.has(flag::ACK) {
-            frame::put(&mut self.out, kind::PING, flag::ACK, 0, payload);
-            return self.spend(1);
-        }
-        if payload == DRAIN_PING && self.going == Going::Announced {
-            let last = self.last_peer;
-            self.put_go_away(Going::Final(last), last, Code::NO_ERROR);
-        } else if self.pinged && payload == super::ALIVE_PING {
-            self.pinged = false;
-            sink(Event::Pong);
-        } else {
-            self.spend(1)?;
-        }
-        Ok(())
-    }
-
-    fn peer_goes(&mut self, payload: &[u8], sink: &mut impl FnMut(Event)) -> Outcome {
-        self.spend(1)?;
-        let last = word(payload) & frame::MAX_STREAM;
-        let code = Code(word(payload.get(4..).unwrap_or_default()));
-        if self.peer_going.is_some_and(|before| last > before) {
-            return protocol("GOAWAY takes back what an earlier one said");
-        }
-        self.peer_going = Some(last);
-        sink(Event::GoAway { last, code });
-        if self.own.side == Side::Client {
-            let mut open = self.open;
-            for (id, entry) in self.streams.iter_mut() {
-                if id > last && !entry.is_reset() {
-                    open = open.saturating_sub(u32::from(entry.is_open()));
-                    entry.reset();
-                    sink(Event::Reset {
-                        id,
-                        code: Code::REFUSED_STREAM,
-                        ours: false,
-                    });
-                }
-            }
-            self.open = open;
-        }
-        Ok(())
-    }
-
-    fn update(&mut self, id: u32, more: u32, sink: &mut impl FnMut(Event)) -> Outcome {
-        let more = more & frame::MAX_STREAM;
-        if more < limits::HBONE_SMALL_UPDATE_BYTES {
-            self.spend(1)?;
-        }
-        if id == 0 {
-            if more == 0 {
-                return protocol("WINDOW_UPDATE of nothing");
-            }
-            if !self.send.add(i64::from(more)) {
-                return error(
-                    Code::FLOW_CONTROL_ERROR,
-                    "window of the connection is too large",
-                );
-            }
-            sink(Event::Room { id });
-            return Ok(());
-        }
-        let late = self.is_late(id);
-        if self.is_idle(id) && !late {
-            return protocol("WINDOW_UPDATE on a stream that is not open");
-        }
-        let Some(entry) = self.streams.find_mut(id) else {
-            return Ok(());
-        };
-        if entry.is_reset() {
-            return Ok(());
-        }
-        if more == 0 {
-            return self.stream_error(id, Code::PROTOCOL_ERROR, sink);
-        }
-        if !entry.widen(i64::from(more)) {
-            return self.stream_error(id, Code::FLOW_CONTROL_ERROR, sink);
-        }
-        sink(Event::Room { id });
-        Ok(())
-    }
 }
 
 /// The first four bytes as a number.
-fn word(payload: &[u8]) -> u32 {
+pub(super) fn word(payload: &[u8]) -> u32 {
     let bytes = payload.first_chunk::<4>();
     bytes.map_or(0, |bytes| u32::from_be_bytes(*bytes))
 }

@@ -286,7 +286,6 @@ fn connection_errors() {
         breaks(client, input, code);
     };
     let (protocol, size) = (Code::PROTOCOL_ERROR, Code::FRAME_SIZE_ERROR);
-    let flow = Code::FLOW_CONTROL_ERROR;
     any(
         &FrameHead {
             len: (1 << 20) + 1,
@@ -312,6 +311,17 @@ fn connection_errors() {
         &frame(kind::HEADERS, 4, 1, &[0x80]),
         Code::COMPRESSION_ERROR,
     );
+}
+
+#[test]
+fn connection_errors_of_other_frames() {
+    let (server, client) = (Settings::SERVER, Settings::CLIENT);
+    let any = |input: &[u8], code| {
+        breaks(server, input, code);
+        breaks(client, input, code);
+    };
+    let (protocol, size) = (Code::PROTOCOL_ERROR, Code::FRAME_SIZE_ERROR);
+    let flow = Code::FLOW_CONTROL_ERROR;
     any(&frame(kind::PRIORITY, 0, 0, &[0; 5]), protocol);
     any(&frame(kind::PRIORITY, 0, 1, &[0; 4]), size);
     any(&frame(kind::RST_STREAM, 0, 0, &[0; 4]), protocol);
@@ -367,7 +377,7 @@ fn connection_errors() {
     breaks(client, &answer(9, 200, 0), protocol);
     // A window that is wide already, and a setting that makes it wider.
     let wide = [
-        update(1, (MAX_WINDOW - 65_535) as u32),
+        update(1, u32::try_from(MAX_WINDOW - 65_535).unwrap()),
         settings(&[(4, 65_536)]),
     ]
     .concat();
@@ -410,7 +420,7 @@ fn stream_errors_of_a_server() {
     let ended = frame(kind::HEADERS, 5, 1, &connect_block());
     let data = frame(kind::DATA, 0, 1, b"x");
     check(&[ended.clone(), data.clone()], &[(1, Code::STREAM_CLOSED)]);
-    check(&[ended.clone(), connect(1)], &[(1, Code::STREAM_CLOSED)]);
+    check(&[ended, connect(1)], &[(1, Code::STREAM_CLOSED)]);
     check(&[connect(1), connect(1)], &[(1, Code::PROTOCOL_ERROR)]);
     check(&[connect(1), update(1, 0)], &[(1, Code::PROTOCOL_ERROR)]);
     let wide = [connect(1), update(1, 0x7fff_ffff)];
