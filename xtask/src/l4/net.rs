@@ -23,8 +23,8 @@ pub(crate) const NEIGHBOUR_UID: u32 = 21_004;
 /// `SO_MARK` of the proxies' own connections.
 pub(crate) const MARK: u32 = 1337;
 
-/// Open files of everything that runs there.
-const FILES: &str = "--nofile=200000:200000";
+/// As many open files as may be, for everything that runs there.
+const FILES: &str = "ulimit -n \"$(ulimit -Hn)\"; exec \"$@\"";
 
 /// One of the two machines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,8 +90,8 @@ impl Pair {
     /// A command on one of the machines, as root or as another user. It ends with this process.
     pub(crate) fn command(&self, side: Side, uid: Option<u32>, program: &Path) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", self.name(side), "prlimit", FILES]);
-        command.args(["setpriv", "--pdeathsig=KILL"]);
+        command.args(["netns", "exec", self.name(side)]);
+        command.args(["sh", "-c", FILES, "sh", "setpriv", "--pdeathsig=KILL"]);
         if let Some(uid) = uid {
             command.arg(format!("--reuid={uid}"));
             command.args([&format!("--regid={uid}"), "--clear-groups"]);
