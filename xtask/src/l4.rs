@@ -30,13 +30,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 pub(crate) use self::blast::run as load;
-pub(crate) use self::serve::run as serve;
 use self::case::{Case, Load};
 use self::options::Options;
 use self::peer::{Held, Peer, Rig};
 use self::process::Process;
 use self::profile::Recording;
 use self::report::Results;
+pub(crate) use self::serve::run as serve;
 use self::tools::Tools;
 
 /// How long memory may take to settle: allocators give back what they do not need within seconds.
@@ -63,12 +63,7 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> Result<bool> {
     Ok(true)
 }
 
-fn one_run(
-    number: usize,
-    options: &Options,
-    tools: &Tools,
-    results: &mut Results,
-) -> Result<()> {
+fn one_run(number: usize, options: &Options, tools: &Tools, results: &mut Results) -> Result<()> {
     let mut rigs = Vec::new();
     for peer in &options.peers {
         rigs.push(Rig::start(*peer, tools)?);
@@ -84,7 +79,12 @@ fn one_run(
         } else {
             for rig in held {
                 let sample = sampled(case, rig, options)?;
-                eprintln!("  {:<12} {:<18} {}", case.name, rig.peer().name(), brief(&sample));
+                eprintln!(
+                    "  {:<12} {:<18} {}",
+                    case.name,
+                    rig.peer().name(),
+                    brief(&sample)
+                );
                 results.add(case, rig.peer(), sample);
             }
         }
@@ -94,7 +94,10 @@ fn one_run(
 }
 
 fn sampled(case: &Case, rig: &Rig, options: &Options) -> Result<case::Sample> {
-    let profiled = options.profile.as_ref().filter(|_| rig.peer() != Peer::Direct);
+    let profiled = options
+        .profile
+        .as_ref()
+        .filter(|_| rig.peer() != Peer::Direct);
     let Some(directory) = profiled else {
         return case.sample(rig, options.seconds);
     };
@@ -116,7 +119,12 @@ fn idle(case: &Case, rigs: &[&Rig], connections: usize, results: &mut Results) -
     std::thread::sleep(SETTLE);
     for (rig, before) in rigs.iter().zip(&before) {
         let sample = case::memory(before, &memory(rig)?, connections)?;
-        eprintln!("  {:<12} {:<18} {}", case.name, rig.peer().name(), brief(&sample));
+        eprintln!(
+            "  {:<12} {:<18} {}",
+            case.name,
+            rig.peer().name(),
+            brief(&sample)
+        );
         results.add(case, rig.peer(), sample);
     }
     held.into_iter().try_for_each(Held::close)

@@ -151,12 +151,7 @@ pub fn hbone_client(listen: SocketAddr, server: SocketAddr, tls: Tls<'_>, log: &
 }
 
 /// The HBONE server side: CONNECT streams to `listen` that name one of `apps` go there.
-pub fn hbone_server(
-    listen: SocketAddr,
-    apps: &[SocketAddr],
-    tls: Tls<'_>,
-    log: &Path,
-) -> String {
+pub fn hbone_server(listen: SocketAddr, apps: &[SocketAddr], tls: Tls<'_>, log: &Path) -> String {
     let mut listeners = listener("inbound", listen, "");
     listeners.push_str(&tls.downstream(H2));
     let log = access_log(log, "%REQ(:AUTHORITY)%");

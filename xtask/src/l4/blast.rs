@@ -92,11 +92,16 @@ async fn measure(
     Outcome::new(latencies, bytes, began.elapsed())
 }
 
-fn spawn<T, F>(over: impl IntoIterator<Item = T>, task: impl Fn(T) -> F) -> Vec<JoinHandle<Result<Done>>>
+fn spawn<T, F>(
+    over: impl IntoIterator<Item = T>,
+    task: impl Fn(T) -> F,
+) -> Vec<JoinHandle<Result<Done>>>
 where
     F: Future<Output = Result<Done>> + Send + 'static,
 {
-    over.into_iter().map(|one| tokio::spawn(task(one))).collect()
+    over.into_iter()
+        .map(|one| tokio::spawn(task(one)))
+        .collect()
 }
 
 async fn open(address: SocketAddr) -> Result<TcpStream> {
@@ -145,7 +150,8 @@ async fn echo(mut stream: TcpStream, end: Instant) -> Result<Done> {
             return Ok(done);
         }
         ask(&mut stream).await?;
-        done.latencies_ns.push(u64::try_from(start.elapsed().as_nanos())?);
+        done.latencies_ns
+            .push(u64::try_from(start.elapsed().as_nanos())?);
     }
 }
 
@@ -157,7 +163,8 @@ async fn connect(address: SocketAddr, end: Instant) -> Result<Done> {
             return Ok(done);
         }
         ask(&mut open(address).await?).await?;
-        done.latencies_ns.push(u64::try_from(start.elapsed().as_nanos())?);
+        done.latencies_ns
+            .push(u64::try_from(start.elapsed().as_nanos())?);
     }
 }
 
@@ -236,7 +243,10 @@ mod tests {
     fn outcome_survives_its_line() {
         let latencies = (1..=200).map(|n| n * 1000).collect();
         let outcome = Outcome::new(latencies, 0, Duration::from_millis(1500)).expect("latencies");
-        assert_eq!((outcome.operations, outcome.p50_us, outcome.p99_us), (200, 101.0, 199.0));
+        assert_eq!(
+            (outcome.operations, outcome.p50_us, outcome.p99_us),
+            (200, 101.0, 199.0)
+        );
         assert_eq!(Outcome::parse(&outcome.line()).expect("own line"), outcome);
         assert!(Outcome::new(Vec::new(), 0, Duration::ZERO).is_err());
     }
@@ -272,7 +282,10 @@ mod tests {
             }
         };
         let error = against("echo", lie).expect_err("wrong bytes");
-        assert!(format!("{error:#}").contains("not what was sent"), "{error:#}");
+        assert!(
+            format!("{error:#}").contains("not what was sent"),
+            "{error:#}"
+        );
         let short = |mut stream: std::net::TcpStream| {
             let mut all = Vec::new();
             stream.read_to_end(&mut all).ok();

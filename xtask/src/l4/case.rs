@@ -38,17 +38,41 @@ pub(crate) struct Case {
     pub(crate) load: Load,
 }
 
-/// All cases.
+/// All cases; memory first, as long as nothing has been used.
 pub(crate) const ALL: [Case; 9] = [
-    case("bulk-up-1", "bulk, client sends, 1 connection", Load::Up(1)),
-    case("bulk-up-8", "bulk, client sends, 8 connections", Load::Up(8)),
-    case("bulk-down-1", "bulk, server sends, 1 connection", Load::Down(1)),
-    case("bulk-down-8", "bulk, server sends, 8 connections", Load::Down(8)),
-    case("rr-1", "request and response, 100 B, 1 connection", Load::Echo(1)),
-    case("rr-32", "request and response, 100 B, 32 connections", Load::Echo(32)),
-    case("connect-8", "connect, 100 B each way, close, 8 clients", Load::Connect(8)),
-    case("http-32", "HTTP keep-alive, 32 connections", Load::Http(32)),
     case("idle", "memory", Load::Idle),
+    case("bulk-up-1", "bulk, client sends, 1 connection", Load::Up(1)),
+    case(
+        "bulk-up-8",
+        "bulk, client sends, 8 connections",
+        Load::Up(8),
+    ),
+    case(
+        "bulk-down-1",
+        "bulk, server sends, 1 connection",
+        Load::Down(1),
+    ),
+    case(
+        "bulk-down-8",
+        "bulk, server sends, 8 connections",
+        Load::Down(8),
+    ),
+    case(
+        "rr-1",
+        "request and response, 100 B, 1 connection",
+        Load::Echo(1),
+    ),
+    case(
+        "rr-32",
+        "request and response, 100 B, 32 connections",
+        Load::Echo(32),
+    ),
+    case(
+        "connect-8",
+        "connect, 100 B each way, close, 8 clients",
+        Load::Connect(8),
+    ),
+    case("http-32", "HTTP keep-alive, 32 connections", Load::Http(32)),
 ];
 
 const fn case(name: &'static str, about: &'static str, load: Load) -> Case {
@@ -168,7 +192,13 @@ impl Case {
         let at = |port| SocketAddr::new(SERVER, port).to_string();
         let seconds = seconds.to_string();
         let own = |kind, port, connections: usize| {
-            let words = ["l4-load", kind, &at(port), &connections.to_string(), &seconds];
+            let words = [
+                "l4-load",
+                kind,
+                &at(port),
+                &connections.to_string(),
+                &seconds,
+            ];
             Outcome::parse(printed(rig, &words)?.trim())
         };
         match self.load {
@@ -177,7 +207,14 @@ impl Case {
             Load::Echo(connections) => own("echo", ECHO, connections),
             Load::Connect(connections) => own("connect", ECHO, connections),
             Load::Http(connections) => {
-                let words = ["load", &seconds, &connections.to_string(), &at(HTTP), "app", "/"];
+                let words = [
+                    "load",
+                    &seconds,
+                    &connections.to_string(),
+                    &at(HTTP),
+                    "app",
+                    "/",
+                ];
                 let printed = printed(rig, &words)?;
                 Ok(load::Outcome::parse(printed.trim())?.into())
             }
@@ -272,7 +309,10 @@ mod tests {
     }
 
     fn near(found: Option<f64>, wanted: f64) {
-        assert!(found.is_some_and(|found| (found - wanted).abs() < 1e-9), "{found:?} {wanted}");
+        assert!(
+            found.is_some_and(|found| (found - wanted).abs() < 1e-9),
+            "{found:?} {wanted}"
+        );
     }
 
     #[test]

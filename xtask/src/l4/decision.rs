@@ -19,7 +19,10 @@ pub(crate) fn run(root: &Path) -> Result<Vec<String>> {
     );
     let text = String::from_utf8_lossy(&output.stdout);
     let lines = estimates(&text);
-    ensure!(!lines.is_empty(), "the micro bench printed no estimate:\n{text}");
+    ensure!(
+        !lines.is_empty(),
+        "the micro bench printed no estimate:\n{text}"
+    );
     let mut table = vec![
         "**L4 decision, 10,000 policies of ten rules** (`decision`)\n".to_owned(),
         "| case | time |\n|---|---|".to_owned(),

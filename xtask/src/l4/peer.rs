@@ -306,7 +306,10 @@ impl Start<'_> {
                 log: "info",
             };
             let mut command = self.pair.command(side, None, &binary);
-            command.env_clear().envs(path()).envs(instance.environment());
+            command
+                .env_clear()
+                .envs(path())
+                .envs(instance.environment());
             let proxy = self.spawn(&mut command, workload.name)?;
             proxy.listens(15001)?;
             self.proxies.push(proxy);
@@ -382,7 +385,9 @@ fn captured_by_port() -> String {
 
 /// Enough of an environment to start programs with.
 fn path() -> BTreeMap<String, String> {
-    std::env::vars().filter(|(name, _)| name == "PATH").collect()
+    std::env::vars()
+        .filter(|(name, _)| name == "PATH")
+        .collect()
 }
 
 /// Idle connections through a rig; they close with this value.

@@ -40,7 +40,12 @@ impl Process {
 
     /// Waits until something in its network namespace listens on `port`.
     pub(crate) fn listens(&self, port: u16) -> Result<()> {
-        self.wait(&format!("port {port}"), || listening(self.id(), port))
+        let namespace = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+        let own = namespace("self");
+        self.wait(&format!("port {port}"), || {
+            // Until it has gone over to its own namespace, its tables are the machine's.
+            namespace(&self.id().to_string()) != own && listening(self.id(), port)
+        })
     }
 
     /// Waits until `done`; fails when the process ends before.

@@ -47,7 +47,10 @@ impl Recording {
         let said = String::from_utf8_lossy(&report.stderr);
         ensure!(report.status.success(), "perf report: {said}");
         let text = String::from_utf8_lossy(&report.stdout);
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+        let lines = text
+            .lines()
+            .map(|line| line.trim_end_matches([' ', '-']).trim_start()) // columns without numbers
+            .filter(|line| !line.is_empty());
         let top: Vec<&str> = lines.take(SYMBOLS).collect();
         std::fs::write(file, top.join("\n") + "\n")?;
         Ok(())

@@ -87,7 +87,10 @@ const GOALS: [Goal; 15] = [
 impl Results {
     /// Adds one sample.
     pub(crate) fn add(&mut self, case: &Case, peer: Peer, sample: Sample) {
-        self.samples.entry((case.name, peer)).or_default().push(sample);
+        self.samples
+            .entry((case.name, peer))
+            .or_default()
+            .push(sample);
     }
 
     fn spread(&self, case: &'static str, peer: Peer, metric: Metric) -> Option<Spread> {
@@ -193,7 +196,9 @@ impl Results {
         if text.is_empty() {
             return text;
         }
-        format!("\n| case | figure | wanted of ztunnel's | got | met |\n|---|---|---|---|---|\n{text}")
+        format!(
+            "\n| case | figure | wanted of ztunnel's | got | met |\n|---|---|---|---|---|\n{text}"
+        )
     }
 
     /// Every sample.
@@ -248,11 +253,26 @@ mod tests {
         results.add(connect, Peer::Ringgate, vec![(Metric::CpuPerOp, 5.0)]);
         results.add(connect, Peer::Ztunnel, vec![(Metric::CpuPerOp, 10.0)]);
         let table = results.table(&options);
-        assert!(table.contains("| ringgate | 6.0 (5.0–60.0) 0.75×z 2.00×d |"), "{table}");
-        assert!(table.contains("| direct | 3.0 (2.0–4.0) 0.38×z |"), "{table}");
-        assert!(table.contains("| rr-32 | CPU µs/op | at most 0.70 | 0.75 | no |"), "{table}");
-        assert!(table.contains("| connect-8 | CPU µs/op | at most 0.45 | 0.50 | no |"), "{table}");
+        assert!(
+            table.contains("| ringgate | 6.0 (5.0–60.0) 0.75×z 2.00×d |"),
+            "{table}"
+        );
+        assert!(
+            table.contains("| direct | 3.0 (2.0–4.0) 0.38×z |"),
+            "{table}"
+        );
+        assert!(
+            table.contains("| rr-32 | CPU µs/op | at most 0.70 | 0.75 | no |"),
+            "{table}"
+        );
+        assert!(
+            table.contains("| connect-8 | CPU µs/op | at most 0.45 | 0.50 | no |"),
+            "{table}"
+        );
         let json = results.json(&options);
-        assert_eq!(json.get("samples").and_then(Value::as_array).map(Vec::len), Some(5));
+        assert_eq!(
+            json.get("samples").and_then(Value::as_array).map(Vec::len),
+            Some(5)
+        );
     }
 }

@@ -60,7 +60,9 @@ async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
         if got == 0 {
             return Ok(());
         }
-        stream.write_all(bytes.get(..got).unwrap_or_default()).await?;
+        stream
+            .write_all(bytes.get(..got).unwrap_or_default())
+            .await?;
     }
 }
 

@@ -35,7 +35,10 @@ impl Tools {
             ("setpriv", "--version", "util-linux"),
         ] {
             let found = Command::new(program).arg(flag).output();
-            ensure!(found.is_ok(), "`{program}` is missing; Debian's package `{package}` has it");
+            ensure!(
+                found.is_ok(),
+                "`{program}` is missing; Debian's package `{package}` has it"
+            );
         }
         command(
             root,
@@ -71,7 +74,11 @@ fn named(variable: &str) -> Result<Option<PathBuf>> {
         return Ok(None);
     };
     let path = PathBuf::from(path);
-    ensure!(path.is_file(), "{variable}: `{}` is no file", path.display());
+    ensure!(
+        path.is_file(),
+        "{variable}: `{}` is no file",
+        path.display()
+    );
     Ok(Some(path))
 }
 
