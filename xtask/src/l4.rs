@@ -90,7 +90,7 @@ fn one_run(number: usize, options: &Options, tools: &Tools, results: &mut Result
         }
         rigs.sort_by_key(Rig::peer);
     }
-    Ok(())
+    rigs.iter().try_for_each(Rig::recorded)
 }
 
 fn sampled(case: &Case, rig: &Rig, options: &Options) -> Result<case::Sample> {

@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, ensure};
 use super::blast::Outcome;
 use super::net::SERVER;
 use super::peer::{Peer, Rig};
+use super::process::Threads;
 use super::serve::{ECHO, HTTP, SINK, SOURCE};
 use crate::load;
 
@@ -96,6 +97,10 @@ pub(crate) enum Metric {
     CpuPerOp,
     /// Part of that CPU which the client's proxy has, in percent.
     ClientShare,
+    /// Part of the client side's CPU which its busiest thread has, in percent: that core is full first.
+    BusiestClient,
+    /// The same, server side.
+    BusiestServer,
     /// Resident memory of a proxy before any load, MB, client side.
     IdleClient,
     /// The same, server side.
@@ -117,6 +122,8 @@ impl Metric {
             Self::CpuPerGb => "CPU s/GB",
             Self::CpuPerOp => "CPU µs/op",
             Self::ClientShare => "client side %",
+            Self::BusiestClient => "busiest thread % client",
+            Self::BusiestServer => "busiest thread % server",
             Self::IdleClient => "RSS MB client",
             Self::IdleServer => "RSS MB server",
             Self::HeldClient => "KiB/connection client",
@@ -134,6 +141,8 @@ impl Metric {
             Self::CpuPerGb => "cpu_s_per_gb",
             Self::CpuPerOp => "cpu_us_per_op",
             Self::ClientShare => "client_side_percent",
+            Self::BusiestClient => "busiest_thread_percent_client",
+            Self::BusiestServer => "busiest_thread_percent_server",
             Self::IdleClient => "rss_mb_client",
             Self::IdleServer => "rss_mb_server",
             Self::HeldClient => "kib_per_connection_client",
@@ -144,7 +153,12 @@ impl Metric {
     /// Digits after the point.
     pub(crate) fn digits(self) -> usize {
         match self {
-            Self::Rate | Self::P50 | Self::P99 | Self::ClientShare => 0,
+            Self::Rate
+            | Self::P50
+            | Self::P99
+            | Self::ClientShare
+            | Self::BusiestClient
+            | Self::BusiestServer => 0,
             Self::CpuPerOp | Self::IdleClient | Self::IdleServer => 1,
             Self::Gbits | Self::HeldClient | Self::HeldServer => 2,
             Self::CpuPerGb => 3,
@@ -153,7 +167,10 @@ impl Metric {
 
     /// Whether a ratio to another peer says anything.
     pub(crate) fn compares(self) -> bool {
-        self != Self::ClientShare
+        !matches!(
+            self,
+            Self::ClientShare | Self::BusiestClient | Self::BusiestServer
+        )
     }
 }
 
@@ -175,13 +192,13 @@ impl Case {
         let before = rig.cpu_ns()?;
         let outcome = self.fire(rig, seconds)?;
         let after = rig.cpu_ns()?;
-        let used: Vec<u64> = after
+        let used: Vec<Used> = after
             .iter()
             .zip(&before)
-            .map(|(after, before)| after.saturating_sub(*before))
+            .map(|(after, before)| Used::between(before, after))
             .collect();
         ensure!(
-            used.iter().all(|ns| *ns > 0),
+            used.iter().all(|used| used.all > 0),
             "{}: a proxy did nothing: the load went another way",
             rig.peer().name()
         );
@@ -246,10 +263,31 @@ impl From<load::Outcome> for Outcome {
     }
 }
 
-/// `used` is the CPU time of the proxies in nanoseconds, client side first.
-fn figures(outcome: &Outcome, used: &[u64]) -> Sample {
-    let all: f64 = used.iter().copied().map(number).sum();
-    let first = used.first().copied().map_or(0.0, number);
+/// CPU time that a process has used, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+struct Used {
+    all: u64,
+    busiest_thread: u64,
+}
+
+impl Used {
+    fn between(before: &Threads, after: &Threads) -> Self {
+        let of = |(thread, after): (_, &u64)| {
+            let before = before.get(thread).copied().unwrap_or_default();
+            after.saturating_sub(before)
+        };
+        let threads = || after.iter().map(of);
+        Self {
+            all: threads().sum(),
+            busiest_thread: threads().max().unwrap_or_default(),
+        }
+    }
+}
+
+/// `used` is of the proxies, client side first.
+fn figures(outcome: &Outcome, used: &[Used]) -> Sample {
+    let all: f64 = used.iter().map(|used| number(used.all)).sum();
+    let first = used.first().map_or(0.0, |used| number(used.all));
     let mut sample = if outcome.bytes > 0 {
         let bytes = number(outcome.bytes);
         vec![
@@ -268,6 +306,13 @@ fn figures(outcome: &Outcome, used: &[u64]) -> Sample {
     if used.len() > 1 {
         sample.push((Metric::ClientShare, first / all * 100.0));
     }
+    let part = |used: &Used| number(used.busiest_thread) / number(used.all) * 100.0;
+    let busiest = [Metric::BusiestClient, Metric::BusiestServer];
+    // One proxy for both is the server's.
+    let sides = busiest
+        .iter()
+        .skip(busiest.len().saturating_sub(used.len()));
+    sample.extend(sides.zip(used).map(|(metric, used)| (*metric, part(used))));
     if used.is_empty() {
         sample.retain(|(metric, _)| !matches!(metric, Metric::CpuPerGb | Metric::CpuPerOp));
     }
@@ -308,6 +353,11 @@ mod tests {
         found.map(|(_, value)| *value)
     }
 
+    fn of_threads(one: u64, other: u64) -> Used {
+        let threads = |one, other| Threads::from([("1".into(), one), ("2".into(), other)]);
+        Used::between(&threads(7, 9), &threads(7 + one, 9 + other))
+    }
+
     fn near(found: Option<f64>, wanted: f64) {
         assert!(
             found.is_some_and(|found| (found - wanted).abs() < 1e-9),
@@ -322,7 +372,13 @@ mod tests {
             seconds: 4.0,
             ..Outcome::default()
         };
-        let sample = figures(&outcome, &[3_000_000_000, 1_000_000_000]);
+        let used = [
+            of_threads(3_000_000_000, 0),
+            of_threads(500_000_000, 500_000_000),
+        ];
+        let sample = figures(&outcome, &used);
+        near(of(&sample, Metric::BusiestClient), 100.0);
+        near(of(&sample, Metric::BusiestServer), 50.0);
         near(of(&sample, Metric::Gbits), 4.0);
         near(of(&sample, Metric::CpuPerGb), 2.0);
         near(of(&sample, Metric::ClientShare), 75.0);
@@ -338,7 +394,12 @@ mod tests {
             p99_us: 7.0,
             ..Outcome::default()
         };
-        let sample = figures(&outcome, &[10_000_000, 30_000_000]);
+        let used = [
+            of_threads(6_000_000, 4_000_000),
+            of_threads(15_000_000, 15_000_000),
+        ];
+        let sample = figures(&outcome, &used);
+        near(of(&sample, Metric::BusiestClient), 60.0);
         near(of(&sample, Metric::Rate), 500.0);
         near(of(&sample, Metric::CpuPerOp), 40.0);
         near(of(&sample, Metric::P99), 7.0);

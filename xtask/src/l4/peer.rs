@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use super::mesh;
 use super::net::{self, AUTHORITY, CLIENT, CLIENT_UID, MARK, NEIGHBOUR_UID, Pair, SERVER, Side};
-use super::process::Process;
+use super::process::{Process, Threads};
 use super::serve::{self, ECHO, HTTP};
 use super::tools::Tools;
 use super::{envoy, ztunnel};
@@ -97,6 +97,8 @@ pub(crate) struct Rig {
     /// The proxies, client side first.
     proxies: Vec<Process>,
     _others: Vec<Process>,
+    /// Where they keep their records.
+    records: Vec<PathBuf>,
     pair: Pair,
     load: PathBuf,
 }
@@ -116,6 +118,7 @@ impl Rig {
             directory,
             proxies: Vec::new(),
             others: Vec::new(),
+            records: Vec::new(),
         };
         start.apps()?;
         match peer {
@@ -130,6 +133,7 @@ impl Rig {
             peer,
             proxies: start.proxies,
             _others: start.others,
+            records: start.records,
             pair: start.pair,
             load: tools.load.clone(),
         };
@@ -148,9 +152,26 @@ impl Rig {
         &self.proxies
     }
 
-    /// CPU time of each proxy so far, in nanoseconds.
-    pub(crate) fn cpu_ns(&self) -> Result<Vec<u64>> {
+    /// CPU time of each proxy so far.
+    pub(crate) fn cpu_ns(&self) -> Result<Vec<Threads>> {
         self.proxies.iter().map(Process::cpu_ns).collect()
+    }
+
+    /// Fails unless every proxy has kept its records, all of them.
+    pub(crate) fn recorded(&self) -> Result<()> {
+        for file in &self.records {
+            let text = std::fs::read(file).with_context(|| file.display().to_string())?;
+            let lines = || {
+                text.split(|byte| *byte == b'\n')
+                    .filter(|line| !line.is_empty())
+            };
+            ensure!(lines().next().is_some(), "{}: no records", file.display());
+            let lost = lines().find(|line| line.starts_with(br#"{"kind":"lost""#));
+            if let Some(lost) = lost {
+                bail!("{}: {}", file.display(), String::from_utf8_lossy(lost));
+            }
+        }
+        Ok(())
     }
 
     /// A command of the load generator where the load of this peer runs.
@@ -193,6 +214,7 @@ struct Start<'t> {
     directory: PathBuf,
     proxies: Vec<Process>,
     others: Vec<Process>,
+    records: Vec<PathBuf>,
 }
 
 impl Start<'_> {
@@ -261,6 +283,8 @@ impl Start<'_> {
         let node = self.ringgate_process(side, name, &config)?;
         node.listens(15001)?;
         self.proxies.push(node);
+        self.records
+            .push(config.with_file_name("log/decisions.jsonl"));
         Ok(())
     }
 
@@ -313,6 +337,8 @@ impl Start<'_> {
             let proxy = self.spawn(&mut command, workload.name)?;
             proxy.listens(15001)?;
             self.proxies.push(proxy);
+            let log = format!("{}.log", workload.name); // a line for each connection
+            self.records.push(self.directory.join(log));
         }
         Ok(())
     }
@@ -365,6 +391,7 @@ impl Start<'_> {
             proxy.listens(ready)?;
             self.proxies.push(proxy);
         }
+        self.records.extend([log_client, log_server]);
         Ok(())
     }
 }

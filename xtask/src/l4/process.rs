@@ -1,6 +1,8 @@
 //! A process on one of the machines, and what `/proc` says of it.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -9,6 +11,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::cpu;
+
+/// CPU time of each thread, in nanoseconds.
+pub(crate) type Threads = BTreeMap<OsString, u64>;
 
 /// How long a process may take to listen.
 const START: Duration = Duration::from_secs(30);
@@ -76,9 +81,9 @@ impl Process {
         self.child.borrow().id()
     }
 
-    /// CPU time so far, in nanoseconds.
-    pub(crate) fn cpu_ns(&self) -> Result<u64> {
-        cpu::nanoseconds(self.id()).with_context(|| self.name.clone())
+    /// CPU time of each thread so far, in nanoseconds.
+    pub(crate) fn cpu_ns(&self) -> Result<Threads> {
+        cpu::threads(self.id()).with_context(|| self.name.clone())
     }
 
     /// Resident memory, in bytes (`VmRSS`).
