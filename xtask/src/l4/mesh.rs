@@ -107,7 +107,7 @@ audience = "bench"
     text
 }
 
-/// A node's process, with records and the admin listener; 0 cores are all.
+/// A node's process, with records, metrics and the admin listener; 0 cores are all.
 pub(crate) fn node(side: Side, name: &str, cores: usize) -> String {
     let workloads: &[_] = match side {
         Side::Client => &[("client", CLIENT, 15001)],
@@ -124,6 +124,12 @@ path = "log/decisions.jsonl"
 
 [admin]
 listen = "127.0.0.1:15000"
+
+[metrics]
+listen = "0.0.0.0:15020"
+
+[readiness]
+listen = "0.0.0.0:15021"
 
 [identity]
 address = "https://{AUTHORITY}:15012"
