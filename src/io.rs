@@ -10,6 +10,7 @@ pub mod copy;
 pub mod h1;
 pub mod hbone;
 pub mod listener;
+pub mod memory;
 pub mod mux;
 pub mod records;
 pub mod relay;

@@ -17,6 +17,9 @@ use crate::vocab::limits;
 /// Between two attempts to write to a sink that takes nothing.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// How long records gather after some were written: to be woken for each costs more than to write it.
+const GATHER: Duration = Duration::from_millis(5);
+
 /// A core's end.
 #[derive(Debug)]
 pub struct Sender {
@@ -140,6 +143,9 @@ fn write_all(
         }
         if !text.is_empty() {
             put(&mut out, &text, shared, retry);
+            if !ended {
+                std::thread::park_timeout(GATHER); // `finish` wakes it, a sender does not
+            }
             continue;
         }
         if ended {

@@ -15,6 +15,7 @@ use crate::control::observe::{LIVE_ASKS, LiveAsk};
 use crate::control::plane::{Plane, PlaneError, Published};
 use crate::io::clock;
 use crate::io::listener::raise_open_files;
+use crate::io::memory;
 use crate::io::rt::{self, Want};
 use crate::policy::lint::Severity;
 use crate::telemetry::metrics::Meters;
@@ -67,6 +68,9 @@ pub fn run(
     stop: &watch::Receiver<bool>,
     ready: impl FnOnce(&Process),
 ) -> Result<(), BootError> {
+    if let Err(error) = memory::small_pages() {
+        tracing::warn!(%error, "huge pages stay on");
+    }
     let config = config::load(main).map_err(BootError::Config)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -141,6 +145,9 @@ fn serve(
     if failed.is_none() {
         published.status.send_modify(|s| s.ready = true);
         ready(process);
+        if let Err(error) = memory::release_text() {
+            tracing::debug!(%error, "the text of the start stays resident");
+        }
     } else {
         // Cores that serve already must not go on beside one that does not.
         halt.send_replace(true);

@@ -1,23 +1,32 @@
 //! CPU time of a process, from `/proc`.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 
 use anyhow::{Context as _, Result};
 
-/// Nanoseconds on a CPU that the live threads of `pid` have had (`/proc/PID/task/*/schedstat`, first field).
+/// Nanoseconds on a CPU that the live threads of `pid` have had.
 /// Threads that have ended are not in it: the servers measured here keep theirs.
 pub(crate) fn nanoseconds(pid: u32) -> Result<u64> {
-    let mut sum = 0;
+    Ok(threads(pid)?.into_values().sum())
+}
+
+/// The same of each live thread (`/proc/PID/task/TID/schedstat`, first field).
+pub(crate) fn threads(pid: u32) -> Result<BTreeMap<OsString, u64>> {
+    let mut all = BTreeMap::new();
     let tasks = format!("/proc/{pid}/task");
     for task in fs::read_dir(&tasks).with_context(|| format!("process {pid} is gone"))? {
+        let task = task?;
         // A thread may end between the listing and the read.
-        let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) else {
+        let Ok(text) = fs::read_to_string(task.path().join("schedstat")) else {
             continue;
         };
         let first = text.split_whitespace().next().context("empty schedstat")?;
-        sum += first.parse::<u64>().context("schedstat is not a number")?;
+        let used = first.parse().context("schedstat is not a number")?;
+        all.insert(task.file_name(), used);
     }
-    Ok(sum)
+    Ok(all)
 }
 
 #[cfg(test)]

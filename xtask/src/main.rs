@@ -5,6 +5,7 @@ mod assure;
 mod bench;
 mod ci;
 mod cpu;
+mod l4;
 mod load;
 mod steps;
 
@@ -16,6 +17,8 @@ use anyhow::{Context as _, Result, bail};
 const USAGE: &str = "\
 usage: cargo xtask ci [--list | --only STEP[,STEP..]]
        cargo xtask bench [--seconds N] [--runs N] [--connections N]
+       cargo xtask bench l4 [--cases NAME[,NAME..]] [--peers NAME[,NAME..]] [--runs N] [--seconds N] [--idle N]
+                            [--json FILE] [--profile DIRECTORY]
        cargo xtask property [--cases N] [--seed N]
        cargo xtask fuzz [--target NAME] [--seconds N]";
 
@@ -37,10 +40,13 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
         ["ci"] => ci::run(&root()?, None),
         ["ci", "--list"] => ci::list(),
         ["ci", "--only", names] => ci::run(&root()?, Some(names)),
+        ["bench", "l4", options @ ..] => l4::run(&root()?, options),
         ["bench", options @ ..] => bench::run(&root()?, options),
         ["property", options @ ..] => assure::property(&root()?, options),
         ["fuzz", options @ ..] => assure::fuzz(&root()?, options),
         ["load", options @ ..] => load::run(options), // started by `bench`, in a release build
+        ["l4-load", options @ ..] => l4::load(options), // by `bench l4`
+        ["l4-serve", options @ ..] => l4::serve(options),
         _ => bail!("{USAGE}"),
     }
 }
