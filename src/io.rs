@@ -11,6 +11,7 @@ pub mod h1;
 pub mod hbone;
 pub mod listener;
 pub mod mux;
+pub mod random;
 pub mod records;
 pub mod relay;
 pub mod rt;
