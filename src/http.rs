@@ -1,6 +1,8 @@
 //! HTTP heads and framing, pure: bytes in, decisions out (RFC 9110, 9112, 9113).
 
+pub mod baggage;
 pub mod canonical;
+pub mod connect;
 pub mod forward;
 pub mod h1;
 pub mod reply;

@@ -6,6 +6,7 @@ pub mod directory;
 pub mod egress;
 pub mod enforcement;
 pub mod ingress;
+pub mod metadata;
 pub mod outbound;
 pub mod plan;
 pub mod remedy;

@@ -11,3 +11,4 @@ pub mod path;
 pub mod resource;
 pub mod scope;
 pub mod spiffe;
+pub mod trace;

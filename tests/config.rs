@@ -202,6 +202,32 @@ fn outside_names() {
 }
 
 #[test]
+fn identities_that_may_answer_for_a_service_inside() {
+    let demo = read("config/demo.toml");
+    let ids = "subjectAltNames = [\"spiffe://cluster.local/ns/default/sa/old\", \"spiffe://b.example/ns/x/sa/y\"]\n";
+    let service = "[[serviceEntry]]\nname = \"reviews-service\"\n";
+    assert!(demo.contains(service));
+    let text = demo.replace(service, &format!("{service}{ids}"));
+    let mesh = parse("ids.toml", &text)
+        .unwrap_or_else(|e| panic!("{e}"))
+        .mesh;
+    let named = |name: &str| {
+        let found = mesh.services.iter().find(|s| s.name.name == name);
+        let names = found.expect("the service").spiffe_names.as_deref();
+        let names = names.unwrap_or_default().iter();
+        names.map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        named("reviews-service"),
+        [
+            "spiffe://cluster.local/ns/default/sa/old",
+            "spiffe://b.example/ns/x/sa/y"
+        ]
+    );
+    assert_eq!(named("customer-api"), [""; 0]);
+}
+
+#[test]
 #[expect(clippy::too_many_lines, reason = "a table of what the demo says")]
 fn demo_mesh() {
     let m = demo().mesh;

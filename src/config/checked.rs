@@ -413,8 +413,10 @@ pub struct Service {
     pub workloads: Vec<usize>,
     /// `endpoints[].address` of an external service, or its host where `resolution = "DNS"`.
     pub endpoints: Vec<String>,
-    /// `subjectAltNames`: DNS names in lower case or IP addresses, one of which the server's certificate must hold.
+    /// `subjectAltNames` of an outside service: DNS names in lower case or IP addresses, one of which the server's certificate must hold.
     pub subject_alt_names: Vec<String>,
+    /// `subjectAltNames` of an internal service: SPIFFE IDs that may answer for its workloads beside their own.
+    pub spiffe_names: Option<Arc<[SpiffeId]>>,
     /// `dangerous_allowPrivateAddresses`: what DNS answers for `endpoints` may be inside.
     pub allow_private: bool,
     /// Gateway that traffic to it passes (label `istio.io/use-waypoint`, `-namespace`), as an index into `Mesh::gateways`.

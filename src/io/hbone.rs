@@ -11,12 +11,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, StatusCode};
+use http::{Request, StatusCode};
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 
+use crate::hbone::Code;
+use crate::http::connect::Head;
 use crate::io::clock;
 use crate::io::mux::{Mux, MuxError};
+use crate::io::random;
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::stream::Stream;
 use crate::io::tls;
@@ -79,19 +82,32 @@ pub struct Far {
     pub address: SocketAddr,
     /// Who must answer there.
     pub expected: SpiffeId,
+    /// Who else may (`subjectAltNames` of the service).
+    pub also: Option<Arc<[SpiffeId]>>,
     /// Who we are.
     pub source: SpiffeId,
     /// TLS configuration of `source`.
     pub tls: Arc<rustls::ClientConfig>,
-    /// `:authority` of the CONNECT: `IP:port` or `hostname:port`.
-    pub authority: String,
-    /// `forwarded`'s `for`: the client's address.
-    pub client: Option<SocketAddr>,
+    /// Head of the CONNECT.
+    pub head: Head,
     /// Socket options.
     pub options: ConnectOptions,
 }
 
-type Key = (SpiffeId, SocketAddr, SpiffeId, usize);
+impl Far {
+    fn accepts(&self, peer: &SpiffeId) -> bool {
+        let also = self.also.as_deref().unwrap_or_default();
+        *peer == self.expected || also.contains(peer)
+    }
+}
+
+type Key = (
+    SpiffeId,
+    SocketAddr,
+    SpiffeId,
+    Option<Arc<[SpiffeId]>>,
+    usize,
+);
 
 #[derive(Debug)]
 struct Pooled {
@@ -141,7 +157,17 @@ impl Pool {
         }
     }
 
+    /// Once more if the peer says that it has not looked at it (RFC 9113 section 8.7).
     async fn open_inner(&self, far: &Far) -> Result<Stream, HboneError> {
+        match self.open_once(far).await {
+            Err(HboneError::Framing { source, .. }) if is_unprocessed(&source) => {
+                self.open_once(far).await
+            }
+            done => done,
+        }
+    }
+
+    async fn open_once(&self, far: &Far) -> Result<Stream, HboneError> {
         let request = connect_head(far)?;
         let framing = |source| HboneError::Framing {
             to: far.address,
@@ -163,6 +189,7 @@ impl Pool {
             far.source.clone(),
             far.address,
             far.expected.clone(),
+            far.also.clone(),
             Arc::as_ptr(&far.tls).addr(),
         );
         let slot = Rc::clone(self.by_key.borrow_mut().entry(key).or_default());
@@ -198,23 +225,19 @@ impl Pool {
     }
 }
 
+/// Whether the peer has refused a stream unseen, or has left it out of those that it serves before it goes.
+fn is_unprocessed(error: &MuxError) -> bool {
+    matches!(error, MuxError::Reset(Code::REFUSED_STREAM))
+}
+
 fn connect_head(far: &Far) -> Result<Request<()>, HboneError> {
-    let mut request = Request::new(());
-    *request.method_mut() = Method::CONNECT;
-    let mut parts = http::uri::Parts::default();
-    let malformed = |source| HboneError::Authority {
-        authority: far.authority.clone(),
-        source,
-    };
-    let authority = far.authority.parse::<http::uri::Authority>();
-    parts.authority = Some(authority.map_err(|e| malformed(e.into()))?);
-    *request.uri_mut() = http::Uri::from_parts(parts).map_err(|e| malformed(e.into()))?;
-    if let Some(client) = far.client
-        && let Ok(value) = http::HeaderValue::try_from(format!("for=\"{client}\""))
-    {
-        request.headers_mut().insert(http::header::FORWARDED, value);
-    }
-    Ok(request)
+    let random = random::bytes().unwrap_or_default();
+    far.head
+        .request(random)
+        .map_err(|source| HboneError::Authority {
+            authority: far.head.authority.clone(),
+            source,
+        })
 }
 
 async fn connect(far: &Far) -> Result<Pooled, HboneError> {
@@ -230,7 +253,7 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
     let (stream, proof) = tls::connect(tcp.into(), Arc::clone(&far.tls), name)
         .await
         .map_err(failed)?;
-    if proof.peer.as_ref() != Some(&far.expected) {
+    if !proof.peer.as_ref().is_some_and(|peer| far.accepts(peer)) {
         return Err(HboneError::Identity {
             to: far.address,
             got: proof

@@ -28,7 +28,7 @@ use crate::vocab::limits;
 #[derive(Clone, Debug)]
 pub enum Target {
     /// Through an HBONE tunnel.
-    Hbone(Far),
+    Hbone(Box<Far>),
     /// Plain TCP: the workload's own app, or an outside service without TLS.
     Plain {
         /// Addresses, tried in order.
@@ -100,7 +100,11 @@ fn key(version: Version, target: &Target) -> Key {
     let none = SocketAddr::from(([0, 0, 0, 0], 0));
     match target {
         Target::Hbone(far) => {
-            let who = format!("{} {} {}", far.source, far.expected, far.authority);
+            let also = far.also.as_deref().unwrap_or_default();
+            let who = format!(
+                "{} {} {also:?} {}",
+                far.source, far.expected, far.head.authority
+            );
             (version, 0, who, far.address, Arc::as_ptr(&far.tls).addr())
         }
         Target::Plain { addresses, .. } => {

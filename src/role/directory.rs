@@ -149,6 +149,7 @@ mod tests {
             workloads: Vec::new(),
             endpoints: Vec::new(),
             subject_alt_names: Vec::new(),
+            spiffe_names: None,
             allow_private: false,
             waypoint: None,
             labels: BTreeMap::new(),

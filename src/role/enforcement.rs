@@ -12,6 +12,7 @@ use crate::policy::{
     attaches, compile,
 };
 use crate::role::directory::{Directory, waypointed_services};
+use crate::role::metadata::Metadata;
 use crate::vocab::spiffe::TrustDomain;
 
 /// What judges at one enforcement point.
@@ -52,6 +53,8 @@ pub struct Enforcements {
     pub services: Vec<Option<Enforcement>>,
     /// By gateway: what it enforces for everything (ingress).
     pub gateways: Vec<Enforcement>,
+    /// What the ends of a tunnel tell each other about themselves.
+    pub metadata: Metadata,
     /// Some policy has a time window: what is open is judged again as time goes on.
     pub timed: bool,
 }
@@ -116,6 +119,7 @@ impl Enforcements {
         };
         Ok(Self {
             timed,
+            metadata: Metadata::new(&mesh),
             directory: Directory::new(&mesh),
             waypointed: (0..mesh.workloads.len())
                 .map(|w| waypointed_services(&mesh, w))

@@ -7,8 +7,11 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::exchange::close::CloseReason;
+use crate::http::baggage::Baggage;
+use crate::http::connect::{self, Told};
 use crate::policy::facts::{Connection, Request};
 use crate::policy::{Decision, Judged, explain};
+use crate::vocab::trace::TraceId;
 
 /// What kind of exchange a record is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +87,10 @@ pub struct Record {
     pub connection: Option<Connection>,
     /// Address of the peer.
     pub peer: SocketAddr,
+    /// The trace that it belongs to.
+    pub trace: Option<TraceId>,
+    /// What the head of the tunnel told beside its authority; nothing of it is proven.
+    pub told: Option<Arc<Told>>,
     /// Service, if one was asked for.
     pub service: Option<String>,
     /// Workload or outside address.
@@ -145,7 +152,16 @@ impl Record {
             // Rules compare the address that trusted proxies tell, so it is needed to judge again.
             source.insert("client".into(), connection.remote.to_string().into());
         }
+        if let Some(told) = &self.told {
+            tell(&mut source, told);
+        }
         out.insert("source".into(), source.into());
+        // The end user's own trace, where HTTP is understood, else the tunnel's.
+        let request = self.request.as_ref();
+        let trace = request.and_then(|r| connect::trace(&r.headers));
+        if let Some(trace) = trace.or(self.trace) {
+            out.insert("traceId".into(), trace.to_string().into());
+        }
         self.destination(&mut out);
         if let Some(request) = &self.request {
             self.request(&mut out, request);
@@ -253,6 +269,37 @@ impl Record {
             }
         }
     }
+}
+
+/// What the peer says of itself and of its client.
+fn tell(source: &mut Map<String, Value>, told: &Told) {
+    if let Some(client) = told.client {
+        source.insert("forwardedFor".into(), client.to_string().into());
+    }
+    let Some(baggage) = &told.baggage else { return };
+    let Baggage {
+        cluster,
+        namespace,
+        workload,
+        service,
+        version,
+        region,
+        zone,
+    } = baggage;
+    let said = [
+        ("cluster", cluster.as_deref()),
+        ("namespace", namespace.as_deref()),
+        ("workload", workload.as_ref().map(|w| w.1.as_ref())),
+        ("service", service.as_deref()),
+        ("version", version.as_deref()),
+        ("region", region.as_deref()),
+        ("zone", zone.as_deref()),
+    ];
+    let said: Map<String, Value> = said
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?.into())))
+        .collect();
+    source.insert("baggage".into(), said.into());
 }
 
 /// `allow` or `deny`.

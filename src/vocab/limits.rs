@@ -40,6 +40,10 @@ pub const REGEX_TABLE_BYTES: usize = 1 << 18;
 pub const REGEX_THREADS_BYTES: usize = 1 << 16;
 /// One chunk-size line of a chunked body, extensions included.
 pub const CHUNK_LINE_BYTES: usize = 256;
+/// Longest value of one `baggage` member, as long as a DNS name may be.
+pub const BAGGAGE_VALUE_BYTES: usize = 253;
+/// Members of `baggage` that are looked at.
+pub const BAGGAGE_MEMBERS: usize = 64;
 /// Concurrent streams of one HTTP/2 connection.
 pub const H2_STREAMS: u32 = 200;
 /// Tasks of one HTTP/2 connection, streams that were reset and still wind down included; a peer that

@@ -33,6 +33,7 @@ use crate::worker::exchange;
 use crate::worker::forward::chain;
 use crate::worker::judge;
 use crate::worker::node;
+use crate::worker::origin::Origin;
 use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
 
@@ -375,7 +376,8 @@ impl<'a> Asker<'a> {
             }
         };
         let options = (ConnectOptions { mark }, turn);
-        node::outbound_target(self.snapshot, own, self.site.peer, route, options)
+        let origin = Origin::at(self.site, self.snapshot, None);
+        node::outbound_target(self.snapshot, own, origin, route, options)
             .map_err(|_why| failed("there is no way to it"))
     }
 }

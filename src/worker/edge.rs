@@ -322,6 +322,7 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
         },
         peer,
         scheme: "https",
+        told: None,
     };
     Box::pin(serve::http(core, site, stream, proof.h2)).await;
 }

@@ -11,6 +11,7 @@ use crate::control::ask::Ask;
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::http::canonical::Form;
+use crate::http::connect::Head;
 use crate::http::forward;
 use crate::http::reply::{Reply, is_grpc};
 use crate::io::body::Source;
@@ -33,6 +34,7 @@ use crate::worker::edge;
 use crate::worker::forward::{self as forwarding, Forward, OnAnswer};
 use crate::worker::judge::{self, NoTarget};
 use crate::worker::open::Entry;
+use crate::worker::origin::Origin;
 use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
 
@@ -366,7 +368,7 @@ fn going(
 ) -> Result<Going, NoTarget> {
     let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
     Ok(Going {
-        target: target(snapshot, site.peer, plan, Some(request), turn)?,
+        target: target(snapshot, site, plan, Some(request), turn)?,
         version: version(plan.protocol),
         own: plan
             .own
@@ -382,7 +384,7 @@ fn going(
 /// `NoTarget`.
 pub fn target(
     snapshot: &Snapshot,
-    client: SocketAddr,
+    site: &Site,
     plan: &Plan<'_>,
     request: Option<&Request>,
     turn: usize,
@@ -406,15 +408,18 @@ pub fn target(
         Next::Workload(at, port) => mesh.workloads.get(*at).map(|workload| Beyond {
             address: SocketAddr::new(workload.address, workload.hbone_port),
             expected: workload.id.clone(),
+            service: plan.service,
             authority: SocketAddr::new(workload.address, *port).to_string(),
         }),
         Next::Gateway(at, authority) => mesh.gateways.get(*at).map(|gateway| Beyond {
             address: gateway.hbone,
             expected: gateway.id.clone(),
+            service: plan.service,
             authority: authority.clone(),
         }),
     };
-    let far = |(own, beyond)| hbone(snapshot, own, client, beyond);
+    let origin = Origin::at(site, snapshot, request);
+    let far = |(own, beyond)| hbone(snapshot, own, origin, beyond);
     plan.own.zip(beyond).and_then(far).ok_or(NoTarget::NoRoute)
 }
 
@@ -425,6 +430,8 @@ pub struct Beyond {
     pub address: SocketAddr,
     /// Who must answer.
     pub expected: crate::vocab::spiffe::SpiffeId,
+    /// The service that was asked for, as an index into `Mesh::services`.
+    pub service: Option<usize>,
     /// `:authority`.
     pub authority: String,
 }
@@ -434,19 +441,28 @@ pub struct Beyond {
 pub fn hbone(
     snapshot: &Snapshot,
     own: &crate::vocab::spiffe::SpiffeId,
-    client: SocketAddr,
+    origin: Origin,
     beyond: Beyond,
 ) -> Option<Target> {
     let tls = snapshot.identities.get(own)?;
-    Some(Target::Hbone(Far {
+    let service = beyond.service;
+    let metadata = &snapshot.enforcements.metadata;
+    let known = service.and_then(|at| snapshot.mesh.services.get(at));
+    Some(Target::Hbone(Box::new(Far {
         address: beyond.address,
         expected: beyond.expected,
+        also: known.and_then(|service| service.spiffe_names.clone()),
         source: own.clone(),
         tls: Arc::clone(&tls.client),
-        authority: beyond.authority,
-        client: Some(client),
+        head: Head {
+            authority: beyond.authority,
+            client: Some(origin.client),
+            service: service.and_then(|at| metadata.service(at)).cloned(),
+            baggage: origin.baggage,
+            trace: origin.trace,
+        },
         options: ConnectOptions::default(),
-    }))
+    })))
 }
 
 /// The way to an outside service. `host`: that of what is sent there, for the TLS that we originate; `None` if it brings

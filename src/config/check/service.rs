@@ -13,6 +13,7 @@ use crate::config::raw::File;
 use crate::config::raw::mesh::{ClientTls, Resolution, ServiceEntry, TlsMode};
 use crate::config::read::Table;
 use crate::vocab::resource::ResourceName;
+use crate::vocab::spiffe::SpiffeId;
 
 const USE_WAYPOINT: &str = "istio.io/use-waypoint";
 const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
@@ -53,7 +54,14 @@ fn service(raw: &ServiceEntry, mesh: &Mesh, taken: &mut Taken, cx: &mut Context<
         endpoints,
         waypoint: waypoint(raw, location, &name, mesh, cx),
         ports: ports(raw, cx),
-        subject_alt_names: subject_alt_names(raw.subject_alt_names.as_ref(), cx),
+        subject_alt_names: match location {
+            Location::External => subject_alt_names(raw.subject_alt_names.as_ref(), cx),
+            Location::Internal => Vec::new(),
+        },
+        spiffe_names: match location {
+            Location::External => None,
+            Location::Internal => spiffe_names(raw.subject_alt_names.as_ref(), cx),
+        },
         labels: labels(raw.labels.as_ref()),
         name,
         hosts,
@@ -258,6 +266,28 @@ fn subject_alt_names(raw: Option<&Vec<At<String>>>, cx: &mut Context<'_>) -> Vec
         Err(_) => cx.host(at, false),
     };
     raw.into_iter().flatten().filter_map(name).collect()
+}
+
+/// Identities that may answer for the workloads of a service inside, beside the workloads' own.
+fn spiffe_names(
+    raw: Option<&Vec<At<String>>>,
+    cx: &mut Context<'_>,
+) -> Option<std::sync::Arc<[SpiffeId]>> {
+    let mut ids = Vec::new();
+    for at in raw.into_iter().flatten() {
+        match SpiffeId::parse(at) {
+            Ok(id) if !id.path().is_empty() => ids.push(id),
+            Ok(_) | Err(_) => cx.out.error(
+                &at.place,
+                format!(
+                    "`{}` is no SPIFFE ID such as `spiffe://cluster.local/ns/default/sa/web`, by which workloads inside \
+                     the mesh are known",
+                    at.escape_debug()
+                ),
+            ),
+        }
+    }
+    (!ids.is_empty()).then(|| ids.into())
 }
 
 /// Without `endpoints`: the hosts themselves by DNS, the addresses where STATIC.

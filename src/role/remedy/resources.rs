@@ -106,6 +106,7 @@ fn outside(
         workloads: Vec::new(),
         endpoints: vec![host.name().to_owned()],
         subject_alt_names: Vec::new(),
+        spiffe_names: None,
         allow_private: false,
         waypoint,
         labels: behind.map(label).into_iter().collect(),

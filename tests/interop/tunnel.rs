@@ -1,0 +1,166 @@
+//! Clients of HBONE: TLS as a workload, and CONNECT over the `h2` crate.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{RecvStream, SendStream};
+use http::{HeaderMap, Method, Request};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use tokio::net::TcpStream;
+
+/// A chain and its key.
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+/// Reads an identity in Istio's file names.
+pub(crate) fn identity(dir: &Path) -> Identity {
+    let chain = CertificateDer::pem_file_iter(dir.join("cert-chain.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(dir.join("key.pem")).unwrap();
+    (chain.flatten().collect(), key)
+}
+
+/// Takes any certificate: what it is, the tests look at.
+#[derive(Debug)]
+struct Anyone(Arc<rustls::crypto::CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// TLS as a client that offers `alpn`; `sni` says whether it tells the server's name.
+pub(crate) fn client(alpn: &[&str], identity: Option<Identity>, sni: bool) -> Arc<ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
+    let mut config = match identity {
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    config.enable_sni = sni;
+    Arc::new(config)
+}
+
+/// Runs `work` to its end, for at most 60 seconds.
+pub(crate) fn run<T>(work: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let local = tokio::task::LocalSet::new();
+    let limit = std::time::Duration::from_secs(60);
+    local.block_on(&runtime, async {
+        tokio::time::timeout(limit, work)
+            .await
+            .expect("ends in time")
+    })
+}
+
+/// An HBONE connection as ztunnel makes it: no name, ALPN h2.
+pub(crate) async fn connect(address: &str, dir: &Path) -> SendRequest<Bytes> {
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("0.0.0.0").unwrap();
+    let config = client(&["h2"], Some(identity(dir)), false);
+    let tls = tokio_rustls::TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .unwrap();
+    let (send, connection) = h2::client::handshake(tls).await.unwrap();
+    tokio::task::spawn_local(async move { drop(connection.await) });
+    send
+}
+
+/// An answer to a CONNECT, and its stream.
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) send: SendStream<Bytes>,
+    pub(crate) body: RecvStream,
+}
+
+impl Answer {
+    /// Everything to the end, and the code of the reset that ended it.
+    pub(crate) async fn rest(&mut self) -> (Vec<u8>, Option<h2::Reason>) {
+        let mut all = Vec::new();
+        while let Some(piece) = self.body.data().await {
+            match piece {
+                Ok(piece) => {
+                    drop(self.body.flow_control().release_capacity(piece.len()));
+                    all.extend_from_slice(&piece);
+                }
+                Err(error) => return (all, error.reason()),
+            }
+        }
+        (all, None)
+    }
+
+    /// The next piece.
+    pub(crate) async fn piece(&mut self) -> Bytes {
+        let piece = self.body.data().await.unwrap().unwrap();
+        drop(self.body.flow_control().release_capacity(piece.len()));
+        piece
+    }
+}
+
+/// One CONNECT with these header fields.
+pub(crate) async fn ask(
+    send: &SendRequest<Bytes>,
+    authority: &str,
+    fields: &[(&'static str, &str)],
+) -> Answer {
+    let mut parts = http::uri::Parts::default();
+    parts.authority = Some(authority.parse().unwrap());
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = http::Uri::from_parts(parts).unwrap();
+    for (name, value) in fields {
+        request.headers_mut().append(*name, value.parse().unwrap());
+    }
+    let mut ready = send.clone().ready().await.unwrap();
+    let (response, stream) = ready.send_request(request, false).unwrap();
+    let (head, body) = response.await.unwrap().into_parts();
+    Answer {
+        status: head.status.as_u16(),
+        headers: head.headers,
+        send: stream,
+        body,
+    }
+}
