@@ -321,6 +321,7 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
             time: clock::unix_s(),
         },
         peer,
+        leaf: None,
         scheme: "https",
     };
     Box::pin(serve::http(core, site, stream, proof.h2)).await;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use crate::config::checked::{Node, NodeWorkload, Process, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
+use crate::identity::revocation::PeerLeaf;
 use crate::io::listener::{Captured, original_destination};
 use crate::io::relay::relay;
 use crate::io::rt::{self, Tcp};
@@ -98,6 +99,7 @@ fn site_of(
         },
         connection,
         peer,
+        leaf: None,
         scheme: "http",
     }
 }
@@ -191,8 +193,11 @@ pub async fn direct(
     story.forget();
     site.connection.principal = proof.peer;
     site.connection.sni = proof.sni;
+    site.leaf.clone_from(&proof.leaf);
     site.scheme = "https";
-    admit(core, site, stream, proof.h2).await;
+    let open = Rc::clone(&core.open);
+    let served = Box::pin(admit(core, site, stream, proof.h2));
+    open.while_trusted(proof.leaf, &snapshot, served).await;
 }
 
 /// Judges a connection to a workload and serves it: by request where HTTP rules hold, else as bytes.
@@ -226,6 +231,9 @@ async fn permitted(
         story.end(close);
         Err(close)
     };
+    if judge::is_revoked(snapshot, site) {
+        return end(story, CloseReason::Revoked);
+    }
     let plan = match judge::plan(snapshot, site, None, core.turn()) {
         Ok(plan) => plan,
         Err(NoPlan::Close(close)) => return end(story, close),
@@ -376,11 +384,13 @@ pub async fn dialled(
         story.end(CloseReason::PolicyChanged);
         return Err(CloseReason::PolicyChanged);
     }
+    let leaf = site.leaf.clone();
     // On the list before the dial: one that changes from now on is heard.
     let still = move |snapshot: &Snapshot| {
         judge::still_allowed(snapshot, &site, None::<&Request>, clock::unix_s(), &asked)
     };
     let entry = core.open.enter(Box::new(still), story.sketch());
+    entry.cancel.depends_on(leaf);
     dial(core, permit, &target, story, entry).await
 }
 
@@ -397,10 +407,13 @@ async fn dial(
             story.end(why);
             return Err(why);
         }
-        dialled = core.upstreams.dial(permit, target) => dialled,
+        dialled = core.upstreams.dial_proved(permit, target) => dialled,
     };
     match dialled {
-        Ok(up) => Ok(Going { up, story, entry }),
+        Ok((up, leaf)) => {
+            entry.cancel.depends_on(leaf);
+            Ok(Going { up, story, entry })
+        }
         Err(error) => {
             let close = dial_reason(&error);
             story.fail(close, chain(&error));
@@ -442,7 +455,7 @@ pub enum Tunnelled {
 pub async fn tunnelled(
     core: &Rc<Core>,
     node: &Node,
-    principal: SpiffeId,
+    leaf: &Arc<PeerLeaf>,
     peer: SocketAddr,
     local: OriginalDst,
     authority: &crate::vocab::host::Host,
@@ -463,7 +476,7 @@ pub async fn tunnelled(
         return Tunnelled::Refuse(http::StatusCode::BAD_REQUEST);
     };
     let connection = Connection {
-        principal: Some(principal),
+        principal: Some(leaf.id.clone()),
         peer: peer.ip().to_canonical(),
         remote: peer.ip().to_canonical(),
         destination: dst.ip(),
@@ -476,7 +489,8 @@ pub async fn tunnelled(
         return Tunnelled::Refuse(http::StatusCode::SERVICE_UNAVAILABLE);
     };
     story.forget();
-    let site = site_of(node, hosted, connection, peer, app);
+    let mut site = site_of(node, hosted, connection, peer, app);
+    site.leaf = Some(Arc::clone(leaf));
     if let Ok(plan) = judge::plan(&snapshot, &site, None, 0)
         && (plan.needs_http(false) || plan.protocol == Protocol::Https)
     {
