@@ -98,10 +98,6 @@ pub(crate) fn elsewhere(raw: &raw::Identity, cx: &mut Context<'_>) -> Option<Ide
                         .error(&at.place, format!("`{key}` is of no use with `files`"));
                 }
             }
-            if files.is_empty() {
-                cx.out
-                    .error(&files.place, "expected at least one directory");
-            }
             let dirs = files.value.iter().map(|dir| cx.path(dir)).collect();
             Some(IdentitySource::Files(dirs))
         }
