@@ -1,6 +1,7 @@
 //! The command line: run, check, explain, demo, drill, policy test, version.
 
 pub mod apps;
+pub mod authority;
 pub mod cases;
 pub mod check;
 pub mod curl;
@@ -44,6 +45,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Replay the breach against a mesh with real curl processes; exit code 1 if any step fails.
     Drill(drill::DrillArgs),
+    /// Join tokens, nodes, revocations and the root of the authority that a configuration describes.
+    Authority(Box<authority::AuthorityArgs>),
     /// Test policies.
     Policy(policy::PolicyArgs),
     /// Print the version.
@@ -111,6 +114,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => Ok(explain::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Drill(args) => drill::run(args),
+        Command::Authority(args) => authority::run(args),
         Command::Policy(args) => policy::run(args),
         Command::Version => {
             os::say(concat!("ringgate ", env!("CARGO_PKG_VERSION")));

@@ -7,6 +7,7 @@ pub mod client_hello;
 pub mod leaf;
 pub mod outside;
 pub mod pem;
+pub mod revocation;
 pub mod rotation;
 pub mod svid;
 pub mod tls;

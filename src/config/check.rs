@@ -3,6 +3,7 @@
 mod authn;
 mod authorizer;
 mod condition;
+mod identity;
 mod listeners;
 mod locate;
 mod mesh;
@@ -10,6 +11,7 @@ mod names;
 mod policy;
 mod process;
 mod provider;
+mod revocation;
 mod route;
 mod service;
 mod target;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::config::problem::{Lint, Problem};
 use crate::extauthz::Authorizer;
+use crate::identity::revocation::{NodeName, Revocations};
 use crate::jwt::model::RequestAuthentication;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
 use crate::policy::{L4Deny, Scope};
@@ -116,7 +117,7 @@ impl Process {
     pub fn listens_on(&self, address: SocketAddr) -> bool {
         let authority = match &self.identity {
             IdentitySource::Embedded(authority) => authority.listen,
-            IdentitySource::Remote(_) => None,
+            IdentitySource::Remote(_) | IdentitySource::Files(_) => None,
         };
         let nodes = self.nodes.iter().flat_map(|node| {
             let workloads = node.workloads.iter();
@@ -180,6 +181,8 @@ pub enum IdentitySource {
     Embedded(Authority),
     /// `[identity]`: another process's authority.
     Remote(RemoteAuthority),
+    /// `[identity] files`: directories with an identity each, which something else keeps fresh.
+    Files(Vec<PathBuf>),
 }
 
 /// `[authority]`.
@@ -191,8 +194,23 @@ pub struct Authority {
     pub svid_ttl_s: u64,
     /// Serves CreateCertificate and the token key set to other processes.
     pub listen: Option<SocketAddr>,
-    /// Join tokens that other processes may present.
+    /// Tokens that others may present with every request; real ztunnels have no other way.
     pub join_tokens: Option<Secret>,
+    /// Lifetime of the SVID of a node, in seconds; at most 30 days.
+    pub node_ttl_s: u64,
+    /// An issuing CA that was made elsewhere.
+    pub issuing: Option<IssuingCa>,
+}
+
+/// `authority.issuingChain`, `issuingKey` and `rootCa`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct IssuingCa {
+    /// PEM: the issuing certificate, then those up to a root.
+    pub chain: PathBuf,
+    /// PEM: its key. A file must have mode 400.
+    pub key: Secret,
+    /// PEM: the roots.
+    pub root_ca: PathBuf,
 }
 
 /// `[identity]`.
@@ -202,8 +220,14 @@ pub struct RemoteAuthority {
     pub address: String,
     /// PEM roots of the authority's own certificate.
     pub root_ca: PathBuf,
-    /// Join token.
-    pub token: Secret,
+    /// Join token; absent only where the node has joined already.
+    pub token: Option<Secret>,
+    /// The node that this process is; without it the token is presented with every request.
+    pub node: Option<NodeName>,
+    /// Where the node keeps its own identity over a restart.
+    pub state_dir: Option<PathBuf>,
+    /// Sent as `clusterid`.
+    pub cluster_id: Option<String>,
 }
 
 /// A secret by reference: `file:`, `env:` or `cred:`; never inline.
@@ -353,6 +377,8 @@ pub struct Mesh {
     pub oidc_providers: Vec<OidcProvider>,
     /// `[[extensionProvider]]` of the other kinds.
     pub authorizers: Vec<Authorizer>,
+    /// `[[revocation]]`.
+    pub revocations: Revocations,
 }
 
 /// `[[gateway]]`: where a waypoint, ingress or egress stands and who it is.

@@ -5,6 +5,7 @@ pub(crate) mod authorizer;
 pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod process;
+pub(crate) mod revocation;
 
 use crate::config::raw::authn::{PeerAuthentication, RequestAuthentication};
 use crate::config::raw::mesh::{
@@ -16,6 +17,7 @@ use crate::config::raw::process::{
     Admin, Authority, Egress, Identity, IdentityFiles, Ingress, Metrics, Node, ProcessSettings,
     Readiness, Records, Waypoint,
 };
+use crate::config::raw::revocation::Revocation;
 use crate::config::read::table;
 
 table! {
@@ -43,6 +45,7 @@ table! {
         request_authentication: Option<Vec<RequestAuthentication>> = "requestAuthentication",
         authorization_policy: Option<Vec<AuthorizationPolicy>> = "authorizationPolicy",
         extension_provider: Option<Vec<ExtensionProvider>> = "extensionProvider",
+        revocation: Option<Vec<Revocation>> = "revocation",
     }
 }
 

@@ -17,7 +17,9 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::control::authority::Authority;
+use crate::control::identities;
 use crate::control::observe::Observed;
+use crate::control::svid::SvidSet;
 
 /// What the endpoint tells.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +32,12 @@ pub struct Status {
     pub problems: Vec<String>,
     /// Identities that are valid now.
     pub identities: usize,
+    /// The identities.
+    pub svids: Arc<SvidSet>,
+    /// Where they come from.
+    pub source: &'static str,
+    /// How much is revoked.
+    pub revocations: usize,
 }
 
 const TEXT: &str = "text/plain";
@@ -129,6 +137,11 @@ async fn route(request: &Request<Incoming>, face: Face, source: &Source) -> Resp
         "/config/problems" if admin => {
             let problems = serde_json::to_string(&status.problems).unwrap_or_default();
             answer(StatusCode::OK, JSON, problems)
+        }
+        "/identities" if admin => {
+            let now = rustls::pki_types::UnixTime::now();
+            let told = identities::to_json(&status.svids, status.source, now);
+            answer(StatusCode::OK, JSON, told.to_string())
         }
         "/jwks.json" if admin => match &source.authority {
             Some(authority) => answer(StatusCode::OK, JSON, authority.jwks()),

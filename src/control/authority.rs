@@ -1,35 +1,54 @@
 //! The embedded authority: root and issuing CA, X509-SVIDs, and the mesh's own workload tokens.
 //!
 //! It stands in for SPIRE or istiod where neither is there. The root signs one issuing certificate, the issuing
-//! certificate signs leaves; both keys are P-256. State is kept by [`store`], certificates are made by [`ca`],
-//! tokens by [`token`].
+//! certificate signs leaves; both keys are P-256. Keys are kept by [`store`], roots and their rotation by [`roots`], what
+//! else is remembered by [`ledger`]; certificates are made by [`ca`], workload tokens by [`token`]; [`join`] makes nodes.
 
 mod ca;
+pub mod control;
 pub mod grant;
+pub mod join;
+pub mod ledger;
+pub mod news;
+mod roots;
+mod rotate;
 mod store;
 mod token;
 
+pub use self::rotate::RotateError;
+pub use self::store::socket;
+
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use thiserror::Error;
+use tokio::sync::watch;
 
-use self::ca::{Ca, Names, Subject, Unfit};
+use self::ca::{Ca, Names, Subject};
 use self::grant::Grant;
-use self::store::{Files, Store};
+use self::ledger::{Data, Ledger, LedgerError};
+use self::news::News;
+use self::roots::{Root, Roots, unfit};
+use self::store::Store;
 use self::token::TokenKey;
 use crate::identity::bundle::{BundleError, TrustBundles};
-use crate::identity::rotation::next_rotation;
+use crate::identity::revocation::{NodeName, Revocations, Target};
 use crate::identity::svid::Svid;
 use crate::identity::verify::{SvidError, Usage, verify_svid};
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
 
 /// Longest life of an SVID or a token.
 pub const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Longest life of the SVID of a node, which it needs to ask for any other.
+pub const NODE_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Permission bits of a private file.
+pub(super) const PRIVATE_MODE: u32 = 0o400;
 
 /// Why the authority does not start.
 #[derive(Debug, Error)]
@@ -50,7 +69,7 @@ pub enum AuthorityError {
     #[error("authority state is incomplete: `{}` is missing; restore it, or remove the directory to start a new root", .0.display())]
     Incomplete(PathBuf),
     /// A private key can be read by others than its owner.
-    #[error("`{}` has mode {mode:03o}; a private key must be 600", path.display())]
+    #[error("`{}` has mode {mode:03o}; a private key must be 400", path.display())]
     Exposed {
         /// The key file.
         path: PathBuf,
@@ -92,6 +111,18 @@ pub enum AuthorityError {
     /// Something could not be issued.
     #[error("authority cannot issue")]
     Issue(#[source] IssueError),
+    /// The ledger is not one.
+    #[error("`{}` is not a ledger of this authority; restore it", .0.display())]
+    Ledger(PathBuf),
+    /// The ledger names a root that is not there.
+    #[error("root {0} that signs is not there")]
+    NoRoot(u32),
+    /// A revocation of the ledger cannot be read.
+    #[error("ledger cannot be used")]
+    Content(#[source] LedgerError),
+    /// The issuing CA that the operator gave is not one.
+    #[error("the issuing CA that was given cannot be used: {0}")]
+    Given(&'static str),
 }
 
 /// Why nothing was issued.
@@ -112,6 +143,9 @@ pub enum IssueError {
     /// The request asks for an identity or a DNS name that the caller may not have.
     #[error("certificate signing request asks for `{0}`, which is not granted")]
     NotGranted(String),
+    /// It is revoked.
+    #[error("revoked: {0}")]
+    Barred(Target),
     /// A time does not fit in a certificate, or the issuing certificate is over.
     #[error("time is outside the validity of the issuing certificate")]
     Time,
@@ -147,14 +181,35 @@ impl std::fmt::Debug for ServerCertificate {
     }
 }
 
-/// Root, issuing CA and token key of one trust domain. Share it in an `Arc`.
+/// An issuing CA that the operator gives instead of one that the authority makes.
+pub struct GivenCa {
+    /// PEM: the issuing certificate, then those between it and a root.
+    pub chain: String,
+    /// PEM: its P-256 key in PKCS#8.
+    pub key: String,
+    /// Roots that what it issues is to be verified by.
+    pub roots: Vec<CertificateDer<'static>>,
+}
+
+impl std::fmt::Debug for GivenCa {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("GivenCa").finish_non_exhaustive()
+    }
+}
+
+/// Roots, issuing CA, token key and ledger of one trust domain. Share it in an `Arc`.
 pub struct Authority {
     trust_domain: TrustDomain,
-    root: Ca,
-    issuing: ArcSwap<Ca>,
+    roots: ArcSwap<Roots>,
     token: TokenKey,
-    bundles: Arc<TrustBundles>,
-    store: Option<Store>,
+    ledger: Ledger,
+    news: watch::Sender<Arc<News>>,
+    bundles: watch::Sender<Arc<TrustBundles>>,
+    /// What nodes were told last, by name.
+    told: watch::Sender<BTreeMap<NodeName, String>>,
+    refusals: AtomicU64,
+    longest_life: Duration,
+    store: Option<Arc<Store>>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -171,12 +226,10 @@ impl Authority {
     /// # Errors
     /// `AuthorityError::Issue` without randomness.
     pub fn in_memory(trust_domain: TrustDomain, now: UnixTime) -> Result<Self, AuthorityError> {
-        let (root, issuing, token) =
-            Self::generate(&trust_domain, now).map_err(AuthorityError::Issue)?;
-        Self::assemble(trust_domain, root, issuing, token, None, now)
+        Self::start(None, None, trust_domain, now)
     }
 
-    /// An authority whose root, issuing CA and token key live in `state_dir`: made at the first start, loaded later.
+    /// An authority whose keys and ledger live in `state_dir`: made at the first start, loaded later.
     ///
     /// # Errors
     /// `AuthorityError`: the directory is in use, incomplete, readable by others, of another trust domain, or its
@@ -186,86 +239,84 @@ impl Authority {
         trust_domain: TrustDomain,
         now: UnixTime,
     ) -> Result<Self, AuthorityError> {
-        let store = Store::open(state_dir)?;
-        let (root, issuing, token) = if let Some(files) = store.load()? {
-            Self::parse(&store, &files, &trust_domain)?
-        } else {
-            let made = Self::generate(&trust_domain, now).map_err(AuthorityError::Issue)?;
-            store.create(&Files {
-                root: made.0.certificate_pem(),
-                root_key: made.0.key_pem(),
-                issuing: made.1.bundle_pem(),
-                token_key: made.2.key_pem(),
-            })?;
-            made
-        };
-        Self::assemble(trust_domain, root, issuing, token, Some(store), now)
+        Self::start(Some(state_dir), None, trust_domain, now)
     }
 
-    fn generate(
-        trust_domain: &TrustDomain,
-        now: UnixTime,
-    ) -> Result<(Ca, Ca, TokenKey), IssueError> {
-        let root = Ca::new_root(trust_domain, now)?;
-        let issuing = root.new_issuing(trust_domain, now)?;
-        Ok((root, issuing, TokenKey::generate()?))
-    }
-
-    fn parse(
-        store: &Store,
-        files: &Files,
-        trust_domain: &TrustDomain,
-    ) -> Result<(Ca, Ca, TokenKey), AuthorityError> {
-        let unfit = |certificate: &str, key: &str, reason| match reason {
-            Unfit::Certificate => AuthorityError::Unreadable {
-                path: store.path(certificate),
-                what: "certificate",
-            },
-            Unfit::Key => AuthorityError::Unreadable {
-                path: store.path(key),
-                what: "P-256 key in PKCS#8",
-            },
-            Unfit::Pair => AuthorityError::OtherKey {
-                certificate: store.path(certificate),
-                key: store.path(key),
-            },
-        };
-        let root = Ca::parse(&files.root, &files.root_key)
-            .map_err(|r| unfit(store::ROOT, store::ROOT_KEY, r))?;
-        let issuing = Ca::parse(&files.issuing, &files.issuing)
-            .map_err(|r| unfit(store::ISSUING, store::ISSUING, r))?;
-        let token = TokenKey::parse(&files.token_key)
-            .ok_or_else(|| unfit(store::TOKEN_KEY, store::TOKEN_KEY, Unfit::Key))?;
-        let found = root.trust_domain().unwrap_or_default();
-        if found != trust_domain.as_str() {
-            return Err(AuthorityError::TrustDomain {
-                found,
-                configured: trust_domain.clone(),
-            });
-        }
-        Ok((root, issuing, token))
-    }
-
-    fn assemble(
+    /// As [`Self::open`] and [`Self::in_memory`], with an issuing CA that was given.
+    ///
+    /// # Errors
+    /// `AuthorityError`.
+    pub fn start(
+        state_dir: Option<&Path>,
+        given: Option<&GivenCa>,
         trust_domain: TrustDomain,
-        root: Ca,
-        issuing: Ca,
-        token: TokenKey,
-        store: Option<Store>,
         now: UnixTime,
     ) -> Result<Self, AuthorityError> {
-        let roots = [root.certificate().clone()];
-        let bundles = TrustBundles::of(&trust_domain, &roots).map_err(AuthorityError::Root)?;
+        let store = state_dir.map(Store::open).transpose()?.map(Arc::new);
+        let first = match given {
+            Some(given) => Some(given_root(given)?),
+            None => None,
+        };
+        let (made, token) = match &store {
+            Some(store) if store.exists()? => (first, load_token(store)?),
+            _ => {
+                let root = match first {
+                    Some(root) => root,
+                    None => Root::generate(1, &trust_domain, now).map_err(AuthorityError::Issue)?,
+                };
+                let token = TokenKey::generate().map_err(AuthorityError::Issue)?;
+                if let Some(store) = &store {
+                    store.create(root.files().as_ref(), &token.key_pem())?;
+                }
+                (Some(root), token)
+            }
+        };
+        let ledger = Ledger::open(store.clone())?;
+        let data = ledger.data();
+        let mut known = BTreeMap::new();
+        let named = data
+            .rotation
+            .as_ref()
+            .map_or_else(|| vec![data.active], |r| vec![r.old, r.next]);
+        if let Some(root) = made {
+            known.insert(data.active, Arc::new(root));
+        }
+        for number in named {
+            if let (None, Some(store)) = (known.get(&number), &store) {
+                let root = Root::load(store, number, &trust_domain)?;
+                known.insert(number, Arc::new(root));
+            }
+        }
+        let roots = Roots::of(known, &data, &trust_domain)?;
+        if let (Some(store), None) = (&store, &data.rotation) {
+            // What a crash or a full disk left of roots that are not trusted any more.
+            for number in 1..data.active {
+                store.remove_root(number)?;
+            }
+        }
+        let revoked = data.revoked().map_err(AuthorityError::Content)?;
+        let news = News::new(roots.trusted(), Arc::new(revoked));
         let authority = Self {
             trust_domain,
-            root,
-            issuing: ArcSwap::from_pointee(issuing),
+            bundles: watch::Sender::new(Arc::clone(&roots.bundles)),
+            roots: ArcSwap::from_pointee(roots),
             token,
-            bundles: Arc::new(bundles),
+            ledger,
+            news: watch::Sender::new(Arc::new(news)),
+            told: watch::Sender::new(BTreeMap::new()),
+            refusals: AtomicU64::new(0),
+            longest_life: TTL_MAX,
             store,
         };
         authority.prove(now)?;
         Ok(authority)
+    }
+
+    /// Tells how long the longest-lived certificate lives; a root rotation is not faster. Without it 24 h.
+    #[must_use]
+    pub fn with_longest_life(mut self, life: Duration) -> Self {
+        self.longest_life = life;
+        self
     }
 
     /// What is issued must verify: this finds swapped keys, a foreign issuing certificate and an expired root.
@@ -280,9 +331,135 @@ impl Authority {
         let svid = self
             .issue(&id, &[], Duration::from_secs(60), now)
             .map_err(AuthorityError::Issue)?;
-        verify_svid(&svid.chain, &self.bundles, now, Usage::Server)
+        verify_svid(&svid.chain, &self.bundles(), now, Usage::Server)
             .map_err(AuthorityError::Mismatch)?;
         Ok(())
+    }
+
+    fn renew_roots(&self, known: BTreeMap<u32, Arc<Root>>) -> Result<(), AuthorityError> {
+        let roots = Roots::of(known, &self.ledger.data(), &self.trust_domain)?;
+        let bundles = Arc::clone(&roots.bundles);
+        self.roots.store(Arc::new(roots));
+        self.bundles.send_replace(bundles);
+        self.tell();
+        Ok(())
+    }
+
+    /// Tells followers of roots and revocations as they are now.
+    fn tell(&self) {
+        let revoked = match self.ledger.data().revoked() {
+            Ok(revoked) => Arc::new(revoked),
+            Err(error) => {
+                tracing::error!(%error, "the last good revocations stay");
+                self.revocations()
+            }
+        };
+        let news = News::new(self.roots(), revoked);
+        self.news.send_if_modified(|last| {
+            let differs = last.version != news.version;
+            if differs {
+                *last = Arc::new(news);
+            }
+            differs
+        });
+    }
+
+    /// Revokes certificates: open connections with them end, and nothing is issued for them.
+    ///
+    /// # Errors
+    /// `LedgerError`.
+    pub fn revoke(&self, target: &Target, reason: &str, now: UnixTime) -> Result<(), LedgerError> {
+        if reason.len() > crate::vocab::limits::REASON_BYTES {
+            return Err(LedgerError::Reason);
+        }
+        let (kind, value) = ledger::words(target);
+        self.ledger.change(|data| {
+            let mut all = data.revoked()?;
+            all.add(target.clone(), reason)?;
+            data.revocations
+                .retain(|entry| !(entry.kind == kind && entry.value == value));
+            data.revocations.push(ledger::RevocationEntry {
+                kind: kind.to_owned(),
+                value,
+                reason: reason.to_owned(),
+                time: now.as_secs(),
+            });
+            Ok(())
+        })?;
+        tracing::warn!(%target, reason, "revoked");
+        self.tell();
+        Ok(())
+    }
+
+    /// Undoes a revocation.
+    ///
+    /// # Errors
+    /// `LedgerError`.
+    pub fn unrevoke(&self, target: &Target) -> Result<(), LedgerError> {
+        let (kind, value) = ledger::words(target);
+        self.ledger.change(|data| {
+            let before = data.revocations.len();
+            data.revocations
+                .retain(|entry| !(entry.kind == kind && entry.value == value));
+            if data.revocations.len() == before {
+                return Err(LedgerError::NotRevoked(target.clone()));
+            }
+            Ok(())
+        })?;
+        tracing::warn!(%target, "revocation undone");
+        self.tell();
+        Ok(())
+    }
+
+    /// What is revoked now.
+    #[must_use]
+    pub fn revocations(&self) -> Arc<Revocations> {
+        Arc::clone(&self.news.borrow().revocations)
+    }
+
+    /// Roots and revocations, now and after every change.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<News>> {
+        self.news.subscribe()
+    }
+
+    /// The bundle, now and whenever the roots change.
+    #[must_use]
+    pub fn subscribe_bundles(&self) -> watch::Receiver<Arc<TrustBundles>> {
+        self.bundles.subscribe()
+    }
+
+    /// Changes of the ledger, for those who wait for the next step of a rotation.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<Arc<Data>> {
+        self.ledger.subscribe()
+    }
+
+    /// Remembers what a node was told.
+    pub fn note_told(&self, node: &NodeName, version: &str) {
+        self.told.send_modify(|told| {
+            if told.len() < crate::vocab::limits::NODES || told.contains_key(node) {
+                told.insert(node.clone(), version.to_owned());
+            }
+        });
+    }
+
+    /// Nodes that have not been told of the roots and revocations as they are now, since this process started.
+    #[must_use]
+    pub fn not_told(&self) -> Vec<String> {
+        let version = self.news.borrow().version.clone();
+        let told = self.told.borrow();
+        let behind = |name: &&String| {
+            let node = NodeName::parse(name).ok();
+            node.and_then(|node| told.get(&node).cloned()) != Some(version.clone())
+        };
+        self.ledger
+            .data()
+            .nodes
+            .keys()
+            .filter(behind)
+            .cloned()
+            .collect()
     }
 
     /// The trust domain that it issues for.
@@ -294,13 +471,19 @@ impl Authority {
     /// The bundle of its trust domain.
     #[must_use]
     pub fn bundles(&self) -> Arc<TrustBundles> {
-        Arc::clone(&self.bundles)
+        Arc::clone(&self.roots.load().bundles)
     }
 
-    /// The root certificates, for peers that are to trust it.
+    /// The root certificates, for peers that are to trust it; two during a rotation.
     #[must_use]
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.root.certificate().clone()]
+        self.roots.load().trusted()
+    }
+
+    /// The root that signs now, by its number; it changes with a rotation.
+    #[must_use]
+    pub fn signing_root(&self) -> u32 {
+        self.roots.load().active.number
     }
 
     /// Makes a key and an SVID for it: one URI SAN, `dns_names` beside it, valid from 60 s ago for `ttl` from now.
@@ -315,7 +498,10 @@ impl Authority {
         now: UnixTime,
     ) -> Result<Svid, IssueError> {
         self.check_request(id, ttl)?;
-        let names = Names::svid(id, dns_names)?;
+        if let Some(target) = self.revocations().of_identity(id, None) {
+            return Err(IssueError::Barred(target));
+        }
+        let names = Names::svid(id, dns_names, None)?;
         let issued = self
             .issuing(now)?
             .issue(&names, &Subject::NewKey, ttl, now)?;
@@ -342,18 +528,28 @@ impl Authority {
         now: UnixTime,
     ) -> Result<(SpiffeId, Vec<CertificateDer<'static>>), IssueError> {
         let request = ca::Request::parse(csr_pem)?;
-        if !grant.allows_id(&request.id) {
+        grant.check(&request)?;
+        if NodeName::of(&request.id).is_some() {
+            // Only a join token, or the node itself, asks for this one.
             return Err(IssueError::NotGranted(request.id.to_string()));
         }
-        if let Some(name) = request
-            .dns_names
-            .iter()
-            .find(|name| !grant.allows_dns(name))
-        {
-            return Err(IssueError::NotGranted(name.clone()));
+        if let Some(target) = self.revocations().of_identity(&request.id, None) {
+            return Err(IssueError::Barred(target));
         }
-        self.check_request(&request.id, ttl)?;
-        let names = Names::svid(&request.id, &request.dns_names)?;
+        self.sign_request(request, None, ttl, now)
+    }
+
+    fn sign_request(
+        &self,
+        request: ca::Request,
+        node: Option<&NodeName>,
+        ttl: Duration,
+        now: UnixTime,
+    ) -> Result<(SpiffeId, Vec<CertificateDer<'static>>), IssueError> {
+        let own = NodeName::of(&request.id).is_some();
+        self.check_id(&request.id)?;
+        check_ttl(ttl, if own { NODE_TTL_MAX } else { TTL_MAX })?;
+        let names = Names::svid(&request.id, &request.dns_names, node)?;
         let issued =
             self.issuing(now)?
                 .issue(&names, &Subject::Key(request.public_key), ttl, now)?;
@@ -371,7 +567,7 @@ impl Authority {
         ttl: Duration,
         now: UnixTime,
     ) -> Result<ServerCertificate, IssueError> {
-        check_ttl(ttl)?;
+        check_ttl(ttl, TTL_MAX)?;
         let names = Names::server(dns_names, addresses)?;
         let issued = self
             .issuing(now)?
@@ -397,6 +593,9 @@ impl Authority {
         now: UnixTime,
     ) -> Result<String, IssueError> {
         self.check_request(id, ttl)?;
+        if let Some(target) = self.revocations().of_identity(id, None) {
+            return Err(IssueError::Barred(target));
+        }
         self.token.sign(&self.trust_domain, id, audience, ttl, now)
     }
 
@@ -407,33 +606,50 @@ impl Authority {
     }
 
     fn check_request(&self, id: &SpiffeId, ttl: Duration) -> Result<(), IssueError> {
+        self.check_id(id)?;
+        check_ttl(ttl, TTL_MAX)
+    }
+
+    fn check_id(&self, id: &SpiffeId) -> Result<(), IssueError> {
         if id.trust_domain() != self.trust_domain.as_str() || id.path().is_empty() {
             return Err(IssueError::ForeignId(id.clone()));
         }
-        check_ttl(ttl)
+        Ok(())
     }
 
-    /// The issuing CA, replaced when it is past its half life.
     fn issuing(&self, now: UnixTime) -> Result<Arc<Ca>, IssueError> {
-        let current = self.issuing.load_full();
-        let (not_before, not_after) = current.validity();
-        if now.as_secs() < next_rotation(not_before, not_after, 0.5).as_secs() {
-            return Ok(current);
-        }
-        let next = Arc::new(self.root.new_issuing(&self.trust_domain, now)?);
-        if let Some(store) = &self.store {
-            store
-                .replace_issuing(&next.bundle_pem())
-                .map_err(|e| IssueError::Store(Box::new(e)))?;
-        }
-        tracing::info!(trust_domain = %self.trust_domain, "issuing certificate renewed");
-        self.issuing.store(Arc::clone(&next));
-        Ok(next)
+        let active = Arc::clone(&self.roots.load().active);
+        active.issuing(&self.trust_domain, self.store.as_deref(), now)
+    }
+
+    /// The state directory, if there is one.
+    #[must_use]
+    pub fn state_dir(&self) -> Option<PathBuf> {
+        self.store.as_ref().map(|store| store.dir().to_owned())
     }
 }
 
-fn check_ttl(ttl: Duration) -> Result<(), IssueError> {
-    if ttl < Duration::from_secs(1) || ttl > TTL_MAX {
+fn load_token(store: &Store) -> Result<TokenKey, AuthorityError> {
+    let path = store.path(store::TOKEN_KEY);
+    TokenKey::parse(&store.token_key()?).ok_or_else(|| unfit(&path, &path, ca::Unfit::Key))
+}
+
+fn given_root(given: &GivenCa) -> Result<Root, AuthorityError> {
+    let issuing = Ca::parse(&given.chain, &given.key).map_err(|reason| {
+        AuthorityError::Given(match reason {
+            ca::Unfit::Certificate => "chain is not PEM of certificates",
+            ca::Unfit::Key => "key is not a P-256 key in PKCS#8",
+            ca::Unfit::Pair => "key is not that of the first certificate",
+        })
+    })?;
+    if given.roots.is_empty() {
+        return Err(AuthorityError::Given("no roots"));
+    }
+    Ok(Root::given(issuing, given.roots.clone()))
+}
+
+fn check_ttl(ttl: Duration, most: Duration) -> Result<(), IssueError> {
+    if ttl < Duration::from_secs(1) || ttl > most {
         Err(IssueError::Ttl)
     } else {
         Ok(())

@@ -147,7 +147,7 @@ pub fn write(
     Ok(replaced)
 }
 
-/// Keeps the files of all jobs as fresh as the SVIDs, until the future is dropped. A token of the embedded
+/// Keeps the files of all jobs as fresh as the SVIDs and roots, until the future is dropped. A token of the embedded
 /// `authority` is written anew with every SVID and lives as long as it; a remote authority issues none.
 pub async fn keep(
     jobs: Vec<FilesJob>,
@@ -155,7 +155,7 @@ pub async fn keep(
     mut set: watch::Receiver<Arc<SvidSet>>,
     clock: Clock,
 ) {
-    let mut written: Vec<Option<Arc<Svid>>> = vec![None; jobs.len()];
+    let mut written: Vec<Option<(Arc<Svid>, Arc<TrustBundles>)>> = vec![None; jobs.len()];
     loop {
         let current = Arc::clone(&set.borrow_and_update());
         let mut replaced = Replaced::default();
@@ -164,13 +164,16 @@ pub async fn keep(
             let Some(svid) = current.by_id.get(&job.id) else {
                 continue;
             };
-            if last.as_ref().is_some_and(|last| Arc::ptr_eq(last, svid)) {
+            let same = |(last, roots): &(Arc<Svid>, Arc<TrustBundles>)| {
+                Arc::ptr_eq(last, svid) && Arc::ptr_eq(roots, &current.bundles)
+            };
+            if last.as_ref().is_some_and(same) {
                 continue;
             }
             match renew(job, svid, &current.bundles, authority.as_deref(), (clock)()) {
                 Ok(old) => {
                     replaced.0.extend(old.0);
-                    *last = Some(Arc::clone(svid));
+                    *last = Some((Arc::clone(svid), Arc::clone(&current.bundles)));
                 }
                 Err(error) => {
                     failed = true;

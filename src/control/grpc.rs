@@ -1,21 +1,30 @@
-//! Istio's certificate service, `istio.v1.auth.IstioCertificateService/CreateCertificate`: gRPC over TLS.
+//! Istio's certificate service, `istio.v1.auth.IstioCertificateService/CreateCertificate`: gRPC over TLS; and beside it
+//! a method of our own that tells roots and revocations as soon as they change.
 //!
 //! [`server`] lets other processes and real ztunnels join the embedded authority; [`client`] makes this process join
 //! another's.
 
+mod answer;
+mod channel;
 mod client;
+mod follow;
+mod node;
 mod server;
 
 pub use self::client::{RemoteAuthority, RemoteError, TokenSource};
+pub use self::follow::follow;
+pub use self::node::{NodeError, NodeState};
 pub use self::server::{CertificateService, ServeError};
 
-/// The one method.
+/// The one method of Istio's service.
 const PATH: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
+/// The one method of ours: answered when the version is another than the asked one, or after a while.
+const NEWS_PATH: &str = "/ringgate.authority.v1.AuthorityService/Watch";
 /// ALPN of gRPC.
 const ALPN: &[u8] = b"h2";
 
 /// `IstioCertificateRequest`. Field 4, `metadata` (impersonation by a node proxy), is not read: a caller gets what
-/// its own token grants.
+/// its own token or node grants.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 struct CertificateRequest {
     /// PKCS#10 in PEM.
@@ -32,4 +41,40 @@ struct CertificateResponse {
     /// PEM: leaf, issuing certificates, and last the roots.
     #[prost(string, repeated, tag = "1")]
     cert_chain: Vec<String>,
+}
+
+/// Asks for roots and revocations.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct NewsRequest {
+    /// The version that the caller has; empty for none.
+    #[prost(string, tag = "1")]
+    version: String,
+}
+
+/// Roots and revocations.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct NewsResponse {
+    /// Names this content.
+    #[prost(string, tag = "1")]
+    version: String,
+    /// DER of the trusted roots.
+    #[prost(bytes = "vec", repeated, tag = "2")]
+    roots: Vec<Vec<u8>>,
+    /// Everything that is revoked.
+    #[prost(message, repeated, tag = "3")]
+    revocations: Vec<NewsRevocation>,
+}
+
+/// One revocation.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct NewsRevocation {
+    /// `serial`, `id` or `node`.
+    #[prost(string, tag = "1")]
+    kind: String,
+    /// Which.
+    #[prost(string, tag = "2")]
+    value: String,
+    /// Why.
+    #[prost(string, tag = "3")]
+    reason: String,
 }

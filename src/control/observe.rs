@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::control::admin::Status;
+use crate::control::identities;
 use crate::telemetry::live::Live;
 use crate::telemetry::metrics::registry::Own;
 use crate::telemetry::metrics::{Registry, Series};
@@ -135,6 +137,16 @@ fn own(status: &Status, lost_records: u64) -> Vec<Own> {
             "ringgate_identities",
             "Identities that are valid now",
             count(status.identities),
+        ),
+        Own::gauge(
+            "ringgate_identity_seconds_left",
+            "Seconds until the first identity expires; 0 if there is none",
+            identities::seconds_left(&status.svids, UnixTime::now()),
+        ),
+        Own::gauge(
+            "ringgate_revocations",
+            "Revocations in force",
+            count(status.revocations),
         ),
         Own::gauge(
             "ringgate_ready",

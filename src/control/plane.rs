@@ -11,24 +11,23 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::config::checked::{
-    Config, GatewayClass, IdentityFiles, IdentitySource, Mesh, Process, Service,
-};
+use crate::config::checked::{Config, GatewayClass, IdentityFiles, Mesh, Process, Service};
 use crate::config::{self, Depth, Options};
 use crate::control::admin::{self, Face, Status};
 use crate::control::ask::{self, Ask, Asker};
-use crate::control::authority::grant::JoinTokens;
 use crate::control::authority::{Authority, AuthorityError};
 use crate::control::dns::{self, Dns, NameKeeper, Names};
 use crate::control::files::{self, FilesJob};
-use crate::control::grpc::{CertificateService, RemoteAuthority, RemoteError};
+use crate::control::grpc::RemoteError;
 use crate::control::http_client::{HttpClient, SYSTEM_ROOTS};
+use crate::control::identity_source::{self, Told};
 use crate::control::jwks::{JwksHandle, Sources, Timetable};
 use crate::control::login::LoginPart;
 use crate::control::observe::{Observed, Reports};
 use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
-use crate::control::svid::{Source, SvidManager, SvidSet, system_clock};
+use crate::control::svid::{SvidManager, SvidSet, system_clock};
 use crate::control::watch_files;
+use crate::identity::revocation::Revocations;
 use crate::identity::svid::WantedSvid;
 use crate::io::clock;
 use crate::jwt::KeySets;
@@ -93,10 +92,14 @@ const FIRST_KEYS: Duration = Duration::from_secs(2);
 
 /// What runs beside the main loop; ends with it.
 #[derive(Debug, Default)]
-struct Tasks(Vec<AbortHandle>);
+pub(super) struct Tasks(Vec<AbortHandle>);
 
 impl Tasks {
-    fn spawn(&mut self, what: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(
+        &mut self,
+        what: &'static str,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
         let task = tokio::spawn(task);
         self.0.push(task.abort_handle());
         // A part that ends takes nothing else with it, but the operator has to know.
@@ -120,6 +123,49 @@ impl Drop for Tasks {
     }
 }
 
+/// What is revoked, by whomever.
+#[derive(Debug)]
+struct Revoked {
+    told: Told,
+    /// All of it.
+    now: Arc<Revocations>,
+    /// For the verifiers of the data cores.
+    handle: Arc<ArcSwap<Revocations>>,
+    /// For the rotation of identities.
+    manager: watch::Sender<Arc<Revocations>>,
+}
+
+impl Revoked {
+    fn new(told: Told, manager: watch::Sender<Arc<Revocations>>) -> Self {
+        Self {
+            told,
+            now: Arc::default(),
+            handle: Arc::default(),
+            manager,
+        }
+    }
+
+    fn handle(&self) -> Arc<ArcSwap<Revocations>> {
+        Arc::clone(&self.handle)
+    }
+
+    async fn changed(&mut self) {
+        self.told.changed().await;
+    }
+
+    /// Whether it is another than before. New handshakes are verified by it from here on.
+    fn gather(&mut self, mesh: &Mesh) -> bool {
+        let now = self.told.now().merged(&mesh.revocations);
+        if now == *self.now {
+            return false;
+        }
+        self.now = Arc::new(now);
+        self.handle.store(Arc::clone(&self.now));
+        self.manager.send_replace(Arc::clone(&self.now));
+        true
+    }
+}
+
 /// The running control plane.
 #[derive(Debug)]
 pub struct Plane {
@@ -130,6 +176,7 @@ pub struct Plane {
     svids: watch::Receiver<Arc<SvidSet>>,
     wanted: watch::Sender<Vec<WantedSvid>>,
     identities: Arc<Identities>,
+    revoked: Revoked,
     keys: watch::Receiver<Arc<KeySets>>,
     jwks: JwksHandle,
     http: HttpClient,
@@ -151,14 +198,14 @@ impl Plane {
         let config = Arc::new(config);
         let mut tasks = Tasks::default();
         let status = watch::Sender::new(Status::default());
-        let (source, authority) = identity_source(&config)?;
+        let (source, authority, told) = identity_source::begin(&config, &mut tasks).await?;
         let reports = endpoints(&config.process, &status, authority.as_ref(), &mut tasks).await?;
-        if let Some(authority) = &authority {
-            certificate_service(&config.process, authority, &mut tasks).await?;
-        }
+        status.send_modify(|s| s.source = source.label());
         let wanted = wanted(&config);
         let manager = SvidManager::new(source, wanted.clone());
         let (mut svids, wanted_sender) = (manager.subscribe(), manager.wanted());
+        let mut revoked = Revoked::new(told, manager.revoked());
+        revoked.gather(&config.mesh);
         tasks.spawn("rotation of identities", manager.run());
         let jobs = file_jobs(&config);
         if !jobs.is_empty() {
@@ -182,8 +229,8 @@ impl Plane {
             login.first(),
             names.first()
         );
-        let identities = Identities::default()
-            .renew(&svids.borrow_and_update())
+        let identities = Identities::new(revoked.handle())
+            .renew(&svids.borrow_and_update(), &revoked.now)
             .map_err(PlaneError::Snapshot)?;
         let (asker, asks) = mpsc::channel(ask::WAITING);
         let mut plane = Self {
@@ -193,6 +240,7 @@ impl Plane {
             svids,
             wanted: wanted_sender,
             identities: Arc::new(identities),
+            revoked,
             keys,
             jwks,
             http,
@@ -228,6 +276,7 @@ impl Plane {
             tokio::select! {
                 Some(()) = reloads.recv() => self.reload().await,
                 Ok(()) = self.svids.changed() => self.renew(),
+                () = self.revoked.changed() => self.revoke(),
                 Ok(()) = self.keys.changed() => self.refresh("key sets"),
                 Ok(()) = self.names.resolved.changed() => self.refresh("outside names"),
                 Ok(()) = self.login.logins.changed() => self.refresh("login providers"),
@@ -250,6 +299,7 @@ impl Plane {
             generation: self.generation,
             config: Arc::clone(&self.config),
             identities: Arc::clone(&self.identities),
+            revocations: Arc::clone(&self.revoked.now),
             keys: Arc::clone(&self.keys.borrow_and_update()),
             oidc,
             resolved: Arc::clone(&self.names.resolved.borrow_and_update()),
@@ -260,10 +310,13 @@ impl Plane {
         self.snapshot.store(Arc::new(snapshot));
         self.version = self.version.wrapping_add(1);
         self.changed.send_replace(self.version);
-        let (generation, identities) = (self.generation, self.svids.borrow().by_id.len());
+        let (generation, svids) = (self.generation, Arc::clone(&self.svids.borrow()));
+        let revocations = self.revoked.now.len();
         self.status.send_modify(|s| {
             s.generation = generation;
-            s.identities = identities;
+            s.identities = svids.by_id.len();
+            s.svids = svids;
+            s.revocations = revocations;
         });
         Ok(())
     }
@@ -274,8 +327,20 @@ impl Plane {
         }
     }
 
+    /// Takes the revocations as they are now.
+    fn revoke(&mut self) {
+        if self.revoked.gather(&self.config.mesh) {
+            tracing::info!(
+                revocations = self.revoked.now.len(),
+                "revocations have changed"
+            );
+            self.renew();
+        }
+    }
+
     fn renew(&mut self) {
-        let renewed = self.identities.renew(&self.svids.borrow_and_update());
+        let svids = Arc::clone(&self.svids.borrow_and_update());
+        let renewed = self.identities.renew(&svids, &self.revoked.now);
         match renewed {
             Ok(identities) => {
                 self.identities = Arc::new(identities);
@@ -326,8 +391,10 @@ impl Plane {
         let before = (Arc::clone(&self.config), self.generation);
         self.config = Arc::new(loaded);
         self.generation = self.generation.saturating_add(1);
+        let revoked = self.revoked.gather(&self.config.mesh);
         if let Err(error) = self.publish() {
             (self.config, self.generation) = before;
+            self.revoked.gather(&self.config.mesh);
             if let Some(login) = login {
                 self.login = login;
             }
@@ -335,6 +402,9 @@ impl Plane {
         }
         self.status.send_modify(|s| s.problems.clear());
         tracing::info!(generation = self.generation, "configuration reloaded");
+        if revoked {
+            self.renew();
+        }
         self.wanted.send_replace(wanted(&self.config));
         self.jwks.set_sources(key_sources(&self.config.mesh));
         self.names.wanted.send_replace(dns::wanted(&self.config));
@@ -382,68 +452,13 @@ fn first_parts(config: &Arc<Config>) -> Parts {
         generation: 0,
         config: Arc::clone(config),
         identities: Arc::default(),
+        revocations: Arc::default(),
         keys: Arc::default(),
         oidc: BTreeMap::new(),
         resolved: Arc::default(),
         origination: Arc::default(),
         last: None,
     }
-}
-
-fn identity_source(config: &Config) -> Result<(Source, Option<Arc<Authority>>), PlaneError> {
-    let now = rustls::pki_types::UnixTime::now();
-    match &config.process.identity {
-        IdentitySource::Embedded(settings) => {
-            let domain = config.mesh.trust_domain.clone();
-            let authority = match &settings.state_dir {
-                Some(dir) => Authority::open(dir, domain, now),
-                None => Authority::in_memory(domain, now),
-            };
-            let authority = Arc::new(authority.map_err(PlaneError::Authority)?);
-            let ttl = Duration::from_secs(settings.svid_ttl_s);
-            Ok((
-                Source::Embedded {
-                    authority: Arc::clone(&authority),
-                    ttl,
-                },
-                Some(authority),
-            ))
-        }
-        IdentitySource::Remote(remote) => {
-            let what = remote.root_ca.display().to_string();
-            let pem = read(&remote.root_ca)?;
-            let roots =
-                crate::identity::pem::certificates(&pem).map_err(|e| PlaneError::Content {
-                    what,
-                    problem: e.to_string(),
-                })?;
-            let token = remote.token.clone();
-            let token_source = Arc::new(move || token.read_text().map_err(std::io::Error::other));
-            let ttl = Duration::from_secs(24 * 3600);
-            let made = RemoteAuthority::new(
-                &remote.address,
-                &roots,
-                &config.mesh.trust_domain,
-                token_source,
-                ttl,
-            );
-            Ok((
-                Source::Remote(Arc::new(made.map_err(PlaneError::Remote)?)),
-                None,
-            ))
-        }
-    }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the control thread reads files, the cores do not"
-)]
-fn read(path: &std::path::Path) -> Result<Vec<u8>, PlaneError> {
-    std::fs::read(path).map_err(|source| PlaneError::Io {
-        what: path.display().to_string(),
-        source,
-    })
 }
 
 /// Serves the admin, metrics and readiness endpoints that the configuration asks for.
@@ -498,63 +513,13 @@ async fn first_keys(keys: &mut watch::Receiver<Arc<KeySets>>, mesh: &Mesh) {
     }
 }
 
-/// Serves `CreateCertificate`, if the configuration asks for it.
-async fn certificate_service(
-    process: &Process,
-    authority: &Arc<Authority>,
-    tasks: &mut Tasks,
-) -> Result<(), PlaneError> {
-    let IdentitySource::Embedded(settings) = &process.identity else {
-        return Ok(());
-    };
-    let (Some(address), Some(secret)) = (settings.listen, &settings.join_tokens) else {
-        return Ok(());
-    };
-    let text = secret.read_text().map_err(PlaneError::Secret)?;
-    let tokens = JoinTokens::parse(&text).map_err(|e| PlaneError::Content {
-        what: format!("{secret:?}"),
-        problem: e.to_string(),
-    })?;
-    let failed = |source| PlaneError::Io {
-        what: format!("authority {address}"),
-        source,
-    };
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
-        .map_err(failed)?;
-    let ttl = Duration::from_secs(settings.svid_ttl_s);
-    let service = CertificateService::new(Arc::clone(authority), tokens, ttl, system_clock());
-    tasks.spawn("certificate service", async move {
-        let Err(error) = service.serve(listener, Vec::new()).await;
-        tracing::error!(%error, "certificate service has ended");
-    });
-    Ok(())
-}
-
 /// The identities of this process and the DNS names that stand beside them for direct TLS.
 fn wanted(config: &Config) -> Vec<WantedSvid> {
     let mesh = &config.mesh;
     let mut by_id: BTreeMap<_, Vec<String>> = BTreeMap::new();
-    let hosts = |service: &Service| {
-        service
-            .hosts
-            .iter()
-            .filter(|h| !h.contains('*'))
-            .cloned()
-            .collect::<Vec<_>>()
-    };
     for hosted in config.process.nodes.iter().flat_map(|n| &n.workloads) {
-        for (at, workload) in mesh
-            .workloads
-            .iter()
-            .enumerate()
-            .filter(|(_, w)| w.name == hosted.workload)
-        {
-            let names = by_id.entry(workload.id.clone()).or_default();
-            mesh.services
-                .iter()
-                .filter(|s| s.workloads.contains(&at))
-                .for_each(|s| names.extend(hosts(s)));
+        if let Some(wanted) = wanted_of_workload(mesh, &hosted.workload.to_string()) {
+            by_id.entry(wanted.id).or_default().extend(wanted.dns_names);
         }
     }
     // The authority may write files for workloads that no node of this process serves.
@@ -567,20 +532,8 @@ fn wanted(config: &Config) -> Vec<WantedSvid> {
     let ingresses = config.process.ingresses.iter().map(|i| &i.gateway);
     let egresses = config.process.egresses.iter().map(|e| &e.gateway);
     for name in waypoints.chain(ingresses).chain(egresses) {
-        for (at, gateway) in mesh
-            .gateways
-            .iter()
-            .enumerate()
-            .filter(|(_, g)| g.name == *name)
-        {
-            let names = by_id.entry(gateway.id.clone()).or_default();
-            names.push(gateway.name.name.clone());
-            if gateway.class == GatewayClass::Waypoint {
-                mesh.services
-                    .iter()
-                    .filter(|s| s.waypoint == Some(at))
-                    .for_each(|s| names.extend(hosts(s)));
-            }
+        if let Some(wanted) = wanted_of_gateway(mesh, &name.to_string()) {
+            by_id.entry(wanted.id).or_default().extend(wanted.dns_names);
         }
     }
     let one = |(id, mut dns_names): (_, Vec<String>)| {
@@ -589,6 +542,45 @@ fn wanted(config: &Config) -> Vec<WantedSvid> {
         WantedSvid { id, dns_names }
     };
     by_id.into_iter().map(one).collect()
+}
+
+/// Hosts of a service that can stand in a certificate.
+fn hosts(service: &Service) -> impl Iterator<Item = String> {
+    let plain = service.hosts.iter().filter(|h| !h.contains('*'));
+    plain.cloned()
+}
+
+/// What the node of workload `namespace/name` asks for.
+#[must_use]
+pub fn wanted_of_workload(mesh: &Mesh, name: &str) -> Option<WantedSvid> {
+    let at = mesh
+        .workloads
+        .iter()
+        .position(|w| w.name.to_string() == name)?;
+    let services = mesh.services.iter().filter(|s| s.workloads.contains(&at));
+    Some(WantedSvid {
+        id: mesh.workloads.get(at)?.id.clone(),
+        dns_names: services.flat_map(hosts).collect(),
+    })
+}
+
+/// What the process of gateway `namespace/name` asks for.
+#[must_use]
+pub fn wanted_of_gateway(mesh: &Mesh, name: &str) -> Option<WantedSvid> {
+    let at = mesh
+        .gateways
+        .iter()
+        .position(|g| g.name.to_string() == name)?;
+    let gateway = mesh.gateways.get(at)?;
+    let mut dns_names = vec![gateway.name.name.clone()];
+    if gateway.class == GatewayClass::Waypoint {
+        let services = mesh.services.iter().filter(|s| s.waypoint == Some(at));
+        dns_names.extend(services.flat_map(hosts));
+    }
+    Some(WantedSvid {
+        id: gateway.id.clone(),
+        dns_names,
+    })
 }
 
 fn file_jobs(config: &Config) -> Vec<FilesJob> {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 
@@ -11,6 +12,7 @@ use crate::config::checked::{Config, Mesh, Process};
 use crate::control::origination::Originations;
 use crate::control::svid::SvidSet;
 use crate::identity::bundle::TrustBundles;
+use crate::identity::revocation::Revocations;
 use crate::identity::svid::Svid;
 use crate::identity::tls::{self, ClientAuth, Expected, TlsError};
 use crate::jwt::KeySets;
@@ -43,6 +45,8 @@ pub struct Snapshot {
     pub enforcements: Arc<Enforcements>,
     /// By identity.
     pub identities: Arc<Identities>,
+    /// Whom nobody may be any more.
+    pub revocations: Arc<Revocations>,
     /// Key sets of all token rules.
     pub keys: Arc<KeySets>,
     /// Edge certificates, by ingress and listener as configured.
@@ -92,6 +96,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// Identities.
     pub identities: Arc<Identities>,
+    /// Revocations.
+    pub revocations: Arc<Revocations>,
     /// Key sets.
     pub keys: Arc<KeySets>,
     /// Login providers.
@@ -122,6 +128,7 @@ impl Snapshot {
             generation: parts.generation,
             enforcements,
             identities: Arc::clone(&parts.identities),
+            revocations: Arc::clone(&parts.revocations),
             keys: Arc::clone(&parts.keys),
             edge: or_last(edge(&parts.config.process), parts, |last| &last.edge)?,
             origination: or_last(
@@ -155,29 +162,56 @@ fn or_last<T: Clone>(
 pub struct Identities {
     made: BTreeMap<SpiffeId, (Arc<Svid>, MeshTls)>,
     bundles: Arc<TrustBundles>,
+    /// The same roots with the revocations that handshakes look up.
+    verifying: Arc<TrustBundles>,
+    revoked: Arc<ArcSwap<Revocations>>,
 }
 
 impl Identities {
+    /// None yet. Whatever `revoked` holds at the moment of a handshake is refused.
+    #[must_use]
+    pub fn new(revoked: Arc<ArcSwap<Revocations>>) -> Self {
+        Self {
+            revoked,
+            ..Self::default()
+        }
+    }
+
     /// Makes the configurations; those whose SVID and bundles are as before are kept, and with them the pooled
-    /// connections that were made by them.
+    /// connections that were made by them. An identity of ours that is revoked is not used.
     ///
     /// # Errors
     /// `SnapshotError::Identity`.
-    pub fn renew(&self, svids: &SvidSet) -> Result<Self, SnapshotError> {
+    pub fn renew(&self, svids: &SvidSet, revoked: &Revocations) -> Result<Self, SnapshotError> {
+        let same = Arc::ptr_eq(&self.bundles, &svids.bundles);
+        let verifying = if same && !self.made.is_empty() {
+            Arc::clone(&self.verifying)
+        } else {
+            let handle = Arc::clone(&self.revoked);
+            Arc::new(svids.bundles.with_revocations(handle))
+        };
         let mut made = BTreeMap::new();
         for (id, svid) in &svids.by_id {
-            let kept = self.made.get(id).filter(|(known, _)| {
-                Arc::ptr_eq(known, svid) && Arc::ptr_eq(&self.bundles, &svids.bundles)
-            });
+            let leaf = tls::peer_leaf(&svid.chain);
+            if let Some(target) = leaf.and_then(|leaf| revoked.of(&leaf)) {
+                tracing::warn!(%id, %target, "own identity is revoked and not used");
+                continue;
+            }
+            let kept = self
+                .made
+                .get(id)
+                .filter(|(known, _)| Arc::ptr_eq(known, svid) && same);
             let tls = match kept {
                 Some((_, tls)) => tls.clone(),
-                None => mesh_tls(svid, &svids.bundles).map_err(SnapshotError::Identity)?,
+                None => mesh_tls(svid, &verifying).map_err(SnapshotError::Identity)?,
             };
             made.insert(id.clone(), (Arc::clone(svid), tls));
         }
         Ok(Self {
             made,
             bundles: Arc::clone(&svids.bundles),
+            verifying,
+            revoked: Arc::clone(&self.revoked),
         })
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Every identity has a task of its own that issues, waits for the half life and issues again. A failure is tried
 //! again with a growing wait while the old SVID lives on; when that one expires it is withdrawn, and the data cores
-//! have nothing to present (fail closed).
+//! have nothing to present (fail closed). An SVID whose serial number is revoked, or that a clock set back has put into
+//! the future, is replaced at once.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -15,8 +16,11 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::authority::{Authority, IssueError};
+use super::file_source::{FileSource, FileSourceError};
 use super::grpc::{RemoteAuthority, RemoteError};
 use crate::identity::bundle::TrustBundles;
+use crate::identity::leaf;
+use crate::identity::revocation::{Revocations, Serial};
 use crate::identity::rotation::{backoff, next_rotation};
 use crate::identity::svid::{Svid, WantedSvid};
 use crate::vocab::spiffe::SpiffeId;
@@ -24,7 +28,7 @@ use crate::vocab::spiffe::SpiffeId;
 /// Requests to the source at a time (ztunnel's value).
 const CONCURRENT: usize = 8;
 /// Longest sleep before the wall clock is read again: a VM that was suspended wakes up late by at most this.
-const SLEEP_MAX: Duration = Duration::from_secs(30);
+const SLEEP_MAX: Duration = Duration::from_secs(5);
 /// Shortest wait between two rotations of one identity.
 const ROTATION_MIN_S: u64 = 1;
 
@@ -69,8 +73,18 @@ pub trait SvidSource: Send + Sync + 'static {
         now: UnixTime,
     ) -> impl Future<Output = Result<Issued, SourceError>> + Send;
 
-    /// The bundles before anything is issued; empty if the source does not know them.
+    /// The bundles as the source knows them now; empty if it does not.
     fn bundles(&self) -> Arc<TrustBundles>;
+
+    /// Tells when the bundles change by themselves; `None` if they come with SVIDs only.
+    fn bundle_changes(&self) -> Option<watch::Receiver<Arc<TrustBundles>>> {
+        None
+    }
+
+    /// Tells when it is worth asking again before an SVID is half over; `None` if that is never known.
+    fn renewals(&self) -> Option<watch::Receiver<u64>> {
+        None
+    }
 }
 
 /// Why a source gave no SVID.
@@ -79,6 +93,9 @@ pub enum SourceError {
     /// The embedded authority refused.
     #[error("embedded authority refused")]
     Embedded(#[source] IssueError),
+    /// No usable files.
+    #[error("no usable identity files")]
+    Files(#[source] FileSourceError),
     /// The remote authority refused, could not be reached, or answered with something that does not verify.
     #[error("remote authority gave no usable answer")]
     Remote(#[source] RemoteError),
@@ -94,8 +111,22 @@ pub enum Source {
         /// Lifetime of an SVID.
         ttl: Duration,
     },
-    /// `[identity]`
+    /// `[identity]` with an address.
     Remote(Arc<RemoteAuthority>),
+    /// `[identity]` with files.
+    Files(Arc<FileSource>),
+}
+
+impl Source {
+    /// What the admin endpoint calls it.
+    #[must_use]
+    pub fn label(&self) -> &'static str {
+        match self {
+            Self::Embedded { .. } => "authority",
+            Self::Remote(_) => "remote",
+            Self::Files(_) => "files",
+        }
+    }
 }
 
 impl SvidSource for Source {
@@ -111,6 +142,7 @@ impl SvidSource for Source {
                 })
             }
             Self::Remote(remote) => remote.issue(wanted, now).await.map_err(SourceError::Remote),
+            Self::Files(files) => files.issue(wanted, now).map_err(SourceError::Files),
         }
     }
 
@@ -118,6 +150,22 @@ impl SvidSource for Source {
         match self {
             Self::Embedded { authority, .. } => authority.bundles(),
             Self::Remote(remote) => remote.bundles(),
+            Self::Files(files) => files.bundles(),
+        }
+    }
+
+    fn bundle_changes(&self) -> Option<watch::Receiver<Arc<TrustBundles>>> {
+        match self {
+            Self::Embedded { authority, .. } => Some(authority.subscribe_bundles()),
+            Self::Remote(remote) => Some(remote.subscribe_bundles()),
+            Self::Files(files) => Some(files.subscribe_bundles()),
+        }
+    }
+
+    fn renewals(&self) -> Option<watch::Receiver<u64>> {
+        match self {
+            Self::Embedded { .. } | Self::Remote(_) => None,
+            Self::Files(files) => Some(files.renewals()),
         }
     }
 }
@@ -157,6 +205,7 @@ pub struct SvidManager<S> {
     clock: Clock,
     jitter: Jitter,
     wanted: watch::Sender<Vec<WantedSvid>>,
+    revoked: watch::Sender<Arc<Revocations>>,
     set: watch::Sender<Arc<SvidSet>>,
 }
 
@@ -187,6 +236,7 @@ impl<S: SvidSource> SvidManager<S> {
             clock,
             jitter,
             wanted: watch::Sender::new(wanted),
+            revoked: watch::Sender::new(Arc::default()),
             set: watch::Sender::new(Arc::new(empty)),
         }
     }
@@ -205,6 +255,12 @@ impl<S: SvidSource> SvidManager<S> {
         self.wanted.clone()
     }
 
+    /// A handle that tells what is revoked: an SVID whose serial number is, is issued again at once.
+    #[must_use]
+    pub fn revoked(&self) -> watch::Sender<Arc<Revocations>> {
+        self.revoked.clone()
+    }
+
     /// Issues all wanted identities and keeps them fresh, until the future is dropped. Its tasks end with it.
     pub async fn run(self) {
         let mut tasks = JoinSet::new();
@@ -212,6 +268,7 @@ impl<S: SvidSource> SvidManager<S> {
         let mut wanted = self.wanted.subscribe();
         let permits = Arc::new(Semaphore::new(CONCURRENT));
         let (events, mut inbox) = mpsc::channel(CONCURRENT);
+        let mut bundles = self.source.bundle_changes();
         wanted.mark_changed();
         loop {
             tokio::select! {
@@ -229,10 +286,18 @@ impl<S: SvidSource> SvidManager<S> {
                             clock: Arc::clone(&self.clock),
                             jitter: Arc::clone(&self.jitter),
                             permits: Arc::clone(&permits),
+                            revoked: self.revoked.subscribe(),
+                            renewals: self.source.renewals(),
                             events: events.clone(),
                         };
                         let task = tasks.spawn(keeper.run());
                         running.insert(want.id.clone(), Running { wanted: want, task });
+                    }
+                }
+                () = changed(&mut bundles) => {
+                    let bundles = self.source.bundles();
+                    if !Arc::ptr_eq(&bundles, &self.set.borrow().bundles) {
+                        self.publish(|set| set.bundles = bundles);
                     }
                 }
                 Some(event) = inbox.recv() => self.apply(event, &running),
@@ -273,10 +338,20 @@ impl<S: SvidSource> SvidManager<S> {
                 {
                     return;
                 }
+                let held = self.set.borrow().by_id.get(&wanted.id).cloned();
+                if held.is_some_and(|held| held.chain == issued.svid.chain) {
+                    // Files that have not changed.
+                    return;
+                }
                 tracing::info!(id = %wanted.id, not_after = issued.svid.not_after.as_secs(), "SVID issued");
+                // The source may have told of newer ones since it answered.
+                let bundles = match self.source.bundle_changes() {
+                    Some(_told) => self.source.bundles(),
+                    None => issued.bundles,
+                };
                 self.publish(|set| {
                     set.by_id.insert(wanted.id, Arc::new(issued.svid));
-                    set.bundles = issued.bundles;
+                    set.bundles = bundles;
                 });
             }
             Event::Expired { id } => {
@@ -303,26 +378,48 @@ struct Keeper<S> {
     clock: Clock,
     jitter: Jitter,
     permits: Arc<Semaphore>,
+    revoked: watch::Receiver<Arc<Revocations>>,
+    renewals: Option<watch::Receiver<u64>>,
     events: mpsc::Sender<Event>,
 }
 
+/// An SVID that was handed out.
+struct Held {
+    not_before: UnixTime,
+    not_after: UnixTime,
+    rotate_at: UnixTime,
+    serial: Option<Serial>,
+}
+
+/// Ends when something was told; never without a channel.
+async fn changed<T>(told: &mut Option<watch::Receiver<T>>) {
+    if let Some(channel) = told
+        && channel.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
+}
+
 impl<S: SvidSource> Keeper<S> {
-    async fn run(self) {
+    async fn run(mut self) {
         let mut failures = 0_u32;
         let mut expires: Option<UnixTime> = None;
         loop {
             match self.attempt(expires).await {
-                Ok((rotate_at, not_after)) => {
+                Ok(held) => {
                     failures = 0;
-                    expires = Some(not_after);
-                    self.sleep_until(rotate_at).await;
+                    expires = Some(held.not_after);
+                    self.until_due(&held).await;
                 }
                 Err(reason) => {
                     failures = failures.saturating_add(1);
                     let wait = backoff(failures, (self.jitter)());
                     if let Some(error) = reason {
+                        let now = (self.clock)().as_secs();
+                        let left = expires.map_or(0, |end| end.as_secs().saturating_sub(now));
                         tracing::warn!(
-                            id = %self.wanted.id, failures, wait_ms = wait.as_millis(),
+                            id = %self.wanted.id, failures, wait_ms = wait.as_millis(), seconds_left = left,
                             error = &error as &dyn std::error::Error, "SVID not issued"
                         );
                     }
@@ -332,12 +429,41 @@ impl<S: SvidSource> Keeper<S> {
         }
     }
 
-    /// One try. `Ok` holds the time of the next rotation and the end of the validity; `Err(None)` means that the old
-    /// SVID ran out while the source was silent.
-    async fn attempt(
-        &self,
-        expires: Option<UnixTime>,
-    ) -> Result<(UnixTime, UnixTime), Option<SourceError>> {
+    /// Waits for the next rotation, or for what makes it necessary before.
+    async fn until_due(&mut self, held: &Held) {
+        let revoked = self.revoked.wait_for(|revoked| {
+            held.serial
+                .as_ref()
+                .is_some_and(|serial| revoked.has_serial(serial))
+        });
+        let revoked = async {
+            if revoked.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        };
+        let clock = Arc::clone(&self.clock);
+        let due = async {
+            loop {
+                let now = (clock)().as_secs();
+                // Before its time: the clock was set back.
+                if now >= held.rotate_at.as_secs() || now < held.not_before.as_secs() {
+                    return;
+                }
+                let left = held.rotate_at.as_secs().saturating_sub(now);
+                tokio::time::sleep(Duration::from_secs(left).min(SLEEP_MAX)).await;
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = revoked => {
+                tracing::warn!(id = %self.wanted.id, "SVID is revoked by its serial number, another is asked for");
+            }
+            () = changed(&mut self.renewals) => {}
+        }
+    }
+
+    /// One try. `Err(None)` means that the old SVID ran out while the source was silent.
+    async fn attempt(&self, expires: Option<UnixTime>) -> Result<Held, Option<SourceError>> {
         let issue = async {
             // The semaphore is never closed; its error would only lift the bound.
             let _permit = self.permits.acquire().await;
@@ -357,17 +483,30 @@ impl<S: SvidSource> Keeper<S> {
             half.as_secs()
                 .max(now.as_secs().saturating_add(ROTATION_MIN_S)),
         );
+        let first = issued.svid.chain.first();
+        let held = Held {
+            not_before: issued.svid.not_before,
+            not_after,
+            rotate_at,
+            serial: first.and_then(|der| leaf::peer(der).ok()).map(|l| l.serial),
+        };
         let event = Event::Fresh {
             wanted: self.wanted.clone(),
             issued,
         };
         self.send(event).await;
-        Ok((rotate_at, not_after))
+        Ok(held)
     }
 
     /// Waits `wait`, but tells it at once when the old SVID runs out. Returns what is left of `expires`.
-    async fn wait(&self, wait: Duration, expires: Option<UnixTime>) -> Option<UnixTime> {
-        let pause = tokio::time::sleep(wait);
+    async fn wait(&mut self, wait: Duration, expires: Option<UnixTime>) -> Option<UnixTime> {
+        let mut renewals = self.renewals.clone();
+        let pause = async {
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                () = changed(&mut renewals) => {}
+            }
+        };
         tokio::pin!(pause);
         tokio::select! {
             biased;

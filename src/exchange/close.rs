@@ -37,6 +37,8 @@ pub enum CloseReason {
     Limit,
     /// A policy change forbids what was open.
     PolicyChanged,
+    /// The certificate, the identity or the node of a peer is revoked.
+    Revoked,
     /// The process is going.
     Drain,
 }
@@ -97,6 +99,7 @@ impl CloseReason {
                 Side::Downstream,
             ),
             Self::PolicyChanged => ("policy_changed", StatusCode::FORBIDDEN, Side::Local),
+            Self::Revoked => ("revoked", StatusCode::FORBIDDEN, Side::Downstream),
             Self::Drain => ("drain", StatusCode::SERVICE_UNAVAILABLE, Side::Local),
         }
     }

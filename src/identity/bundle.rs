@@ -1,12 +1,15 @@
 //! Trust bundles: the roots of each trust domain, kept apart (SPIFFE Trust Domain and Bundle, section 4).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use thiserror::Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::revocation::{PeerLeaf, Revocations, Target};
 use crate::vocab::spiffe::TrustDomain;
 
 /// What is wrong with a root certificate.
@@ -24,6 +27,8 @@ pub enum BundleError {
 #[derive(Clone, Debug, Default)]
 pub struct TrustBundles {
     domains: BTreeMap<Box<str>, Bundle>,
+    /// What is revoked at the moment of a handshake; without it nothing is.
+    revoked: Option<Arc<ArcSwap<Revocations>>>,
 }
 
 /// The roots of one trust domain; `anchors[i]` was made of `roots[i]`.
@@ -84,6 +89,20 @@ impl TrustBundles {
     #[must_use]
     pub fn bundle(&self, trust_domain: &str) -> Option<&Bundle> {
         self.domains.get(trust_domain)
+    }
+
+    /// The same roots, and whatever `revoked` holds at the moment of a handshake is refused.
+    #[must_use]
+    pub fn with_revocations(&self, revoked: Arc<ArcSwap<Revocations>>) -> Self {
+        Self {
+            domains: self.domains.clone(),
+            revoked: Some(revoked),
+        }
+    }
+
+    /// Why a certificate is refused now, though its chain may be good.
+    pub(super) fn revoked(&self, leaf: &PeerLeaf) -> Option<Target> {
+        self.revoked.as_ref()?.load().of(leaf)
     }
 
     /// The names of the trust domains, sorted.

@@ -8,7 +8,11 @@ use x509_parser::prelude::FromDer as _;
 use x509_parser::public_key::PublicKey;
 
 use super::bundle::unix_time;
+use super::revocation::{NodeName, PeerLeaf, Serial};
 use crate::vocab::spiffe::{SpiffeId, SpiffeIdError};
+
+/// The organizational unit of a leaf's subject says by this and a name which node it was issued to.
+pub const NODE_UNIT: &str = "node/";
 
 const TAG_URI: u32 = 6;
 const RSA_BITS: usize = 2048;
@@ -53,6 +57,8 @@ pub enum LeafError {
 pub struct Leaf {
     /// The identity.
     pub id: SpiffeId,
+    /// What a revocation may name.
+    pub peer: PeerLeaf,
     /// Start of the validity.
     pub not_before: UnixTime,
     /// End of the validity.
@@ -70,6 +76,7 @@ pub fn check(leaf: &CertificateDer<'_>) -> Result<Leaf, LeafError> {
     check_usages(&cert)?;
     check_key(&cert)?;
     Ok(Leaf {
+        peer: peer_of(&cert, id.clone()),
         id,
         not_before: unix_time(cert.validity().not_before.timestamp()),
         not_after: unix_time(cert.validity().not_after.timestamp()),
@@ -82,6 +89,29 @@ pub fn check(leaf: &CertificateDer<'_>) -> Result<Leaf, LeafError> {
 /// `LeafError` if it has not exactly one URI SAN that is a SPIFFE ID with a path.
 pub fn id(leaf: &CertificateDer<'_>) -> Result<SpiffeId, LeafError> {
     id_of(&parse(leaf)?)
+}
+
+/// What a revocation may name of a leaf, with nothing else checked: for a chain that was verified before.
+///
+/// # Errors
+/// `LeafError` if it has not exactly one URI SAN that is a SPIFFE ID with a path.
+pub fn peer(leaf: &CertificateDer<'_>) -> Result<PeerLeaf, LeafError> {
+    let cert = parse(leaf)?;
+    let id = id_of(&cert)?;
+    Ok(peer_of(&cert, id))
+}
+
+fn peer_of(cert: &X509Certificate<'_>, id: SpiffeId) -> PeerLeaf {
+    let mut units = cert.subject().iter_organizational_unit();
+    let node = units.find_map(|unit| {
+        let name = unit.as_str().ok()?.strip_prefix(NODE_UNIT)?;
+        NodeName::parse(name).ok()
+    });
+    PeerLeaf {
+        id,
+        serial: Serial::of_bytes(cert.raw_serial()),
+        node,
+    }
 }
 
 fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, LeafError> {

@@ -22,6 +22,7 @@ use thiserror::Error;
 
 use super::bundle::TrustBundles;
 use super::leaf;
+use super::revocation::PeerLeaf;
 use super::svid::Svid;
 use super::verify::{SvidError, Usage, verify_svid};
 use crate::vocab::spiffe::SpiffeId;
@@ -50,6 +51,16 @@ pub enum ClientAuth {
     Required,
     /// A client may come without a certificate; one that it sends must be good.
     Optional,
+}
+
+/// Verifies the SVID of a client that shows one, where TLS is served to others too: a certificate is not demanded.
+#[must_use]
+pub fn optional_client(bundles: Arc<TrustBundles>) -> Arc<dyn ClientCertVerifier> {
+    Arc::new(PeerVerifier {
+        bundles,
+        expected: Expected::AnyOfBundles,
+        client_auth: ClientAuth::Optional,
+    })
 }
 
 /// Whom the client accepts as its server.
@@ -187,6 +198,12 @@ pub fn peer_id(certs: &[CertificateDer<'_>]) -> Option<SpiffeId> {
     leaf::id(certs.first()?).ok()
 }
 
+/// What a revocation may name of a peer whose chain the handshake has already verified; `None` if it sent none.
+#[must_use]
+pub fn peer_leaf(certs: &[CertificateDer<'_>]) -> Option<PeerLeaf> {
+    leaf::peer(certs.first()?).ok()
+}
+
 /// Both verifiers: they differ in the usage that they ask for.
 #[derive(Debug)]
 struct PeerVerifier {
@@ -239,6 +256,7 @@ fn tls_error(error: SvidError) -> rustls::Error {
     let plain = match &error {
         SvidError::UnknownTrustDomain(_) => Some(CertificateError::UnknownIssuer),
         SvidError::RootTime => Some(CertificateError::Expired),
+        SvidError::Revoked(_) => Some(CertificateError::Revoked),
         SvidError::Chain { source, .. } => plain_reason(source),
         SvidError::Empty
         | SvidError::TooLong

@@ -9,6 +9,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::bundle::{Bundle, TrustBundles};
 use super::leaf::{self, LeafError};
+use super::revocation::Target;
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 
@@ -45,6 +46,9 @@ pub enum SvidError {
         #[source]
         source: webpki::Error,
     },
+    /// It is revoked.
+    #[error("revoked: {0}")]
+    Revoked(Target),
     /// An issuing certificate has a key usage without keyCertSign (RFC 5280 section 6.1.4 (n)).
     #[error("an issuing certificate may not sign certificates")]
     IssuerKeyUsage,
@@ -101,7 +105,10 @@ pub fn verify_svid(
         },
         PathFailure::Refused(reason) => reason,
     })?;
-    Ok(found.id)
+    match bundles.revoked(&found.peer) {
+        Some(target) => Err(SvidError::Revoked(target)),
+        None => Ok(found.id),
+    }
 }
 
 enum PathFailure {

@@ -14,9 +14,11 @@ use std::time::{Duration, Instant};
 use http::{Request, StatusCode};
 use rustls::pki_types::ServerName;
 use thiserror::Error;
+use tokio::sync::Notify;
 
 use crate::hbone::Code;
 use crate::http::connect::Head;
+use crate::identity::revocation::{PeerLeaf, Revocations};
 use crate::io::clock;
 use crate::io::mux::{Mux, MuxError};
 use crate::io::random;
@@ -112,6 +114,10 @@ type Key = (
 #[derive(Debug)]
 struct Pooled {
     mux: Mux,
+    /// Who answers, by the certificate that it showed.
+    leaf: Arc<PeerLeaf>,
+    /// Ends the connection, and with it its tunnels.
+    cut: Rc<Notify>,
     /// When it was last seen to carry a tunnel.
     used: Instant,
 }
@@ -150,7 +156,11 @@ impl Pool {
     ///
     /// # Errors
     /// `HboneError`.
-    pub(super) async fn open(&self, _permit: &Permit, far: &Far) -> Result<Stream, HboneError> {
+    pub(super) async fn open(
+        &self,
+        _permit: &Permit,
+        far: &Far,
+    ) -> Result<(Stream, Arc<PeerLeaf>), HboneError> {
         match rt::timeout(limits::CONNECT_MS, self.open_inner(far)).await {
             Ok(opened) => opened,
             Err(rt::Elapsed) => Err(HboneError::Timeout),
@@ -158,7 +168,7 @@ impl Pool {
     }
 
     /// Once more if the peer says that it has not looked at it (RFC 9113 section 8.7).
-    async fn open_inner(&self, far: &Far) -> Result<Stream, HboneError> {
+    async fn open_inner(&self, far: &Far) -> Result<(Stream, Arc<PeerLeaf>), HboneError> {
         match self.open_once(far).await {
             Err(HboneError::Framing { source, .. }) if is_unprocessed(&source) => {
                 self.open_once(far).await
@@ -167,23 +177,23 @@ impl Pool {
         }
     }
 
-    async fn open_once(&self, far: &Far) -> Result<Stream, HboneError> {
+    async fn open_once(&self, far: &Far) -> Result<(Stream, Arc<PeerLeaf>), HboneError> {
         let request = connect_head(far)?;
         let framing = |source| HboneError::Framing {
             to: far.address,
             source,
         };
         // Until the first await nobody else takes the room that was found.
-        let mux = self.connection(far).await?;
+        let (mux, leaf) = self.connection(far).await?;
         let (response, tunnel) = mux.open(&request).await.map_err(framing)?;
         if response.status() != StatusCode::OK {
             return Err(HboneError::Refused(response.status()));
         }
-        Ok(tunnel.into())
+        Ok((tunnel.into(), leaf))
     }
 
     /// A connection with room for one more stream. Connecting is serialised per key.
-    async fn connection(&self, far: &Far) -> Result<Mux, HboneError> {
+    async fn connection(&self, far: &Far) -> Result<(Mux, Arc<PeerLeaf>), HboneError> {
         // A rotated SVID has a new configuration, so new tunnels get a new connection.
         let key = (
             far.source.clone(),
@@ -197,12 +207,12 @@ impl Pool {
         // After GOAWAY it carries what it carries, and takes no more.
         pooled.retain(|p| p.mux.is_alive());
         if let Some(p) = pooled.iter().find(|p| p.has_room()) {
-            return Ok(p.mux.clone());
+            return Ok((p.mux.clone(), Arc::clone(&p.leaf)));
         }
         let fresh = connect(far).await?;
-        let mux = fresh.mux.clone();
+        let got = (fresh.mux.clone(), Arc::clone(&fresh.leaf));
         pooled.push(fresh);
-        Ok(mux)
+        Ok(got)
     }
 
     /// Forgets connections that are gone or idle for long; called now and then.
@@ -217,6 +227,26 @@ impl Pool {
                 }
                 Err(_busy) => true,
             });
+    }
+
+    /// Ends the connections to revoked peers, and their tunnels with them; how many that were.
+    pub(super) fn cut(&self, revocations: &Revocations) -> usize {
+        let mut ended = 0_usize;
+        for slot in self.by_key.borrow().values() {
+            // Who holds the slot is connecting, and its handshake asks the same revocations.
+            let Ok(mut pooled) = slot.try_lock() else {
+                continue;
+            };
+            pooled.retain(|p| {
+                let stays = revocations.of(&p.leaf).is_none();
+                if !stays {
+                    p.cut.notify_one();
+                    ended = ended.saturating_add(1);
+                }
+                stays
+            });
+        }
+        ended
     }
 
     /// Forgets all connections; each ends with its last tunnel.
@@ -253,17 +283,19 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
     let (stream, proof) = tls::connect(tcp.into(), Arc::clone(&far.tls), name)
         .await
         .map_err(failed)?;
-    if !proof.peer.as_ref().is_some_and(|peer| far.accepts(peer)) {
-        return Err(HboneError::Identity {
-            to: far.address,
-            got: proof
-                .peer
-                .map_or_else(|| "nobody".to_owned(), |id| id.to_string()),
-            want: far.expected.to_string(),
-        });
+    let other = |got: String| HboneError::Identity {
+        to: far.address,
+        got,
+        want: far.expected.to_string(),
+    };
+    let leaf = proof.leaf.ok_or_else(|| other("nobody".to_owned()))?;
+    if !far.accepts(&leaf.id) {
+        return Err(other(leaf.id.to_string()));
     }
     let (mux, driver) = Mux::client(stream);
     let silent = mux.clone().silent();
+    let cut = Rc::new(Notify::new());
+    let told = Rc::clone(&cut);
     rt::spawn(async move {
         tokio::select! {
             done = driver.run() => {
@@ -272,10 +304,17 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
                 }
             }
             () = silent => tracing::debug!("HBONE peer does not answer"),
+            () = told.notified() => {
+                tracing::debug!("HBONE peer is revoked");
+                // One turn for the tunnels to hear why, before they hear that it is over.
+                rt::yield_turn().await;
+            }
         }
     });
     Ok(Pooled {
         mux,
+        leaf,
+        cut,
         used: clock::now(),
     })
 }

@@ -7,12 +7,13 @@ use std::task::Poll;
 
 use bytes::BytesMut;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ServerConfig};
+use rustls::{CertificateError, ClientConfig, ServerConfig};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::exchange::close::CloseReason;
 use crate::identity;
+use crate::identity::revocation::PeerLeaf;
 use crate::io::buffers::{self, Size};
 use crate::io::records::Tls;
 use crate::io::rt;
@@ -26,6 +27,8 @@ use crate::vocab::spiffe::SpiffeId;
 pub struct Proof {
     /// Verified SPIFFE ID of the peer's certificate; `None` if it showed none.
     pub peer: Option<SpiffeId>,
+    /// What a revocation may name of that certificate.
+    pub leaf: Option<Arc<PeerLeaf>>,
     /// Server name that the client asked for, lower case.
     pub sni: Option<String>,
     /// Negotiated application protocol.
@@ -48,10 +51,23 @@ impl AcceptError {
     #[must_use]
     pub fn close(&self) -> CloseReason {
         match self {
+            Self::Failed(error) if revoked(error) => CloseReason::Revoked,
             Self::Failed(_) => CloseReason::Handshake,
             Self::Slow => CloseReason::Timeout,
         }
     }
+}
+
+/// Whether a handshake failed because the peer's certificate is revoked.
+#[must_use]
+pub fn revoked(error: &io::Error) -> bool {
+    let rustls = error
+        .get_ref()
+        .and_then(|source| source.downcast_ref::<rustls::Error>());
+    matches!(
+        rustls,
+        Some(rustls::Error::InvalidCertificate(CertificateError::Revoked))
+    )
 }
 
 /// Serves one handshake in `limits::HANDSHAKE_MS`; `choose` gets the client's server name.
@@ -176,8 +192,12 @@ async fn finish(mut stream: Stream, handshake: Handshake) -> io::Result<(Stream,
         fed.map_err(failed)?;
     }
     let certificates = handshake.peer_certificates();
+    let leaf = certificates
+        .and_then(identity::tls::peer_leaf)
+        .map(Arc::new);
     let proof = Proof {
-        peer: certificates.and_then(identity::tls::peer_id),
+        peer: leaf.as_ref().map(|leaf| leaf.id.clone()),
+        leaf,
         sni: None,
         h2: handshake.alpn() == Some(b"h2"),
     };

@@ -13,6 +13,7 @@ use h2::client::SendRequest;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 
+use crate::identity::revocation::{PeerLeaf, Revocations};
 use crate::io::clock;
 use crate::io::h1::{self, Reader, Writer};
 use crate::io::hbone::{self, Far, HboneError};
@@ -164,6 +165,18 @@ impl Upstreams {
     /// # Errors
     /// `DialError`.
     pub async fn dial(&self, permit: Permit, target: &Target) -> Result<Stream, DialError> {
+        Ok(self.open(&permit, target).await?.0)
+    }
+
+    /// As [`Self::dial`], with the certificate that the far end of an HBONE tunnel showed.
+    ///
+    /// # Errors
+    /// `DialError`.
+    pub async fn dial_proved(
+        &self,
+        permit: Permit,
+        target: &Target,
+    ) -> Result<(Stream, Option<Arc<PeerLeaf>>), DialError> {
         self.open(&permit, target).await
     }
 
@@ -211,7 +224,7 @@ impl Upstreams {
         target: &Target,
         key: Key,
     ) -> Result<Upstream, DialError> {
-        let (reader, writer) = h1::split(self.open(permit, target).await?);
+        let (reader, writer) = h1::split(self.open(permit, target).await?.0);
         Ok(Upstream::H1(Box::new(H1Upstream {
             reader,
             writer,
@@ -262,7 +275,7 @@ impl Upstreams {
             }
             self.h2.borrow_mut().remove(&key);
         }
-        let stream = self.open(permit, target).await?;
+        let (stream, _leaf) = self.open(permit, target).await?;
         let handshake = h2::client::Builder::new()
             .enable_push(false)
             .max_header_list_size(u32::try_from(limits::HEAD_BYTES).unwrap_or(u32::MAX))
@@ -313,9 +326,16 @@ impl Upstreams {
         Some((shared.send.clone(), Lease::take(&shared.streams)))
     }
 
-    async fn open(&self, permit: &Permit, target: &Target) -> Result<Stream, DialError> {
-        match target {
-            Target::Hbone(far) => Ok(self.hbone.open(permit, far).await?),
+    async fn open(
+        &self,
+        permit: &Permit,
+        target: &Target,
+    ) -> Result<(Stream, Option<Arc<PeerLeaf>>), DialError> {
+        let stream = match target {
+            Target::Hbone(far) => {
+                let (stream, leaf) = self.hbone.open(permit, far).await?;
+                return Ok((stream, Some(leaf)));
+            }
             Target::Plain { addresses, options } => {
                 each(addresses, async |address| {
                     tcp(address, *options).await.map(Stream::from)
@@ -332,7 +352,16 @@ impl Upstreams {
                 })
                 .await
             }
+        };
+        Ok((stream?, None))
+    }
+
+    /// Ends HBONE connections to revoked peers; how many that were. What runs within them breaks off.
+    pub fn cut(&self, revocations: &Revocations) -> usize {
+        if revocations.is_empty() {
+            return 0;
         }
+        self.hbone.cut(revocations)
     }
 
     /// Drops connections that ended or were idle for long, and keys that are empty; called now and then.

@@ -8,8 +8,30 @@ pub const SPIFFE_ID_BYTES: usize = 2048;
 pub const SVID_CHAIN_CERTS: usize = 10;
 /// Longest gRPC message of the certificate service, a request or an answer.
 pub const CERTIFICATE_MESSAGE_BYTES: usize = 64 * 1024;
-/// Connections that the certificate service serves at a time.
-pub const CERTIFICATE_CONNECTIONS: usize = 256;
+/// Connections that the certificate service serves at a time; each node keeps one to be told of revocations.
+pub const CERTIFICATE_CONNECTIONS: usize = NODES + 2000;
+/// Revocations of one mesh, by serial, identity and node together.
+pub const REVOCATIONS: usize = 10_000;
+/// Longest serial number of a certificate (RFC 5280 section 4.1.2.2).
+pub const SERIAL_BYTES: usize = 20;
+/// Longest name of a node: a DNS label.
+pub const NODE_NAME_BYTES: usize = 63;
+/// Nodes, and join tokens, that one authority keeps.
+pub const NODES: usize = 10_000;
+/// Identities and DNS names that one node may ask for.
+pub const NODE_GRANTS: usize = 1024;
+/// What the authority has to keep besides certificates: nodes, join tokens, revocations. Its one file.
+pub const LEDGER_BYTES: u64 = 64 << 20;
+/// Longest line that the command line and a running authority say to each other.
+pub const CONTROL_LINE_BYTES: u64 = 16 << 20;
+/// Longest reason of a revocation.
+pub const REASON_BYTES: usize = 200;
+/// Roots that a trust domain has at a time; more than two only if a rotation follows another.
+pub const ROOTS: usize = 8;
+/// Longest answer to those who follow an authority's roots and revocations.
+pub const NEWS_MESSAGE_BYTES: usize = 4 << 20;
+/// How long an authority keeps a follower waiting when there is nothing new, in milliseconds.
+pub const NEWS_WAIT_MS: u64 = 20_000;
 /// Longest host of a request, port excluded (Istio bulletin 2024-003).
 pub const HOST_BYTES: usize = 255;
 /// Request or response head, request line included.

@@ -323,9 +323,15 @@ fn core(seat: Seat) {
 /// Judges what is open by every new snapshot.
 async fn rejudge(core: Rc<Core>, mut changed: watch::Receiver<u64>) {
     while changed.changed().await.is_ok() {
-        let ended = core.open.rejudge(&core.snapshot()).await;
-        if ended > 0 {
-            tracing::info!(ended, "policy change ends what it forbids");
+        let snapshot = core.snapshot();
+        let ended = core.open.rejudge(&snapshot).await;
+        let cut = core.upstreams.cut(&snapshot.revocations);
+        if ended > 0 || cut > 0 {
+            tracing::info!(
+                ended,
+                cut,
+                "what policy forbids or whose peer is revoked has ended"
+            );
         }
     }
 }

@@ -321,6 +321,7 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
             time: clock::unix_s(),
         },
         peer,
+        leaf: None,
         scheme: "https",
         told: None,
     };

@@ -205,11 +205,15 @@ fn enter(
     (asked, story): (Asked, &Story),
 ) -> Option<Entry> {
     let (request, latest) = (Arc::clone(request), core.snapshot());
+    let leaf = site.leaf.clone();
     let still = move |snapshot: &Snapshot| {
         judge::still_allowed(snapshot, &site, Some(&request), clock::unix_s(), &asked)
     };
-    (Arc::ptr_eq(&latest, judged_by) || still(&latest))
-        .then(|| core.open.enter(Box::new(still), story.sketch()))
+    (Arc::ptr_eq(&latest, judged_by) || still(&latest)).then(|| {
+        let entry = core.open.enter(Box::new(still), story.sketch());
+        entry.cancel.depends_on(leaf);
+        entry
+    })
 }
 
 /// Where a permitted request goes, and how.
@@ -221,14 +225,14 @@ struct Going {
     via: bool,
 }
 
-/// Everything up to the permit.
-async fn prepare(
-    (core, site, snapshot): (&Rc<Core>, &Site, &Arc<Snapshot>),
-    request: &mut Request,
-    form: Form,
-    story: &mut Story,
-    upload: Upload<'_, '_, '_>,
-) -> Result<(Permit, Going, Passed), Box<Refusal>> {
+/// What is refused before anything is looked at: a revoked peer, and a form of target that this site does not serve.
+fn unserved(site: &Site, snapshot: &Snapshot, form: Form) -> Option<Refusal> {
+    if judge::is_revoked(snapshot, site) {
+        return Some(Refusal {
+            close: CloseReason::Revoked,
+            ..Refusal::denied(None)
+        });
+    }
     let proxy = matches!(
         site.point,
         SitePoint::Egress {
@@ -242,8 +246,19 @@ async fn prepare(
         Form::AbsoluteHttps => proxy || site.scheme != "https",
         Form::Origin | Form::Absolute => false,
     };
-    if unserved {
-        return Err(Box::new(Refusal::close(CloseReason::BadRequest)));
+    unserved.then(|| Refusal::close(CloseReason::BadRequest))
+}
+
+/// Everything up to the permit.
+async fn prepare(
+    (core, site, snapshot): (&Rc<Core>, &Site, &Arc<Snapshot>),
+    request: &mut Request,
+    form: Form,
+    story: &mut Story,
+    upload: Upload<'_, '_, '_>,
+) -> Result<(Permit, Going, Passed), Box<Refusal>> {
+    if let Some(refusal) = unserved(site, snapshot, form) {
+        return Err(Box::new(refusal));
     }
     // Login comes before routing: the provider's callback is no route of its own.
     let mut login = edge::login(core, site, snapshot, request)

@@ -18,8 +18,8 @@ use crate::io::body::{Coding, PumpError, Sink, Source, Trailers, announced_lengt
 use crate::io::h1::HeadError;
 use crate::io::hbone::HboneError;
 use crate::io::relay::Meter;
-use crate::io::rt;
 use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
+use crate::io::{rt, tls};
 use crate::oidc;
 use crate::policy::{Permit, Request};
 use crate::vocab::limits;
@@ -218,6 +218,9 @@ pub fn dial_reason(error: &DialError) -> CloseReason {
         DialError::Hbone(HboneError::Refused(status)) if *status == StatusCode::UNAUTHORIZED => {
             CloseReason::Denied
         }
+        DialError::Hbone(HboneError::Connect { source, .. }) if tls::revoked(source) => {
+            CloseReason::Revoked
+        }
         DialError::Hbone(HboneError::Timeout) | DialError::Timeout => CloseReason::UpstreamTimeout,
         DialError::Hbone(_) | DialError::Connect(_) | DialError::Framing(_) => {
             CloseReason::UpstreamConnect
@@ -227,7 +230,10 @@ pub fn dial_reason(error: &DialError) -> CloseReason {
 
 /// What a client is told that has no answer yet.
 pub(super) fn own_reply(close: CloseReason) -> Reply {
-    if matches!(close, CloseReason::PolicyChanged | CloseReason::Denied) {
+    if matches!(
+        close,
+        CloseReason::PolicyChanged | CloseReason::Denied | CloseReason::Revoked
+    ) {
         Reply::denied()
     } else {
         Reply::text(close.status(), close.label())

@@ -10,6 +10,7 @@ use crate::config::checked::{Node, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
 use crate::http::connect::{self, Told};
+use crate::identity::revocation::PeerLeaf;
 use crate::io::mux::{Respond, ServerConnection};
 use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
@@ -92,7 +93,7 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
         Ok(done) => done,
         Err(error) => return story.fail(error.close(), error),
     };
-    let Some(principal) = proof.peer else {
+    let Some(leaf) = proof.leaf else {
         return story.fail(CloseReason::Handshake, "client showed no certificate");
     };
     let mut connection = ServerConnection::new(stream);
@@ -105,23 +106,38 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
     }
     story.forget();
     let local = OriginalDst(SocketAddr::new(local.ip().to_canonical(), local.port()));
-    streams::serve_tunnels(&core, connection, |request, respond| {
-        let arrival = Arrival {
-            core: Rc::clone(&core),
-            at: at.clone(),
-            principal: principal.clone(),
+    let served = Box::pin(streams::serve_tunnels(
+        &core,
+        connection,
+        |request, respond| {
+            let arrival = Arrival {
+                core: Rc::clone(&core),
+                at: at.clone(),
+                leaf: Arc::clone(&leaf),
+                peer,
+                local,
+            };
+            tunnel(arrival, request, respond)
+        },
+    ));
+    let trusted = Some(Arc::clone(&leaf));
+    if core.open.while_trusted(trusted, &snapshot, served).await {
+        // Its streams have records of their own; a connection without any has this one.
+        Story::about(
+            &core,
+            (role, &instance),
             peer,
-            local,
-        };
-        tunnel(arrival, request, respond)
-    })
-    .await;
+            Kind::Connection,
+            core.snapshot().generation,
+        )
+        .fail(CloseReason::Revoked, format!("`{}` is revoked", leaf.id));
+    }
 }
 
 struct Arrival {
     core: Rc<Core>,
     at: At,
-    principal: SpiffeId,
+    leaf: Arc<PeerLeaf>,
     peer: SocketAddr,
     local: OriginalDst,
 }
@@ -169,18 +185,18 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
         At::Node(node) => {
             let Arrival {
                 core,
-                principal,
+                leaf,
                 peer,
                 local,
                 ..
             } = &arrival;
             let asked = (&authority, told);
-            match node::tunnelled(core, node, principal.clone(), *peer, *local, asked).await {
+            match node::tunnelled(core, node, leaf, *peer, *local, asked).await {
                 Tunnelled::Refuse(status) => refuse(&mut respond, status),
                 Tunnelled::Http(site, tls) => {
                     let baggage = arrival.baggage();
                     if let Some(stream) = accept(&mut respond, body, baggage.as_ref()) {
-                        http(Rc::clone(core), *site, stream, tls, Some(principal.clone())).await;
+                        http(Rc::clone(core), *site, stream, tls, Some(leaf.id.clone())).await;
                     }
                 }
                 Tunnelled::Bytes(going) => {
@@ -223,14 +239,14 @@ async fn through(
     let Arrival {
         core,
         at,
-        principal,
+        leaf,
         peer,
         local,
     } = arrival;
     let (role, instance) = at.label();
     let peer_ip = peer.ip().to_canonical();
     let connection = Connection {
-        principal: Some(principal.clone()),
+        principal: Some(leaf.id.clone()),
         peer: peer_ip,
         remote: peer_ip,
         destination: authority.ip().unwrap_or_else(|| local.ip()),
@@ -251,6 +267,7 @@ async fn through(
         point,
         connection,
         peer: *peer,
+        leaf: Some(Arc::clone(leaf)),
         scheme: "http",
         told: Some(told),
     };
@@ -271,7 +288,7 @@ async fn through(
             None
         };
         if let Some(stream) = accept(&mut respond, body, arrival.baggage().as_ref()) {
-            http(Rc::clone(core), site, stream, tls, Some(principal.clone())).await;
+            http(Rc::clone(core), site, stream, tls, Some(leaf.id.clone())).await;
         }
         return;
     }
@@ -336,7 +353,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
         At::Node(_) => return story.end(CloseReason::NoRoute),
     };
     let peer_ip = peer.ip().to_canonical();
-    let mut site = Site {
+    let site = Site {
         role,
         instance: instance.into(),
         point,
@@ -350,6 +367,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
             time: clock::unix_s(),
         },
         peer,
+        leaf: None,
         scheme: "http",
         told: None,
     };
@@ -366,6 +384,18 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
         return story.fail(CloseReason::Handshake, "no identity for this gateway yet");
     };
     let config = if is_proxy { tls.proxy } else { tls.direct };
+    secured(core, site, tcp, config, story).await;
+}
+
+/// HTTP over TLS that ends here, of a client that shows who it is or may.
+async fn secured(
+    core: Rc<Core>,
+    mut site: Site,
+    tcp: Tcp,
+    config: Arc<rustls::ServerConfig>,
+    story: Story,
+) {
+    let snapshot = core.snapshot();
     let (stream, proof) = match tls::accept(tcp.into(), |_sni| Some(config)).await {
         Ok(done) => done,
         Err(error) => return story.fail(error.close(), error),
@@ -373,6 +403,9 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
     story.forget();
     site.connection.principal = proof.peer;
     site.connection.sni = proof.sni;
+    site.leaf.clone_from(&proof.leaf);
     site.scheme = "https";
-    Box::pin(serve::http(core, site, stream, proof.h2)).await;
+    let open = Rc::clone(&core.open);
+    let served = Box::pin(serve::http(core, site, stream, proof.h2));
+    open.while_trusted(proof.leaf, &snapshot, served).await;
 }

@@ -23,6 +23,13 @@ pub fn plan<'s>(
     plan::plan(rules, &site.point, &site.connection, request, turn)
 }
 
+/// Whether the peer's certificate is revoked.
+#[must_use]
+pub fn is_revoked(snapshot: &Snapshot, site: &Site) -> bool {
+    let leaf = site.leaf.as_ref();
+    leaf.is_some_and(|leaf| snapshot.revocations.of(leaf).is_some())
+}
+
 /// Judges an open exchange again, by a newer snapshot or at a later time. A provider that was not asked before it opened
 /// cannot be asked now.
 #[must_use]
@@ -33,6 +40,9 @@ pub fn still_allowed(
     unix_s: i64,
     asked: &Asked,
 ) -> bool {
+    if is_revoked(snapshot, site) {
+        return false;
+    }
     let connection = Connection {
         time: unix_s,
         ..site.connection.clone()

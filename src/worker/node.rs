@@ -8,6 +8,7 @@ use crate::config::checked::{Node, NodeWorkload, Process, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
 use crate::http::connect::Told;
+use crate::identity::revocation::PeerLeaf;
 use crate::io::listener::{Captured, original_destination};
 use crate::io::relay::relay;
 use crate::io::rt::{self, Tcp};
@@ -101,6 +102,7 @@ fn site_of(
         },
         connection,
         peer,
+        leaf: None,
         scheme: "http",
         told: None,
     }
@@ -195,8 +197,11 @@ pub async fn direct(
     story.forget();
     site.connection.principal = proof.peer;
     site.connection.sni = proof.sni;
+    site.leaf.clone_from(&proof.leaf);
     site.scheme = "https";
-    admit(core, site, stream, proof.h2).await;
+    let open = Rc::clone(&core.open);
+    let served = Box::pin(admit(core, site, stream, proof.h2));
+    open.while_trusted(proof.leaf, &snapshot, served).await;
 }
 
 /// Judges a connection to a workload and serves it: by request where HTTP rules hold, else as bytes.
@@ -230,6 +235,9 @@ async fn permitted(
         story.end(close);
         Err(close)
     };
+    if judge::is_revoked(snapshot, site) {
+        return end(story, CloseReason::Revoked);
+    }
     let plan = match judge::plan(snapshot, site, None, core.turn()) {
         Ok(plan) => plan,
         Err(NoPlan::Close(close)) => return end(story, close),
@@ -380,11 +388,13 @@ pub async fn dialled(
         story.end(CloseReason::PolicyChanged);
         return Err(CloseReason::PolicyChanged);
     }
+    let leaf = site.leaf.clone();
     // On the list before the dial: one that changes from now on is heard.
     let still = move |snapshot: &Snapshot| {
         judge::still_allowed(snapshot, &site, None::<&Request>, clock::unix_s(), &asked)
     };
     let entry = core.open.enter(Box::new(still), story.sketch());
+    entry.cancel.depends_on(leaf);
     dial(core, permit, &target, story, entry).await
 }
 
@@ -401,10 +411,13 @@ async fn dial(
             story.end(why);
             return Err(why);
         }
-        dialled = core.upstreams.dial(permit, target) => dialled,
+        dialled = core.upstreams.dial_proved(permit, target) => dialled,
     };
     match dialled {
-        Ok(up) => Ok(Going { up, story, entry }),
+        Ok((up, leaf)) => {
+            entry.cancel.depends_on(leaf);
+            Ok(Going { up, story, entry })
+        }
         Err(error) => {
             let close = dial_reason(&error);
             story.fail(close, chain(&error));
@@ -446,7 +459,7 @@ pub enum Tunnelled {
 pub async fn tunnelled(
     core: &Rc<Core>,
     node: &Node,
-    principal: SpiffeId,
+    leaf: &Arc<PeerLeaf>,
     peer: SocketAddr,
     local: OriginalDst,
     (authority, told): (&Host, Arc<Told>),
@@ -468,7 +481,7 @@ pub async fn tunnelled(
         }
     };
     let connection = Connection {
-        principal: Some(principal),
+        principal: Some(leaf.id.clone()),
         peer: peer.ip().to_canonical(),
         remote: peer.ip().to_canonical(),
         destination: dst.ip(),
@@ -483,6 +496,7 @@ pub async fn tunnelled(
     story.forget();
     let site = Site {
         told: Some(told),
+        leaf: Some(Arc::clone(leaf)),
         ..site_of(node, hosted, connection, peer, app)
     };
     if let Ok(plan) = judge::plan(&snapshot, &site, None, 0)

@@ -2,11 +2,14 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Poll, Waker};
 
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
+use crate::identity::revocation::PeerLeaf;
 use crate::io::rt;
 use crate::telemetry::live::Live;
 use crate::worker::site::Sketch;
@@ -41,6 +44,8 @@ impl std::fmt::Debug for Open {
 pub struct Cancel {
     cancelled: Cell<Option<CloseReason>>,
     waker: RefCell<Option<Waker>>,
+    /// Certificates of the peers on either side that this exchange is for or goes to.
+    peers: RefCell<Vec<Arc<PeerLeaf>>>,
 }
 
 impl Cancel {
@@ -54,6 +59,19 @@ impl Cancel {
             Poll::Pending
         })
         .await
+    }
+
+    /// Ends the exchange as soon as this certificate is revoked.
+    pub fn depends_on(&self, peer: Option<Arc<PeerLeaf>>) {
+        self.peers.borrow_mut().extend(peer);
+    }
+
+    /// Whether one of the peers is revoked.
+    fn is_revoked(&self, snapshot: &Snapshot) -> bool {
+        let peers = self.peers.borrow();
+        peers
+            .iter()
+            .any(|peer| snapshot.revocations.of(peer).is_some())
     }
 
     fn cancel(&self, why: CloseReason) {
@@ -99,6 +117,33 @@ impl Open {
         }
     }
 
+    /// Serves a connection of `peer` until it has ended or the peer's certificate is revoked; whether it was.
+    pub async fn while_trusted(
+        self: &Rc<Self>,
+        peer: Option<Arc<PeerLeaf>>,
+        snapshot: &Snapshot,
+        serve: impl Future<Output = ()>,
+    ) -> bool {
+        let entry = self.enter(Box::new(|_snapshot| true), None);
+        entry.cancel.depends_on(peer);
+        if entry.cancel.is_revoked(snapshot) {
+            return true;
+        }
+        // What is served goes first: it hears of the same revocation, and its record is to say so.
+        let mut serve = pin!(serve);
+        let why = tokio::select! {
+            biased;
+            () = &mut serve => return false,
+            why = entry.cancel.cancelled() => why,
+        };
+        if why == CloseReason::Revoked {
+            return true;
+        }
+        // At the end of the process what is served ends by itself.
+        serve.await;
+        false
+    }
+
     /// Judges all of it by a new snapshot and ends what is no longer allowed; how many that were. What is entered
     /// meanwhile was judged by it already.
     pub async fn rejudge(&self, snapshot: &Snapshot) -> usize {
@@ -118,10 +163,15 @@ impl Open {
         let mut some = entries.range(from..);
         let mut ended = 0_usize;
         for held in some.by_ref().take(JUDGED_PER_TURN).map(|(_, held)| held) {
-            if !(held.rejudge)(snapshot) {
-                held.cancel.cancel(CloseReason::PolicyChanged);
-                ended = ended.saturating_add(1);
-            }
+            let why = if held.cancel.is_revoked(snapshot) {
+                CloseReason::Revoked
+            } else if (held.rejudge)(snapshot) {
+                continue;
+            } else {
+                CloseReason::PolicyChanged
+            };
+            held.cancel.cancel(why);
+            ended = ended.saturating_add(1);
         }
         (ended, some.next().map(|(id, _)| *id))
     }

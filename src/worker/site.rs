@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::http::connect::Told;
+use crate::identity::revocation::PeerLeaf;
 use crate::io::clock;
 use crate::io::relay::Meter;
 use crate::policy::{Connection, Judged};
@@ -32,6 +33,8 @@ pub struct Site {
     pub connection: Connection,
     /// Address of the peer.
     pub peer: SocketAddr,
+    /// What a revocation may name of the peer's certificate.
+    pub leaf: Option<Arc<PeerLeaf>>,
     /// `http` or `https`, as the client sees it.
     pub scheme: &'static str,
     /// What the head of the tunnel told, if it came through one.

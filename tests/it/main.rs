@@ -8,6 +8,7 @@
     reason = "a test ends by panicking"
 )]
 
+mod authority;
 mod demo;
 mod dry_run;
 mod egress;

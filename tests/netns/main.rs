@@ -8,6 +8,7 @@
 )]
 
 mod capture;
+mod full_disk;
 mod loss;
 
 use std::path::Path;

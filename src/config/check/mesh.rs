@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::check::names::{dns_label, dns_subdomain};
-use crate::config::check::{Context, authn, policy, provider, route, service};
+use crate::config::check::{Context, authn, policy, provider, revocation, route, service};
 use crate::config::checked::{Gateway, Mesh, Workload};
 use crate::config::place::At;
 use crate::config::raw::File;
 use crate::config::raw::mesh::{Labels, MeshSettings, OutboundTrafficPolicy};
 use crate::config::read::{AnyText, Port, Table};
+use crate::identity::revocation::Revocations;
 use crate::vocab::path::PathNormalization;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
@@ -33,6 +34,7 @@ pub(crate) fn mesh(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
     policy::policies(files, &mut mesh, cx);
     authn::peer_authentications(files, &mut mesh, cx);
     authn::request_authentications(files, &mut mesh, cx);
+    mesh.revocations = revocation::revocations(files, cx);
     Some(mesh)
 }
 
@@ -97,6 +99,7 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
         request_authentications: Vec::new(),
         oidc_providers: Vec::new(),
         authorizers: Vec::new(),
+        revocations: Revocations::default(),
     })
 }
 

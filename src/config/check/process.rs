@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use url::Url;
-
-use crate::config::check::Context;
 use crate::config::check::listeners::Listeners;
+use crate::config::check::{Context, identity};
 use crate::config::checked::{
-    Authority, Egress, GatewayClass, IdentityFiles, IdentitySource, Ingress, IngressListener, Mesh,
-    Node, NodeWorkload, Process, RecordSink, RemoteAuthority, Waypoint,
+    Egress, GatewayClass, IdentityFiles, IdentitySource, Ingress, IngressListener, Mesh, Node,
+    NodeWorkload, Process, RecordSink, Waypoint,
 };
 use crate::config::place::{At, Place};
 use crate::config::raw::File;
@@ -18,9 +16,6 @@ use crate::config::read::Table;
 use crate::vocab::resource::ResourceName;
 
 const NAME: &str = "ringgate";
-/// Longest and shortest life of an SVID, in milliseconds.
-const SVID_TTL_MAX_MS: u64 = 24 * 3600 * 1000;
-const SVID_TTL_MIN_MS: u64 = 1000;
 
 /// What more than one table may not name.
 #[derive(Default)]
@@ -42,7 +37,7 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
     let metrics = metrics.map(|m| seen.listeners.add(&m.listen, cx));
     let readiness = file.readiness.as_ref();
     let readiness = readiness.map(|r| seen.listeners.add(&r.listen, cx));
-    let identity = identity(file, &mut seen, cx);
+    let identity = identity_source(file, &mut seen, cx);
     let nodes: Vec<Node> = file
         .node
         .iter()
@@ -138,7 +133,7 @@ fn records(file: &File, cx: &Context<'_>) -> RecordSink {
     }
 }
 
-fn identity(file: &File, seen: &mut Seen, cx: &mut Context<'_>) -> Option<IdentitySource> {
+fn identity_source(file: &File, seen: &mut Seen, cx: &mut Context<'_>) -> Option<IdentitySource> {
     match (&file.authority, &file.identity) {
         (Some(_), Some(identity)) => {
             cx.out.error(
@@ -147,28 +142,12 @@ fn identity(file: &File, seen: &mut Seen, cx: &mut Context<'_>) -> Option<Identi
             );
             None
         }
-        (Some(raw), None) => Some(IdentitySource::Embedded(authority(raw, seen, cx))),
-        (None, Some(raw)) => {
-            let valid = Url::parse(&raw.address).is_ok_and(|u| {
-                u.scheme() == "https"
-                    && u.host().is_some()
-                    && u.port() != Some(0)
-                    && u.path() == "/"
-                    && u.query().is_none()
-            });
-            if !valid {
-                let text = raw.address.escape_debug();
-                cx.out.error(
-                    &raw.address.place,
-                    format!("`{text}` is not `https://HOST:PORT`"),
-                );
-            }
-            Some(IdentitySource::Remote(RemoteAuthority {
-                address: raw.address.value.clone(),
-                root_ca: cx.path(&raw.root_ca),
-                token: cx.secret(&raw.token)?,
-            }))
-        }
+        (Some(raw), None) => Some(IdentitySource::Embedded(identity::authority(
+            raw,
+            &mut seen.listeners,
+            cx,
+        ))),
+        (None, Some(raw)) => identity::elsewhere(raw, cx),
         (None, None) => {
             if file.whole() {
                 cx.out.error(
@@ -178,27 +157,6 @@ fn identity(file: &File, seen: &mut Seen, cx: &mut Context<'_>) -> Option<Identi
             }
             None
         }
-    }
-}
-
-fn authority(raw: &raw::Authority, seen: &mut Seen, cx: &mut Context<'_>) -> Authority {
-    let ttl_ms = raw.svid_ttl.as_ref().map_or(SVID_TTL_MAX_MS, |at| at.0);
-    if let Some(at) = raw
-        .svid_ttl
-        .as_ref()
-        .filter(|_| !(SVID_TTL_MIN_MS..=SVID_TTL_MAX_MS).contains(&ttl_ms))
-    {
-        cx.out.error(&at.place, "an SVID lives from 1s to 24h");
-    }
-    if let Some(at) = raw.join_tokens.as_ref().filter(|_| raw.listen.is_none()) {
-        cx.out
-            .error(&at.place, "join tokens are of no use without `listen`");
-    }
-    Authority {
-        state_dir: raw.state_dir.as_ref().map(|at| cx.path(at)),
-        svid_ttl_s: ttl_ms / 1000,
-        listen: raw.listen.as_ref().map(|at| seen.listeners.add(at, cx)),
-        join_tokens: raw.join_tokens.as_ref().and_then(|at| cx.secret(at)),
     }
 }
 

@@ -58,15 +58,28 @@ table! {
         svid_ttl: Option<At<Millis>> = "svidTtl",
         listen: Option<At<SocketAddr>> = "listen",
         join_tokens: Option<At<String>> = "joinTokens",
+        /// Ours: lifetime of the SVIDs of nodes.
+        node_ttl: Option<At<Millis>> = "nodeTtl",
+        /// Ours: an issuing CA made elsewhere, its key, and the roots above it.
+        issuing_chain: Option<At<String>> = "issuingChain",
+        issuing_key: Option<At<String>> = "issuingKey",
+        root_ca: Option<At<String>> = "rootCa",
     }
 }
 
 table! {
     /// `[identity]`
     Identity {
-        address: At<String> = "address",
-        root_ca: At<String> = "rootCa",
-        token: At<String> = "token",
+        address: Option<At<String>> = "address",
+        root_ca: Option<At<String>> = "rootCa",
+        token: Option<At<String>> = "token",
+        /// Name of the node that this process joins as.
+        node: Option<At<String>> = "node",
+        state_dir: Option<At<String>> = "stateDir",
+        /// Istio's `CLUSTER_ID`.
+        cluster_id: Option<At<String>> = "clusterId",
+        /// Directories with an identity each.
+        files: Option<At<Vec<At<String>>>> = "files",
     }
 }
 

@@ -14,7 +14,9 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::IssueError;
+use crate::identity::leaf::NODE_UNIT;
 use crate::identity::pem;
+use crate::identity::revocation::NodeName;
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
 
 const DAY_S: u64 = 24 * 3600;
@@ -26,6 +28,8 @@ const SKEW_S: u64 = 60;
 /// A certificate authority: certificate and key.
 pub(super) struct Ca {
     certificate: CertificateDer<'static>,
+    /// Between it and its root, if it was given with some.
+    above: Vec<CertificateDer<'static>>,
     issuer: Issuer<'static, KeyPair>,
     not_before: UnixTime,
     not_after: UnixTime,
@@ -46,6 +50,8 @@ pub(super) enum Unfit {
 #[derive(Debug)]
 pub(super) struct Names {
     sans: Vec<SanType>,
+    /// The node that it is issued to.
+    node: Option<NodeName>,
     usages: Vec<ExtendedKeyUsagePurpose>,
 }
 
@@ -124,6 +130,7 @@ impl Ca {
     ) -> Self {
         Self {
             certificate,
+            above: Vec::new(),
             issuer,
             not_before,
             not_after,
@@ -134,7 +141,8 @@ impl Ca {
     pub(super) fn parse(certificate_pem: &str, key_pem: &str) -> Result<Self, Unfit> {
         let found =
             pem::certificates(certificate_pem.as_bytes()).map_err(|_e| Unfit::Certificate)?;
-        let certificate = found.into_iter().next().ok_or(Unfit::Certificate)?;
+        let mut found = found.into_iter();
+        let certificate = found.next().ok_or(Unfit::Certificate)?;
         let key = key_block(key_pem).ok_or(Unfit::Key)?;
         let (_, parsed) =
             X509Certificate::from_der(&certificate).map_err(|_e| Unfit::Certificate)?;
@@ -150,7 +158,10 @@ impl Ca {
         );
         let issuer =
             Issuer::from_ca_cert_der(&certificate, key).map_err(|_e| Unfit::Certificate)?;
-        Ok(Self::new(certificate.clone(), issuer, validity))
+        Ok(Self {
+            above: found.collect(),
+            ..Self::new(certificate.clone(), issuer, validity)
+        })
     }
 
     pub(super) fn certificate(&self) -> &CertificateDer<'static> {
@@ -207,6 +218,12 @@ impl Ca {
         let not_after = UnixTime::since_unix_epoch(Duration::from_secs(until));
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
+        if let Some(node) = &names.node {
+            let unit = format!("{NODE_UNIT}{node}");
+            params
+                .distinguished_name
+                .push(DnType::OrganizationalUnitName, unit);
+        }
         params.not_before = date(not_before)?;
         params.not_after = date(not_after)?;
         params.serial_number = Some(serial()?);
@@ -228,7 +245,10 @@ impl Ca {
         };
         let leaf = certificate.map_err(IssueError::Certificate)?.into();
         Ok(Issued {
-            chain: vec![leaf, self.certificate.clone()],
+            chain: [leaf, self.certificate.clone()]
+                .into_iter()
+                .chain(self.above.iter().cloned())
+                .collect(),
             key,
             not_before,
             not_after,
@@ -238,13 +258,18 @@ impl Ca {
 
 impl Names {
     /// An X509-SVID: client and server.
-    pub(super) fn svid(id: &SpiffeId, dns_names: &[String]) -> Result<Self, IssueError> {
+    pub(super) fn svid(
+        id: &SpiffeId,
+        dns_names: &[String],
+        node: Option<&NodeName>,
+    ) -> Result<Self, IssueError> {
         let mut sans = vec![SanType::URI(ia5(id.as_str())?)];
         for name in dns_names {
             sans.push(SanType::DnsName(dns(name)?));
         }
         Ok(Self {
             sans,
+            node: node.cloned(),
             usages: vec![
                 ExtendedKeyUsagePurpose::ServerAuth,
                 ExtendedKeyUsagePurpose::ClientAuth,
@@ -261,6 +286,7 @@ impl Names {
         sans.extend(addresses.iter().copied().map(SanType::IpAddress));
         Ok(Self {
             sans,
+            node: None,
             usages: vec![ExtendedKeyUsagePurpose::ServerAuth],
         })
     }

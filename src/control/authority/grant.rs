@@ -4,6 +4,8 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{Digest, SHA256, digest};
 use thiserror::Error;
 
+use super::IssueError;
+use super::ca::Request;
 use crate::vocab::spiffe::{SpiffeId, SpiffeIdError};
 
 /// Shorter tokens can be guessed.
@@ -63,7 +65,7 @@ impl std::fmt::Debug for JoinTokens {
 
 impl Grant {
     /// Adds one word: `spiffe://td/path`, `spiffe://td/prefix/*` or `dns:name`.
-    fn add(&mut self, word: &str) -> Result<(), Option<SpiffeIdError>> {
+    pub(super) fn add(&mut self, word: &str) -> Result<(), Option<SpiffeIdError>> {
         if let Some(name) = word.strip_prefix("dns:") {
             rustls::pki_types::DnsName::try_from(name).map_err(|_e| None)?;
             self.dns_names.push(name.to_owned());
@@ -77,6 +79,22 @@ impl Grant {
             self.ids.push(id);
         }
         Ok(())
+    }
+
+    /// Whether there is no identity in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.prefixes.is_empty()
+    }
+
+    /// Refuses a request that asks for more.
+    pub(super) fn check(&self, request: &Request) -> Result<(), IssueError> {
+        if !self.allows_id(&request.id) {
+            return Err(IssueError::NotGranted(request.id.to_string()));
+        }
+        match request.dns_names.iter().find(|name| !self.allows_dns(name)) {
+            Some(name) => Err(IssueError::NotGranted(name.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Whether the identity may be asked for.

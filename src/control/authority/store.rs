@@ -1,23 +1,30 @@
 //! The authority's state directory: made in one step, held by one process, never repaired by guessing.
 //!
-//! `ca/` appears by one rename with every file in it, so a crash during the first start leaves no half of it.
+//! `ca/` appears by one rename with every file in it, so a crash during the first start leaves no half of it. Later
+//! changes replace single files, and `ledger.json` is the one that says which of them count.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use super::AuthorityError;
+use super::ledger::{self, Data};
+use super::{AuthorityError, PRIVATE_MODE};
+use crate::control::durable;
+use crate::vocab::limits;
 
 pub(super) const ROOT: &str = "root.pem";
 pub(super) const ROOT_KEY: &str = "root-key.pem";
 pub(super) const ISSUING: &str = "issuing.pem";
 pub(super) const TOKEN_KEY: &str = "token-key.pem";
+const LEDGER: &str = "ledger.json";
+/// Where the command line reaches the running authority.
+const SOCKET: &str = "control.sock";
 
 const STATE: &str = "ca";
 const STATE_NEW: &str = ".ca.new";
 const LOCK: &str = "lock";
-/// No file of the state is longer.
+/// No file of the state is longer, but for the ledger.
 const FILE_BYTES: u64 = 64 * 1024;
 
 /// An open state directory; the lock lasts as long as the value.
@@ -27,19 +34,36 @@ pub(super) struct Store {
     _lock: File,
 }
 
-/// The state as PEM texts.
-pub(super) struct Files {
+/// One root with its issuing CA, as PEM texts.
+pub(super) struct RootFiles {
     pub(super) root: String,
     pub(super) root_key: String,
     /// Certificate and key.
     pub(super) issuing: String,
-    pub(super) token_key: String,
+}
+
+/// Names of a root's files. The first root has names without a number.
+pub(super) fn names(number: u32) -> (String, String, String) {
+    if number <= 1 {
+        return (ROOT.to_owned(), ROOT_KEY.to_owned(), ISSUING.to_owned());
+    }
+    (
+        format!("root-{number}.pem"),
+        format!("root-key-{number}.pem"),
+        format!("issuing-{number}.pem"),
+    )
+}
+
+/// The control socket of a state directory.
+#[must_use]
+pub fn socket(dir: &Path) -> PathBuf {
+    dir.join(SOCKET)
 }
 
 impl Store {
     /// Makes the directory (mode 700) if need be and takes its lock.
     pub(super) fn open(dir: &Path) -> Result<Self, AuthorityError> {
-        make_dir(dir).map_err(|e| failed(dir, e))?;
+        durable::make_dir(dir).map_err(|e| failed(dir, e))?;
         let lock_path = dir.join(LOCK);
         let lock = OpenOptions::new()
             .write(true)
@@ -63,24 +87,42 @@ impl Store {
         self.dir.join(STATE).join(name)
     }
 
-    /// The state, or `None` before the first start.
-    pub(super) fn load(&self) -> Result<Option<Files>, AuthorityError> {
-        let state = self.dir.join(STATE);
-        match fs::symlink_metadata(&state) {
-            Ok(_) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(failed(&state, e)),
-        }
-        Ok(Some(Files {
-            root: read(&self.path(ROOT))?,
-            root_key: read_private(&self.path(ROOT_KEY))?,
-            issuing: read_private(&self.path(ISSUING))?,
-            token_key: read_private(&self.path(TOKEN_KEY))?,
-        }))
+    /// The directory itself.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
     }
 
-    /// Writes the first state.
-    pub(super) fn create(&self, files: &Files) -> Result<(), AuthorityError> {
+    /// Whether the first start is over.
+    pub(super) fn exists(&self) -> Result<bool, AuthorityError> {
+        let state = self.dir.join(STATE);
+        match fs::symlink_metadata(&state) {
+            Ok(_) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(failed(&state, e)),
+        }
+    }
+
+    /// A root and its issuing CA.
+    pub(super) fn root(&self, number: u32) -> Result<RootFiles, AuthorityError> {
+        let (root, key, issuing) = names(number);
+        Ok(RootFiles {
+            root: read(&self.path(&root))?,
+            root_key: read_private(&self.path(&key))?,
+            issuing: read_private(&self.path(&issuing))?,
+        })
+    }
+
+    /// The key of workload tokens.
+    pub(super) fn token_key(&self) -> Result<String, AuthorityError> {
+        read_private(&self.path(TOKEN_KEY))
+    }
+
+    /// Writes the first state; `None` for the root where another CA issues.
+    pub(super) fn create(
+        &self,
+        files: Option<&RootFiles>,
+        token_key: &str,
+    ) -> Result<(), AuthorityError> {
         let new = self.dir.join(STATE_NEW);
         // Left by a crash before the rename: nothing was ever issued with it, and the lock says nobody writes it.
         match fs::remove_dir_all(&new) {
@@ -88,34 +130,75 @@ impl Store {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(failed(&new, e)),
         }
-        make_dir(&new).map_err(|e| failed(&new, e))?;
-        for (name, text) in [
-            (ROOT, &files.root),
-            (ROOT_KEY, &files.root_key),
-            (ISSUING, &files.issuing),
-            (TOKEN_KEY, &files.token_key),
-        ] {
-            let path = new.join(name);
-            write_new(&path, text).map_err(|e| failed(&path, e))?;
+        durable::make_dir(&new).map_err(|e| failed(&new, e))?;
+        let own = files.map(|files| {
+            [
+                (ROOT, &files.root),
+                (ROOT_KEY, &files.root_key),
+                (ISSUING, &files.issuing),
+            ]
+        });
+        for (name, text) in own.iter().flatten() {
+            write(&new.join(name), text)?;
         }
-        sync_dir(&new)?;
+        write(&new.join(TOKEN_KEY), token_key)?;
+        durable::sync_dir(&new).map_err(|e| failed(&new, e))?;
         let state = self.dir.join(STATE);
         fs::rename(&new, &state).map_err(|e| failed(&state, e))?;
-        sync_dir(&self.dir)
+        durable::sync_dir(&self.dir).map_err(|e| failed(&self.dir, e))
     }
 
-    /// Replaces the issuing CA by one rename.
-    pub(super) fn replace_issuing(&self, text: &str) -> Result<(), AuthorityError> {
-        let path = self.path(ISSUING);
-        let new = self.path(".issuing.new");
-        match fs::remove_file(&new) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-            Err(e) => return Err(failed(&new, e)),
+    /// Writes a further root. It does not count before the ledger names it.
+    pub(super) fn write_root(&self, number: u32, files: &RootFiles) -> Result<(), AuthorityError> {
+        let (root, key, issuing) = names(number);
+        for (name, text) in [
+            (root, &files.root),
+            (key, &files.root_key),
+            (issuing, &files.issuing),
+        ] {
+            self.replace(&name, text.as_bytes())?;
         }
-        write_new(&new, text).map_err(|e| failed(&new, e))?;
-        fs::rename(&new, &path).map_err(|e| failed(&path, e))?;
-        sync_dir(&self.dir.join(STATE))
+        Ok(())
+    }
+
+    /// Removes a root that the ledger names no more.
+    pub(super) fn remove_root(&self, number: u32) -> Result<(), AuthorityError> {
+        let (root, key, issuing) = names(number);
+        // The keys first: they are what must not stay.
+        for name in [key, issuing, root] {
+            let path = self.path(&name);
+            durable::remove(&path).map_err(|e| failed(&path, e))?;
+        }
+        Ok(())
+    }
+
+    /// Replaces the issuing CA of a root by one rename.
+    pub(super) fn replace_issuing(&self, number: u32, text: &str) -> Result<(), AuthorityError> {
+        self.replace(&names(number).2, text.as_bytes())
+    }
+
+    /// The ledger; `None` where nothing was written yet.
+    pub(super) fn load_ledger(&self) -> Result<Option<Data>, AuthorityError> {
+        let path = self.path(LEDGER);
+        match durable::read(&path, limits::LEDGER_BYTES) {
+            Ok(bytes) => Data::parse(&bytes)
+                .map(Some)
+                .ok_or_else(|| ledger::unreadable(path)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(failed(&path, e)),
+        }
+    }
+
+    /// Replaces the ledger.
+    pub(super) fn write_ledger(&self, data: &Data) -> Result<(), AuthorityError> {
+        let path = self.path(LEDGER);
+        let text = serde_json::to_vec(data).map_err(|e| failed(&path, e.into()))?;
+        self.replace(LEDGER, &text)
+    }
+
+    fn replace(&self, name: &str, content: &[u8]) -> Result<(), AuthorityError> {
+        let path = self.path(name);
+        durable::replace(&path, content, PRIVATE_MODE).map_err(|e| failed(&path, e))
     }
 }
 
@@ -126,53 +209,37 @@ fn failed(path: &Path, source: io::Error) -> AuthorityError {
     }
 }
 
-fn make_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)
-}
-
-fn write_new(path: &Path, text: &str) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
-}
-
-fn sync_dir(dir: &Path) -> Result<(), AuthorityError> {
-    File::open(dir)
-        .and_then(|file| file.sync_all())
-        .map_err(|e| failed(dir, e))
+fn write(path: &Path, text: &str) -> Result<(), AuthorityError> {
+    durable::write_new(path, text.as_bytes(), PRIVATE_MODE).map_err(|e| failed(path, e))
 }
 
 fn read(path: &Path) -> Result<String, AuthorityError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
+    let bytes = match durable::read(path, FILE_BYTES) {
+        Ok(bytes) => bytes,
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             return Err(AuthorityError::Incomplete(path.to_owned()));
         }
         Err(e) => return Err(failed(path, e)),
     };
-    let mut text = String::new();
-    file.take(FILE_BYTES)
-        .read_to_string(&mut text)
-        .map_err(|e| failed(path, e))?;
-    Ok(text)
+    String::from_utf8(bytes).map_err(|_e| AuthorityError::Unreadable {
+        path: path.to_owned(),
+        what: "certificate or key",
+    })
 }
 
+/// A file that was written before keys were 400 is narrowed; one that others may read is refused.
 fn read_private(path: &Path) -> Result<String, AuthorityError> {
     let text = read(path)?;
-    let mode = fs::metadata(path)
-        .map_err(|e| failed(path, e))?
-        .permissions()
-        .mode()
-        & 0o777;
+    let mode = durable::mode(path).map_err(|e| failed(path, e))?;
     if mode & 0o077 != 0 {
         return Err(AuthorityError::Exposed {
             path: path.to_owned(),
             mode,
         });
+    }
+    if mode != PRIVATE_MODE {
+        fs::set_permissions(path, Permissions::from_mode(PRIVATE_MODE))
+            .map_err(|e| failed(path, e))?;
     }
     Ok(text)
 }

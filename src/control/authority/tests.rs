@@ -12,6 +12,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::grant::JoinTokens;
 use super::*;
 
+mod life;
+
 const NOW: u64 = 1_764_000_000;
 const DAY: u64 = 24 * 3600;
 
@@ -255,7 +257,7 @@ fn state_is_loaded_again() {
     assert_eq!(mode(&path), 0o700);
     assert_eq!(mode(&path.join("ca")), 0o700);
     for entry in fs::read_dir(path.join("ca")).unwrap() {
-        assert_eq!(mode(&entry.unwrap().path()), 0o600);
+        assert_eq!(mode(&entry.unwrap().path()), 0o400);
     }
 }
 
@@ -299,7 +301,7 @@ fn broken_state_is_refused() {
         drop(open(dir.path(), NOW).unwrap());
         let path = state(dir.path(), name);
         let text = fs::File::open(&path).and_then(io_text).unwrap();
-        fs::write(&path, text.split_at(text.len() / 2).0).unwrap();
+        put(&path, text.split_at(text.len() / 2).0);
         assert!(
             matches!(
                 open(dir.path(), NOW),
@@ -307,7 +309,7 @@ fn broken_state_is_refused() {
             ),
             "{name} half"
         );
-        fs::write(&path, "").unwrap();
+        put(&path, "");
         assert!(
             matches!(
                 open(dir.path(), NOW),
@@ -321,6 +323,30 @@ fn broken_state_is_refused() {
             "{name} gone"
         );
     }
+}
+
+/// Replaces a file that its owner cannot write.
+fn put(path: &Path, text: &str) {
+    fs::remove_file(path).unwrap();
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o400)).unwrap();
+}
+
+fn copy(from: PathBuf, to: PathBuf) {
+    fs::remove_file(&to).unwrap();
+    fs::copy(from, to).unwrap();
+}
+
+/// A state directory of an earlier version is narrowed where it was private, and nothing else of it changes.
+#[test]
+fn private_files_of_mode_600_are_narrowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let roots = open(dir.path(), NOW).unwrap().roots();
+    let path = state(dir.path(), "root-key.pem");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(open(dir.path(), NOW).unwrap().roots(), roots);
+    let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o400);
 }
 
 fn io_text(mut file: fs::File) -> std::io::Result<String> {
@@ -339,29 +365,26 @@ fn foreign_state_is_refused() {
         Authority::open(dir.path(), domain("other.org"), at(NOW)),
         Err(AuthorityError::TrustDomain { .. })
     ));
-    fs::copy(
+    copy(
         state(other.path(), "issuing.pem"),
         state(dir.path(), "issuing.pem"),
-    )
-    .unwrap();
+    );
     assert!(matches!(
         open(dir.path(), NOW),
         Err(AuthorityError::Mismatch(_))
     ));
-    fs::copy(
+    copy(
         state(other.path(), "root-key.pem"),
         state(dir.path(), "root-key.pem"),
-    )
-    .unwrap();
+    );
     assert!(matches!(
         open(dir.path(), NOW),
         Err(AuthorityError::OtherKey { .. })
     ));
-    fs::copy(
+    copy(
         state(other.path(), "root.pem"),
         state(dir.path(), "root.pem"),
-    )
-    .unwrap();
+    );
     assert!(
         open(dir.path(), NOW).is_ok(),
         "all of the other's is a state that fits"

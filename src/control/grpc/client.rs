@@ -1,32 +1,27 @@
 //! The asking side of the certificate service: keys are made here and never leave the process.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::uri::PathAndQuery;
-use hyper::body::Incoming;
-use hyper::client::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
+use arc_swap::ArcSwap;
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PublicKeyData as _, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, RootCertStore};
 use thiserror::Error;
-use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tonic::metadata::MetadataValue;
+use tonic::metadata::{AsciiMetadataValue, MetadataMap, MetadataValue};
 use tonic::{Request, Status};
-use tonic_prost::ProstCodec;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use super::channel::{Address, Channel};
+use super::node::{Node, NodeError};
 use super::{ALPN, CertificateRequest, CertificateResponse, PATH};
 use crate::control::svid::Issued;
 use crate::identity::bundle::{BundleError, TrustBundles};
 use crate::identity::leaf::{self, LeafError};
 use crate::identity::pem::{self, PemError};
+use crate::identity::revocation::Revocations;
 use crate::identity::svid::{Svid, WantedSvid};
 use crate::identity::tls;
 use crate::identity::verify::{SvidError, Usage, verify_svid};
@@ -34,7 +29,7 @@ use crate::vocab::limits;
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
 
 /// One request from connect to answer.
-const REQUEST: Duration = Duration::from_secs(15);
+pub(super) const REQUEST: Duration = Duration::from_secs(15);
 /// Istio's port of the certificate service.
 const PORT: u16 = 15012;
 
@@ -92,25 +87,53 @@ pub enum RemoteError {
     /// The answer is for another key.
     #[error("answer is for another key")]
     OtherKey,
+    /// The node's own identity.
+    #[error("node's own identity")]
+    Node(#[source] NodeError),
+    /// The cluster's name has bytes that a header cannot carry.
+    #[error("`{0}` cannot stand in a header")]
+    ClusterId(String),
+    /// What the authority tells of roots and revocations cannot be read.
+    #[error("authority tells {0} that cannot be used")]
+    News(&'static str),
 }
 
 /// Another process's authority (`[identity]`).
 pub struct RemoteAuthority {
-    host: String,
-    port: u16,
-    server_name: ServerName<'static>,
-    origin: http::Uri,
-    tls: TlsConnector,
-    roots: Vec<CertificateDer<'static>>,
-    bundles: Arc<TrustBundles>,
+    pub(super) address: Address,
+    pub(super) domain: TrustDomain,
+    pub(super) trust: ArcSwap<Trust>,
+    bundles: watch::Sender<Arc<TrustBundles>>,
+    pub(super) revocations: watch::Sender<Arc<Revocations>>,
     token: TokenSource,
-    ttl: Duration,
+    cluster_id: Option<AsciiMetadataValue>,
+    pub(super) ttl: Duration,
+    pub(super) node: Option<Node>,
+}
+
+/// Whom the process trusts.
+pub(super) struct Trust {
+    pub(super) roots: Vec<CertificateDer<'static>>,
+    pub(super) bundles: Arc<TrustBundles>,
+}
+
+impl Trust {
+    pub(super) fn new(
+        domain: &TrustDomain,
+        roots: &[CertificateDer<'static>],
+    ) -> Result<Self, RemoteError> {
+        let bundles = TrustBundles::of(domain, roots).map_err(RemoteError::Root)?;
+        Ok(Self {
+            roots: roots.to_vec(),
+            bundles: Arc::new(bundles),
+        })
+    }
 }
 
 impl std::fmt::Debug for RemoteAuthority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("RemoteAuthority")
-            .field("origin", &self.origin)
+            .field("origin", &self.address.origin)
             .finish_non_exhaustive()
     }
 }
@@ -140,34 +163,74 @@ impl RemoteAuthority {
             .trim_end_matches(']')
             .to_owned();
         let server_name = ServerName::try_from(host.clone()).map_err(|_e| bad())?;
-        let bundles = TrustBundles::of(trust_domain, roots).map_err(RemoteError::Root)?;
-        let mut store = RootCertStore::empty();
-        for root in roots {
-            store.add(root.clone()).map_err(RemoteError::Tls)?;
-        }
-        let mut config = ClientConfig::builder_with_provider(tls::provider())
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .map_err(RemoteError::Tls)?
-            .with_root_certificates(store)
-            .with_no_client_auth();
-        config.alpn_protocols = vec![ALPN.to_vec()];
+        let trust = Trust::new(trust_domain, roots)?;
         Ok(Self {
-            port: origin.port_u16().unwrap_or(PORT),
-            host,
-            server_name,
-            origin,
-            tls: TlsConnector::from(Arc::new(config)),
-            roots: roots.to_vec(),
-            bundles: Arc::new(bundles),
+            address: Address {
+                port: origin.port_u16().unwrap_or(PORT),
+                host,
+                server_name,
+                origin,
+            },
+            domain: trust_domain.clone(),
+            bundles: watch::Sender::new(Arc::clone(&trust.bundles)),
+            trust: ArcSwap::from_pointee(trust),
+            revocations: watch::Sender::new(Arc::default()),
             token,
+            cluster_id: None,
             ttl,
+            node: None,
         })
     }
 
-    /// The configured roots as the bundle of the trust domain.
+    /// Sends `clusterid`, as istiod wants it of its clients.
+    ///
+    /// # Errors
+    /// `RemoteError::ClusterId`.
+    pub fn with_cluster_id(mut self, name: &str) -> Result<Self, RemoteError> {
+        let value = name.parse();
+        self.cluster_id = Some(value.map_err(|_e| RemoteError::ClusterId(name.to_owned()))?);
+        Ok(self)
+    }
+
+    /// The process is this node: the token joins it once, and from then on its own SVID asks.
+    #[must_use]
+    pub(super) fn with_node(mut self, node: Node) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// The trusted roots as the bundle of the trust domain.
     #[must_use]
     pub fn bundles(&self) -> Arc<TrustBundles> {
-        Arc::clone(&self.bundles)
+        Arc::clone(&self.trust.load().bundles)
+    }
+
+    /// The bundle, now and whenever the authority's roots change.
+    #[must_use]
+    pub fn subscribe_bundles(&self) -> watch::Receiver<Arc<TrustBundles>> {
+        self.bundles.subscribe()
+    }
+
+    /// What the authority says is revoked, now and after every change.
+    #[must_use]
+    pub fn subscribe_revocations(&self) -> watch::Receiver<Arc<Revocations>> {
+        self.revocations.subscribe()
+    }
+
+    /// Trusts these roots from now on, and no others.
+    ///
+    /// # Errors
+    /// `RemoteError::Root`; the old ones are trusted then.
+    pub fn set_roots(&self, roots: &[CertificateDer<'static>]) -> Result<(), RemoteError> {
+        if self.trust.load().roots == roots {
+            return Ok(());
+        }
+        let trust = Trust::new(&self.domain, roots)?;
+        let bundles = Arc::clone(&trust.bundles);
+        self.trust.store(Arc::new(trust));
+        self.bundles.send_replace(bundles);
+        tracing::info!(roots = roots.len(), "trusted roots have changed");
+        Ok(())
     }
 
     /// Makes a P-256 key, has it certified, and checks the answer.
@@ -175,62 +238,79 @@ impl RemoteAuthority {
     /// # Errors
     /// `RemoteError`: not reached, refused, or an answer that is not exactly what was asked for.
     pub async fn issue(&self, wanted: &WantedSvid, now: UnixTime) -> Result<Issued, RemoteError> {
+        let node = self.own_svid(now).await?;
         let key = KeyPair::generate().map_err(RemoteError::Request)?;
-        let csr = request_pem(wanted, &key)?;
-        let answer = timeout(REQUEST, self.call(csr))
-            .await
-            .map_err(|_elapsed| RemoteError::Timeout)??;
-        let svid = self.accept(wanted, &key, &answer, now)?;
+        let svid = self.certify(wanted, &key, node.as_deref(), now).await?;
         Ok(Issued {
             svid,
             bundles: self.bundles(),
         })
     }
 
-    async fn call(&self, csr: String) -> Result<CertificateResponse, RemoteError> {
-        let token = (self.token)().map_err(RemoteError::Token)?;
-        let mut bearer: MetadataValue<_> = format!("Bearer {}", token.trim())
-            .parse()
-            .map_err(|_e| RemoteError::TokenText)?;
-        bearer.set_sensitive(true);
+    /// Has `key` certified: by the certificate of `node`, or by the token.
+    pub(super) async fn certify(
+        &self,
+        wanted: &WantedSvid,
+        key: &KeyPair,
+        node: Option<&Svid>,
+        now: UnixTime,
+    ) -> Result<Svid, RemoteError> {
         let validity_duration = i64::try_from(self.ttl.as_secs()).unwrap_or(i64::MAX);
         let mut request = Request::new(CertificateRequest {
-            csr,
+            csr: request_pem(wanted, key)?,
             validity_duration,
         });
-        request.metadata_mut().insert("authorization", bearer);
+        self.present(request.metadata_mut(), node)?;
+        let call = async {
+            let channel = Channel::connect(&self.address, self.client_tls(node)?).await?;
+            channel
+                .call(PATH, request, limits::CERTIFICATE_MESSAGE_BYTES)
+                .await
+        };
+        let answer = timeout(REQUEST, call)
+            .await
+            .map_err(|_elapsed| RemoteError::Timeout)??;
+        self.accept(wanted, key, &answer, now)
+    }
 
-        let stream = TcpStream::connect((self.host.as_str(), self.port))
-            .await
-            .map_err(RemoteError::Connect)?;
-        let stream = self
-            .tls
-            .connect(self.server_name.clone(), stream)
-            .await
-            .map_err(RemoteError::Connect)?;
-        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-            .await
-            .map_err(RemoteError::Http)?;
-        let mut grpc = tonic::client::Grpc::with_origin(Connection(sender), self.origin.clone())
-            .max_decoding_message_size(limits::CERTIFICATE_MESSAGE_BYTES);
-        let codec: ProstCodec<CertificateRequest, CertificateResponse> = ProstCodec::new();
-        let answer = async move {
-            let response = grpc
-                .unary(request, PathAndQuery::from_static(PATH), codec)
-                .await;
-            response
-                .map(tonic::Response::into_inner)
-                .map_err(|status| RemoteError::Refused(Box::new(status)))
-        };
-        let driver = async move {
-            // The answer tells what went wrong; the connection only has to be driven until it is there.
-            let _ended = connection.await;
-            std::future::pending::<Result<CertificateResponse, RemoteError>>().await
-        };
-        tokio::select! {
-            answer = answer => answer,
-            never = driver => never,
+    /// Adds what the caller is known by, unless that is its certificate.
+    pub(super) fn present(
+        &self,
+        metadata: &mut MetadataMap,
+        node: Option<&Svid>,
+    ) -> Result<(), RemoteError> {
+        if node.is_none() {
+            let token = (self.token)().map_err(RemoteError::Token)?;
+            let mut bearer: MetadataValue<_> = format!("Bearer {}", token.trim())
+                .parse()
+                .map_err(|_e| RemoteError::TokenText)?;
+            bearer.set_sensitive(true);
+            metadata.insert("authorization", bearer);
         }
+        if let Some(name) = &self.cluster_id {
+            metadata.insert("clusterid", name.clone());
+        }
+        Ok(())
+    }
+
+    /// TLS that verifies the authority by the roots of this moment.
+    pub(super) fn client_tls(&self, node: Option<&Svid>) -> Result<Arc<ClientConfig>, RemoteError> {
+        let mut store = RootCertStore::empty();
+        for root in &self.trust.load().roots {
+            store.add(root.clone()).map_err(RemoteError::Tls)?;
+        }
+        let config = ClientConfig::builder_with_provider(tls::provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .map_err(RemoteError::Tls)?
+            .with_root_certificates(store);
+        let mut config = match node {
+            Some(svid) => config
+                .with_client_auth_cert(svid.chain.clone(), svid.key.clone_key())
+                .map_err(RemoteError::Tls)?,
+            None => config.with_no_client_auth(),
+        };
+        config.alpn_protocols = vec![ALPN.to_vec()];
+        Ok(Arc::new(config))
     }
 
     /// The answer must be for the wanted identity and this key, and verify against the configured roots.
@@ -246,13 +326,14 @@ impl RemoteAuthority {
             .split_last()
             .ok_or(RemoteError::ForeignRoot)?;
         let roots = pem::certificates(roots.as_bytes()).map_err(RemoteError::Pem)?;
-        if !roots.iter().any(|root| self.roots.contains(root)) {
+        let trust = self.trust.load_full();
+        if !roots.iter().any(|root| trust.roots.contains(root)) {
             return Err(RemoteError::ForeignRoot);
         }
         let chain: Vec<CertificateDer<'static>> =
             pem::certificates(chain.concat().as_bytes()).map_err(RemoteError::Pem)?;
         let id =
-            verify_svid(&chain, &self.bundles, now, Usage::Server).map_err(RemoteError::Verify)?;
+            verify_svid(&chain, &trust.bundles, now, Usage::Server).map_err(RemoteError::Verify)?;
         if id != wanted.id {
             return Err(RemoteError::OtherId(id));
         }
@@ -274,7 +355,7 @@ impl RemoteAuthority {
 }
 
 /// PKCS#10: empty subject, critical SAN.
-fn request_pem(wanted: &WantedSvid, key: &KeyPair) -> Result<String, RemoteError> {
+pub(super) fn request_pem(wanted: &WantedSvid, key: &KeyPair) -> Result<String, RemoteError> {
     let mut params =
         CertificateParams::new(wanted.dns_names.clone()).map_err(RemoteError::Request)?;
     params.distinguished_name = DistinguishedName::new();
@@ -288,23 +369,6 @@ fn request_pem(wanted: &WantedSvid, key: &KeyPair) -> Result<String, RemoteError
         .serialize_request(key)
         .map_err(RemoteError::Request)?;
     request.pem().map_err(RemoteError::Request)
-}
-
-/// One HTTP/2 connection as tonic wants it.
-struct Connection(http2::SendRequest<tonic::body::Body>);
-
-impl tower_service::Service<http::Request<tonic::body::Body>> for Connection {
-    type Response = http::Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, hyper::Error>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), hyper::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
-        Box::pin(self.0.send_request(request))
-    }
 }
 
 #[cfg(test)]
@@ -376,7 +440,10 @@ mod tests {
     fn takes_what_was_asked_for() {
         let bench = bench();
         assert_eq!(
-            (bench.remote.host.as_str(), bench.remote.port),
+            (
+                bench.remote.address.host.as_str(),
+                bench.remote.address.port
+            ),
             ("::1", PORT)
         );
         let svid = bench.accept(&bench.answer(&bench.key)).unwrap();

@@ -3,7 +3,6 @@
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::Incoming;
@@ -17,14 +16,21 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tonic::{Code, Request, Response, Status};
-use tonic_prost::ProstCodec;
+use tonic::{Code, Request, Status};
 
-use super::{ALPN, CertificateRequest, CertificateResponse, PATH};
+use super::answer::unary;
+use super::{
+    ALPN, CertificateRequest, CertificateResponse, NEWS_PATH, NewsRequest, NewsResponse,
+    NewsRevocation, PATH,
+};
 use crate::control::authority::grant::{Grant, JoinTokens};
-use crate::control::authority::{Authority, IssueError, TTL_MAX};
+use crate::control::authority::join::JoinError;
+use crate::control::authority::news::News;
+use crate::control::authority::{Authority, IssueError, TTL_MAX, ledger};
 use crate::control::svid::Clock;
+use crate::identity::bundle::TrustBundles;
 use crate::identity::pem;
+use crate::identity::revocation::{NodeName, PeerLeaf};
 use crate::identity::rotation::next_rotation;
 use crate::identity::tls;
 use crate::vocab::limits;
@@ -60,6 +66,7 @@ struct Inner {
     authority: Arc<Authority>,
     tokens: JoinTokens,
     ttl: Duration,
+    node_ttl: Duration,
     clock: Clock,
 }
 
@@ -75,17 +82,50 @@ impl std::fmt::Debug for CertificateService {
 struct ServerTls {
     acceptor: TlsAcceptor,
     renew_at: UnixTime,
+    /// The root that signed it, and what clients are verified with.
+    signed_by: u32,
+    bundles: Arc<TrustBundles>,
+}
+
+/// Who asks.
+#[derive(Clone, Debug)]
+struct Caller {
+    address: SocketAddr,
+    /// By the certificate that it showed in the handshake.
+    leaf: Option<PeerLeaf>,
+}
+
+/// By what a caller may ask.
+enum Proof<'a> {
+    /// It is this node.
+    Node(NodeName),
+    /// It holds a token of the file of join tokens.
+    Held(&'a Grant),
+    /// It holds a single-use token.
+    Once(&'a str),
 }
 
 impl CertificateService {
     /// `ttl` is the lifetime of what it signs; a request may ask for less.
     #[must_use]
     pub fn new(authority: Arc<Authority>, tokens: JoinTokens, ttl: Duration, clock: Clock) -> Self {
+        Self::with_node_ttl(authority, tokens, (ttl, ttl), clock)
+    }
+
+    /// As [`Self::new`], with another lifetime for the SVIDs of nodes.
+    #[must_use]
+    pub fn with_node_ttl(
+        authority: Arc<Authority>,
+        tokens: JoinTokens,
+        (ttl, node_ttl): (Duration, Duration),
+        clock: Clock,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 authority,
                 tokens,
                 ttl,
+                node_ttl,
                 clock,
             }),
         }
@@ -121,7 +161,7 @@ impl CertificateService {
                 },
                 Some(_ended) = connections.join_next() => continue,
             };
-            if (self.inner.clock)().as_secs() >= tls.renew_at.as_secs() {
+            if self.is_stale(&tls) {
                 match self.server_tls(&names, address) {
                     Ok(renewed) => tls = renewed,
                     Err(error) => tracing::error!(
@@ -138,6 +178,14 @@ impl CertificateService {
         }
     }
 
+    /// Half of its life is over, or roots have changed.
+    fn is_stale(&self, tls: &ServerTls) -> bool {
+        let authority = &self.inner.authority;
+        (self.inner.clock)().as_secs() >= tls.renew_at.as_secs()
+            || tls.signed_by != authority.signing_root()
+            || !Arc::ptr_eq(&tls.bundles, &authority.bundles())
+    }
+
     fn server_tls(&self, names: &[String], address: SocketAddr) -> Result<ServerTls, ServeError> {
         let now = (self.inner.clock)();
         let addresses = if address.ip().is_unspecified() {
@@ -148,6 +196,10 @@ impl CertificateService {
         } else {
             vec![address.ip()]
         };
+        let (signed_by, bundles) = (
+            self.inner.authority.signing_root(),
+            self.inner.authority.bundles(),
+        );
         let certificate = self
             .inner
             .authority
@@ -156,13 +208,15 @@ impl CertificateService {
         let mut config = ServerConfig::builder_with_provider(tls::provider())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(ServeError::Tls)?
-            .with_no_client_auth()
+            .with_client_cert_verifier(tls::optional_client(Arc::clone(&bundles)))
             .with_single_cert(certificate.chain, certificate.key)
             .map_err(ServeError::Tls)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         Ok(ServerTls {
             acceptor: TlsAcceptor::from(Arc::new(config)),
             renew_at: next_rotation(now, certificate.not_after, 0.5),
+            signed_by,
+            bundles,
         })
     }
 
@@ -176,9 +230,14 @@ impl CertificateService {
             }
             Err(_elapsed) => return,
         };
+        let certificates = stream.get_ref().1.peer_certificates();
+        let caller = Caller {
+            address: peer,
+            leaf: certificates.and_then(tls::peer_leaf),
+        };
         let answer = hyper::service::service_fn(move |request| {
-            let service = self.clone();
-            async move { Ok::<_, Infallible>(service.answer(request, peer).await) }
+            let (service, caller) = (self.clone(), caller.clone());
+            async move { Ok::<_, Infallible>(service.answer(request, caller).await) }
         });
         let served = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -195,58 +254,110 @@ impl CertificateService {
     async fn answer(
         self,
         request: http::Request<Incoming>,
-        peer: SocketAddr,
+        caller: Caller,
     ) -> http::Response<tonic::body::Body> {
-        if request.uri().path() != PATH {
-            return Status::unimplemented("unknown method").into_http();
-        }
-        let codec: ProstCodec<CertificateResponse, CertificateRequest> = ProstCodec::new();
-        let mut grpc = tonic::server::Grpc::new(codec)
-            .max_decoding_message_size(limits::CERTIFICATE_MESSAGE_BYTES);
-        match timeout(
-            REQUEST,
-            grpc.unary(
-                Create {
-                    service: self,
-                    peer,
-                },
-                request,
-            ),
-        )
-        .await
-        {
-            Ok(response) => response,
-            Err(_elapsed) => Status::deadline_exceeded("request took too long").into_http(),
+        let (most, wait) = (
+            limits::CERTIFICATE_MESSAGE_BYTES,
+            Duration::from_millis(limits::NEWS_WAIT_MS),
+        );
+        match request.uri().path() {
+            PATH => {
+                let create = move |request: Request<CertificateRequest>| async move {
+                    self.create(&request, &caller)
+                };
+                unary(request, most, REQUEST, create).await
+            }
+            NEWS_PATH => {
+                let news = move |request: Request<NewsRequest>| async move {
+                    self.news(&request, &caller).await
+                };
+                unary(request, most, wait.saturating_add(REQUEST), news).await
+            }
+            _ => Status::unimplemented("unknown method").into_http(),
         }
     }
 
     fn create(
         &self,
         request: &Request<CertificateRequest>,
-        peer: SocketAddr,
+        caller: &Caller,
     ) -> Result<CertificateResponse, Status> {
-        let grant = self.authenticate(request)?;
+        let proof = self.prove(request, caller)?;
         let message = request.get_ref();
-        let ttl = match u64::try_from(message.validity_duration) {
-            Ok(asked) if asked > 0 => Duration::from_secs(asked).min(self.inner.ttl),
-            Ok(_) | Err(_) => self.inner.ttl,
+        let asked = |most: Duration| match u64::try_from(message.validity_duration) {
+            Ok(asked) if asked > 0 => Duration::from_secs(asked).min(most),
+            Ok(_) | Err(_) => most,
         };
-        let now = (self.inner.clock)();
-        let signed = self.inner.authority.sign_csr(&message.csr, grant, ttl, now);
+        let inner = &self.inner;
+        let (ttl, node_ttl, now) = (asked(inner.ttl), inner.node_ttl, (inner.clock)());
+        let signed = match &proof {
+            Proof::Node(node) => {
+                inner
+                    .authority
+                    .sign_for_node(node, &message.csr, (ttl, node_ttl), now)
+            }
+            Proof::Held(grant) => inner
+                .authority
+                .sign_csr(&message.csr, grant, ttl, now)
+                .map_err(JoinError::Issue),
+            Proof::Once(token) => inner.authority.join(token, &message.csr, node_ttl, now),
+        };
+        let peer = caller.address;
         let (id, chain) = signed.map_err(|error| {
             tracing::warn!(%peer, error = &error as &dyn std::error::Error, "certificate request refused");
-            Status::new(code(&error), error.to_string())
+            Status::new(join_code(&error), error.to_string())
         })?;
         tracing::info!(%peer, %id, "certificate issued");
         let mut cert_chain: Vec<String> = chain
             .iter()
             .map(|der| pem::encode("CERTIFICATE", der))
             .collect();
-        cert_chain.push(pem::encode_certificates(&self.inner.authority.roots()));
+        cert_chain.push(pem::encode_certificates(&inner.authority.roots()));
         Ok(CertificateResponse { cert_chain })
     }
 
-    fn authenticate<T>(&self, request: &Request<T>) -> Result<&Grant, Status> {
+    /// Waits for something that the caller does not know.
+    async fn news(
+        &self,
+        request: &Request<NewsRequest>,
+        caller: &Caller,
+    ) -> Result<NewsResponse, Status> {
+        let known = &request.get_ref().version;
+        let node = match self.prove(request, caller) {
+            Ok(Proof::Node(node)) => Some(node),
+            Ok(Proof::Held(_)) => None,
+            Ok(Proof::Once(_)) => {
+                return Err(Status::unauthenticated("a join token is for joining alone"));
+            }
+            Err(refused) => return Err(refused),
+        };
+        if let Some(node) = &node {
+            self.inner.authority.note_told(node, known);
+        }
+        let mut news = self.inner.authority.subscribe();
+        let other = news.wait_for(|news| news.version != *known);
+        let wait = Duration::from_millis(limits::NEWS_WAIT_MS);
+        let found = match timeout(wait, other).await {
+            Ok(Ok(news)) => Some(Arc::clone(&news)),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let news = found.unwrap_or_else(|| Arc::clone(&news.borrow()));
+        Ok(encode(&news))
+    }
+
+    /// What the caller may ask by: its certificate if it is a node's, else its token.
+    fn prove<'a, T>(
+        &'a self,
+        request: &'a Request<T>,
+        caller: &Caller,
+    ) -> Result<Proof<'a>, Status> {
+        let authority = &self.inner.authority;
+        if let Some(leaf) = &caller.leaf
+            && let Some(target) = authority.revocations().of(leaf)
+        {
+            // The handshake was before.
+            return Err(Status::permission_denied(format!("revoked: {target}")));
+        }
         let mut values = request.metadata().get_all("authorization").iter();
         let token = match (values.next(), values.next()) {
             (Some(value), None) => value
@@ -255,40 +366,64 @@ impl CertificateService {
                 .and_then(|text| text.strip_prefix("Bearer ")),
             (None | Some(_), _) => None,
         };
-        token
-            .and_then(|token| self.inner.tokens.grant(token))
-            .ok_or_else(|| Status::unauthenticated("no known join token"))
+        if let Some(node) = caller
+            .leaf
+            .as_ref()
+            .and_then(|leaf| NodeName::of(&leaf.id))
+            .filter(|_| token.is_none())
+        {
+            return Ok(Proof::Node(node));
+        }
+        let token = token.ok_or_else(|| Status::unauthenticated("no known join token"))?;
+        if let Some(grant) = self.inner.tokens.grant(token) {
+            return Ok(Proof::Held(grant));
+        }
+        if authority.knows_token(token) {
+            return Ok(Proof::Once(token));
+        }
+        Err(Status::unauthenticated("no known join token"))
+    }
+}
+
+fn encode(news: &News) -> NewsResponse {
+    let revocation = |(target, reason): (_, &str)| {
+        let (kind, value) = ledger::words(&target);
+        NewsRevocation {
+            kind: kind.to_owned(),
+            value,
+            reason: reason.to_owned(),
+        }
+    };
+    NewsResponse {
+        version: news.version.clone(),
+        roots: news.roots.iter().map(|der| der.to_vec()).collect(),
+        revocations: news.revocations.iter().map(revocation).collect(),
+    }
+}
+
+fn join_code(error: &JoinError) -> Code {
+    match error {
+        JoinError::Unknown | JoinError::Used | JoinError::Expired | JoinError::Revoked => {
+            Code::Unauthenticated
+        }
+        JoinError::OtherId(_) | JoinError::Barred(_) | JoinError::NoNode(_) => {
+            Code::PermissionDenied
+        }
+        JoinError::Ledger(_) => Code::Unavailable,
+        JoinError::Issue(error) => code(error),
     }
 }
 
 fn code(error: &IssueError) -> Code {
     match error {
-        IssueError::ForeignId(_) | IssueError::NotGranted(_) => Code::PermissionDenied,
+        IssueError::ForeignId(_) | IssueError::NotGranted(_) | IssueError::Barred(_) => {
+            Code::PermissionDenied
+        }
         IssueError::Ttl | IssueError::Name(_) | IssueError::Csr(_) => Code::InvalidArgument,
         IssueError::Time
         | IssueError::Certificate(_)
         | IssueError::Token(_)
         | IssueError::Random
         | IssueError::Store(_) => Code::Internal,
-    }
-}
-
-/// The method as tonic calls it.
-struct Create {
-    service: CertificateService,
-    peer: SocketAddr,
-}
-
-impl tower_service::Service<Request<CertificateRequest>> for Create {
-    type Response = Response<CertificateResponse>;
-    type Error = Status;
-    type Future = std::future::Ready<Result<Self::Response, Status>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<CertificateRequest>) -> Self::Future {
-        std::future::ready(self.service.create(&request, self.peer).map(Response::new))
     }
 }

@@ -1,10 +1,11 @@
 //! Rotation under a paused clock.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 
 use tokio::time::{Instant, sleep};
 
 use super::*;
+use crate::identity::revocation::Target;
 use crate::vocab::spiffe::TrustDomain;
 
 const START: u64 = 1_764_000_000;
@@ -43,14 +44,21 @@ struct Bench {
     wanted: watch::Sender<Vec<WantedSvid>>,
     down: Arc<AtomicBool>,
     attempts: Arc<AtomicUsize>,
+    revoked: watch::Sender<Arc<Revocations>>,
+    /// Seconds by which the clock was set.
+    jump: Arc<AtomicI64>,
     clock: Clock,
     _task: JoinSet<()>,
 }
 
 impl Bench {
     fn start(wanted: Vec<WantedSvid>, down: bool) -> Self {
-        let began = Instant::now();
-        let clock: Clock = Arc::new(move || secs(START + began.elapsed().as_secs()));
+        let (began, jump) = (Instant::now(), Arc::new(AtomicI64::new(0)));
+        let jumped = Arc::clone(&jump);
+        let clock: Clock = Arc::new(move || {
+            let now = START + began.elapsed().as_secs();
+            secs(now.saturating_add_signed(jumped.load(Ordering::Relaxed)))
+        });
         let authority =
             Authority::in_memory(TrustDomain::parse("cluster.local").unwrap(), clock()).unwrap();
         let (down, attempts) = (
@@ -64,6 +72,7 @@ impl Bench {
         };
         let manager = SvidManager::with_clock(source, wanted, Arc::clone(&clock), Arc::new(|| 0.5));
         let (set, wanted) = (manager.subscribe(), manager.wanted());
+        let revoked = manager.revoked();
         let mut task = JoinSet::new();
         task.spawn(manager.run());
         Self {
@@ -71,6 +80,8 @@ impl Bench {
             wanted,
             down,
             attempts,
+            revoked,
+            jump,
             clock,
             _task: task,
         }
@@ -194,4 +205,66 @@ async fn follows_what_is_wanted() {
     );
     bench.until(700).await;
     assert_eq!(bench.attempts.load(Ordering::Relaxed), 2 + 2 + 2);
+}
+
+/// After a jump over the end of the SVID another one is there within `SLEEP_MAX`, however long the timers had to go.
+#[tokio::test(start_paused = true)]
+async fn clock_that_jumps_ahead() {
+    let a = want("a", &[]);
+    let bench = Bench::start(vec![a.clone()], false);
+    bench.until(10).await;
+    assert_eq!(bench.end_of(&a.id), Some(START + TTL));
+    bench.jump.store(5000, Ordering::Relaxed);
+    sleep(SLEEP_MAX + Duration::from_secs(1)).await;
+    let end = bench.end_of(&a.id).unwrap();
+    assert!(end >= START + 5000 + TTL, "{end}");
+    assert_eq!(bench.attempts.load(Ordering::Relaxed), 2);
+}
+
+/// A clock that is set back puts the SVID into the future, where no peer with that clock takes it: it is replaced, and
+/// what was issued is not kept for longer than it lives by the new clock.
+#[tokio::test(start_paused = true)]
+async fn clock_that_is_set_back() {
+    let a = want("a", &[]);
+    let bench = Bench::start(vec![a.clone()], false);
+    bench.until(400).await;
+    bench.jump.store(-430, Ordering::Relaxed);
+    sleep(SLEEP_MAX + Duration::from_secs(1)).await;
+    assert_eq!(
+        bench.attempts.load(Ordering::Relaxed),
+        1,
+        "the minute that certificates begin early covers this"
+    );
+    bench.jump.store(-500, Ordering::Relaxed);
+    sleep(SLEEP_MAX + Duration::from_secs(1)).await;
+    // The authority's own certificates begin later than that: it says so, and the SVID stays until it is right again.
+    assert!(bench.attempts.load(Ordering::Relaxed) > 1);
+    assert_eq!(bench.end_of(&a.id), Some(START + TTL));
+    bench.jump.store(0, Ordering::Relaxed);
+    sleep(Duration::from_secs(200)).await;
+    assert!(bench.end_of(&a.id).unwrap() > START + TTL);
+}
+
+#[tokio::test(start_paused = true)]
+async fn revoked_serial_is_replaced_at_once() {
+    let a = want("a", &[]);
+    let mut bench = Bench::start(vec![a.clone()], false);
+    bench
+        .set
+        .wait_for(|set| set.covers(std::slice::from_ref(&a)))
+        .await
+        .unwrap();
+    let serial_of = |bench: &Bench| {
+        let svid = Arc::clone(&bench.set.borrow().by_id[&a.id]);
+        leaf::peer(&svid.chain[0]).unwrap().serial
+    };
+    let first = serial_of(&bench);
+    let mut all = Revocations::default();
+    all.add(Target::Serial(first.clone()), "leaked").unwrap();
+    // An identity is not given a new certificate because it is revoked.
+    all.add(Target::Id(want("other", &[]).id), "gone").unwrap();
+    bench.revoked.send_replace(Arc::new(all));
+    sleep(Duration::from_secs(2)).await;
+    assert_ne!(serial_of(&bench), first);
+    assert_eq!(bench.attempts.load(Ordering::Relaxed), 2);
 }

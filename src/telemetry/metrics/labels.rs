@@ -98,6 +98,7 @@ impl From<CloseReason> for Flag {
             CloseReason::UpstreamReset => Self::UpstreamReset,
             CloseReason::DownstreamReset => Self::DownstreamReset,
             CloseReason::Timeout | CloseReason::Limit => Self::Idle,
+            CloseReason::Revoked => Self::Revoked,
             CloseReason::Drain => Self::Drain,
         }
     }

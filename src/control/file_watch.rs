@@ -1,0 +1,76 @@
+//! Tells that files may have changed: any event in their directories, and now and then without one.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use tokio::sync::mpsc;
+
+/// Between two looks where nothing was told: some file systems tell nothing.
+const LOOK: Duration = Duration::from_secs(10);
+/// Writers replace several files one after the other.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// A watch over files.
+#[derive(Debug)]
+pub struct FileWatch {
+    _watcher: Option<RecommendedWatcher>,
+    events: mpsc::Receiver<()>,
+    // Keeps `events` open where nothing is watched.
+    _told: mpsc::Sender<()>,
+}
+
+impl FileWatch {
+    /// Watches directories, and the directories of files: what is there is replaced by renames and by links that are
+    /// swapped.
+    #[must_use]
+    pub fn start(paths: &[PathBuf]) -> Self {
+        let (told, events) = mpsc::channel(1);
+        let tell = told.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.is_ok_and(|event| !matches!(event.kind, EventKind::Access(_))) {
+                // One that waits already stands for this one, too.
+                tell.try_send(()).ok();
+            }
+        });
+        let mut watcher = match watcher {
+            Ok(watcher) => Some(watcher),
+            Err(error) => {
+                tracing::warn!(%error, "files are looked at every {} s", LOOK.as_secs());
+                None
+            }
+        };
+        let directories: BTreeSet<PathBuf> = paths
+            .iter()
+            .map(|path| match path.parent() {
+                Some(parent) if !path.is_dir() && !parent.as_os_str().is_empty() => {
+                    parent.to_owned()
+                }
+                Some(_) | None if path.is_dir() => path.clone(),
+                Some(_) | None => PathBuf::from("."),
+            })
+            .collect();
+        for directory in directories {
+            if let Some(Err(error)) = watcher
+                .as_mut()
+                .map(|w| w.watch(&directory, RecursiveMode::NonRecursive))
+            {
+                tracing::warn!(%error, directory = %directory.display(), "not watched");
+            }
+        }
+        Self {
+            _watcher: watcher,
+            events,
+            _told: told,
+        }
+    }
+
+    /// Ends when something may have changed.
+    pub async fn changed(&mut self) {
+        if let Ok(Some(())) = tokio::time::timeout(LOOK, self.events.recv()).await {
+            tokio::time::sleep(SETTLE).await;
+            while self.events.try_recv().is_ok() {}
+        }
+    }
+}

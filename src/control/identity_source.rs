@@ -1,0 +1,245 @@
+//! From the configuration to the source of identities, and what runs beside it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, UnixTime};
+use tokio::sync::watch;
+
+use crate::config::checked::{self, Config, IdentitySource, Secret};
+use crate::control::authority::grant::JoinTokens;
+use crate::control::authority::news::News;
+use crate::control::authority::{self, Authority, AuthorityError, GivenCa, control};
+use crate::control::durable;
+use crate::control::file_source::FileSource;
+use crate::control::grpc::{CertificateService, NodeState, RemoteAuthority, RemoteError, follow};
+use crate::control::plane::{PlaneError, Tasks};
+use crate::control::svid::{Source, system_clock, system_jitter};
+use crate::identity::pem;
+use crate::identity::revocation::Revocations;
+use crate::vocab::spiffe::TrustDomain;
+
+/// No file of certificates is longer.
+const FILE_BYTES: u64 = 1 << 20;
+/// What is asked of another authority; it may give less.
+const ASKED_TTL: Duration = Duration::from_secs(24 * 3600);
+/// How long another holder of the authority's state is waited for, and between two looks.
+const LOCKED: Duration = Duration::from_secs(5);
+const LOCKED_LOOK: Duration = Duration::from_millis(50);
+/// Permission bits of a key that the operator gives.
+const KEY_MODE: u32 = 0o400;
+
+/// What tells of revocations besides the configuration.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// This process's authority.
+    Embedded(watch::Receiver<Arc<News>>),
+    /// Another's.
+    Remote(watch::Receiver<Arc<Revocations>>),
+    /// Nothing.
+    Nobody,
+}
+
+impl Told {
+    /// As they are now.
+    pub(super) fn now(&mut self) -> Arc<Revocations> {
+        match self {
+            Self::Embedded(news) => Arc::clone(&news.borrow_and_update().revocations),
+            Self::Remote(revocations) => Arc::clone(&revocations.borrow_and_update()),
+            Self::Nobody => Arc::default(),
+        }
+    }
+
+    /// Ends when they may have changed.
+    pub(super) async fn changed(&mut self) {
+        let told = match self {
+            Self::Embedded(news) => news.changed().await,
+            Self::Remote(revocations) => revocations.changed().await,
+            Self::Nobody => return std::future::pending().await,
+        };
+        if told.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// The source, the authority if it is in this process, and what tells of revocations.
+pub(super) type Begun = (Source, Option<Arc<Authority>>, Told);
+
+/// Opens the source of identities and starts what keeps it.
+pub(super) async fn begin(config: &Config, tasks: &mut Tasks) -> Result<Begun, PlaneError> {
+    match &config.process.identity {
+        IdentitySource::Embedded(settings) => embedded(config, settings, tasks).await,
+        IdentitySource::Remote(settings) => remote(config, settings, tasks),
+        IdentitySource::Files(dirs) => {
+            let source = FileSource::new(dirs.clone(), config.mesh.trust_domain.clone());
+            let source = Arc::new(source);
+            tasks.spawn("watch of identity files", Arc::clone(&source).watch());
+            Ok((Source::Files(source), None, Told::Nobody))
+        }
+    }
+}
+
+async fn embedded(
+    config: &Config,
+    settings: &checked::Authority,
+    tasks: &mut Tasks,
+) -> Result<Begun, PlaneError> {
+    let given = settings.issuing.as_ref().map(given_ca).transpose()?;
+    let domain = config.mesh.trust_domain.clone();
+    let longest = Duration::from_secs(settings.svid_ttl_s.max(settings.node_ttl_s));
+    let opened = open(settings, given.as_ref(), &domain).await?;
+    let authority = Arc::new(opened.with_longest_life(longest));
+    if let Some(dir) = authority.state_dir() {
+        let path = authority::socket(&dir);
+        let listener = control::bind(&path).map_err(|source| PlaneError::Io {
+            what: path.display().to_string(),
+            source,
+        })?;
+        let serve = control::serve(listener, Arc::clone(&authority), system_clock());
+        tasks.spawn("control socket of the authority", serve);
+    }
+    let rotating = control::keep_rotating(Arc::clone(&authority), system_clock());
+    tasks.spawn("rotation of the root", rotating);
+    certificate_service(settings, &authority, tasks).await?;
+    let source = Source::Embedded {
+        authority: Arc::clone(&authority),
+        ttl: Duration::from_secs(settings.svid_ttl_s),
+    };
+    let told = Told::Embedded(authority.subscribe());
+    Ok((source, Some(authority), told))
+}
+
+/// Opens the authority. A command of the operator may hold its state for a moment.
+async fn open(
+    settings: &checked::Authority,
+    given: Option<&GivenCa>,
+    domain: &TrustDomain,
+) -> Result<Authority, PlaneError> {
+    let until = tokio::time::Instant::now() + LOCKED;
+    loop {
+        let (dir, now) = (settings.state_dir.as_deref(), UnixTime::now());
+        match Authority::start(dir, given, domain.clone(), now) {
+            Err(AuthorityError::Locked(_)) if tokio::time::Instant::now() < until => {
+                tokio::time::sleep(LOCKED_LOOK).await;
+            }
+            opened => return opened.map_err(PlaneError::Authority),
+        }
+    }
+}
+
+fn given_ca(issuing: &checked::IssuingCa) -> Result<GivenCa, PlaneError> {
+    if let Secret::File(path) = &issuing.key {
+        let mode = durable::mode(path).map_err(|source| PlaneError::Io {
+            what: path.display().to_string(),
+            source,
+        })?;
+        if mode & !KEY_MODE != 0 {
+            let path = path.clone();
+            return Err(PlaneError::Authority(AuthorityError::Exposed {
+                path,
+                mode,
+            }));
+        }
+    }
+    let key = issuing.key.read_text().map_err(PlaneError::Secret)?;
+    let chain = String::from_utf8(read(&issuing.chain)?).map_err(|_e| PlaneError::Content {
+        what: issuing.chain.display().to_string(),
+        problem: "not text".to_owned(),
+    })?;
+    let roots = roots(&issuing.root_ca, &read(&issuing.root_ca)?)?;
+    Ok(GivenCa { chain, key, roots })
+}
+
+fn remote(
+    config: &Config,
+    settings: &checked::RemoteAuthority,
+    tasks: &mut Tasks,
+) -> Result<Begun, PlaneError> {
+    let content = read(&settings.root_ca)?;
+    let roots = roots(&settings.root_ca, &content)?;
+    let token = settings.token.clone();
+    let token_source = Arc::new(move || match &token {
+        Some(token) => token.read_text().map_err(std::io::Error::other),
+        None => Err(std::io::Error::other("none is configured")),
+    });
+    let domain = &config.mesh.trust_domain;
+    let made = RemoteAuthority::new(&settings.address, &roots, domain, token_source, ASKED_TTL);
+    let mut made = made.map_err(PlaneError::Remote)?;
+    if let Some(name) = &settings.cluster_id {
+        made = made.with_cluster_id(name).map_err(PlaneError::Remote)?;
+    }
+    if let Some(node) = &settings.node {
+        let failed = |e| PlaneError::Remote(RemoteError::Node(e));
+        let state = settings.state_dir.as_deref().map(NodeState::open);
+        let state = state.transpose().map_err(failed)?;
+        made = made.join_as(node.clone(), state).map_err(failed)?;
+    }
+    made.recall(&content).map_err(PlaneError::Remote)?;
+    let remote = Arc::new(made);
+    let told = Told::Remote(remote.subscribe_revocations());
+    let root_file = settings.root_ca.clone();
+    let following = follow(
+        Arc::clone(&remote),
+        root_file,
+        content,
+        system_clock(),
+        system_jitter(),
+    );
+    tasks.spawn("follower of the authority", following);
+    Ok((Source::Remote(remote), None, told))
+}
+
+/// Serves `CreateCertificate`, if the configuration asks for it.
+async fn certificate_service(
+    settings: &checked::Authority,
+    authority: &Arc<Authority>,
+    tasks: &mut Tasks,
+) -> Result<(), PlaneError> {
+    let Some(address) = settings.listen else {
+        return Ok(());
+    };
+    let tokens = match &settings.join_tokens {
+        Some(secret) => {
+            let text = secret.read_text().map_err(PlaneError::Secret)?;
+            JoinTokens::parse(&text).map_err(|e| PlaneError::Content {
+                what: format!("{secret:?}"),
+                problem: e.to_string(),
+            })?
+        }
+        None => JoinTokens::default(),
+    };
+    let failed = |source| PlaneError::Io {
+        what: format!("authority {address}"),
+        source,
+    };
+    let listener = tokio::net::TcpListener::bind(address)
+        .await
+        .map_err(failed)?;
+    let lives = (
+        Duration::from_secs(settings.svid_ttl_s),
+        Duration::from_secs(settings.node_ttl_s),
+    );
+    let clock = system_clock();
+    let service = CertificateService::with_node_ttl(Arc::clone(authority), tokens, lives, clock);
+    tasks.spawn("certificate service", async move {
+        let Err(error) = service.serve(listener, Vec::new()).await;
+        tracing::error!(%error, "certificate service has ended");
+    });
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, PlaneError> {
+    durable::read(path, FILE_BYTES).map_err(|source| PlaneError::Io {
+        what: path.display().to_string(),
+        source,
+    })
+}
+
+fn roots(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PlaneError> {
+    pem::certificates(content).map_err(|e| PlaneError::Content {
+        what: path.display().to_string(),
+        problem: e.to_string(),
+    })
+}
