@@ -11,6 +11,7 @@ pub mod lab;
 pub mod layout;
 pub mod material;
 pub mod named;
+pub mod node;
 pub mod os;
 pub mod policy;
 pub mod resources;
@@ -44,6 +45,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Replay the breach against a mesh with real curl processes; exit code 1 if any step fails.
     Drill(drill::DrillArgs),
+    /// Set up, remove or compare the capture of this machine's traffic.
+    Node(node::NodeArgs),
     /// Test policies.
     Policy(policy::PolicyArgs),
     /// Print the version.
@@ -111,6 +114,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Explain(args) => Ok(explain::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Drill(args) => drill::run(args),
+        Command::Node(args) => node::run(args),
         Command::Policy(args) => policy::run(args),
         Command::Version => {
             os::say(concat!("ringgate ", env!("CARGO_PKG_VERSION")));

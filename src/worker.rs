@@ -12,6 +12,7 @@ pub mod judge;
 pub mod listen;
 pub mod node;
 pub mod open;
+pub mod owner;
 pub mod respond;
 pub mod serve;
 pub mod site;

@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -19,6 +19,8 @@ use std::time::Duration;
 use monoio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::io::listener;
 
 /// Which driver a core runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -595,6 +597,17 @@ pub(super) fn stream_options(socket: &Socket) -> io::Result<()> {
 pub struct ConnectOptions {
     /// `SO_MARK`, so that capture rules let it pass (needs `CAP_NET_ADMIN`).
     pub mark: Option<u32>,
+    /// The client's address, which the connection is to come from (needs `CAP_NET_ADMIN`).
+    pub source: Option<Source>,
+}
+
+/// An address of another machine that a connection comes from (`IP_TRANSPARENT`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The address.
+    pub ip: IpAddr,
+    /// Without leave to take it, connect from an own address instead of failing.
+    pub optional: bool,
 }
 
 /// Connects without a time limit of its own; wrap it in `timeout`. Only `upstream` and `hbone` dial, for a `Permit`.
@@ -607,6 +620,12 @@ pub(super) async fn connect(to: SocketAddr, options: ConnectOptions) -> io::Resu
     stream_options(&socket)?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
+    }
+    if let Some(source) = options.source.filter(|s| s.ip.is_ipv4() == to.is_ipv4()) {
+        match listener::take_address(&socket, source.ip) {
+            Err(error) if source.optional => tracing::debug!(%error, "client's address"),
+            taken => taken?,
+        }
     }
     match socket.connect(&to.into()) {
         Ok(()) => {}

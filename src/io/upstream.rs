@@ -103,9 +103,13 @@ fn key(version: Version, target: &Target) -> Key {
             let who = format!("{} {} {}", far.source, far.expected, far.authority);
             (version, 0, who, far.address, Arc::as_ptr(&far.tls).addr())
         }
-        Target::Plain { addresses, .. } => {
+        Target::Plain { addresses, options } => {
             let first = addresses.first().map_or(none, |a| a.0);
-            (version, 1, String::new(), first, 0)
+            // A connection that comes from one client's address is no other client's.
+            let source = options
+                .source
+                .map_or_else(String::new, |s| s.ip.to_string());
+            (version, 1, source, first, 0)
         }
         Target::Tls {
             addresses,

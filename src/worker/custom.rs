@@ -374,8 +374,8 @@ impl<'a> Asker<'a> {
                 None
             }
         };
-        let options = (ConnectOptions { mark }, turn);
-        node::outbound_target(self.snapshot, own, self.site.peer, route, options)
+        let options = ConnectOptions { mark, source: None };
+        node::outbound_target(self.snapshot, own, self.site.peer, route, (options, turn))
             .map_err(|_why| failed("there is no way to it"))
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::config::checked::capture::OriginalSource;
 use crate::config::checked::{Node, NodeWorkload, Process, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
@@ -95,6 +96,10 @@ fn site_of(
             workload: hosted.workload.clone(),
             app,
             mark: node.mark,
+            source: match node.original_source {
+                OriginalSource::Auto if node.capture.is_none() => OriginalSource::Drop,
+                source => source,
+            },
         },
         connection,
         peer,
@@ -384,7 +389,7 @@ pub async fn dialled(
     dial(core, permit, &target, story, entry).await
 }
 
-async fn dial(
+pub(super) async fn dial(
     core: &Rc<Core>,
     permit: Permit,
     target: &Target,
@@ -581,7 +586,7 @@ pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
     }
 }
 
-fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
+pub(super) fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
     Story::about(
         core,
         ("node", &node.name),
@@ -592,7 +597,7 @@ fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
 }
 
 /// Judges and dials a connection that leaves workload `at` of `node`.
-async fn leave(
+pub(super) async fn leave(
     core: &Rc<Core>,
     node: &Node,
     at: usize,
@@ -635,7 +640,10 @@ async fn leave(
         story.end(CloseReason::Denied);
         return Err(CloseReason::Denied);
     };
-    let options = rt::ConnectOptions { mark: node.mark };
+    let options = rt::ConnectOptions {
+        mark: node.mark,
+        source: None,
+    };
     let target = match outbound_target(&snapshot, &own.id, peer, route, (options, turn)) {
         Ok(target) => target,
         Err(why) => {

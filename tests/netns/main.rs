@@ -3,12 +3,15 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     reason = "a test ends by panicking"
 )]
 
 mod capture;
 mod loss;
+mod machines;
+mod vm_traffic;
 
 use std::path::Path;
 use std::process::Command;

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::*;
 use crate::config;
+use crate::config::checked::capture::OriginalSource;
 use crate::jwt::{HeaderEdits, TokenError, TokenOutcome};
 use crate::role::authenticate::{self, TokenRefused};
 use crate::vocab::claims::Claims;
@@ -57,6 +58,7 @@ fn check(more: &str, at: i64, want: bool) {
         workload: ResourceName::new("default", "api"),
         app: SocketAddr::from(([127, 0, 0, 1], 8080)),
         mark: None,
+        source: OriginalSource::Drop,
     };
     let connection = Connection {
         principal: SpiffeId::parse("spiffe://cluster.local/ns/default/sa/web").ok(),
