@@ -117,6 +117,15 @@ impl Process {
     /// Whether a connection to `address` would reach this process itself.
     #[must_use]
     pub fn listens_on(&self, address: SocketAddr) -> bool {
+        let reaches = |l: &SocketAddr| {
+            l.port() == address.port() && (l.ip() == address.ip() || l.ip().is_unspecified())
+        };
+        self.listeners().iter().any(reaches)
+    }
+
+    /// Where this process listens.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<SocketAddr> {
         let authority = match &self.identity {
             IdentitySource::Embedded(authority) => authority.listen,
             IdentitySource::Remote(_) => None,
@@ -140,18 +149,15 @@ impl Process {
             .iter()
             .flat_map(|i| &i.listeners)
             .map(|l| l.address);
-        let all = nodes
+        nodes
             .chain(waypoints)
             .chain(egresses)
             .chain(ingresses)
             .chain(self.admin)
             .chain(self.metrics)
             .chain(self.readiness)
-            .chain(authority);
-        let reaches = |l: SocketAddr| {
-            l.port() == address.port() && (l.ip() == address.ip() || l.ip().is_unspecified())
-        };
-        all.into_iter().any(reaches)
+            .chain(authority)
+            .collect()
     }
 }
 

@@ -193,7 +193,8 @@ fn want(
         [] => &machine.nameservers,
         configured => configured,
     };
-    let rules = rules(node, mesh, selectors, nameservers, running).ok_or(CaptureError::Nothing)?;
+    let rules =
+        rules(process, mesh, selectors, nameservers, running).ok_or(CaptureError::Nothing)?;
     Ok(Wanted {
         script: script(&rules),
         route_table: route_table(&rules),

@@ -7,7 +7,7 @@ mod script;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::checked::capture::{Capture, CaptureMode, OriginalSource};
-use crate::config::checked::{Mesh, Node};
+use crate::config::checked::{Mesh, Process};
 
 pub use script::{TABLE, script, teardown};
 
@@ -46,8 +46,8 @@ pub struct Rules<'n> {
     pub outbound: u16,
     /// Port of inbound capture.
     pub inbound: u16,
-    /// Ports of HBONE, which have listeners of their own.
-    pub hbone: Vec<u16>,
+    /// Other listeners of this process, which need no capture.
+    pub listeners: Vec<SocketAddr>,
     /// Whose outbound traffic is captured; a workload whose control group is not there has none.
     pub selectors: Vec<Selector>,
     /// The workloads' own addresses.
@@ -69,21 +69,25 @@ pub struct Running {
     pub for_s: u32,
 }
 
-/// The rules of a node; `None` if it captures nothing. `selectors` as the machine resolves them now.
+/// The rules of the process's node that captures; `None` if none does. `selectors` as the machine resolves them now.
 #[must_use]
 pub fn rules<'n>(
-    node: &'n Node,
+    process: &'n Process,
     mesh: &Mesh,
     selectors: Vec<Selector>,
     nameservers: &[SocketAddr],
     running: Option<Running>,
 ) -> Option<Rules<'n>> {
+    let node = process.nodes.iter().find(|n| n.capture.is_some())?;
     let capture = node.capture.as_ref()?;
     let port = |a: &SocketAddr| a.ip().is_unspecified().then_some(a.port());
-    let own = node.workloads.iter().filter_map(|w| w.hbone);
-    let mut hbone: Vec<u16> = own.chain(node.hbone).map(|a| a.port()).collect();
-    hbone.sort_unstable();
-    hbone.dedup();
+    let captured = |a: &SocketAddr| node.inbound.contains(a) || node.outbound == Some(*a);
+    let canonical = |a: SocketAddr| SocketAddr::new(a.ip().to_canonical(), a.port());
+    let listeners = process.listeners().into_iter();
+    let listeners = listeners.filter(|a| !captured(a) && !a.ip().is_loopback());
+    let mut listeners: Vec<SocketAddr> = listeners.map(canonical).collect();
+    listeners.sort_unstable();
+    listeners.dedup();
     let of_node = |name| mesh.workloads.iter().find(|w| w.name == name);
     let workloads = node.workloads.iter();
     let mut addresses: Vec<IpAddr> = workloads
@@ -102,7 +106,7 @@ pub fn rules<'n>(
         node: &node.name,
         outbound: node.outbound.as_ref().and_then(port)?,
         inbound: node.inbound.iter().find_map(port)?,
-        hbone,
+        listeners,
         selectors,
         addresses,
         udp,

@@ -341,6 +341,14 @@ impl Drop for Machines {
             os::ignore(child.kill());
             os::ignore(child.wait());
         }
+        // What the processes above have started ends with its machine: nothing else is in these namespaces.
+        for machine in ALL {
+            let output = Command::new("ip").args(["netns", "pids", &self.name(machine)]).output();
+            let pids = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
+            for pid in pids.unwrap_or_default().split_whitespace() {
+                os::ignore(Command::new("sh").args(["-c", "kill -KILL \"$0\"", pid]).output());
+            }
+        }
         let names = ALL.iter().map(|machine| self.name(*machine));
         for name in names.chain([self.bridge()]) {
             os::ignore(Command::new("ip").args(["netns", "del", &name]).output());
@@ -360,8 +368,8 @@ impl Drop for Machines {
     }
 }
 
-const TOKEN: &str = "capture-test";
-const JOIN: &str = "capture-test spiffe://cluster.local/ns/default/sa/server spiffe://cluster.local/ns/default/sa/server6\n";
+const TOKEN: &str = "capture-test-token-0001";
+const JOIN: &str = "capture-test-token-0001 spiffe://cluster.local/ns/default/sa/server\n";
 
 fn mesh() -> String {
     let mut text = "[mesh]

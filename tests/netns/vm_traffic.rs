@@ -130,7 +130,7 @@ impl Vm {
         os::make_dir(&dir, 0o777).unwrap();
         let shown = dir.to_string_lossy().into_owned();
         let text = format!(
-            "daemon off; pid {shown}/pid; error_log stderr; worker_processes 1;
+            "daemon off; master_process off; pid {shown}/pid; error_log stderr;
 events {{ }}
 http {{
   access_log off;

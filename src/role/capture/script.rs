@@ -113,6 +113,9 @@ fn sets(rules: &Rules<'_>, out: &mut Script) {
     let pair = |a: &SocketAddr| (a.ip(), format!("{} . {}", a.ip(), a.port()));
     let udp: Vec<_> = rules.udp.iter().map(pair).collect();
     families("datagrams", &udp, " . inet_service", out);
+    let own = rules.listeners.iter().filter(|a| !a.ip().is_unspecified());
+    let own: Vec<_> = own.map(pair).collect();
+    families("listeners", &own, " . inet_service", out);
     let words = |all: &[u16]| -> Vec<String> { all.iter().map(ToString::to_string).collect() };
     out.set(
         "ports_out",
@@ -120,7 +123,8 @@ fn sets(rules: &Rules<'_>, out: &mut Script) {
         &words(&capture.exclude_outbound_ports),
     );
     let mut inbound = capture.exclude_inbound_ports.clone();
-    inbound.extend(&rules.hbone);
+    let every = rules.listeners.iter().filter(|a| a.ip().is_unspecified());
+    inbound.extend(every.map(SocketAddr::port));
     inbound.sort_unstable();
     inbound.dedup();
     out.set("ports_in", "inet_service", &words(&inbound));
@@ -210,6 +214,13 @@ fn selected(rules: &Rules<'_>, verdict: &str, out: &mut Script) {
     }
 }
 
+/// What has a listener of its own in this process, or is to be left alone.
+fn unneeded(out: &mut Script) {
+    out.rule("tcp dport @ports_in return");
+    out.rule("ip daddr . tcp dport @listeners4 return");
+    out.rule("ip6 daddr . tcp dport @listeners6 return");
+}
+
 /// From the network: connections to this machine.
 fn entering(rules: &Rules<'_>, verdict: &str, out: &mut Script) {
     out.rule("iifname \"lo\" return");
@@ -217,7 +228,7 @@ fn entering(rules: &Rules<'_>, verdict: &str, out: &mut Script) {
         out.rule("meta nfproto != @alive return");
     }
     out.rule("fib daddr type != local return");
-    out.rule("tcp dport @ports_in return");
+    unneeded(out);
     out.rule("ip saddr @clients4 return");
     out.rule("ip6 saddr @clients6 return");
     out.rule(verdict);
@@ -248,7 +259,7 @@ fn tproxy(rules: &Rules<'_>, out: &mut Script) {
         out.rule(format_args!("counter {}", set_mark("meta mark", OUT_MARK)));
     });
     out.chain("enter", "", |out| {
-        out.rule("tcp dport @ports_in return");
+        unneeded(out);
         out.rule(format_args!("counter {}", set_mark("meta mark", IN_MARK)));
     });
     out.chain("to_outbound", "", |out| divert(rules.outbound, out));
@@ -287,7 +298,7 @@ fn redirect(rules: &Rules<'_>, out: &mut Script) {
     let turn = |port: u16| format!("meta l4proto tcp counter redirect to :{port}");
     out.chain("leave", "", |out| out.rule(turn(rules.outbound)));
     out.chain("enter", "", |out| {
-        out.rule("tcp dport @ports_in return");
+        unneeded(out);
         out.rule(turn(rules.inbound));
     });
     out.chain("to_inbound", "", |out| out.rule(turn(rules.inbound)));
