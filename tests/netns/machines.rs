@@ -343,10 +343,16 @@ impl Drop for Machines {
         }
         // What the processes above have started ends with its machine: nothing else is in these namespaces.
         for machine in ALL {
-            let output = Command::new("ip").args(["netns", "pids", &self.name(machine)]).output();
+            let output = Command::new("ip")
+                .args(["netns", "pids", &self.name(machine)])
+                .output();
             let pids = output.map(|o| String::from_utf8_lossy(&o.stdout).into_owned());
             for pid in pids.unwrap_or_default().split_whitespace() {
-                os::ignore(Command::new("sh").args(["-c", "kill -KILL \"$0\"", pid]).output());
+                os::ignore(
+                    Command::new("sh")
+                        .args(["-c", "kill -KILL \"$0\"", pid])
+                        .output(),
+                );
             }
         }
         let names = ALL.iter().map(|machine| self.name(*machine));

@@ -11,6 +11,8 @@
 mod capture;
 mod loss;
 mod machines;
+mod vm_failure;
+mod vm_owner;
 mod vm_traffic;
 
 use std::path::Path;

@@ -38,6 +38,7 @@ pub async fn keep(
         .capture
         .as_ref()
         .is_some_and(|c| c.on_failure == OnFailure::Open);
+    let signs = open || running(node).uid.is_some();
     let mut keeper = Keeper {
         running: running(node),
         needs_groups: needs_groups(node),
@@ -51,7 +52,7 @@ pub async fn keep(
     loop {
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,
-            _ = beat.tick() => if open && keeper.loaded.is_some() { keeper.sign_of_life().await },
+            _ = beat.tick() => if signs && keeper.loaded.is_some() { keeper.sign_of_life(open).await },
             Some(()) = wakes.recv() => {}
         }
         keeper.watch(&wake);
@@ -135,10 +136,24 @@ impl Keeper {
         }
     }
 
-    async fn sign_of_life(&mut self) {
-        let script = format!(
-            "flush set inet {TABLE} alive\nadd element inet {TABLE} alive {{ ipv4 timeout {ALIVE_S}s, ipv6 timeout {ALIVE_S}s }}\n"
-        );
+    async fn sign_of_life(&mut self, open: bool) {
+        let mut script = String::new();
+        let mut renew = |set: &str, keys: &[String]| {
+            let timed: Vec<String> = keys
+                .iter()
+                .map(|key| format!("{key} timeout {ALIVE_S}s"))
+                .collect();
+            let elements = timed.join(", ");
+            script.push_str(&format!(
+                "flush set inet {TABLE} {set}\nadd element inet {TABLE} {set} {{ {elements} }}\n"
+            ));
+        };
+        if open {
+            renew("alive", &["ipv4".to_owned(), "ipv6".to_owned()]);
+        }
+        if let Some(uid) = self.running.uid {
+            renew("own", &[uid.to_string()]);
+        }
         let done = blocking(move || nft(&script)).await;
         if done.is_err() {
             // Perhaps the rules have been taken away.
