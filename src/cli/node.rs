@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use crate::cli::{ConfigArgs, os};
 use crate::config::{self, Config};
-use crate::control::capture::{self, CaptureError, Machine, Wanted};
+use crate::control::capture::{self, Machine, Wanted};
 use crate::role::capture as rules;
 
 /// Capture of this machine's traffic by its node.
@@ -74,30 +74,29 @@ fn load(args: &PrintArgs) -> anyhow::Result<Config> {
     config::load(&args.config.config).map_err(|errors| anyhow::anyhow!("{errors}"))
 }
 
-fn wanted(config: &Config) -> Result<Wanted, CaptureError> {
-    let wanted = capture::wanted(config, &Machine::look())?;
+fn warn(wanted: Wanted) -> Wanted {
     for workload in &wanted.missing {
         os::complain(&format!(
             "warning: nothing is captured of workload `{workload}` until its control group is there"
         ));
     }
-    Ok(wanted)
+    wanted
 }
 
 fn set_up(args: &PrintArgs) -> anyhow::Result<ExitCode> {
     let config = load(args)?;
-    let wanted = wanted(&config)?;
     if args.print {
+        let wanted = warn(capture::wanted(&config, &Machine::look())?);
         os::say(wanted.script.trim_end());
         return Ok(ExitCode::SUCCESS);
     }
-    capture::set_up(&wanted).context("capture is not set up")?;
+    warn(capture::load(&config).context("capture is not set up")?);
     Ok(ExitCode::SUCCESS)
 }
 
 fn status(args: &PrintArgs) -> anyhow::Result<ExitCode> {
     let config = load(args)?;
-    let wanted = wanted(&config)?;
+    let wanted = warn(capture::wanted(&config, &Machine::look())?);
     if args.print {
         os::say(wanted.script.trim_end());
         return Ok(ExitCode::SUCCESS);

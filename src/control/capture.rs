@@ -18,7 +18,7 @@ use crate::role::capture::{Rules, Running, Selector, rules, script};
 use crate::role::owner::{self, LocalSocket};
 
 pub use keep::keep;
-pub use system::{remove, set_up, status};
+pub use system::{remove, status};
 
 /// Why capture cannot be set up, compared or removed.
 #[derive(Debug, Error)]
@@ -177,6 +177,17 @@ pub struct Wanted {
 /// `CaptureError`.
 pub fn wanted(config: &Config, machine: &Machine) -> Result<Wanted, CaptureError> {
     want(&config.process, &config.mesh, machine, None)
+}
+
+/// Loads what `config` wants on this machine as it is now.
+///
+/// # Errors
+/// `CaptureError`; what was loaded before still is.
+pub fn load(config: &Config) -> Result<Wanted, CaptureError> {
+    let _turn = system::turn();
+    let wanted = wanted(config, &Machine::look())?;
+    system::set_up(&wanted)?;
+    Ok(wanted)
 }
 
 fn want(

@@ -614,7 +614,23 @@ pub struct Source {
 ///
 /// # Errors
 /// As `connect(2)`.
-pub(super) async fn connect(to: SocketAddr, options: ConnectOptions) -> io::Result<Tcp> {
+pub(super) fn connect(
+    to: SocketAddr,
+    options: &ConnectOptions,
+) -> impl Future<Output = io::Result<Tcp>> + use<> {
+    // Begun before the future is made, which many requests carry: it holds the socket alone.
+    let begun = begin(to, options);
+    async move {
+        let tcp = begun?;
+        std::future::poll_fn(|cx| tcp.poll_ready(&tcp.inner.writable, false, cx)).await?;
+        match tcp.with_socket(Socket::take_error)? {
+            Some(error) => Err(error),
+            None => Ok(tcp),
+        }
+    }
+}
+
+fn begin(to: SocketAddr, options: &ConnectOptions) -> io::Result<Tcp> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     stream_options(&socket)?;
@@ -632,12 +648,7 @@ pub(super) async fn connect(to: SocketAddr, options: ConnectOptions) -> io::Resu
         Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(e) => return Err(e),
     }
-    let tcp = Tcp::new(TcpStream::from_std(socket.into())?);
-    std::future::poll_fn(|cx| tcp.poll_ready(&tcp.inner.writable, false, cx)).await?;
-    match tcp.with_socket(Socket::take_error)? {
-        Some(error) => Err(error),
-        None => Ok(tcp),
-    }
+    Ok(Tcp::new(TcpStream::from_std(socket.into())?))
 }
 
 /// A listening socket of this core.

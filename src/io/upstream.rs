@@ -318,7 +318,7 @@ impl Upstreams {
             Target::Hbone(far) => Ok(self.hbone.open(permit, far).await?),
             Target::Plain { addresses, options } => {
                 each(addresses, async |address| {
-                    tcp(address, *options).await.map(Stream::from)
+                    tcp(address, options).await.map(Stream::from)
                 })
                 .await
             }
@@ -405,7 +405,7 @@ async fn each(
     }
 }
 
-async fn tcp(address: UpstreamAddr, options: ConnectOptions) -> Result<rt::Tcp, DialError> {
+async fn tcp(address: UpstreamAddr, options: &ConnectOptions) -> Result<rt::Tcp, DialError> {
     match rt::timeout(limits::CONNECT_MS, rt::connect(address.0, options)).await {
         Ok(connected) => connected.map_err(DialError::Connect),
         Err(rt::Elapsed) => Err(DialError::Timeout),
@@ -417,7 +417,7 @@ async fn tls_to(
     config: &Arc<rustls::ClientConfig>,
     name: &ServerName<'static>,
 ) -> Result<Stream, DialError> {
-    let stream = tcp(address, ConnectOptions::default()).await?.into();
+    let stream = tcp(address, &ConnectOptions::default()).await?.into();
     let handshake = tls::connect(stream, Arc::clone(config), name.clone());
     match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
         Ok(done) => done

@@ -52,6 +52,8 @@ pub struct Rules<'n> {
     pub selectors: Vec<Selector>,
     /// The workloads' own addresses.
     pub addresses: Vec<IpAddr>,
+    /// Port of the node's own DNS, which captured workloads ask whomever they ask.
+    pub dns: Option<u16>,
     /// Where captured workloads may send datagrams.
     pub udp: Vec<SocketAddr>,
     /// Whether answers to clients whose address the node takes on must be led back to it.
@@ -109,6 +111,7 @@ pub fn rules<'n>(
         listeners,
         selectors,
         addresses,
+        dns: None,
         udp,
         original_source: node.original_source != OriginalSource::Drop,
         running,

@@ -98,7 +98,9 @@ fn site_of(
             mark: node.mark,
             source: match node.original_source {
                 OriginalSource::Auto if node.capture.is_none() => OriginalSource::Drop,
-                source => source,
+                source @ (OriginalSource::Auto | OriginalSource::Keep | OriginalSource::Drop) => {
+                    source
+                }
             },
         },
         connection,

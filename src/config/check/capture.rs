@@ -8,7 +8,7 @@ use crate::config::checked::{Node, NodeWorkload};
 use crate::config::place::At;
 use crate::config::raw::capture as raw;
 use crate::config::raw::process::Node as RawNode;
-use crate::config::read::{MaybeEmpty, Port, Table};
+use crate::config::read::{Port, Table};
 use crate::vocab::capture::{OWN_MARK, own_bits};
 use crate::vocab::cidr::Cidr;
 
@@ -21,13 +21,13 @@ const KERNEL_TABLES: std::ops::RangeInclusive<u32> = 253..=255;
 
 /// `[node.capture]`.
 pub(crate) fn capture(raw: &raw::Capture, cx: &mut Context<'_>) -> Capture {
-    let ports = |ports: &Option<MaybeEmpty<Port>>| -> Option<Vec<u16>> {
-        ports.as_ref().map(|p| p.0.iter().map(|p| p.0).collect())
-    };
-    let exclude_outbound_ports = ports(&raw.exclude_outbound_ports).unwrap_or_default();
-    let exclude_inbound_ports = ports(&raw.exclude_inbound_ports).unwrap_or_else(|| vec![SSH]);
-    let exclude_outbound_ranges = ranges(raw.exclude_outbound_ranges.as_ref(), cx);
-    let exclude_inbound_ranges = ranges(raw.exclude_inbound_ranges.as_ref(), cx);
+    let ports = |ports: &[Port]| -> Vec<u16> { ports.iter().map(|port| port.0).collect() };
+    let outbound = raw.exclude_outbound_ports.as_deref();
+    let exclude_outbound_ports = ports(outbound.unwrap_or_default());
+    let inbound = raw.exclude_inbound_ports.as_ref();
+    let exclude_inbound_ports = inbound.map_or_else(|| vec![SSH], |list| ports(&list.0));
+    let exclude_outbound_ranges = ranges(raw.exclude_outbound_ranges.as_deref(), cx);
+    let exclude_inbound_ranges = ranges(raw.exclude_inbound_ranges.as_deref(), cx);
     let route_table = raw.route_table.as_ref();
     if let Some(at) = route_table.filter(|t| t.value == 0 || KERNEL_TABLES.contains(&t.value)) {
         cx.out.error(
@@ -57,9 +57,9 @@ pub(crate) fn capture(raw: &raw::Capture, cx: &mut Context<'_>) -> Capture {
     }
 }
 
-fn ranges(written: Option<&MaybeEmpty<At<String>>>, cx: &mut Context<'_>) -> Vec<Cidr> {
+fn ranges(written: Option<&[At<String>]>, cx: &mut Context<'_>) -> Vec<Cidr> {
     let mut all = Vec::new();
-    for at in written.iter().flat_map(|list| &list.0) {
+    for at in written.unwrap_or_default() {
         match Cidr::parse(at) {
             Ok(range) => all.push(range),
             Err(error) => cx
@@ -152,10 +152,14 @@ pub(crate) fn node(raw: &RawNode, node: &Node, captures: &mut usize, cx: &mut Co
             "capture needs `inbound` of the node, expected such as [\"[::]:15006\"]",
         );
     }
-    if let Some(mark) = node.mark.filter(|m| own_bits(*m) != own_bits(OWN_MARK)) {
+    let other = |at: &&At<u32>| own_bits(at.value) != own_bits(OWN_MARK);
+    if let Some(at) = raw.mark.as_ref().filter(other) {
         cx.out.error(
-            &raw.name.place,
-            format!("mark `{mark}` is not what the rules let pass, expected {OWN_MARK}"),
+            &at.place,
+            format!(
+                "`{}` is not what the rules let pass, expected {OWN_MARK}",
+                at.value
+            ),
         );
     }
     if capture.outbound == CaptureScope::Workloads

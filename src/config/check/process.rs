@@ -244,7 +244,11 @@ fn node(raw: &raw::Node, mesh: &Mesh, seen: &mut Seen, cx: &mut Context<'_>) -> 
         hbone,
         workloads,
         // Without it the rules would turn the node's connections back to the node.
-        mark: raw.mark.or(captures.as_ref().map(|_| OWN_MARK)),
+        mark: raw
+            .mark
+            .as_ref()
+            .map(|at| at.value)
+            .or_else(|| captures.as_ref().map(|_| OWN_MARK)),
         original_source: raw.original_source.unwrap_or_default(),
         unowned: raw.unowned.unwrap_or_default(),
         capture: captures,

@@ -76,11 +76,11 @@ table! {
         outbound: Option<CaptureScope> = "outbound",
         udp: Option<UdpMode> = "udp",
         udp_destinations: Option<Vec<At<SocketAddr>>> = "udpDestinations",
-        exclude_outbound_ports: Option<MaybeEmpty<Port>> = "excludeOutboundPorts",
-        exclude_outbound_ranges: Option<MaybeEmpty<At<String>>> = "excludeOutboundIPRanges",
-        /// 22 if absent.
+        exclude_outbound_ports: Option<Vec<Port>> = "excludeOutboundPorts",
+        exclude_outbound_ranges: Option<Vec<At<String>>> = "excludeOutboundIPRanges",
+        /// 22 if absent; an empty list leaves none alone.
         exclude_inbound_ports: Option<MaybeEmpty<Port>> = "excludeInboundPorts",
-        exclude_inbound_ranges: Option<MaybeEmpty<At<String>>> = "excludeInboundIPRanges",
+        exclude_inbound_ranges: Option<Vec<At<String>>> = "excludeInboundIPRanges",
         exclude_uids: Option<Vec<At<u32>>> = "excludeUids",
         /// 100 if absent.
         route_table: Option<At<u32>> = "routeTable",

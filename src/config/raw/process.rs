@@ -91,7 +91,7 @@ table! {
         /// HBONE for all workloads of the node.
         hbone: Option<At<SocketAddr>> = "hbone",
         workload: Vec<NodeWorkload> = "workload",
-        mark: Option<u32> = "mark",
+        mark: Option<At<u32>> = "mark",
         original_source: Option<OriginalSource> = "originalSource",
         unowned: Option<Unowned> = "unowned",
         capture: Option<Capture> = "capture",

@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::checked::capture::{CaptureScope, OnFailure};
 use crate::config::checked::{Node, Process};
 use crate::control::capture::cgroup::{Mount, mounts};
-use crate::control::capture::system::{is_loaded, nft, set_up};
+use crate::control::capture::system::{is_loaded, nft, set_up, turn};
 use crate::control::capture::{CaptureError, Machine, Wanted, capturing, chain, want};
 use crate::control::snapshot::Snapshot;
 use crate::io::listener::own_uid;
@@ -65,7 +65,7 @@ pub async fn keep(
             blocking(move || nft(&flush)).await,
         );
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 fn running(node: &Node) -> Running {
@@ -105,27 +105,29 @@ impl Keeper {
         let mesh = Arc::clone(&snapshot.load().mesh);
         let (process, running) = (Arc::clone(&self.process), self.running);
         let wanted = want(&process, &mesh, &Machine::look(), Some(running));
-        let wanted = match wanted {
-            Ok(wanted) if self.loaded.as_ref() == Some(&wanted) => return,
-            Ok(wanted) => wanted,
-            Err(error) => return self.told::<()>("capture rules", Err(error)),
-        };
-        let loading = wanted.clone();
+        match &wanted {
+            Ok(wanted) if self.loaded.as_ref() == Some(wanted) => return,
+            Ok(_) | Err(_) => {}
+        }
+        drop(wanted);
         let done = blocking(move || {
+            // Whoever looks last loads last: never rules of before over newer ones.
+            let _turn = turn();
+            let wanted = want(&process, &mesh, &Machine::look(), Some(running))?;
             let there = is_loaded()?;
             if there {
-                set_up(&loading)?;
+                set_up(&wanted)?;
             }
-            Ok(there)
+            Ok(there.then_some(wanted))
         })
         .await;
         match done {
-            Ok(true) => {
+            Ok(Some(wanted)) => {
                 tracing::info!(missing = ?wanted.missing, "capture rules are loaded");
                 self.loaded = Some(wanted);
                 self.failing = false;
             }
-            Ok(false) => {
+            Ok(None) => {
                 if !self.failing {
                     tracing::warn!("nothing is captured: `ringgate node setup` loads the rules");
                 }

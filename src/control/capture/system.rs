@@ -1,9 +1,12 @@
 //! The kernel's rules and routes, through the programs that every machine has for them: `nft` and `ip`.
 
+use std::fs::File;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use crate::control::capture::{CaptureError, Wanted};
+use crate::io::clock;
 use crate::role::capture::{TABLE, teardown};
 use crate::vocab::capture::{MARK_MASK, OUT_MARK};
 
@@ -11,11 +14,34 @@ use crate::vocab::capture::{MARK_MASK, OUT_MARK};
 const PREFERENCE: &str = "15001";
 const FAMILIES: [&str; 2] = ["-4", "-6"];
 
+/// How long the rules wait for somebody else who is loading them.
+const TURN: Duration = Duration::from_secs(5);
+const TURN_LOOK: Duration = Duration::from_millis(5);
+
+/// Held while looking at the machine and loading what follows from it: the commands and a running node of one network
+/// namespace take turns. Nobody waits longer than `TURN`, whoever holds it.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "programs are run and waited for here, never on a core"
+)]
+pub(super) fn turn() -> Option<File> {
+    let namespace = File::open("/proc/self/ns/net").ok()?;
+    let begun = clock::now();
+    while namespace.try_lock().is_err() {
+        if begun.elapsed() > TURN {
+            tracing::warn!("somebody else has been loading capture rules for long");
+            return None;
+        }
+        std::thread::sleep(TURN_LOOK);
+    }
+    Some(namespace)
+}
+
 /// Loads what is wanted; what was loaded before is replaced in one transaction.
 ///
 /// # Errors
 /// `CaptureError`; the rules that were there still are.
-pub fn set_up(wanted: &Wanted) -> Result<(), CaptureError> {
+pub(super) fn set_up(wanted: &Wanted) -> Result<(), CaptureError> {
     // Routes first: rules without them would lead to nowhere.
     match wanted.route_table {
         Some(table) => {
@@ -33,6 +59,7 @@ pub fn set_up(wanted: &Wanted) -> Result<(), CaptureError> {
 /// # Errors
 /// `CaptureError`.
 pub fn remove() -> Result<(), CaptureError> {
+    let _turn = turn();
     nft(&teardown())?;
     remove_routes()
 }

@@ -10,6 +10,9 @@ use crate::vocab::capture::{IN_MARK, MARK_MASK, OUT_MARK, OWN_MARK};
 /// The one table that is ours.
 pub const TABLE: &str = "ringgate";
 
+/// Port of DNS.
+const DNS: u16 = 53;
+
 /// A script that replaces what is loaded by `rules`, whole or not at all, whether or not anything was loaded.
 #[must_use]
 pub fn script(rules: &Rules<'_>) -> String {
@@ -26,6 +29,7 @@ pub fn script(rules: &Rules<'_>) -> String {
         CaptureMode::Tproxy => tproxy(rules, &mut out),
         CaptureMode::Redirect => redirect(rules, &mut out),
     }
+    names(rules, &mut out);
     datagrams(rules, &mut out);
     out.line(0, format_args!("}}"));
     out.0
@@ -256,6 +260,9 @@ fn remembered(rules: &Rules<'_>, out: &mut Script) {
 
 fn tproxy(rules: &Rules<'_>, out: &mut Script) {
     out.chain("leave", "", |out| {
+        if rules.dns.is_some() {
+            out.rule(format_args!("tcp dport {DNS} return"));
+        }
         out.rule(format_args!("counter {}", set_mark("meta mark", OUT_MARK)));
     });
     out.chain("enter", "", |out| {
@@ -326,6 +333,24 @@ fn redirect(rules: &Rules<'_>, out: &mut Script) {
     }
 }
 
+/// Questions of captured workloads to any nameserver, one on loopback included, go to the node's own.
+fn names(rules: &Rules<'_>, out: &mut Script) {
+    let Some(port) = rules.dns else { return };
+    out.chain("ask", "", |out| {
+        for protocol in ["udp", "tcp"] {
+            out.rule(format_args!(
+                "{protocol} dport {DNS} counter redirect to :{port}"
+            ));
+        }
+    });
+    // Before REDIRECT's own chain: the first translation counts.
+    out.chain("names", "nat hook output priority -101", |out| {
+        out.rule(format_args!("{} return", is_mark("meta mark", OWN_MARK)));
+        exempt(rules, out);
+        selected(rules, "goto ask", out);
+    });
+}
+
 /// What is neither TCP nor ICMP cannot be judged, so that it does not leave a captured workload.
 fn datagrams(rules: &Rules<'_>, out: &mut Script) {
     if rules.capture.udp == UdpMode::Pass {
@@ -345,3 +370,6 @@ fn datagrams(rules: &Rules<'_>, out: &mut Script) {
         selected(rules, "goto refuse", out);
     });
 }
+
+#[cfg(test)]
+mod tests;
