@@ -222,7 +222,7 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
         to: far.address,
         source,
     };
-    let tcp = rt::connect(far.address, &far.options)
+    let tcp = rt::connect(far.address, far.options)
         .await
         .map_err(failed)?;
     // The name is a dummy: identity is the SPIFFE ID, and no SNI is sent.

@@ -597,11 +597,9 @@ pub(super) fn stream_options(socket: &Socket) -> io::Result<()> {
 pub struct ConnectOptions {
     /// `SO_MARK`, so that capture rules let it pass (needs `CAP_NET_ADMIN`).
     pub mark: Option<u32>,
-    /// The client's address, which the connection is to come from (needs `CAP_NET_ADMIN`).
-    pub source: Option<Source>,
 }
 
-/// An address of another machine that a connection comes from (`IP_TRANSPARENT`).
+/// An address of another machine that a connection comes from (`IP_TRANSPARENT`; needs `CAP_NET_ADMIN`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The address.
@@ -616,10 +614,22 @@ pub struct Source {
 /// As `connect(2)`.
 pub(super) fn connect(
     to: SocketAddr,
-    options: &ConnectOptions,
+    options: ConnectOptions,
+) -> impl Future<Output = io::Result<Tcp>> + use<> {
+    connect_from(None, to, options)
+}
+
+/// As `connect`, from the client's own address where `source` is one.
+///
+/// # Errors
+/// As `connect(2)` and `bind(2)`.
+pub(super) fn connect_from(
+    source: Option<Source>,
+    to: SocketAddr,
+    options: ConnectOptions,
 ) -> impl Future<Output = io::Result<Tcp>> + use<> {
     // Begun before the future is made, which many requests carry: it holds the socket alone.
-    let begun = begin(to, options);
+    let begun = begin(source, to, options);
     async move {
         let tcp = begun?;
         std::future::poll_fn(|cx| tcp.poll_ready(&tcp.inner.writable, false, cx)).await?;
@@ -630,14 +640,14 @@ pub(super) fn connect(
     }
 }
 
-fn begin(to: SocketAddr, options: &ConnectOptions) -> io::Result<Tcp> {
+fn begin(source: Option<Source>, to: SocketAddr, options: ConnectOptions) -> io::Result<Tcp> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     stream_options(&socket)?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
     }
-    if let Some(source) = options.source.filter(|s| s.ip.is_ipv4() == to.is_ipv4()) {
+    if let Some(source) = source.filter(|s| s.ip.is_ipv4() == to.is_ipv4()) {
         match listener::take_address(&socket, source.ip) {
             Err(error) if source.optional => tracing::debug!(%error, "client's address"),
             taken => taken?,

@@ -35,6 +35,8 @@ pub enum Target {
         addresses: Vec<UpstreamAddr>,
         /// Socket options.
         options: ConnectOptions,
+        /// The client's address, which the app is to see.
+        source: Option<rt::Source>,
     },
     /// TLS that we originate.
     Tls {
@@ -103,12 +105,12 @@ fn key(version: Version, target: &Target) -> Key {
             let who = format!("{} {} {}", far.source, far.expected, far.authority);
             (version, 0, who, far.address, Arc::as_ptr(&far.tls).addr())
         }
-        Target::Plain { addresses, options } => {
+        Target::Plain {
+            addresses, source, ..
+        } => {
             let first = addresses.first().map_or(none, |a| a.0);
             // A connection that comes from one client's address is no other client's.
-            let source = options
-                .source
-                .map_or_else(String::new, |s| s.ip.to_string());
+            let source = source.map_or_else(String::new, |s| s.ip.to_string());
             (version, 1, source, first, 0)
         }
         Target::Tls {
@@ -316,9 +318,13 @@ impl Upstreams {
     async fn open(&self, permit: &Permit, target: &Target) -> Result<Stream, DialError> {
         match target {
             Target::Hbone(far) => Ok(self.hbone.open(permit, far).await?),
-            Target::Plain { addresses, options } => {
+            Target::Plain {
+                addresses,
+                options,
+                source,
+            } => {
                 each(addresses, async |address| {
-                    tcp(address, options).await.map(Stream::from)
+                    tcp(address, *options, *source).await.map(Stream::from)
                 })
                 .await
             }
@@ -405,8 +411,17 @@ async fn each(
     }
 }
 
-async fn tcp(address: UpstreamAddr, options: &ConnectOptions) -> Result<rt::Tcp, DialError> {
-    match rt::timeout(limits::CONNECT_MS, rt::connect(address.0, options)).await {
+async fn tcp(
+    address: UpstreamAddr,
+    options: ConnectOptions,
+    source: Option<rt::Source>,
+) -> Result<rt::Tcp, DialError> {
+    match rt::timeout(
+        limits::CONNECT_MS,
+        rt::connect_from(source, address.0, options),
+    )
+    .await
+    {
         Ok(connected) => connected.map_err(DialError::Connect),
         Err(rt::Elapsed) => Err(DialError::Timeout),
     }
@@ -417,7 +432,7 @@ async fn tls_to(
     config: &Arc<rustls::ClientConfig>,
     name: &ServerName<'static>,
 ) -> Result<Stream, DialError> {
-    let stream = tcp(address, &ConnectOptions::default()).await?.into();
+    let stream = tcp(address, ConnectOptions::default(), None).await?.into();
     let handshake = tls::connect(stream, Arc::clone(config), name.clone());
     match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
         Ok(done) => done

@@ -374,7 +374,7 @@ impl<'a> Asker<'a> {
                 None
             }
         };
-        let options = ConnectOptions { mark, source: None };
+        let options = ConnectOptions { mark };
         node::outbound_target(self.snapshot, own, self.site.peer, route, (options, turn))
             .map_err(|_why| failed("there is no way to it"))
     }

@@ -391,13 +391,10 @@ pub fn target(
     let mesh = &snapshot.mesh;
     let beyond = match &plan.next {
         Next::App(address, mark, source) => {
-            let options = ConnectOptions {
-                mark: *mark,
-                source: client_address(*source, client, *address),
-            };
             return Ok(Target::Plain {
                 addresses: vec![UpstreamAddr(*address)],
-                options,
+                options: ConnectOptions { mark: *mark },
+                source: client_address(*source, client, *address),
             });
         }
         Next::Outside(service, port) => {
@@ -490,6 +487,7 @@ pub(super) fn outside(
             Some(Target::Plain {
                 addresses,
                 options: ConnectOptions::default(),
+                source: None,
             })
         }
     }

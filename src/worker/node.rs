@@ -642,10 +642,7 @@ pub(super) async fn leave(
         story.end(CloseReason::Denied);
         return Err(CloseReason::Denied);
     };
-    let options = rt::ConnectOptions {
-        mark: node.mark,
-        source: None,
-    };
+    let options = rt::ConnectOptions { mark: node.mark };
     let target = match outbound_target(&snapshot, &own.id, peer, route, (options, turn)) {
         Ok(target) => target,
         Err(why) => {
@@ -698,12 +695,17 @@ pub(super) fn outbound_target(
         }
         Route::Outside { service, port } => {
             let addresses = judge::endpoints(snapshot, service, port, turn)?;
-            return Ok(Target::Plain { addresses, options });
+            return Ok(Target::Plain {
+                addresses,
+                options,
+                source: None,
+            });
         }
         Route::Unknown(Some(address)) => {
             return Ok(Target::Plain {
                 addresses: vec![address],
                 options,
+                source: None,
             });
         }
         Route::Unknown(None) | Route::Unreachable { .. } => None,

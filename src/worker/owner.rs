@@ -157,10 +157,8 @@ async fn unowned(
     };
     let target = Target::Plain {
         addresses: vec![UpstreamAddr(dst.0)],
-        options: ConnectOptions {
-            mark: node.mark,
-            source: None,
-        },
+        options: ConnectOptions { mark: node.mark },
+        source: None,
     };
     let entry = core.open.enter(Box::new(|_snapshot| true), story.sketch());
     match node::dial(core, permit, &target, story, entry).await {
