@@ -278,11 +278,12 @@ fn node_workload(
         (Some(at), Some(entry)) => {
             reachable(at, SocketAddr::new(entry.address, entry.hbone_port), cx);
         }
-        (None, _) => cx.out.error(
+        (None, _) if raw.whole() => cx.out.error(
             &raw.name.place,
             "nobody can reach this workload: expected `hbone` here or at the node",
         ),
-        (Some(_), None) => {}
+        // A listener that cannot be read was told of.
+        (None, _) | (Some(_), None) => {}
     }
     Some(NodeWorkload {
         workload,
