@@ -12,6 +12,7 @@ pub mod lab;
 pub mod layout;
 pub mod material;
 pub mod named;
+pub mod node;
 pub mod os;
 pub mod policy;
 pub mod resources;
@@ -47,6 +48,8 @@ pub enum Command {
     Drill(drill::DrillArgs),
     /// Join tokens, nodes, revocations and the root of the authority that a configuration describes.
     Authority(Box<authority::AuthorityArgs>),
+    /// Set up, remove or compare the capture of this machine's traffic.
+    Node(node::NodeArgs),
     /// Test policies.
     Policy(policy::PolicyArgs),
     /// Print the version.
@@ -115,6 +118,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Demo(args) => demo::run(args),
         Command::Drill(args) => drill::run(args),
         Command::Authority(args) => authority::run(args),
+        Command::Node(args) => node::run(args),
         Command::Policy(args) => policy::run(args),
         Command::Version => {
             os::say(concat!("ringgate ", env!("CARGO_PKG_VERSION")));

@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod ask;
 pub mod authority;
+pub mod capture;
 pub mod dns;
 pub mod durable;
 pub mod file_source;

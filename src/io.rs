@@ -17,6 +17,7 @@ pub mod records;
 pub mod relay;
 pub mod rt;
 pub mod slots;
+pub mod sock_diag;
 pub mod stream;
 pub mod tls;
 pub mod tunnel;

@@ -2,12 +2,14 @@
 
 pub mod attached;
 pub mod authenticate;
+pub mod capture;
 pub mod directory;
 pub mod egress;
 pub mod enforcement;
 pub mod ingress;
 pub mod metadata;
 pub mod outbound;
+pub mod owner;
 pub mod plan;
 pub mod remedy;
 pub mod walk;

@@ -1,6 +1,7 @@
 //! The words that every layer shares: identities, hosts, paths, addresses by meaning, limits.
 
 pub mod addr;
+pub mod capture;
 pub mod cidr;
 pub mod claims;
 pub mod counter;

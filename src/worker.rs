@@ -13,6 +13,7 @@ pub mod listen;
 pub mod node;
 pub mod open;
 pub mod origin;
+pub mod owner;
 pub mod respond;
 pub mod serve;
 pub mod site;

@@ -12,6 +12,9 @@
 
 use std::path::{Path, PathBuf};
 
+use ringgate::config::checked::capture::{
+    Capture, CaptureMode, CaptureScope, OnFailure, OriginalSource, OwnerMatch, UdpMode, Unowned,
+};
 use ringgate::config::checked::{
     GatewayClass, IdentitySource, IoDriver, Location, PathMatch, Protocol, RecordSink, Secret,
     UpstreamTls,
@@ -86,7 +89,7 @@ fn demo_process() {
         workload.workload,
         ResourceName::new("default", "customer-api")
     );
-    assert_eq!(workload.hbone, "127.0.10.3:15008".parse().unwrap());
+    assert_eq!(workload.hbone, Some("127.0.10.3:15008".parse().unwrap()));
     assert_eq!((workload.outbound, workload.socks), (None, None));
     assert_eq!(
         workload.app.get(&8443),
@@ -400,7 +403,23 @@ fn examples_load() {
         ("mesh.d/workloads.toml".into(), workload.to_owned()),
     ];
     let config = config::parse(&files, Path::new(BASE)).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(config.process.nodes[0].mark, Some(1337));
+    assert_eq!(config.warnings, []);
+    let node = &config.process.nodes[0];
+    assert_eq!(node.mark, Some(1337));
+    let capture = node.capture.as_ref().expect("the example captures");
+    assert_eq!(
+        (capture.mode, capture.on_failure),
+        (CaptureMode::Tproxy, OnFailure::Closed)
+    );
+    assert_eq!(
+        (capture.route_table, &capture.exclude_inbound_ports),
+        (100, &vec![22])
+    );
+    let owner = node.workloads[0]
+        .owner
+        .as_ref()
+        .expect("it is known by its unit");
+    assert_eq!(owner.unit.as_deref(), Some("customer-api.service"));
     assert_eq!(config.mesh.authorization_policies.len(), 1);
     assert_eq!(config.sources.len(), 3);
 }
@@ -430,6 +449,52 @@ fn defaults() {
         (PathNormalization::Base, false, 0)
     );
     assert_eq!((m.gateway_name_selector, m.l4_deny), (true, L4Deny::Api));
+}
+
+#[test]
+fn capture_by_every_key() {
+    let text = read("tests/data/config/capture.toml");
+    let config = parse("x", &text).unwrap_or_else(|e| panic!("{e}"));
+    let node = &config.process.nodes[0];
+    assert_eq!(
+        (node.original_source, node.unowned),
+        (OriginalSource::Keep, Unowned::Pass)
+    );
+    let wanted = Capture {
+        mode: CaptureMode::Redirect,
+        on_failure: OnFailure::Open,
+        outbound: CaptureScope::All,
+        udp: UdpMode::Pass,
+        udp_destinations: vec!["10.0.0.53:53".parse().unwrap()],
+        exclude_outbound_ports: vec![25],
+        exclude_outbound_ranges: ["169.254.169.254/32", "fd00:1::/32"]
+            .map(|c| c.parse().unwrap())
+            .into(),
+        exclude_inbound_ports: vec![],
+        exclude_inbound_ranges: vec!["10.9.0.0/16".parse().unwrap()],
+        exclude_uids: vec![0, 108],
+        route_table: 133,
+    };
+    assert_eq!(node.capture.as_ref(), Some(&wanted));
+    let owners: Vec<_> = node
+        .workloads
+        .iter()
+        .filter_map(|w| w.owner.clone())
+        .collect();
+    let wanted = [
+        OwnerMatch {
+            unit: Some("a.service".into()),
+            uid: Some(1001),
+            ..OwnerMatch::default()
+        },
+        OwnerMatch {
+            cgroup: Some("/apps.slice/b".into()),
+            mark: Some(7),
+            class_id: Some(0x1_0005),
+            ..OwnerMatch::default()
+        },
+    ];
+    assert_eq!(owners, wanted);
 }
 
 #[test]
@@ -573,6 +638,7 @@ fn whole_files() -> Vec<(&'static str, String)> {
         "config/demo.toml",
         "config/ingress.toml",
         "config/egress.toml",
+        "tests/data/config/capture.toml",
     ]
     .map(|name| (name, read(name)))
     .into()

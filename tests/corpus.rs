@@ -171,6 +171,7 @@ replays!(
     head,
     record,
     config,
+    diag,
     yaml,
     json,
     hbone,

@@ -2,6 +2,7 @@
 
 mod authn;
 mod authorizer;
+mod capture;
 mod condition;
 mod identity;
 mod listeners;

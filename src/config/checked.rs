@@ -1,10 +1,13 @@
 //! What the program runs on. Nothing here is read from a file directly; `check` makes it.
 
+pub mod capture;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::checked::capture::{Capture, OriginalSource, OwnerMatch, Unowned};
 use crate::config::problem::{Lint, Problem};
 use crate::extauthz::Authorizer;
 use crate::identity::revocation::{NodeName, Revocations};
@@ -115,14 +118,23 @@ impl Process {
     /// Whether a connection to `address` would reach this process itself.
     #[must_use]
     pub fn listens_on(&self, address: SocketAddr) -> bool {
+        let reaches = |l: &SocketAddr| {
+            l.port() == address.port() && (l.ip() == address.ip() || l.ip().is_unspecified())
+        };
+        self.listeners().iter().any(reaches)
+    }
+
+    /// Where this process listens.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<SocketAddr> {
         let authority = match &self.identity {
             IdentitySource::Embedded(authority) => authority.listen,
             IdentitySource::Remote(_) | IdentitySource::Files(_) => None,
         };
         let nodes = self.nodes.iter().flat_map(|node| {
             let workloads = node.workloads.iter();
-            let own =
-                workloads.flat_map(|w| [Some(w.hbone), w.outbound, w.socks].into_iter().flatten());
+            let own = workloads.flat_map(|w| [w.hbone, w.outbound, w.socks]);
+            let own = own.chain([node.outbound, node.hbone]).flatten();
             node.inbound.iter().copied().chain(own)
         });
         let waypoints = self
@@ -138,18 +150,15 @@ impl Process {
             .iter()
             .flat_map(|i| &i.listeners)
             .map(|l| l.address);
-        let all = nodes
+        nodes
             .chain(waypoints)
             .chain(egresses)
             .chain(ingresses)
             .chain(self.admin)
             .chain(self.metrics)
             .chain(self.readiness)
-            .chain(authority);
-        let reaches = |l: SocketAddr| {
-            l.port() == address.port() && (l.ip() == address.ip() || l.ip().is_unspecified())
-        };
-        all.into_iter().any(reaches)
+            .chain(authority)
+            .collect()
     }
 }
 
@@ -269,10 +278,20 @@ pub struct Node {
     pub name: String,
     /// Inbound capture: plaintext and direct mTLS; the workload is found by the original destination.
     pub inbound: Vec<SocketAddr>,
+    /// Outbound capture; the workload is found by the owner of the connection.
+    pub outbound: Option<SocketAddr>,
+    /// HBONE; the workload is found by the address that was connected to.
+    pub hbone: Option<SocketAddr>,
     /// The workloads of this node.
     pub workloads: Vec<NodeWorkload>,
     /// `SO_MARK` of the node's own connections to apps, so that capture rules let them pass.
     pub mark: Option<u32>,
+    /// Whether apps see the client's address.
+    pub original_source: OriginalSource,
+    /// What becomes of a captured connection that is no workload's.
+    pub unowned: Unowned,
+    /// What is captured on this machine.
+    pub capture: Option<Capture>,
 }
 
 /// `[[node.workload]]`.
@@ -280,9 +299,11 @@ pub struct Node {
 pub struct NodeWorkload {
     /// Workload entry.
     pub workload: ResourceName,
-    /// HBONE listener.
-    pub hbone: SocketAddr,
-    /// Outbound capture; only redirected connections are accepted.
+    /// HBONE listener of its own.
+    pub hbone: Option<SocketAddr>,
+    /// Which processes of the machine are this workload.
+    pub owner: Option<OwnerMatch>,
+    /// Outbound capture of its own; only redirected connections are accepted.
     pub outbound: Option<SocketAddr>,
     /// SOCKS5 for clients that are not captured.
     pub socks: Option<SocketAddr>,

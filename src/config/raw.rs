@@ -2,6 +2,7 @@
 
 pub(crate) mod authn;
 pub(crate) mod authorizer;
+pub(crate) mod capture;
 pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod process;

@@ -22,6 +22,13 @@ pub enum Ask {
         /// Where the answer goes.
         answer: oneshot::Sender<oidc::Respond>,
     },
+    /// The path of the control group of this number, from the root of version 2.
+    Cgroup {
+        /// Number that the kernel tells of a connection.
+        id: u64,
+        /// Where the answer goes; `None` if there is no such group.
+        answer: oneshot::Sender<Option<String>>,
+    },
 }
 
 /// A core's end of the channel.

@@ -16,6 +16,7 @@ use crate::config::{self, Depth, Options};
 use crate::control::admin::{self, Face, Status};
 use crate::control::ask::{self, Ask, Asker};
 use crate::control::authority::{Authority, AuthorityError};
+use crate::control::capture::cgroup;
 use crate::control::dns::{self, Dns, NameKeeper, Names};
 use crate::control::files::{self, FilesJob};
 use crate::control::grpc::RemoteError;
@@ -420,6 +421,8 @@ impl Plane {
     fn answer(&self, question: Ask) {
         match question {
             Ask::UnknownKey(source) => self.jwks.unknown_kid(&source),
+            // A core that gave up waiting refuses the connection.
+            Ask::Cgroup { id, answer } => drop(answer.send(cgroup::path_of(id))),
             Ask::Redeem {
                 provider,
                 exchange,

@@ -1,21 +1,41 @@
 //! Listening sockets, and where a captured connection wanted to go.
 
+use std::cell::Cell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::io::clock;
 use crate::io::rt::{self, Acceptor, Tcp};
 use crate::vocab::addr::{ListenAddr, OriginalDst};
 
 /// Accept queue of one listener.
 const BACKLOG: i32 = 4096;
 
+/// How a listener is bound.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ListenOptions {
+    /// It accepts connections to addresses of others, which capture diverts to it (`IP_TRANSPARENT`).
+    pub transparent: bool,
+    /// `SO_MARK` of what it accepts, so that capture lets its answers pass.
+    pub mark: Option<u32>,
+}
+
 /// Binds a listener that other cores may bind as well (`SO_REUSEPORT`).
 ///
 /// # Errors
 /// As `bind(2)` and `listen(2)`.
 pub fn bind(addr: ListenAddr) -> io::Result<Acceptor> {
+    bind_with(addr, ListenOptions::default())
+}
+
+/// As `bind`; both options need `CAP_NET_ADMIN`.
+///
+/// # Errors
+/// As `bind(2)` and `listen(2)`.
+pub fn bind_with(addr: ListenAddr, options: ListenOptions) -> io::Result<Acceptor> {
     let socket = Socket::new(
         Domain::for_address(addr.0),
         Type::STREAM,
@@ -25,9 +45,97 @@ pub fn bind(addr: ListenAddr) -> io::Result<Acceptor> {
     socket.set_reuse_port(true)?;
     socket.set_nonblocking(true)?;
     rt::stream_options(&socket)?;
+    if let Some(mark) = options.mark {
+        socket.set_mark(mark)?;
+    }
+    if options.transparent {
+        set_transparent(&socket, addr.0.is_ipv4())?;
+    }
     socket.bind(&addr.0.into())?;
     socket.listen(BACKLOG)?;
     Acceptor::new(socket)
+}
+
+/// One option covers both families of the kernel's socket; a socket of IPv6 has a name of its own for it.
+fn set_transparent(socket: &Socket, v4: bool) -> io::Result<()> {
+    if v4 {
+        return socket.set_ip_transparent_v4(true);
+    }
+    let on: libc::c_int = 1;
+    let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(0);
+    // SAFETY: the descriptor is open while `socket` is borrowed, and the value outlives the call that reads it.
+    #[expect(unsafe_code, reason = "no crate in use has IPV6_TRANSPARENT")]
+    let set = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_TRANSPARENT,
+            (&raw const on).cast(),
+            size,
+        )
+    };
+    if set == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Ports that a client's address is taken with: none that its own connections usually come from, for the two would be
+/// told apart by nothing.
+const TAKEN_PORTS: std::ops::Range<u16> = 10_240..32_768;
+/// Ports tried in a row before the kernel chooses.
+const TAKEN_TRIES: u32 = 16;
+
+thread_local! {
+    static NEXT_PORT: Cell<u16> = const { Cell::new(0) };
+}
+
+/// Binds a socket that has yet to connect to an address of another machine.
+///
+/// # Errors
+/// As `setsockopt(2)` and `bind(2)`.
+pub(super) fn take_address(socket: &Socket, ip: IpAddr) -> io::Result<()> {
+    set_transparent(socket, ip.is_ipv4())?;
+    for _ in 0..TAKEN_TRIES {
+        match socket.bind(&SocketAddr::new(ip, next_port()).into()) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
+            bound => return bound,
+        }
+    }
+    socket.bind(&SocketAddr::new(ip, 0).into())
+}
+
+fn next_port() -> u16 {
+    let span = TAKEN_PORTS.end.saturating_sub(TAKEN_PORTS.start);
+    NEXT_PORT.with(|next| {
+        let nth = match next.get() {
+            // Another process of before, or another core, took other ports last.
+            0 => u16::from_ne_bytes(
+                clock::unix()
+                    .subsec_micros()
+                    .to_ne_bytes()
+                    .first_chunk()
+                    .copied()
+                    .unwrap_or_default(),
+            ),
+            nth => nth,
+        };
+        next.set(nth.wrapping_add(1).max(1));
+        TAKEN_PORTS
+            .start
+            .saturating_add(nth.checked_rem(span).unwrap_or(0))
+    })
+}
+
+/// User that this process runs as.
+#[must_use]
+pub fn own_uid() -> u32 {
+    // SAFETY: the call takes nothing and cannot fail.
+    #[expect(unsafe_code, reason = "std does not tell it")]
+    unsafe {
+        libc::geteuid()
+    }
 }
 
 /// Whether an accept error is about that one connection, which its peer gave up; else the process or the host lacks
@@ -84,6 +192,21 @@ impl Captured {
             Self::Redirected(dst) | Self::Direct(dst) => dst,
         }
     }
+}
+
+/// The destination of a diverted connection (TPROXY), which is the connection's own address. A connection to the
+/// listener's own port was made to the listener.
+///
+/// # Errors
+/// The connection is gone.
+pub fn diverted_destination(tcp: &Tcp, listener: ListenAddr) -> io::Result<Captured> {
+    let local = tcp.local()?;
+    let dst = OriginalDst(SocketAddr::new(local.ip().to_canonical(), local.port()));
+    Ok(if dst.port() == listener.port() {
+        Captured::Direct(dst)
+    } else {
+        Captured::Redirected(dst)
+    })
 }
 
 /// Reads the original destination (`SO_ORIGINAL_DST`, `IP6T_SO_ORIGINAL_DST`).

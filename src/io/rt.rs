@@ -8,7 +8,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -19,6 +19,8 @@ use std::time::Duration;
 use monoio::net::{TcpListener, TcpStream};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::io::listener;
 
 /// Which driver a core runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -597,28 +599,66 @@ pub struct ConnectOptions {
     pub mark: Option<u32>,
 }
 
+/// An address of another machine that a connection comes from (`IP_TRANSPARENT`; needs `CAP_NET_ADMIN`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Source {
+    /// The address.
+    pub ip: IpAddr,
+    /// Without leave to take it, connect from an own address instead of failing.
+    pub optional: bool,
+}
+
 /// Connects without a time limit of its own; wrap it in `timeout`. Only `upstream` and `hbone` dial, for a `Permit`.
 ///
 /// # Errors
 /// As `connect(2)`.
-pub(super) async fn connect(to: SocketAddr, options: ConnectOptions) -> io::Result<Tcp> {
+pub(super) fn connect(
+    to: SocketAddr,
+    options: ConnectOptions,
+) -> impl Future<Output = io::Result<Tcp>> + use<> {
+    connect_from(None, to, options)
+}
+
+/// As `connect`, from the client's own address where `source` is one.
+///
+/// # Errors
+/// As `connect(2)` and `bind(2)`.
+pub(super) fn connect_from(
+    source: Option<Source>,
+    to: SocketAddr,
+    options: ConnectOptions,
+) -> impl Future<Output = io::Result<Tcp>> + use<> {
+    // Begun before the future is made, which many requests carry: it holds the socket alone.
+    let begun = begin(source, to, options);
+    async move {
+        let tcp = begun?;
+        std::future::poll_fn(|cx| tcp.poll_ready(&tcp.inner.writable, false, cx)).await?;
+        match tcp.with_socket(Socket::take_error)? {
+            Some(error) => Err(error),
+            None => Ok(tcp),
+        }
+    }
+}
+
+fn begin(source: Option<Source>, to: SocketAddr, options: ConnectOptions) -> io::Result<Tcp> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     stream_options(&socket)?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
     }
+    if let Some(source) = source.filter(|s| s.ip.is_ipv4() == to.is_ipv4()) {
+        match listener::take_address(&socket, source.ip) {
+            Err(error) if source.optional => tracing::debug!(%error, "client's address"),
+            taken => taken?,
+        }
+    }
     match socket.connect(&to.into()) {
         Ok(()) => {}
         Err(e) if e.raw_os_error() == Some(libc::EINPROGRESS) => {}
         Err(e) => return Err(e),
     }
-    let tcp = Tcp::new(TcpStream::from_std(socket.into())?);
-    std::future::poll_fn(|cx| tcp.poll_ready(&tcp.inner.writable, false, cx)).await?;
-    match tcp.with_socket(Socket::take_error)? {
-        Some(error) => Err(error),
-        None => Ok(tcp),
-    }
+    Ok(Tcp::new(TcpStream::from_std(socket.into())?))
 }
 
 /// A listening socket of this core.

@@ -36,6 +36,8 @@ pub enum Target {
         addresses: Vec<UpstreamAddr>,
         /// Socket options.
         options: ConnectOptions,
+        /// The client's address, which the app is to see.
+        source: Option<rt::Source>,
     },
     /// TLS that we originate.
     Tls {
@@ -108,9 +110,13 @@ fn key(version: Version, target: &Target) -> Key {
             );
             (version, 0, who, far.address, Arc::as_ptr(&far.tls).addr())
         }
-        Target::Plain { addresses, .. } => {
+        Target::Plain {
+            addresses, source, ..
+        } => {
             let first = addresses.first().map_or(none, |a| a.0);
-            (version, 1, String::new(), first, 0)
+            // A connection that comes from one client's address is no other client's.
+            let source = source.map_or_else(String::new, |s| s.ip.to_string());
+            (version, 1, source, first, 0)
         }
         Target::Tls {
             addresses,
@@ -336,9 +342,13 @@ impl Upstreams {
                 let (stream, leaf) = self.hbone.open(permit, far).await?;
                 return Ok((stream, Some(leaf)));
             }
-            Target::Plain { addresses, options } => {
+            Target::Plain {
+                addresses,
+                options,
+                source,
+            } => {
                 each(addresses, async |address| {
-                    tcp(address, *options).await.map(Stream::from)
+                    tcp(address, *options, *source).await.map(Stream::from)
                 })
                 .await
             }
@@ -434,8 +444,17 @@ async fn each(
     }
 }
 
-async fn tcp(address: UpstreamAddr, options: ConnectOptions) -> Result<rt::Tcp, DialError> {
-    match rt::timeout(limits::CONNECT_MS, rt::connect(address.0, options)).await {
+async fn tcp(
+    address: UpstreamAddr,
+    options: ConnectOptions,
+    source: Option<rt::Source>,
+) -> Result<rt::Tcp, DialError> {
+    match rt::timeout(
+        limits::CONNECT_MS,
+        rt::connect_from(source, address.0, options),
+    )
+    .await
+    {
         Ok(connected) => connected.map_err(DialError::Connect),
         Err(rt::Elapsed) => Err(DialError::Timeout),
     }
@@ -446,7 +465,7 @@ async fn tls_to(
     config: &Arc<rustls::ClientConfig>,
     name: &ServerName<'static>,
 ) -> Result<Stream, DialError> {
-    let stream = tcp(address, ConnectOptions::default()).await?.into();
+    let stream = tcp(address, ConnectOptions::default(), None).await?.into();
     let handshake = tls::connect(stream, Arc::clone(config), name.clone());
     match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
         Ok(done) => done

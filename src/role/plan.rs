@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use http::Method;
 
+use crate::config::checked::capture::OriginalSource;
 use crate::config::checked::{Location, Mesh, Protocol, Workload};
 use crate::exchange::close::CloseReason;
 use crate::extauthz::{Authorizer, Kind};
@@ -36,6 +37,8 @@ pub enum SitePoint {
         app: SocketAddr,
         /// `SO_MARK` towards the app.
         mark: Option<u32>,
+        /// Whether the app sees the client's address.
+        source: OriginalSource,
     },
     /// A waypoint.
     Waypoint {
@@ -80,8 +83,8 @@ pub struct Plan<'s> {
 /// Where permitted traffic goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// The workload's app.
-    App(SocketAddr, Option<u32>),
+    /// The workload's app: address, mark of the connection, whether it comes from the client's address.
+    App(SocketAddr, Option<u32>, OriginalSource),
     /// A workload's node: index, port.
     Workload(usize, u16),
     /// A waypoint or egress gateway: index, authority.
@@ -116,7 +119,8 @@ pub fn plan<'s>(
             workload,
             app,
             mark,
-        } => at_workload(rules, workload, connection, *app, *mark).ok_or_else(none),
+            source,
+        } => at_workload(rules, workload, connection, (*app, *mark, *source)).ok_or_else(none),
         SitePoint::Waypoint { gateway, authority } => {
             let at = rules.directory.gateway(gateway).ok_or_else(none)?;
             let (mesh, directory) = (&rules.mesh, &rules.directory);
@@ -173,8 +177,7 @@ fn at_workload<'s>(
     rules: &'s Enforcements,
     name: &ResourceName,
     connection: &Connection,
-    app: SocketAddr,
-    mark: Option<u32>,
+    (app, mark, source): (SocketAddr, Option<u32>, OriginalSource),
 ) -> Option<Plan<'s>> {
     let at = rules.directory.workload(name)?;
     let waypointed = rules.waypointed.get(at)?;
@@ -198,7 +201,7 @@ fn at_workload<'s>(
         service,
         workload: Some(at),
         protocol,
-        next: Next::App(app, mark),
+        next: Next::App(app, mark, source),
     })
 }
 

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use http::StatusCode;
 
+use crate::config::checked::capture::OriginalSource;
 use crate::config::checked::{GatewayClass, Location, Mesh};
 use crate::exchange::close::CloseReason;
 use crate::http::forward;
@@ -378,6 +379,7 @@ impl Walker<'_, '_> {
                     workload: workload.name.clone(),
                     app: (workload.address, port).into(),
                     mark: None,
+                    source: OriginalSource::Drop,
                 };
                 let mut hop = Hop::at(Place::Node(at), self.connection(workload.address, port));
                 hop.workload = Some(at);

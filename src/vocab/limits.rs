@@ -110,6 +110,10 @@ pub const HBONE_SMALL_UPDATE_BYTES: u32 = 1024;
 pub const HBONE_RESETS_KEPT: usize = 256;
 /// What waits to be written to a connection that carries tunnels, beyond which its streams wait and nothing is read.
 pub const HBONE_OUTBOX_BYTES: usize = 256 << 10;
+/// Control groups that are looked through for one of them.
+pub const CGROUPS: usize = 65_536;
+/// Control groups whose paths one core keeps.
+pub const CGROUPS_PER_CORE: usize = 4096;
 /// Connections, and streams of HTTP/2 connections, that one core serves at a time.
 pub const CONNECTIONS_PER_CORE: usize = 100_000;
 /// Decision records that wait for the writer, per core.
@@ -179,6 +183,8 @@ pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 pub const HANDSHAKE_MS: u64 = 10_000;
 /// A whole request head, in milliseconds (slowloris).
 pub const HEAD_MS: u64 = 15_000;
+/// How long the control thread may take to tell the path of a control group, in milliseconds.
+pub const CGROUP_MS: u64 = 2000;
 /// Upstream TCP connect, in milliseconds (ztunnel's value).
 pub const CONNECT_MS: u64 = 10_000;
 /// How long a client may take to send what is held of its body, in milliseconds.

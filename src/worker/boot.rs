@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::config::checked::{IoDriver, Process};
 use crate::config::{self, ConfigErrors};
+use crate::control::capture::{self, CaptureError};
 use crate::control::observe::{LIVE_ASKS, LiveAsk};
 use crate::control::plane::{Plane, PlaneError, Published};
 use crate::io::clock;
@@ -30,6 +31,9 @@ pub enum BootError {
     /// The configuration is refused.
     #[error("{0}")]
     Config(ConfigErrors),
+    /// The node would capture itself.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// The control plane cannot start.
     #[error("cannot start")]
     Plane(#[source] PlaneError),
@@ -86,6 +90,7 @@ pub fn run(
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
     let process = Arc::new(config.process.clone());
+    capture::refuse_own_capture(&process)?;
     let halt = watch::Sender::new(false);
     let (control, published) = start_control(main.to_owned(), config, stop, &halt)?;
     let served = serve(&process, &published, stop, &halt, ready);
@@ -230,6 +235,7 @@ async fn control(
     mut stop: watch::Receiver<bool>,
     mut halted: watch::Receiver<bool>,
 ) {
+    let process = Arc::new(config.process.clone());
     let started = tokio::select! {
         started = Plane::start(main, config) => started.map_err(BootError::Plane),
         _ = stop.wait_for(|stop| *stop) => Err(BootError::Ended("start, by a signal,")),
@@ -239,6 +245,8 @@ async fn control(
         Err(error) => return drop(first.send(Err(error))),
     };
     let status = published.status.clone();
+    let snapshot = Arc::clone(&published.snapshot);
+    let keeper = capture::keep(process, snapshot, stop.clone());
     if first.send(Ok(published)).is_err() {
         return;
     }
@@ -250,6 +258,7 @@ async fn control(
     tokio::select! {
         () = plane.run() => {}
         () = unready => {}
+        () = keeper => {}
         _ = halted.wait_for(|halt| *halt) => {}
     }
 }

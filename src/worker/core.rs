@@ -20,6 +20,7 @@ use crate::telemetry::record::Record;
 use crate::telemetry::writer::Sender;
 use crate::vocab::limits;
 use crate::worker::open::Open;
+use crate::worker::owner::Owners;
 
 /// What the tasks of a core share.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Core {
     pub meters: Meters,
     /// Open exchanges.
     pub open: Rc<Open>,
+    /// Owners of local connections.
+    pub owners: Owners,
     /// The control thread.
     pub asks: Asker,
     /// Room for questions to external authorizers.
@@ -68,6 +71,7 @@ impl Core {
             tokens: RefCell::new(TokenCache::with_capacity(limits::TOKENS_PER_CORE)),
             meters,
             open: Rc::new(Open::default()),
+            owners: Owners::default(),
             asks,
             questions: Semaphore::new(limits::AUTHORIZER_ASKS_PER_CORE),
             held: Rc::default(),

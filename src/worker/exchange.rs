@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode};
 
+use crate::config::checked::capture::OriginalSource;
 use crate::config::checked::{Protocol, UpstreamTls};
 use crate::control::ask::Ask;
 use crate::control::snapshot::Snapshot;
@@ -406,10 +407,11 @@ pub fn target(
 ) -> Result<Target, NoTarget> {
     let mesh = &snapshot.mesh;
     let beyond = match &plan.next {
-        Next::App(address, mark) => {
+        Next::App(address, mark, source) => {
             return Ok(Target::Plain {
                 addresses: vec![UpstreamAddr(*address)],
                 options: ConnectOptions { mark: *mark },
+                source: client_address(*source, site.peer, *address),
             });
         }
         Next::Outside(service, port) => {
@@ -436,6 +438,16 @@ pub fn target(
     let origin = Origin::at(site, snapshot, request);
     let far = |(own, beyond)| hbone(snapshot, own, origin, beyond);
     plan.own.zip(beyond).and_then(far).ok_or(NoTarget::NoRoute)
+}
+
+/// The address that the app sees instead of ours. Within loopback the kernel drops what comes from elsewhere.
+fn client_address(keep: OriginalSource, client: SocketAddr, app: SocketAddr) -> Option<rt::Source> {
+    let ip = client.ip().to_canonical();
+    let kept = keep != OriginalSource::Drop && !ip.is_loopback() && !app.ip().is_loopback();
+    kept.then_some(rt::Source {
+        ip,
+        optional: keep == OriginalSource::Auto,
+    })
 }
 
 /// The far end of a tunnel.
@@ -506,6 +518,7 @@ pub(super) fn outside(
             Some(Target::Plain {
                 addresses,
                 options: ConnectOptions::default(),
+                source: None,
             })
         }
     }

@@ -8,13 +8,15 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+use crate::config::checked::Node;
+use crate::config::checked::capture::CaptureMode;
 use crate::io::clock;
-use crate::io::listener::{bind, is_passing};
+use crate::io::listener::{ListenOptions, bind, bind_with, is_passing};
 use crate::io::rt::{self, Acceptor, Tcp};
 use crate::vocab::addr::ListenAddr;
 use crate::worker::core::Core;
 use crate::worker::gateway::{self, At};
-use crate::worker::{edge, node};
+use crate::worker::{edge, node, owner};
 
 /// A listener that cannot be had.
 #[derive(Debug, Error)]
@@ -49,17 +51,25 @@ fn nodes(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
     for node in &core.process.nodes {
         let node = Rc::new(node.clone());
         for address in &node.inbound {
-            let (n, to) = (Rc::clone(&node), open(*address, "inbound")?);
+            let (n, to) = (Rc::clone(&node), captured(&node, *address, "inbound")?);
             starts.push(accepting(core, to, move |core, tcp| {
                 let node = Rc::clone(&n);
                 Box::pin(node::inbound(core, tcp, node))
             }));
         }
-        for (at, workload) in node.workloads.iter().enumerate() {
-            let (n, to) = (Rc::clone(&node), open(workload.hbone, "HBONE")?);
+        if let Some(address) = node.outbound {
+            let (n, to) = (Rc::clone(&node), captured(&node, address, "outbound")?);
             starts.push(accepting(core, to, move |core, tcp| {
-                Box::pin(gateway::tunnels(core, tcp, At::Node(Rc::clone(&n))))
+                Box::pin(owner::outbound(core, tcp, Rc::clone(&n)))
             }));
+        }
+        if let Some(address) = node.hbone {
+            tunnels(core, starts, address, &At::Node(Rc::clone(&node)))?;
+        }
+        for (at, workload) in node.workloads.iter().enumerate() {
+            if let Some(address) = workload.hbone {
+                tunnels(core, starts, address, &At::Node(Rc::clone(&node)))?;
+            }
             if let Some(address) = workload.outbound {
                 let (n, to) = (Rc::clone(&node), open(address, "outbound")?);
                 starts.push(accepting(core, to, move |core, tcp| {
@@ -120,6 +130,22 @@ fn tunnels(
         Box::pin(gateway::tunnels(core, tcp, at.clone()))
     }));
     Ok(())
+}
+
+/// A listener that capture leads to.
+fn captured(node: &Node, address: SocketAddr, what: &'static str) -> Result<Acceptor, ListenError> {
+    let options = match &node.capture {
+        Some(capture) => ListenOptions {
+            transparent: capture.mode == CaptureMode::Tproxy,
+            mark: node.mark,
+        },
+        None => ListenOptions::default(),
+    };
+    bind_with(ListenAddr(address), options).map_err(|source| ListenError {
+        address,
+        what,
+        source,
+    })
 }
 
 fn open(address: SocketAddr, what: &'static str) -> Result<Acceptor, ListenError> {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::config::checked::capture::OriginalSource;
 use crate::config::checked::{Node, NodeWorkload, Process, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
@@ -99,6 +100,12 @@ fn site_of(
             workload: hosted.workload.clone(),
             app,
             mark: node.mark,
+            source: match node.original_source {
+                OriginalSource::Auto if node.capture.is_none() => OriginalSource::Drop,
+                source @ (OriginalSource::Auto | OriginalSource::Keep | OriginalSource::Drop) => {
+                    source
+                }
+            },
         },
         connection,
         peer,
@@ -398,7 +405,7 @@ pub async fn dialled(
     dial(core, permit, &target, story, entry).await
 }
 
-async fn dial(
+pub(super) async fn dial(
     core: &Rc<Core>,
     permit: Permit,
     target: &Target,
@@ -607,7 +614,7 @@ pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
     }
 }
 
-fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
+pub(super) fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
     Story::about(
         core,
         ("node", &node.name),
@@ -618,7 +625,7 @@ fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
 }
 
 /// Judges and dials a connection that leaves workload `at` of `node`.
-async fn leave(
+pub(super) async fn leave(
     core: &Rc<Core>,
     node: &Node,
     at: usize,
@@ -728,12 +735,17 @@ pub(super) fn outbound_target(
         }),
         Route::Outside { service, port } => {
             let addresses = judge::endpoints(snapshot, service, port, turn)?;
-            return Ok(Target::Plain { addresses, options });
+            return Ok(Target::Plain {
+                addresses,
+                options,
+                source: None,
+            });
         }
         Route::Unknown(Some(address)) => {
             return Ok(Target::Plain {
                 addresses: vec![address],
                 options,
+                source: None,
             });
         }
         Route::Unknown(None) | Route::Unreachable { .. } => None,

@@ -3,6 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     reason = "a test ends by panicking"
 )]
@@ -10,6 +11,10 @@
 mod capture;
 mod full_disk;
 mod loss;
+mod machines;
+mod vm_failure;
+mod vm_owner;
+mod vm_traffic;
 
 use std::path::Path;
 use std::process::Command;

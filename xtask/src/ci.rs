@@ -82,6 +82,9 @@ const TOOLS: &[(&str, &str)] = &[
     ("systemd-analyze", "systemd"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("nsenter", "util-linux"),
+    ("nginx", "nginx-light"),
+    ("psql", "postgresql"), // client and server: the netns tests have it talk through the mesh
 ];
 
 /// Node.js for machines whose own is too old for the tests' OpenID provider (Debian 12 has 18): the

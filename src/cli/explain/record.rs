@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::ExplainArgs;
 use super::question::{self, Asked};
 use crate::config::checked::Mesh;
+use crate::config::checked::capture::OriginalSource;
 use crate::http::forward;
 use crate::policy::{Connection, Request};
 use crate::role::enforcement::Enforcements;
@@ -165,6 +166,7 @@ impl Recorded {
                 workload,
                 app: SocketAddr::new(address, self.port().unwrap_or_default()),
                 mark: None,
+                source: OriginalSource::Drop,
             };
             return Ok((Place::Node(at), point));
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::config::check::listeners::Listeners;
-use crate::config::check::{Context, identity};
+use crate::config::check::{Context, capture, identity};
 use crate::config::checked::{
     Egress, GatewayClass, IdentityFiles, IdentitySource, Ingress, IngressListener, Mesh, Node,
     NodeWorkload, Process, RecordSink, Waypoint,
@@ -13,6 +13,7 @@ use crate::config::place::{At, Place};
 use crate::config::raw::File;
 use crate::config::raw::process as raw;
 use crate::config::read::Table;
+use crate::vocab::capture::OWN_MARK;
 use crate::vocab::resource::ResourceName;
 
 const NAME: &str = "ringgate";
@@ -23,6 +24,8 @@ struct Seen {
     listeners: Listeners,
     /// Workloads and gateways that this process serves.
     served: BTreeSet<(&'static str, ResourceName)>,
+    /// Nodes that capture.
+    captures: usize,
 }
 
 /// From the main file. `None` after a problem that leaves nothing to return.
@@ -184,43 +187,66 @@ fn node(raw: &raw::Node, mesh: &Mesh, seen: &mut Seen, cx: &mut Context<'_>) -> 
         .flatten()
         .map(|at| seen.listeners.add(at, cx))
         .collect();
+    let outbound = raw.outbound.as_ref().map(|at| seen.listeners.add(at, cx));
+    let hbone = raw.hbone.as_ref().map(|at| seen.listeners.add(at, cx));
     let workloads = raw
         .workload
         .iter()
-        .filter_map(|w| node_workload(w, mesh, seen, cx))
+        .filter_map(|w| node_workload(w, raw.hbone.as_ref(), mesh, seen, cx))
         .collect();
-    Node {
+    let captures = raw.capture.as_ref().map(|c| capture::capture(c, cx));
+    let node = Node {
         name: raw.name.value.clone(),
         inbound,
+        outbound,
+        hbone,
         workloads,
-        mark: raw.mark,
-    }
+        // Without it the rules would turn the node's connections back to the node.
+        mark: raw
+            .mark
+            .as_ref()
+            .map(|at| at.value)
+            .or_else(|| captures.as_ref().map(|_| OWN_MARK)),
+        original_source: raw.original_source.unwrap_or_default(),
+        unowned: raw.unowned.unwrap_or_default(),
+        capture: captures,
+    };
+    capture::node(raw, &node, &mut seen.captures, cx);
+    node
 }
 
 fn node_workload(
     raw: &raw::NodeWorkload,
+    shared: Option<&At<SocketAddr>>,
     mesh: &Mesh,
     seen: &mut Seen,
     cx: &mut Context<'_>,
 ) -> Option<NodeWorkload> {
-    let hbone = seen.listeners.add(&raw.hbone, cx);
+    let hbone = raw.hbone.as_ref().map(|at| seen.listeners.add(at, cx));
     let outbound = raw.outbound.as_ref().map(|at| seen.listeners.add(at, cx));
+    let owner = raw.owner.as_ref().map(|o| capture::owner(o, cx));
     let socks = raw.socks.as_ref().map(|at| seen.listeners.add(at, cx));
     let mut app = BTreeMap::new();
     for (key, address) in raw.app.iter().flat_map(|m| &m.0) {
         app.extend(cx.port_key(key).map(|port| (port, *address)));
     }
     let workload = serve("workloadEntry", &raw.name, seen, cx)?;
-    if let Some(entry) = mesh.workloads.iter().find(|w| w.name == workload) {
-        reachable(
-            &raw.hbone,
-            SocketAddr::new(entry.address, entry.hbone_port),
-            cx,
-        );
+    let entry = mesh.workloads.iter().find(|w| w.name == workload);
+    match (raw.hbone.as_ref().or(shared), entry) {
+        (Some(at), Some(entry)) => {
+            reachable(at, SocketAddr::new(entry.address, entry.hbone_port), cx);
+        }
+        (None, _) if raw.whole() => cx.out.error(
+            &raw.name.place,
+            "nobody can reach this workload: expected `hbone` here or at the node",
+        ),
+        // A listener that cannot be read was told of.
+        (None, _) | (Some(_), None) => {}
     }
     Some(NodeWorkload {
         workload,
         hbone,
+        owner,
         outbound,
         socks,
         app,

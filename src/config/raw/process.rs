@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use crate::config::checked::IoDriver;
+use crate::config::checked::capture::{OriginalSource, Unowned};
 use crate::config::place::At;
+use crate::config::raw::capture::{Capture, OwnerMatch};
 use crate::config::read::{Count, Map, Millis, table, words};
 
 words!(IoDriver, "one of auto, io_uring, epoll",
@@ -97,8 +99,15 @@ table! {
     Node {
         name: At<String> = "name",
         inbound: Option<Vec<At<SocketAddr>>> = "inbound",
+        /// Outbound capture for all workloads of the node.
+        outbound: Option<At<SocketAddr>> = "outbound",
+        /// HBONE for all workloads of the node.
+        hbone: Option<At<SocketAddr>> = "hbone",
         workload: Vec<NodeWorkload> = "workload",
-        mark: Option<u32> = "mark",
+        mark: Option<At<u32>> = "mark",
+        original_source: Option<OriginalSource> = "originalSource",
+        unowned: Option<Unowned> = "unowned",
+        capture: Option<Capture> = "capture",
     }
 }
 
@@ -107,8 +116,10 @@ table! {
     NodeWorkload {
         /// `namespace/name` of a workload entry.
         name: At<String> = "name",
-        hbone: At<SocketAddr> = "hbone",
+        /// The node's own if absent.
+        hbone: Option<At<SocketAddr>> = "hbone",
         outbound: Option<At<SocketAddr>> = "outbound",
+        owner: Option<OwnerMatch> = "match",
         socks: Option<At<SocketAddr>> = "socks",
         app: Option<Map<SocketAddr>> = "app",
     }

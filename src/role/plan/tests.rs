@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::*;
 use crate::config;
+use crate::config::checked::capture::OriginalSource;
 use crate::jwt::{HeaderEdits, TokenError, TokenOutcome};
 use crate::role::authenticate::{self, TokenRefused};
 use crate::vocab::claims::Claims;
@@ -57,6 +58,7 @@ fn check(more: &str, at: i64, want: bool) {
         workload: ResourceName::new("default", "api"),
         app: SocketAddr::from(([127, 0, 0, 1], 8080)),
         mark: None,
+        source: OriginalSource::Drop,
     };
     let connection = Connection {
         principal: SpiffeId::parse("spiffe://cluster.local/ns/default/sa/web").ok(),
@@ -148,7 +150,13 @@ fn every_enforcement_point_sees_the_token() {
         time: NOON,
     };
     let app = SocketAddr::from(([127, 0, 0, 1], 8080));
-    let plan = at_workload(&rules, &workload, &connection, app, None).unwrap();
+    let plan = at_workload(
+        &rules,
+        &workload,
+        &connection,
+        (app, None, OriginalSource::Drop),
+    )
+    .unwrap();
     assert_eq!(plan.enforcements.len(), 2);
     let mut headers = HeaderMap::new();
     headers.insert(header::AUTHORIZATION, HeaderValue::from_static("Bearer x"));
@@ -218,7 +226,13 @@ fn claims_count_where_they_are_taken() {
     ] {
         let rules = rules(&format!("{WAYPOINT}{policy}"));
         let workload = ResourceName::new("default", "api");
-        let plan = at_workload(&rules, &workload, &connection, app, None).unwrap();
+        let plan = at_workload(
+            &rules,
+            &workload,
+            &connection,
+            (app, None, OriginalSource::Drop),
+        )
+        .unwrap();
         let claims = serde_json::json!({ "iss": issuer, "sub": "x", "group": "admin" });
         let request = Request {
             method: Method::GET,

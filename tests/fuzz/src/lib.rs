@@ -3,6 +3,7 @@
 
 pub mod certificate;
 pub mod config;
+pub mod diag;
 pub mod hbone;
 pub mod head;
 pub mod host;
@@ -35,6 +36,7 @@ pub const ALL: &[Target] = &[
     target("head", head::run, 10_000),
     target("record", record::run, 1_000),
     target("config", config::run, 1_000),
+    target("diag", diag::run, 20_000),
     target("yaml", istio::yaml, 4_000),
     target("json", istio::json, 2_000),
     target("hbone", hbone::run, 4_000),

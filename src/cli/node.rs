@@ -1,0 +1,113 @@
+//! Capture on this machine, from the command line: `ringgate node setup|teardown|status`.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+
+use crate::cli::{ConfigArgs, os};
+use crate::config::{self, Config};
+use crate::control::capture::{self, Machine, Wanted};
+use crate::role::capture as rules;
+
+/// Capture of this machine's traffic by its node.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: NodeCommand,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Load the rules and routes that the configuration wants, in one transaction; what was loaded before is replaced.
+    Setup(PrintArgs),
+    /// Remove all rules and routes of ringgate, whatever the configuration says.
+    Teardown(TeardownArgs),
+    /// Compare what is loaded with what the configuration wants: exit code 0 if it is the same, 1 if not.
+    Status(PrintArgs),
+}
+
+/// A configuration, to act on or to print.
+#[derive(Debug, Args)]
+pub struct PrintArgs {
+    /// The configuration of the process.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Print the rules for nftables and touch nothing.
+    #[arg(long)]
+    pub print: bool,
+}
+
+/// How to remove.
+#[derive(Debug, Args)]
+pub struct TeardownArgs {
+    /// Accepted for symmetry; what is loaded is removed without it.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Print the script for nftables and touch nothing.
+    #[arg(long)]
+    pub print: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// If the configuration is refused or the kernel refuses the rules.
+pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        NodeCommand::Setup(args) => set_up(args),
+        NodeCommand::Teardown(args) => {
+            if args.print {
+                os::say(rules::teardown().trim_end());
+            } else {
+                capture::remove().context("capture is not removed")?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        NodeCommand::Status(args) => status(args),
+    }
+}
+
+fn load(args: &PrintArgs) -> anyhow::Result<Config> {
+    config::load(&args.config.config).map_err(|errors| anyhow::anyhow!("{errors}"))
+}
+
+fn warn(wanted: Wanted) -> Wanted {
+    for workload in &wanted.missing {
+        os::complain(&format!(
+            "warning: nothing is captured of workload `{workload}` until its control group is there"
+        ));
+    }
+    wanted
+}
+
+fn set_up(args: &PrintArgs) -> anyhow::Result<ExitCode> {
+    let config = load(args)?;
+    if args.print {
+        let wanted = warn(capture::wanted(&config, &Machine::look())?);
+        os::say(wanted.script.trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    warn(capture::load(&config).context("capture is not set up")?);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status(args: &PrintArgs) -> anyhow::Result<ExitCode> {
+    let config = load(args)?;
+    let wanted = warn(capture::wanted(&config, &Machine::look())?);
+    if args.print {
+        os::say(wanted.script.trim_end());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let differences = capture::status(&wanted).context("capture cannot be compared")?;
+    if differences.is_empty() {
+        os::say("capture is loaded as configured");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for difference in differences {
+        os::say(&difference);
+    }
+    Ok(ExitCode::FAILURE)
+}
