@@ -1,7 +1,5 @@
 //! The authority on a disk that is full: what cannot be kept is refused with a reason, and all else goes on.
 
-#![expect(clippy::unwrap_in_result, reason = "a test that cannot go on stops")]
-
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
