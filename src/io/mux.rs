@@ -421,7 +421,7 @@ impl Mux {
         };
         state.outbox.copy(&head);
         match payload {
-            Payload::Copied(bytes) => state.outbox.copy(bytes),
+            Payload::Copied(bytes) => state.outbox.copy_payload(bytes),
             Payload::Held(bytes) => state.outbox.push(bytes),
         }
         state.sent();
