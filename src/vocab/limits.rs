@@ -50,6 +50,8 @@ pub const WORKLOAD_API_REQUESTS_PER_USER: u32 = 200;
 pub const WORKLOAD_API_REQUEST_BYTES: usize = 64 * 1024;
 /// Longest answer of a Workload API that this process asks.
 pub const WORKLOAD_API_ANSWER_BYTES: usize = 4 << 20;
+/// Longest answer of an authority that is asked for a JWT-SVID.
+pub const TOKEN_MESSAGE_BYTES: usize = 256 * 1024;
 /// Audiences of one JWT-SVID.
 pub const JWT_SVID_AUDIENCES: usize = 16;
 /// Records of what the control thread decided that wait for their writer.

@@ -77,3 +77,41 @@ fn the_socket_may_be_named_by_the_usual_variable() {
     let node = System::with_env(source, &entries, &[("SPIFFE_ENDPOINT_SOCKET", &endpoint)]);
     assert_eq!(ask(UID, &node, &["fetch"])["ids"], json!([REVIEWS]));
 }
+
+/// Another process's authority: it signs tokens for what the join token grants, and for nothing else.
+#[test]
+fn tokens_come_from_a_remote_authority() {
+    let port = {
+        let free = std::net::TcpListener::bind("127.201.37.9:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens");
+    let join = "0123456789abcdef0123456789abcdef";
+    ringgate::cli::os::write(&tokens, format!("{join} {RATINGS}\n").as_bytes(), 0o600).unwrap();
+    let authority = format!(
+        "[authority]\nlisten = \"127.201.37.9:{port}\"\njoinTokens = \"file:{}\"\nstateDir = \"state\"\n",
+        tokens.display()
+    );
+    let above = System::with(&authority, &entry("reviews", "", "uid = 0"));
+    let token = dir.path().join("token");
+    ringgate::cli::os::write(&token, join.as_bytes(), 0o600).unwrap();
+    let roots = above.path("state/ca/root.pem");
+    let source = format!(
+        "[identity]\naddress = \"https://127.201.37.9:{port}\"\nrootCa = \"{}\"\ntoken = \"file:{}\"\n",
+        roots.display(),
+        token.display()
+    );
+    let node = System::with(&source, &entry("ratings", "", &format!("uid = {UID}")));
+    let mut client = crate::python::Client::start(UID, &node.socket(), &["jwt", "customer-api"]);
+    let told = client.says();
+    assert_eq!(told["id"], RATINGS);
+    assert_eq!(told["valid"], RATINGS);
+    assert_eq!(client.says()["offline"], RATINGS);
+    // An entry of the node does not make it more than the authority grants.
+    let more = entry("ratings", "", &format!("uid = {UID}")) + &entry("reviews", "", "uid = 0");
+    node.reload(&source, &more);
+    let told = ask(0, &node, &["denied"]);
+    assert_eq!(told["codes"][0], "UNAVAILABLE", "no certificate");
+    assert_eq!(told["codes"][2], "PERMISSION_DENIED", "no token");
+}

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tonic::codegen::tokio_stream::Stream;
-use tonic::{Response, Status};
+use tonic::{Code, Response, Status};
 use tonic_prost::ProstCodec;
 
 use super::attest::{self, Entitled, Entry};
@@ -26,6 +26,7 @@ use super::message::{
 use super::tokens::{MintError, Tokens};
 use super::{Call, Method, SECURITY_HEADER};
 use crate::control::authority::IssueError;
+use crate::control::grpc::RemoteError;
 use crate::control::svid::{Clock, SvidSet};
 use crate::identity::bundle::TrustBundles;
 use crate::io::peer::{Facts, Peer};
@@ -37,6 +38,8 @@ use crate::vocab::spiffe::SpiffeId;
 const REQUEST: Duration = Duration::from_secs(20);
 /// How long a stream waits for an identity that the process is entitled to and that is not there.
 const FIRST: Duration = Duration::from_secs(10);
+/// Between two looks at whether it has come.
+const FIRST_LOOK: Duration = Duration::from_millis(200);
 /// Between two looks at whether the process at the other end is still what it was.
 const LOOK: Duration = Duration::from_secs(30);
 
@@ -263,7 +266,7 @@ impl Session {
                 let _told = send.send(Err(status)).await;
                 return;
             }
-            let pause = if last.is_none() { FIRST } else { LOOK };
+            let pause = if last.is_none() { FIRST_LOOK } else { LOOK };
             tokio::select! {
                 Ok(()) = svids.changed() => {}
                 Ok(()) = entries.changed() => {}
@@ -324,7 +327,15 @@ impl Session {
                     MintError::Authority(IssueError::Barred(_)) => {
                         Status::permission_denied("the identity is revoked")
                     }
-                    MintError::Authority(_) | MintError::Agent(_) => {
+                    MintError::Remote(RemoteError::Refused(ref status))
+                        if matches!(
+                            status.code(),
+                            Code::PermissionDenied | Code::Unimplemented
+                        ) =>
+                    {
+                        Status::new(status.code(), error.to_string())
+                    }
+                    MintError::Authority(_) | MintError::Remote(_) | MintError::Agent(_) => {
                         Status::unavailable(error.to_string())
                     }
                 })

@@ -10,8 +10,9 @@ use super::server::{Parts, WorkloadApiServer};
 use super::socket::Listening;
 use super::tokens::Tokens;
 use crate::config::checked::Config;
+use crate::control::grpc::RemoteSigner;
 use crate::control::plane::{PlaneError, Tasks};
-use crate::control::svid::{Source, SvidSet, system_clock};
+use crate::control::svid::{Source, SvidSet, system_clock, system_jitter};
 use crate::telemetry::audit::Audit;
 
 /// Who signs JWT-SVIDs for workloads.
@@ -19,7 +20,8 @@ pub(in crate::control) fn signer(source: &Source) -> Tokens {
     match source {
         Source::Embedded { authority, .. } => Tokens::Authority(Arc::clone(authority)),
         Source::Agent(agent) => Tokens::Agent(Arc::clone(agent)),
-        Source::Remote(_) | Source::Files(_) => Tokens::Nobody,
+        Source::Remote(remote) => Tokens::Remote(Arc::new(RemoteSigner::new(Arc::clone(remote)))),
+        Source::Files(_) => Tokens::Nobody,
     }
 }
 
@@ -39,6 +41,10 @@ pub(in crate::control) fn serve(
         what: "decision records".to_owned(),
         source,
     })?;
+    if let Tokens::Remote(remote) = &tokens {
+        let following = Arc::clone(remote).follow_keys(system_clock(), system_jitter());
+        tasks.spawn("follower of the keys of JWT-SVIDs", following);
+    }
     let parts = Parts {
         entries: entries.subscribe(),
         svids,

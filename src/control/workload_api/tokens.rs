@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::source::{AgentError, WorkloadApiSource};
 use crate::control::authority::{Authority, IssueError};
+use crate::control::grpc::{RemoteError, RemoteSigner};
 use crate::jwt::KeySetError;
 use crate::jwt::svid::JwtBundles;
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
@@ -19,6 +20,8 @@ use crate::vocab::spiffe::{SpiffeId, TrustDomain};
 pub enum Tokens {
     /// The authority in this process.
     Authority(Arc<Authority>),
+    /// The authority of another process.
+    Remote(Arc<RemoteSigner>),
     /// The Workload API that this process gets its own identities from.
     Agent(Arc<WorkloadApiSource>),
     /// The source of identities signs no tokens.
@@ -31,6 +34,9 @@ pub enum MintError {
     /// The authority refused.
     #[error("authority refused")]
     Authority(#[source] IssueError),
+    /// The authority of another process refused or could not be reached.
+    #[error("authority gave no token")]
+    Remote(#[source] RemoteError),
     /// The Workload API refused or could not be reached.
     #[error("Workload API gave no token")]
     Agent(#[source] AgentError),
@@ -55,6 +61,10 @@ impl Tokens {
             Self::Authority(authority) => authority
                 .issue_jwt_svid(id, audiences, ttl, now)
                 .map_err(MintError::Authority),
+            Self::Remote(remote) => remote
+                .sign(id, audiences, ttl, now)
+                .await
+                .map_err(MintError::Remote),
             Self::Agent(agent) => agent
                 .jwt_svid(id, audiences)
                 .await
@@ -70,6 +80,13 @@ impl Tokens {
             Self::Authority(authority) => {
                 let set = for_svids(&authority.jwks());
                 BTreeMap::from([(authority.trust_domain().clone(), set)])
+            }
+            Self::Remote(remote) => {
+                let set = remote.key_set();
+                let domain = remote.trust_domain().clone();
+                set.map(|set| (domain, for_svids(&set)))
+                    .into_iter()
+                    .collect()
             }
             Self::Agent(agent) => agent.jwt_bundles(),
             Self::Nobody => BTreeMap::new(),
