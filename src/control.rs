@@ -22,3 +22,4 @@ pub mod plane;
 pub mod snapshot;
 pub mod svid;
 pub mod watch_files;
+pub mod workload_api;

@@ -12,6 +12,7 @@ pub mod hbone;
 pub mod listener;
 pub mod memory;
 pub mod mux;
+pub mod peer;
 pub mod random;
 pub mod records;
 pub mod relay;

@@ -1,5 +1,6 @@
 //! Decision records, metrics and diagnostics.
 
+pub mod audit;
 pub mod diagnostics;
 pub mod live;
 pub mod metrics;

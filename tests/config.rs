@@ -857,3 +857,52 @@ mod disk {
         );
     }
 }
+
+#[test]
+fn the_workload_api_and_its_entries() {
+    use ringgate::config::checked::workload_api::{Endpoint, PeerSelector, WorkloadApiEntry};
+
+    let text = |uid: u32, mode: &str| {
+        format!(
+            "[identity]\nworkloadApi = 'unix:///run/spire/sockets/agent.sock'\nfederatesWith = ['partner.org']\n\
+             [mesh]\ntrustDomainAliases = ['old.local']\n\
+             [workloadApi]\nsocket = 'run/w.sock'\nsocketMode = '{mode}'\nsocketGid = 7\n\
+             [[workloadApi.entry]]\nworkload = 'default/a'\nhint = 'h'\n\
+             match = {{ uid = {uid}, exe = '/usr/bin/x', unit = 'x.service', cgroup = '/a.slice/' }}\n\
+             [[workloadEntry]]\nname = 'a'\nserviceAccount = 'a'\naddress = '10.0.0.1'\n"
+        )
+    };
+    let read = |text: &str| {
+        parse("x.toml", text)
+            .unwrap_or_else(|e| panic!("{e}"))
+            .process
+    };
+    let process = read(&text(1000, "0660"));
+    let IdentitySource::WorkloadApi(source) = &process.identity else {
+        panic!("{:?}", process.identity)
+    };
+    let socket = PathBuf::from("/run/spire/sockets/agent.sock");
+    assert_eq!(source.endpoint, Endpoint::Socket(socket));
+    let federated: Vec<_> = source.federated.iter().map(|d| d.as_str()).collect();
+    assert_eq!(federated, ["old.local", "partner.org"]);
+    let served = process.workload_api.clone().unwrap();
+    assert_eq!(served.socket, Path::new(BASE).join("run/w.sock"));
+    assert_eq!((served.socket_mode, served.jwt_svid_ttl_s), (0o660, 300));
+    assert_eq!((served.socket_uid, served.socket_gid), (None, Some(7)));
+    let entry = WorkloadApiEntry {
+        workload: ResourceName::new("default", "a"),
+        hint: "h".to_owned(),
+        selector: PeerSelector {
+            uid: Some(1000),
+            gid: None,
+            exe: Some("/usr/bin/x".into()),
+            unit: Some("x.service".to_owned()),
+            cgroup: Some("/a.slice".to_owned()),
+        },
+    };
+    assert_eq!(served.entries, [entry]);
+    // Entries change by a reload, the socket does not.
+    assert_eq!(process.differences(&read(&text(1001, "0660"))), [""; 0]);
+    let other = process.differences(&read(&text(1001, "0600")));
+    assert_eq!(other, ["[workloadApi]"]);
+}

@@ -18,6 +18,7 @@ mod service;
 mod target;
 mod url;
 mod values;
+mod workload_api;
 
 use std::path::PathBuf;
 

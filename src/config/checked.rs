@@ -1,6 +1,7 @@
 //! What the program runs on. Nothing here is read from a file directly; `check` makes it.
 
 pub mod capture;
+pub mod workload_api;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::checked::capture::{Capture, OriginalSource, OwnerMatch, Unowned};
+use crate::config::checked::workload_api::{WorkloadApi, WorkloadApiSource};
 use crate::config::problem::{Lint, Problem};
 use crate::extauthz::Authorizer;
 use crate::identity::revocation::{NodeName, Revocations};
@@ -71,6 +73,8 @@ pub struct Process {
     pub identity: IdentitySource,
     /// Identity files that the operator asked for (off by default).
     pub identity_files: Vec<IdentityFiles>,
+    /// `[workloadApi]`.
+    pub workload_api: Option<WorkloadApi>,
     /// `[[node]]`.
     pub nodes: Vec<Node>,
     /// `[[waypoint]]`.
@@ -82,9 +86,14 @@ pub struct Process {
 }
 
 impl Process {
-    /// Keys of the tables in which `other` differs.
+    /// Keys of the tables in which `other` differs, but for what a reload may change.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let mut other = other.clone();
+        if let (Some(now), Some(then)) = (&self.workload_api, &mut other.workload_api) {
+            then.entries.clone_from(&now.entries);
+        }
+        let other = &other;
         let settings = |p: &Self| (p.name.clone(), p.io, p.cores, p.nameservers.clone());
         let compared = [
             ("[process]", settings(self) != settings(other)),
@@ -97,6 +106,7 @@ impl Process {
                 "[[identityFiles]]",
                 self.identity_files != other.identity_files,
             ),
+            ("[workloadApi]", self.workload_api != other.workload_api),
             ("[[node]]", self.nodes != other.nodes),
             ("[[waypoint]]", self.waypoints != other.waypoints),
             ("[[ingress]]", self.ingresses != other.ingresses),
@@ -129,7 +139,9 @@ impl Process {
     pub fn listeners(&self) -> Vec<SocketAddr> {
         let authority = match &self.identity {
             IdentitySource::Embedded(authority) => authority.listen,
-            IdentitySource::Remote(_) | IdentitySource::Files(_) => None,
+            IdentitySource::Remote(_)
+            | IdentitySource::Files(_)
+            | IdentitySource::WorkloadApi(_) => None,
         };
         let nodes = self.nodes.iter().flat_map(|node| {
             let workloads = node.workloads.iter();
@@ -192,6 +204,8 @@ pub enum IdentitySource {
     Remote(RemoteAuthority),
     /// `[identity] files`: directories with an identity each, which something else keeps fresh.
     Files(Vec<PathBuf>),
+    /// `[identity] workloadApi`: a SPIFFE Workload API, SPIRE's for one.
+    WorkloadApi(WorkloadApiSource),
 }
 
 /// `[authority]`.

@@ -7,6 +7,7 @@ pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod revocation;
+pub(crate) mod workload_api;
 
 use crate::config::raw::authn::{PeerAuthentication, RequestAuthentication};
 use crate::config::raw::mesh::{
@@ -19,6 +20,7 @@ use crate::config::raw::process::{
     Readiness, Records, Waypoint,
 };
 use crate::config::raw::revocation::Revocation;
+use crate::config::raw::workload_api::WorkloadApi;
 use crate::config::read::table;
 
 table! {
@@ -32,6 +34,7 @@ table! {
         authority: Option<Authority> = "authority",
         identity: Option<Identity> = "identity",
         identity_files: Option<Vec<IdentityFiles>> = "identityFiles",
+        workload_api: Option<WorkloadApi> = "workloadApi",
         node: Option<Vec<Node>> = "node",
         waypoint: Option<Vec<Waypoint>> = "waypoint",
         ingress: Option<Vec<Ingress>> = "ingress",
@@ -51,7 +54,7 @@ table! {
 }
 
 /// Keys that only the main file may have: they describe the process, not the mesh.
-pub(crate) const PROCESS_KEYS: [&str; 12] = [
+pub(crate) const PROCESS_KEYS: [&str; 13] = [
     "process",
     "records",
     "admin",
@@ -60,6 +63,7 @@ pub(crate) const PROCESS_KEYS: [&str; 12] = [
     "authority",
     "identity",
     "identityFiles",
+    "workloadApi",
     "node",
     "waypoint",
     "ingress",

@@ -592,11 +592,25 @@ impl Authority {
         ttl: Duration,
         now: UnixTime,
     ) -> Result<String, IssueError> {
+        self.issue_jwt_svid(id, &[audience.to_owned()], ttl, now)
+    }
+
+    /// As [`Self::issue_token`], for several audiences (SPIFFE JWT-SVID section 3).
+    ///
+    /// # Errors
+    /// `IssueError`: a foreign ID or a lifetime of more than 24 h.
+    pub fn issue_jwt_svid(
+        &self,
+        id: &SpiffeId,
+        audiences: &[String],
+        ttl: Duration,
+        now: UnixTime,
+    ) -> Result<String, IssueError> {
         self.check_request(id, ttl)?;
         if let Some(target) = self.revocations().of_identity(id, None) {
             return Err(IssueError::Barred(target));
         }
-        self.token.sign(&self.trust_domain, id, audience, ttl, now)
+        self.token.sign(&self.trust_domain, id, audiences, ttl, now)
     }
 
     /// The key set (RFC 7517) that verifies the workload tokens, as JSON.

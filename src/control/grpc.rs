@@ -1,5 +1,5 @@
 //! Istio's certificate service, `istio.v1.auth.IstioCertificateService/CreateCertificate`: gRPC over TLS; and beside it
-//! a method of our own that tells roots and revocations as soon as they change.
+//! methods of our own that tell roots and revocations as soon as they change, and sign JWT-SVIDs.
 //!
 //! [`server`] lets other processes and real ztunnels join the embedded authority; [`client`] makes this process join
 //! another's.
@@ -10,16 +10,20 @@ mod client;
 mod follow;
 mod node;
 mod server;
+mod tokens;
 
 pub use self::client::{RemoteAuthority, RemoteError, TokenSource};
 pub use self::follow::follow;
 pub use self::node::{NodeError, NodeState};
 pub use self::server::{CertificateService, ServeError};
+pub use self::tokens::RemoteSigner;
 
 /// The one method of Istio's service.
 const PATH: &str = "/istio.v1.auth.IstioCertificateService/CreateCertificate";
-/// The one method of ours: answered when the version is another than the asked one, or after a while.
+/// Answered when the version is another than the asked one, or after a while.
 const NEWS_PATH: &str = "/ringgate.authority.v1.AuthorityService/Watch";
+/// Signs a JWT-SVID, and tells the keys.
+const TOKEN_PATH: &str = "/ringgate.authority.v1.AuthorityService/SignToken";
 /// ALPN of gRPC.
 const ALPN: &[u8] = b"h2";
 
@@ -77,4 +81,38 @@ struct NewsRevocation {
     /// Why.
     #[prost(string, tag = "3")]
     reason: String,
+}
+
+/// Asks for a JWT-SVID; without an ID for the keys alone.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+struct TokenRequest {
+    /// Whose.
+    #[prost(string, tag = "1")]
+    spiffe_id: String,
+    /// `aud`.
+    #[prost(string, repeated, tag = "2")]
+    audience: Vec<String>,
+    /// Lifetime in seconds; the authority may give less.
+    #[prost(uint64, tag = "3")]
+    ttl_s: u64,
+}
+
+/// A JWT-SVID, and what verifies it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[prost(skip_debug)]
+struct TokenResponse {
+    /// Empty if none was asked for.
+    #[prost(string, tag = "1")]
+    svid: String,
+    /// Key set (RFC 7517) as JSON.
+    #[prost(string, tag = "2")]
+    key_set: String,
+}
+
+impl std::fmt::Debug for TokenResponse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenResponse")
+            .field("key_set", &self.key_set)
+            .finish_non_exhaustive()
+    }
 }

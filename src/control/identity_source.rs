@@ -1,12 +1,13 @@
 //! From the configuration to the source of identities, and what runs beside it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use tokio::sync::watch;
 
+use crate::config::checked::workload_api::Endpoint;
 use crate::config::checked::{self, Config, IdentitySource, Secret};
 use crate::control::authority::grant::JoinTokens;
 use crate::control::authority::news::News;
@@ -16,6 +17,7 @@ use crate::control::file_source::FileSource;
 use crate::control::grpc::{CertificateService, NodeState, RemoteAuthority, RemoteError, follow};
 use crate::control::plane::{PlaneError, Tasks};
 use crate::control::svid::{Source, system_clock, system_jitter};
+use crate::control::workload_api::source::WorkloadApiSource;
 use crate::identity::pem;
 use crate::identity::revocation::Revocations;
 use crate::vocab::spiffe::TrustDomain;
@@ -78,7 +80,29 @@ pub(super) async fn begin(config: &Config, tasks: &mut Tasks) -> Result<Begun, P
             tasks.spawn("watch of identity files", Arc::clone(&source).watch());
             Ok((Source::Files(source), None, Told::Nobody))
         }
+        IdentitySource::WorkloadApi(settings) => {
+            let socket = match &settings.endpoint {
+                Endpoint::Socket(path) => path.clone(),
+                Endpoint::Variable(name) => endpoint_variable(name)?,
+            };
+            let domain = config.mesh.trust_domain.clone();
+            let (federated, clock) = (settings.federated.clone(), system_clock());
+            let agent = WorkloadApiSource::new(socket, domain, federated, clock, system_jitter());
+            let agent = Arc::new(agent);
+            tasks.spawn("follower of the Workload API", Arc::clone(&agent).run());
+            Ok((Source::Agent(agent), None, Told::Nobody))
+        }
     }
+}
+
+/// The path in an environment variable such as `SPIFFE_ENDPOINT_SOCKET`.
+fn endpoint_variable(name: &str) -> Result<PathBuf, PlaneError> {
+    let value = std::env::var_os(name).unwrap_or_default();
+    let path = value.to_str().and_then(Endpoint::path);
+    path.ok_or_else(|| PlaneError::Content {
+        what: format!("env:{name}"),
+        problem: "is not set to `unix:///PATH`".to_owned(),
+    })
 }
 
 async fn embedded(

@@ -28,6 +28,9 @@ use crate::control::observe::{Observed, Reports};
 use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
 use crate::control::svid::{SvidManager, SvidSet, system_clock};
 use crate::control::watch_files;
+use crate::control::workload_api::attest::{self, Entry};
+use crate::control::workload_api::socket::SocketError;
+use crate::control::workload_api::start as workload_api;
 use crate::identity::revocation::Revocations;
 use crate::identity::svid::WantedSvid;
 use crate::io::clock;
@@ -58,6 +61,9 @@ pub enum PlaneError {
     /// The remote authority.
     #[error("remote authority")]
     Remote(#[source] RemoteError),
+    /// The socket of the Workload API that this process serves.
+    #[error("Workload API")]
+    Socket(#[source] SocketError),
     /// A secret.
     #[error("secret")]
     Secret(#[source] config::secret::SecretError),
@@ -184,6 +190,7 @@ pub struct Plane {
     names: Names,
     login: LoginPart,
     asks: mpsc::Receiver<Ask>,
+    entries: watch::Sender<Arc<Vec<Entry>>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     changed: watch::Sender<u64>,
     status: watch::Sender<Status>,
@@ -203,18 +210,19 @@ impl Plane {
         let reports = endpoints(&config.process, &status, authority.as_ref(), &mut tasks).await?;
         status.send_modify(|s| s.source = source.label());
         let wanted = wanted(&config);
+        let signer = workload_api::signer(&source);
         let manager = SvidManager::new(source, wanted.clone());
         let (mut svids, wanted_sender) = (manager.subscribe(), manager.wanted());
         let mut revoked = Revoked::new(told, manager.revoked());
         revoked.gather(&config.mesh);
         tasks.spawn("rotation of identities", manager.run());
+        let entries = workload_api::serve(&config, signer, svids.clone(), &mut tasks)?;
         let jobs = file_jobs(&config);
         if !jobs.is_empty() {
             let keep = files::keep(jobs, authority, svids.clone(), system_clock());
             tasks.spawn("writer of identity files", keep);
         }
-        let http = HttpClient::new(std::path::Path::new(SYSTEM_ROOTS))
-            .unwrap_or_else(|_no_roots| HttpClient::loopback_only());
+        let http = http_client();
         let (jwks, mut keys, keeper) = JwksHandle::new(
             http.clone(),
             Timetable::default(),
@@ -248,6 +256,7 @@ impl Plane {
             names,
             login,
             asks,
+            entries,
             // Replaced at once, two lines below.
             snapshot: Arc::new(ArcSwap::from_pointee(
                 Snapshot::build(&first_parts(&config)).map_err(PlaneError::Snapshot)?,
@@ -372,7 +381,7 @@ impl Plane {
             let text = "has changed, which needs a restart; the mesh was not reloaded either";
             return self.refused(vec![format!("{file}: {tables} {text}")]);
         }
-        if loaded.mesh == self.config.mesh {
+        if loaded.mesh == self.config.mesh && loaded.process == self.config.process {
             if !self.status.borrow().problems.is_empty() {
                 tracing::info!("the configuration is good again, and as it was");
             }
@@ -407,6 +416,8 @@ impl Plane {
             self.renew();
         }
         self.wanted.send_replace(wanted(&self.config));
+        self.entries
+            .send_replace(Arc::new(attest::entries(&self.config)));
         self.jwks.set_sources(key_sources(&self.config.mesh));
         self.names.wanted.send_replace(dns::wanted(&self.config));
     }
@@ -462,6 +473,11 @@ fn first_parts(config: &Arc<Config>) -> Parts {
         origination: Arc::default(),
         last: None,
     }
+}
+
+fn http_client() -> HttpClient {
+    HttpClient::new(std::path::Path::new(SYSTEM_ROOTS))
+        .unwrap_or_else(|_no_roots| HttpClient::loopback_only())
 }
 
 /// Serves the admin, metrics and readiness endpoints that the configuration asks for.
@@ -523,6 +539,12 @@ fn wanted(config: &Config) -> Vec<WantedSvid> {
     for hosted in config.process.nodes.iter().flat_map(|n| &n.workloads) {
         if let Some(wanted) = wanted_of_workload(mesh, &hosted.workload.to_string()) {
             by_id.entry(wanted.id).or_default().extend(wanted.dns_names);
+        }
+    }
+    // Processes of this machine may be workloads that no node of this process serves.
+    for entry in config.process.workload_api.iter().flat_map(|w| &w.entries) {
+        for workload in mesh.workloads.iter().filter(|w| w.name == entry.workload) {
+            by_id.entry(workload.id.clone()).or_default();
         }
     }
     // The authority may write files for workloads that no node of this process serves.

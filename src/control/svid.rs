@@ -18,6 +18,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::authority::{Authority, IssueError};
 use super::file_source::{FileSource, FileSourceError};
 use super::grpc::{RemoteAuthority, RemoteError};
+use super::workload_api::source::{AgentError, WorkloadApiSource};
 use crate::identity::bundle::TrustBundles;
 use crate::identity::leaf;
 use crate::identity::revocation::{Revocations, Serial};
@@ -90,6 +91,9 @@ pub trait SvidSource: Send + Sync + 'static {
 /// Why a source gave no SVID.
 #[derive(Debug, Error)]
 pub enum SourceError {
+    /// The Workload API did not offer it.
+    #[error("Workload API gave no SVID")]
+    Agent(#[source] AgentError),
     /// The embedded authority refused.
     #[error("embedded authority refused")]
     Embedded(#[source] IssueError),
@@ -115,6 +119,8 @@ pub enum Source {
     Remote(Arc<RemoteAuthority>),
     /// `[identity]` with files.
     Files(Arc<FileSource>),
+    /// `[identity]` with workloadApi.
+    Agent(Arc<WorkloadApiSource>),
 }
 
 impl Source {
@@ -125,6 +131,7 @@ impl Source {
             Self::Embedded { .. } => "authority",
             Self::Remote(_) => "remote",
             Self::Files(_) => "files",
+            Self::Agent(_) => "workloadApi",
         }
     }
 }
@@ -143,6 +150,7 @@ impl SvidSource for Source {
             }
             Self::Remote(remote) => remote.issue(wanted, now).await.map_err(SourceError::Remote),
             Self::Files(files) => files.issue(wanted, now).map_err(SourceError::Files),
+            Self::Agent(agent) => agent.issue(wanted, now).await.map_err(SourceError::Agent),
         }
     }
 
@@ -151,6 +159,7 @@ impl SvidSource for Source {
             Self::Embedded { authority, .. } => authority.bundles(),
             Self::Remote(remote) => remote.bundles(),
             Self::Files(files) => files.bundles(),
+            Self::Agent(agent) => agent.bundles(),
         }
     }
 
@@ -159,6 +168,7 @@ impl SvidSource for Source {
             Self::Embedded { authority, .. } => Some(authority.subscribe_bundles()),
             Self::Remote(remote) => Some(remote.subscribe_bundles()),
             Self::Files(files) => Some(files.subscribe_bundles()),
+            Self::Agent(agent) => Some(agent.subscribe_bundles()),
         }
     }
 
@@ -166,6 +176,7 @@ impl SvidSource for Source {
         match self {
             Self::Embedded { .. } | Self::Remote(_) => None,
             Self::Files(files) => Some(files.renewals()),
+            Self::Agent(agent) => Some(agent.renewals()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! JWT-SVIDs (SPIFFE JWT-SVID): whose identity a token is, by the keys of that identity's own trust domain.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -143,6 +144,20 @@ impl JwtBundles {
         audience: &str,
         now_unix_s: i64,
     ) -> Result<SpiffeId, SvidError> {
+        self.verify_claims(token, audience, now_unix_s)
+            .map(|(id, _claims)| id)
+    }
+
+    /// As [`Self::verify`]; with all claims of the token.
+    ///
+    /// # Errors
+    /// `SvidError`.
+    pub fn verify_claims(
+        &self,
+        token: &str,
+        audience: &str,
+        now_unix_s: i64,
+    ) -> Result<(SpiffeId, Arc<Map<String, Value>>), SvidError> {
         let parsed = Unverified::parse(token)?;
         check_header(parsed.header())?;
         let claims = parsed.claims()?;
@@ -153,7 +168,8 @@ impl JwtBundles {
             .get(id.trust_domain())
             .ok_or(SvidError::TrustDomain)?;
         parsed.verify(keys)?;
-        check_claims(&claims, audience, now_unix_s, |_known| true)
+        let id = check_claims(&claims, audience, now_unix_s, |_known| true)?;
+        Ok((id, claims.claims))
     }
 }
 

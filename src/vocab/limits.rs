@@ -32,6 +32,30 @@ pub const ROOTS: usize = 8;
 pub const NEWS_MESSAGE_BYTES: usize = 4 << 20;
 /// How long an authority keeps a follower waiting when there is nothing new, in milliseconds.
 pub const NEWS_WAIT_MS: u64 = 20_000;
+/// Connections that the certificate service serves at a time.
+pub const CERTIFICATE_CONNECTIONS: usize = 256;
+/// Entries of `[workloadApi]`.
+pub const WORKLOAD_API_ENTRIES: usize = 1024;
+/// Longest hint of an entry.
+pub const WORKLOAD_API_HINT_BYTES: usize = 255;
+/// Connections that the Workload API serves at a time.
+pub const WORKLOAD_API_CONNECTIONS: usize = 1024;
+/// Connections among them that one user may have.
+pub const WORKLOAD_API_CONNECTIONS_PER_USER: usize = 128;
+/// Concurrent streams of one connection to the Workload API.
+pub const WORKLOAD_API_STREAMS: u32 = 32;
+/// Requests that one user may make of the Workload API within a second.
+pub const WORKLOAD_API_REQUESTS_PER_USER: u32 = 200;
+/// Longest request to the Workload API.
+pub const WORKLOAD_API_REQUEST_BYTES: usize = 64 * 1024;
+/// Longest answer of a Workload API that this process asks.
+pub const WORKLOAD_API_ANSWER_BYTES: usize = 4 << 20;
+/// Longest answer of an authority that is asked for a JWT-SVID.
+pub const TOKEN_MESSAGE_BYTES: usize = 256 * 1024;
+/// Audiences of one JWT-SVID.
+pub const JWT_SVID_AUDIENCES: usize = 16;
+/// Records of what the control thread decided that wait for their writer.
+pub const CONTROL_RECORDS: usize = 4096;
 /// Longest host of a request, port excluded (Istio bulletin 2024-003).
 pub const HOST_BYTES: usize = 255;
 /// Request or response head, request line included.
@@ -230,4 +254,6 @@ const _: () = assert!(HBONE_ANSWER_LIST_BYTES <= HBONE_HEADER_LIST_BYTES);
 const _: () = assert!(HBONE_RESET_COST < HBONE_IDLE_FRAMES);
 const _: () = assert!(TOKEN_BYTES < HEAD_BYTES);
 const _: () = assert!(COOKIE_BYTES < 4096);
+const _: () = assert!(TOKEN_BYTES < WORKLOAD_API_REQUEST_BYTES);
+const _: () = assert!(WORKLOAD_API_CONNECTIONS_PER_USER < WORKLOAD_API_CONNECTIONS);
 const _: () = assert!(CONNECT_MS < CONNECT_ALL_MS);

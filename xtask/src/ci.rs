@@ -85,6 +85,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("nsenter", "util-linux"),
     ("nginx", "nginx-light"),
     ("psql", "postgresql"), // client and server: the netns tests have it talk through the mesh
+    ("pip3", "python3-pip"),
 ];
 
 /// Node.js for machines whose own is too old for the tests' OpenID provider (Debian 12 has 18): the
@@ -153,12 +154,41 @@ fn tools(root: &Path) -> Result<()> {
         oidc.join("package-lock.json").is_file(),
         "tests/oidc/package-lock.json is missing"
     );
+    install_python(root)?;
     let mut install = Command::new("npm");
     install
         .args(["ci", "--no-audit", "--no-fund"])
         .current_dir(oidc)
         .env("PATH", steps::path(root));
     steps::finish(&mut install)
+}
+
+/// Puts py-spiffe beside the build, for the tests of the Workload API. Nothing outside the target directory changes.
+fn install_python(root: &Path) -> Result<()> {
+    let packages = steps::target(root).join("python");
+    let list = root.join("tests/workload_api/requirements.txt");
+    let stamp = packages.join("requirements.txt");
+    let wanted = std::fs::read(&list).context("tests/workload_api/requirements.txt is missing")?;
+    if std::fs::read(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    let (into, list) = (packages.to_string_lossy(), list.to_string_lossy());
+    let arguments = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--upgrade",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--target",
+        &into,
+        "--requirement",
+        &list,
+    ];
+    command(root, "python3", &arguments)?;
+    std::fs::write(stamp, wanted)?;
+    Ok(())
 }
 
 fn apt_install(root: &Path, packages: &[&str]) -> Result<()> {

@@ -2,9 +2,9 @@
 
 use url::Url;
 
-use crate::config::check::Context;
 use crate::config::check::listeners::Listeners;
-use crate::config::checked::{Authority, IdentitySource, IssuingCa, RemoteAuthority};
+use crate::config::check::{Context, workload_api};
+use crate::config::checked::{Authority, IdentitySource, IssuingCa, Mesh, RemoteAuthority};
 use crate::config::place::At;
 use crate::config::raw::process as raw;
 use crate::config::read::{Millis, Table};
@@ -76,8 +76,36 @@ fn issuing(raw: &raw::Authority, cx: &mut Context<'_>) -> Option<IssuingCa> {
     }
 }
 
-/// `[identity]`: an authority or directories.
-pub(crate) fn elsewhere(raw: &raw::Identity, cx: &mut Context<'_>) -> Option<IdentitySource> {
+/// `[identity]`: an authority, directories or a Workload API.
+pub(crate) fn elsewhere(
+    raw: &raw::Identity,
+    mesh: &Mesh,
+    cx: &mut Context<'_>,
+) -> Option<IdentitySource> {
+    if let Some(socket) = &raw.workload_api {
+        let unused = [
+            ("address", raw.address.as_ref().map(|at| &at.place)),
+            ("files", raw.files.as_ref().map(|at| &at.place)),
+            ("rootCa", raw.root_ca.as_ref().map(|at| &at.place)),
+            ("token", raw.token.as_ref().map(|at| &at.place)),
+            ("node", raw.node.as_ref().map(|at| &at.place)),
+            ("stateDir", raw.state_dir.as_ref().map(|at| &at.place)),
+            ("clusterId", raw.cluster_id.as_ref().map(|at| &at.place)),
+        ];
+        for (key, place) in unused {
+            if let Some(place) = place {
+                let text = format!("`{key}` is of no use with `workloadApi`");
+                cx.out.error(place, text);
+            }
+        }
+        return workload_api::source(socket, raw, mesh, cx).map(IdentitySource::WorkloadApi);
+    }
+    if let Some(at) = raw.federates_with.iter().flatten().next() {
+        cx.out.error(
+            &at.place,
+            "`federatesWith` is of no use without `workloadApi`",
+        );
+    }
     match (&raw.address, &raw.files) {
         (Some(_), Some(files)) => {
             cx.out
@@ -104,7 +132,8 @@ pub(crate) fn elsewhere(raw: &raw::Identity, cx: &mut Context<'_>) -> Option<Ide
         (Some(address), None) => remote(raw, address, cx).map(IdentitySource::Remote),
         (None, None) => {
             if raw.whole() {
-                cx.out.error(raw.place(), "expected `address` or `files`");
+                cx.out
+                    .error(raw.place(), "expected `address`, `files` or `workloadApi`");
             }
             None
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::config::check::listeners::Listeners;
-use crate::config::check::{Context, capture, identity};
+use crate::config::check::{Context, capture, identity, workload_api};
 use crate::config::checked::{
     Egress, GatewayClass, IdentityFiles, IdentitySource, Ingress, IngressListener, Mesh, Node,
     NodeWorkload, Process, RecordSink, Waypoint,
@@ -40,7 +40,7 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
     let metrics = metrics.map(|m| seen.listeners.add(&m.listen, cx));
     let readiness = file.readiness.as_ref();
     let readiness = readiness.map(|r| seen.listeners.add(&r.listen, cx));
-    let identity = identity_source(file, &mut seen, cx);
+    let identity = identity_source(file, mesh, &mut seen, cx);
     let nodes: Vec<Node> = file
         .node
         .iter()
@@ -74,9 +74,9 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         || file.waypoint.is_some()
         || file.ingress.is_some()
         || file.egress.is_some();
-    if !roles && file.authority.is_none() && file.whole() {
+    if !roles && file.authority.is_none() && file.workload_api.is_none() && file.whole() {
         let place = Place::top(0);
-        cx.out.error(&place, "nothing to do: expected a [[node]], [[waypoint]], [[ingress]], [[egress]] or [authority]");
+        cx.out.error(&place, "nothing to do: expected a [[node]], [[waypoint]], [[ingress]], [[egress]], [workloadApi] or [authority]");
     }
     Some(Process {
         name: settings
@@ -89,6 +89,7 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         admin,
         metrics,
         readiness,
+        workload_api: workload_api::serve(file, cx),
         identity: identity?,
         identity_files,
         nodes,
@@ -136,7 +137,12 @@ fn records(file: &File, cx: &Context<'_>) -> RecordSink {
     }
 }
 
-fn identity_source(file: &File, seen: &mut Seen, cx: &mut Context<'_>) -> Option<IdentitySource> {
+fn identity_source(
+    file: &File,
+    mesh: &Mesh,
+    seen: &mut Seen,
+    cx: &mut Context<'_>,
+) -> Option<IdentitySource> {
     match (&file.authority, &file.identity) {
         (Some(_), Some(identity)) => {
             cx.out.error(
@@ -150,7 +156,7 @@ fn identity_source(file: &File, seen: &mut Seen, cx: &mut Context<'_>) -> Option
             &mut seen.listeners,
             cx,
         ))),
-        (None, Some(raw)) => identity::elsewhere(raw, cx),
+        (None, Some(raw)) => identity::elsewhere(raw, mesh, cx),
         (None, None) => {
             if file.whole() {
                 cx.out.error(

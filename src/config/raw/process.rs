@@ -82,6 +82,9 @@ table! {
         cluster_id: Option<At<String>> = "clusterId",
         /// Directories with an identity each.
         files: Option<At<Vec<At<String>>>> = "files",
+        /// `unix:///PATH`, or `env:NAME` of a variable that holds it.
+        workload_api: Option<At<String>> = "workloadApi",
+        federates_with: Option<Vec<At<String>>> = "federatesWith",
     }
 }
 

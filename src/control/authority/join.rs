@@ -320,6 +320,29 @@ impl Authority {
         Ok(self.sign_request(request, Some(node), ttl, now)?)
     }
 
+    /// A JWT-SVID for a node that has proved to be `node`, for an identity that it was granted.
+    ///
+    /// # Errors
+    /// `JoinError`.
+    pub fn token_for_node(
+        &self,
+        node: &NodeName,
+        id: &SpiffeId,
+        audiences: &[String],
+        ttl: Duration,
+        now: UnixTime,
+    ) -> Result<String, JoinError> {
+        let data = self.ledger.data();
+        let entry = data.nodes.get(node.as_str());
+        let entry = entry.ok_or_else(|| JoinError::NoNode(node.clone()))?;
+        self.barred(id, Some(node))?;
+        let grant = ledger::grant(&entry.grant).map_err(JoinError::Ledger)?;
+        if !grant.allows_id(id) {
+            return Err(IssueError::NotGranted(id.to_string()).into());
+        }
+        Ok(self.issue_jwt_svid(id, audiences, ttl, now)?)
+    }
+
     /// Refuses what is revoked.
     pub(super) fn barred(&self, id: &SpiffeId, node: Option<&NodeName>) -> Result<(), JoinError> {
         match self.revocations().of_identity(id, node) {

@@ -29,9 +29,17 @@ pub(super) struct TokenKey {
 struct Claims<'a> {
     iss: String,
     sub: &'a str,
-    aud: &'a str,
+    aud: Audience<'a>,
     iat: u64,
     exp: u64,
+}
+
+/// One audience is a string, as Kubernetes and Istio write it; several are a list (RFC 7519 section 4.1.3).
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Audience<'a> {
+    One(&'a str),
+    Several(&'a [String]),
 }
 
 impl TokenKey {
@@ -74,7 +82,7 @@ impl TokenKey {
         &self,
         trust_domain: &TrustDomain,
         id: &SpiffeId,
-        audience: &str,
+        audiences: &[String],
         ttl: Duration,
         now: UnixTime,
     ) -> Result<String, IssueError> {
@@ -83,7 +91,10 @@ impl TokenKey {
         let claims = Claims {
             iss: format!("https://{trust_domain}"),
             sub: id.as_str(),
-            aud: audience,
+            aud: match audiences {
+                [one] => Audience::One(one),
+                several => Audience::Several(several),
+            },
             iat: now.as_secs(),
             exp: now.as_secs().saturating_add(ttl.as_secs()),
         };

@@ -21,7 +21,7 @@ use tonic::{Code, Request, Status};
 use super::answer::unary;
 use super::{
     ALPN, CertificateRequest, CertificateResponse, NEWS_PATH, NewsRequest, NewsResponse,
-    NewsRevocation, PATH,
+    NewsRevocation, PATH, TOKEN_PATH, TokenRequest, TokenResponse,
 };
 use crate::control::authority::grant::{Grant, JoinTokens};
 use crate::control::authority::join::JoinError;
@@ -34,6 +34,7 @@ use crate::identity::revocation::{NodeName, PeerLeaf};
 use crate::identity::rotation::next_rotation;
 use crate::identity::tls;
 use crate::vocab::limits;
+use crate::vocab::spiffe::SpiffeId;
 
 const STREAMS: u32 = 16;
 const HEADER_BYTES: u32 = 16 * 1024;
@@ -273,6 +274,12 @@ impl CertificateService {
                 };
                 unary(request, most, wait.saturating_add(REQUEST), news).await
             }
+            TOKEN_PATH => {
+                let sign = move |request: Request<TokenRequest>| async move {
+                    self.sign_token(&request, &caller)
+                };
+                unary(request, most, REQUEST, sign).await
+            }
             _ => Status::unimplemented("unknown method").into_http(),
         }
     }
@@ -343,6 +350,50 @@ impl CertificateService {
         };
         let news = found.unwrap_or_else(|| Arc::clone(&news.borrow()));
         Ok(encode(&news))
+    }
+
+    /// A JWT-SVID for an identity that the caller may have a certificate of.
+    fn sign_token(
+        &self,
+        request: &Request<TokenRequest>,
+        caller: &Caller,
+    ) -> Result<TokenResponse, Status> {
+        let proof = self.prove(request, caller)?;
+        let (authority, asked) = (&self.inner.authority, request.get_ref());
+        if let Proof::Once(_) = proof {
+            return Err(Status::unauthenticated("a join token is for joining alone"));
+        }
+        let key_set = authority.jwks();
+        if asked.spiffe_id.is_empty() {
+            let svid = String::new();
+            return Ok(TokenResponse { svid, key_set });
+        }
+        let bad = |reason: String| Status::invalid_argument(reason);
+        let id = SpiffeId::parse(&asked.spiffe_id).map_err(|e| bad(format!("spiffe_id: {e}")))?;
+        let audiences = &asked.audience;
+        if audiences.is_empty()
+            || audiences.len() > limits::JWT_SVID_AUDIENCES
+            || audiences.iter().any(String::is_empty)
+        {
+            return Err(bad("audience".to_owned()));
+        }
+        let ttl = Duration::from_secs(asked.ttl_s).clamp(Duration::from_secs(1), self.inner.ttl);
+        let (peer, now) = (caller.address, (self.inner.clock)());
+        let signed = match &proof {
+            Proof::Node(node) => authority.token_for_node(node, &id, audiences, ttl, now),
+            Proof::Held(grant) if grant.allows_id(&id) => authority
+                .issue_jwt_svid(&id, audiences, ttl, now)
+                .map_err(JoinError::Issue),
+            Proof::Held(_) | Proof::Once(_) => {
+                Err(JoinError::Issue(IssueError::NotGranted(id.to_string())))
+            }
+        };
+        let svid = signed.map_err(|error| {
+            tracing::warn!(%peer, error = &error as &dyn std::error::Error, "token request refused");
+            Status::new(join_code(&error), error.to_string())
+        })?;
+        tracing::info!(%peer, %id, "JWT-SVID issued");
+        Ok(TokenResponse { svid, key_set })
     }
 
     /// What the caller may ask by: its certificate if it is a node's, else its token.
