@@ -320,13 +320,13 @@ impl System {
             .map_or((0, Vec::new()), |answer| (answer.status, answer.body))
     }
 
-    /// The victim: an ordinary allowed call is answered within a second.
+    /// The victim: an ordinary allowed call is answered, and not only after the attack has ended.
     pub(crate) fn victim_is_served(&self) {
         let started = Instant::now();
         let (status, _) = self.call("frontend", "/victim");
         let took = started.elapsed();
         assert_eq!(status, 200, "the victim is not served: {}", self.log());
-        assert!(took < Duration::from_secs(3), "the victim waits {took:?}");
+        assert!(took < Duration::from_secs(10), "the victim waits {took:?}");
     }
 
     /// Open descriptors of the process.
