@@ -5,6 +5,7 @@ pub mod ask;
 pub mod authority;
 pub mod capture;
 pub mod dns;
+pub mod dns_server;
 pub mod durable;
 pub mod file_source;
 pub mod file_watch;

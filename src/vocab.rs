@@ -8,6 +8,7 @@ pub mod counter;
 pub mod field;
 pub mod host;
 pub mod limits;
+pub mod locality;
 pub mod path;
 pub mod resource;
 pub mod scope;

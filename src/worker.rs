@@ -1,5 +1,6 @@
 //! The process: boot, the cores' loops, what each listener does with a connection.
 
+pub mod attempt;
 pub mod boot;
 pub mod connect;
 pub mod core;
@@ -9,6 +10,7 @@ pub mod exchange;
 pub mod forward;
 pub mod gateway;
 pub mod judge;
+mod leave;
 pub mod listen;
 pub mod node;
 pub mod open;

@@ -16,8 +16,8 @@ use ringgate::config::checked::capture::{
     Capture, CaptureMode, CaptureScope, OnFailure, OriginalSource, OwnerMatch, UdpMode, Unowned,
 };
 use ringgate::config::checked::{
-    GatewayClass, IdentitySource, IoDriver, Location, PathMatch, Protocol, RecordSink, Secret,
-    UpstreamTls,
+    DnsUnknown, GatewayClass, IdentitySource, IoDriver, Location, PathMatch, Preference, Protocol,
+    RecordSink, Secret, ServiceEndpoint, UpstreamTls,
 };
 use ringgate::config::{self, Config, ConfigErrors};
 use ringgate::control::dns;
@@ -167,12 +167,16 @@ fn where_keys_come_from() {
     assert!(!plain.audience_stripping);
 }
 
+fn addresses_of(endpoints: &[ServiceEndpoint]) -> Vec<&str> {
+    endpoints.iter().map(|e| e.address.as_str()).collect()
+}
+
 #[test]
 fn outside_names() {
     let plain = outside("", "");
     assert_eq!(plain.process.nameservers, []);
     let service = &plain.mesh.services[0];
-    assert_eq!(service.endpoints, ["x.example.test"]);
+    assert_eq!(addresses_of(&service.endpoints), ["x.example.test"]);
     assert!(!service.allow_private);
 
     let more = "endpoints = [{ address = \"Y.example.test\" }, { address = \"10.0.0.1\" }]\nsubjectAltNames = [\"Z.example.test\", \"::ffff\"]\ndangerous_allowPrivateAddresses = true";
@@ -185,7 +189,10 @@ fn outside_names() {
         .collect();
     assert_eq!(servers, ["127.0.0.1:5353", "[::1]:53"]);
     let service = &full.mesh.services[0];
-    assert_eq!(service.endpoints, ["y.example.test", "10.0.0.1"]);
+    assert_eq!(
+        addresses_of(&service.endpoints),
+        ["y.example.test", "10.0.0.1"]
+    );
     assert_eq!(service.subject_alt_names, ["z.example.test", "::ffff"]);
     assert!(service.allow_private);
 
@@ -298,12 +305,12 @@ fn demo_mesh() {
         (partner.location, partner.waypoint),
         (Location::External, Some(2))
     );
-    assert_eq!(partner.endpoints, ["127.0.10.40"]);
-    let UpstreamTls::Simple {
+    assert_eq!(addresses_of(&partner.endpoints), ["127.0.10.40"]);
+    let Some(UpstreamTls::Simple {
         sni,
         subject_alt_names,
         ca_certificates,
-    } = &m.destination_rules[0].tls
+    }) = &m.destination_rules[0].tls
     else {
         panic!("simple")
     };
@@ -422,6 +429,117 @@ fn examples_load() {
     assert_eq!(owner.unit.as_deref(), Some("customer-api.service"));
     assert_eq!(config.mesh.authorization_policies.len(), 1);
     assert_eq!(config.sources.len(), 3);
+}
+
+#[test]
+fn routing_keys() {
+    let config =
+        parse("routing.toml", &read("config/routing.toml")).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(config.warnings, []);
+    assert_eq!(config.lints, []);
+    let node = &config.process.nodes[0];
+    assert_eq!(node.outbound_allow_any, Some(false));
+    assert_eq!(node.dns_unknown, DnsUnknown::Forward);
+    assert_eq!(node.dns_search, ["corp.example"]);
+    let listeners: Vec<String> = node
+        .dns_listeners()
+        .map(|(address, namespace)| format!("{address} {namespace:?}"))
+        .collect();
+    assert_eq!(
+        listeners,
+        [
+            "127.0.0.1:15053 Some(\"shop\")",
+            "127.0.0.1:15054 Some(\"shop\")"
+        ]
+    );
+    assert!(
+        config
+            .process
+            .listens_on("127.0.0.1:15054".parse().unwrap())
+    );
+    let m = &config.mesh;
+    assert_eq!(m.gateways[0].locality.to_string(), "eu/eu-1");
+    let workloads: Vec<_> = m
+        .workloads
+        .iter()
+        .map(|w| (w.weight, w.locality.to_string(), w.waypoint))
+        .collect();
+    assert_eq!(
+        workloads,
+        [
+            (1, "eu/eu-1".to_owned(), None),
+            (3, "eu/eu-1".to_owned(), Some(1)),
+            (1, "eu/eu-2".to_owned(), Some(1)),
+        ]
+    );
+    let [ledger, orders, plant] = m.services.as_slice() else {
+        panic!("{:?}", m.services);
+    };
+    assert_eq!(ledger.waypoint, Some(0));
+    assert_eq!(ledger.balance.preference, Preference::Zone);
+    let outlier = &ledger.balance.outlier;
+    assert_eq!(
+        (
+            outlier.consecutive_failures,
+            outlier.base_ejection_ms,
+            outlier.max_ejection_percent,
+            outlier.min_health_percent
+        ),
+        (5, 30_000, 50, 20)
+    );
+    assert_eq!(ledger.allocated, [] as [std::net::IpAddr; 0]);
+    assert_eq!(orders.export_to.as_deref(), Some(&["shop".to_owned()][..]));
+    assert_eq!(orders.balance.preference, Preference::Locality);
+    assert_eq!(
+        orders.balance.failover,
+        [("eu".to_owned(), "us".to_owned())]
+    );
+    assert_eq!(orders.endpoints[0].weight, 9);
+    assert_eq!(orders.endpoints[1].locality.to_string(), "us/us-1");
+    let [four, six] = orders.allocated.as_slice() else {
+        panic!("{:?}", orders.allocated);
+    };
+    assert!(four.to_string().starts_with("240.240."), "{four}");
+    assert!(six.to_string().starts_with("2001:2::"), "{six}");
+    assert!(plant.passthrough && plant.waypoint.is_none() && plant.allocated.is_empty());
+    assert_eq!(plant.blocks[0].parts().1, 16);
+}
+
+#[test]
+fn one_host_in_two_namespaces() {
+    let service = |namespace: &str, more: &str| {
+        format!(
+            "[[serviceEntry]]\nname = 's'\nnamespace = '{namespace}'\nhosts = ['db.example.test']\n\
+             ports = [{{ number = 80, name = 'http', protocol = 'HTTP' }}]\nresolution = 'STATIC'\n\
+             endpoints = [{{ address = '192.0.2.1' }}]\n{more}\n"
+        )
+    };
+    for (a, b, want) in [
+        ("", "", "other namespaces see both"),
+        ("exportTo = ['.']", "", ""),
+        ("exportTo = ['.']", "exportTo = ['.']", ""),
+        ("exportTo = ['c']", "exportTo = ['.', 'd']", ""),
+        (
+            "exportTo = ['c']",
+            "exportTo = ['.', 'c']",
+            "namespace `c` sees both",
+        ),
+        ("exportTo = ['c']", "", "namespace `c` sees both"),
+        ("exportTo = ['b']", "exportTo = ['*']", ""),
+        ("exportTo = ['~']", "", ""),
+    ] {
+        let text = format!("[authority]\n{}{}", service("a", a), service("b", b));
+        match parse("x", &text) {
+            Ok(_) => assert_eq!(want, "", "{a} {b}"),
+            Err(errors) => {
+                let errors = errors.to_string();
+                assert!(
+                    !want.is_empty() && errors.contains(want),
+                    "{a} {b}: {errors}"
+                );
+            }
+        }
+    }
 }
 
 #[test]
@@ -639,6 +757,7 @@ fn whole_files() -> Vec<(&'static str, String)> {
         "config/ingress.toml",
         "config/egress.toml",
         "tests/data/config/capture.toml",
+        "config/routing.toml",
     ]
     .map(|name| (name, read(name)))
     .into()

@@ -175,5 +175,6 @@ replays!(
     yaml,
     json,
     hbone,
-    hpack
+    hpack,
+    dns
 );

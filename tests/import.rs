@@ -887,15 +887,40 @@ spec:
             ("base.toml", &toml),
             (
                 "x.yaml",
-                &yaml.replace("address: 192.0.2.1", "address: 192.0.2.1, weight: 1"),
+                &yaml.replace("address: 192.0.2.1", "address: 192.0.2.1, network: n"),
             ),
         ],
         WHOLE,
     );
     assert_eq!(
         found.map(|_| ()).unwrap_err().to_string(),
-        "x.yaml:23:36: spec.endpoints[0].weight: not supported yet"
+        "x.yaml:23:36: spec.endpoints[0].network: not supported yet"
     );
+}
+
+/// A namespace and a service account are read for the waypoint in their labels, and for nothing else.
+#[test]
+fn waypoints_of_namespaces_and_accounts_are_read() {
+    let base = "[authority]\n[[gateway]]\nname = 'w'\nnamespace = 'shop'\ngatewayClassName = 'istio-waypoint'\n\
+                address = '10.0.0.1'\nlabels = { 'istio.io/waypoint-for' = 'all' }\n[[workloadEntry]]\nname = 'a'\n\
+                namespace = 'shop'\nserviceAccount = 'a'\naddress = '10.0.0.2'\nlabels = { app = 'a' }\n\
+                [[serviceEntry]]\nname = 's'\nnamespace = 'shop'\nhosts = ['s']\nlocation = 'MESH_INTERNAL'\n\
+                ports = [{ number = 80, name = 'http', protocol = 'HTTP' }]\nresolution = 'STATIC'\n\
+                workloadSelector.labels = { app = 'a' }\n";
+    let yaml = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: shop\n  labels: {istio.io/use-waypoint: w}\n\
+                spec: {finalizers: [kubernetes]}\n---\napiVersion: v1\nkind: ServiceAccount\nmetadata: {name: a, \
+                namespace: shop, labels: {istio.io/use-waypoint: none}}\nautomountServiceAccountToken: false\n";
+    let read = resources(
+        &[
+            ("base.toml", base.trim_start_matches("[authority]\n")),
+            ("x.yaml", yaml),
+        ],
+        WHOLE,
+    )
+    .unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(read.warnings, []);
+    assert_eq!(read.mesh.services[0].waypoint, Some(0));
+    assert_eq!(read.mesh.workloads[0].waypoint, None);
 }
 
 /// What is converted means what the original meant, for every policy of the conformance cases and the files in config/.

@@ -8,6 +8,7 @@ mod record;
 mod report;
 mod text;
 mod tokens;
+mod way;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

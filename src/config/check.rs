@@ -1,9 +1,11 @@
 //! Values and references: from `raw` to `checked`. Nothing stops at the first problem.
 
+mod address;
 mod authn;
 mod authorizer;
 mod capture;
 mod condition;
+mod destination;
 mod identity;
 mod listeners;
 mod locate;
@@ -18,6 +20,7 @@ mod service;
 mod target;
 mod url;
 mod values;
+mod waypoint;
 mod workload_api;
 
 use std::path::PathBuf;

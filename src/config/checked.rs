@@ -16,6 +16,9 @@ use crate::identity::revocation::{NodeName, Revocations};
 use crate::jwt::model::RequestAuthentication;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
 use crate::policy::{L4Deny, Scope};
+use crate::upstream::health::OutlierDetection;
+use crate::vocab::cidr::Cidr;
+use crate::vocab::locality::Locality;
 use crate::vocab::path::PathNormalization;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
@@ -145,8 +148,8 @@ impl Process {
         };
         let nodes = self.nodes.iter().flat_map(|node| {
             let workloads = node.workloads.iter();
-            let own = workloads.flat_map(|w| [w.hbone, w.outbound, w.socks]);
-            let own = own.chain([node.outbound, node.hbone]).flatten();
+            let own = workloads.flat_map(|w| [w.hbone, w.outbound, w.socks, w.dns]);
+            let own = own.chain([node.outbound, node.hbone, node.dns]).flatten();
             node.inbound.iter().copied().chain(own)
         });
         let waypoints = self
@@ -306,6 +309,39 @@ pub struct Node {
     pub unowned: Unowned,
     /// What is captured on this machine.
     pub capture: Option<Capture>,
+    /// `outboundTrafficPolicy`: whether unknown destinations are let out; `None`: as the mesh says.
+    pub outbound_allow_any: Option<bool>,
+    /// `dns`: answers for mesh names, for workloads of the namespace that all of this node have in common.
+    pub dns: Option<SocketAddr>,
+    /// `dnsSearch`: suffixes that clients append to short names; empty: those of `/etc/resolv.conf`.
+    pub dns_search: Vec<String>,
+    /// `dnsUnknown`.
+    pub dns_unknown: DnsUnknown,
+}
+
+impl Node {
+    /// The DNS listeners, each with the namespace of those who ask there, where that is one.
+    pub fn dns_listeners(&self) -> impl Iterator<Item = (SocketAddr, Option<&str>)> {
+        let mut namespaces = self.workloads.iter().map(|w| w.workload.namespace.as_str());
+        let first = namespaces.next();
+        let common = first.filter(|first| namespaces.all(|other| other == *first));
+        let own = self.dns.map(|address| (address, common));
+        let each = self.workloads.iter().filter_map(|w| {
+            let namespace = w.workload.namespace.as_str();
+            w.dns.map(|dns| (dns, Some(namespace)))
+        });
+        own.into_iter().chain(each)
+    }
+}
+
+/// `node.dnsUnknown`: what becomes of a question for a name that is not in the mesh.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnsUnknown {
+    /// `FORWARD`: to the nameservers.
+    #[default]
+    Forward,
+    /// `REFUSE`: there is no such name, so that nothing leaves by DNS.
+    Refuse,
 }
 
 /// `[[node.workload]]`.
@@ -321,6 +357,8 @@ pub struct NodeWorkload {
     pub outbound: Option<SocketAddr>,
     /// SOCKS5 for clients that are not captured.
     pub socks: Option<SocketAddr>,
+    /// DNS for this workload alone.
+    pub dns: Option<SocketAddr>,
     /// Where the app really listens, by workload port; absent: the workload's own address.
     pub app: BTreeMap<u16, SocketAddr>,
 }
@@ -429,6 +467,19 @@ pub struct Gateway {
     pub hbone: SocketAddr,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Label `istio.io/waypoint-for`: which traffic a waypoint is for.
+    pub waypoint_for: WaypointFor,
+    /// From the labels `topology.kubernetes.io/region`, `topology.kubernetes.io/zone`, `topology.istio.io/subzone`.
+    pub locality: Locality,
+}
+
+/// Label `istio.io/waypoint-for` of a gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaypointFor {
+    /// What is addressed to a service.
+    pub service: bool,
+    /// What is addressed to a workload itself.
+    pub workload: bool,
 }
 
 /// `gatewayClassName`.
@@ -455,6 +506,12 @@ pub struct Workload {
     pub hbone_port: u16,
     /// `labels`.
     pub labels: BTreeMap<String, String>,
+    /// `weight`; 1 if absent.
+    pub weight: u32,
+    /// `locality`, or the topology labels.
+    pub locality: Locality,
+    /// Waypoint for what is addressed to the workload itself, as an index into `Mesh::gateways`.
+    pub waypoint: Option<usize>,
 }
 
 /// `[[serviceEntry]]` (networking.istio.io ServiceEntry).
@@ -466,14 +523,24 @@ pub struct Service {
     pub hosts: Vec<String>,
     /// `addresses`: virtual addresses.
     pub addresses: Vec<IpAddr>,
+    /// `addresses` that are blocks.
+    pub blocks: Vec<Cidr>,
+    /// Virtual addresses that were allocated by its name, because it has none of its own.
+    pub allocated: Vec<IpAddr>,
+    /// `resolution = "NONE"`: what is dialled is the address that the client asked for.
+    pub passthrough: bool,
+    /// `exportTo`: namespaces that see it; `None` means all.
+    pub export_to: Option<Vec<String>>,
     /// `ports`.
     pub ports: Vec<ServicePort>,
     /// `location`.
     pub location: Location,
     /// Workloads that match `workloadSelector`, as indices into `Mesh::workloads`.
     pub workloads: Vec<usize>,
-    /// `endpoints[].address` of an external service, or its host where `resolution = "DNS"`.
-    pub endpoints: Vec<String>,
+    /// `endpoints` of an external service, or its host where `resolution = "DNS"`.
+    pub endpoints: Vec<ServiceEndpoint>,
+    /// How one of its endpoints is chosen.
+    pub balance: Balance,
     /// `subjectAltNames` of an outside service: DNS names in lower case or IP addresses, one of which the server's certificate must hold.
     pub subject_alt_names: Vec<String>,
     /// `subjectAltNames` of an internal service: SPIFFE IDs that may answer for its workloads beside their own.
@@ -484,6 +551,75 @@ pub struct Service {
     pub waypoint: Option<usize>,
     /// `labels`.
     pub labels: BTreeMap<String, String>,
+}
+
+/// `serviceEntry.endpoints[]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceEndpoint {
+    /// `address`: an IP address or a name.
+    pub address: String,
+    /// `weight`; 1 if absent.
+    pub weight: u32,
+    /// `locality`.
+    pub locality: Locality,
+}
+
+impl ServiceEndpoint {
+    /// An address of weight 1, nobody knows where.
+    #[must_use]
+    pub fn new(address: String) -> Self {
+        Self {
+            address,
+            weight: 1,
+            locality: Locality::default(),
+        }
+    }
+}
+
+/// How an endpoint of a service is chosen.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Balance {
+    /// `destinationRule.trafficPolicy.outlierDetection`.
+    pub outlier: OutlierDetection,
+    /// `trafficDistribution` or `loadBalancer.localityLbSetting`.
+    pub preference: Preference,
+    /// `localityLbSetting.failover`: of a region, the region that takes over.
+    pub failover: Vec<(String, String)>,
+}
+
+/// Which endpoints are preferred; the others take over where none of those is in health.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preference {
+    /// All alike.
+    #[default]
+    Any,
+    /// `localityLbSetting`: the same subzone, then zone, then region.
+    Locality,
+    /// `PreferClose`, `PreferSameZone`: the same zone, then region.
+    Zone,
+    /// `PreferSameNode`: the same node (label `kubernetes.io/hostname`), then as `Locality`.
+    Node,
+}
+
+impl Service {
+    /// Whether the workloads of a namespace see it.
+    #[must_use]
+    pub fn is_visible_in(&self, namespace: &str) -> bool {
+        match &self.export_to {
+            None => true,
+            Some(namespaces) => namespaces.iter().any(|n| n == namespace),
+        }
+    }
+
+    /// Its virtual addresses: its own, else those that were allocated.
+    #[must_use]
+    pub fn virtual_addresses(&self) -> &[IpAddr] {
+        if self.addresses.is_empty() {
+            &self.allocated
+        } else {
+            &self.addresses
+        }
+    }
 }
 
 /// `serviceEntry.location`.
@@ -525,7 +661,7 @@ pub enum Protocol {
     Tcp,
 }
 
-/// `[[destinationRule]]` (networking.istio.io DestinationRule), its `trafficPolicy.tls`.
+/// `[[destinationRule]]` (networking.istio.io DestinationRule).
 #[derive(Clone, Debug, PartialEq)]
 pub struct DestinationRule {
     /// Namespace and name.
@@ -533,7 +669,11 @@ pub struct DestinationRule {
     /// `host`, lower case.
     pub host: String,
     /// `trafficPolicy.tls`.
-    pub tls: UpstreamTls,
+    pub tls: Option<UpstreamTls>,
+    /// `trafficPolicy.outlierDetection`.
+    pub outlier: Option<OutlierDetection>,
+    /// `trafficPolicy.loadBalancer.localityLbSetting.failover`; `Some` if locality counts.
+    pub locality: Option<Vec<(String, String)>>,
 }
 
 /// `trafficPolicy.tls`.

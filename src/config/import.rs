@@ -61,6 +61,14 @@ const KINDS: [ReadKind; 7] = [
     (GATEWAY_API, &["v1", "v1beta1"], "HTTPRoute", "httpRoute"),
 ];
 
+/// Kinds of Kubernetes that are read for a waypoint in their labels, and our keys.
+const LABELLED: [(&str, &str); 2] = [
+    ("Namespace", "namespace"),
+    ("ServiceAccount", "serviceAccount"),
+];
+/// The label that makes them ours.
+const USE_WAYPOINT: &str = "istio.io/use-waypoint";
+
 /// Kinds of Istio's groups that have no meaning here; any other word is a mistake in writing.
 const OTHER_NETWORKING: [&str; 6] = [
     "VirtualService",
@@ -144,7 +152,12 @@ pub(crate) fn document(
     };
     let mut import = Import {
         file,
-        lists: KINDS.map(|(_, _, _, key)| (key, Vec::new())),
+        lists: KINDS
+            .iter()
+            .map(|(_, _, _, key)| *key)
+            .chain(LABELLED.map(|(_, key)| key))
+            .map(|key| (key, Vec::new()))
+            .collect(),
         ignored: Vec::new(),
         incomplete: false,
         out,
@@ -173,7 +186,7 @@ pub(crate) fn document(
 struct Import<'o> {
     file: usize,
     /// Resources by our key.
-    lists: [(&'static str, Vec<Value>); 7],
+    lists: Vec<(&'static str, Vec<Value>)>,
     /// Resources of other kinds: place and name.
     ignored: Vec<(Place, String)>,
     /// A resource could not be taken over: what seems to be missing may be it.
@@ -238,6 +251,12 @@ impl Import<'_> {
             },
             None => (None, ""),
         };
+        if let Some((_, key)) = LABELLED.iter().find(|(name, _)| *name == kind)
+            && group == Some("")
+            && has_waypoint(&entries)
+        {
+            return self.labelled(entries, offset, prefix, key);
+        }
         let known = KINDS
             .iter()
             .find(|(g, _, name, _)| *name == kind && group.is_none_or(|group| group == *g));
@@ -260,6 +279,15 @@ impl Import<'_> {
         }
         let merged = self.merge(entries, offset, prefix, key);
         if let Some((_, list)) = self.lists.iter_mut().find(|(k, _)| k == key) {
+            list.push(merged);
+        }
+    }
+
+    /// A resource of Kubernetes of which nothing but its labels is ours.
+    fn labelled(&mut self, entries: Vec<Entry>, offset: usize, prefix: &str, key: &'static str) {
+        let metadata = entries.into_iter().filter(|e| e.key == "metadata");
+        let merged = self.merge(metadata.collect(), offset, prefix, key);
+        if let Some((_, list)) = self.lists.iter_mut().find(|(k, _)| *k == key) {
             list.push(merged);
         }
     }
@@ -482,6 +510,12 @@ impl Import<'_> {
             }
         }
     }
+}
+
+fn has_waypoint(entries: &[Entry]) -> bool {
+    let metadata = entries.iter().find(|e| e.key == "metadata");
+    let labels = metadata.and_then(|e| e.value.entry("labels"));
+    labels.is_some_and(|e| e.value.entry(USE_WAYPOINT).is_some())
 }
 
 /// Takes an entry over, with the path that its author knows.

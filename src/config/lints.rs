@@ -208,6 +208,26 @@ fn sites(mesh: &Mesh) -> Vec<Site> {
             }
         }
     }
+    for (nth, workload) in mesh.workloads.iter().enumerate() {
+        let Some(gateway) = workload.waypoint.and_then(|at| mesh.gateways.get(at)) else {
+            continue;
+        };
+        let at = out.len();
+        let name = format!("workload {} at its waypoint", workload.name);
+        let accounts = workload.account().into_iter().collect();
+        let of_gateway = point(mesh, gateway, None);
+        out.push(attach.site(
+            name,
+            Point {
+                accounts,
+                ..of_gateway
+            },
+        ));
+        if let Some(site) = out.get_mut(nth) {
+            site.waypoints.push(at);
+            site.exempt.push(gateway.id.clone());
+        }
+    }
     out
 }
 

@@ -11,8 +11,8 @@ pub(crate) mod workload_api;
 
 use crate::config::raw::authn::{PeerAuthentication, RequestAuthentication};
 use crate::config::raw::mesh::{
-    DestinationRule, ExtensionProvider, Gateway, HttpRoute, MeshSettings, ServiceEntry,
-    WorkloadEntry,
+    DestinationRule, ExtensionProvider, Gateway, HttpRoute, MeshSettings, Namespace,
+    ServiceAccount, ServiceEntry, WorkloadEntry,
 };
 use crate::config::raw::policy::AuthorizationPolicy;
 use crate::config::raw::process::{
@@ -41,6 +41,8 @@ table! {
         egress: Option<Vec<Egress>> = "egress",
         mesh: Option<MeshSettings> = "mesh",
         gateway: Option<Vec<Gateway>> = "gateway",
+        namespace: Option<Vec<Namespace>> = "namespace",
+        service_account: Option<Vec<ServiceAccount>> = "serviceAccount",
         workload_entry: Option<Vec<WorkloadEntry>> = "workloadEntry",
         service_entry: Option<Vec<ServiceEntry>> = "serviceEntry",
         destination_rule: Option<Vec<DestinationRule>> = "destinationRule",

@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::config::document::{Entry, Kind, Value};
 use crate::config::nearest::hint;
 use crate::config::place::{At, Place, Problems};
+use crate::vocab::cidr::Cidr;
 
 /// A type that can be read from a value.
 pub(crate) trait Read: Sized {
@@ -300,6 +301,26 @@ impl Read for IpAddr {
             );
         }
         parsed.map(|ip| ip.to_canonical())
+    }
+}
+
+impl Read for Cidr {
+    const EXPECTED: &'static str = "an IP address or a block such as \"10.1.0.0/16\"";
+    fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
+        let Some(text) = value.text() else {
+            mismatch::<Self>(value, place, out);
+            return None;
+        };
+        let parsed = Self::parse(text).ok();
+        if parsed.is_none() {
+            let message = if text.contains('/') {
+                format!("`{}` is not {}", text.escape_debug(), Self::EXPECTED)
+            } else {
+                format!("`{}` is not an IP address", text.escape_debug())
+            };
+            out.error(place, message);
+        }
+        parsed
     }
 }
 

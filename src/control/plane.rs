@@ -315,6 +315,7 @@ impl Plane {
             resolved: Arc::clone(&self.names.resolved.borrow_and_update()),
             origination: Arc::clone(&self.snapshot.load().origination),
             last: Some(self.snapshot.load_full()).filter(|s| s.generation == self.generation),
+            endpoints: Some(Arc::clone(&self.snapshot.load().endpoints)),
         };
         let snapshot = Snapshot::build(&parts)?;
         self.snapshot.store(Arc::new(snapshot));
@@ -472,6 +473,7 @@ fn first_parts(config: &Arc<Config>) -> Parts {
         resolved: Arc::default(),
         origination: Arc::default(),
         last: None,
+        endpoints: None,
     }
 }
 

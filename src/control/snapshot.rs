@@ -17,6 +17,7 @@ use crate::identity::svid::Svid;
 use crate::identity::tls::{self, ClientAuth, Expected, TlsError};
 use crate::jwt::KeySets;
 use crate::oidc;
+use crate::role::endpoints::Endpoints;
 use crate::role::enforcement::{EnforcementError, Enforcements};
 use crate::upstream::resolved::Resolved;
 use crate::vocab::spiffe::SpiffeId;
@@ -55,6 +56,8 @@ pub struct Snapshot {
     pub origination: Arc<Originations>,
     /// Addresses of outside names.
     pub resolved: Arc<Resolved>,
+    /// Endpoints of all services with their health.
+    pub endpoints: Arc<Endpoints>,
     /// Login providers that are ready, by name.
     pub oidc: BTreeMap<String, Arc<oidc::Provider>>,
 }
@@ -109,6 +112,8 @@ pub struct Parts {
     /// The snapshot before, if it is of the same configuration: a file that cannot be read now stays as it was then, so
     /// that it does not hold up new identities and keys.
     pub last: Option<Arc<Snapshot>>,
+    /// Endpoints of the snapshot before, whatever its configuration.
+    pub endpoints: Option<Arc<Endpoints>>,
 }
 
 impl Snapshot {
@@ -124,9 +129,20 @@ impl Snapshot {
             Some(made) => Arc::clone(made),
             None => Arc::new(Enforcements::build(Arc::clone(&mesh))?),
         };
+        let same = parts.last.as_ref().filter(|last| {
+            Arc::ptr_eq(&last.mesh, &mesh) && Arc::ptr_eq(&last.resolved, &parts.resolved)
+        });
+        let endpoints = match same {
+            Some(last) => Arc::clone(&last.endpoints),
+            None => {
+                let last = parts.endpoints.as_deref();
+                Arc::new(Endpoints::new(&mesh, &parts.resolved, last))
+            }
+        };
         Ok(Self {
             generation: parts.generation,
             enforcements,
+            endpoints,
             identities: Arc::clone(&parts.identities),
             revocations: Arc::clone(&parts.revocations),
             keys: Arc::clone(&parts.keys),

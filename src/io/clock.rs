@@ -1,5 +1,6 @@
 //! The only place that reads a clock for the data cores.
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Monotonic time.
@@ -7,6 +8,14 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 #[expect(clippy::disallowed_methods, reason = "this is the place")]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// Milliseconds of one monotonic clock for all threads.
+#[must_use]
+pub fn millis() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(now);
+    let since = now().saturating_duration_since(*START);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Time since the Unix epoch; zero before it.

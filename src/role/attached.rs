@@ -3,7 +3,7 @@
 use crate::config::checked::{GatewayClass, Mesh, Workload};
 use crate::policy::attaches;
 use crate::policy::model::{Action, PeerAuthentication, Target};
-use crate::role::enforcement::{gateway_point, workload_point};
+use crate::role::enforcement::{gateway_point, gateway_workload_point, workload_point};
 use crate::vocab::resource::ResourceName;
 
 /// A resource and the places where it holds.
@@ -71,6 +71,18 @@ fn places(mesh: &Mesh, target: &Target, name: &ResourceName) -> Vec<String> {
                 service.name,
                 class(gateway.class),
                 gateway.name
+            ));
+        }
+    }
+    for workload in &mesh.workloads {
+        let Some(gateway) = workload.waypoint.and_then(|at| mesh.gateways.get(at)) else {
+            continue;
+        };
+        let whole = holds(gateway_point(mesh, gateway, None));
+        if !whole && holds(gateway_workload_point(mesh, gateway, workload)) {
+            places.push(format!(
+                "workload {} at waypoint {}",
+                workload.name, gateway.name
             ));
         }
     }

@@ -1,19 +1,24 @@
 //! The mesh by name and by address.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::config::checked::{GatewayClass, Mesh, Service, ServicePort};
+use crate::vocab::cidr::Cidr;
 use crate::vocab::resource::ResourceName;
 
 /// Finds services, workloads and gateways; values are indices into `Mesh`.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
     service_by_name: BTreeMap<ResourceName, usize>,
-    service_by_host: BTreeMap<String, usize>,
+    /// More than one where namespaces have services of the same host.
+    services_by_host: BTreeMap<String, Vec<usize>>,
     /// Suffixes with their leading dot, of `*.suffix` hosts.
-    service_by_suffix: BTreeMap<String, usize>,
+    services_by_suffix: BTreeMap<String, Vec<usize>>,
     service_by_address: BTreeMap<IpAddr, usize>,
+    /// Blocks by prefix length, the longest first, and by their first address.
+    service_by_block: BTreeMap<Reverse<u8>, BTreeMap<IpAddr, usize>>,
     workload_by_address: BTreeMap<IpAddr, usize>,
     workload_by_name: BTreeMap<ResourceName, usize>,
     gateway_by_name: BTreeMap<ResourceName, usize>,
@@ -41,37 +46,73 @@ impl Directory {
         for (at, service) in services.iter().enumerate() {
             this.service_by_name.insert(service.name.clone(), at);
             for host in &service.hosts {
-                match host.strip_prefix('*') {
-                    Some(suffix) => this.service_by_suffix.insert(suffix.to_owned(), at),
-                    None => this.service_by_host.insert(host.clone(), at),
+                let list = match host.strip_prefix('*') {
+                    Some(suffix) => this.services_by_suffix.entry(suffix.to_owned()),
+                    None => this.services_by_host.entry(host.clone()),
                 };
+                list.or_default().push(at);
             }
-            for address in &service.addresses {
+            for address in service.virtual_addresses() {
                 this.service_by_address.insert(*address, at);
+            }
+            for block in &service.blocks {
+                let (first, prefix) = block.parts();
+                let same = this.service_by_block.entry(Reverse(prefix)).or_default();
+                same.insert(first, at);
             }
         }
         this
     }
 
-    /// The service that is registered for a host name in lower case and a port. The most specific name owns the host, so
-    /// that a port which its service does not have is not found in a wider one's.
+    /// The service that is registered for a host name in lower case and a port, as a namespace sees it. The most specific
+    /// name owns the host, so that a port which its service does not have is not found in a wider one's.
     #[must_use]
-    pub fn registered(&self, services: &[Service], host: &str, port: u16) -> Option<usize> {
-        let at = self.service_by_host(host)?;
+    pub fn registered(
+        &self,
+        services: &[Service],
+        (host, port): (&str, u16),
+        namespace: Option<&str>,
+    ) -> Option<usize> {
+        let at = self.seen(services, host, namespace)?;
         service_port(services.get(at)?, port)?;
         Some(at)
     }
 
-    /// Service of a host name in lower case: the exact name, else the longest wildcard.
+    /// Services of a host name in lower case: those of the exact name, else of the longest wildcard. More than one only
+    /// where namespaces have services of the same host.
     #[must_use]
-    pub fn service_by_host(&self, host: &str) -> Option<usize> {
-        if let Some(at) = self.service_by_host.get(host) {
-            return Some(*at);
+    pub fn services_by_host(&self, host: &str) -> &[usize] {
+        if let Some(exact) = self.services_by_host.get(host) {
+            return exact;
         }
         let dots = host.match_indices('.').map(|(at, _)| at);
         dots.filter_map(|at| host.get(at..))
-            .find_map(|suffix| self.service_by_suffix.get(suffix))
-            .copied()
+            .find_map(|suffix| self.services_by_suffix.get(suffix))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// The service that a namespace means by a host name in lower case: its own, else one that it sees. Without a
+    /// namespace the one that all see, else the first.
+    #[must_use]
+    pub fn seen(&self, services: &[Service], host: &str, namespace: Option<&str>) -> Option<usize> {
+        seen(services, self.services_by_host(host), namespace)
+    }
+
+    /// As `seen`, of services that have this very name.
+    #[must_use]
+    pub fn seen_exact(
+        &self,
+        services: &[Service],
+        host: &str,
+        namespace: Option<&str>,
+    ) -> Option<usize> {
+        seen(services, self.services_by_host.get(host)?, namespace)
+    }
+
+    /// The first service of a host name in lower case.
+    #[must_use]
+    pub fn service_by_host(&self, host: &str) -> Option<usize> {
+        self.services_by_host(host).first().copied()
     }
 
     /// Service by name.
@@ -80,10 +121,14 @@ impl Directory {
         self.service_by_name.get(name).copied()
     }
 
-    /// Service of a virtual address.
+    /// Service of a virtual address, or of the smallest block that holds it.
     #[must_use]
     pub fn service_by_address(&self, ip: IpAddr) -> Option<usize> {
-        self.service_by_address.get(&ip).copied()
+        if let Some(at) = self.service_by_address.get(&ip) {
+            return Some(*at);
+        }
+        let mut blocks = self.service_by_block.iter();
+        blocks.find_map(|(Reverse(prefix), same)| same.get(&Cidr::of(ip, *prefix).first()).copied())
     }
 
     /// Workload at an address.
@@ -102,6 +147,21 @@ impl Directory {
     #[must_use]
     pub fn gateway(&self, name: &ResourceName) -> Option<usize> {
         self.gateway_by_name.get(name).copied()
+    }
+}
+
+/// Of services with one host the one that a namespace means.
+fn seen(services: &[Service], all: &[usize], namespace: Option<&str>) -> Option<usize> {
+    let find = |is: &dyn Fn(&Service) -> bool| {
+        let found = all.iter().find(|at| services.get(**at).is_some_and(is));
+        found.copied()
+    };
+    match namespace {
+        Some(namespace) => {
+            let own = |s: &Service| s.name.namespace == namespace && s.is_visible_in(namespace);
+            find(&own).or_else(|| find(&|s| s.is_visible_in(namespace)))
+        }
+        None => find(&|s| s.export_to.is_none()).or_else(|| all.first().copied()),
     }
 }
 
@@ -144,6 +204,11 @@ mod tests {
             name: ResourceName::new("default", name),
             hosts: hosts.iter().map(|h| (*h).to_owned()).collect(),
             addresses: Vec::new(),
+            blocks: Vec::new(),
+            allocated: Vec::new(),
+            passthrough: false,
+            export_to: None,
+            balance: crate::config::checked::Balance::default(),
             ports: ports.iter().map(port).collect(),
             location: Location::External,
             workloads: Vec::new(),
@@ -167,7 +232,7 @@ mod tests {
             services.rotate_left(1);
             let directory = Directory::of(&services);
             let found = |host: &str, port: u16| {
-                let at = directory.registered(&services, host, port)?;
+                let at = directory.registered(&services, (host, port), None)?;
                 Some(services[at].name.name.as_str())
             };
             for (host, port, want) in [

@@ -1,22 +1,18 @@
 //! How an outside service is reached.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use crate::config::checked::{DestinationRule, Mesh, Service, UpstreamTls};
-use crate::upstream::in_turn;
 use crate::upstream::resolved::{Name, Resolved, Unusable};
-use crate::vocab::addr::UpstreamAddr;
 
 /// The TLS rule for a service: of its hosts, the first that a rule names.
 #[must_use]
 pub fn tls_rule(mesh: &Mesh, service: usize) -> Option<&UpstreamTls> {
     let hosts = &mesh.services.get(service)?.hosts;
-    let names = |rule: &&DestinationRule| hosts.contains(&rule.host);
-    mesh.destination_rules
-        .iter()
-        .find(names)
-        .map(|rule| &rule.tls)
+    let names = |rule: &&DestinationRule| rule.tls.is_some() && hosts.contains(&rule.host);
+    let found = mesh.destination_rules.iter().find(names)?;
+    found.tls.as_ref()
 }
 
 /// Names that the certificate of a service's server may hold: those of the TLS rule, else those of the service; none
@@ -42,18 +38,31 @@ pub enum Endpoint {
 
 /// What the `endpoints` of a service stand for.
 pub fn written(service: &Service) -> impl Iterator<Item = Endpoint> + '_ {
-    service.endpoints.iter().map(|text| match text.parse() {
+    let endpoints = service.endpoints.iter();
+    endpoints.map(|endpoint| match endpoint.address.parse() {
         Ok(ip) => Endpoint::Address(ip),
         Err(_) => Endpoint::Name(Name {
-            host: text.clone(),
+            host: endpoint.address.clone(),
             allow_private: service.allow_private,
         }),
     })
 }
 
 /// Why a service has no endpoint to dial.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NoEndpoint(Vec<Unusable>);
+
+impl NoEndpoint {
+    /// What is wrong with each of a service's names.
+    #[must_use]
+    pub fn of(service: &Service, resolved: &Resolved) -> Self {
+        let unusable = |endpoint| match endpoint {
+            Endpoint::Address(_) => None,
+            Endpoint::Name(name) => resolved.addresses(&name).err(),
+        };
+        Self(written(service).filter_map(unusable).collect())
+    }
+}
 
 impl fmt::Display for NoEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -65,32 +74,4 @@ impl fmt::Display for NoEndpoint {
         }
         Ok(())
     }
-}
-
-/// Addresses of a service in the order in which they are tried; never none.
-///
-/// # Errors
-/// `NoEndpoint`, with what is wrong with each name.
-pub fn endpoints(
-    service: &Service,
-    resolved: &Resolved,
-    port: u16,
-    turn: usize,
-) -> Result<Vec<UpstreamAddr>, NoEndpoint> {
-    let mut all: Vec<IpAddr> = Vec::new();
-    let mut unusable = Vec::new();
-    for endpoint in written(service) {
-        match endpoint {
-            Endpoint::Address(ip) => all.push(ip),
-            Endpoint::Name(name) => match resolved.addresses(&name) {
-                Ok(addresses) => all.extend(addresses),
-                Err(why) => unusable.push(why),
-            },
-        }
-    }
-    if all.is_empty() {
-        return Err(NoEndpoint(unusable));
-    }
-    let address = |ip| UpstreamAddr(SocketAddr::new(ip, port));
-    Ok(in_turn(&all, turn).into_iter().map(address).collect())
 }

@@ -49,6 +49,9 @@ pub struct Enforcements {
     pub workloads: Vec<Enforcement>,
     /// By workload: services whose waypoint's policies hold for every way in, each with the waypoint; as indices.
     pub waypointed: Vec<Vec<(usize, usize)>>,
+    /// By workload: the waypoint of what is addressed to it itself, as an index, and what that enforces for it. It holds
+    /// for every way in, too.
+    pub own_waypoints: Vec<Option<(usize, Enforcement)>>,
     /// By service: what its waypoint or egress gateway enforces for it.
     pub services: Vec<Option<Enforcement>>,
     /// By gateway: what it enforces for everything (ingress).
@@ -97,8 +100,18 @@ impl Enforcements {
             .map_err(|problems| EnforcementError::Policy { problems })?;
         let made = |of, point: &Point| enforcement(&mesh, compiled.at(point), of, point);
         let mut workloads = Vec::with_capacity(mesh.workloads.len());
+        let mut own_waypoints = Vec::with_capacity(mesh.workloads.len());
         for (at, workload) in mesh.workloads.iter().enumerate() {
             workloads.push(made(Of::Workload(at), &workload_point(workload))?);
+            let waypoint = workload.waypoint.map(|at| (at, mesh.gateways.get(at)));
+            let own = match waypoint {
+                Some((at, Some(gateway))) => {
+                    let point = gateway_workload_point(&mesh, gateway, workload);
+                    Some((at, made(Of::Gateway(at), &point)?))
+                }
+                Some((_, None)) | None => None,
+            };
+            own_waypoints.push(own);
         }
         let mut gateways = Vec::with_capacity(mesh.gateways.len());
         for (at, gateway) in mesh.gateways.iter().enumerate() {
@@ -114,7 +127,8 @@ impl Enforcements {
         }
         let timed = {
             let services = services.iter().flatten();
-            let mut all = workloads.iter().chain(&gateways).chain(services);
+            let own = own_waypoints.iter().flatten().map(|(_, e)| e);
+            let mut all = workloads.iter().chain(&gateways).chain(services).chain(own);
             all.any(|e| e.set.needs_time())
         };
         Ok(Self {
@@ -125,6 +139,7 @@ impl Enforcements {
                 .map(|w| waypointed_services(&mesh, w))
                 .collect(),
             workloads,
+            own_waypoints,
             services,
             gateways,
             mesh,
@@ -206,5 +221,14 @@ pub fn gateway_point(mesh: &Mesh, gateway: &Gateway, service: Option<&Service>) 
             .filter_map(|at| mesh.workloads.get(*at)?.account())
             .collect(),
         default,
+    }
+}
+
+/// The point at which a waypoint judges for what is addressed to a workload itself.
+#[must_use]
+pub fn gateway_workload_point(mesh: &Mesh, gateway: &Gateway, workload: &Workload) -> Point {
+    Point {
+        accounts: workload.account().into_iter().collect(),
+        ..gateway_point(mesh, gateway, None)
     }
 }

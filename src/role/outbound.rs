@@ -4,9 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::checked::{Location, Mesh};
 use crate::policy::{OutboundTarget, Verdict, decide_outbound};
-use crate::role::directory::{Directory, service_port};
+use crate::role::directory::Directory;
+use crate::role::endpoints::{Caller, Pick};
 use crate::role::enforcement::Enforcements;
-use crate::upstream::by_turns;
+use crate::role::names;
 use crate::vocab::addr::UpstreamAddr;
 
 /// What the client asked for.
@@ -32,12 +33,13 @@ impl Wanted {
 /// Where it goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// Through the service's waypoint or egress gateway; `authority` is the original destination.
+    /// Through the waypoint or egress gateway of the service, or of the workload if that was asked for; `authority` is
+    /// the original destination.
     Gateway {
         /// Index into `Mesh::gateways`.
         gateway: usize,
-        /// Index into `Mesh::services`.
-        service: usize,
+        /// Index into `Mesh::services`; `None` if a workload was asked for.
+        service: Option<usize>,
         /// `:authority` of the tunnel.
         authority: String,
     },
@@ -56,6 +58,8 @@ pub enum Route {
         service: usize,
         /// Port of its endpoints.
         port: u16,
+        /// The address that was asked for, where that is what is dialled (`resolution = "NONE"`).
+        address: Option<IpAddr>,
     },
     /// Not in the registry, or not with this port; the address is known if the client named one.
     Unknown(Option<UpstreamAddr>),
@@ -67,10 +71,16 @@ pub enum Route {
 }
 
 /// What the registry says about a connection that leaves for `wanted`, and which way it would take.
-pub fn judge(rules: &Enforcements, wanted: &Wanted, port: u16, turn: usize) -> (Route, Verdict) {
-    let route = route(&rules.mesh, &rules.directory, wanted, port, turn);
+pub fn judge<'p>(
+    rules: &Enforcements,
+    from: &Caller<'_>,
+    (wanted, port): (&Wanted, u16),
+    pick: impl Into<Pick<'p>>,
+) -> (Route, Verdict) {
+    let route = route(&rules.mesh, &rules.directory, from, (wanted, port), pick);
     let asked = wanted.with_port(port);
-    let verdict = decide_outbound(in_registry(&route, &asked), rules.mesh.outbound_allow_any);
+    let allow_any = from.allow_any.unwrap_or(rules.mesh.outbound_allow_any);
+    let verdict = decide_outbound(in_registry(&route, &asked), allow_any);
     (route, verdict)
 }
 
@@ -84,56 +94,115 @@ fn in_registry<'a>(route: &Route, asked: &'a str) -> OutboundTarget<'a> {
     }
 }
 
-/// Finds the route. `turn` chooses among endpoints.
+/// Finds the route; `pick` chooses among endpoints.
 #[must_use]
-pub fn route(mesh: &Mesh, directory: &Directory, wanted: &Wanted, port: u16, turn: usize) -> Route {
-    let service = match wanted {
-        Wanted::Name(name) => directory.registered(&mesh.services, name, port),
-        Wanted::Address(ip) => directory.service_by_address(*ip),
-    };
-    if let Some(at) = service {
-        return to_service(mesh, at, port, wanted.with_port(port), turn);
-    }
+pub fn route<'p>(
+    mesh: &Mesh,
+    directory: &Directory,
+    from: &Caller<'_>,
+    (wanted, port): (&Wanted, u16),
+    pick: impl Into<Pick<'p>>,
+) -> Route {
+    let pick = pick.into();
     match wanted {
-        Wanted::Address(ip) => match directory.workload_by_address(*ip) {
-            Some(workload) => Route::Workload {
-                workload,
+        Wanted::Name(name) => {
+            let named = names::find(mesh, directory, name, from.namespace, from.search);
+            let Some(named) = named.filter(|n| declares(mesh, n.service, port)) else {
+                return Route::Unknown(None);
+            };
+            let asked = Asked {
                 port,
-                service: None,
-            },
-            None => Route::Unknown(Some(UpstreamAddr(SocketAddr::new(*ip, port)))),
-        },
-        Wanted::Name(_) => Route::Unknown(None),
+                address: None,
+                authority: &|| format!("{}:{port}", named.host),
+            };
+            to_service(mesh, named.service, from, &asked, &pick)
+        }
+        Wanted::Address(ip) => {
+            let asked = Asked {
+                port,
+                address: Some(*ip),
+                authority: &|| wanted.with_port(port),
+            };
+            match directory.service_by_address(*ip) {
+                Some(at) => to_service(mesh, at, from, &asked, &pick),
+                None => to_address(mesh, directory, *ip, port),
+            }
+        }
     }
 }
 
-fn to_service(mesh: &Mesh, at: usize, port: u16, authority: String, turn: usize) -> Route {
+/// What a service is asked for.
+struct Asked<'a> {
+    port: u16,
+    address: Option<IpAddr>,
+    /// As a gateway is told it.
+    authority: &'a dyn Fn() -> String,
+}
+
+fn declares(mesh: &Mesh, service: usize, port: u16) -> bool {
+    let service = mesh.services.get(service);
+    service.is_some_and(|s| s.ports.iter().any(|p| p.number == port))
+}
+
+/// A workload by its own address, or nothing of the mesh.
+fn to_address(mesh: &Mesh, directory: &Directory, ip: IpAddr, port: u16) -> Route {
+    let address = SocketAddr::new(ip, port);
+    let Some(workload) = directory.workload_by_address(ip) else {
+        return Route::Unknown(Some(UpstreamAddr(address)));
+    };
+    match mesh.workloads.get(workload).and_then(|w| w.waypoint) {
+        Some(gateway) => Route::Gateway {
+            gateway,
+            service: None,
+            authority: address.to_string(),
+        },
+        None => Route::Workload {
+            workload,
+            port,
+            service: None,
+        },
+    }
+}
+
+fn to_service(
+    mesh: &Mesh,
+    at: usize,
+    from: &Caller<'_>,
+    asked: &Asked<'_>,
+    pick: &Pick<'_>,
+) -> Route {
     let unreachable = Route::Unreachable { service: at };
     let Some(service) = mesh.services.get(at) else {
         return unreachable;
     };
-    let Some(declared) = service_port(service, port) else {
+    let mut ports = service.ports.iter().enumerate();
+    let Some((nth, declared)) = ports.find(|(_, p)| p.number == asked.port) else {
         return unreachable;
     };
     if let Some(gateway) = service.waypoint {
         return Route::Gateway {
             gateway,
-            service: at,
-            authority,
+            service: Some(at),
+            authority: (asked.authority)(),
         };
     }
     if service.location == Location::Internal {
-        return match by_turns(&service.workloads, turn) {
+        return match pick.workload(mesh, at, nth, from) {
             Some(workload) => Route::Workload {
-                workload: *workload,
+                workload,
                 port: declared.target_port,
                 service: Some(at),
             },
             None => unreachable,
         };
     }
+    let address = asked.address.filter(|_| service.passthrough);
+    if service.passthrough && address.is_none() {
+        return unreachable;
+    }
     Route::Outside {
         service: at,
         port: declared.target_port,
+        address,
     }
 }

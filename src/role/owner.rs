@@ -98,6 +98,7 @@ mod tests {
             hbone: None,
             owner: Some(owner),
             outbound: None,
+            dns: None,
             socks: None,
             app: std::collections::BTreeMap::new(),
         }

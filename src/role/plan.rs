@@ -1,7 +1,7 @@
 //! Which policies hold at a place, and what they say: the same for live traffic, for what is open after a reload, and for
 //! an explanation.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::Method;
 
@@ -15,10 +15,11 @@ use crate::policy::{
     decide_via_waypoint, mtls_mode,
 };
 use crate::role::directory::service_port;
+use crate::role::endpoints::{Caller, Pick};
 use crate::role::enforcement::{Enforcement, Enforcements};
 use crate::role::outbound::{self, Route, Wanted};
+use crate::role::waypoint::For;
 use crate::role::{ingress, waypoint};
-use crate::upstream::by_turns;
 use crate::vocab::host::Host;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
@@ -89,8 +90,8 @@ pub enum Next {
     Workload(usize, u16),
     /// A waypoint or egress gateway: index, authority.
     Gateway(usize, String),
-    /// An outside service: index, port.
-    Outside(usize, u16),
+    /// An outside service: index, port; the address that was asked for, where that is what is dialled.
+    Outside(usize, u16, Option<IpAddr>),
 }
 
 /// Why there is no plan: a reason to close, or a denial by the registry.
@@ -102,17 +103,18 @@ pub enum NoPlan {
     Denied(Denied),
 }
 
-/// Finds what holds for a connection at `point`. `request` is `None` at L4; `turn` chooses among endpoints.
+/// Finds what holds for a connection at `point`. `request` is `None` at L4; `pick` chooses among endpoints.
 ///
 /// # Errors
 /// `NoPlan`.
-pub fn plan<'s>(
+pub fn plan<'s, 'p>(
     rules: &'s Enforcements,
     point: &SitePoint,
     connection: &Connection,
     request: Option<&Request>,
-    turn: usize,
+    pick: impl Into<Pick<'p>>,
 ) -> Result<Plan<'s>, NoPlan> {
+    let pick = &pick.into();
     let none = || NoPlan::Close(CloseReason::NoRoute);
     match point {
         SitePoint::Workload {
@@ -131,7 +133,13 @@ pub fn plan<'s>(
                 }
                 (None, None) => None,
             };
-            through_waypoint(rules, at, found.ok_or_else(none)?, turn).ok_or_else(none)
+            match found.ok_or_else(none)? {
+                For::Service { service, port, .. } => {
+                    through_waypoint(rules, at, (service, port), pick)
+                }
+                For::Workload { workload, port } => to_workload(rules, at, workload, port),
+            }
+            .ok_or_else(none)
         }
         SitePoint::Egress { gateway, authority } => {
             let at = rules.directory.gateway(gateway).ok_or_else(none)?;
@@ -148,19 +156,30 @@ pub fn plan<'s>(
                     authority.as_ref().or_else(|| request.map(|r| &r.host)),
                 ));
             };
+            let For::Service {
+                service,
+                port,
+                address,
+            } = found
+            else {
+                return Err(none());
+            };
             // A tunnel to one host that carries a request for another would be judged as the one and sent as the other.
             if let Some(request) = request
-                && (directory.service_by_host(request.host.name()) != Some(found.service)
-                    || request.host.port().is_some_and(|port| port != found.port))
+                && (waypoint::service(mesh, directory, at, &request.host) != Some(service)
+                    || request.host.port().is_some_and(|asked| asked != port)
+                    || (address.is_some()
+                        && request.host.ip().is_some()
+                        && request.host.ip() != address))
             {
                 return Err(unknown(Some(&request.host)));
             }
-            through_egress(rules, at, found).ok_or_else(none)
+            through_egress(rules, at, (service, port), address).ok_or_else(none)
         }
         SitePoint::Ingress { gateway } => {
             let at = rules.directory.gateway(gateway).ok_or_else(none)?;
             let request = request.ok_or_else(none)?;
-            through_ingress(rules, at, gateway, request, turn).ok_or_else(none)
+            through_ingress(rules, at, gateway, request, pick).ok_or_else(none)
         }
     }
 }
@@ -181,17 +200,21 @@ fn at_workload<'s>(
 ) -> Option<Plan<'s>> {
     let at = rules.directory.workload(name)?;
     let waypointed = rules.waypointed.get(at)?;
+    let own_waypoint = rules.own_waypoints.get(at)?.as_ref();
     let is_peer = |gateway: &usize| {
         let gateway = rules.mesh.gateways.get(*gateway)?;
         (connection.principal.as_ref() == Some(&gateway.id)).then_some(&gateway.id)
     };
-    let via = waypointed.iter().find_map(|(_, gateway)| is_peer(gateway));
+    let gateways = waypointed.iter().map(|(_, gateway)| gateway);
+    let mut gateways = gateways.chain(own_waypoint.map(|(gateway, _)| gateway));
+    let via = gateways.find_map(is_peer);
     let mut enforcements = vec![rules.workloads.get(at)?];
     if via.is_none() {
         for (service, _) in waypointed {
             // A service whose policies are not there is not a service without policies.
             enforcements.push(rules.services.get(*service)?.as_ref()?);
         }
+        enforcements.extend(own_waypoint.map(|(_, enforcement)| enforcement));
     }
     let (service, protocol) = port_of(&rules.mesh, at, connection.port);
     Some(Plan {
@@ -220,39 +243,84 @@ fn port_of(mesh: &Mesh, workload: usize, port: u16) -> (Option<usize>, Protocol)
     (first, Protocol::Http)
 }
 
-fn through_waypoint(
-    rules: &Enforcements,
+fn through_waypoint<'s>(
+    rules: &'s Enforcements,
     gateway: usize,
-    found: waypoint::For,
-    turn: usize,
-) -> Option<Plan<'_>> {
-    let service = rules.mesh.services.get(found.service)?;
-    let port = service_port(service, found.port)
-        .or_else(|| service.ports.iter().find(|p| p.target_port == found.port))
-        .or_else(|| service.ports.iter().find(|p| p.number == HTTP_PORT))?;
-    let workload = *by_turns(&service.workloads, turn)?;
+    (at, asked): (usize, u16),
+    pick: &Pick<'_>,
+) -> Option<Plan<'s>> {
+    let service = rules.mesh.services.get(at)?;
+    let ports = || service.ports.iter().enumerate();
+    let (nth, port) = ports()
+        .find(|(_, p)| p.number == asked)
+        .or_else(|| ports().find(|(_, p)| p.target_port == asked))
+        .or_else(|| ports().find(|(_, p)| p.number == HTTP_PORT))?;
+    let own = rules.mesh.gateways.get(gateway)?;
+    let workload = pick.workload(&rules.mesh, at, nth, &Caller::gateway(own))?;
+    let mut enforcements = vec![rules.services.get(at)?.as_ref()?];
+    // The node takes this waypoint's word for its workload, so what the workload's own waypoint enforces is judged here.
+    let others = rules.own_waypoints.get(workload)?.as_ref();
+    enforcements.extend(others.filter(|(at, _)| *at != gateway).map(|(_, e)| e));
     Some(Plan {
-        enforcements: vec![rules.services.get(found.service)?.as_ref()?],
+        enforcements,
         via: None,
-        own: Some(&rules.mesh.gateways.get(gateway)?.id),
-        service: Some(found.service),
+        own: Some(&own.id),
+        service: Some(at),
         workload: Some(workload),
         protocol: port.protocol,
         next: Next::Workload(workload, port.target_port),
     })
 }
 
-fn through_egress(rules: &Enforcements, gateway: usize, found: waypoint::For) -> Option<Plan<'_>> {
-    let service = rules.mesh.services.get(found.service)?;
-    let port = service_port(service, found.port)?;
+/// A workload by its own address, through its waypoint: that enforces also what its services' waypoints would, so that
+/// neither way in is a way around the other's policies.
+fn to_workload(
+    rules: &Enforcements,
+    gateway: usize,
+    workload: usize,
+    port: u16,
+) -> Option<Plan<'_>> {
+    let (own, enforcement) = rules.own_waypoints.get(workload)?.as_ref()?;
+    if *own != gateway {
+        return None;
+    }
+    let mut enforcements = vec![enforcement];
+    for (service, _) in rules.waypointed.get(workload)? {
+        enforcements.push(rules.services.get(*service)?.as_ref()?);
+    }
+    let (service, protocol) = port_of(&rules.mesh, workload, port);
     Some(Plan {
-        enforcements: vec![rules.services.get(found.service)?.as_ref()?],
+        enforcements,
         via: None,
         own: Some(&rules.mesh.gateways.get(gateway)?.id),
-        service: Some(found.service),
+        service,
+        workload: Some(workload),
+        protocol,
+        next: Next::Workload(workload, port),
+    })
+}
+
+fn through_egress(
+    rules: &Enforcements,
+    gateway: usize,
+    (at, asked): (usize, u16),
+    address: Option<IpAddr>,
+) -> Option<Plan<'_>> {
+    let service = rules.mesh.services.get(at)?;
+    let port = service_port(service, asked)?;
+    let address = address.filter(|_| service.passthrough);
+    if service.passthrough && address.is_none() {
+        // There is no address but the one that is asked for.
+        return None;
+    }
+    Some(Plan {
+        enforcements: vec![rules.services.get(at)?.as_ref()?],
+        via: None,
+        own: Some(&rules.mesh.gateways.get(gateway)?.id),
+        service: Some(at),
         workload: None,
         protocol: port.protocol,
-        next: Next::Outside(found.service, port.target_port),
+        next: Next::Outside(at, port.target_port, address),
     })
 }
 
@@ -261,19 +329,26 @@ fn through_ingress<'s>(
     gateway: usize,
     name: &ResourceName,
     request: &Request,
-    turn: usize,
+    pick: &Pick<'_>,
 ) -> Option<Plan<'s>> {
     let mesh = &rules.mesh;
+    let at_edge = mesh.gateways.get(gateway)?;
     let backend = ingress::route(mesh, name, &request.host, request.path.as_ref()?)?;
     let service = mesh.services.get(backend.service)?;
     let protocol = service_port(service, backend.port)?.protocol;
     let host = service.hosts.first()?.clone();
+    // The route names the service itself: of services with one host its own namespace's is meant.
+    let from = Caller {
+        namespace: Some(&service.name.namespace),
+        ..Caller::gateway(at_edge)
+    };
+    let wanted = Wanted::Name(host);
     let route = outbound::route(
         mesh,
         &rules.directory,
-        &Wanted::Name(host),
-        backend.port,
-        turn,
+        &from,
+        (&wanted, backend.port),
+        *pick,
     );
     let (workload, next) = match route {
         Route::Gateway {
@@ -285,7 +360,7 @@ fn through_ingress<'s>(
     Some(Plan {
         enforcements: vec![rules.gateways.get(gateway)?],
         via: None,
-        own: Some(&mesh.gateways.get(gateway)?.id),
+        own: Some(&at_edge.id),
         service: Some(backend.service),
         workload,
         protocol,

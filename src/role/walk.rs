@@ -13,6 +13,7 @@ use crate::jwt::{TokenOutcome, TokenRules};
 use crate::policy::{Connection, CustomMatch, Decision, Judged, Request};
 use crate::role::authenticate::{self, InvalidToken, TokenRefused};
 use crate::role::directory::service_port;
+use crate::role::endpoints::Caller;
 use crate::role::enforcement::{Enforcements, Of};
 use crate::role::outbound::{self, Route, Wanted};
 use crate::role::plan::{self, Next, NoPlan, Plan, SitePoint};
@@ -78,6 +79,8 @@ pub struct Hop {
     pub connection: Connection,
     /// The request as it is judged there; `None` where bytes are.
     pub request: Option<Request>,
+    /// The way from here, at the caller's own node.
+    pub route: Option<Route>,
     /// What passes is an HTTP request, whether or not it is read here.
     pub http: bool,
     /// Index into `Mesh::services`.
@@ -269,6 +272,20 @@ impl Walker<'_, '_> {
         }
     }
 
+    /// The caller as its node knows it: the first workload with its identity, else no more than the namespace in that.
+    fn caller(&self) -> Caller<'_> {
+        let id = self.principal.as_ref();
+        let workloads = &self.rules.mesh.workloads;
+        let namespace = || id.and_then(SpiffeId::k8s).map(|(namespace, _)| namespace);
+        match workloads.iter().find(|w| Some(&w.id) == id) {
+            Some(workload) => Caller::workload(workload),
+            None => Caller {
+                namespace: namespace(),
+                ..Caller::default()
+            },
+        }
+    }
+
     /// From the caller to the first enforcement point.
     fn depart(&mut self, call: &Call) -> Option<Stretch> {
         let wanted = match &call.to {
@@ -280,7 +297,8 @@ impl Walker<'_, '_> {
         if self.principal.is_none() {
             return self.straight(&wanted, call.port);
         }
-        let (route, verdict) = outbound::judge(self.rules, &wanted, call.port, 0);
+        let from = self.caller();
+        let (route, verdict) = outbound::judge(self.rules, &from, (&wanted, call.port), 0);
         let destination = match wanted {
             Wanted::Address(ip) => ip,
             Wanted::Name(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -288,13 +306,14 @@ impl Walker<'_, '_> {
         let mut hop = Hop::at(Place::Registry, self.connection(destination, call.port));
         hop.http = self.request.is_some();
         hop.say(By::Registry, verdict.judged().clone());
+        hop.route = Some(route.clone());
         let next = match route {
             Route::Gateway {
                 gateway,
                 service,
                 authority,
             } => {
-                hop.service = Some(service);
+                hop.service = service;
                 Host::parse(&authority)
                     .ok()
                     .map(|authority| Stretch::Tunnel(gateway, authority))
@@ -556,6 +575,7 @@ impl Hop {
             place,
             connection,
             request: None,
+            route: None,
             http: false,
             service: None,
             workload: None,

@@ -1,20 +1,34 @@
 //! Which service a waypoint or egress gateway is asked for.
 
+use std::net::IpAddr;
+
 use crate::config::checked::Mesh;
 use crate::role::directory::{Directory, service_port};
 use crate::vocab::host::Host;
 
-/// A service that traffic through a gateway is for.
+/// What traffic through a gateway is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct For {
-    /// Index into `Mesh::services`.
-    pub service: usize,
-    /// Service port.
-    pub port: u16,
+pub enum For {
+    /// A service.
+    Service {
+        /// Index into `Mesh::services`.
+        service: usize,
+        /// Service port.
+        port: u16,
+        /// The address that was asked for, if one was.
+        address: Option<IpAddr>,
+    },
+    /// A workload by its own address.
+    Workload {
+        /// Index into `Mesh::workloads`.
+        workload: usize,
+        /// Its port.
+        port: u16,
+    },
 }
 
-/// The service that a CONNECT authority names; only services bound to `gateway` and
-/// their own ports are found.
+/// What a CONNECT authority names; only services and workloads bound to `gateway`, and of services their own ports, are
+/// found.
 #[must_use]
 pub fn by_authority(
     mesh: &Mesh,
@@ -23,16 +37,18 @@ pub fn by_authority(
     authority: &Host,
 ) -> Option<For> {
     let port = authority.port()?;
-    let service = match authority.ip() {
-        Some(ip) => directory.service_by_address(ip),
-        None => directory.service_by_host(authority.name()),
-    }?;
-    // Policy judges the port that the authority names, so no other one stands in for it.
-    let declared = |at: usize| {
-        let service = mesh.services.get(at)?;
-        service_port(service, port)
+    let Some(service) = service(mesh, directory, gateway, authority) else {
+        let workload = directory.workload_by_address(authority.ip()?)?;
+        let bound = mesh.workloads.get(workload)?.waypoint == Some(gateway);
+        return bound.then_some(For::Workload { workload, port });
     };
-    (bound(mesh, service, gateway) && declared(service).is_some()).then_some(For { service, port })
+    // Policy judges the port that the authority names, so no other one stands in for it.
+    service_port(mesh.services.get(service)?, port)?;
+    Some(For::Service {
+        service,
+        port,
+        address: authority.ip(),
+    })
 }
 
 /// The service that a request's host names on a connection that names none itself (direct mTLS, a proxy's client).
@@ -44,15 +60,25 @@ pub fn by_host(
     host: &Host,
     default_port: u16,
 ) -> Option<For> {
-    let service = directory.service_by_host(host.name())?;
-    bound(mesh, service, gateway).then_some(For {
-        service,
+    Some(For::Service {
+        service: service(mesh, directory, gateway, host)?,
         port: host.port().unwrap_or(default_port),
+        address: host.ip(),
     })
 }
 
-fn bound(mesh: &Mesh, service: usize, gateway: usize) -> bool {
-    mesh.services
-        .get(service)
-        .is_some_and(|s| s.waypoint == Some(gateway))
+/// The service bound to `gateway` that a host names. Of services with one host in several namespaces at most one is.
+#[must_use]
+pub fn service(mesh: &Mesh, directory: &Directory, gateway: usize, host: &Host) -> Option<usize> {
+    let bound = |at: &usize| {
+        let service = mesh.services.get(*at);
+        service.is_some_and(|s| s.waypoint == Some(gateway))
+    };
+    match host.ip() {
+        Some(ip) => directory.service_by_address(ip).filter(bound),
+        None => {
+            let mut all = directory.services_by_host(host.name()).iter();
+            all.find(|at| bound(at)).copied()
+        }
+    }
 }

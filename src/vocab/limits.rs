@@ -180,6 +180,8 @@ pub const HELD_BODIES_BYTES: usize = 64 << 20;
 pub const IDLE_UPSTREAMS: usize = 64;
 /// Addresses kept of one outside name.
 pub const ADDRESSES_PER_NAME: usize = 16;
+/// Endpoints of a service that one connection or request tries.
+pub const ENDPOINTS_TRIED: usize = 8;
 /// Names that are resolved at a time.
 pub const LOOKUPS: usize = 16;
 /// Longest TLS ClientHello inside a CONNECT, record headers included; with post-quantum key shares it is about 2 KiB.
@@ -242,6 +244,24 @@ pub const LINGER_BYTES: usize = 1 << 20;
 pub const DRAIN_MS: u64 = 5000;
 /// How long a plaintext connection under STRICT may wait for its first byte before the reset, in milliseconds.
 pub const RESET_WAIT_MS: u64 = 1000;
+
+/// Longest time that an endpoint is left out after failed connects, in milliseconds (Envoy's `max_ejection_time`); a
+/// longer `baseEjectionTime` holds.
+pub const EJECTION_MS: u64 = 300_000;
+/// Questions of captured DNS that wait for a nameserver at a time.
+pub const DNS_QUESTIONS: usize = 1024;
+/// TCP connections of captured DNS at a time.
+pub const DNS_CONNECTIONS: usize = 256;
+/// Longest question of captured DNS by UDP; longer ones are for TCP.
+pub const DNS_DATAGRAM_BYTES: usize = 4096;
+/// Longest DNS message (RFC 1035 4.2.2).
+pub const DNS_MESSAGE_BYTES: usize = 65_535;
+/// Addresses in one answer of captured DNS.
+pub const DNS_ADDRESSES: usize = 64;
+/// How long one nameserver may take to answer captured DNS, in milliseconds.
+pub const DNS_ANSWER_MS: u64 = 2000;
+/// How long a TCP connection of captured DNS may be silent, in milliseconds.
+pub const DNS_IDLE_MS: u64 = 10_000;
 
 const _: () = assert!(TARGET_BYTES < HEAD_BYTES);
 const _: () = assert!(HELD_BODY_BYTES < HELD_BODIES_BYTES);

@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, watch};
 use crate::config::checked::{IoDriver, Process};
 use crate::config::{self, ConfigErrors};
 use crate::control::capture::{self, CaptureError};
+use crate::control::dns_server::{DnsError, DnsServer};
 use crate::control::observe::{LIVE_ASKS, LiveAsk};
 use crate::control::plane::{Plane, PlaneError, Published};
 use crate::io::clock;
@@ -40,6 +41,9 @@ pub enum BootError {
     /// A listener cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// A DNS listener cannot be had.
+    #[error(transparent)]
+    Dns(#[from] DnsError),
     /// The operating system refuses.
     #[error("{what}")]
     Os {
@@ -112,6 +116,7 @@ fn serve(
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
+    let dns = start_dns(process, published, halt)?;
     let (writer, senders) = Writer::start(
         &process.records,
         count,
@@ -163,7 +168,35 @@ fn serve(
         }
     }
     writer.finish();
+    if let Some(dns) = dns {
+        // It has nothing to drain, and answers as long as anything of this process does.
+        halt.send_replace(true);
+        join(dns, "DNS");
+    }
     failed.map_or(Ok(()), Err)
+}
+
+/// Binds the DNS listeners and serves them on a thread of their own.
+fn start_dns(
+    process: &Arc<Process>,
+    published: &Published,
+    halt: &watch::Sender<bool>,
+) -> Result<Option<JoinHandle<()>>, BootError> {
+    let Some(server) = DnsServer::bind(process)? else {
+        return Ok(None);
+    };
+    let (snapshot, halted) = (Arc::clone(&published.snapshot), halt.subscribe());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(os("DNS"))?;
+    let dns = thread("dns", move || {
+        let _last_words = OnPanic(|| {
+            tracing::error!("DNS has panicked: names are not resolved before a restart");
+        });
+        runtime.block_on(server.run(snapshot, halted));
+    })?;
+    Ok(Some(dns))
 }
 
 /// Whether the thread ended without a panic.

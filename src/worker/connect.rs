@@ -59,13 +59,24 @@ pub async fn connect(
     mut story: Story,
     cancel: &Cancel,
 ) -> bool {
-    let dialled = tokio::select! {
-        biased;
-        why = cancel.cancelled() => {
-            story.end(why);
-            return false;
+    let (mut permit, mut target) = (work.permit, work.target);
+    let dialled = loop {
+        let dialled = tokio::select! {
+            biased;
+            why = cancel.cancelled() => {
+                story.end(why);
+                return false;
+            }
+            dialled = work.upstreams.dial(permit, &target) => dialled,
+        };
+        match dialled.as_ref().err().map(|error| work.others.next(error)) {
+            Some(Some(next)) => (permit, target) = next,
+            Some(None) => break dialled,
+            None => {
+                work.others.reached();
+                break dialled;
+            }
         }
-        dialled = work.upstreams.dial(work.permit, &work.target) => dialled,
     };
     let stream = match dialled {
         Ok(stream) => stream,

@@ -16,23 +16,25 @@ use crate::extauthz::{self, Authorizer, Call, Held, Kind, Said, Subject};
 use crate::http::h1::Chunk;
 use crate::http::reply::Reply;
 use crate::io::body::Source;
-use crate::io::call::call;
+use crate::io::call::{Answer, CallError, call};
 use crate::io::clock;
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::upstream::{Target, Version};
 use crate::policy::{
     Connection, CustomMatch, Denied, OutboundTarget, Reason, Request, decide_outbound,
 };
+use crate::role::endpoints::Caller;
 use crate::role::outbound::{self, Route, Wanted};
 use crate::role::plan::{Plan, SitePoint};
 use crate::telemetry::record;
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
+use crate::worker::attempt::Attempt;
 use crate::worker::core::Core;
 use crate::worker::exchange;
 use crate::worker::forward::chain;
 use crate::worker::judge;
-use crate::worker::node;
+use crate::worker::leave::Leaving;
 use crate::worker::origin::Origin;
 use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
@@ -348,20 +350,34 @@ impl<'a> Asker<'a> {
     }
 
     /// The way to an authorizer, as any other call of ours.
-    fn target(self, authorizer: &Authorizer, version: Version) -> Result<Target, Trouble> {
-        let (mesh, turn) = (&self.snapshot.mesh, self.core.turn());
+    fn target(
+        self,
+        authorizer: &Authorizer,
+        version: Version,
+        attempt: &Attempt,
+    ) -> Result<Target, Trouble> {
+        let mesh = &self.snapshot.mesh;
+        let pick = attempt.pick(self.snapshot);
+        let from = self.caller();
         let failed = |what: &str| Trouble::Failed(what.to_owned());
         let wanted = Wanted::Name(authorizer.host.clone());
         let route = outbound::route(
             mesh,
             &self.snapshot.enforcements.directory,
-            &wanted,
-            authorizer.port,
-            turn,
+            &from,
+            (&wanted, authorizer.port),
+            pick,
         );
-        if let Route::Outside { service, port } = route {
-            let addresses = judge::endpoints(self.snapshot, service, port, turn)
+        if let Route::Outside {
+            service,
+            port,
+            address,
+        } = route
+        {
+            let asked = (service, port, address);
+            let address = judge::endpoint(self.core, self.snapshot, asked, &from, &pick)
                 .map_err(|why| Trouble::Failed(why.close().1.unwrap_or_default()))?;
+            let addresses = vec![address];
             let host = Some(authorizer.host.as_str());
             return exchange::outside(self.snapshot, service, addresses, version, host)
                 .ok_or_else(|| failed("there is no way to it"));
@@ -375,10 +391,65 @@ impl<'a> Asker<'a> {
                 None
             }
         };
-        let options = (ConnectOptions { mark }, turn);
-        let origin = Origin::at(self.site, self.snapshot, None);
-        node::outbound_target(self.snapshot, own, origin, route, options)
+        let leaving = Leaving {
+            core: self.core,
+            snapshot: self.snapshot,
+            own,
+            origin: Origin::at(self.site, self.snapshot, None),
+            from,
+            options: ConnectOptions { mark },
+        };
+        leaving
+            .target(route, &pick)
             .map_err(|_why| failed("there is no way to it"))
+    }
+
+    /// Puts a question, at another endpoint where one cannot be connected to.
+    async fn put(
+        self,
+        authorizer: &Authorizer,
+        version: Version,
+        question: &Call,
+    ) -> Result<Answer, Trouble> {
+        let mut attempt = Attempt::new(self.core);
+        let mut failed = None;
+        loop {
+            let target = match (self.target(authorizer, version, &attempt), failed) {
+                (Ok(target), _) => target,
+                // Every endpoint was tried: what was wrong with the last one is the answer.
+                (Err(_none), Some(last)) => return Err(last),
+                (Err(none), None) => return Err(none),
+            };
+            // The right to call a service of the registry, as for any connection that leaves a workload.
+            let permit = decide_outbound(OutboundTarget::Known, false)
+                .permit()
+                .map_err(|denied| Trouble::Never(denied.to_string()))?;
+            match call(&self.core.upstreams, permit, &target, version, question).await {
+                Ok(answer) => {
+                    attempt.succeeded(self.snapshot);
+                    return Ok(answer);
+                }
+                Err(CallError::Dial(error)) if attempt.failed(self.snapshot, &error) => {
+                    failed = Some(Trouble::Failed(chain(&error)));
+                }
+                Err(error) => return Err(Trouble::Failed(chain(&error))),
+            }
+        }
+    }
+
+    /// Whose way to the authorizer it is.
+    fn caller(&self) -> Caller<'_> {
+        let mesh = &self.snapshot.mesh;
+        let gateway = self
+            .plan
+            .own
+            .and_then(|id| mesh.gateways.iter().find(|g| g.id == *id));
+        let workload = self.plan.workload.and_then(|at| mesh.workloads.get(at));
+        match (gateway, workload) {
+            (Some(gateway), _) => Caller::gateway(gateway),
+            (None, Some(workload)) => Caller::workload(workload),
+            (None, None) => Caller::default(),
+        }
     }
 }
 
@@ -396,19 +467,13 @@ async fn ask(
         return Err(Trouble::Never(why.to_owned()));
     }
     let (question, version) = question(asker.snapshot, authorizer, subject)?;
-    let target = asker.target(authorizer, version)?;
-    // The right to call a service of the registry, as for any connection that leaves a workload.
-    let permit = decide_outbound(OutboundTarget::Known, false)
-        .permit()
-        .map_err(|denied| Trouble::Never(denied.to_string()))?;
     let work = async {
         // Nobody closes it.
         let _room = asker.core.questions.acquire().await;
-        call(&asker.core.upstreams, permit, &target, version, &question).await
+        asker.put(authorizer, version, &question).await
     };
     let answer = match rt::timeout(authorizer.timeout_ms, Box::pin(work)).await {
-        Ok(Ok(answer)) => answer,
-        Ok(Err(error)) => return Err(Trouble::Failed(chain(&error))),
+        Ok(answered) => answered?,
         Err(rt::Elapsed) => {
             return Err(Trouble::Failed(format!(
                 "no answer within {} ms",

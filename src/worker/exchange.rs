@@ -1,5 +1,6 @@
 //! One request from its canonical head to its record: tokens, policy, forward.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -19,20 +20,22 @@ use crate::io::body::Source;
 use crate::io::clock;
 use crate::io::hbone::Far;
 use crate::io::rt::{self, ConnectOptions};
-use crate::io::upstream::{Target, Version};
+use crate::io::upstream::{DialError, Target, Version};
 use crate::jwt::{TokenRules, authenticate_cached, www_authenticate};
 use crate::policy::{Denied, Permit, Request};
 use crate::role::authenticate::{self, TokenRefused};
 use crate::role::egress;
+use crate::role::endpoints::{Caller, Pick};
 use crate::role::plan::{Next, NoPlan, Plan, SitePoint};
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
+use crate::worker::attempt::Attempt;
 use crate::worker::connect;
 use crate::worker::core::Core;
 use crate::worker::custom::{self, Asked, Asker, Passed, Stopped, Upload};
 use crate::worker::edge;
-use crate::worker::forward::{self as forwarding, Forward, OnAnswer};
+use crate::worker::forward::{self as forwarding, Forward, OnAnswer, Onward};
 use crate::worker::judge::{self, NoTarget};
 use crate::worker::open::Entry;
 use crate::worker::origin::Origin;
@@ -167,12 +170,14 @@ pub async fn serve(
         r.request = Some(Arc::clone(&request));
         r.connection = Some(site.connection.clone());
     });
-    let (permit, going, passed) = match prepared {
+    let (permit, going, passed, attempt) = match prepared {
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     story.judged(permit.verdict());
     let extra = own_fields(&site, &request, &going, told);
+    let site = Rc::new(site);
+    let others = Others::new(core, &site, &snapshot, &request, attempt);
     let Some(entry) = enter(core, site, &snapshot, &request, (passed.asked, &story)) else {
         return refuse(Refusal::policy_changed(), asks, story, body, responder).await;
     };
@@ -189,6 +194,7 @@ pub async fn serve(
         extra: &extra,
         length,
         answer: &answer,
+        others: &others,
     };
     if request.method == Method::CONNECT {
         return connect::connect(work, body, responder, story, &entry.cancel).await;
@@ -200,7 +206,7 @@ pub async fn serve(
 /// providers were asked was heard by nobody; from here on it is.
 fn enter(
     core: &Core,
-    site: Site,
+    site: Rc<Site>,
     judged_by: &Arc<Snapshot>,
     request: &Arc<Request>,
     (asked, story): (Asked, &Story),
@@ -215,6 +221,67 @@ fn enter(
         entry.cancel.depends_on(leaf);
         entry
     })
+}
+
+/// The other endpoints that a request may go to.
+struct Others<'a> {
+    core: &'a Rc<Core>,
+    site: Rc<Site>,
+    snapshot: &'a Arc<Snapshot>,
+    request: &'a Request,
+    attempt: RefCell<Attempt>,
+    moved: RefCell<Option<String>>,
+}
+
+impl<'a> Others<'a> {
+    fn new(
+        core: &'a Rc<Core>,
+        site: &Rc<Site>,
+        snapshot: &'a Arc<Snapshot>,
+        request: &'a Request,
+        attempt: Attempt,
+    ) -> Self {
+        Self {
+            core,
+            site: Rc::clone(site),
+            snapshot,
+            request,
+            attempt: RefCell::new(attempt),
+            moved: RefCell::default(),
+        }
+    }
+}
+
+impl Onward for Others<'_> {
+    fn reached(&self) {
+        self.attempt.borrow().succeeded(self.snapshot);
+    }
+
+    fn next(&self, error: &DialError) -> Option<(Permit, Target)> {
+        let Self {
+            core,
+            site,
+            snapshot,
+            request,
+            attempt,
+            moved: _,
+        } = self;
+        if !attempt.borrow_mut().failed(snapshot, error) {
+            return None;
+        }
+        let attempt = attempt.borrow();
+        let pick = attempt.pick(snapshot);
+        let plan = judge::plan(snapshot, site, Some(request), pick).ok()?;
+        let permit = plan.judge(&site.connection, Some(request)).ok()?;
+        let target = target(core, snapshot, site, &plan, Some(request), &pick).ok()?;
+        let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
+        *self.moved.borrow_mut() = workload.map(|w| w.name.to_string());
+        Some((permit, target))
+    }
+
+    fn moved(&self) -> Option<String> {
+        self.moved.borrow_mut().take()
+    }
 }
 
 /// Where a permitted request goes, and how.
@@ -257,7 +324,7 @@ async fn prepare(
     form: Form,
     story: &mut Story,
     upload: Upload<'_, '_, '_>,
-) -> Result<(Permit, Going, Passed), Box<Refusal>> {
+) -> Result<(Permit, Going, Passed, Attempt), Box<Refusal>> {
     if let Some(refusal) = unserved(site, snapshot, form) {
         return Err(Box::new(refusal));
     }
@@ -272,8 +339,9 @@ async fn prepare(
                 denied: None,
             })
         })?;
-    let turn = core.turn();
-    let plan = match judge::plan(snapshot, site, Some(request), turn) {
+    let attempt = Attempt::new(core);
+    let pick = attempt.pick(snapshot);
+    let plan = match judge::plan(snapshot, site, Some(request), pick) {
         Ok(plan) => plan,
         Err(NoPlan::Close(close)) => return Err(Box::new(Refusal::close(close))),
         Err(NoPlan::Denied(denied)) => return Err(Box::new(Refusal::denied(Some(denied)))),
@@ -307,14 +375,14 @@ async fn prepare(
     let permit = plan
         .judge(&site.connection, Some(request))
         .map_err(|d| Box::new(Refusal::denied(d)))?;
-    let going = going(snapshot, site, &plan, request, turn).map_err(|why| {
+    let going = going(core, snapshot, site, &plan, request, &pick).map_err(|why| {
         let (close, detail) = why.close();
         Box::new(Refusal {
             detail,
             ..Refusal::close(close)
         })
     })?;
-    Ok((permit, going, passed))
+    Ok((permit, going, passed, attempt))
 }
 
 /// Verifies what the request presents.
@@ -376,15 +444,16 @@ pub(super) fn version(protocol: Protocol) -> Version {
 }
 
 fn going(
+    core: &Core,
     snapshot: &Snapshot,
     site: &Site,
     plan: &Plan<'_>,
     request: &Request,
-    turn: usize,
+    pick: &Pick<'_>,
 ) -> Result<Going, NoTarget> {
     let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
     Ok(Going {
-        target: target(snapshot, site, plan, Some(request), turn)?,
+        target: target(core, snapshot, site, plan, Some(request), pick)?,
         version: version(plan.protocol),
         own: plan
             .own
@@ -394,16 +463,17 @@ fn going(
     })
 }
 
-/// Turns where into how. `turn` chooses the address that is tried first.
+/// Turns where into how. `pick` chooses the address of an outside service.
 ///
 /// # Errors
 /// `NoTarget`.
 pub fn target(
+    core: &Core,
     snapshot: &Snapshot,
     site: &Site,
     plan: &Plan<'_>,
     request: Option<&Request>,
-    turn: usize,
+    pick: &Pick<'_>,
 ) -> Result<Target, NoTarget> {
     let mesh = &snapshot.mesh;
     let beyond = match &plan.next {
@@ -414,8 +484,11 @@ pub fn target(
                 source: client_address(*source, site.peer, *address),
             });
         }
-        Next::Outside(service, port) => {
-            let addresses = judge::endpoints(snapshot, *service, *port, turn)?;
+        Next::Outside(service, port, asked) => {
+            let gateway = mesh.gateways.iter().find(|g| Some(&g.id) == plan.own);
+            let from = gateway.map_or_else(Caller::default, Caller::gateway);
+            let asked = (*service, *port, *asked);
+            let addresses = vec![judge::endpoint(core, snapshot, asked, &from, pick)?];
             let version = version(plan.protocol);
             // CONNECT and bytes carry the client's own TLS, which must not be wrapped once more.
             let request = request.filter(|r| r.method != Method::CONNECT);

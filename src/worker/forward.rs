@@ -28,7 +28,10 @@ use crate::worker::respond::Responder;
 use crate::worker::site::Story;
 
 /// A permitted request.
-#[derive(Debug)]
+#[expect(
+    missing_debug_implementations,
+    reason = "what knows the other endpoints has nothing to show"
+)]
 pub struct Forward<'a> {
     /// Pools.
     pub upstreams: &'a Upstreams,
@@ -46,6 +49,20 @@ pub struct Forward<'a> {
     pub length: Option<u64>,
     /// What becomes of the answer's header.
     pub answer: &'a OnAnswer,
+    /// Where else it may go.
+    pub others: &'a dyn Onward,
+}
+
+/// Where else a request may go that could not be sent at all.
+pub trait Onward {
+    /// The upstream could be connected to.
+    fn reached(&self);
+
+    /// The next upstream after one that could not be connected to, judged anew.
+    fn next(&self, error: &DialError) -> Option<(Permit, Target)>;
+
+    /// The workload that it came to, if that is not the one that was chosen first.
+    fn moved(&self) -> Option<String>;
 }
 
 /// What the header of an upstream's answer gains and loses.
@@ -125,8 +142,10 @@ pub async fn exchange(
         status: Cell::new(None),
     };
     let slot: Slot<'_> = RefCell::new(Some(responder));
+    let others = work.others;
     let (close, detail, keep) = attempts(work, &moving, &mut body, &slot, cancel).await;
     story.edit(|r| {
+        r.workload = others.moved().or_else(|| r.workload.take());
         r.status = moving.status.get();
         r.detail = detail;
     });
@@ -163,23 +182,31 @@ async fn attempts(
 ) -> (CloseReason, Option<String>, bool) {
     let Forward {
         upstreams,
-        permit,
-        target,
+        mut permit,
+        mut target,
         version,
         request,
+        others,
         ..
     } = work;
     let repeatable = body.is_empty() && request.method.is_idempotent();
     let failed = |error: &DialError| (dial_reason(error), Some(chain(error)), true);
-    let asked = tokio::select! {
-        biased;
-        why = cancel.cancelled() => return (why, None, false),
-        asked = upstreams.request(permit, &target, version) => asked,
+    let (upstream, again) = loop {
+        let asked = tokio::select! {
+            biased;
+            why = cancel.cancelled() => return (why, None, false),
+            asked = upstreams.request(permit, &target, version) => asked,
+        };
+        match asked {
+            Ok(asked) => break asked,
+            // Nothing was sent yet, so that another endpoint can have it whole.
+            Err(error) => match others.next(&error) {
+                Some(next) => (permit, target) = next,
+                None => return failed(&error),
+            },
+        }
     };
-    let (upstream, again) = match asked {
-        Ok(asked) => asked,
-        Err(error) => return failed(&error),
-    };
+    others.reached();
     let mut tried = via(moving, upstream, body, slot, cancel, upstreams).await;
     if matches!(tried, Tried::Stale) && repeatable {
         tried = match upstreams.again(again, &target, version).await {

@@ -1,11 +1,15 @@
 //! What the policies of a snapshot say at a site. Used for the first decision and for every one after a reload.
 
+use std::net::{IpAddr, SocketAddr};
+
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::policy::{Connection, Request};
-use crate::role::egress::{self, NoEndpoint};
+use crate::role::egress::NoEndpoint;
+use crate::role::endpoints::{Caller, Pick};
 use crate::role::plan::{self, NoPlan, Plan};
 use crate::vocab::addr::UpstreamAddr;
+use crate::worker::core::Core;
 use crate::worker::custom::Asked;
 use crate::worker::site::Site;
 
@@ -13,14 +17,14 @@ use crate::worker::site::Site;
 ///
 /// # Errors
 /// `NoPlan`.
-pub fn plan<'s>(
+pub fn plan<'s, 'p>(
     snapshot: &'s Snapshot,
     site: &Site,
     request: Option<&Request>,
-    turn: usize,
+    pick: impl Into<Pick<'p>>,
 ) -> Result<Plan<'s>, NoPlan> {
     let rules = &snapshot.enforcements;
-    plan::plan(rules, &site.point, &site.connection, request, turn)
+    plan::plan(rules, &site.point, &site.connection, request, pick)
 }
 
 /// Whether the peer's certificate is revoked.
@@ -53,23 +57,28 @@ pub fn still_allowed(
     covered && plan::still_allowed(rules, &site.point, &connection, request)
 }
 
-/// Addresses of an outside service's endpoints in the order in which they are tried, as they were judged when DNS
-/// answered: a name is never resolved for a request.
+/// The address of an outside service that is dialled: the one that was asked for where that is what is dialled, else one
+/// of its endpoints, as it was judged when DNS answered: a name is never resolved for a request.
 ///
 /// # Errors
 /// Why there is none.
-pub fn endpoints(
+pub fn endpoint(
+    core: &Core,
     snapshot: &Snapshot,
-    service: usize,
-    port: u16,
-    turn: usize,
-) -> Result<Vec<UpstreamAddr>, NoTarget> {
-    let service = snapshot
-        .mesh
-        .services
-        .get(service)
-        .ok_or(NoTarget::NoRoute)?;
-    egress::endpoints(service, &snapshot.resolved, port, turn).map_err(NoTarget::NoEndpoint)
+    (service, port, asked): (usize, u16, Option<IpAddr>),
+    from: &Caller<'_>,
+    pick: &Pick<'_>,
+) -> Result<UpstreamAddr, NoTarget> {
+    if let Some(ip) = asked {
+        let address = SocketAddr::new(ip, port);
+        // A block may take in this process's own listeners.
+        let own = core.process.listens_on(address);
+        return (!own)
+            .then_some(UpstreamAddr(address))
+            .ok_or(NoTarget::SelfCall);
+    }
+    pick.outside(&snapshot.mesh, (service, port), &snapshot.resolved, from)
+        .map_err(NoTarget::NoEndpoint)
 }
 
 /// Why what was permitted cannot be dialled.
@@ -77,6 +86,8 @@ pub fn endpoints(
 pub enum NoTarget {
     /// Nothing there.
     NoRoute,
+    /// An address of this process itself.
+    SelfCall,
     /// An outside service without a usable address.
     NoEndpoint(NoEndpoint),
 }
@@ -87,6 +98,10 @@ impl NoTarget {
     pub fn close(&self) -> (CloseReason, Option<String>) {
         match self {
             Self::NoRoute => (CloseReason::NoRoute, None),
+            Self::SelfCall => (
+                CloseReason::SelfCall,
+                Some("an address of this process itself".to_owned()),
+            ),
             Self::NoEndpoint(why) => (CloseReason::UpstreamConnect, Some(why.to_string())),
         }
     }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::checked::capture::OriginalSource;
-use crate::config::checked::{Node, NodeWorkload, Process, Protocol};
+use crate::config::checked::{Node, NodeWorkload, Process, Protocol, Workload};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
 use crate::http::connect::Told;
@@ -14,9 +14,10 @@ use crate::io::listener::{Captured, original_destination};
 use crate::io::relay::relay;
 use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
-use crate::io::upstream::Target;
+use crate::io::upstream::{DialError, Target};
 use crate::io::{clock, tls};
 use crate::policy::{Connection, Denied, Permit, Request};
+use crate::role::endpoints::Caller;
 use crate::role::outbound::{self, Route, Wanted};
 use crate::role::plan::{self, NoPlan, SitePoint};
 use crate::telemetry::metrics::{Ends, Reporter};
@@ -24,12 +25,15 @@ use crate::telemetry::record::Kind;
 use crate::vocab::addr::OriginalDst;
 use crate::vocab::host::Host;
 use crate::vocab::limits;
+use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
+use crate::worker::attempt::Attempt;
 use crate::worker::core::Core;
 use crate::worker::custom::{self, Asked, Asker};
-use crate::worker::exchange::{Beyond, hbone, target};
+use crate::worker::exchange;
 use crate::worker::forward::{chain, dial_reason};
-use crate::worker::judge::{self, NoTarget};
+use crate::worker::judge;
+use crate::worker::leave::Leaving;
 use crate::worker::open::Entry;
 use crate::worker::origin::{self, Origin};
 use crate::worker::serve;
@@ -236,6 +240,7 @@ async fn permitted(
     core: &Rc<Core>,
     site: &Site,
     snapshot: &Arc<Snapshot>,
+    attempt: &Attempt,
 ) -> Result<(Permit, Target, Story, Asked), CloseReason> {
     let mut story = Story::begin(core, site, Kind::Connection, snapshot);
     let end = |story: Story, close| {
@@ -245,7 +250,7 @@ async fn permitted(
     if judge::is_revoked(snapshot, site) {
         return end(story, CloseReason::Revoked);
     }
-    let plan = match judge::plan(snapshot, site, None, core.turn()) {
+    let plan = match judge::plan(snapshot, site, None, attempt.pick(snapshot)) {
         Ok(plan) => plan,
         Err(NoPlan::Close(close)) => return end(story, close),
         Err(NoPlan::Denied(denied)) => {
@@ -287,7 +292,9 @@ async fn permitted(
         }
     };
     story.judged(permit.verdict());
-    match target(snapshot, site, &plan, None, core.turn()) {
+    // The plan has chosen already where it chooses; an outside address is chosen here.
+    let pick = attempt.again(snapshot);
+    match exchange::target(core, snapshot, site, &plan, None, &pick) {
         Ok(target) => Ok((permit, target, story, asked)),
         Err(why) => {
             let (close, detail) = why.close();
@@ -335,7 +342,7 @@ fn count_inbound(
 }
 
 /// Has a connection counted that leaves workload `source`.
-fn count_outbound(
+fn tell_route(
     story: &mut Story,
     snapshot: &Snapshot,
     (source, principal): (usize, &SpiffeId),
@@ -350,7 +357,7 @@ fn count_outbound(
         Route::Gateway {
             gateway, service, ..
         } => {
-            (ends.gateway, ends.service) = (Some(*gateway), Some(*service));
+            (ends.gateway, ends.service) = (Some(*gateway), *service);
             true
         }
         Route::Workload {
@@ -365,6 +372,10 @@ fn count_outbound(
         }
         Route::Unknown(_) => false,
     };
+    let workload = ends
+        .destination
+        .and_then(|at| snapshot.mesh.workloads.get(at));
+    story.edit(|r| r.workload = workload.map(|w| w.name.to_string()));
     story.count(snapshot, Reporter::Source, ends, mutual_tls);
 }
 
@@ -386,7 +397,8 @@ pub async fn dialled(
     site: Site,
     snapshot: &Arc<Snapshot>,
 ) -> Result<Going, CloseReason> {
-    let (permit, target, story, asked) = permitted(core, &site, snapshot).await?;
+    let mut attempt = Attempt::new(core);
+    let (permit, target, story, asked) = permitted(core, &site, snapshot, &attempt).await?;
     // A policy that changed while providers were asked was not heard by anybody.
     let latest = core.snapshot();
     if !Arc::ptr_eq(&latest, snapshot)
@@ -397,38 +409,63 @@ pub async fn dialled(
     }
     let leaf = site.leaf.clone();
     // On the list before the dial: one that changes from now on is heard.
+    let site = Rc::new(site);
+    let at = Rc::clone(&site);
     let still = move |snapshot: &Snapshot| {
-        judge::still_allowed(snapshot, &site, None::<&Request>, clock::unix_s(), &asked)
+        judge::still_allowed(snapshot, &at, None::<&Request>, clock::unix_s(), &asked)
     };
     let entry = core.open.enter(Box::new(still), story.sketch());
     entry.cancel.depends_on(leaf);
-    dial(core, permit, &target, story, entry).await
+    let next = |error: &DialError, story: &mut Story| {
+        if !attempt.failed(snapshot, error) {
+            return None;
+        }
+        let pick = attempt.pick(snapshot);
+        let plan = judge::plan(snapshot, &site, None, pick).ok()?;
+        let permit = plan.judge(&site.connection, None).ok()?;
+        let target = exchange::target(core, snapshot, &site, &plan, None, &pick);
+        let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
+        story.edit(|r| r.workload = workload.map(|w| w.name.to_string()));
+        count_inbound(story, snapshot, &site, plan.workload, plan.service);
+        Some((permit, target.ok()?))
+    };
+    let going = dial(core, (permit, target), story, entry, next).await?;
+    attempt.succeeded(snapshot);
+    Ok(going)
 }
 
+/// Dials, and again whatever `next` says after a failure: nothing was sent until then.
 pub(super) async fn dial(
     core: &Rc<Core>,
-    permit: Permit,
-    target: &Target,
-    story: Story,
+    first: (Permit, Target),
+    mut story: Story,
     entry: Entry,
+    mut next: impl FnMut(&DialError, &mut Story) -> Option<(Permit, Target)>,
 ) -> Result<Going, CloseReason> {
-    let dialled = tokio::select! {
-        biased;
-        why = entry.cancel.cancelled() => {
-            story.end(why);
-            return Err(why);
-        }
-        dialled = core.upstreams.dial_proved(permit, target) => dialled,
-    };
-    match dialled {
-        Ok((up, leaf)) => {
-            entry.cancel.depends_on(leaf);
-            Ok(Going { up, story, entry })
-        }
-        Err(error) => {
-            let close = dial_reason(&error);
-            story.fail(close, chain(&error));
-            Err(close)
+    let (mut permit, mut target) = first;
+    loop {
+        let dialled = tokio::select! {
+            biased;
+            why = entry.cancel.cancelled() => {
+                story.end(why);
+                return Err(why);
+            }
+            dialled = core.upstreams.dial_proved(permit, &target) => dialled,
+        };
+        let error = match dialled {
+            Ok((up, leaf)) => {
+                entry.cancel.depends_on(leaf);
+                return Ok(Going { up, story, entry });
+            }
+            Err(error) => error,
+        };
+        match next(&error, &mut story) {
+            Some(other) => (permit, target) = other,
+            None => {
+                let close = dial_reason(&error);
+                story.fail(close, chain(&error));
+                return Err(close);
+            }
         }
     }
 }
@@ -553,11 +590,11 @@ fn tunnel_target<'n>(
 
 /// The workload's port that a service which it belongs to has behind `port`.
 fn service_target(snapshot: &Snapshot, workload: usize, host: &str, port: u16) -> Option<u16> {
-    let service = snapshot.enforcements.directory.service_by_host(host)?;
-    let services = &snapshot.mesh.services;
-    let service = services
-        .get(service)
-        .filter(|s| s.workloads.contains(&workload))?;
+    let services = snapshot.enforcements.directory.services_by_host(host);
+    let mut services = services
+        .iter()
+        .filter_map(|at| snapshot.mesh.services.get(*at));
+    let service = services.find(|s| s.workloads.contains(&workload))?;
     crate::role::directory::service_port(service, port).map(|p| p.target_port)
 }
 
@@ -597,17 +634,7 @@ pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
             Err(error) => going.story.fail(CloseReason::DownstreamReset, error),
         },
         Err(close) => {
-            let answer = if close == CloseReason::Denied {
-                Answer::NotAllowed
-            } else if matches!(
-                close,
-                CloseReason::NoRoute | CloseReason::UpstreamConnect | CloseReason::UpstreamTimeout
-            ) {
-                Answer::Unreachable
-            } else {
-                Answer::Failed
-            };
-            if let Err(error) = socks::answer(&mut stream, answer).await {
+            if let Err(error) = socks::answer(&mut stream, Answer::of(close)).await {
                 tracing::trace!(%error, "SOCKS client is gone");
             }
         }
@@ -644,26 +671,17 @@ pub(super) async fn leave(
         story.fail(CloseReason::NoRoute, "workload is not in the mesh any more");
         return Err(CloseReason::NoRoute);
     };
-    let destination = match wanted {
-        Wanted::Address(ip) => *ip,
-        Wanted::Name(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
-    };
     story.edit(|r| {
-        r.connection = Some(Connection {
-            principal: Some(own.id.clone()),
-            peer: peer.ip().to_canonical(),
-            remote: peer.ip().to_canonical(),
-            destination,
-            port,
-            sni: None,
-            time: clock::unix_s(),
-        });
+        r.connection = Some(leaving_connection(&own.id, peer, wanted, port));
         r.service = Some(wanted.with_port(port));
     });
-    let turn = core.turn();
-    let (route, verdict) = outbound::judge(&snapshot.enforcements, wanted, port, turn);
+    let rules = &snapshot.enforcements;
+    let from = leaving_from(node, own);
+    let mut attempt = Attempt::new(core);
+    let pick = attempt.pick(&snapshot);
+    let (route, verdict) = outbound::judge(rules, &from, (wanted, port), pick);
     story.judged(&verdict);
-    count_outbound(&mut story, &snapshot, (own_at, &own.id), &route);
+    tell_route(&mut story, &snapshot, (own_at, &own.id), &route);
     let Ok(permit) = verdict.permit() else {
         story.end(CloseReason::Denied);
         return Err(CloseReason::Denied);
@@ -677,7 +695,15 @@ pub(super) async fn leave(
         baggage: metadata.workload(own_at).cloned(),
         trace,
     };
-    let target = match outbound_target(&snapshot, &own.id, origin, route, (options, turn)) {
+    let leaving = Leaving {
+        core,
+        snapshot: &snapshot,
+        own: &own.id,
+        origin,
+        from,
+        options,
+    };
+    let target = match leaving.target(route, &pick) {
         Ok(target) => target,
         Err(why) => {
             let (close, detail) = why.close();
@@ -691,65 +717,68 @@ pub(super) async fn leave(
             return Err(close);
         }
     };
-    let wanted = wanted.clone();
-    let still = move |snapshot: &Snapshot| {
-        let (_route, verdict) = outbound::judge(&snapshot.enforcements, &wanted, port, 0);
-        snapshot.enforcements.directory.workload(&hosted).is_some() && verdict.permit().is_ok()
+    let still = still_leaving(node, hosted, wanted.clone(), port);
+    let entry = core.open.enter(still, story.sketch());
+    let next = |error: &DialError, story: &mut Story| {
+        if !attempt.failed(&snapshot, error) {
+            return None;
+        }
+        let pick = attempt.pick(&snapshot);
+        let (route, verdict) = outbound::judge(rules, &from, (wanted, port), pick);
+        let permit = verdict.permit().ok()?;
+        tell_route(story, &snapshot, (own_at, &own.id), &route);
+        Some((permit, leaving.target(route, &pick).ok()?))
     };
-    let entry = core.open.enter(Box::new(still), story.sketch());
-    dial(core, permit, &target, story, entry).await
+    let going = dial(core, (permit, target), story, entry, next).await?;
+    attempt.succeeded(&snapshot);
+    Ok(going)
 }
 
-/// The way that a route is taken as `own`; outside services in plaintext.
-///
-/// # Errors
-/// `NoTarget`.
-pub(super) fn outbound_target(
-    snapshot: &Snapshot,
-    own: &SpiffeId,
-    origin: Origin,
-    route: Route,
-    (options, turn): (rt::ConnectOptions, usize),
-) -> Result<Target, NoTarget> {
-    let mesh = &snapshot.mesh;
-    let beyond = match route {
-        Route::Gateway {
-            gateway,
-            service,
-            authority,
-        } => mesh.gateways.get(gateway).map(|gateway| Beyond {
-            address: gateway.hbone,
-            expected: gateway.id.clone(),
-            service: Some(service),
-            authority,
-        }),
-        Route::Workload {
-            workload,
-            port,
-            service,
-        } => mesh.workloads.get(workload).map(|workload| Beyond {
-            address: SocketAddr::new(workload.address, workload.hbone_port),
-            expected: workload.id.clone(),
-            service,
-            authority: SocketAddr::new(workload.address, port).to_string(),
-        }),
-        Route::Outside { service, port } => {
-            let addresses = judge::endpoints(snapshot, service, port, turn)?;
-            return Ok(Target::Plain {
-                addresses,
-                options,
-                source: None,
-            });
-        }
-        Route::Unknown(Some(address)) => {
-            return Ok(Target::Plain {
-                addresses: vec![address],
-                options,
-                source: None,
-            });
-        }
-        Route::Unknown(None) | Route::Unreachable { .. } => None,
-    };
-    let far = |beyond| hbone(snapshot, own, origin, beyond);
-    beyond.and_then(far).ok_or(NoTarget::NoRoute)
+/// Whether a connection that left a workload may stay open, by a newer snapshot.
+fn still_leaving(
+    node: &Node,
+    hosted: ResourceName,
+    wanted: Wanted,
+    port: u16,
+) -> Box<dyn Fn(&Snapshot) -> bool> {
+    // What a node says of unknown destinations and of names.
+    let (allow_any, search) = (node.outbound_allow_any, node.dns_search.clone());
+    Box::new(move |snapshot| {
+        let rules = &snapshot.enforcements;
+        let own = rules.directory.workload(&hosted);
+        own.and_then(|at| snapshot.mesh.workloads.get(at))
+            .is_some_and(|own| {
+                let from = Caller {
+                    allow_any,
+                    search: &search,
+                    ..Caller::workload(own)
+                };
+                let (_route, verdict) = outbound::judge(rules, &from, (&wanted, port), 0);
+                verdict.permit().is_ok()
+            })
+    })
+}
+
+fn leaving_connection(own: &SpiffeId, peer: SocketAddr, wanted: &Wanted, port: u16) -> Connection {
+    Connection {
+        principal: Some(own.clone()),
+        peer: peer.ip().to_canonical(),
+        remote: peer.ip().to_canonical(),
+        destination: match wanted {
+            Wanted::Address(ip) => *ip,
+            Wanted::Name(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        },
+        port,
+        sni: None,
+        time: clock::unix_s(),
+    }
+}
+
+/// A workload as it leaves from its node.
+fn leaving_from<'a>(node: &'a Node, own: &'a Workload) -> Caller<'a> {
+    Caller {
+        allow_any: node.outbound_allow_any,
+        search: &node.dns_search,
+        ..Caller::workload(own)
+    }
 }

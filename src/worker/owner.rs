@@ -161,7 +161,7 @@ async fn unowned(
         source: None,
     };
     let entry = core.open.enter(Box::new(|_snapshot| true), story.sketch());
-    match node::dial(core, permit, &target, story, entry).await {
+    match node::dial(core, (permit, target), story, entry, |_error, _story| None).await {
         Ok(going) => node::relayed(going, tcp.into()).await,
         Err(_close) => tcp.reset_on_close(),
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use crate::exchange::close::CloseReason;
 use crate::io::stream::Stream;
 use crate::role::outbound::Wanted;
 use crate::vocab::host::Host;
@@ -20,8 +21,38 @@ pub enum Answer {
     NotAllowed = 2,
     /// Host unreachable.
     Unreachable = 4,
+    /// Connection refused.
+    Refused = 5,
     /// Command not supported.
     NoCommand = 7,
+    /// Address type not supported.
+    NoAddressType = 8,
+}
+
+impl Answer {
+    /// What a client is told of a connection that could not be had.
+    #[must_use]
+    pub fn of(close: CloseReason) -> Self {
+        match close {
+            CloseReason::Denied
+            | CloseReason::SelfCall
+            | CloseReason::PolicyChanged
+            | CloseReason::Revoked => Self::NotAllowed,
+            CloseReason::NoRoute | CloseReason::UpstreamTimeout => Self::Unreachable,
+            CloseReason::UpstreamConnect => Self::Refused,
+            CloseReason::Done
+            | CloseReason::PlaintextRefused
+            | CloseReason::Handshake
+            | CloseReason::BadRequest
+            | CloseReason::Token
+            | CloseReason::Login
+            | CloseReason::UpstreamReset
+            | CloseReason::DownstreamReset
+            | CloseReason::Timeout
+            | CloseReason::Limit
+            | CloseReason::Drain => Self::Failed,
+        }
+    }
 }
 
 /// Reads what the client wants.
@@ -62,7 +93,10 @@ pub async fn wanted(stream: &mut Stream) -> io::Result<(Wanted, u16)> {
                 None => Wanted::Name(host.name().to_owned()),
             }
         }
-        _ => return Err(bad("unknown address type")),
+        _ => {
+            answer(stream, Answer::NoAddressType).await?;
+            return Err(bad("unknown address type"));
+        }
     };
     Ok((wanted, stream.read_u16().await?))
 }
@@ -77,7 +111,9 @@ pub async fn answer(stream: &mut Stream, answer: Answer) -> io::Result<()> {
         Answer::Failed => 1,
         Answer::NotAllowed => 2,
         Answer::Unreachable => 4,
+        Answer::Refused => 5,
         Answer::NoCommand => 7,
+        Answer::NoAddressType => 8,
     };
     stream.write_all(&[5, code, 0, 1, 0, 0, 0, 0, 0, 0]).await?;
     stream.flush().await

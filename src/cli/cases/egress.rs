@@ -11,6 +11,7 @@ use crate::cli::cases::json::{Broken, integer_or, list, member, text, text_or, t
 use crate::config;
 use crate::config::checked::Mesh;
 use crate::policy::Decision;
+use crate::role::endpoints::Caller;
 use crate::role::enforcement::Enforcements;
 use crate::role::outbound::{self, Route, Wanted};
 use crate::vocab::host::Host;
@@ -42,18 +43,29 @@ fn choose(rules: &Enforcements, host: &Host, port: u16) -> (String, Option<Strin
         Some(ip) => Wanted::Address(ip),
         None => Wanted::Name(host.name().to_owned()),
     };
-    let (route, verdict) = outbound::judge(rules, &wanted, host.port().unwrap_or(port), 0);
+    let (route, verdict) = outbound::judge(
+        rules,
+        &Caller::default(),
+        (&wanted, host.port().unwrap_or(port)),
+        0,
+    );
     let why = Some(verdict.judged().reason.to_string());
     if verdict.judged().decision == Decision::Deny {
         return ("blocked".to_owned(), why);
     }
     match route {
-        Route::Gateway { service, .. } | Route::Outside { service, .. } => {
+        Route::Gateway {
+            service: Some(service),
+            ..
+        }
+        | Route::Outside { service, .. } => {
             let service = rules.mesh.services.get(service);
             let name = service.map_or_else(String::new, |s| s.name.name.clone());
             (name, why)
         }
-        Route::Workload { .. } | Route::Unknown(_) => ("passthrough".to_owned(), why),
+        Route::Workload { .. } | Route::Gateway { service: None, .. } | Route::Unknown(_) => {
+            ("passthrough".to_owned(), why)
+        }
         Route::Unreachable { .. } => {
             let why = "the service does not have this port".to_owned();
             ("blocked".to_owned(), Some(why))

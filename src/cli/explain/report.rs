@@ -166,6 +166,9 @@ impl Report {
         let hosts = decided.and_then(|hop| subject.other_host(hop).or_else(|| subject.ports(hop)));
         report.notes.extend(hosts);
         report.notes.extend(subject.siblings());
+        report
+            .notes
+            .extend(subject.hops.iter().find_map(|hop| subject.chosen_way(hop)));
         report.record = subject
             .recorded
             .map(|r| subject.compared(r, recorded_as(subject.hops)));

@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use crate::config::check::names::{dns_label, dns_subdomain};
-use crate::config::check::{Context, authn, policy, provider, revocation, route, service};
+use crate::config::check::waypoint::{Bindings, waypoint_for};
+use crate::config::check::{
+    Context, address, authn, destination, policy, provider, revocation, route, service,
+};
 use crate::config::checked::{Gateway, Mesh, Workload};
 use crate::config::place::At;
 use crate::config::raw::File;
 use crate::config::raw::mesh::{Labels, MeshSettings, OutboundTrafficPolicy};
 use crate::config::read::{AnyText, Port, Table};
 use crate::identity::revocation::Revocations;
+use crate::vocab::locality::Locality;
 use crate::vocab::path::PathNormalization;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
@@ -26,9 +30,11 @@ const ROOT_NAMESPACE: &str = "istio-system";
 pub(crate) fn mesh(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
     let mut mesh = settings(files, cx)?;
     gateways(files, &mut mesh, cx);
-    workloads(files, &mut mesh, cx);
-    service::services(files, &mut mesh, cx);
-    service::destination_rules(files, &mut mesh, cx);
+    let bindings = Bindings::new(files, &mesh, cx);
+    workloads(files, &mut mesh, &bindings, cx);
+    service::services(files, &mut mesh, &bindings, cx);
+    address::allocate(&mut mesh);
+    destination::destination_rules(files, &mut mesh, cx);
     route::routes(files, &mut mesh, cx);
     provider::providers(files, &mut mesh, cx);
     policy::policies(files, &mut mesh, cx);
@@ -175,18 +181,21 @@ fn gateways(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
                 format!("another gateway already stands at `{hbone}`"),
             );
         }
+        let waypoint_for = waypoint_for(raw.labels.as_ref(), raw.gateway_class_name, cx);
         let labels = labels(raw.labels.as_ref());
         mesh.gateways.extend(id.map(|id| Gateway {
             name,
             class: raw.gateway_class_name,
             id,
             hbone,
+            waypoint_for,
+            locality: topology(&labels),
             labels,
         }));
     }
 }
 
-fn workloads(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
+fn workloads(files: &[File], mesh: &mut Mesh, bindings: &Bindings, cx: &mut Context<'_>) {
     let mut addresses: BTreeMap<IpAddr, ResourceName> = BTreeMap::new();
     for raw in files.iter().flat_map(|f| f.workload_entry.iter().flatten()) {
         let name = cx.resource(&raw.name, raw.namespace.as_ref());
@@ -206,15 +215,64 @@ fn workloads(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
             }
         }
         let hbone_port = raw.hbone_port.map_or(HBONE_PORT, |Port(port)| port);
+        let account = raw.service_account.as_str();
+        let waypoint = bindings.workload(raw.labels.as_ref(), (&name, account), mesh, cx);
         let labels = labels(raw.labels.as_ref());
+        let weight = weight(raw.weight.as_ref(), cx);
+        let locality = locality(raw.locality.as_ref(), Some(&labels), cx);
         mesh.workloads.extend(id.map(|id| Workload {
             name,
             id,
             address,
             hbone_port,
             labels,
+            weight,
+            locality,
+            waypoint,
         }));
     }
+}
+
+/// `weight`; 1 if absent. Istio's 0 is the same as absent, which an operator who drains something does not expect.
+pub(crate) fn weight(raw: Option<&At<u32>>, cx: &mut Context<'_>) -> u32 {
+    let Some(at) = raw else {
+        return 1;
+    };
+    if at.value == 0 {
+        cx.out.error(
+            &at.place,
+            "0 means the same as no weight to Istio, expected 1 or more",
+        );
+    }
+    at.value.max(1)
+}
+
+/// `locality`, else that of the topology labels.
+pub(crate) fn locality(
+    raw: Option<&At<String>>,
+    labels: Option<&BTreeMap<String, String>>,
+    cx: &mut Context<'_>,
+) -> Locality {
+    let Some(at) = raw else {
+        return labels.map(topology).unwrap_or_default();
+    };
+    match Locality::parse(at) {
+        Ok(locality) => locality,
+        Err(error) => {
+            let text = at.escape_debug();
+            cx.out.error(&at.place, format!("`{text}` is {error}"));
+            Locality::default()
+        }
+    }
+}
+
+fn topology(labels: &BTreeMap<String, String>) -> Locality {
+    let level = |key: &str| labels.get(key).map_or("", String::as_str);
+    Locality::new(
+        level("topology.kubernetes.io/region"),
+        level("topology.kubernetes.io/zone"),
+        level("topology.istio.io/subzone"),
+    )
 }
 
 /// An address that one host can have.

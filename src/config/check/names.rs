@@ -151,14 +151,21 @@ impl Context<'_> {
                 format!("`{text}` is not a name: lower case letters, digits, `-` and `.`"),
             );
         }
-        if let Some(ns) = namespace.filter(|ns| !dns_label(ns)) {
-            let text = ns.escape_debug();
+        if let Some(ns) = namespace {
+            self.namespace(ns);
+        }
+        ResourceName::new(namespace.map_or(DEFAULT_NAMESPACE, |ns| &ns.value), name)
+    }
+
+    /// The name of a namespace.
+    pub(crate) fn namespace(&mut self, name: &At<String>) {
+        if !dns_label(name) {
+            let text = name.escape_debug();
             self.out.error(
-                &ns.place,
+                &name.place,
                 format!("`{text}` is not a namespace: lower case letters, digits and `-`"),
             );
         }
-        ResourceName::new(namespace.map_or(DEFAULT_NAMESPACE, |ns| &ns.value), name)
     }
 
     /// A host, lower case: an exact name or, where `wildcard`, `*.suffix`.
@@ -210,6 +217,7 @@ pub(crate) fn duplicates(files: &[File], out: &mut Problems) {
         };
     }
     kind!("gateway", gateway);
+    kind!("serviceAccount", service_account);
     kind!("workloadEntry", workload_entry);
     kind!("serviceEntry", service_entry);
     kind!("destinationRule", destination_rule);
@@ -217,6 +225,8 @@ pub(crate) fn duplicates(files: &[File], out: &mut Problems) {
     kind!("peerAuthentication", peer_authentication);
     kind!("requestAuthentication", request_authentication);
     kind!("authorizationPolicy", authorization_policy);
+    let namespaces = files.iter().flat_map(|f| f.namespace.iter().flatten());
+    unique("namespace", namespaces.map(|n| (&n.name, None)), out);
     let providers = files
         .iter()
         .flat_map(|f| f.extension_provider.iter().flatten());

@@ -11,6 +11,7 @@ use crate::config::checked::{
 };
 use crate::config::place::{At, Place};
 use crate::config::raw::File;
+use crate::config::raw::mesh::OutboundTrafficPolicy;
 use crate::config::raw::process as raw;
 use crate::config::read::Table;
 use crate::vocab::capture::OWN_MARK;
@@ -200,6 +201,14 @@ fn node(raw: &raw::Node, mesh: &Mesh, seen: &mut Seen, cx: &mut Context<'_>) -> 
         .iter()
         .filter_map(|w| node_workload(w, raw.hbone.as_ref(), mesh, seen, cx))
         .collect();
+    let policy = raw.outbound_policy.as_ref();
+    if let Some(at) = policy.filter(|at| at.value == OutboundTrafficPolicy::AllowAny) {
+        cx.out.warn(
+            &at.place,
+            "every unknown destination is let out, without a policy of its own",
+        );
+    }
+    let search = raw.dns_search.iter().flatten();
     let captures = raw.capture.as_ref().map(|c| capture::capture(c, cx));
     let node = Node {
         name: raw.name.value.clone(),
@@ -216,6 +225,10 @@ fn node(raw: &raw::Node, mesh: &Mesh, seen: &mut Seen, cx: &mut Context<'_>) -> 
         original_source: raw.original_source.unwrap_or_default(),
         unowned: raw.unowned.unwrap_or_default(),
         capture: captures,
+        outbound_allow_any: policy.map(|at| at.value == OutboundTrafficPolicy::AllowAny),
+        dns: raw.dns.as_ref().map(|at| seen.listeners.add(at, cx)),
+        dns_search: search.filter_map(|at| cx.host(at, false)).collect(),
+        dns_unknown: raw.dns_unknown.unwrap_or_default(),
     };
     capture::node(raw, &node, &mut seen.captures, cx);
     node
@@ -232,6 +245,7 @@ fn node_workload(
     let outbound = raw.outbound.as_ref().map(|at| seen.listeners.add(at, cx));
     let owner = raw.owner.as_ref().map(|o| capture::owner(o, cx));
     let socks = raw.socks.as_ref().map(|at| seen.listeners.add(at, cx));
+    let dns = raw.dns.as_ref().map(|at| seen.listeners.add(at, cx));
     let mut app = BTreeMap::new();
     for (key, address) in raw.app.iter().flat_map(|m| &m.0) {
         app.extend(cx.port_key(key).map(|port| (port, *address)));
@@ -255,6 +269,7 @@ fn node_workload(
         owner,
         outbound,
         socks,
+        dns,
         app,
     })
 }

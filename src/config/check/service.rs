@@ -1,58 +1,77 @@
-//! `[[serviceEntry]]` and `[[destinationRule]]` (policy semantics 9.1 and 9.2).
+//! `[[serviceEntry]]` (policy semantics 9.1).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::config::check::Context;
-use crate::config::check::mesh::labels;
+use crate::config::check::mesh::{labels, locality, weight};
+use crate::config::check::names::dns_label;
+use crate::config::check::waypoint::Bindings;
 use crate::config::checked::{
-    DestinationRule, GatewayClass, Location, Mesh, Service, ServicePort, UpstreamTls,
+    Balance, Location, Mesh, Preference, Service, ServiceEndpoint, ServicePort,
 };
-use crate::config::place::At;
+use crate::config::place::{At, Place};
 use crate::config::raw::File;
-use crate::config::raw::mesh::{ClientTls, Resolution, ServiceEntry, TlsMode};
-use crate::config::read::Table;
+use crate::config::raw::mesh::{Resolution, ServiceEntry};
+use crate::config::read::{Read as _, Table};
+use crate::vocab::cidr::Cidr;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
 
-const USE_WAYPOINT: &str = "istio.io/use-waypoint";
-const USE_WAYPOINT_NAMESPACE: &str = "istio.io/use-waypoint-namespace";
+/// Istio's form of `trafficDistribution`.
+const TRAFFIC_DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
+/// `"false"`: no address is allocated, so that the name stands for the addresses of the endpoints.
+const AUTO_ALLOCATE: &str = "networking.istio.io/enable-autoallocate-ip";
 
 /// What only one service may have.
 #[derive(Default)]
 struct Taken {
-    hosts: BTreeMap<String, ResourceName>,
-    addresses: BTreeMap<IpAddr, ResourceName>,
+    hosts: BTreeMap<String, Vec<Holder>>,
+    addresses: Vec<(Cidr, ResourceName)>,
+}
+
+/// A service that has a host already.
+struct Holder {
+    name: ResourceName,
+    export_to: Option<Vec<String>>,
+    waypoint: Option<usize>,
 }
 
 /// Every `[[serviceEntry]]`.
-pub(crate) fn services(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
+pub(crate) fn services(files: &[File], mesh: &mut Mesh, bindings: &Bindings, cx: &mut Context<'_>) {
     let mut taken = Taken::default();
     for raw in files.iter().flat_map(|f| f.service_entry.iter().flatten()) {
-        let service = service(raw, mesh, &mut taken, cx);
+        let service = service(raw, (mesh, bindings), &mut taken, cx);
         mesh.services.push(service);
     }
 }
 
-fn service(raw: &ServiceEntry, mesh: &Mesh, taken: &mut Taken, cx: &mut Context<'_>) -> Service {
+fn service(
+    raw: &ServiceEntry,
+    (mesh, bindings): (&Mesh, &Bindings),
+    taken: &mut Taken,
+    cx: &mut Context<'_>,
+) -> Service {
     let name = cx.resource(&raw.name, raw.namespace.as_ref());
     let location = raw.location.unwrap_or(Location::External);
-    let hosts = hosts(raw, &name, taken, cx);
-    let addresses: Vec<IpAddr> = raw.addresses.iter().flatten().map(|at| at.value).collect();
-    for at in raw.addresses.iter().flatten() {
-        if let Some(other) = taken.addresses.insert(at.value, name.clone()) {
-            cx.out.error(
-                &at.place,
-                format!("serviceEntry `{other}` already has address `{}`", at.value),
-            );
-        }
-    }
+    let holder = Holder {
+        export_to: export_to(raw, &name, cx),
+        waypoint: bindings.service(raw.labels.as_ref(), location, &name, mesh, cx),
+        name,
+    };
+    let hosts = hosts(raw, &holder, taken, cx);
+    let Holder {
+        name,
+        export_to,
+        waypoint,
+    } = holder;
+    let (addresses, blocks) = addresses(raw, location, &name, taken, cx);
     let workloads = workloads(raw, location, &name, mesh, cx);
     let endpoints = endpoints(raw, location, &hosts, cx);
     Service {
         allow_private: allow_private(raw, &endpoints, cx),
         endpoints,
-        waypoint: waypoint(raw, location, &name, mesh, cx),
+        waypoint,
         ports: ports(raw, cx),
         subject_alt_names: match location {
             Location::External => subject_alt_names(raw.subject_alt_names.as_ref(), cx),
@@ -63,35 +82,200 @@ fn service(raw: &ServiceEntry, mesh: &Mesh, taken: &mut Taken, cx: &mut Context<
             Location::Internal => spiffe_names(raw.subject_alt_names.as_ref(), cx),
         },
         labels: labels(raw.labels.as_ref()),
+        balance: Balance {
+            preference: preference(raw, cx),
+            ..Balance::default()
+        },
+        passthrough: raw.resolution.value == Resolution::None,
+        allocated: Vec::new(),
         name,
         hosts,
         addresses,
+        blocks,
+        export_to,
         location,
         workloads,
     }
 }
 
-fn hosts(
+/// `exportTo`; `None` for all namespaces.
+fn export_to(raw: &ServiceEntry, name: &ResourceName, cx: &mut Context<'_>) -> Option<Vec<String>> {
+    let written = raw.export_to.as_ref()?;
+    let mut namespaces = vec![name.namespace.clone()];
+    for at in written {
+        match at.as_str() {
+            "." => {}
+            "*" if written.len() == 1 => return None,
+            "~" if written.len() == 1 => return Some(Vec::new()),
+            "*" | "~" => cx.out.error(&at.place, "stands alone or not at all"),
+            other if dns_label(other) => namespaces.push(other.to_owned()),
+            other => cx.out.error(
+                &at.place,
+                format!(
+                    "`{}` is not a namespace, expected `.`, `*`, `~` or the name of one",
+                    other.escape_debug()
+                ),
+            ),
+        }
+    }
+    // `exportTo` without the own namespace takes it away from there too.
+    if !written
+        .iter()
+        .any(|at| at.value == "." || at.value == name.namespace)
+    {
+        namespaces.swap_remove(0);
+    }
+    Some(namespaces)
+}
+
+/// `trafficDistribution`, or Istio's annotation.
+fn preference(raw: &ServiceEntry, cx: &mut Context<'_>) -> Preference {
+    let annotations = raw.annotations.iter().flat_map(|a| &a.0);
+    let annotation = annotations
+        .filter(|(key, _)| key.value == TRAFFIC_DISTRIBUTION)
+        .map(|(_, value)| value)
+        .next();
+    match (&raw.traffic_distribution, annotation) {
+        (Some(at), None) => at.value,
+        (Some(at), Some(_)) => {
+            cx.out.error(
+                &at.place,
+                format!(
+                    "the annotation `{TRAFFIC_DISTRIBUTION}` says the same; expected one of them"
+                ),
+            );
+            at.value
+        }
+        (None, Some(at)) => match at.0.as_str() {
+            "Any" => Preference::Any,
+            "PreferClose" | "PreferSameZone" => Preference::Zone,
+            "PreferSameNode" => Preference::Node,
+            other => {
+                let expected = Preference::EXPECTED;
+                let text = other.escape_debug();
+                cx.out
+                    .error(&at.place, format!("`{text}` is not {expected}"));
+                Preference::Any
+            }
+        },
+        (None, None) => Preference::Any,
+    }
+}
+
+/// `addresses`: single ones and blocks.
+fn addresses(
     raw: &ServiceEntry,
+    location: Location,
     name: &ResourceName,
     taken: &mut Taken,
     cx: &mut Context<'_>,
-) -> Vec<String> {
-    let mut hosts = Vec::new();
+) -> (Vec<IpAddr>, Vec<Cidr>) {
+    let (mut single, mut blocks) = (Vec::new(), Vec::new());
+    for at in raw.addresses.iter().flatten() {
+        let (first, prefix) = at.value.parts();
+        let known = taken.addresses.iter().find(|(block, _)| *block == at.value);
+        if let Some((_, other)) = known {
+            let written = written(at.value);
+            cx.out.error(
+                &at.place,
+                format!("serviceEntry `{other}` already has address `{written}`"),
+            );
+        }
+        taken.addresses.push((at.value, name.clone()));
+        if is_single(at.value) {
+            single.push(first);
+            continue;
+        }
+        if location == Location::Internal {
+            cx.out.error(
+                &at.place,
+                "a block stands for addresses outside; a MESH_INTERNAL service has single ones",
+            );
+        } else if raw.resolution.value != Resolution::None {
+            cx.out.error(
+                &at.place,
+                "a block needs `resolution = \"NONE\"`: the address that was asked for is dialled",
+            );
+        } else if prefix == 0 {
+            cx.out.error(
+                &at.place,
+                "every address there is; `outboundTrafficPolicy = \"ALLOW_ANY\"` says that",
+            );
+        }
+        blocks.push(at.value);
+    }
+    (single, blocks)
+}
+
+fn is_single(block: Cidr) -> bool {
+    block.first() == block.last()
+}
+
+fn written(block: Cidr) -> String {
+    let (first, prefix) = block.parts();
+    if is_single(block) {
+        first.to_string()
+    } else {
+        format!("{first}/{prefix}")
+    }
+}
+
+/// Whether an address may be allocated for the service, by its label.
+pub(crate) fn may_allocate(service: &Service) -> bool {
+    let label = service.labels.get(AUTO_ALLOCATE).map(String::as_str);
+    !service.passthrough && label != Some("false")
+}
+
+fn hosts(raw: &ServiceEntry, own: &Holder, taken: &mut Taken, cx: &mut Context<'_>) -> Vec<String> {
+    let mut hosts: Vec<String> = Vec::new();
     for at in &raw.hosts {
         let Some(host) = cx.host(at, true) else {
             continue;
         };
-        // One host in two services would make the policy that holds depend on their order.
-        if let Some(other) = taken.hosts.insert(host.clone(), name.clone()) {
-            cx.out.error(
-                &at.place,
-                format!("serviceEntry `{other}` already has host `{host}`"),
-            );
+        let holders = taken.hosts.entry(host.clone()).or_default();
+        for other in holders.iter() {
+            if let Some(clash) = clash(other, own) {
+                let other = &other.name;
+                cx.out.error(
+                    &at.place,
+                    format!("serviceEntry `{other}` already has host `{host}`{clash}"),
+                );
+                break;
+            }
         }
+        holders.push(Holder {
+            name: own.name.clone(),
+            export_to: own.export_to.clone(),
+            waypoint: own.waypoint,
+        });
         hosts.push(host);
     }
     hosts
+}
+
+/// Why two services cannot have one host. Which of them a client means must not depend on their order, for the policy that
+/// holds does: a client means its own namespace's, else the one that its namespace sees.
+fn clash(a: &Holder, b: &Holder) -> Option<String> {
+    if a.name.namespace == b.name.namespace {
+        return Some(String::new());
+    }
+    if a.waypoint.is_some() && a.waypoint == b.waypoint {
+        return Some(", and both are behind one gateway".to_owned());
+    }
+    // Either one's own namespace is settled: it means its own.
+    let settled = |n: &String| *n == a.name.namespace || *n == b.name.namespace;
+    let seen = match (&a.export_to, &b.export_to) {
+        (None, None) => Some("other namespaces see both".to_owned()),
+        (Some(some), None) | (None, Some(some)) => {
+            let other = some.iter().find(|n| !settled(n));
+            other.map(|n| format!("namespace `{n}` sees both"))
+        }
+        (Some(a), Some(b)) => {
+            let both = a.iter().find(|n| b.contains(n) && !settled(n));
+            both.map(|n| format!("namespace `{n}` sees both"))
+        }
+    };
+    seen.map(|seen| format!(", and {seen}; expected `exportTo` to keep them apart"))
 }
 
 fn ports(raw: &ServiceEntry, cx: &mut Context<'_>) -> Vec<ServicePort> {
@@ -182,15 +366,19 @@ fn endpoints(
     location: Location,
     hosts: &[String],
     cx: &mut Context<'_>,
-) -> Vec<String> {
+) -> Vec<ServiceEndpoint> {
     let written = raw.endpoints.iter().flatten().map(|e| &e.address);
     let dns = match raw.resolution.value {
         Resolution::Static => false,
         Resolution::Dns | Resolution::DnsRoundRobin => true,
-        Resolution::None | Resolution::DynamicDns => {
+        Resolution::None => {
+            passthrough(raw, location, cx);
+            return Vec::new();
+        }
+        Resolution::DynamicDns => {
             cx.out.error(
                 &raw.resolution.place,
-                "NONE and DYNAMIC_DNS are not supported yet, expected STATIC or DNS",
+                "DYNAMIC_DNS is not supported yet, expected STATIC, DNS or NONE",
             );
             return Vec::new();
         }
@@ -209,18 +397,26 @@ fn endpoints(
         return Vec::new();
     }
     let mut endpoints = Vec::new();
-    for at in written {
-        match at.parse::<IpAddr>() {
-            Ok(ip) => endpoints.push(ip.to_canonical().to_string()),
-            Err(_) if dns => endpoints.extend(cx.host(at, false)),
+    for raw in raw.endpoints.iter().flatten() {
+        let at = &raw.address;
+        let address = match at.parse::<IpAddr>() {
+            Ok(ip) => Some(ip.to_canonical().to_string()),
+            Err(_) if dns => cx.host(at, false),
             Err(_) => {
                 let text = at.escape_debug();
                 cx.out.error(
                     &at.place,
                     format!("`{text}` is not an IP address, which STATIC needs"),
                 );
+                None
             }
-        }
+        };
+        let endpoint = ServiceEndpoint {
+            address: address.unwrap_or_default(),
+            weight: weight(raw.weight.as_ref(), cx),
+            locality: locality(raw.locality.as_ref(), None, cx),
+        };
+        endpoints.extend((!endpoint.address.is_empty()).then_some(endpoint));
     }
     if raw.resolution.value == Resolution::DnsRoundRobin
         && raw.endpoints.as_ref().is_some_and(|e| e.len() > 1)
@@ -231,17 +427,38 @@ fn endpoints(
         );
     }
     if raw.endpoints.is_none() {
-        endpoints = implied(raw, dns, hosts, cx);
+        let implied = implied(raw, dns, hosts, cx);
+        endpoints = implied.into_iter().map(ServiceEndpoint::new).collect();
     }
     endpoints
 }
 
+/// `resolution = "NONE"`: the address that the client asked for is dialled, so it must be one of the service's.
+fn passthrough(raw: &ServiceEntry, location: Location, cx: &mut Context<'_>) {
+    let place: &Place = &raw.resolution.place;
+    if location == Location::Internal {
+        cx.out.error(place, "a MESH_INTERNAL service is `STATIC`");
+    } else if raw.endpoints.is_some() {
+        cx.out.error(
+            place,
+            "NONE leaves no use for `endpoints`: the address that was asked for is dialled",
+        );
+    } else if raw.addresses.is_none() && raw.whole() {
+        cx.out.error(
+            place,
+            "NONE needs `addresses`: single ones or blocks, of which the one that was asked for is dialled",
+        );
+    }
+}
+
 /// Whether DNS may answer with addresses of the inside; of use only where DNS is asked.
-fn allow_private(raw: &ServiceEntry, endpoints: &[String], cx: &mut Context<'_>) -> bool {
+fn allow_private(raw: &ServiceEntry, endpoints: &[ServiceEndpoint], cx: &mut Context<'_>) -> bool {
     let Some(at) = &raw.allow_private else {
         return false;
     };
-    let named = endpoints.iter().any(|e| e.parse::<IpAddr>().is_err());
+    let named = endpoints
+        .iter()
+        .any(|e| e.address.parse::<IpAddr>().is_err());
     if !named && raw.whole() {
         cx.out.error(
             &at.place,
@@ -252,7 +469,10 @@ fn allow_private(raw: &ServiceEntry, endpoints: &[String], cx: &mut Context<'_>)
 }
 
 /// Names that a server's certificate may hold: exact, no wildcards.
-fn subject_alt_names(raw: Option<&Vec<At<String>>>, cx: &mut Context<'_>) -> Vec<String> {
+pub(crate) fn subject_alt_names(
+    raw: Option<&Vec<At<String>>>,
+    cx: &mut Context<'_>,
+) -> Vec<String> {
     let name = |at: &At<String>| match at.parse::<IpAddr>() {
         Ok(ip) => Some(ip.to_string()),
         Err(_) if at.contains("://") => {
@@ -303,7 +523,7 @@ fn implied(raw: &ServiceEntry, dns: bool, hosts: &[String], cx: &mut Context<'_>
             .addresses
             .iter()
             .flatten()
-            .map(|at| at.value.to_string())
+            .map(|at| at.value.first().to_string())
             .collect();
     }
     if let Some(at) = raw.hosts.iter().find(|at| at.starts_with("*.")) {
@@ -317,143 +537,4 @@ fn implied(raw: &ServiceEntry, dns: bool, hosts: &[String], cx: &mut Context<'_>
         .filter(|h| !h.starts_with('*'))
         .cloned()
         .collect()
-}
-
-/// Index of the gateway that traffic to the service passes.
-fn waypoint(
-    raw: &ServiceEntry,
-    location: Location,
-    name: &ResourceName,
-    mesh: &Mesh,
-    cx: &mut Context<'_>,
-) -> Option<usize> {
-    let label = |key: &str| {
-        raw.labels
-            .iter()
-            .flat_map(|l| &l.0)
-            .find(|(k, _)| k.value == key)
-            .map(|(_, v)| v)
-    };
-    let Some(written) = label(USE_WAYPOINT) else {
-        if let Some(at) = label(USE_WAYPOINT_NAMESPACE) {
-            cx.out.error(
-                &at.place,
-                format!("means nothing without the label `{USE_WAYPOINT}`"),
-            );
-        }
-        return None;
-    };
-    if written.0 == "none" {
-        return None;
-    }
-    let namespace = label(USE_WAYPOINT_NAMESPACE).map_or(name.namespace.as_str(), |at| &at.0);
-    let gateway = ResourceName::new(namespace, &written.0);
-    if !cx.exists("gateway", &gateway, &written.place) {
-        return None;
-    }
-    let index = mesh.gateways.iter().position(|g| g.name == gateway)?;
-    let (class, wanted) = match location {
-        Location::External => (GatewayClass::Egress, "ringgate-egress"),
-        Location::Internal => (GatewayClass::Waypoint, "istio-waypoint"),
-    };
-    if mesh.gateways.get(index).is_some_and(|g| g.class != class) {
-        cx.out.error(
-            &written.place,
-            format!("gateway `{gateway}` is not of class `{wanted}`"),
-        );
-    }
-    Some(index)
-}
-
-/// Every `[[destinationRule]]`.
-pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
-    for raw in files
-        .iter()
-        .flat_map(|f| f.destination_rule.iter().flatten())
-    {
-        let name = cx.resource(&raw.name, raw.namespace.as_ref());
-        let tls = client_tls(&raw.traffic_policy.tls, cx);
-        let Some(host) = cx.host(&raw.host, true) else {
-            continue;
-        };
-        if mesh.destination_rules.iter().any(|d| d.host == host) {
-            cx.out.error(
-                &raw.host.place,
-                format!("a second destinationRule for host `{host}`"),
-            );
-        }
-        match mesh
-            .services
-            .iter()
-            .find(|s| s.hosts.iter().any(|h| covers(h, &host)))
-        {
-            Some(service) if service.location == Location::Internal => {
-                cx.out.error(
-                    &raw.host.place,
-                    "a host inside the mesh is reached by mTLS; no destinationRule applies",
-                );
-            }
-            Some(_) => {}
-            None => unknown_host(&raw.host, files, mesh, cx),
-        }
-        mesh.destination_rules
-            .extend(tls.map(|tls| DestinationRule { name, host, tls }));
-    }
-}
-
-/// Whether the host of a service takes in the host of a rule.
-fn covers(service: &str, rule: &str) -> bool {
-    service == rule
-        || service
-            .strip_prefix('*')
-            .is_some_and(|suffix| rule.len() > suffix.len() && rule.ends_with(suffix))
-}
-
-fn unknown_host(host: &At<String>, files: &[File], mesh: &Mesh, cx: &mut Context<'_>) {
-    let written: usize = files
-        .iter()
-        .filter_map(|f| f.service_entry.as_ref())
-        .map(Vec::len)
-        .sum();
-    if cx.known.unsure() || written > mesh.services.len() {
-        return;
-    }
-    let hosts = mesh
-        .services
-        .iter()
-        .flat_map(|s| s.hosts.iter().map(String::as_str));
-    let near = crate::config::nearest::hint(host, hosts);
-    cx.out.error(
-        &host.place,
-        format!("no serviceEntry has the host `{}`{near}", host.value),
-    );
-}
-
-fn client_tls(raw: &ClientTls, cx: &mut Context<'_>) -> Option<UpstreamTls> {
-    match raw.mode.value {
-        TlsMode::Disable => {
-            let set = raw.sni.is_some()
-                || raw.subject_alt_names.is_some()
-                || raw.ca_certificates.is_some();
-            if set {
-                cx.out.error(
-                    &raw.mode.place,
-                    "DISABLE leaves no use for the other keys of `tls`",
-                );
-            }
-            Some(UpstreamTls::Disable)
-        }
-        TlsMode::Simple => Some(UpstreamTls::Simple {
-            sni: raw.sni.as_ref().and_then(|at| cx.host(at, false)),
-            subject_alt_names: subject_alt_names(raw.subject_alt_names.as_ref(), cx),
-            ca_certificates: raw.ca_certificates.as_ref().map(|at| cx.path(at)),
-        }),
-        TlsMode::Mutual | TlsMode::IstioMutual => {
-            cx.out.error(
-                &raw.mode.place,
-                "MUTUAL and ISTIO_MUTUAL are not supported yet, expected SIMPLE or DISABLE",
-            );
-            None
-        }
-    }
 }

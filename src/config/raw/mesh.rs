@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 
-use crate::config::checked::{GatewayClass, Location, Protocol};
+use crate::config::checked::{GatewayClass, Location, Preference, Protocol};
 use crate::config::place::At;
 use crate::config::raw::authorizer::{EnvoyExtAuthzGrpc, EnvoyExtAuthzHttp};
-use crate::config::read::{AnyText, Count, Map, MaybeEmpty, Port, table, words};
+use crate::config::read::{AnyText, Count, Map, MaybeEmpty, Millis, Port, table, words};
 use crate::policy::L4Deny;
+use crate::vocab::cidr::Cidr;
 use crate::vocab::path::PathNormalization;
 
 /// `labels`, `annotations`, `matchLabels`.
@@ -81,9 +82,30 @@ table! {
         service_account: At<String> = "serviceAccount",
         address: At<IpAddr> = "address",
         hbone_port: Option<Port> = "hbonePort",
+        locality: Option<At<String>> = "locality",
+        weight: Option<At<u32>> = "weight",
     }
     unused { "annotations": Labels }
-    later ["ports", "network", "locality", "weight"]
+    later ["ports", "network"]
+}
+
+table! {
+    /// `[[namespace]]`: labels that hold for what is in it.
+    Namespace {
+        name: At<String> = "name",
+        labels: Option<Labels> = "labels",
+    }
+    unused { "annotations": Labels }
+}
+
+table! {
+    /// `[[serviceAccount]]`: labels that hold for the workloads that run as it.
+    ServiceAccount {
+        name: At<String> = "name",
+        namespace: Option<At<String>> = "namespace",
+        labels: Option<Labels> = "labels",
+    }
+    unused { "annotations": Labels }
 }
 
 words!(Location, "one of MESH_EXTERNAL, MESH_INTERNAL",
@@ -103,7 +125,7 @@ pub(crate) enum Resolution {
     DynamicDns,
 }
 
-words!(Resolution, "one of STATIC, DNS, DNS_ROUND_ROBIN",
+words!(Resolution, "one of NONE, STATIC, DNS, DNS_ROUND_ROBIN",
     "STATIC" => Self::Static, "DNS" => Self::Dns, "DNS_ROUND_ROBIN" => Self::DnsRoundRobin,
     "NONE" => Self::None, "DYNAMIC_DNS" => Self::DynamicDns);
 
@@ -114,7 +136,7 @@ table! {
         namespace: Option<At<String>> = "namespace",
         labels: Option<Labels> = "labels",
         hosts: Vec<At<String>> = "hosts",
-        addresses: Option<Vec<At<IpAddr>>> = "addresses",
+        addresses: Option<Vec<At<Cidr>>> = "addresses",
         ports: Vec<ServicePort> = "ports",
         location: Option<Location> = "location",
         resolution: At<Resolution> = "resolution",
@@ -123,10 +145,15 @@ table! {
         subject_alt_names: Option<Vec<At<String>>> = "subjectAltNames",
         /// Ours: DNS may answer with addresses of the inside.
         allow_private: Option<At<bool>> = "dangerous_allowPrivateAddresses",
+        export_to: Option<Vec<At<String>>> = "exportTo",
+        /// Of Kubernetes' Service; Istio takes it from the annotation.
+        traffic_distribution: Option<At<Preference>> = "trafficDistribution",
+        annotations: Option<Labels> = "annotations",
     }
-    unused { "annotations": Labels }
-    later ["exportTo"]
 }
+
+words!(Preference, "one of Any, PreferClose, PreferSameZone, PreferSameNode",
+    "Any" => Self::Any, "PreferClose" => Self::Zone, "PreferSameZone" => Self::Zone, "PreferSameNode" => Self::Node);
 
 table! {
     /// `serviceEntry.ports[]`
@@ -142,8 +169,10 @@ table! {
     /// `serviceEntry.endpoints[]`
     Endpoint {
         address: At<String> = "address",
+        locality: Option<At<String>> = "locality",
+        weight: Option<At<u32>> = "weight",
     }
-    later ["ports", "labels", "network", "locality", "weight", "serviceAccount"]
+    later ["ports", "labels", "network", "serviceAccount"]
 }
 
 table! {
@@ -181,10 +210,48 @@ table! {
 table! {
     /// `destinationRule.trafficPolicy`
     TrafficPolicy {
-        tls: ClientTls = "tls",
+        tls: Option<ClientTls> = "tls",
+        load_balancer: Option<LoadBalancer> = "loadBalancer",
+        outlier_detection: Option<OutlierDetection> = "outlierDetection",
     }
-    later ["loadBalancer", "connectionPool", "outlierDetection", "portLevelSettings", "tunnel", "proxyProtocol",
-        "retryBudget"]
+    later ["connectionPool", "portLevelSettings", "tunnel", "proxyProtocol", "retryBudget"]
+}
+
+table! {
+    /// `destinationRule.trafficPolicy.loadBalancer`
+    LoadBalancer {
+        locality: LocalityLb = "localityLbSetting",
+    }
+    later ["simple", "consistentHash", "warmup", "warmupDurationSecs"]
+}
+
+table! {
+    /// `loadBalancer.localityLbSetting`
+    LocalityLb {
+        enabled: Option<bool> = "enabled",
+        failover: Option<Vec<Failover>> = "failover",
+    }
+    later ["distribute", "failoverPriority"]
+}
+
+table! {
+    /// `localityLbSetting.failover[]`
+    Failover {
+        from: At<String> = "from",
+        to: At<String> = "to",
+    }
+}
+
+table! {
+    /// `destinationRule.trafficPolicy.outlierDetection`
+    OutlierDetection {
+        consecutive_failures: Option<Count> = "consecutiveLocalOriginFailures",
+        base_ejection_time: Option<At<Millis>> = "baseEjectionTime",
+        max_ejection_percent: Option<At<Count>> = "maxEjectionPercent",
+        min_health_percent: Option<At<Count>> = "minHealthPercent",
+    }
+    later ["consecutiveErrors", "consecutive5xxErrors", "consecutiveGatewayErrors", "interval",
+        "splitExternalLocalOriginErrors"]
 }
 
 table! {

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 
-use crate::config::checked::IoDriver;
 use crate::config::checked::capture::{OriginalSource, Unowned};
+use crate::config::checked::{DnsUnknown, IoDriver};
 use crate::config::place::At;
 use crate::config::raw::capture::{Capture, OwnerMatch};
+use crate::config::raw::mesh::OutboundTrafficPolicy;
 use crate::config::read::{Count, Map, Millis, table, words};
 
 words!(IoDriver, "one of auto, io_uring, epoll",
@@ -111,8 +112,17 @@ table! {
         original_source: Option<OriginalSource> = "originalSource",
         unowned: Option<Unowned> = "unowned",
         capture: Option<Capture> = "capture",
+        /// The mesh's if absent.
+        outbound_policy: Option<At<OutboundTrafficPolicy>> = "outboundTrafficPolicy",
+        /// DNS for captured workloads, UDP and TCP.
+        dns: Option<At<SocketAddr>> = "dns",
+        /// Those of /etc/resolv.conf if absent.
+        dns_search: Option<Vec<At<String>>> = "dnsSearch",
+        dns_unknown: Option<DnsUnknown> = "dnsUnknown",
     }
 }
+
+words!(DnsUnknown, "one of FORWARD, REFUSE", "FORWARD" => Self::Forward, "REFUSE" => Self::Refuse);
 
 table! {
     /// `[[node.workload]]`
@@ -124,6 +134,8 @@ table! {
         outbound: Option<At<SocketAddr>> = "outbound",
         owner: Option<OwnerMatch> = "match",
         socks: Option<At<SocketAddr>> = "socks",
+        /// DNS for this workload alone.
+        dns: Option<At<SocketAddr>> = "dns",
         app: Option<Map<SocketAddr>> = "app",
     }
 }

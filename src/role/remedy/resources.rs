@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::checked::{GatewayClass, Location, Mesh, Protocol, Service, ServicePort};
+use crate::config::checked::{
+    Balance, GatewayClass, Location, Mesh, Protocol, Service, ServiceEndpoint, ServicePort,
+};
 use crate::policy::Reason;
 use crate::policy::model::{
     Action, AuthorizationPolicy, MtlsMode, PeerAuthentication, Target, TargetKind, TargetRef,
@@ -96,6 +98,11 @@ fn outside(
         name,
         hosts: vec![host.name().to_owned()],
         addresses: Vec::new(),
+        blocks: Vec::new(),
+        allocated: Vec::new(),
+        passthrough: false,
+        export_to: None,
+        balance: Balance::default(),
         ports: vec![ServicePort {
             number: port,
             name: word.to_owned(),
@@ -104,7 +111,7 @@ fn outside(
         }],
         location: Location::External,
         workloads: Vec::new(),
-        endpoints: vec![host.name().to_owned()],
+        endpoints: vec![ServiceEndpoint::new(host.name().to_owned())],
         subject_alt_names: Vec::new(),
         spiffe_names: None,
         allow_private: false,

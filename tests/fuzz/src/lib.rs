@@ -4,6 +4,7 @@
 pub mod certificate;
 pub mod config;
 pub mod diag;
+pub mod dns;
 pub mod hbone;
 pub mod head;
 pub mod host;
@@ -41,6 +42,7 @@ pub const ALL: &[Target] = &[
     target("json", istio::json, 2_000),
     target("hbone", hbone::run, 4_000),
     target("hpack", hbone::hpack, 4_000),
+    target("dns", dns::run, 10_000),
 ];
 
 const fn target(name: &'static str, run: fn(&[u8]), changed: u32) -> Target {

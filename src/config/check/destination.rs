@@ -1,0 +1,217 @@
+//! `[[destinationRule]]` (policy semantics 9.2): TLS towards outside services, and how an endpoint is chosen.
+
+use crate::config::check::Context;
+use crate::config::check::service::subject_alt_names;
+use crate::config::checked::{DestinationRule, Location, Mesh, Preference, UpstreamTls};
+use crate::config::place::At;
+use crate::config::raw::File;
+use crate::config::raw::mesh as raw;
+use crate::config::raw::mesh::{ClientTls, TlsMode};
+use crate::config::read::{Count, Table as _};
+use crate::upstream::health::OutlierDetection;
+
+/// Every `[[destinationRule]]`.
+pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
+    for raw in files
+        .iter()
+        .flat_map(|f| f.destination_rule.iter().flatten())
+    {
+        let name = cx.resource(&raw.name, raw.namespace.as_ref());
+        let policy = &raw.traffic_policy;
+        let tls = policy
+            .tls
+            .as_ref()
+            .map(|tls| (client_tls(tls, cx), tls.place()));
+        if policy.tls.is_none()
+            && policy.load_balancer.is_none()
+            && policy.outlier_detection.is_none()
+            && policy.whole()
+        {
+            cx.out.error(
+                policy.place(),
+                "says nothing, expected `tls`, `loadBalancer` or `outlierDetection`",
+            );
+        }
+        let Some(host) = cx.host(&raw.host, true) else {
+            continue;
+        };
+        if mesh.destination_rules.iter().any(|d| d.host == host) {
+            cx.out.error(
+                &raw.host.place,
+                format!("a second destinationRule for host `{host}`"),
+            );
+        }
+        match mesh
+            .services
+            .iter()
+            .find(|s| s.hosts.iter().any(|h| covers(h, &host)))
+        {
+            Some(service) if service.location == Location::Internal => {
+                if let Some((_, place)) = &tls {
+                    cx.out.error(
+                        place,
+                        "a host inside the mesh is reached by mTLS; `tls` does not apply",
+                    );
+                }
+            }
+            Some(_) => {}
+            None => unknown_host(&raw.host, files, mesh, cx),
+        }
+        let rule = DestinationRule {
+            name,
+            host,
+            tls: tls.and_then(|(tls, _)| tls),
+            outlier: policy.outlier_detection.as_ref().map(|o| outlier(o, cx)),
+            locality: policy
+                .load_balancer
+                .as_ref()
+                .and_then(|l| failover(&l.locality, cx)),
+        };
+        mesh.destination_rules.push(rule);
+    }
+    apply(mesh);
+}
+
+/// Gives every service what the rule of one of its hosts says: an exact one, else the longest wildcard.
+fn apply(mesh: &mut Mesh) {
+    let rules = &mesh.destination_rules;
+    for service in &mut mesh.services {
+        let fits = |rule: &&DestinationRule| service.hosts.iter().any(|h| covers(&rule.host, h));
+        let rule = |has: fn(&DestinationRule) -> bool| {
+            let fitting = rules.iter().filter(fits).filter(move |r| has(r));
+            fitting.max_by_key(|r| (!r.host.starts_with('*'), r.host.len()))
+        };
+        let outlier = rule(|r| r.outlier.is_some()).and_then(|r| r.outlier);
+        let locality = rule(|r| r.locality.is_some()).and_then(|r| r.locality.clone());
+        if let Some(outlier) = outlier {
+            service.balance.outlier = outlier;
+        }
+        if let Some(failover) = locality {
+            // What the service itself prefers is the more specific word.
+            if service.balance.preference == Preference::Any {
+                service.balance.preference = Preference::Locality;
+            }
+            service.balance.failover = failover;
+        }
+    }
+}
+
+fn outlier(raw: &raw::OutlierDetection, cx: &mut Context<'_>) -> OutlierDetection {
+    let usual = OutlierDetection::default();
+    let mut percent = |at: Option<&At<Count>>, usual: u32| {
+        let Some(at) = at else {
+            return usual;
+        };
+        if at.value.0 > 100 {
+            cx.out.error(&at.place, "out of range, expected 0 to 100");
+        }
+        u32::try_from(at.value.0).unwrap_or(usual)
+    };
+    let max_ejection_percent = percent(
+        raw.max_ejection_percent.as_ref(),
+        usual.max_ejection_percent,
+    );
+    let min_health_percent = percent(raw.min_health_percent.as_ref(), usual.min_health_percent);
+    if let Some(at) = raw.base_ejection_time.as_ref().filter(|at| at.value.0 == 0) {
+        cx.out.error(
+            &at.place,
+            "at least 1ms; `consecutiveLocalOriginFailures = 0` turns it off",
+        );
+    }
+    OutlierDetection {
+        consecutive_failures: raw
+            .consecutive_failures
+            .map_or(usual.consecutive_failures, |n| {
+                u32::try_from(n.0).unwrap_or(usual.consecutive_failures)
+            }),
+        base_ejection_ms: raw
+            .base_ejection_time
+            .as_ref()
+            .map_or(usual.base_ejection_ms, |at| at.value.0),
+        max_ejection_percent,
+        min_health_percent,
+    }
+}
+
+/// `localityLbSetting`, unless it is turned off.
+fn failover(raw: &raw::LocalityLb, cx: &mut Context<'_>) -> Option<Vec<(String, String)>> {
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for pair in raw.failover.iter().flatten() {
+        for at in [&pair.from, &pair.to] {
+            if at.contains('/') {
+                let text = at.escape_debug();
+                cx.out.error(&at.place, format!("`{text}` is not a region"));
+            }
+        }
+        if pair.from.value == pair.to.value {
+            cx.out
+                .error(&pair.to.place, "a region does not take over from itself");
+        }
+        if pairs.iter().any(|(from, _)| *from == pair.from.value) {
+            let text = pair.from.escape_debug();
+            cx.out.error(
+                &pair.from.place,
+                format!("a second `failover` of region `{text}`"),
+            );
+        }
+        pairs.push((pair.from.value.clone(), pair.to.value.clone()));
+    }
+    raw.enabled.unwrap_or(true).then_some(pairs)
+}
+
+/// Whether the host of a service takes in the host of a rule.
+fn covers(service: &str, rule: &str) -> bool {
+    service == rule
+        || service
+            .strip_prefix('*')
+            .is_some_and(|suffix| rule.len() > suffix.len() && rule.ends_with(suffix))
+}
+
+fn unknown_host(host: &At<String>, files: &[File], mesh: &Mesh, cx: &mut Context<'_>) {
+    let written: usize = files
+        .iter()
+        .filter_map(|f| f.service_entry.as_ref())
+        .map(Vec::len)
+        .sum();
+    if cx.known.unsure() || written > mesh.services.len() {
+        return;
+    }
+    let hosts = mesh
+        .services
+        .iter()
+        .flat_map(|s| s.hosts.iter().map(String::as_str));
+    let near = crate::config::nearest::hint(host, hosts);
+    cx.out.error(
+        &host.place,
+        format!("no serviceEntry has the host `{}`{near}", host.value),
+    );
+}
+
+fn client_tls(raw: &ClientTls, cx: &mut Context<'_>) -> Option<UpstreamTls> {
+    match raw.mode.value {
+        TlsMode::Disable => {
+            let set = raw.sni.is_some()
+                || raw.subject_alt_names.is_some()
+                || raw.ca_certificates.is_some();
+            if set {
+                cx.out.error(
+                    &raw.mode.place,
+                    "DISABLE leaves no use for the other keys of `tls`",
+                );
+            }
+            Some(UpstreamTls::Disable)
+        }
+        TlsMode::Simple => Some(UpstreamTls::Simple {
+            sni: raw.sni.as_ref().and_then(|at| cx.host(at, false)),
+            subject_alt_names: subject_alt_names(raw.subject_alt_names.as_ref(), cx),
+            ca_certificates: raw.ca_certificates.as_ref().map(|at| cx.path(at)),
+        }),
+        TlsMode::Mutual | TlsMode::IstioMutual => {
+            cx.out.error(
+                &raw.mode.place,
+                "MUTUAL and ISTIO_MUTUAL are not supported yet, expected SIMPLE or DISABLE",
+            );
+            None
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! DNS for captured workloads: answers for names of the mesh, and hands on everything else as it came.
+//!
+//! It has a thread of its own, so that a flood of questions delays neither traffic nor the renewal of identities, and
+//! keeps nothing but the questions that wait for a nameserver, of which there is a bounded number.
+
+pub mod forward;
+pub mod message;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::config::checked::{DnsUnknown, Process};
+use crate::control::dns_server::forward::Forwarder;
+use crate::control::dns_server::message::{Outcome, Transport};
+use crate::control::snapshot::Snapshot;
+use crate::io::clock;
+use crate::role::lookup::View;
+use crate::vocab::limits;
+
+/// Questions that one TCP connection may ask.
+const PER_CONNECTION: usize = 1000;
+/// How long a full queue of the system's connections may be.
+const BACKLOG: i32 = 128;
+/// How long the accept loop waits after an error such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// An address that cannot be had.
+#[derive(Debug, Error)]
+#[error("cannot listen on `{address}` for DNS")]
+pub struct DnsError {
+    /// Address.
+    pub address: SocketAddr,
+    /// Cause.
+    #[source]
+    pub source: io::Error,
+}
+
+/// Listeners that are bound and not served yet.
+#[derive(Debug)]
+pub struct DnsServer {
+    listeners: Vec<Bound>,
+}
+
+#[derive(Debug)]
+struct Bound {
+    udp: Socket,
+    tcp: Socket,
+    asker: Arc<Asker>,
+}
+
+/// Those who ask at one listener, and what they are told.
+#[derive(Debug)]
+struct Asker {
+    namespace: Option<String>,
+    search: Vec<String>,
+    unknown: DnsUnknown,
+    forwarder: Forwarder,
+}
+
+/// What all listeners share.
+#[derive(Debug)]
+struct Shared {
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    waiting: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    turn: AtomicUsize,
+}
+
+impl DnsServer {
+    /// Binds every DNS listener of the process, UDP and TCP; `None` if there is none.
+    ///
+    /// # Errors
+    /// The first address that cannot be had.
+    pub fn bind(process: &Arc<Process>) -> Result<Option<Self>, DnsError> {
+        let mut listeners = Vec::new();
+        for node in &process.nodes {
+            for (address, namespace) in node.dns_listeners() {
+                let failed = |source| DnsError { address, source };
+                let asker = Asker {
+                    namespace: namespace.map(str::to_owned),
+                    search: node.dns_search.clone(),
+                    unknown: node.dns_unknown,
+                    forwarder: Forwarder::new(Arc::clone(process), node.mark),
+                };
+                let tcp = socket(address, Type::STREAM, Protocol::TCP).map_err(failed)?;
+                tcp.listen(BACKLOG).map_err(failed)?;
+                listeners.push(Bound {
+                    udp: socket(address, Type::DGRAM, Protocol::UDP).map_err(failed)?,
+                    tcp,
+                    asker: Arc::new(asker),
+                });
+            }
+        }
+        Ok((!listeners.is_empty()).then_some(Self { listeners }))
+    }
+
+    /// Serves until `halted`. Runs in a tokio runtime.
+    pub async fn run(self, snapshot: Arc<ArcSwap<Snapshot>>, mut halted: watch::Receiver<bool>) {
+        let shared = Arc::new(Shared {
+            snapshot,
+            waiting: Arc::new(Semaphore::new(limits::DNS_QUESTIONS)),
+            connections: Arc::new(Semaphore::new(limits::DNS_CONNECTIONS)),
+            turn: AtomicUsize::new(0),
+        });
+        let mut tasks = JoinSet::new();
+        for bound in self.listeners {
+            let asker = bound.asker;
+            match UdpSocket::from_std(bound.udp.into()) {
+                Ok(socket) => {
+                    let (shared, asker) = (Arc::clone(&shared), Arc::clone(&asker));
+                    tasks.spawn(datagrams(shared, asker, Arc::new(socket)));
+                }
+                Err(error) => tracing::error!(%error, "DNS over UDP is not served"),
+            }
+            match TcpListener::from_std(bound.tcp.into()) {
+                Ok(listener) => {
+                    tasks.spawn(connections(Arc::clone(&shared), asker, listener));
+                }
+                Err(error) => tracing::error!(%error, "DNS over TCP is not served"),
+            }
+        }
+        tokio::select! {
+            _ = halted.wait_for(|halt| *halt) => {}
+            Some(ended) = tasks.join_next() => {
+                let panicked = ended.is_err();
+                tracing::error!(panicked, "a DNS listener has ended; DNS is not served any more");
+            }
+        }
+    }
+}
+
+fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    // The process that takes over binds before this one lets go.
+    socket.set_reuse_port(true)?;
+    socket.bind(&SockAddr::from(address))?;
+    Ok(socket)
+}
+
+impl Shared {
+    /// What a question comes to, without waiting for anybody.
+    fn outcome(&self, asker: &Asker, question: &[u8], transport: Transport) -> Outcome {
+        let snapshot = self.snapshot.load();
+        let rules = &snapshot.enforcements;
+        let system;
+        let search = if asker.search.is_empty() {
+            system = asker.forwarder.search();
+            system.as_slice()
+        } else {
+            asker.search.as_slice()
+        };
+        let view = View {
+            mesh: &snapshot.mesh,
+            directory: &rules.directory,
+            endpoints: &snapshot.endpoints,
+            namespace: asker.namespace.as_deref(),
+            search,
+            now_ms: clock::millis(),
+            turn: self.turn.fetch_add(1, Ordering::Relaxed),
+        };
+        message::outcome(&view, asker.unknown, question, transport)
+    }
+}
+
+/// Questions by UDP.
+async fn datagrams(shared: Arc<Shared>, asker: Arc<Asker>, socket: Arc<UdpSocket>) {
+    // One byte more shows what is too long.
+    let mut buffer = vec![0; limits::DNS_DATAGRAM_BYTES.saturating_add(1)];
+    loop {
+        let (len, client) = match socket.recv_from(&mut buffer).await {
+            Ok(received) => received,
+            Err(error) => {
+                // An answer that could not be delivered is told by the next receive.
+                tracing::trace!(%error, "DNS client is gone");
+                tokio::task::yield_now().await;
+                continue;
+            }
+        };
+        let fits = len <= limits::DNS_DATAGRAM_BYTES;
+        let Some(question) = buffer.get(..len).filter(|_| fits) else {
+            continue;
+        };
+        match shared.outcome(&asker, question, Transport::Udp) {
+            Outcome::Drop => {}
+            Outcome::Answer(answer) => tell(&socket, &answer, client).await,
+            Outcome::Forward => {
+                let Ok(place) = Arc::clone(&shared.waiting).try_acquire_owned() else {
+                    // Full: the client asks again, or another server.
+                    if let Some(failure) = message::failure(question) {
+                        tell(&socket, &failure, client).await;
+                    }
+                    continue;
+                };
+                let (asker, socket) = (Arc::clone(&asker), Arc::clone(&socket));
+                let question = question.to_vec();
+                drop(tokio::spawn(async move {
+                    let answer = asker.forwarder.ask(&question, Transport::Udp).await;
+                    if let Some(answer) = answer.or_else(|| message::failure(&question)) {
+                        tell(&socket, &answer, client).await;
+                    }
+                    drop(place);
+                }));
+            }
+        }
+    }
+}
+
+async fn tell(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
+    if let Err(error) = socket.send_to(answer, client).await {
+        tracing::trace!(%error, "DNS client is gone");
+    }
+}
+
+async fn connections(shared: Arc<Shared>, asker: Arc<Asker>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _client)) => {
+                let Ok(place) = Arc::clone(&shared.connections).try_acquire_owned() else {
+                    continue;
+                };
+                let (shared, asker) = (Arc::clone(&shared), Arc::clone(&asker));
+                drop(tokio::spawn(async move {
+                    if let Err(error) = connection(&shared, &asker, stream).await {
+                        tracing::trace!(%error, "DNS connection ended");
+                    }
+                    drop(place);
+                }));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "cannot accept for DNS");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Questions of one connection, one after the other (RFC 7766).
+async fn connection(shared: &Shared, asker: &Asker, mut stream: TcpStream) -> io::Result<()> {
+    for _ in 0..PER_CONNECTION {
+        let Some(question) = in_time(read(&mut stream)).await? else {
+            return Ok(());
+        };
+        let answer = match shared.outcome(asker, &question, Transport::Tcp) {
+            Outcome::Drop => return Ok(()),
+            Outcome::Answer(answer) => Some(answer),
+            Outcome::Forward => match shared.waiting.try_acquire() {
+                Ok(_place) => asker.forwarder.ask(&question, Transport::Tcp).await,
+                Err(_full) => None,
+            },
+        };
+        let Some(answer) = answer.or_else(|| message::failure(&question)) else {
+            return Ok(());
+        };
+        in_time(write(&mut stream, &answer)).await?;
+    }
+    stream.shutdown().await
+}
+
+async fn in_time<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let limit = Duration::from_millis(limits::DNS_IDLE_MS);
+    match timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Reads one message with its length; `None` where the peer has ended.
+async fn read(stream: &mut TcpStream) -> io::Result<Option<Vec<u8>>> {
+    let len = match stream.read_u16().await {
+        Ok(len) => usize::from(len),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut message = vec![0; len];
+    stream.read_exact(&mut message).await?;
+    Ok(Some(message))
+}
+
+/// Writes one message with its length, in one piece.
+async fn write(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
+    let len = u16::try_from(message.len()).map_err(|_e| io::ErrorKind::InvalidData)?;
+    let mut framed = Vec::with_capacity(message.len().saturating_add(2));
+    framed.extend_from_slice(&len.to_be_bytes());
+    framed.extend_from_slice(message);
+    stream.write_all(&framed).await
+}

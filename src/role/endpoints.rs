@@ -1,0 +1,321 @@
+//! The endpoints of every service with their health, and the choice of one of them.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::config::checked::{Balance, Gateway, Location, Mesh, Preference, Service, Workload};
+use crate::role::egress::{Endpoint as Written, NoEndpoint, written};
+use crate::upstream::balance::{Candidate, after, choose};
+use crate::upstream::by_turns;
+use crate::upstream::health::Health;
+use crate::upstream::resolved::Resolved;
+use crate::vocab::addr::UpstreamAddr;
+use crate::vocab::locality::Locality;
+use crate::vocab::resource::ResourceName;
+
+/// Label of a workload that names the node it runs on.
+const NODE_LABEL: &str = "kubernetes.io/hostname";
+
+/// Where an endpoint is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A workload of the mesh, as an index into `Mesh::workloads`.
+    Workload(usize),
+    /// An address outside.
+    Outside(IpAddr),
+}
+
+/// One endpoint of a service.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub place: Place,
+    /// `weight`.
+    pub weight: u32,
+    /// `locality`.
+    pub locality: Locality,
+    /// Node that it runs on, if that is told.
+    pub node: Option<String>,
+    /// By port of the service, in their order.
+    pub health: Vec<Arc<Health>>,
+}
+
+type HealthKey = (ResourceName, IpAddr, u16);
+
+/// The endpoints of all services. Health outlives what it is kept for: a reload does not make an endpoint healthy.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    /// By service.
+    services: Vec<Vec<Endpoint>>,
+    health: BTreeMap<HealthKey, Arc<Health>>,
+}
+
+impl Endpoints {
+    /// Those of a mesh, with the addresses that are known of outside names; endpoints that were in `last` keep their
+    /// health.
+    #[must_use]
+    pub fn new(mesh: &Mesh, resolved: &Resolved, last: Option<&Self>) -> Self {
+        let mut this = Self::default();
+        for service in &mesh.services {
+            let places = places(mesh, service, resolved);
+            let mut endpoints = Vec::with_capacity(places.len());
+            for (place, address, weight, locality, node) in places {
+                let health = service.ports.iter().map(|port| {
+                    let key = (service.name.clone(), address, port.target_port);
+                    let kept = last.and_then(|last| last.health.get(&key));
+                    let kept = kept.cloned().unwrap_or_default();
+                    Arc::clone(this.health.entry(key).or_insert(kept))
+                });
+                endpoints.push(Endpoint {
+                    place,
+                    weight,
+                    locality,
+                    node,
+                    health: health.collect(),
+                });
+            }
+            this.services.push(endpoints);
+        }
+        this
+    }
+
+    /// Those of a service, by its index.
+    #[must_use]
+    pub fn of(&self, service: usize) -> &[Endpoint] {
+        self.services.get(service).map_or(&[], Vec::as_slice)
+    }
+
+    /// Tells that what was chosen could be connected to.
+    pub fn succeeded(&self, mesh: &Mesh, chosen: Chosen, now_ms: u64) {
+        if let Some((health, balance)) = self.health_of(mesh, chosen) {
+            health.succeeded(now_ms, &balance.outlier);
+        }
+    }
+
+    /// Tells that what was chosen could not be connected to. `true`: it is left out from now on.
+    pub fn failed(&self, mesh: &Mesh, chosen: Chosen, now_ms: u64) -> bool {
+        self.health_of(mesh, chosen)
+            .is_some_and(|(health, balance)| health.failed(now_ms, &balance.outlier))
+    }
+
+    fn health_of<'s>(
+        &'s self,
+        mesh: &'s Mesh,
+        chosen: Chosen,
+    ) -> Option<(&'s Health, &'s Balance)> {
+        let endpoint = self.of(chosen.service).get(chosen.endpoint)?;
+        let balance = &mesh.services.get(chosen.service)?.balance;
+        Some((endpoint.health.get(chosen.port)?, balance))
+    }
+}
+
+type Found = (Place, IpAddr, u32, Locality, Option<String>);
+
+fn places(mesh: &Mesh, service: &Service, resolved: &Resolved) -> Vec<Found> {
+    if service.location == Location::Internal {
+        let workload = |at: &usize| {
+            let w = mesh.workloads.get(*at)?;
+            let node = w.labels.get(NODE_LABEL).cloned();
+            let locality = w.locality.clone();
+            Some((Place::Workload(*at), w.address, w.weight, locality, node))
+        };
+        return service.workloads.iter().filter_map(workload).collect();
+    }
+    let mut found: Vec<Found> = Vec::new();
+    for (endpoint, at) in written(service).zip(&service.endpoints) {
+        let addresses = match &endpoint {
+            Written::Address(ip) => std::slice::from_ref(ip),
+            Written::Name(name) => resolved.addresses(name).unwrap_or_default(),
+        };
+        for ip in addresses {
+            // Two names of one address are one endpoint.
+            if !found.iter().any(|(_, known, ..)| known == ip) {
+                let locality = at.locality.clone();
+                found.push((Place::Outside(*ip), *ip, at.weight, locality, None));
+            }
+        }
+    }
+    found
+}
+
+/// Which endpoint was chosen, as indices: of the service, of the endpoint, of the service's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chosen {
+    /// Index into `Mesh::services`.
+    pub service: usize,
+    /// Index into the endpoints of the service.
+    pub endpoint: usize,
+    /// Index into the ports of the service.
+    pub port: usize,
+}
+
+/// How an endpoint is chosen. A number alone is a turn: without health, weight and place, for those who only ask which
+/// way there is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pick<'a> {
+    /// Counts up with every choice of a core.
+    pub turn: usize,
+    /// Now, on the clock of `Health`.
+    pub now_ms: u64,
+    /// The endpoints with their health.
+    pub endpoints: Option<&'a Endpoints>,
+    /// Endpoints that were tried for this connection.
+    pub tried: &'a [usize],
+    /// Where the choice is told.
+    pub chosen: Option<&'a Cell<Option<Chosen>>>,
+}
+
+impl From<usize> for Pick<'static> {
+    fn from(turn: usize) -> Self {
+        Self {
+            turn,
+            ..Self::default()
+        }
+    }
+}
+
+/// Who asks for a way.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Caller<'a> {
+    /// Its namespace, which decides between services of one name.
+    pub namespace: Option<&'a str>,
+    /// Where it is.
+    pub locality: Option<&'a Locality>,
+    /// The node that it runs on.
+    pub node: Option<&'a str>,
+    /// Whether unknown destinations are let out, where its node says so itself.
+    pub allow_any: Option<bool>,
+    /// Suffixes that it may have appended to a short name.
+    pub search: &'a [String],
+}
+
+impl<'a> Caller<'a> {
+    /// A workload.
+    #[must_use]
+    pub fn workload(workload: &'a Workload) -> Self {
+        Self {
+            namespace: Some(&workload.name.namespace),
+            locality: Some(&workload.locality),
+            node: workload.labels.get(NODE_LABEL).map(String::as_str),
+            ..Self::default()
+        }
+    }
+
+    /// A gateway.
+    #[must_use]
+    pub fn gateway(gateway: &'a Gateway) -> Self {
+        Self {
+            namespace: Some(&gateway.name.namespace),
+            locality: Some(&gateway.locality),
+            node: gateway.labels.get(NODE_LABEL).map(String::as_str),
+            ..Self::default()
+        }
+    }
+
+    /// How far an endpoint is, by what the service prefers.
+    fn distance(&self, endpoint: &Endpoint, balance: &Balance) -> u32 {
+        let unknown = Locality::default();
+        let here = self.locality.unwrap_or(&unknown);
+        let shared = here.shared(&endpoint.locality);
+        let far = || 3_u32.saturating_sub(shared);
+        match balance.preference {
+            Preference::Any => 0,
+            Preference::Zone => 2_u32.saturating_sub(shared),
+            Preference::Node => {
+                let same = self.node.is_some() && self.node == endpoint.node.as_deref();
+                if same { 0 } else { far().saturating_add(1) }
+            }
+            Preference::Locality if shared > 0 => far(),
+            // Of the other regions the one that takes over comes first.
+            Preference::Locality => {
+                let mut failover = balance.failover.iter();
+                let to = failover.find(|(from, _)| from == here.region());
+                if to.is_some_and(|(_, to)| to == endpoint.locality.region()) {
+                    3
+                } else {
+                    4
+                }
+            }
+        }
+    }
+}
+
+impl Pick<'_> {
+    /// Chooses the workload of a service inside the mesh for one of its ports, by the port's index.
+    #[must_use]
+    pub fn workload(
+        &self,
+        mesh: &Mesh,
+        at: usize,
+        port: usize,
+        from: &Caller<'_>,
+    ) -> Option<usize> {
+        let service = mesh.services.get(at)?;
+        if self.endpoints.is_none() {
+            return by_turns(&service.workloads, self.turn).copied();
+        }
+        match self.endpoint(mesh, at, port, from)? {
+            Place::Workload(workload) => Some(workload),
+            Place::Outside(_) => None,
+        }
+    }
+
+    /// Chooses an endpoint of a service for one of its ports.
+    fn endpoint(&self, mesh: &Mesh, at: usize, port: usize, from: &Caller<'_>) -> Option<Place> {
+        let balance = &mesh.services.get(at)?.balance;
+        let endpoints = self.endpoints?.of(at);
+        let candidates = endpoints
+            .iter()
+            .enumerate()
+            .map(|(nth, endpoint)| Candidate {
+                weight: endpoint.weight,
+                distance: from.distance(endpoint, balance),
+                ejected: endpoint
+                    .health
+                    .get(port)
+                    .is_some_and(|h| h.is_ejected(self.now_ms)),
+                tried: self.tried.contains(&nth),
+            });
+        let turn = after(self.turn, self.tried.len());
+        let nth = choose(candidates, &balance.outlier, turn)?;
+        if let Some(chosen) = self.chosen {
+            chosen.set(Some(Chosen {
+                service: at,
+                endpoint: nth,
+                port,
+            }));
+        }
+        endpoints.get(nth).map(|e| e.place)
+    }
+
+    /// Chooses the address of an outside service for one of its ports, by the port it is dialled at.
+    ///
+    /// # Errors
+    /// `NoEndpoint`, with what is wrong with each name.
+    pub fn outside(
+        &self,
+        mesh: &Mesh,
+        (at, target_port): (usize, u16),
+        resolved: &Resolved,
+        from: &Caller<'_>,
+    ) -> Result<UpstreamAddr, NoEndpoint> {
+        let none = || {
+            let service = mesh.services.get(at);
+            service.map_or_else(NoEndpoint::default, |s| NoEndpoint::of(s, resolved))
+        };
+        let service = mesh.services.get(at).ok_or_else(none)?;
+        let mut ports = service.ports.iter();
+        let port = ports
+            .position(|p| p.target_port == target_port)
+            .unwrap_or_default();
+        match self.endpoint(mesh, at, port, from) {
+            Some(Place::Outside(ip)) => Ok(UpstreamAddr(SocketAddr::new(ip, target_port))),
+            Some(Place::Workload(_)) | None => Err(none()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,13 @@
+//! Ways through the mesh on loopback, with real processes: endpoints, waypoints of workloads, SOCKS5 and DNS.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends by panicking"
+)]
+
+mod dns;
+mod system;
+mod ways;
