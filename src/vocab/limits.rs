@@ -32,8 +32,6 @@ pub const ROOTS: usize = 8;
 pub const NEWS_MESSAGE_BYTES: usize = 4 << 20;
 /// How long an authority keeps a follower waiting when there is nothing new, in milliseconds.
 pub const NEWS_WAIT_MS: u64 = 20_000;
-/// Connections that the certificate service serves at a time.
-pub const CERTIFICATE_CONNECTIONS: usize = 256;
 /// Entries of `[workloadApi]`.
 pub const WORKLOAD_API_ENTRIES: usize = 1024;
 /// Longest hint of an entry.
