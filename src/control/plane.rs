@@ -217,11 +217,7 @@ impl Plane {
         revoked.gather(&config.mesh);
         tasks.spawn("rotation of identities", manager.run());
         let entries = workload_api::serve(&config, signer, svids.clone(), &mut tasks)?;
-        let jobs = file_jobs(&config);
-        if !jobs.is_empty() {
-            let keep = files::keep(jobs, authority, svids.clone(), system_clock());
-            tasks.spawn("writer of identity files", keep);
-        }
+        write_files(&config, authority, &svids, &mut tasks);
         let http = http_client();
         let (jwks, mut keys, keeper) = JwksHandle::new(
             http.clone(),
@@ -480,6 +476,20 @@ fn first_parts(config: &Arc<Config>) -> Parts {
 fn http_client() -> HttpClient {
     HttpClient::new(std::path::Path::new(SYSTEM_ROOTS))
         .unwrap_or_else(|_no_roots| HttpClient::loopback_only())
+}
+
+/// Keeps the identity files that the configuration asks for.
+fn write_files(
+    config: &Config,
+    authority: Option<Arc<Authority>>,
+    svids: &watch::Receiver<Arc<SvidSet>>,
+    tasks: &mut Tasks,
+) {
+    let jobs = file_jobs(config);
+    if !jobs.is_empty() {
+        let keep = files::keep(jobs, authority, svids.clone(), system_clock());
+        tasks.spawn("writer of identity files", keep);
+    }
 }
 
 /// Serves the admin, metrics and readiness endpoints that the configuration asks for.

@@ -689,10 +689,9 @@ pub(super) async fn leave(
     let options = rt::ConnectOptions { mark: node.mark };
     let trace = origin::new_trace();
     story.edit(|r| r.trace = trace);
-    let metadata = &snapshot.enforcements.metadata;
     let origin = Origin {
         client: peer,
-        baggage: metadata.workload(own_at).cloned(),
+        baggage: rules.metadata.workload(own_at).cloned(),
         trace,
     };
     let leaving = Leaving {
@@ -707,12 +706,8 @@ pub(super) async fn leave(
         Ok(target) => target,
         Err(why) => {
             let (close, detail) = why.close();
-            let none = || {
-                format!(
-                    "`{}` has no endpoint or no such port",
-                    wanted.with_port(port)
-                )
-            };
+            let asked = wanted.with_port(port);
+            let none = || format!("`{asked}` has no endpoint or no such port");
             story.fail(close, detail.unwrap_or_else(none));
             return Err(close);
         }

@@ -234,7 +234,7 @@ fn entries_change_without_a_restart() {
     let system = System::with(SOURCE, &before);
     let serial = ask(UID, &system, &["fetch"])["serials"][0].clone();
     let after = entry("ratings", "", &format!("uid = {OTHER_UID}"));
-    system.reload(SOURCE, &(before.clone() + &after));
+    system.reload(SOURCE, &(before + &after));
     assert_eq!(ask(OTHER_UID, &system, &["fetch"])["ids"], json!([RATINGS]));
     assert_eq!(
         ask(UID, &system, &["fetch"])["serials"][0],
