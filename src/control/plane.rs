@@ -217,11 +217,7 @@ impl Plane {
         revoked.gather(&config.mesh);
         tasks.spawn("rotation of identities", manager.run());
         let entries = workload_api::serve(&config, signer, svids.clone(), &mut tasks)?;
-        let jobs = file_jobs(&config);
-        if !jobs.is_empty() {
-            let keep = files::keep(jobs, authority, svids.clone(), system_clock());
-            tasks.spawn("writer of identity files", keep);
-        }
+        identity_files(&config, authority, &svids, &mut tasks);
         let http = http_client();
         let (jwks, mut keys, keeper) = JwksHandle::new(
             http.clone(),
@@ -474,6 +470,20 @@ fn first_parts(config: &Arc<Config>) -> Parts {
         origination: Arc::default(),
         last: None,
         endpoints: None,
+    }
+}
+
+/// Keeps the identity files that the configuration asks for.
+fn identity_files(
+    config: &Config,
+    authority: Option<Arc<Authority>>,
+    svids: &watch::Receiver<Arc<SvidSet>>,
+    tasks: &mut Tasks,
+) {
+    let jobs = file_jobs(config);
+    if !jobs.is_empty() {
+        let keep = files::keep(jobs, authority, svids.clone(), system_clock());
+        tasks.spawn("writer of identity files", keep);
     }
 }
 

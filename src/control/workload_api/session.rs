@@ -286,7 +286,7 @@ impl Session {
         let service = Call(move |asked: JwtSvidRequest| {
             let this = Arc::clone(&self);
             boxed(async move {
-                let answer = this.mint(&asked).await;
+                let answer = Box::pin(this.mint(&asked)).await;
                 this.tell(Method::FetchJwtSvid, answer, |response| {
                     response.svids.iter().map(|s| s.spiffe_id.clone()).collect()
                 })
