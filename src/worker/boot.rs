@@ -7,6 +7,7 @@ use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 
 use thiserror::Error;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, watch};
 
 use crate::config::checked::{IoDriver, Process};
@@ -396,8 +397,13 @@ async fn rejudge_by_time(core: Rc<Core>) {
 /// Answers what is open here.
 async fn tell_open(core: Rc<Core>, announce: mpsc::Sender<mpsc::Sender<LiveAsk>>) {
     let (line, mut asks) = mpsc::channel(LIVE_ASKS);
-    if announce.try_send(line).is_err() {
-        return tracing::warn!("what is open on this core cannot be told");
+    match announce.try_send(line) {
+        Ok(()) => {}
+        // Nobody asks: the process has no admin endpoint.
+        Err(TrySendError::Closed(_)) => return,
+        Err(TrySendError::Full(_)) => {
+            return tracing::warn!("what is open on this core cannot be told");
+        }
     }
     drop(announce);
     while let Some(answer) = asks.recv().await {

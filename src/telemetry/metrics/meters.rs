@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use super::labels::{Flag, Labels, Reporter};
 use crate::config::checked::Mesh;
@@ -149,10 +150,16 @@ impl Meters {
         series
     }
 
+    /// Whether it is with the registry, or there is none: nobody reads the metrics of a process without an endpoint for them.
+    fn announce(&self, series: &Arc<Series>) -> bool {
+        let sent = self.registry.try_send(Arc::clone(series));
+        !matches!(sent, Err(TrySendError::Full(_)))
+    }
+
     fn make(&self, labels: Labels, now: Instant) -> (Arc<Series>, Kept) {
         let series = Arc::new(Series::new(labels));
         let kept = Kept {
-            announced: self.registry.try_send(Arc::clone(&series)).is_ok(),
+            announced: self.announce(&series),
             series: Arc::clone(&series),
             used: now,
         };
@@ -163,7 +170,7 @@ impl Meters {
         let mut overflow = self.overflow.borrow_mut();
         let made = overflow.get_or_insert_with(|| Arc::new(Series::new(Labels::overflow())));
         // Announced until the registry has it: it holds the third reference then.
-        if Arc::strong_count(made) == 1 && self.registry.try_send(Arc::clone(made)).is_err() {
+        if Arc::strong_count(made) == 1 && !self.announce(made) {
             tracing::debug!("the registry of metrics is busy");
         }
         Arc::clone(made)
@@ -171,11 +178,12 @@ impl Meters {
 
     /// Announces what could not be announced and forgets what was not used for long; called now and then.
     pub fn sweep(&self, now: Instant) {
-        let announce = |series: &Arc<Series>| self.registry.try_send(Arc::clone(series)).is_ok();
-        self.pending.borrow_mut().retain(|series| !announce(series));
+        self.pending
+            .borrow_mut()
+            .retain(|series| !self.announce(series));
         let limit = Duration::from_millis(limits::SERIES_IDLE_MS);
         let stays = |kept: &mut Kept| {
-            kept.announced = kept.announced || announce(&kept.series);
+            kept.announced = kept.announced || self.announce(&kept.series);
             // Held by the registry and by us alone: nothing open counts in it.
             let in_use = Arc::strong_count(&kept.series) > 2 || !kept.announced;
             in_use || now.saturating_duration_since(kept.used) < limit
