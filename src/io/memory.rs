@@ -2,8 +2,8 @@
 
 use std::io;
 
-/// Turns transparent huge pages off for this process. The allocator asks for them, and a process at rest then holds
-/// 2 MiB for each place where a few kilobytes are in use; bulk throughput is the same without.
+/// Turns transparent huge pages off for this process, also where the kernel gives them unasked. A process at rest would
+/// hold 2 MiB for each place where a few kilobytes are in use; bulk throughput is the same without.
 ///
 /// # Errors
 /// The kernel refuses.
