@@ -5,6 +5,7 @@
 //! is never copied. TLS 1.2, which ingress clients and outside servers may still speak, differs in its header, nonce and
 //! additional data alone (RFC 5246 section 6.2.3.3, RFC 5288, RFC 7905).
 
+pub mod aead;
 pub mod handshake;
 pub mod protect;
 pub mod session;

@@ -2,6 +2,7 @@
 
 pub mod audit;
 pub mod diagnostics;
+mod json;
 pub mod live;
 pub mod metrics;
 pub mod record;

@@ -365,15 +365,20 @@ impl Session {
         true
     }
 
-    /// Bytes that one frame of the stream may carry now; `None` if nothing can be sent on it any more.
+    /// Bytes that the stream may send now, in any number of frames; `None` if nothing can be sent on it any more.
     #[must_use]
-    pub fn room(&self, id: u32) -> Option<u32> {
+    pub fn window(&self, id: u32) -> Option<u32> {
         let entry = self.streams.find(id)?;
         if entry.local_closed() || self.failed.is_some() {
             return None;
         }
-        let windows = entry.room().min(self.send.room());
-        Some(windows.min(self.peer_max_frame))
+        Some(entry.room().min(self.send.room()))
+    }
+
+    /// As `window`, in one frame. The peer takes at least 16,384 bytes in one (RFC 9113 section 6.5.2).
+    #[must_use]
+    pub fn room(&self, id: u32) -> Option<u32> {
+        self.window(id).map(|room| room.min(self.peer_max_frame))
     }
 
     /// Head of a DATA frame of `len` bytes, which the caller sends behind it; with `end` our side of the stream ends. `None`

@@ -1,12 +1,13 @@
 //! One direction of a relay, by the way with the fewest copies.
 //!
-//! Between a socket and TLS the bytes stay where they were read: scattered into slots that are sealed in place and sent, or
-//! opened in the buffer that received them and written from there. Everything else is copied once.
+//! Between a socket and TLS or a tunnel the bytes stay where they were read: scattered into slots that are framed and sealed
+//! in place and sent, or opened in the buffer that received them and written from there. Everything else is copied once.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::task::Poll;
+use std::task::{Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
@@ -15,6 +16,7 @@ use crate::io::buffers::{self, LARGE_RECORDS, Size};
 use crate::io::rt::{self, Tcp};
 use crate::io::slots::Slots;
 use crate::io::stream::Half;
+use crate::io::tunnel::FRAME_HEAD_BYTES;
 
 /// Bytes of a direction after which the other tasks of the core get their turn: about a millisecond of work.
 const TURN_BYTES: usize = 1 << 20;
@@ -39,8 +41,11 @@ pub(super) async fn copy(
         to.flush().await?;
     }
     let takes_slots = |half: &Half| half.with_tls(|_tls| ()).is_some();
+    let is_tunnel = |half: &Half| half.with_tunnel(|_tunnel| ()).is_some();
     match (from.tcp(), to.tcp()) {
         (Some(tcp), None) if takes_slots(to) => seal(&tcp, to, seen).await,
+        (Some(tcp), None) if is_tunnel(to) => frame(&tcp, to, seen).await,
+        (None, None) if from.gives_chunks() && is_tunnel(to) => pass(from, to, seen).await,
         (None, Some(tcp)) if from.gives_chunks() => open(from, tcp, to, seen).await,
         (Some(_) | None, Some(_) | None) => through(from, to, seen).await,
     }
@@ -66,7 +71,7 @@ async fn through(from: &mut Half, to: &mut Half, mut seen: impl FnMut(u64)) -> i
     let mut turn = Turn::default();
     loop {
         // A direction that waits holds no buffer.
-        let read = std::future::poll_fn(|cx| {
+        let read = poll_fn(|cx| {
             let mut block = buffers::take_block(size);
             let mut into = ReadBuf::new(&mut block);
             match Pin::new(&mut *from).poll_read(cx, &mut into) {
@@ -96,20 +101,92 @@ async fn through(from: &mut Half, to: &mut Half, mut seen: impl FnMut(u64)) -> i
     }
 }
 
+fn gone() -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
+}
+
+fn broken<T>() -> Poll<io::Result<T>> {
+    Poll::Ready(Err(gone()))
+}
+
+/// From a socket into a tunnel: read where it is framed and sealed, as far as the peer has room.
+async fn frame(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Result<()> {
+    let mut size = Size::Small;
+    let mut turn = Turn::default();
+    loop {
+        let read = poll_fn(|cx| {
+            let room = to.with_tunnel(|tunnel| tunnel.poll_window(usize::MAX, cx));
+            let room = match room.unwrap_or_else(broken) {
+                Poll::Ready(Ok(room)) => room,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return to.poll_gone(cx).map(|()| Ok(None)),
+            };
+            let mut slots = Slots::take(FRAME_HEAD_BYTES, size);
+            let polled = from.poll_read_vectored(cx, &mut slots.payloads(room));
+            match polled {
+                Poll::Ready(Ok(n)) => return Poll::Ready(Ok(Some((slots, n)))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => slots.give(),
+            }
+            to.poll_gone(cx).map(|()| Ok(None))
+        });
+        // Until it is sent nobody else takes the room that was found.
+        let Some((slots, n)) = read.await? else {
+            return Ok(());
+        };
+        if n == 0 {
+            slots.give();
+            return to.shutdown().await;
+        }
+        seen(u64::try_from(n).unwrap_or(u64::MAX));
+        size = size.next(n, slots.capacity());
+        let sent = to.with_tunnel(|tunnel| tunnel.send_slots(slots, n));
+        sent.unwrap_or_else(|| Err(gone()))?;
+        turn.moved(n).await;
+    }
+}
+
+/// From TLS or a tunnel into a tunnel: sent in the memory it was received in.
+async fn pass(from: &mut Half, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Result<()> {
+    let mut turn = Turn::default();
+    let mut chunks: VecDeque<Bytes> = VecDeque::new();
+    loop {
+        let n = poll_fn(|cx| {
+            let polled = from.poll_chunks(cx, &mut chunks, CHUNKS);
+            match polled {
+                Poll::Ready(Ok(n)) => return Poll::Ready(Ok(Some(n))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => chunks = VecDeque::new(),
+            }
+            to.poll_gone(cx).map(|()| Ok(None))
+        })
+        .await?;
+        match n {
+            // The reader of the other direction sees whether that was the end or a break.
+            None => return Ok(()),
+            Some(0) => return to.shutdown().await,
+            Some(n) => seen(u64::try_from(n).unwrap_or(u64::MAX)),
+        }
+        for mut chunk in chunks.drain(..) {
+            poll_fn(|cx| {
+                let sent = to.with_tunnel(|tunnel| tunnel.poll_send(cx, &mut chunk));
+                sent.unwrap_or_else(broken)
+            })
+            .await?;
+        }
+        turn.moved(n.unwrap_or_default()).await;
+    }
+}
+
 /// From a socket into TLS: read where it is sealed, sealed where it is sent from.
 async fn seal(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Result<()> {
     let mut size = Size::Small;
     let mut turn = Turn::default();
-    let gone = || io::Error::from(io::ErrorKind::BrokenPipe);
     loop {
-        std::future::poll_fn(|cx| {
-            to.with_tls(|tls| tls.poll_clear(cx))
-                .unwrap_or_else(|| Poll::Ready(Err(gone())))
-        })
-        .await?;
-        let read = std::future::poll_fn(|cx| {
+        poll_fn(|cx| to.with_tls(|tls| tls.poll_clear(cx)).unwrap_or_else(broken)).await?;
+        let read = poll_fn(|cx| {
             let mut slots = Slots::take(0, size);
-            let polled = from.poll_read_vectored(cx, &mut slots.payloads());
+            let polled = from.poll_read_vectored(cx, &mut slots.payloads(usize::MAX));
             match polled {
                 Poll::Ready(Ok(n)) => return Poll::Ready(Ok(Some((slots, n)))),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -127,11 +204,16 @@ async fn seal(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Resul
         seen(u64::try_from(n).unwrap_or(u64::MAX));
         size = size.next(n, slots.capacity());
         let mut slots = Some(slots);
-        std::future::poll_fn(|cx| {
-            let sent = slots.take().and_then(|slots| {
-                to.with_tls(|tls| tls.send_slots(cx, slots, n, |_frame, _len| {}))
+        poll_fn(|cx| {
+            let sent = to.with_tls(|tls| {
+                // Something may have become owed while the socket was waited for.
+                ready!(tls.poll_clear(cx))?;
+                Poll::Ready(match slots.take() {
+                    Some(slots) => tls.send_slots(cx, slots, n),
+                    None => Err(gone()),
+                })
             });
-            Poll::Ready(sent.unwrap_or_else(|| Err(gone())))
+            sent.unwrap_or_else(broken)
         })
         .await?;
         turn.moved(n).await;
@@ -148,7 +230,7 @@ async fn open(
     let mut turn = Turn::default();
     let mut chunks: VecDeque<Bytes> = VecDeque::new();
     loop {
-        let n = std::future::poll_fn(|cx| {
+        let n = poll_fn(|cx| {
             let polled = from.poll_chunks(cx, &mut chunks, CHUNKS);
             if polled.is_pending() {
                 chunks = VecDeque::new();
@@ -161,7 +243,7 @@ async fn open(
         }
         seen(u64::try_from(n).unwrap_or(u64::MAX));
         while !chunks.is_empty() {
-            let mut sent = std::future::poll_fn(|cx| {
+            let mut sent = poll_fn(|cx| {
                 let mut parts = [io::IoSlice::new(&[]); CHUNKS];
                 for (part, chunk) in parts.iter_mut().zip(&chunks) {
                     *part = io::IoSlice::new(chunk);

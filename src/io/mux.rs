@@ -25,11 +25,12 @@ use crate::hbone::{
     Code, ConnectHead, ConnectionError, Event, OpenError, RequestHead, ResponseHead, Session,
     Settings, Table,
 };
+use crate::io::slots::Slots;
 use crate::io::stream::Stream;
 use crate::io::tunnel::Tunnel;
 use crate::io::{clock, rt};
 use crate::vocab::limits;
-use outbox::{Outbox, SLICES};
+use outbox::{COPIED_BYTES, Outbox, SLICES};
 
 /// A buffer that is received into.
 const READ_BYTES: usize = 64 * 1024;
@@ -37,6 +38,8 @@ const READ_BYTES: usize = 64 * 1024;
 const LEAST_READ_BYTES: usize = 16 * 1024;
 /// Payloads below this are gathered where the reader does not keep up, or each would hold its whole buffer.
 const GATHERED_BYTES: usize = 4096;
+/// So are all once a connection holds so many, which may hold a buffer of `buffers::Size::Large` each.
+const HELD_CHUNKS: usize = 256;
 
 /// Why a connection of tunnels, or a stream of it, ended.
 #[derive(Debug, Error)]
@@ -73,20 +76,26 @@ struct Slot {
 }
 
 impl Slot {
-    fn push(&mut self, payload: Bytes) {
+    /// `held`: chunks of all slots of the connection.
+    fn push(&mut self, payload: Bytes, held: &mut usize) {
         let waits = !self.chunks.is_empty() || !self.tail.is_empty();
-        if waits && payload.len() < GATHERED_BYTES {
+        if waits && (payload.len() < GATHERED_BYTES || *held >= HELD_CHUNKS) {
             self.tail.extend_from_slice(&payload);
             return;
         }
         if !self.tail.is_empty() {
             self.chunks.push_back(self.tail.split().freeze());
+            *held = held.saturating_add(1);
         }
         self.chunks.push_back(payload);
+        *held = held.saturating_add(1);
     }
 
-    fn pop(&mut self) -> Option<Bytes> {
+    fn pop(&mut self, held: &mut usize) -> Option<Bytes> {
         let next = self.chunks.pop_front();
+        if next.is_some() {
+            *held = held.saturating_sub(1);
+        }
         let next = next
             .or_else(|| (!self.tail.is_empty()).then(|| std::mem::take(&mut self.tail).freeze()));
         if self.chunks.is_empty() && self.chunks.capacity() > 8 {
@@ -120,6 +129,8 @@ struct State {
     session: Session,
     outbox: Outbox,
     slots: Table<Slot>,
+    /// Chunks in them.
+    held: usize,
     incoming: VecDeque<(u32, RequestHead)>,
     /// The task that reads and writes.
     driver: Option<Waker>,
@@ -128,6 +139,8 @@ struct State {
     /// Streams wait for the outbox.
     crowded: bool,
     ended: bool,
+    /// The carrier sends frames from the slots that they were read into.
+    takes_slots: bool,
 }
 
 impl State {
@@ -141,7 +154,7 @@ impl State {
 
     /// The next piece that the peer has sent on a stream, which counts as read then.
     fn pop(&mut self, id: u32) -> Option<Bytes> {
-        let chunk = self.slots.find_mut(id)?.pop()?;
+        let chunk = self.slots.find_mut(id)?.pop(&mut self.held)?;
         let n = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
         self.session.release(id, n);
         self.sent();
@@ -153,6 +166,7 @@ impl State {
         let Self {
             session,
             slots,
+            held,
             incoming,
             ponged,
             pong,
@@ -175,7 +189,7 @@ impl State {
             }
             Event::Data { id, range } => {
                 if let Some(slot) = slots.find_mut(id) {
-                    slot.push(input.slice(range));
+                    slot.push(input.slice(range), held);
                     wake(&mut slot.reader);
                 }
             }
@@ -221,17 +235,19 @@ impl State {
 pub struct Mux(Rc<RefCell<State>>);
 
 impl Mux {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: Settings, takes_slots: bool) -> Self {
         let mut state = State {
             session: Session::new(settings),
             outbox: Outbox::default(),
             slots: Table::default(),
+            held: 0,
             incoming: VecDeque::new(),
             driver: None,
             ponged: false,
             pong: None,
             crowded: false,
             ended: false,
+            takes_slots,
         };
         state.outbox.take(&mut state.session);
         Self(Rc::new(RefCell::new(state)))
@@ -239,8 +255,8 @@ impl Mux {
 
     /// A client's end of a connection over `stream`, and what reads and writes it.
     #[must_use]
-    pub fn client(stream: Stream) -> (Self, Driver) {
-        let mux = Self::new(Settings::CLIENT);
+    pub fn client(mut stream: Stream) -> (Self, Driver) {
+        let mux = Self::new(Settings::CLIENT, stream.tls().is_some());
         (mux.clone(), Driver::new(stream, mux))
     }
 
@@ -386,17 +402,36 @@ impl Mux {
         self.0.borrow_mut().pop(id)
     }
 
-    /// Waits until a stream may send, `most` bytes at the most; how many.
+    /// Waits until a stream may send, `most` bytes at the most; how many, in one frame.
     pub(super) fn poll_room(
         &self,
         id: u32,
         most: usize,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
+        self.poll_sendable(id, most, cx, Session::room)
+    }
+
+    /// As `poll_room`, in any number of frames.
+    pub(super) fn poll_window(
+        &self,
+        id: u32,
+        most: usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        self.poll_sendable(id, most, cx, Session::window)
+    }
+
+    fn poll_sendable(
+        &self,
+        id: u32,
+        most: usize,
+        cx: &mut Context<'_>,
+        room: impl Fn(&Session, u32) -> Option<u32>,
+    ) -> Poll<io::Result<usize>> {
         let mut state = self.0.borrow_mut();
         let full = state.outbox.is_full();
-        let room = state.session.room(id).filter(|_| !state.ended);
-        let Some(room) = room else {
+        let Some(room) = room(&state.session, id).filter(|_room| !state.ended) else {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
         let room = usize::try_from(room).unwrap_or(usize::MAX).min(most);
@@ -428,6 +463,42 @@ impl Mux {
         true
     }
 
+    /// Sends what was read into slots, `filled` bytes for which there is room. `false` if it cannot be sent any more.
+    pub(super) fn send_slots(&self, id: u32, mut slots: Slots, filled: usize) -> bool {
+        let takes_slots = self.0.borrow().takes_slots;
+        // Few bytes go beside others' in one record.
+        let few = slots.only(filled).filter(|_few| filled < COPIED_BYTES);
+        if let Some(few) = few {
+            let sent = self.send(id, Payload::Copied(few), false);
+            slots.give();
+            return sent;
+        }
+        let mut state = self.0.borrow_mut();
+        let state = &mut *state;
+        state.outbox.take(&mut state.session);
+        let session = &mut state.session;
+        let framed = slots.frame(filled, |place, len| {
+            let head = session.data_head(id, u32::try_from(len).unwrap_or(u32::MAX), false);
+            head.is_some_and(|head| {
+                place.copy_from_slice(&head);
+                true
+            })
+        });
+        if !framed {
+            slots.give();
+            return false;
+        }
+        if takes_slots {
+            state.outbox.push_slots(slots, filled);
+        } else {
+            let (block, frames) = slots.into_records(filled);
+            let block = Bytes::from(block);
+            frames.for_each(|frame| state.outbox.push(block.slice(frame)));
+        }
+        state.sent();
+        true
+    }
+
     /// Ready when the peer has reset a stream, or the connection has ended.
     pub(super) fn poll_gone(&self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = self.0.borrow_mut();
@@ -452,7 +523,8 @@ impl Mux {
     pub(super) fn forget(&self, id: u32) {
         let mut state = self.0.borrow_mut();
         state.session.forget(id);
-        drop(state.slots.remove(id));
+        let left = state.slots.remove(id).map_or(0, |slot| slot.chunks.len());
+        state.held = state.held.saturating_sub(left);
         state.sent();
         if state.session.is_finished() {
             wake(&mut state.driver);
@@ -587,17 +659,8 @@ impl Driver {
         let mut state = self.mux.0.borrow_mut();
         let mut wrote = false;
         while !state.outbox.is_empty() {
-            let n = {
-                let mut slices = [IoSlice::new(&[]); SLICES];
-                let n = state.outbox.fill(&mut slices);
-                let slices = slices.get(..n).unwrap_or_default();
-                ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, slices))?
-            };
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
+            ready!(poll_write_first(&mut self.stream, &mut state.outbox, cx))?;
             wrote = true;
-            state.outbox.wrote(n);
             if state.crowded && state.outbox.has_room() {
                 state.crowded = false;
                 state
@@ -612,6 +675,34 @@ impl Driver {
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Writes what is first in the outbox, as far as the stream takes it.
+fn poll_write_first(
+    stream: &mut Stream,
+    outbox: &mut Outbox,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<()>> {
+    if outbox.has_slots_first()
+        && let Some(tls) = stream.tls()
+    {
+        ready!(tls.poll_clear(cx))?;
+        if let Some((slots, filled)) = outbox.take_slots() {
+            tls.send_slots(cx, slots, filled)?;
+        }
+        return Poll::Ready(Ok(()));
+    }
+    let n = {
+        let mut slices = [IoSlice::new(&[]); SLICES];
+        let n = outbox.fill(&mut slices);
+        let slices = slices.get(..n).unwrap_or_default();
+        ready!(Pin::new(stream).poll_write_vectored(cx, slices))?
+    };
+    if n == 0 {
+        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+    }
+    outbox.wrote(n);
+    Poll::Ready(Ok(()))
 }
 
 /// Milliseconds since an instant.
@@ -633,8 +724,8 @@ pub struct ServerConnection {
 impl ServerConnection {
     /// A connection over `stream`.
     #[must_use]
-    pub fn new(stream: Stream) -> Self {
-        let mux = Mux::new(Settings::SERVER);
+    pub fn new(mut stream: Stream) -> Self {
+        let mux = Mux::new(Settings::SERVER, stream.tls().is_some());
         Self {
             driver: Driver::new(stream, mux.clone()),
             mux,

@@ -35,6 +35,8 @@ pub struct Tls {
     records: Records,
     /// What was received and not opened yet.
     inbox: BytesMut,
+    /// Of the buffer that `inbox` is in.
+    held: Size,
     /// Of the buffer for the next read.
     size: Size,
     /// What was opened and not read yet.
@@ -71,6 +73,7 @@ impl Tls {
             carrier,
             records,
             inbox: BytesMut::from(early),
+            held: Size::Small,
             size: Size::Small,
             rest: Bytes::new(),
             outgoing: None,
@@ -161,9 +164,7 @@ impl Tls {
         let size = self.size;
         let room = size.bytes().saturating_sub(self.inbox.len());
         if !self.inbox.try_reclaim(room) {
-            let mut fresh = buffers::take(size);
-            fresh.extend_from_slice(&self.inbox);
-            buffers::give(std::mem::replace(&mut self.inbox, fresh));
+            self.move_inbox(size);
         }
         let room = self.inbox.capacity().saturating_sub(self.inbox.len());
         let polled = pin!(self.carrier.read_buf(&mut self.inbox)).poll(cx);
@@ -178,11 +179,22 @@ impl Tls {
         polled
     }
 
-    /// Holds no more than what was received.
+    /// Puts what was received into a buffer of this size.
+    fn move_inbox(&mut self, size: Size) {
+        let mut fresh = buffers::take(size);
+        fresh.extend_from_slice(&self.inbox);
+        buffers::give(std::mem::replace(&mut self.inbox, fresh));
+        self.held = size;
+    }
+
+    /// Holds no more than what was received, or than one record takes.
     fn let_go(&mut self) {
         if self.inbox.len() < STUB_BYTES {
             let stub = BytesMut::from(&*self.inbox);
             buffers::give(std::mem::replace(&mut self.inbox, stub));
+            self.held = Size::Small;
+        } else if self.held > Size::Small && self.inbox.len() <= Size::Small.bytes() {
+            self.move_inbox(Size::Small);
         }
     }
 
@@ -256,8 +268,8 @@ impl Tls {
         }
     }
 
-    /// Seals `filled` bytes of the slots in place and sends them as far as the carrier takes them; the rest goes with the
-    /// next `poll_clear`, which must have been ready before. `frame` writes each header: its room, and the payload's length.
+    /// Seals `filled` bytes of the slots in place, with the frame headers before them, and sends them as far as the carrier
+    /// takes them; the rest goes with the next `poll_clear`, which must have been ready before.
     ///
     /// # Errors
     /// The carrier broke, or the keys are exhausted.
@@ -266,21 +278,14 @@ impl Tls {
         cx: &mut Context<'_>,
         slots: Slots,
         filled: usize,
-        mut frame: impl FnMut(&mut [u8], usize),
     ) -> io::Result<()> {
         if self.outgoing.is_some() || !self.takes_slots() {
             slots.give();
             return Err(failed(RecordError::Misused));
         }
-        let header = PAYLOAD_BYTES.saturating_sub(slots.payload_bytes());
         let (mut block, records) = slots.into_records(filled);
         let mut end = 0;
         for payload in records {
-            let body = payload.len().saturating_sub(header);
-            let head = payload.start..payload.start.saturating_add(header);
-            if let Some(head) = block.get_mut(head) {
-                frame(head, body);
-            }
             let sealed = self.records.seal(&mut block, payload);
             end = sealed.map_err(|error| self.spent(error))?.end;
         }

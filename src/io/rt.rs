@@ -294,6 +294,8 @@ struct TcpInner {
     socket: Rc<TcpStream>,
     /// Reads in a row that found bytes.
     reads: Cell<u32>,
+    /// The last read took all there was: the next one waits before it tries.
+    drained: Cell<bool>,
     readable: RefCell<Option<Wait>>,
     writable: RefCell<Option<Wait>>,
 }
@@ -310,6 +312,7 @@ impl Tcp {
             inner: Rc::new(TcpInner {
                 socket: Rc::new(socket),
                 reads: Cell::new(0),
+                drained: Cell::new(false),
                 readable: RefCell::new(None),
                 writable: RefCell::new(None),
             }),
@@ -427,10 +430,11 @@ impl Tcp {
 }
 
 impl Tcp {
-    /// Receives by `recv` when there is something.
+    /// Receives by `recv`, which has room for `room` bytes, when there is something.
     fn poll_receive(
         &self,
         cx: &mut Context<'_>,
+        room: usize,
         mut recv: impl FnMut(&Socket) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         let reads = self.inner.reads.get();
@@ -441,11 +445,13 @@ impl Tcp {
             }
         }
         loop {
-            if self.inner.readable.borrow().is_some() {
+            let waits = self.inner.drained.take() || self.inner.readable.borrow().is_some();
+            if waits {
                 std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
             }
             match self.with_socket(&mut recv) {
                 Ok(n) => {
+                    self.inner.drained.set(n > 0 && n < room);
                     let weight = u32::try_from(n / READ_BYTES).unwrap_or(u32::MAX);
                     let reads = reads.saturating_add(1).saturating_add(weight);
                     self.inner.reads.set(reads);
@@ -470,7 +476,8 @@ impl Tcp {
         cx: &mut Context<'_>,
         bufs: &mut [io::IoSliceMut<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_receive(cx, |socket| receive_scattered(socket, bufs))
+        let room = bufs.iter().map(|buf| buf.len()).sum();
+        self.poll_receive(cx, room, |socket| receive_scattered(socket, bufs))
     }
 }
 
@@ -500,8 +507,9 @@ impl AsyncRead for Tcp {
         // SAFETY: recv writes only initialised bytes into the buffer.
         #[expect(unsafe_code, reason = "recv fills uninitialised memory")]
         let room = unsafe { buf.unfilled_mut() };
+        let len = room.len();
         let n = std::task::ready!(
-            self.poll_receive(cx, |s| s.recv_with_flags(room, libc::MSG_DONTWAIT))
+            self.poll_receive(cx, len, |s| { s.recv_with_flags(room, libc::MSG_DONTWAIT) })
         )?;
         // SAFETY: the kernel wrote the first `n` bytes.
         #[expect(unsafe_code, reason = "recv fills uninitialised memory")]

@@ -52,29 +52,53 @@ impl Slots {
         self.payload_bytes().saturating_mul(self.count)
     }
 
-    /// Where a scattered read puts them.
-    pub(super) fn payloads(&mut self) -> [IoSliceMut<'_>; LARGE_RECORDS] {
-        let (from, len) = (
+    /// Where a scattered read puts them, `most` bytes at the most.
+    pub(super) fn payloads(&mut self, most: usize) -> [IoSliceMut<'_>; LARGE_RECORDS] {
+        let (from, each) = (
             HEADER_BYTES.saturating_add(self.frame),
             self.payload_bytes(),
         );
+        let mut left = most;
         let mut slots = self.block.chunks_exact_mut(RECORD_BYTES);
         std::array::from_fn(|_| {
+            let len = left.min(each);
+            left = left.saturating_sub(len);
             let slot = slots.next().unwrap_or_default();
             let slot = slot.get_mut(from..from.saturating_add(len));
             IoSliceMut::new(slot.unwrap_or_default())
         })
     }
 
-    /// The block, and for `filled` bytes that were read where each record's payload is in it, frame header included.
-    pub(super) fn into_records(
-        self,
+    /// The first `filled` bytes that were read, if they lie in one slot.
+    pub(super) fn only(&self, filled: usize) -> Option<&[u8]> {
+        let from = HEADER_BYTES.saturating_add(self.frame);
+        let within = filled <= self.payload_bytes();
+        let bytes = within.then(|| self.block.get(from..from.saturating_add(filled)));
+        bytes.flatten()
+    }
+
+    /// Has `write` fill the room for a frame header before each part of the `filled` bytes, by the part's length; `false`
+    /// where it could not.
+    pub(super) fn frame(
+        &mut self,
         filled: usize,
-    ) -> (Vec<u8>, impl Iterator<Item = Range<usize>>) {
+        mut write: impl FnMut(&mut [u8], usize) -> bool,
+    ) -> bool {
+        let frame = self.frame;
+        self.records(filled).all(|record| {
+            let part = record.len().saturating_sub(frame);
+            let head = record.start..record.start.saturating_add(frame);
+            let head = self.block.get_mut(head);
+            head.is_some_and(|head| write(head, part))
+        })
+    }
+
+    /// For `filled` bytes that were read where each record's payload is in the block, frame header included.
+    fn records(&self, filled: usize) -> impl Iterator<Item = Range<usize>> + use<> {
         let (frame, each) = (self.frame, self.payload_bytes());
         let mut left = filled.min(self.capacity());
         let mut slot = 0_usize;
-        let records = std::iter::from_fn(move || {
+        std::iter::from_fn(move || {
             let len = left.min(each);
             if len == 0 {
                 return None;
@@ -85,7 +109,15 @@ impl Slots {
                 .saturating_add(HEADER_BYTES);
             slot = slot.saturating_add(1);
             Some(start..start.saturating_add(frame).saturating_add(len))
-        });
+        })
+    }
+
+    /// The block, and as `records` says what is in it.
+    pub(super) fn into_records(
+        self,
+        filled: usize,
+    ) -> (Vec<u8>, impl Iterator<Item = Range<usize>> + use<>) {
+        let records = self.records(filled);
         (self.block, records)
     }
 }

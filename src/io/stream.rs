@@ -110,6 +110,14 @@ impl Stream {
         }
     }
 
+    /// The tunnel, if it is one.
+    fn tunnel(&mut self) -> Option<&mut Tunnel> {
+        match &mut self.kind {
+            Kind::Tunnel(tunnel) => Some(tunnel),
+            Kind::Tcp(_) | Kind::Tls(_) => None,
+        }
+    }
+
     /// Whether what it receives can be taken in the memory it was received in.
     pub(super) fn gives_chunks(&self) -> bool {
         self.prefix.is_empty() && matches!(self.kind, Kind::Tls(_) | Kind::Tunnel(_))
@@ -276,6 +284,11 @@ impl Half {
     /// Calls into the TLS connection, if it is one whose chunks can be taken and slots sent.
     pub(super) fn with_tls<R>(&self, call: impl FnOnce(&mut Tls) -> R) -> Option<R> {
         self.stream.borrow_mut().tls().map(call)
+    }
+
+    /// Calls into the tunnel, if it is one.
+    pub(super) fn with_tunnel<R>(&self, call: impl FnOnce(&mut Tunnel) -> R) -> Option<R> {
+        self.stream.borrow_mut().tunnel().map(call)
     }
 
     /// Makes the end of the whole stream an abrupt one.

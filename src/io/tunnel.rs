@@ -11,7 +11,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::hbone::Code;
 use crate::io::mux::{Mux, Payload};
+use crate::io::slots::Slots;
 
+/// Bytes of a frame's head, for which slots need room (RFC 9113 section 4.1).
+pub(super) const FRAME_HEAD_BYTES: usize = 9;
 /// Most bytes that one write hands to the framing layer.
 const WRITE_BYTES: usize = 64 * 1024;
 
@@ -93,6 +96,23 @@ impl Tunnel {
             }
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Waits until there is room, `most` bytes at the most; how many.
+    pub(super) fn poll_window(&self, most: usize, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        self.mux.poll_window(self.id, most, cx)
+    }
+
+    /// Sends what was read into slots with `FRAME_HEAD_BYTES` before each part, `filled` bytes for which there is room.
+    ///
+    /// # Errors
+    /// The stream or its connection takes no more.
+    pub(super) fn send_slots(&self, slots: Slots, filled: usize) -> io::Result<()> {
+        if self.mux.send_slots(self.id, slots, filled) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
     }
 
     /// Ready when the peer has reset the stream: it takes no more, and nothing else tells while nothing is sent.

@@ -2,14 +2,11 @@
 
 use std::ops::Range;
 
-use aws_lc_rs::aead::{
-    AES_128_GCM, AES_256_GCM, Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey,
-};
 use rustls::ConnectionTrafficSecrets;
 
+use super::aead::{Aead, Library, NONCE_BYTES, Suite, TAG_BYTES};
 use super::{ALERT, DATA, HANDSHAKE, HEADER_BYTES, PAYLOAD_BYTES, RecordError};
 
-const TAG_BYTES: usize = 16;
 const EXPLICIT_BYTES: usize = 8;
 /// Records that one AES-GCM key may seal (RFC 8446 section 5.5 allows 2^24.5 full ones).
 const GCM_RECORDS: u64 = 1 << 24;
@@ -27,8 +24,8 @@ pub enum Version {
 
 /// Key, nonce and sequence number of one direction.
 pub struct Key {
-    aead: LessSafeKey,
-    iv: [u8; 12],
+    aead: Aead,
+    iv: [u8; NONCE_BYTES],
     sequence: u64,
     version: Version,
     /// The record carries a part of its nonce: AES-GCM in TLS 1.2.
@@ -60,22 +57,21 @@ impl Key {
         version: Version,
         (sequence, secrets): (u64, ConnectionTrafficSecrets),
     ) -> Result<Self, RecordError> {
-        let (algorithm, key, iv, gcm) = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (&AES_128_GCM, key, iv, true),
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (&AES_256_GCM, key, iv, true),
+        let (suite, key, iv) = match &secrets {
+            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => (Suite::Aes128Gcm, key, iv),
+            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => (Suite::Aes256Gcm, key, iv),
             ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
-                (&CHACHA20_POLY1305, key, iv, false)
+                (Suite::Chacha20Poly1305, key, iv)
             }
             _ => return Err(RecordError::Misused),
         };
-        let key = UnboundKey::new(algorithm, key.as_ref())
-            .map_err(|_unspecified| RecordError::Misused)?;
+        let gcm = suite != Suite::Chacha20Poly1305;
         let iv = iv
             .as_ref()
             .try_into()
             .map_err(|_unspecified| RecordError::Misused)?;
         Ok(Self {
-            aead: LessSafeKey::new(key),
+            aead: Aead::new(Library::fastest(suite), suite, key.as_ref())?,
             iv,
             sequence,
             version,
@@ -139,7 +135,7 @@ impl Key {
         }
     }
 
-    fn nonce(&self) -> [u8; 12] {
+    fn nonce(&self) -> [u8; NONCE_BYTES] {
         let mut nonce = self.iv;
         let [_, _, _, _, counter @ ..] = &mut nonce;
         let sequence: [u8; 8] = self.sequence.to_be_bytes();
@@ -203,7 +199,6 @@ impl Key {
         let end = payload.end.saturating_add(self.tail_bytes());
         let record = bytes.get_mut(start..end).ok_or(misused)?;
         let (head, rest) = record.split_at_mut(self.head_bytes());
-        let (body, tail) = rest.split_at_mut(payload.len());
         let nonce = self.nonce();
         let on_wire = u16::try_from(end.saturating_sub(start).saturating_sub(HEADER_BYTES));
         let [high, low] = on_wire
@@ -220,7 +215,6 @@ impl Key {
         if let (false, Some((_, end))) = (explicit.is_empty(), nonce_end) {
             explicit.copy_from_slice(end);
         }
-        let nonce = Nonce::assume_unique_for_key(nonce);
         let aad12;
         let (aad, kinds): (&[u8], &[u8]) = match self.version {
             Version::Tls13 => (&header, &[kind]),
@@ -229,16 +223,7 @@ impl Key {
                 (&aad12, &[])
             }
         };
-        let aad = Aad::from(aad);
-        let sealed = match from {
-            None => self
-                .aead
-                .seal_in_place_scatter(nonce, aad, body, kinds, tail),
-            Some(plain) => self
-                .aead
-                .seal_out_of_place_scatter(nonce, aad, plain, body, kinds, tail),
-        };
-        sealed.map_err(|_unspecified| RecordError::Misused)?;
+        self.aead.seal(nonce, aad, rest, kinds, from)?;
         self.next()?;
         Ok(start..end)
     }
@@ -254,9 +239,8 @@ impl Key {
         let [outer, ..] = *header;
         let opened = match self.version {
             Version::Tls13 => {
-                let nonce = Nonce::assume_unique_for_key(self.nonce());
-                let plain = self.aead.open_in_place(nonce, Aad::from(*header), body);
-                let plain = plain.map_err(|_unspecified| RecordError::Forged)?;
+                let plain = self.aead.open(self.nonce(), header, body)?;
+                let plain = body.get(plain).unwrap_or_default();
                 if plain.len() > PAYLOAD_BYTES + 1 {
                     return Err(RecordError::TooLong);
                 }
@@ -283,11 +267,8 @@ impl Key {
                 if len > PAYLOAD_BYTES {
                     return Err(RecordError::TooLong);
                 }
-                let aad = Aad::from(self.aad12(outer, len)?);
-                let nonce = Nonce::assume_unique_for_key(nonce);
-                self.aead
-                    .open_in_place(nonce, aad, body)
-                    .map_err(|_unspecified| RecordError::Forged)?;
+                let aad = self.aad12(outer, len)?;
+                self.aead.open(nonce, &aad, body)?;
                 Opened {
                     kind: outer,
                     payload: head..head.saturating_add(len),

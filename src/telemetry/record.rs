@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
-
 use crate::exchange::close::CloseReason;
 use crate::http::baggage::Baggage;
 use crate::http::connect::{self, Told};
 use crate::policy::facts::{Connection, Request};
 use crate::policy::{Decision, Judged, explain};
+use crate::telemetry::json::Member::{self, Bool, Null, Number, Shown, Text};
+use crate::telemetry::json::Object;
 use crate::vocab::trace::TraceId;
 
 /// What kind of exchange a record is about.
@@ -53,13 +53,11 @@ pub struct Asked {
 }
 
 impl Asked {
-    fn to_json(&self) -> Value {
-        json!({
-            "provider": self.provider,
-            "result": self.result,
-            "detail": self.detail,
-            "duration_us": micros(self.duration),
-        })
+    fn put(&self, out: &mut Object<'_>) {
+        out.put("provider", Text(&self.provider));
+        out.put("result", Text(self.result));
+        out.put("detail", Member::text(self.detail.as_deref()));
+        out.put("duration_us", Number(micros(self.duration)));
     }
 }
 
@@ -128,153 +126,149 @@ impl Record {
         !refused && judged.is_some_and(|j| j.decision == Decision::Allow)
     }
 
-    /// The record as one JSON object; `number` makes its `id` the only one of its millisecond.
-    #[must_use]
-    pub fn to_json(&self, number: u64) -> Value {
-        let mut out = Map::new();
-        let id = format!("{}/{:x}-{number}", self.generation, self.time.as_millis());
-        out.insert("id".into(), id.into());
-        out.insert("time".into(), rfc3339(self.time).into());
-        out.insert("generation".into(), self.generation.into());
-        out.insert("role".into(), self.role.into());
-        out.insert("instance".into(), self.instance.as_str().into());
-        out.insert("kind".into(), self.kind.label().into());
-        let principal = self
-            .connection
-            .as_ref()
-            .and_then(|c| c.principal.as_ref())
-            .map(|id| id.principal());
-        let mut source = Map::new();
-        source.insert("principal".into(), principal.into());
-        source.insert("address".into(), self.peer.to_string().into());
-        let told = self.connection.as_ref().filter(|c| c.remote != c.peer);
-        if let Some(connection) = told {
-            // Rules compare the address that trusted proxies tell, so it is needed to judge again.
-            source.insert("client".into(), connection.remote.to_string().into());
-        }
-        if let Some(told) = &self.told {
-            tell(&mut source, told);
-        }
-        out.insert("source".into(), source.into());
+    /// Appends the record as one JSON object; `number` makes its `id` the only one of its millisecond.
+    pub fn write_json(&self, number: u64, out: &mut Vec<u8>) {
+        let mut out = Object::new(out);
+        out.put("time", Text(&rfc3339(self.time)));
+        let millis = self.time.as_millis();
+        let id = format_args!("{}/{millis:x}-{number}", self.generation);
+        out.put("id", Shown(&id));
+        out.put("generation", Number(self.generation));
+        out.put("role", Text(self.role));
+        out.put("instance", Text(&self.instance));
+        out.put("kind", Text(self.kind.label()));
+        out.object("source", |source| self.source(source));
         // The end user's own trace, where HTTP is understood, else the tunnel's.
         let request = self.request.as_ref();
         let trace = request.and_then(|r| connect::trace(&r.headers));
         if let Some(trace) = trace.or(self.trace) {
-            out.insert("traceId".into(), trace.to_string().into());
+            out.put("traceId", Shown(&trace));
         }
-        self.destination(&mut out);
+        out.object("destination", |to| self.destination(to));
         if let Some(request) = &self.request {
-            self.request(&mut out, request);
+            put_request(&mut out, request);
         }
-        out.insert(
-            "verdict".into(),
-            if self.allowed() { "allow" } else { "deny" }.into(),
-        );
+        let verdict = if self.allowed() { "allow" } else { "deny" };
+        out.put("verdict", Text(verdict));
         self.judgement(&mut out);
         if !self.asked.is_empty() {
-            let asked: Vec<Value> = self.asked.iter().map(Asked::to_json).collect();
-            out.insert("custom".into(), asked.into());
+            out.objects("custom", &self.asked, |out, asked| asked.put(out));
         }
-        out.insert("status".into(), self.status.into());
-        out.insert(
-            "event".into(),
-            if self.close.is_some() {
-                "close"
-            } else {
-                "open"
-            }
-            .into(),
-        );
-        out.insert("close".into(), self.close.map(CloseReason::label).into());
-        out.insert(
-            "bytes".into(),
-            json!({ "received": self.received, "sent": self.sent }),
-        );
-        out.insert("duration_us".into(), micros(self.duration).into());
-        Value::Object(out)
-    }
-
-    fn destination(&self, out: &mut Map<String, Value>) {
-        let mut destination = Map::new();
-        destination.insert("service".into(), self.service.clone().into());
-        destination.insert("workload".into(), self.workload.clone().into());
-        if let Some(connection) = &self.connection {
-            destination.insert("address".into(), connection.destination.to_string().into());
-            destination.insert("port".into(), connection.port.into());
-            if let Some(sni) = &connection.sni {
-                destination.insert("sni".into(), sni.as_str().into());
-            }
-        }
-        out.insert("destination".into(), destination.into());
-    }
-
-    fn request(&self, out: &mut Map<String, Value>, request: &Request) {
-        let user = request.claims.as_ref().and_then(|c| c.request_principal());
-        out.insert("user".into(), json!({ "principal": user }));
-        let head = json!({
-            "method": request.method.as_str(),
-            "host": request.host.as_str(),
-            "path": request.path.as_ref().map(|p| p.as_str()),
-        });
-        out.insert("request".into(), head);
-    }
-
-    /// What dry-run policies would have said, unless there is none.
-    fn shadow(&self, out: &mut Map<String, Value>, judged: &Judged) {
-        let said = [("deny", judged.shadow.deny), ("allow", judged.shadow.allow)];
-        let said: Map<String, Value> = said
-            .into_iter()
-            .filter_map(|(action, decision)| Some((action.to_owned(), word(decision?).into())))
-            .collect();
-        if !said.is_empty() {
-            out.insert("dryRun".into(), said.into());
-        }
-    }
-
-    fn judgement(&self, out: &mut Map<String, Value>) {
-        let judged = self.judged.as_ref();
-        out.insert(
-            "policy".into(),
-            judged
-                .and_then(|j| j.policy.as_ref())
-                .map(ToString::to_string)
-                .into(),
-        );
-        out.insert("rule".into(), judged.and_then(|j| j.rule).into());
-        let reason = match (&self.detail, judged, &self.connection) {
-            (Some(detail), ..) => detail.clone(),
-            (None, Some(judged), Some(conn)) => judged.reason.text(conn, self.request.as_deref()),
-            (None, Some(judged), None) => judged.reason.to_string(),
-            (None, None, _) => self.close.map_or("", CloseReason::label).to_owned(),
+        out.put("status", Member::number(self.status.map(u64::from)));
+        let event = if self.close.is_some() {
+            "close"
+        } else {
+            "open"
         };
-        out.insert("reason".into(), reason.into());
+        out.put("event", Text(event));
+        out.put("close", Member::text(self.close.map(CloseReason::label)));
+        out.object("bytes", |bytes| {
+            bytes.put("received", Number(self.received));
+            bytes.put("sent", Number(self.sent));
+        });
+        out.put("duration_us", Number(micros(self.duration)));
+        out.end();
+    }
+
+    fn source(&self, source: &mut Object<'_>) {
+        let connection = self.connection.as_ref();
+        let principal = connection.and_then(|c| c.principal.as_ref());
+        source.put(
+            "principal",
+            Member::text(principal.map(|id| id.principal())),
+        );
+        source.put("address", Shown(&self.peer));
+        if let Some(connection) = connection.filter(|c| c.remote != c.peer) {
+            // Rules compare the address that trusted proxies tell, so it is needed to judge again.
+            source.put("client", Shown(&connection.remote));
+        }
+        if let Some(told) = &self.told {
+            tell(source, told);
+        }
+    }
+
+    fn destination(&self, destination: &mut Object<'_>) {
+        destination.put("service", Member::text(self.service.as_deref()));
+        destination.put("workload", Member::text(self.workload.as_deref()));
+        if let Some(connection) = &self.connection {
+            destination.put("address", Shown(&connection.destination));
+            destination.put("port", Number(connection.port.into()));
+            if let Some(sni) = &connection.sni {
+                destination.put("sni", Text(sni.as_str()));
+            }
+        }
+    }
+
+    fn judgement(&self, out: &mut Object<'_>) {
+        let judged = self.judged.as_ref();
+        match judged.and_then(|j| j.policy.as_ref()) {
+            Some(policy) => out.put("policy", Shown(policy)),
+            None => out.put("policy", Null),
+        }
+        let rule = judged.and_then(|j| j.rule);
+        out.put("rule", Member::number(rule.and_then(|r| r.try_into().ok())));
+        match (&self.detail, judged, &self.connection) {
+            (Some(detail), ..) => out.put("reason", Text(detail)),
+            (None, Some(judged), Some(conn)) => {
+                let text = judged.reason.text(conn, self.request.as_deref());
+                out.put("reason", Text(&text));
+            }
+            (None, Some(judged), None) => out.put("reason", Shown(&judged.reason)),
+            (None, None, _) => out.put("reason", Text(self.close.map_or("", CloseReason::label))),
+        }
         if self.would.is_some() || judged.is_some_and(|j| j.would_deny) {
-            out.insert("wouldDeny".into(), true.into());
+            out.put("wouldDeny", Bool(true));
         }
         if let Some(would) = &self.would {
-            out.insert("unenforced".into(), would.as_str().into());
+            out.put("unenforced", Text(would));
         }
-        if let Some(judged) = judged {
-            out.insert("audit".into(), judged.audit.into());
-            self.shadow(out, judged);
-            let told = judged.decision == Decision::Deny || judged.would_deny;
-            if let Some(connection) = self.connection.as_ref().filter(|_| told) {
-                let to = self
-                    .service
-                    .as_deref()
-                    .or(self.workload.as_deref())
-                    .unwrap_or("unknown");
-                let steps = explain::steps(judged, connection, self.request.as_deref(), to);
-                out.insert("steps".into(), steps.to_vec().into());
-            }
+        let Some(judged) = judged else { return };
+        out.put("audit", Bool(judged.audit));
+        shadow(out, judged);
+        let told = judged.decision == Decision::Deny || judged.would_deny;
+        if let Some(connection) = self.connection.as_ref().filter(|_| told) {
+            let to = self.service.as_deref().or(self.workload.as_deref());
+            let to = to.unwrap_or("unknown");
+            let steps = explain::steps(judged, connection, self.request.as_deref(), to);
+            out.texts("steps", &steps);
         }
     }
 }
 
+fn put_request(out: &mut Object<'_>, request: &Request) {
+    let user = request.claims.as_ref().and_then(|c| c.request_principal());
+    out.object("user", |out| match user {
+        Some(user) => out.put("principal", Shown(&user)),
+        None => out.put("principal", Null),
+    });
+    out.object("request", |out| {
+        out.put("method", Text(request.method.as_str()));
+        out.put("host", Text(request.host.as_str()));
+        out.put(
+            "path",
+            Member::text(request.path.as_ref().map(|p| p.as_str())),
+        );
+    });
+}
+
+/// What dry-run policies would have said, unless there is none.
+fn shadow(out: &mut Object<'_>, judged: &Judged) {
+    let said = [("deny", judged.shadow.deny), ("allow", judged.shadow.allow)];
+    if said.iter().any(|(_action, decision)| decision.is_some()) {
+        out.object("dryRun", |out| {
+            for (action, decision) in said {
+                if let Some(decision) = decision {
+                    out.put(action, Text(word(decision)));
+                }
+            }
+        });
+    }
+}
+
 /// What the peer says of itself and of its client.
-fn tell(source: &mut Map<String, Value>, told: &Told) {
+fn tell(source: &mut Object<'_>, told: &Told) {
     if let Some(client) = told.client {
-        source.insert("forwardedFor".into(), client.to_string().into());
+        source.put("forwardedFor", Shown(&client));
     }
     let Some(baggage) = &told.baggage else { return };
     let Baggage {
@@ -295,11 +289,13 @@ fn tell(source: &mut Map<String, Value>, told: &Told) {
         ("region", region.as_deref()),
         ("zone", zone.as_deref()),
     ];
-    let said: Map<String, Value> = said
-        .into_iter()
-        .filter_map(|(key, value)| Some((key.to_owned(), value?.into())))
-        .collect();
-    source.insert("baggage".into(), said.into());
+    source.object("baggage", |out| {
+        for (key, value) in said {
+            if let Some(value) = value {
+                out.put(key, Text(value));
+            }
+        }
+    });
 }
 
 /// `allow` or `deny`.

@@ -11,6 +11,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use crate::config::checked::RecordSink;
+use crate::telemetry::json::{Member, Object};
 use crate::telemetry::record::Record;
 use crate::vocab::limits;
 
@@ -126,7 +127,8 @@ fn write_all(
         text.clear();
         for ring in &mut rings {
             while let Ok(record) = ring.pop() {
-                line(&mut text, &record.to_json(number));
+                record.write_json(number, &mut text);
+                text.push(b'\n');
                 number = number.wrapping_add(1);
                 if text.len() > 1 << 20 {
                     break;
@@ -136,10 +138,11 @@ fn write_all(
         let lost = shared.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             shared.total.fetch_add(lost, Ordering::Relaxed);
-            line(
-                &mut text,
-                &serde_json::json!({ "kind": "lost", "records": lost }),
-            );
+            let mut gap = Object::new(&mut text);
+            gap.put("kind", Member::Text("lost"));
+            gap.put("records", Member::Number(lost));
+            gap.end();
+            text.push(b'\n');
         }
         if !text.is_empty() {
             put(&mut out, &text, shared, retry);
@@ -189,12 +192,6 @@ fn put(out: &mut dyn Write, mut text: &[u8], shared: &Shared, retry: Duration) {
     }
     if let Err(error) = out.flush() {
         tracing::error!(%error, "decision records cannot be flushed");
-    }
-}
-
-fn line(text: &mut Vec<u8>, value: &serde_json::Value) {
-    if serde_json::to_writer(&mut *text, value).is_ok() {
-        text.push(b'\n');
     }
 }
 

@@ -7,21 +7,29 @@ use std::io::IoSlice;
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::hbone::Session;
+use crate::io::slots::Slots;
 use crate::vocab::limits;
 
 /// A payload below this is copied beside its frame's head. A longer one gets memory of its own even if it has to be copied:
 /// on some processors a long copy is slow by a factor of 25 where its target lies a few bytes behind its source, counted
 /// within a page, and buffers that begin with a page do so behind a frame's head.
-const COPIED_BYTES: usize = 2048;
+pub(super) const COPIED_BYTES: usize = 2048;
 /// Where small frames stop being gathered in one piece.
 const PIECE_BYTES: usize = 16 * 1024;
 /// Pieces of one write.
 pub(super) const SLICES: usize = 32;
 
+#[derive(Debug)]
+enum Piece {
+    Bytes(Bytes),
+    /// Frames in records, and how many bytes of the slots are filled.
+    Slots(Slots, usize),
+}
+
 /// The queue. While it is empty it holds no memory.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    pieces: VecDeque<Bytes>,
+    pieces: VecDeque<Piece>,
     /// Behind all pieces: small frames.
     small: BytesMut,
     len: usize,
@@ -75,23 +83,68 @@ impl Outbox {
         }
         self.close_small();
         self.len = self.len.saturating_add(bytes.len());
-        self.pieces.push_back(bytes);
+        self.pieces.push_back(Piece::Bytes(bytes));
+    }
+
+    /// Appends frames that lie in slots, for a stream that takes them.
+    pub(super) fn push_slots(&mut self, slots: Slots, filled: usize) {
+        self.close_small();
+        self.len = self.len.saturating_add(filled);
+        self.pieces.push_back(Piece::Slots(slots, filled));
     }
 
     fn close_small(&mut self) {
         if !self.small.is_empty() {
-            self.pieces.push_back(self.small.split().freeze());
+            let small = self.small.split().freeze();
+            self.pieces.push_back(Piece::Bytes(small));
         }
     }
 
-    /// What a write takes next; how many of `slices` are filled.
+    /// Whether slots are next.
+    pub(super) fn has_slots_first(&self) -> bool {
+        matches!(self.pieces.front(), Some(Piece::Slots(..)))
+    }
+
+    /// Takes the slots that are next, as sent.
+    pub(super) fn take_slots(&mut self) -> Option<(Slots, usize)> {
+        match self.pieces.pop_front()? {
+            Piece::Slots(slots, filled) => {
+                self.len = self.len.saturating_sub(filled);
+                self.settle();
+                Some((slots, filled))
+            }
+            other @ Piece::Bytes(_) => {
+                self.pieces.push_front(other);
+                None
+            }
+        }
+    }
+
+    fn settle(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+
+    /// What a write takes next, up to the next slots; how many of `slices` are filled.
     pub(super) fn fill<'b>(&'b self, slices: &mut [IoSlice<'b>; SLICES]) -> usize {
-        let small = (!self.small.is_empty()).then_some(&self.small[..]);
-        let all = self.pieces.iter().map(|piece| &piece[..]).chain(small);
+        let mut to = slices.iter_mut();
         let mut n = 0_usize;
-        for (slice, bytes) in slices.iter_mut().zip(all) {
-            *slice = IoSlice::new(bytes);
-            n = n.saturating_add(1);
+        let mut put = |bytes: &'b [u8]| {
+            let slice = to.next();
+            let is_room = slice.is_some();
+            if let Some(slice) = slice {
+                *slice = IoSlice::new(bytes);
+                n = n.saturating_add(1);
+            }
+            is_room
+        };
+        let whole = self.pieces.iter().all(|piece| match piece {
+            Piece::Bytes(bytes) => put(bytes),
+            Piece::Slots(..) => false,
+        });
+        if whole && !self.small.is_empty() {
+            put(&self.small);
         }
         n
     }
@@ -99,7 +152,7 @@ impl Outbox {
     /// Drops what was written.
     pub(super) fn wrote(&mut self, mut n: usize) {
         self.len = self.len.saturating_sub(n);
-        while let Some(first) = self.pieces.front_mut() {
+        while let Some(Piece::Bytes(first)) = self.pieces.front_mut() {
             let part = first.len().min(n);
             first.advance(part);
             n = n.saturating_sub(part);
@@ -108,10 +161,10 @@ impl Outbox {
             }
             self.pieces.pop_front();
         }
-        self.small.advance(n.min(self.small.len()));
-        if self.is_empty() {
-            *self = Self::default();
+        if self.pieces.is_empty() {
+            self.small.advance(n.min(self.small.len()));
         }
+        self.settle();
     }
 }
 
@@ -135,7 +188,10 @@ mod tests {
         outbox.push(Bytes::from_static(b"three"));
         let want = [b"one", &large[..], b"twothree"].concat();
         assert_eq!(all(&outbox), want);
-        assert_eq!(outbox.pieces[1].as_ptr(), large.as_ptr());
+        let Piece::Bytes(second) = &outbox.pieces[1] else {
+            panic!()
+        };
+        assert_eq!(second.as_ptr(), large.as_ptr());
         // However it is written.
         let mut at = 0;
         for n in [1, 2, 5, COPIED_BYTES - 5, 3, 4] {
@@ -146,6 +202,25 @@ mod tests {
         outbox.wrote(1);
         assert!(outbox.is_empty() && all(&outbox).is_empty());
         assert_eq!((outbox.small.capacity(), outbox.pieces.capacity()), (0, 0));
+    }
+
+    #[test]
+    fn slots_are_taken_between_what_is_written() {
+        let mut outbox = Outbox::default();
+        outbox.copy(b"before");
+        outbox.push_slots(Slots::take(9, crate::io::buffers::Size::Medium), 20_000);
+        outbox.copy(b"behind");
+        assert!(!outbox.has_slots_first() && outbox.take_slots().is_none());
+        assert_eq!(all(&outbox), b"before");
+        outbox.wrote(6);
+        assert!(outbox.has_slots_first() && all(&outbox).is_empty());
+        assert_eq!(
+            outbox.take_slots().map(|(_slots, filled)| filled),
+            Some(20_000)
+        );
+        assert_eq!(all(&outbox), b"behind");
+        outbox.wrote(6);
+        assert!(outbox.is_empty());
     }
 
     #[test]

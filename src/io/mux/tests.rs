@@ -319,19 +319,42 @@ fn a_drained_connection_carries_what_it_carries() {
 
 #[test]
 fn payloads_are_handed_on_where_they_are() {
-    let mut slot = Slot::default();
+    let (mut slot, mut held) = (Slot::default(), 0);
     let chunk = Bytes::from(vec![7; 10_000]);
-    slot.push(chunk.slice(..10));
-    slot.push(chunk.slice(10..20));
-    slot.push(chunk.slice(20..30));
-    slot.push(chunk.slice(30..8000));
-    slot.push(chunk.slice(8000..8001));
+    slot.push(chunk.slice(..10), &mut held);
+    slot.push(chunk.slice(10..20), &mut held);
+    slot.push(chunk.slice(20..30), &mut held);
+    slot.push(chunk.slice(30..8000), &mut held);
+    slot.push(chunk.slice(8000..8001), &mut held);
     // The first is where it was received, small ones behind it are gathered, large ones are not copied.
-    let first = slot.pop().unwrap();
+    let first = slot.pop(&mut held).unwrap();
     assert_eq!((first.as_ptr(), first.len()), (chunk.as_ptr(), 10));
-    assert_eq!(slot.pop().unwrap().len(), 20);
-    let large = slot.pop().unwrap();
+    assert_eq!(slot.pop(&mut held).unwrap().len(), 20);
+    let large = slot.pop(&mut held).unwrap();
     assert_eq!(large.as_ptr(), chunk[30..].as_ptr());
-    assert_eq!(slot.pop().unwrap(), chunk[..1]);
-    assert_eq!(slot.pop(), None);
+    assert_eq!(slot.pop(&mut held).unwrap(), chunk[..1]);
+    assert_eq!(slot.pop(&mut held), None);
+    assert_eq!(held, 0);
+}
+
+/// A peer whose every payload lies in a buffer of its own makes us hold no more than so many of them.
+#[test]
+fn buffers_that_wait_for_a_reader_are_bounded() {
+    let (mut slots, mut held) = ([Slot::default(), Slot::default()], 0);
+    let chunk = Bytes::from(vec![7; GATHERED_BYTES]);
+    for at in 0..2 * HELD_CHUNKS {
+        slots[at % 2].push(chunk.clone(), &mut held);
+    }
+    assert_eq!(held, HELD_CHUNKS);
+    assert_eq!(
+        slots.each_ref().map(|s| s.chunks.len()),
+        [HELD_CHUNKS / 2; 2]
+    );
+    let mut taken = 0;
+    for slot in &mut slots {
+        while let Some(piece) = slot.pop(&mut held) {
+            taken += piece.len();
+        }
+    }
+    assert_eq!((taken, held), (2 * HELD_CHUNKS * GATHERED_BYTES, 0));
 }

@@ -181,6 +181,27 @@ fn an_idle_connection_holds_no_buffer() {
     });
 }
 
+/// The beginning of a record behind many that came fast does not keep their buffer.
+#[test]
+fn a_record_that_stalls_holds_a_small_buffer() {
+    both(async |host| {
+        let (mut ours, mut theirs) = connected(host).await;
+        let sent = pattern(400_000);
+        theirs.write_all(&sent).await.unwrap();
+        theirs.flush().await.unwrap();
+        let mut part = vec![23, 3, 3, 64, 0];
+        part.resize(2000, 1);
+        theirs.get_mut().0.write_all(&part).await.unwrap();
+        let mut got = vec![0; sent.len()];
+        ours.read_exact(&mut got).await.unwrap();
+        assert!(rt::timeout(20, ours.read(&mut [0; 1])).await.is_err());
+        let tls = ours.tls().unwrap();
+        assert_eq!(tls.inbox.len(), part.len());
+        let held = tls.inbox.capacity();
+        assert!(held <= Size::Small.bytes(), "{held} bytes");
+    });
+}
+
 #[test]
 fn keys_change_under_load_on_both_sides() {
     both(async |host| {
@@ -241,6 +262,39 @@ fn the_relay_seals_and_opens_in_place() {
     });
 }
 
+/// A peer that asks for new keys while bytes of the other direction wait to be sealed gets them.
+#[test]
+fn the_relay_changes_keys_between_two_slots() {
+    both(async |host| {
+        let (ours, mut theirs) = connected(host).await;
+        let (app, down) = sockets(host).await;
+        let meter = Meter::default();
+        let relayed = relay(down.into(), ours, &meter);
+        const PART: usize = 50_000;
+        let sent = pattern(60 * PART);
+        let (mut read, mut write) = Stream::from(app).split();
+        let mut got = Vec::new();
+        let talk = async {
+            write.write_all(&sent).await.unwrap();
+            write.shutdown().await.unwrap();
+        };
+        let listen = async { read.read_to_end(&mut got).await.unwrap() };
+        let serve = async {
+            let mut part = vec![0; PART];
+            for chunk in sent.chunks(PART) {
+                theirs.write_all(chunk).await.unwrap();
+                theirs.get_mut().1.refresh_traffic_keys().unwrap();
+                theirs.read_exact(&mut part).await.unwrap();
+                assert!(part == chunk);
+            }
+            theirs.shutdown().await.unwrap();
+        };
+        let (done, (), _n, ()) = tokio::join!(relayed, talk, listen, serve);
+        done.unwrap();
+        assert!(got == sent);
+    });
+}
+
 /// A TLS peer that vanishes without close_notify resets the app: what it has is not complete.
 #[test]
 fn the_relay_breaks_off_what_is_cut() {
@@ -272,7 +326,7 @@ fn slots_carry_frames() {
         rt::sleep(20).await;
         let mut slots = Some(Slots::take(9, Size::Large));
         let n = std::future::poll_fn(|cx| {
-            down.poll_read_vectored(cx, &mut slots.as_mut().unwrap().payloads())
+            down.poll_read_vectored(cx, &mut slots.as_mut().unwrap().payloads(usize::MAX))
         })
         .await
         .unwrap();
@@ -282,10 +336,14 @@ fn slots_carry_frames() {
             .unwrap();
         std::future::poll_fn(|cx| {
             let tls = ours.tls().unwrap();
-            Poll::Ready(tls.send_slots(cx, slots.take().unwrap(), n, |head, len| {
+            let mut slots = slots.take().unwrap();
+            let framed = slots.frame(n, |head, len| {
                 frames.push(len);
                 head.copy_from_slice(&[b'H'; 9]);
-            }))
+                true
+            });
+            assert!(framed);
+            Poll::Ready(tls.send_slots(cx, slots, n))
         })
         .await
         .unwrap();

@@ -1,0 +1,208 @@
+//! JSON objects written straight into text: a record is written for every connection and request, and a tree of values
+//! made first costs more than all else about it.
+
+use std::fmt::{self, Display, Write as _};
+use std::io::Write as _;
+
+/// A value of a member.
+#[derive(Clone, Copy)]
+pub(super) enum Member<'a> {
+    /// A text, escaped.
+    Text(&'a str),
+    /// What is shown as text, escaped.
+    Shown(&'a dyn Display),
+    /// A number.
+    Number(u64),
+    /// `true` or `false`.
+    Bool(bool),
+    /// `null`.
+    Null,
+}
+
+impl<'a> Member<'a> {
+    /// The text, or `null`.
+    pub(super) fn text(text: Option<&'a str>) -> Self {
+        text.map_or(Self::Null, Self::Text)
+    }
+
+    /// The number, or `null`.
+    pub(super) fn number(number: Option<u64>) -> Self {
+        number.map_or(Self::Null, Self::Number)
+    }
+}
+
+/// An object that is being written; `end` closes it.
+pub(super) struct Object<'o> {
+    out: &'o mut Vec<u8>,
+    empty: bool,
+}
+
+impl<'o> Object<'o> {
+    /// Opens an object at the end of `out`.
+    pub(super) fn new(out: &'o mut Vec<u8>) -> Self {
+        out.push(b'{');
+        Self { out, empty: true }
+    }
+
+    fn key(&mut self, key: &'static str) {
+        if !self.empty {
+            self.out.push(b',');
+        }
+        self.empty = false;
+        text(self.out, key);
+        self.out.push(b':');
+    }
+
+    /// Writes a member.
+    pub(super) fn put(&mut self, key: &'static str, value: Member<'_>) {
+        self.key(key);
+        put(self.out, value);
+    }
+
+    /// Writes a member that is an array of texts.
+    pub(super) fn texts(&mut self, key: &'static str, texts: &[String]) {
+        self.key(key);
+        self.out.push(b'[');
+        for (at, item) in texts.iter().enumerate() {
+            if at > 0 {
+                self.out.push(b',');
+            }
+            text(self.out, item);
+        }
+        self.out.push(b']');
+    }
+
+    /// Writes a member that is an array of objects.
+    pub(super) fn objects<T>(
+        &mut self,
+        key: &'static str,
+        items: &[T],
+        fill: impl Fn(&mut Object<'_>, &T),
+    ) {
+        self.key(key);
+        self.out.push(b'[');
+        for (at, item) in items.iter().enumerate() {
+            if at > 0 {
+                self.out.push(b',');
+            }
+            let mut object = Object::new(self.out);
+            fill(&mut object, item);
+            object.end();
+        }
+        self.out.push(b']');
+    }
+
+    /// Writes a member that is an object.
+    pub(super) fn object(&mut self, key: &'static str, fill: impl FnOnce(&mut Object<'_>)) {
+        self.key(key);
+        let mut object = Object::new(self.out);
+        fill(&mut object);
+        object.end();
+    }
+
+    /// Closes it.
+    pub(super) fn end(self) {
+        self.out.push(b'}');
+    }
+}
+
+fn put(out: &mut Vec<u8>, value: Member<'_>) {
+    match value {
+        Member::Text(value) => text(out, value),
+        Member::Shown(value) => {
+            out.push(b'"');
+            let mut escaped = Escaped(&mut *out);
+            if write!(escaped, "{value}").is_err() {
+                tracing::error!("a value of a record cannot be shown");
+            }
+            out.push(b'"');
+        }
+        Member::Number(number) => {
+            if write!(out, "{number}").is_err() {
+                tracing::error!("a number of a record cannot be written");
+            }
+        }
+        Member::Bool(true) => out.extend_from_slice(b"true"),
+        Member::Bool(false) => out.extend_from_slice(b"false"),
+        Member::Null => out.extend_from_slice(b"null"),
+    }
+}
+
+/// A text in quotes.
+fn text(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    escape(out, text);
+    out.push(b'"');
+}
+
+/// Takes pieces of a text.
+struct Escaped<'o>(&'o mut Vec<u8>);
+
+impl fmt::Write for Escaped<'_> {
+    fn write_str(&mut self, piece: &str) -> fmt::Result {
+        escape(self.0, piece);
+        Ok(())
+    }
+}
+
+/// RFC 8259 section 7.
+fn escape(out: &mut Vec<u8>, text: &str) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut rest = text.as_bytes();
+    let special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
+    while let Some(at) = rest.iter().position(special) {
+        let (plain, from) = rest.split_at_checked(at).unwrap_or_default();
+        out.extend_from_slice(plain);
+        let Some((byte, behind)) = from.split_first() else {
+            return;
+        };
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            other => {
+                out.extend_from_slice(b"\\u00");
+                for nibble in [other >> 4, other & 15] {
+                    out.extend(DIGITS.get(usize::from(nibble)));
+                }
+            }
+        }
+        rest = behind;
+    }
+    out.extend_from_slice(rest);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn objects_are_those_that_serde_json_reads() {
+        let odd: String = (0..0x100).filter_map(char::from_u32).collect();
+        let odd = format!("{odd}\u{2028}\u{1f980}\\\"");
+        let mut out = Vec::new();
+        let mut object = Object::new(&mut out);
+        object.object("empty", |_object| ());
+        object.put("text", Member::Text(&odd));
+        object.put("shown", Member::Shown(&odd));
+        object.put("number", Member::number(Some(u64::MAX)));
+        object.put("none", Member::number(None));
+        object.put("no", Member::text(None));
+        object.texts("texts", &[odd.clone(), String::new()]);
+        object.texts("no texts", &[]);
+        object.objects("objects", &[true, false], |o, b| {
+            o.put("b", Member::Bool(*b));
+        });
+        object.end();
+        let value: Value = serde_json::from_slice(&out).unwrap();
+        let want = json!({
+            "empty": {}, "text": odd, "shown": odd, "number": u64::MAX, "none": null, "no": null,
+            "texts": [odd, ""], "no texts": [], "objects": [{ "b": true }, { "b": false }],
+        });
+        assert_eq!(value, want);
+        assert!(!out.contains(&b'\n'));
+    }
+}
