@@ -7,6 +7,7 @@ pub mod buffers;
 pub mod call;
 pub mod clock;
 pub mod copy;
+pub mod early;
 pub mod h1;
 pub mod hbone;
 pub mod listener;

@@ -20,6 +20,7 @@ use crate::hbone::Code;
 use crate::http::connect::Head;
 use crate::identity::revocation::{PeerLeaf, Revocations};
 use crate::io::clock;
+use crate::io::early::Early;
 use crate::io::mux::{Mux, MuxError};
 use crate::io::random;
 use crate::io::rt::{self, ConnectOptions};
@@ -152,7 +153,7 @@ pub(super) struct Pool {
 }
 
 impl Pool {
-    /// Opens a tunnel for what was permitted.
+    /// Opens a tunnel for what was permitted; what the client says meanwhile goes along.
     ///
     /// # Errors
     /// `HboneError`.
@@ -160,24 +161,33 @@ impl Pool {
         &self,
         _permit: &Permit,
         far: &Far,
+        early: Option<&Early>,
     ) -> Result<(Stream, Arc<PeerLeaf>), HboneError> {
-        match rt::timeout(limits::CONNECT_MS, self.open_inner(far)).await {
+        match rt::timeout(limits::CONNECT_MS, self.open_inner(far, early)).await {
             Ok(opened) => opened,
             Err(rt::Elapsed) => Err(HboneError::Timeout),
         }
     }
 
     /// Once more if the peer says that it has not looked at it (RFC 9113 section 8.7).
-    async fn open_inner(&self, far: &Far) -> Result<(Stream, Arc<PeerLeaf>), HboneError> {
-        match self.open_once(far).await {
+    async fn open_inner(
+        &self,
+        far: &Far,
+        early: Option<&Early>,
+    ) -> Result<(Stream, Arc<PeerLeaf>), HboneError> {
+        match self.open_once(far, early).await {
             Err(HboneError::Framing { source, .. }) if is_unprocessed(&source) => {
-                self.open_once(far).await
+                self.open_once(far, early).await
             }
             done => done,
         }
     }
 
-    async fn open_once(&self, far: &Far) -> Result<(Stream, Arc<PeerLeaf>), HboneError> {
+    async fn open_once(
+        &self,
+        far: &Far,
+        early: Option<&Early>,
+    ) -> Result<(Stream, Arc<PeerLeaf>), HboneError> {
         let request = connect_head(far)?;
         let framing = |source| HboneError::Framing {
             to: far.address,
@@ -185,7 +195,7 @@ impl Pool {
         };
         // Until the first await nobody else takes the room that was found.
         let (mux, leaf) = self.connection(far).await?;
-        let (response, tunnel) = mux.open(&request).await.map_err(framing)?;
+        let (response, tunnel) = mux.open(&request, early).await.map_err(framing)?;
         if response.status() != StatusCode::OK {
             return Err(HboneError::Refused(response.status()));
         }

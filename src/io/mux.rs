@@ -25,6 +25,7 @@ use crate::hbone::{
     Code, ConnectHead, ConnectionError, Event, OpenError, RequestHead, ResponseHead, Session,
     Settings, Table,
 };
+use crate::io::early::Early;
 use crate::io::slots::Slots;
 use crate::io::stream::Stream;
 use crate::io::tunnel::Tunnel;
@@ -283,11 +284,16 @@ impl Mux {
         !state.ended && !state.session.is_going()
     }
 
-    /// Sends a CONNECT and waits for the answer; the tunnel is open if that is 200.
+    /// Sends a CONNECT, and behind it what the client has to say meanwhile, and waits for the answer; the tunnel is open if
+    /// that is 200.
     ///
     /// # Errors
     /// `MuxError`.
-    pub async fn open(&self, request: &Request<()>) -> Result<(Response<()>, Tunnel), MuxError> {
+    pub async fn open(
+        &self,
+        request: &Request<()>,
+        early: Option<&Early>,
+    ) -> Result<(Response<()>, Tunnel), MuxError> {
         let mut fields = Fields::default();
         for kept in Kept::ALL {
             let value = request.headers().get(kept.name());
@@ -311,7 +317,15 @@ impl Mux {
             id
         };
         let tunnel = Tunnel::new(self.clone(), id);
-        let head = std::future::poll_fn(|cx| self.poll_answer(id, cx)).await?;
+        early.into_iter().for_each(Early::begin);
+        let answer = std::future::poll_fn(|cx| {
+            let answer = self.poll_answer(id, cx);
+            if let Some(early) = early.filter(|_| answer.is_pending()) {
+                early.poll(self, id, cx);
+            }
+            answer
+        });
+        let head = answer.await?;
         let mut response = Response::new(());
         *response.status_mut() =
             StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);

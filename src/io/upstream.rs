@@ -15,6 +15,7 @@ use thiserror::Error;
 
 use crate::identity::revocation::{PeerLeaf, Revocations};
 use crate::io::clock;
+use crate::io::early::Early;
 use crate::io::h1::{self, Reader, Writer};
 use crate::io::hbone::{self, Far, HboneError};
 use crate::io::rt::{self, ConnectOptions};
@@ -171,10 +172,11 @@ impl Upstreams {
     /// # Errors
     /// `DialError`.
     pub async fn dial(&self, permit: Permit, target: &Target) -> Result<Stream, DialError> {
-        Ok(self.open(&permit, target).await?.0)
+        Ok(self.open(&permit, target, None).await?.0)
     }
 
-    /// As [`Self::dial`], with the certificate that the far end of an HBONE tunnel showed.
+    /// As [`Self::dial`], with the certificate that the far end of an HBONE tunnel showed. What `early` has to say goes along
+    /// with the request for such a tunnel.
     ///
     /// # Errors
     /// `DialError`.
@@ -182,8 +184,9 @@ impl Upstreams {
         &self,
         permit: Permit,
         target: &Target,
+        early: Option<&Early>,
     ) -> Result<(Stream, Option<Arc<PeerLeaf>>), DialError> {
-        self.open(&permit, target).await
+        self.open(&permit, target, early).await
     }
 
     /// An upstream for one permitted request.
@@ -230,7 +233,7 @@ impl Upstreams {
         target: &Target,
         key: Key,
     ) -> Result<Upstream, DialError> {
-        let (reader, writer) = h1::split(self.open(permit, target).await?.0);
+        let (reader, writer) = h1::split(self.open(permit, target, None).await?.0);
         Ok(Upstream::H1(Box::new(H1Upstream {
             reader,
             writer,
@@ -281,7 +284,7 @@ impl Upstreams {
             }
             self.h2.borrow_mut().remove(&key);
         }
-        let (stream, _leaf) = self.open(permit, target).await?;
+        let (stream, _leaf) = self.open(permit, target, None).await?;
         let handshake = h2::client::Builder::new()
             .enable_push(false)
             .max_header_list_size(u32::try_from(limits::HEAD_BYTES).unwrap_or(u32::MAX))
@@ -336,10 +339,11 @@ impl Upstreams {
         &self,
         permit: &Permit,
         target: &Target,
+        early: Option<&Early>,
     ) -> Result<(Stream, Option<Arc<PeerLeaf>>), DialError> {
         let stream = match target {
             Target::Hbone(far) => {
-                let (stream, leaf) = self.hbone.open(permit, far).await?;
+                let (stream, leaf) = self.hbone.open(permit, far, early).await?;
                 return Ok((stream, Some(leaf)));
             }
             Target::Plain {

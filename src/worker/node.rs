@@ -450,7 +450,7 @@ pub(super) async fn dial(
                 story.end(why);
                 return Err(why);
             }
-            dialled = core.upstreams.dial_proved(permit, &target) => dialled,
+            dialled = core.upstreams.dial_proved(permit, &target, None) => dialled,
         };
         let error = match dialled {
             Ok((up, leaf)) => {

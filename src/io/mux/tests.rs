@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::io::rt::{Acceptor, ConnectOptions, Core, Want};
+use crate::io::rt::{Acceptor, ConnectOptions, Core, Tcp, Want};
 
 type Work = Pin<Box<dyn Future<Output = ()>>>;
 
@@ -29,18 +29,23 @@ struct Pair {
     cut: Rc<Notify>,
 }
 
+/// Both ends of a connection.
+async fn sockets() -> (Tcp, Tcp) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let any: SocketAddr = "127.83.19.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(8).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let acceptor = Acceptor::new(socket).unwrap();
+    let up = rt::connect(address, ConnectOptions::default());
+    let up = up.await.unwrap();
+    (up, acceptor.accept().await.unwrap())
+}
+
 impl Pair {
     async fn new(serve: fn(Tunnel) -> Work) -> Self {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        let any: SocketAddr = "127.83.19.1:0".parse().unwrap();
-        socket.bind(&any.into()).unwrap();
-        socket.listen(8).unwrap();
-        let address = socket.local_addr().unwrap().as_socket().unwrap();
-        let acceptor = Acceptor::new(socket).unwrap();
-        let up = rt::connect(address, ConnectOptions::default());
-        let up = up.await.unwrap();
-        let down = acceptor.accept().await.unwrap();
+        let (up, down) = sockets().await;
         let (client, driver) = Mux::client(up.into());
         let ended = Rc::new(RefCell::new(None));
         let tell = Rc::clone(&ended);
@@ -79,7 +84,7 @@ impl Pair {
     }
 
     async fn open(&self) -> Tunnel {
-        let (response, tunnel) = self.client.open(&connect(false)).await.unwrap();
+        let (response, tunnel) = self.client.open(&connect(false), None).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         tunnel
     }
@@ -264,10 +269,75 @@ fn ends_and_breaks_are_told_apart() {
                 drop(tunnel);
             }
             until(|| pair.server.0.borrow().slots.is_empty()).await;
-            let (refusal, body) = pair.client.open(&connect(true)).await.unwrap();
+            let (refusal, body) = pair.client.open(&connect(true), None).await.unwrap();
             assert_eq!(refusal.status(), StatusCode::UNAUTHORIZED);
             drop(body);
             until(|| pair.client.0.borrow().slots.is_empty()).await;
+        })
+    });
+}
+
+/// What a client says goes out with the CONNECT, and once more with another one after a refusal.
+#[test]
+fn the_first_bytes_go_along() {
+    on_both(|| {
+        Box::pin(async {
+            let pair = Pair::new(echo).await;
+            let (mut app, down) = sockets().await;
+            let early = Early::of(&down);
+            app.write_all(b"first").await.unwrap();
+            let refused = pair.client.open(&connect(true), Some(&early)).await;
+            assert_eq!(refused.unwrap().0.status(), StatusCode::UNAUTHORIZED);
+            let (_response, mut tunnel) = pair
+                .client
+                .open(&connect(false), Some(&early))
+                .await
+                .unwrap();
+            assert_eq!(early.finish().unwrap(), (5, Bytes::new()));
+            assert_eq!(next(&mut tunnel).await.unwrap().unwrap(), "first");
+            // Nothing more was taken from the client.
+            app.write_all(b"more").await.unwrap();
+            let mut more = [0; 4];
+            let mut down = Stream::from(down);
+            down.read_exact(&mut more).await.unwrap();
+            assert_eq!(&more, b"more");
+        })
+    });
+}
+
+/// A client that is silent, ends or breaks off before its tunnel is open.
+#[test]
+fn clients_that_say_nothing_first() {
+    on_both(|| {
+        Box::pin(async {
+            let pair = Pair::new(echo).await;
+            for end in [None, Some(false), Some(true)] {
+                let (mut app, down) = sockets().await;
+                let early = Early::of(&down);
+                match end {
+                    None => {}
+                    Some(false) => app.shutdown().await.unwrap(),
+                    Some(true) => {
+                        app.reset_on_close();
+                        drop(app);
+                        down.readable().await.unwrap();
+                    }
+                }
+                let opened = pair.client.open(&connect(false), Some(&early)).await;
+                opened.unwrap();
+                match end {
+                    None => assert_eq!(early.finish().unwrap(), (0, Bytes::new())),
+                    Some(false) => {
+                        assert_eq!(early.finish().unwrap(), (0, Bytes::new()));
+                        let mut rest = Vec::new();
+                        assert_eq!(Stream::from(down).read_to_end(&mut rest).await.unwrap(), 0);
+                    }
+                    Some(true) => {
+                        let kind = early.finish().unwrap_err().kind();
+                        assert_eq!(kind, io::ErrorKind::ConnectionReset);
+                    }
+                }
+            }
         })
     });
 }
@@ -284,7 +354,7 @@ fn a_lost_connection_is_no_end() {
             assert!(read(&mut tunnel).await.is_err());
             assert!(tunnel.write_all(b"x").await.is_err());
             assert!(pair.ended().await.is_err());
-            let opened = pair.client.open(&connect(false)).await;
+            let opened = pair.client.open(&connect(false), None).await;
             assert!(matches!(opened, Err(MuxError::Ended)));
             assert!(!pair.client.is_alive() && pair.client.room_for_streams() == 0);
         })
@@ -305,7 +375,7 @@ fn a_drained_connection_carries_what_it_carries() {
                 };
                 side.drain();
                 until(|| !pair.client.is_alive()).await;
-                let opened = pair.client.open(&connect(false)).await;
+                let opened = pair.client.open(&connect(false), None).await;
                 assert!(matches!(opened, Err(MuxError::Open(OpenError::GoingAway))));
                 tunnel.write_all(b"still").await.unwrap();
                 tunnel.shutdown().await.unwrap();
