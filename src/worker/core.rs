@@ -21,6 +21,7 @@ use crate::telemetry::writer::Sender;
 use crate::vocab::limits;
 use crate::worker::open::Open;
 use crate::worker::owner::Owners;
+use crate::worker::relaying::{self, Setup};
 
 /// What the tasks of a core share.
 #[derive(Debug)]
@@ -156,7 +157,7 @@ impl Core {
     }
 
     /// Serves a connection in a task of its own, unless the core is full.
-    pub fn spawn_connection(self: &Rc<Self>, serve: impl Future<Output = ()> + 'static) {
+    pub fn spawn_connection(self: &Rc<Self>, setup: Setup) {
         if self.connections.get() >= limits::CONNECTIONS_PER_CORE {
             // Said at every power of two: a flood must not become a flood of lines.
             let shed = self.shed.get().saturating_add(1);
@@ -171,7 +172,7 @@ impl Core {
         }
         let place = self.place();
         rt::spawn(async move {
-            Box::pin(serve).await;
+            relaying::run(setup).await;
             drop(place);
         });
     }

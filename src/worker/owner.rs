@@ -25,6 +25,7 @@ use crate::vocab::limits;
 use crate::worker::core::Core;
 use crate::worker::forward::chain;
 use crate::worker::node;
+use crate::worker::relaying::Rest;
 use crate::worker::site::Story;
 
 /// What a core knows of the owners of local connections.
@@ -114,13 +115,16 @@ fn destination(tcp: &Tcp, node: &Node) -> io::Result<Captured> {
 }
 
 /// A captured connection at the outbound listener of a node.
-pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
-    let Ok(peer) = tcp.peer() else { return };
+pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) -> Rest {
+    let Ok(peer) = tcp.peer() else {
+        return Rest::NONE;
+    };
     let captured = destination(&tcp, &node);
     let story = node::outbound_story(&core, &node, peer);
     let Ok(Captured::Redirected(dst)) = captured else {
         tcp.reset_on_close();
-        return story.end(CloseReason::SelfCall);
+        story.end(CloseReason::SelfCall);
+        return Rest::NONE;
     };
     let at = match workload(&core, &node, peer, dst).await {
         Ok(at) => at,
@@ -128,8 +132,11 @@ pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
     };
     let wanted = Wanted::Address(dst.ip());
     match node::leave(&core, &node, at, peer, &wanted, dst.port(), story).await {
-        Ok(going) => node::relayed(going, tcp.into()).await,
-        Err(_close) => tcp.reset_on_close(),
+        Ok(going) => Rest::relay(going, tcp.into()),
+        Err(_close) => {
+            tcp.reset_on_close();
+            Rest::NONE
+        }
     }
 }
 
@@ -141,7 +148,7 @@ async fn unowned(
     dst: OriginalDst,
     mut story: Story,
     why: NoOwner,
-) {
+) -> Rest {
     let asked = dst.to_string();
     story.edit(|r| {
         r.service = Some(asked.clone());
@@ -153,7 +160,8 @@ async fn unowned(
     story.judged(&verdict);
     let Ok(permit) = verdict.permit() else {
         tcp.reset_on_close();
-        return story.end(CloseReason::Denied);
+        story.end(CloseReason::Denied);
+        return Rest::NONE;
     };
     let target = Target::Plain {
         addresses: vec![UpstreamAddr(dst.0)],
@@ -161,8 +169,18 @@ async fn unowned(
         source: None,
     };
     let entry = core.open.enter(Box::new(|_snapshot| true), story.sketch());
-    match node::dial(core, (permit, target), story, entry, |_error, _story| None).await {
-        Ok(going) => node::relayed(going, tcp.into()).await,
-        Err(_close) => tcp.reset_on_close(),
+    match node::dial(
+        core,
+        (permit, target),
+        None,
+        story,
+        entry,
+        |_error, _story| None,
+    ).await {
+        Ok(going) => Rest::relay(going, tcp.into()),
+        Err(_close) => {
+            tcp.reset_on_close();
+            Rest::NONE
+        }
     }
 }
