@@ -46,6 +46,7 @@ pub struct Core {
     /// Bytes of request bodies that are held for them.
     pub held: Rc<Cell<usize>>,
     records: RefCell<Sender>,
+    recorded: Cell<u64>,
     turn: Cell<usize>,
     connections: Cell<usize>,
     drain: watch::Sender<bool>,
@@ -77,6 +78,7 @@ impl Core {
             questions: Semaphore::new(limits::AUTHORIZER_ASKS_PER_CORE),
             held: Rc::default(),
             records: RefCell::new(records),
+            recorded: Cell::new(0),
             turn: Cell::new(0),
             connections: Cell::new(0),
             drain: watch::Sender::new(false),
@@ -145,7 +147,14 @@ impl Core {
 
     /// Hands a record to the writer.
     pub fn record(&self, record: Box<Record>) {
+        self.recorded.set(self.recorded.get().wrapping_add(1));
         self.records.borrow_mut().send(record);
+    }
+
+    /// How many records there were: at rest there are no more.
+    #[must_use]
+    pub fn recorded(&self) -> u64 {
+        self.recorded.get()
     }
 
     /// Counts a task that the end of the process waits for.
