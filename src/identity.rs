@@ -6,6 +6,7 @@ pub mod bundle;
 pub mod client_hello;
 pub mod leaf;
 pub mod outside;
+pub mod own;
 pub mod pem;
 pub mod revocation;
 pub mod rotation;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use rustls::pki_types::UnixTime;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 
@@ -12,9 +13,11 @@ use crate::config::checked::{Config, Mesh, Process};
 use crate::control::origination::Originations;
 use crate::control::svid::SvidSet;
 use crate::identity::bundle::TrustBundles;
-use crate::identity::revocation::Revocations;
+use crate::identity::own::OwnProof;
+use crate::identity::revocation::{PeerLeaf, Revocations};
 use crate::identity::svid::Svid;
 use crate::identity::tls::{self, ClientAuth, Expected, TlsError};
+use crate::identity::verify::{SvidError, Usage};
 use crate::jwt::KeySets;
 use crate::oidc;
 use crate::role::endpoints::Endpoints;
@@ -88,6 +91,17 @@ impl SnapshotError {
             what: what.to_string(),
         }
     }
+}
+
+/// Why an identity of this process proves nothing within it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum NotProved {
+    /// It has no SVID here.
+    #[error("no SVID of it is here")]
+    NotHere,
+    /// A handshake would refuse its SVID.
+    #[error(transparent)]
+    Refused(SvidError),
 }
 
 /// What a snapshot is made of.
@@ -173,10 +187,18 @@ fn or_last<T: Clone>(
     }
 }
 
+#[derive(Clone, Debug)]
+struct Made {
+    svid: Arc<Svid>,
+    tls: MeshTls,
+    /// `None` only of a leaf that is none.
+    within: Option<Arc<OwnProof>>,
+}
+
 /// TLS configurations of all identities of the process.
 #[derive(Debug, Default)]
 pub struct Identities {
-    made: BTreeMap<SpiffeId, (Arc<Svid>, MeshTls)>,
+    made: BTreeMap<SpiffeId, Made>,
     bundles: Arc<TrustBundles>,
     /// The same roots with the revocations that handshakes look up.
     verifying: Arc<TrustBundles>,
@@ -209,19 +231,23 @@ impl Identities {
         let mut made = BTreeMap::new();
         for (id, svid) in &svids.by_id {
             let leaf = tls::peer_leaf(&svid.chain);
-            if let Some(target) = leaf.and_then(|leaf| revoked.of(&leaf)) {
+            if let Some(target) = leaf.as_ref().and_then(|leaf| revoked.of(leaf)) {
                 tracing::warn!(%id, %target, "own identity is revoked and not used");
                 continue;
             }
             let kept = self
                 .made
                 .get(id)
-                .filter(|(known, _)| Arc::ptr_eq(known, svid) && same);
-            let tls = match kept {
-                Some((_, tls)) => tls.clone(),
-                None => mesh_tls(svid, &verifying).map_err(SnapshotError::Identity)?,
+                .filter(|known| Arc::ptr_eq(&known.svid, svid) && same);
+            let identity = match kept {
+                Some(known) => known.clone(),
+                None => Made {
+                    svid: Arc::clone(svid),
+                    tls: mesh_tls(svid, &verifying).map_err(SnapshotError::Identity)?,
+                    within: leaf.map(|leaf| Arc::new(OwnProof::new(leaf))),
+                },
             };
-            made.insert(id.clone(), (Arc::clone(svid), tls));
+            made.insert(id.clone(), identity);
         }
         Ok(Self {
             made,
@@ -234,7 +260,23 @@ impl Identities {
     /// The configurations of one identity.
     #[must_use]
     pub fn get(&self, id: &SpiffeId) -> Option<&MeshTls> {
-        self.made.get(id).map(|(_, tls)| tls)
+        self.made.get(id).map(|made| &made.tls)
+    }
+
+    /// What an identity of this process proves to another one of it, by the rules of the handshake that they would make.
+    ///
+    /// # Errors
+    /// Why it proves nothing; there may be no such identity here.
+    pub fn proved(
+        &self,
+        id: &SpiffeId,
+        usage: Usage,
+        now: UnixTime,
+    ) -> Result<Arc<PeerLeaf>, NotProved> {
+        let made = self.made.get(id).ok_or(NotProved::NotHere)?;
+        let own = made.within.as_ref().ok_or(NotProved::NotHere)?;
+        own.prove(&made.svid, &self.verifying, usage, now)
+            .map_err(NotProved::Refused)
     }
 }
 

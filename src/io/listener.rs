@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::io::clock;
 use crate::io::rt::{self, Acceptor, Tcp};
@@ -87,6 +87,9 @@ const TAKEN_PORTS: std::ops::Range<u16> = 10_240..32_768;
 /// Ports tried in a row before the kernel chooses.
 const TAKEN_TRIES: u32 = 16;
 
+/// A datagram socket needs a port to be connected to (RFC 863); nothing is sent there.
+const DISCARD_PORT: u16 = 9;
+
 thread_local! {
     static NEXT_PORT: Cell<u16> = const { Cell::new(0) };
 }
@@ -126,6 +129,23 @@ fn next_port() -> u16 {
             .start
             .saturating_add(nth.checked_rem(span).unwrap_or(0))
     })
+}
+
+/// Whether what is sent to `ip` stays in this network namespace: the kernel sends it from that very address then. Nothing is
+/// sent to find out.
+#[must_use]
+pub fn is_local(ip: IpAddr) -> bool {
+    if ip.is_loopback() {
+        return true;
+    }
+    let from = || {
+        let to = SocketAddr::new(ip, DISCARD_PORT);
+        let socket = Socket::new(Domain::for_address(to), Type::DGRAM, Some(Protocol::UDP))?;
+        socket.connect(&to.into())?;
+        socket.local_addr()
+    };
+    let from = from().ok().and_then(|from: SockAddr| from.as_socket());
+    from.is_some_and(|from| from.ip() == ip)
 }
 
 /// User that this process runs as.

@@ -2,7 +2,9 @@
 
 use std::cell::{Cell, OnceCell};
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use crate::io::copy::copy;
 use crate::io::rt;
@@ -24,6 +26,7 @@ pub struct Passed {
 pub struct Meter {
     passed: Cell<Passed>,
     live: OnceCell<Arc<Traffic>>,
+    twin: OnceCell<Rc<Self>>,
 }
 
 impl Meter {
@@ -40,6 +43,16 @@ impl Meter {
             live.received
                 .add(passed.received.saturating_sub(before.received));
             live.sent.add(passed.sent.saturating_sub(before.sent));
+        }
+        if let Some(twin) = self.twin.get() {
+            twin.set(passed);
+        }
+    }
+
+    /// Has `twin` count the same; the first call holds.
+    pub fn pair(&self, twin: &Rc<Self>) {
+        if self.twin.set(Rc::clone(twin)).is_ok() {
+            twin.set(self.passed.get());
         }
     }
 
@@ -59,13 +72,19 @@ impl Meter {
 ///
 /// # Errors
 /// The first error of either direction; the other is given up then.
-pub async fn relay(down: Stream, up: Stream, progress: &Meter) -> io::Result<()> {
-    let (mut down_read, down_write) = down.split();
-    let (mut up_read, up_write) = up.split();
-    let mut writes = BreaksOff {
+pub fn relay(down: Stream, up: Stream, progress: &Meter) -> impl Future<Output = io::Result<()>> {
+    // Before the future is made, which lives long: it holds no more than the halves.
+    let (down_read, down_write) = down.split();
+    let (up_read, up_write) = up.split();
+    let writes = BreaksOff {
         halves: [down_write, up_write],
         done: false,
     };
+    both_ways([down_read, up_read], writes, progress)
+}
+
+async fn both_ways(reads: [Half; 2], mut writes: BreaksOff, progress: &Meter) -> io::Result<()> {
+    let [mut down_read, mut up_read] = reads;
     let [down_write, up_write] = &mut writes.halves;
     let half_closed = Cell::new(false);
     let upward = async {
@@ -89,6 +108,8 @@ pub async fn relay(down: Stream, up: Stream, progress: &Meter) -> io::Result<()>
         io::Result::Ok(())
     };
     tokio::select! {
+        // The silence begins in the turn in which a direction ends, so it is asked last.
+        biased;
         both = async { tokio::try_join!(upward, downward) } => both.map(|_both| ())?,
         () = silence(&half_closed, progress) => return Err(io::ErrorKind::TimedOut.into()),
     }
@@ -98,10 +119,16 @@ pub async fn relay(down: Stream, up: Stream, progress: &Meter) -> io::Result<()>
 
 /// Ends when one side has ended and the other has been silent for too long.
 async fn silence(half_closed: &Cell<bool>, progress: &Meter) {
+    // While nothing has ended no timer is held.
+    std::future::poll_fn(|_cx| match half_closed.get() {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
     loop {
-        let before = (half_closed.get(), progress.get());
-        rt::sleep(limits::HALF_CLOSED_MS).await;
-        if before == (true, progress.get()) {
+        let before = progress.get();
+        Box::pin(rt::sleep(limits::HALF_CLOSED_MS)).await;
+        if before == progress.get() {
             return;
         }
     }

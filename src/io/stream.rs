@@ -76,6 +76,13 @@ impl Stream {
         Ok(&self.prefix)
     }
 
+    /// The stream behind bytes that were read of it.
+    #[must_use]
+    pub fn behind(mut self, read: Bytes) -> Self {
+        self.prefix = read;
+        self
+    }
+
     /// Makes the end an abrupt one: what the peer has by then is not complete.
     pub fn abort(&mut self) {
         match &mut self.kind {

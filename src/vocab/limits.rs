@@ -262,6 +262,9 @@ pub const DNS_ADDRESSES: usize = 64;
 pub const DNS_ANSWER_MS: u64 = 2000;
 /// How long a TCP connection of captured DNS may be silent, in milliseconds.
 pub const DNS_IDLE_MS: u64 = 10_000;
+/// How long the chain of an own SVID that was verified counts as verified between workloads of one process, in seconds. Its
+/// validity and the revocations are looked at for each connection.
+pub const OWN_SVID_VERIFIED_S: u64 = 60;
 
 const _: () = assert!(TARGET_BYTES < HEAD_BYTES);
 const _: () = assert!(HELD_BODY_BYTES < HELD_BODIES_BYTES);

@@ -18,7 +18,7 @@ use crate::control::observe::{LIVE_ASKS, LiveAsk};
 use crate::control::plane::{Plane, PlaneError, Published};
 use crate::io::clock;
 use crate::io::listener::raise_open_files;
-use crate::io::memory;
+use crate::io::memory::{self, Text};
 use crate::io::rt::{self, Want};
 use crate::policy::lint::Severity;
 use crate::telemetry::metrics::Meters;
@@ -65,6 +65,8 @@ fn os(what: &'static str) -> impl Fn(std::io::Error) -> BootError {
 
 /// How often a core tidies its pools, in milliseconds.
 const SWEEP_MS: u64 = 10_000;
+/// A core that has recorded nothing for so long, in milliseconds, is at rest.
+const REST_MS: u64 = 2500;
 const MINUTE_MS: u128 = 60_000;
 
 /// Runs a configuration until `stop` is set; then what is open has `limits::DRAIN_MS` to end. `ready` is called once all
@@ -117,6 +119,11 @@ fn serve(
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
+    let text = Text::find().unwrap_or_else(|error| {
+        tracing::debug!(%error, "text that is not used stays resident");
+        Text::default()
+    });
+    let text = Arc::new(text);
     let dns = start_dns(process, published, halt)?;
     let (writer, senders) = Writer::start(
         &process.records,
@@ -130,6 +137,7 @@ fn serve(
     for (index, records) in senders.into_iter().enumerate() {
         let seat = Seat {
             process: Arc::clone(process),
+            text: Arc::clone(&text),
             published: published.clone(),
             records,
             stop: stop.clone(),
@@ -156,9 +164,6 @@ fn serve(
     if failed.is_none() {
         published.status.send_modify(|s| s.ready = true);
         ready(process);
-        if let Err(error) = memory::release_text() {
-            tracing::debug!(%error, "the text of the start stays resident");
-        }
     } else {
         // Cores that serve already must not go on beside one that does not.
         halt.send_replace(true);
@@ -300,6 +305,7 @@ async fn control(
 /// What a core's thread takes with it.
 struct Seat {
     process: Arc<Process>,
+    text: Arc<Text>,
     published: Published,
     records: Sender,
     stop: watch::Receiver<bool>,
@@ -312,6 +318,7 @@ struct Seat {
 fn core(seat: Seat) {
     let Seat {
         process,
+        text,
         published,
         records,
         mut stop,
@@ -353,6 +360,7 @@ fn core(seat: Seat) {
         rt::spawn(rejudge(Rc::clone(&core), published.changed));
         rt::spawn(rejudge_by_time(Rc::clone(&core)));
         rt::spawn(sweep(Rc::clone(&core)));
+        rt::spawn(rest(Rc::clone(&core), text));
         rt::spawn(tell_open(Rc::clone(&core), published.reports.cores));
         // A sender that is gone means to end as well.
         tokio::select! {
@@ -409,6 +417,22 @@ async fn tell_open(core: Rc<Core>, announce: mpsc::Sender<mpsc::Sender<LiveAsk>>
     while let Some(answer) = asks.recv().await {
         // Whoever asked may have given up.
         drop(answer.send(core.open.live(limits::LIVE_ROWS)));
+    }
+}
+
+/// Gives back what a start or a burst of connections took, once they are over.
+async fn rest(core: Rc<Core>, text: Arc<Text>) {
+    let (mut seen, mut given_back) = (0, None);
+    loop {
+        rt::sleep(REST_MS).await;
+        let recorded = core.recorded();
+        if recorded == std::mem::replace(&mut seen, recorded) && given_back != Some(recorded) {
+            given_back = Some(recorded);
+            memory::collect();
+            if let Err(error) = text.release() {
+                tracing::debug!(%error, "text that is not used stays resident");
+            }
+        }
     }
 }
 

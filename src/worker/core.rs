@@ -21,6 +21,7 @@ use crate::telemetry::writer::Sender;
 use crate::vocab::limits;
 use crate::worker::open::Open;
 use crate::worker::owner::Owners;
+use crate::worker::relaying::{self, Setup};
 
 /// What the tasks of a core share.
 #[derive(Debug)]
@@ -45,6 +46,7 @@ pub struct Core {
     /// Bytes of request bodies that are held for them.
     pub held: Rc<Cell<usize>>,
     records: RefCell<Sender>,
+    recorded: Cell<u64>,
     turn: Cell<usize>,
     connections: Cell<usize>,
     drain: watch::Sender<bool>,
@@ -76,6 +78,7 @@ impl Core {
             questions: Semaphore::new(limits::AUTHORIZER_ASKS_PER_CORE),
             held: Rc::default(),
             records: RefCell::new(records),
+            recorded: Cell::new(0),
             turn: Cell::new(0),
             connections: Cell::new(0),
             drain: watch::Sender::new(false),
@@ -144,7 +147,14 @@ impl Core {
 
     /// Hands a record to the writer.
     pub fn record(&self, record: Box<Record>) {
+        self.recorded.set(self.recorded.get().wrapping_add(1));
         self.records.borrow_mut().send(record);
+    }
+
+    /// How many records there were: at rest there are no more.
+    #[must_use]
+    pub fn recorded(&self) -> u64 {
+        self.recorded.get()
     }
 
     /// Counts a task that the end of the process waits for.
@@ -156,7 +166,7 @@ impl Core {
     }
 
     /// Serves a connection in a task of its own, unless the core is full.
-    pub fn spawn_connection(self: &Rc<Self>, serve: impl Future<Output = ()> + 'static) {
+    pub fn spawn_connection(self: &Rc<Self>, setup: Setup) {
         if self.connections.get() >= limits::CONNECTIONS_PER_CORE {
             // Said at every power of two: a flood must not become a flood of lines.
             let shed = self.shed.get().saturating_add(1);
@@ -171,7 +181,7 @@ impl Core {
         }
         let place = self.place();
         rt::spawn(async move {
-            Box::pin(serve).await;
+            relaying::run(setup).await;
             drop(place);
         });
     }

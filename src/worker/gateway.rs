@@ -27,6 +27,7 @@ use crate::vocab::spiffe::SpiffeId;
 use crate::worker::core::Core;
 use crate::worker::judge;
 use crate::worker::node::{self, Tunnelled};
+use crate::worker::relaying::{Going, Rest};
 use crate::worker::serve;
 use crate::worker::site::{Site, Story};
 use crate::worker::streams;
@@ -117,11 +118,12 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
                 peer,
                 local,
             };
-            tunnel(arrival, request, respond)
+            Box::pin(tunnel(arrival, request, respond))
         },
     ));
     let trusted = Some(Arc::clone(&leaf));
-    if core.open.while_trusted(trusted, &snapshot, served).await {
+    let served = core.open.while_trusted(trusted, &snapshot, served).await;
+    if served.is_none() {
         // Its streams have records of their own; a connection without any has this one.
         Story::about(
             &core,
@@ -160,7 +162,7 @@ impl Arrival {
 }
 
 /// One CONNECT stream.
-async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond) {
+async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond) -> Rest {
     let authority = request
         .uri()
         .authority()
@@ -195,15 +197,16 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
                 Tunnelled::Refuse(status) => refuse(&mut respond, status),
                 Tunnelled::Http(site, tls) => {
                     let baggage = arrival.baggage();
-                    if let Some(stream) = accept(&mut respond, body, baggage.as_ref()) {
-                        http(Rc::clone(core), *site, stream, tls, Some(leaf.id.clone())).await;
+                    match accept(&mut respond, body, baggage.as_ref()) {
+                        Some(stream) => {
+                            let outer = Some(leaf.id.clone());
+                            http(Rc::clone(core), *site, stream, tls, outer).await
+                        }
+                        None => Rest::NONE,
                     }
                 }
                 Tunnelled::Bytes(going) => {
-                    match accept(&mut respond, body, arrival.baggage().as_ref()) {
-                        Some(down) => node::relayed(*going, down).await,
-                        None => going.story.end(CloseReason::DownstreamReset),
-                    }
+                    relay(*going, &mut respond, body, arrival.baggage().as_ref())
                 }
             }
         }
@@ -212,7 +215,7 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
                 gateway: name.clone(),
                 authority: Some(authority.clone()),
             };
-            through(&arrival, point, (&authority, told), body, respond).await;
+            through(&arrival, point, (&authority, told), body, respond).await
         }
         At::Egress(name, proxy) => {
             // A tunnel to the proxy's own port carries proxy requests, which say themselves where to.
@@ -223,7 +226,7 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
                 gateway: name.clone(),
                 authority: (!to_proxy).then(|| authority.clone()),
             };
-            through(&arrival, point, (&authority, told), body, respond).await;
+            through(&arrival, point, (&authority, told), body, respond).await
         }
     }
 }
@@ -235,7 +238,7 @@ async fn through(
     (authority, told): (&Host, Arc<Told>),
     body: Tunnel,
     mut respond: Respond,
-) {
+) -> Rest {
     let Arrival {
         core,
         at,
@@ -287,17 +290,25 @@ async fn through(
         } else {
             None
         };
-        if let Some(stream) = accept(&mut respond, body, arrival.baggage().as_ref()) {
-            http(Rc::clone(core), site, stream, tls, Some(leaf.id.clone())).await;
-        }
-        return;
+        return match accept(&mut respond, body, arrival.baggage().as_ref()) {
+            Some(stream) => http(Rc::clone(core), site, stream, tls, Some(leaf.id.clone())).await,
+            None => Rest::NONE,
+        };
     }
     match node::dialled(core, site, &snapshot).await {
         Err(close) => refuse(&mut respond, close.connect_status()),
-        Ok(going) => match accept(&mut respond, body, arrival.baggage().as_ref()) {
-            Some(down) => node::relayed(going, down).await,
-            None => going.story.end(CloseReason::DownstreamReset),
-        },
+        Ok(going) => relay(going, &mut respond, body, arrival.baggage().as_ref()),
+    }
+}
+
+/// Opens a tunnel whose upstream was dialled.
+fn relay(going: Going, respond: &mut Respond, body: Tunnel, baggage: Option<&HeaderValue>) -> Rest {
+    match accept(respond, body, baggage) {
+        Some(down) => Rest::relay(going, down),
+        None => {
+            going.story.end(CloseReason::DownstreamReset);
+            Rest::NONE
+        }
     }
 }
 
@@ -308,7 +319,7 @@ async fn http(
     mut stream: Stream,
     tls: Option<MeshTls>,
     outer: Option<SpiffeId>,
-) {
+) -> Rest {
     if tls.is_some() {
         let first = rt::timeout(limits::HEAD_MS, stream.peek(1)).await;
         if matches!(first, Ok(Ok([TLS_HANDSHAKE]))) {
@@ -316,14 +327,16 @@ async fn http(
         }
     }
     Box::pin(serve::http(core, site, stream, false)).await;
+    Rest::NONE
 }
 
-fn refuse(respond: &mut Respond, status: StatusCode) {
+fn refuse(respond: &mut Respond, status: StatusCode) -> Rest {
     let mut response = Response::new(());
     *response.status_mut() = status;
     if let Err(error) = respond.send_response(&response, true) {
         tracing::trace!(%error, "CONNECT stream is gone");
     }
+    Rest::NONE
 }
 
 fn accept(respond: &mut Respond, body: Tunnel, baggage: Option<&HeaderValue>) -> Option<Stream> {

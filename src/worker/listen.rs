@@ -16,6 +16,7 @@ use crate::io::rt::{self, Acceptor, Tcp};
 use crate::vocab::addr::ListenAddr;
 use crate::worker::core::Core;
 use crate::worker::gateway::{self, At};
+use crate::worker::relaying::{Rest, Setup};
 use crate::worker::{edge, node, owner};
 
 /// A listener that cannot be had.
@@ -94,7 +95,7 @@ fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
         if let Some(address) = waypoint.mtls {
             let to = open(address, "direct mTLS")?;
             starts.push(accepting(core, to, move |core, tcp| {
-                Box::pin(gateway::listener(core, tcp, at.clone()))
+                to_its_end(gateway::listener(core, tcp, at.clone()))
             }));
         }
     }
@@ -104,7 +105,7 @@ fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
         if let Some(address) = egress.proxy {
             let to = open(address, "proxy")?;
             starts.push(accepting(core, to, move |core, tcp| {
-                Box::pin(gateway::listener(core, tcp, at.clone()))
+                to_its_end(gateway::listener(core, tcp, at.clone()))
             }));
         }
     }
@@ -112,7 +113,7 @@ fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
         for (nth, listener) in ingress.listeners.iter().enumerate() {
             let (name, to) = (ingress.gateway.clone(), open(listener.address, "ingress")?);
             starts.push(accepting(core, to, move |core, tcp| {
-                Box::pin(edge::connection(core, tcp, name.clone(), (at, nth)))
+                to_its_end(edge::connection(core, tcp, name.clone(), (at, nth)))
             }));
         }
     }
@@ -127,7 +128,7 @@ fn tunnels(
 ) -> Result<(), ListenError> {
     let (at, to) = (at.clone(), open(address, "HBONE")?);
     starts.push(accepting(core, to, move |core, tcp| {
-        Box::pin(gateway::tunnels(core, tcp, at.clone()))
+        to_its_end(gateway::tunnels(core, tcp, at.clone()))
     }));
     Ok(())
 }
@@ -156,7 +157,13 @@ fn open(address: SocketAddr, what: &'static str) -> Result<Acceptor, ListenError
     })
 }
 
-type Serving = std::pin::Pin<Box<dyn Future<Output = ()>>>;
+/// A connection that leaves nothing to do.
+fn to_its_end(serve: impl Future<Output = ()> + 'static) -> Setup {
+    Box::pin(async move {
+        serve.await;
+        Rest::NONE
+    })
+}
 
 /// How long an accept loop waits after an error such as too many open files, in milliseconds.
 const ACCEPT_PAUSE_MS: u64 = 50;
@@ -166,7 +173,7 @@ const ACCEPT_QUIET: Duration = Duration::from_secs(10);
 fn accepting(
     core: &Rc<Core>,
     acceptor: Acceptor,
-    serve: impl Fn(Rc<Core>, Tcp) -> Serving + 'static,
+    serve: impl Fn(Rc<Core>, Tcp) -> Setup + 'static,
 ) -> Box<dyn FnOnce()> {
     let core = Rc::clone(core);
     Box::new(move || {

@@ -10,8 +10,8 @@ use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
 use crate::http::connect::Told;
 use crate::identity::revocation::PeerLeaf;
+use crate::io::early::Early;
 use crate::io::listener::{Captured, original_destination};
-use crate::io::relay::relay;
 use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
 use crate::io::upstream::{DialError, Target};
@@ -36,6 +36,8 @@ use crate::worker::judge;
 use crate::worker::leave::Leaving;
 use crate::worker::open::Entry;
 use crate::worker::origin::{self, Origin};
+use crate::worker::relaying::{Going, Rest};
+use crate::worker::same_node::{self, Client, Dialled};
 use crate::worker::serve;
 use crate::worker::site::{Site, Story};
 use crate::worker::socks::{self, Answer};
@@ -120,11 +122,10 @@ fn site_of(
 }
 
 /// A plaintext or direct mTLS connection to a workload of this node.
-pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
+pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) -> Rest {
     let snapshot = core.snapshot();
-    let Ok(peer) = tcp.peer() else { return };
-    let Ok(captured) = original_destination(&tcp) else {
-        return;
+    let (Ok(peer), Ok(captured)) = (tcp.peer(), original_destination(&tcp)) else {
+        return Rest::NONE;
     };
     let dst = captured.address();
     let mut story = Story::about(
@@ -149,10 +150,12 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         found.and_then(|(hosted, at)| app_of(&core.process, &snapshot, hosted, at, dst.port()));
     let (Some((hosted, at)), Some(app)) = (found, app) else {
         tcp.reset_on_close();
-        return story.end(CloseReason::NoRoute);
+        story.end(CloseReason::NoRoute);
+        return Rest::NONE;
     };
     let Some(workload) = snapshot.mesh.workloads.get(at) else {
-        return story.end(CloseReason::NoRoute);
+        story.end(CloseReason::NoRoute);
+        return Rest::NONE;
     };
     story.edit(|r| r.workload = Some(workload.name.to_string()));
     let first = rt::timeout(limits::RESET_WAIT_MS, tcp.peek_first()).await;
@@ -175,10 +178,11 @@ pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
         // Measured: only readable, then LINGER 0, then close shows the client a reset every time.
         tcp.reset_on_close();
         story.judged(&denied.judged);
-        return story.end(CloseReason::PlaintextRefused);
+        story.end(CloseReason::PlaintextRefused);
+        return Rest::NONE;
     }
     story.forget();
-    admit(core, site, tcp.into(), false).await;
+    admit(core, site, tcp.into(), false).await
 }
 
 /// TLS that ends here: mTLS with the workload's identity. `outer`: the identity of the tunnel around it.
@@ -188,22 +192,25 @@ pub async fn direct(
     stream: Stream,
     tls: Option<MeshTls>,
     outer: Option<SpiffeId>,
-) {
+) -> Rest {
     let snapshot = core.snapshot();
     let story = Story::begin(&core, &site, Kind::Connection, &snapshot);
     let Some(tls) = tls else {
-        return story.fail(CloseReason::Handshake, "no identity for this workload yet");
+        story.fail(CloseReason::Handshake, "no identity for this workload yet");
+        return Rest::NONE;
     };
     let (stream, proof) = match tls::accept(stream, |_sni| Some(tls.direct)).await {
         Ok(done) => done,
-        Err(error) => return story.fail(error.close(), error),
+        Err(error) => {
+            story.fail(error.close(), error);
+            return Rest::NONE;
+        }
     };
     if outer.is_some() && outer != proof.peer {
         // A stolen certificate used through somebody else's node.
-        return story.fail(
-            CloseReason::Denied,
-            "certificate inside the tunnel is not the tunnel's identity",
-        );
+        let why = "certificate inside the tunnel is not the tunnel's identity";
+        story.fail(CloseReason::Denied, why);
+        return Rest::NONE;
     }
     story.forget();
     site.connection.principal = proof.peer;
@@ -212,23 +219,28 @@ pub async fn direct(
     site.scheme = "https";
     let open = Rc::clone(&core.open);
     let served = Box::pin(admit(core, site, stream, proof.h2));
-    open.while_trusted(proof.leaf, &snapshot, served).await;
+    let served = open.while_trusted(proof.leaf, &snapshot, served).await;
+    served.unwrap_or(Rest::NONE)
 }
 
 /// Judges a connection to a workload and serves it: by request where HTTP rules hold, else as bytes.
-async fn admit(core: Rc<Core>, site: Site, stream: Stream, h2: bool) {
+async fn admit(core: Rc<Core>, site: Site, stream: Stream, h2: bool) -> Rest {
     let snapshot = core.snapshot();
     let needs_http = match judge::plan(&snapshot, &site, None, 0) {
         Ok(plan) => plan.needs_http(false),
         Err(_none) => false,
     };
     if needs_http {
-        return Box::pin(serve::http(core, site, stream, h2)).await;
+        Box::pin(serve::http(core, site, stream, h2)).await;
+        return Rest::NONE;
     }
     let mut stream = stream;
     match dialled(&core, site, &snapshot).await {
-        Ok(going) => relayed(going, stream).await,
-        Err(_close) => stream.abort(),
+        Ok(going) => Rest::relay(going, stream),
+        Err(_close) => {
+            stream.abort();
+            Rest::NONE
+        }
     }
 }
 
@@ -379,15 +391,6 @@ fn tell_route(
     story.count(snapshot, Reporter::Source, ends, mutual_tls);
 }
 
-/// A permitted connection with its upstream, judged anew with every snapshot.
-#[derive(Debug)]
-pub struct Going {
-    up: Stream,
-    /// Its record.
-    pub story: Story,
-    entry: Entry,
-}
-
 /// Judges a connection at a site as bytes and dials.
 ///
 /// # Errors
@@ -429,15 +432,17 @@ pub async fn dialled(
         count_inbound(story, snapshot, &site, plan.workload, plan.service);
         Some((permit, target.ok()?))
     };
-    let going = dial(core, (permit, target), story, entry, next).await?;
+    let going = dial(core, (permit, target), None, story, entry, next).await?;
     attempt.succeeded(snapshot);
     Ok(going)
 }
 
-/// Dials, and again whatever `next` says after a failure: nothing was sent until then.
+/// Dials, and again whatever `next` says after a failure: nothing was sent until then. `client`: whose connection it is that
+/// leaves a workload; another workload of this process may be reached without a tunnel then.
 pub(super) async fn dial(
     core: &Rc<Core>,
     first: (Permit, Target),
+    client: Option<Client<'_>>,
     mut story: Story,
     entry: Entry,
     mut next: impl FnMut(&DialError, &mut Story) -> Option<(Permit, Target)>,
@@ -450,12 +455,17 @@ pub(super) async fn dial(
                 story.end(why);
                 return Err(why);
             }
-            dialled = core.upstreams.dial_proved(permit, &target, None) => dialled,
+            dialled = same_node::dial(core, permit, &target, client) => dialled,
         };
         let error = match dialled {
-            Ok((up, leaf)) => {
+            Ok(Dialled { up, leaf, far }) => {
                 entry.cancel.depends_on(leaf);
-                return Ok(Going { up, story, entry });
+                return Ok(Going {
+                    up,
+                    story,
+                    entry,
+                    far,
+                });
             }
             Err(error) => error,
         };
@@ -467,24 +477,6 @@ pub(super) async fn dial(
                 return Err(close);
             }
         }
-    }
-}
-
-/// Relays bytes until both sides have ended or policy forbids it.
-pub async fn relayed(going: Going, down: Stream) {
-    let Going { up, story, entry } = going;
-    story.opened();
-    let passed = Rc::clone(&story.passed);
-    tokio::select! {
-        biased;
-        why = entry.cancel.cancelled() => story.end(why),
-        done = relay(down, up, &passed) => match done {
-            Ok(()) => story.end(CloseReason::Done),
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
-                story.fail(CloseReason::Timeout, error);
-            }
-            Err(error) => story.fail(CloseReason::DownstreamReset, error),
-        },
     }
 }
 
@@ -599,25 +591,35 @@ fn service_target(snapshot: &Snapshot, workload: usize, host: &str, port: u16) -
 }
 
 /// A redirected connection that leaves a workload.
-pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
-    let Ok(peer) = tcp.peer() else { return };
+pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) -> Rest {
+    let Ok(peer) = tcp.peer() else {
+        return Rest::NONE;
+    };
     let captured = original_destination(&tcp);
     let story = outbound_story(&core, &node, peer);
     let Ok(Captured::Redirected(dst)) = captured else {
         // Nobody is a workload by connecting here; only the kernel's redirect says who it is.
         tcp.reset_on_close();
-        return story.end(CloseReason::SelfCall);
+        story.end(CloseReason::SelfCall);
+        return Rest::NONE;
     };
     let wanted = Wanted::Address(dst.ip());
-    match leave(&core, &node, at, peer, &wanted, dst.port(), story).await {
-        Ok(going) => relayed(going, tcp.into()).await,
-        Err(_close) => tcp.reset_on_close(),
+    let early = Early::of(&tcp);
+    let client = Client::early(peer, &early);
+    match leave(&core, &node, at, client, &wanted, dst.port(), story).await {
+        Ok(going) => Rest::relay_begun(going, tcp, &early),
+        Err(_close) => {
+            tcp.reset_on_close();
+            Rest::NONE
+        }
     }
 }
 
 /// A SOCKS5 client of a workload.
-pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
-    let Ok(peer) = tcp.peer() else { return };
+pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) -> Rest {
+    let Ok(peer) = tcp.peer() else {
+        return Rest::NONE;
+    };
     let mut stream = Stream::from(tcp);
     let story = outbound_story(&core, &node, peer);
     let asked = core
@@ -625,12 +627,19 @@ pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
         .await;
     let (wanted, port) = match asked {
         Ok(Ok(asked)) => asked,
-        Ok(Err(error)) => return story.fail(CloseReason::BadRequest, error),
-        Err(rt::Elapsed) => return story.fail(CloseReason::Timeout, "SOCKS request is too slow"),
+        Ok(Err(error)) => {
+            story.fail(CloseReason::BadRequest, error);
+            return Rest::NONE;
+        }
+        Err(rt::Elapsed) => {
+            story.fail(CloseReason::Timeout, "SOCKS request is too slow");
+            return Rest::NONE;
+        }
     };
-    match leave(&core, &node, at, peer, &wanted, port, story).await {
+    let client = Client::waiting(peer);
+    match leave(&core, &node, at, client, &wanted, port, story).await {
         Ok(going) => match socks::answer(&mut stream, Answer::Granted).await {
-            Ok(()) => relayed(going, stream).await,
+            Ok(()) => return Rest::relay(going, stream),
             Err(error) => going.story.fail(CloseReason::DownstreamReset, error),
         },
         Err(close) => {
@@ -639,6 +648,7 @@ pub async fn socks(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, at: usize) {
             }
         }
     }
+    Rest::NONE
 }
 
 pub(super) fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> Story {
@@ -656,7 +666,7 @@ pub(super) async fn leave(
     core: &Rc<Core>,
     node: &Node,
     at: usize,
-    peer: SocketAddr,
+    client: Client<'_>,
     wanted: &Wanted,
     port: u16,
     mut story: Story,
@@ -672,7 +682,7 @@ pub(super) async fn leave(
         return Err(CloseReason::NoRoute);
     };
     story.edit(|r| {
-        r.connection = Some(leaving_connection(&own.id, peer, wanted, port));
+        r.connection = Some(leaving_connection(&own.id, client.address, wanted, port));
         r.service = Some(wanted.with_port(port));
     });
     let rules = &snapshot.enforcements;
@@ -690,7 +700,7 @@ pub(super) async fn leave(
     let trace = origin::new_trace();
     story.edit(|r| r.trace = trace);
     let origin = Origin {
-        client: peer,
+        client: client.address,
         baggage: rules.metadata.workload(own_at).cloned(),
         trace,
     };
@@ -724,7 +734,7 @@ pub(super) async fn leave(
         tell_route(story, &snapshot, (own_at, &own.id), &route);
         Some((permit, leaving.target(route, &pick).ok()?))
     };
-    let going = dial(core, (permit, target), story, entry, next).await?;
+    let going = dial(core, (permit, target), Some(client), story, entry, next).await?;
     attempt.succeeded(&snapshot);
     Ok(going)
 }

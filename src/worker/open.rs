@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
@@ -51,19 +51,35 @@ pub struct Cancel {
 impl Cancel {
     /// Waits until the exchange has to end, and why.
     pub async fn cancelled(&self) -> CloseReason {
-        std::future::poll_fn(|cx| {
-            if let Some(why) = self.cancelled.get() {
-                return Poll::Ready(why);
-            }
-            *self.waker.borrow_mut() = Some(cx.waker().clone());
-            Poll::Pending
-        })
-        .await
+        std::future::poll_fn(|cx| self.poll_cancelled(cx)).await
+    }
+
+    /// Ready when the exchange has to end; one task waits at a time.
+    pub fn poll_cancelled(&self, cx: &Context<'_>) -> Poll<CloseReason> {
+        if let Some(why) = self.cancelled.get() {
+            return Poll::Ready(why);
+        }
+        let mut waker = self.waker.borrow_mut();
+        if !waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            *waker = Some(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+
+    /// Why the exchange has to end, if it has to.
+    #[must_use]
+    pub fn why(&self) -> Option<CloseReason> {
+        self.cancelled.get()
     }
 
     /// Ends the exchange as soon as this certificate is revoked.
     pub fn depends_on(&self, peer: Option<Arc<PeerLeaf>>) {
-        self.peers.borrow_mut().extend(peer);
+        if let Some(peer) = peer {
+            let mut peers = self.peers.borrow_mut();
+            // There are two at the most in nearly all cases.
+            peers.reserve_exact(1);
+            peers.push(peer);
+        }
     }
 
     /// Whether one of the peers is revoked.
@@ -117,31 +133,31 @@ impl Open {
         }
     }
 
-    /// Serves a connection of `peer` until it has ended or the peer's certificate is revoked; whether it was.
-    pub async fn while_trusted(
+    /// Serves a connection of `peer` until it has ended or the peer's certificate is revoked; `None` if it was. What it
+    /// leaves to do must depend on that certificate itself.
+    pub async fn while_trusted<T>(
         self: &Rc<Self>,
         peer: Option<Arc<PeerLeaf>>,
         snapshot: &Snapshot,
-        serve: impl Future<Output = ()>,
-    ) -> bool {
+        serve: impl Future<Output = T>,
+    ) -> Option<T> {
         let entry = self.enter(Box::new(|_snapshot| true), None);
         entry.cancel.depends_on(peer);
         if entry.cancel.is_revoked(snapshot) {
-            return true;
+            return None;
         }
         // What is served goes first: it hears of the same revocation, and its record is to say so.
         let mut serve = pin!(serve);
         let why = tokio::select! {
             biased;
-            () = &mut serve => return false,
+            served = &mut serve => return Some(served),
             why = entry.cancel.cancelled() => why,
         };
         if why == CloseReason::Revoked {
-            return true;
+            return None;
         }
         // At the end of the process what is served ends by itself.
-        serve.await;
-        false
+        Some(serve.await)
     }
 
     /// Judges all of it by a new snapshot and ends what is no longer allowed; how many that were. What is entered
@@ -190,6 +206,6 @@ impl Open {
     pub fn live(&self, most: usize) -> Vec<Live> {
         let entries = self.entries.borrow();
         let known = entries.values().filter_map(|held| held.sketch.as_ref());
-        known.take(most).map(Sketch::live).collect()
+        known.filter_map(Sketch::live).take(most).collect()
     }
 }

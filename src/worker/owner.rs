@@ -13,6 +13,7 @@ use crate::config::checked::Node;
 use crate::config::checked::capture::{CaptureMode, Unowned};
 use crate::control::ask::Ask;
 use crate::exchange::close::CloseReason;
+use crate::io::early::Early;
 use crate::io::listener::{Captured, diverted_destination, original_destination};
 use crate::io::rt::{self, ConnectOptions, Tcp};
 use crate::io::sock_diag::{OwnerError, SockDiag};
@@ -25,6 +26,8 @@ use crate::vocab::limits;
 use crate::worker::core::Core;
 use crate::worker::forward::chain;
 use crate::worker::node;
+use crate::worker::relaying::Rest;
+use crate::worker::same_node::Client;
 use crate::worker::site::Story;
 
 /// What a core knows of the owners of local connections.
@@ -114,22 +117,30 @@ fn destination(tcp: &Tcp, node: &Node) -> io::Result<Captured> {
 }
 
 /// A captured connection at the outbound listener of a node.
-pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) {
-    let Ok(peer) = tcp.peer() else { return };
+pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) -> Rest {
+    let Ok(peer) = tcp.peer() else {
+        return Rest::NONE;
+    };
     let captured = destination(&tcp, &node);
     let story = node::outbound_story(&core, &node, peer);
     let Ok(Captured::Redirected(dst)) = captured else {
         tcp.reset_on_close();
-        return story.end(CloseReason::SelfCall);
+        story.end(CloseReason::SelfCall);
+        return Rest::NONE;
     };
     let at = match workload(&core, &node, peer, dst).await {
         Ok(at) => at,
         Err(no_owner) => return unowned(&core, &node, tcp, dst, story, no_owner).await,
     };
     let wanted = Wanted::Address(dst.ip());
-    match node::leave(&core, &node, at, peer, &wanted, dst.port(), story).await {
-        Ok(going) => node::relayed(going, tcp.into()).await,
-        Err(_close) => tcp.reset_on_close(),
+    let early = Early::of(&tcp);
+    let client = Client::early(peer, &early);
+    match node::leave(&core, &node, at, client, &wanted, dst.port(), story).await {
+        Ok(going) => Rest::relay_begun(going, tcp, &early),
+        Err(_close) => {
+            tcp.reset_on_close();
+            Rest::NONE
+        }
     }
 }
 
@@ -141,7 +152,7 @@ async fn unowned(
     dst: OriginalDst,
     mut story: Story,
     why: NoOwner,
-) {
+) -> Rest {
     let asked = dst.to_string();
     story.edit(|r| {
         r.service = Some(asked.clone());
@@ -153,7 +164,8 @@ async fn unowned(
     story.judged(&verdict);
     let Ok(permit) = verdict.permit() else {
         tcp.reset_on_close();
-        return story.end(CloseReason::Denied);
+        story.end(CloseReason::Denied);
+        return Rest::NONE;
     };
     let target = Target::Plain {
         addresses: vec![UpstreamAddr(dst.0)],
@@ -161,8 +173,20 @@ async fn unowned(
         source: None,
     };
     let entry = core.open.enter(Box::new(|_snapshot| true), story.sketch());
-    match node::dial(core, (permit, target), story, entry, |_error, _story| None).await {
-        Ok(going) => node::relayed(going, tcp.into()).await,
-        Err(_close) => tcp.reset_on_close(),
+    match node::dial(
+        core,
+        (permit, target),
+        None,
+        story,
+        entry,
+        |_error, _story| None,
+    )
+    .await
+    {
+        Ok(going) => Rest::relay(going, tcp.into()),
+        Err(_close) => {
+            tcp.reset_on_close();
+            Rest::NONE
+        }
     }
 }

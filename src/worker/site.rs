@@ -1,6 +1,6 @@
 //! Where a connection is served: the enforcement point, by name, so that it is looked up anew after a reload.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -41,12 +41,16 @@ pub struct Site {
     pub told: Option<Arc<Told>>,
 }
 
+/// A record until it is sent.
+type Shared = Rc<RefCell<Option<Box<Record>>>>;
+
 /// Gathers one record while an exchange runs; sends it when it ends, however it ends.
 #[derive(Debug)]
 pub struct Story {
     core: Rc<Core>,
     started: Instant,
-    record: Option<Box<Record>>,
+    /// Shared with whoever tells what is open.
+    record: Shared,
     /// What passes.
     pub passed: Rc<Meter>,
     /// What counts it, if it is one of those that are counted.
@@ -106,7 +110,7 @@ impl Story {
         Self {
             core: Rc::clone(core),
             started: clock::now(),
-            record: Some(Box::new(record)),
+            record: Rc::new(RefCell::new(Some(Box::new(record)))),
             passed: Rc::default(),
             series: None,
             counted: Cell::new(false),
@@ -115,7 +119,7 @@ impl Story {
 
     /// Changes the record so far.
     pub fn edit(&mut self, change: impl FnOnce(&mut Record)) {
-        if let Some(record) = &mut self.record {
+        if let Some(record) = self.record.borrow_mut().as_deref_mut() {
             change(record);
         }
     }
@@ -162,8 +166,8 @@ impl Story {
             self.counted.set(true);
             self.passed.attach(&series.traffic);
         }
-        if let Some(record) = &self.record {
-            let mut record = record.clone();
+        let record = self.record.borrow().clone();
+        if let Some(mut record) = record {
             record.time = clock::unix();
             record.close = None;
             record.duration = self.started.elapsed();
@@ -174,17 +178,10 @@ impl Story {
     /// What it is about, as far as that is known.
     #[must_use]
     pub fn sketch(&self) -> Option<Sketch> {
-        let record = self.record.as_deref()?;
-        let text = |text: &Option<String>| text.as_deref().map(Box::from);
+        // Its end sets the time anew.
+        self.record.borrow_mut().as_deref_mut()?.time = clock::unix();
         Some(Sketch {
-            role: record.role,
-            instance: record.instance.as_str().into(),
-            kind: record.kind,
-            connection: record.connection.clone(),
-            peer: record.peer,
-            service: text(&record.service),
-            workload: text(&record.workload),
-            since: clock::unix(),
+            record: Rc::clone(&self.record),
             passed: Rc::clone(&self.passed),
         })
     }
@@ -200,7 +197,7 @@ impl Story {
         Self {
             core: Rc::clone(&self.core),
             started: self.started,
-            record: self.record.clone(),
+            record: Rc::new(RefCell::new(self.record.borrow().clone())),
             passed: Rc::default(),
             series: None,
             counted: Cell::new(false),
@@ -208,8 +205,8 @@ impl Story {
     }
 
     /// Drops it unrecorded: what follows has records of its own.
-    pub fn forget(mut self) {
-        self.record = None;
+    pub fn forget(self) {
+        self.record.take();
     }
 
     /// Ends it for a reason that needs words.
@@ -224,40 +221,34 @@ impl Story {
 /// What an open exchange is about, for those who ask what is open.
 #[derive(Clone, Debug)]
 pub struct Sketch {
-    role: &'static str,
-    instance: Box<str>,
-    kind: Kind,
-    connection: Option<Connection>,
-    peer: SocketAddr,
-    service: Option<Box<str>>,
-    workload: Option<Box<str>>,
-    since: Duration,
+    record: Shared,
     passed: Rc<Meter>,
 }
 
 impl Sketch {
-    /// As it is now.
+    /// As it is now; `None` once it has ended.
     #[must_use]
-    pub fn live(&self) -> Live {
-        let passed = self.passed.get();
-        Live {
-            role: self.role,
-            instance: self.instance.to_string(),
-            kind: self.kind,
-            connection: self.connection.clone(),
-            peer: self.peer,
-            service: self.service.as_deref().map(str::to_owned),
-            workload: self.workload.as_deref().map(str::to_owned),
-            since: self.since,
+    pub fn live(&self) -> Option<Live> {
+        let (record, passed) = (self.record.borrow(), self.passed.get());
+        let record = record.as_deref()?;
+        Some(Live {
+            role: record.role,
+            instance: record.instance.clone(),
+            kind: record.kind,
+            connection: record.connection.clone(),
+            peer: record.peer,
+            service: record.service.clone(),
+            workload: record.workload.clone(),
+            since: record.time,
             received: passed.received,
             sent: passed.sent,
-        }
+        })
     }
 }
 
 impl Drop for Story {
     fn drop(&mut self) {
-        let Some(mut record) = self.record.take() else {
+        let Some(mut record) = self.record.borrow_mut().take() else {
             return;
         };
         let passed = self.passed.get();

@@ -14,6 +14,7 @@ use crate::io::stream::Stream;
 use crate::io::tunnel::{Lease, Tunnel};
 use crate::vocab::limits;
 use crate::worker::core::Core;
+use crate::worker::relaying::{self, Setup};
 
 /// An HTTP/2 server connection that takes requests.
 pub type ServerConnection = h2::server::Connection<Stream, Bytes>;
@@ -68,10 +69,10 @@ pub async fn serve<F: Future<Output = ()> + 'static>(
 }
 
 /// As `serve`, for a connection whose streams are tunnels.
-pub async fn serve_tunnels<F: Future<Output = ()> + 'static>(
+pub async fn serve_tunnels(
     core: &Rc<Core>,
     mut connection: mux::ServerConnection,
-    each: impl Fn(Request<Tunnel>, Respond) -> F,
+    each: impl Fn(Request<Tunnel>, Respond) -> Setup,
 ) {
     let open = Rc::new(Cell::new(0));
     let silent = connection.mux().clone().silent();
@@ -109,7 +110,7 @@ pub async fn serve_tunnels<F: Future<Output = ()> + 'static>(
         // A stream may have work left when its connection has ended.
         let places = (Lease::take(&open), core.place());
         rt::spawn(async move {
-            Box::pin(stream).await;
+            relaying::run(stream).await;
             drop(places);
         });
     }

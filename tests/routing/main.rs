@@ -9,5 +9,6 @@
 )]
 
 mod dns;
+mod same_node;
 mod system;
 mod ways;

@@ -1,6 +1,7 @@
 //! One process with a node, a waypoint and apps, in a subnet of its own on loopback.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");
+const CONFIG_FILE: &str = "ringgate.toml";
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// A running process; its files end with it.
@@ -50,14 +52,9 @@ impl Subnet {
 impl System {
     /// Starts a process with a configuration in which `@N` stands for host N of the subnet.
     pub(crate) async fn start(subnet: Subnet, config: &str) -> Self {
-        let mut text = config.to_owned();
-        // The longest first: `@12` is not `@1` and a 2.
-        for host in (0..=255_u8).rev() {
-            text = text.replace(&format!("@{host}"), &subnet.ip(host).to_string());
-        }
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("ringgate.toml");
-        os::write(&path, text.as_bytes(), 0o644).unwrap();
+        let path = dir.path().join(CONFIG_FILE);
+        write(subnet, &path, config);
         let child = Command::new(PROGRAM)
             .args(["run", "--config"])
             .arg(&path)
@@ -69,6 +66,11 @@ impl System {
         let socks = subnet.at(1, 15080);
         wait_for(async || TcpStream::connect(socks).await.ok()).await;
         this
+    }
+
+    /// Changes the configuration, which the process reloads.
+    pub(crate) fn reload(&self, config: &str) {
+        write(self.subnet, &self.dir.path().join(CONFIG_FILE), config);
     }
 
     /// Asks the SOCKS5 listener of host 1 for a name or an address: its reply code, and the stream.
@@ -123,6 +125,15 @@ impl System {
         })
         .await
     }
+}
+
+fn write(subnet: Subnet, path: &Path, config: &str) {
+    let mut text = config.to_owned();
+    // The longest first: `@12` is not `@1` and a 2.
+    for host in (0..=255_u8).rev() {
+        text = text.replace(&format!("@{host}"), &subnet.ip(host).to_string());
+    }
+    os::write(path, text.as_bytes(), 0o644).unwrap();
 }
 
 /// A GET on an open stream.

@@ -1,0 +1,160 @@
+//! What is left of a connection once it was judged and dialled: its relay, which holds nothing of what came before.
+//!
+//! The futures of handshake, judging and dialling are many times as large as that of a relay, and a relay may be idle for
+//! hours. So a task first runs them to their end and frees them, and then runs what they have left to do.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use crate::exchange::close::CloseReason;
+use crate::hbone::Code;
+use crate::io::early::Early;
+use crate::io::mux::MuxError;
+use crate::io::relay::relay;
+use crate::io::rt::Tcp;
+use crate::io::stream::Stream;
+use crate::worker::core::Place;
+use crate::worker::open::Entry;
+use crate::worker::site::Story;
+
+/// A permitted connection with its upstream, judged anew with every snapshot.
+#[derive(Debug)]
+pub struct Going {
+    /// The upstream.
+    pub(super) up: Stream,
+    /// Its record.
+    pub story: Story,
+    /// Its place among what is open.
+    pub(super) entry: Entry,
+    /// The other side, where that is in this process too.
+    pub(super) far: Option<Box<FarSide>>,
+}
+
+/// What a tunnel would be at its far end: a connection of its own for records, metrics, policy and the drain.
+#[derive(Debug)]
+pub struct FarSide {
+    pub(super) story: Story,
+    pub(super) entry: Entry,
+    pub(super) place: Place,
+}
+
+/// What a task has left to do.
+#[derive(Debug)]
+pub struct Rest(Option<Box<(Going, Stream)>>);
+
+/// All of a connection but its relay.
+pub type Setup = Pin<Box<dyn Future<Output = Rest>>>;
+
+impl Rest {
+    /// Nothing.
+    pub const NONE: Self = Self(None);
+
+    /// To relay bytes until both sides have ended or policy forbids it.
+    #[must_use]
+    pub fn relay(going: Going, down: Stream) -> Self {
+        Self(Some(Box::new((going, down))))
+    }
+
+    /// As `relay`, with a client of whom something may be on its way already.
+    #[must_use]
+    pub fn relay_begun(mut going: Going, down: Tcp, early: &Early) -> Self {
+        match early.finish() {
+            Ok((sent, rest)) => {
+                let mut passed = going.story.passed.get();
+                let sent = u64::try_from(sent).unwrap_or(u64::MAX);
+                passed.received = passed.received.saturating_add(sent);
+                going.story.passed.set(passed);
+                Self::relay(going, Stream::from(down).behind(rest))
+            }
+            Err(error) => {
+                going.up.abort();
+                going.story.fail(CloseReason::DownstreamReset, error);
+                Self::NONE
+            }
+        }
+    }
+}
+
+/// Runs a connection to its end.
+pub(super) async fn run(setup: Setup) {
+    // A statement of its own: at its end the setup is freed.
+    let rest = setup.await;
+    let Some((going, down)) = rest.0.map(|rest| *rest) else {
+        return;
+    };
+    let Going {
+        up,
+        story,
+        entry,
+        far,
+    } = going;
+    story.opened();
+    if let Some(far) = &far {
+        far.story.opened();
+        story.passed.pair(&far.story.passed);
+    }
+    let passed = Rc::clone(&story.passed);
+    let relay = relay(down, up, &passed);
+    let sides = Sides { story, entry, far };
+    let done = tokio::select! {
+        biased;
+        () = poll_fn(|cx| sides.poll_cut(cx)) => None,
+        done = relay => Some(done),
+    };
+    sides.end(done);
+}
+
+/// Both sides of a relay, as far as they are here.
+struct Sides {
+    story: Story,
+    entry: Entry,
+    far: Option<Box<FarSide>>,
+}
+
+impl Sides {
+    /// Ready when one of them has to end.
+    fn poll_cut(&self, cx: &Context<'_>) -> Poll<()> {
+        let far = self.far.as_deref().map(|far| &far.entry.cancel);
+        let cancels = std::iter::once(&self.entry.cancel).chain(far);
+        let mut cut = Poll::Pending;
+        for cancel in cancels {
+            if cancel.poll_cancelled(cx).is_ready() {
+                cut = Poll::Ready(());
+            }
+        }
+        cut
+    }
+
+    /// Ends the records: of the relay if that has ended, else each of its own cut, or of the other side's, which breaks it off.
+    fn end(self, done: Option<io::Result<()>>) {
+        if let Some(far) = self.far {
+            let FarSide {
+                story,
+                entry,
+                place,
+            } = *far;
+            end(story, &entry, done.as_ref());
+            drop(place);
+        }
+        end(self.story, &self.entry, done.as_ref());
+    }
+}
+
+fn end(story: Story, entry: &Entry, done: Option<&io::Result<()>>) {
+    match (done, entry.cancel.why()) {
+        (Some(Ok(())), _) => story.end(CloseReason::Done),
+        (Some(Err(error)), _) if error.kind() == io::ErrorKind::TimedOut => {
+            story.fail(CloseReason::Timeout, error);
+        }
+        (Some(Err(error)), _) => story.fail(CloseReason::DownstreamReset, error),
+        (None, Some(why)) => story.end(why),
+        // As a tunnel tells it.
+        (None, None) => story.fail(
+            CloseReason::DownstreamReset,
+            MuxError::Reset(Code::CONNECT_ERROR),
+        ),
+    }
+}
