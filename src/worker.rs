@@ -1,6 +1,7 @@
 //! The process: boot, the cores' loops, what each listener does with a connection.
 
 pub mod attempt;
+pub mod balance;
 pub mod boot;
 pub mod connect;
 pub mod core;

@@ -319,6 +319,23 @@ impl Tcp {
         }
     }
 
+    /// Another descriptor of the connection, for another core; this one is to be dropped.
+    ///
+    /// # Errors
+    /// As `dup(2)`.
+    pub fn duplicate(&self) -> io::Result<std::net::TcpStream> {
+        self.with_socket(|socket| socket.try_clone().map(Into::into))
+    }
+
+    /// Takes over a connection that another core has accepted.
+    ///
+    /// # Errors
+    /// The driver refuses it.
+    pub fn adopt(socket: std::net::TcpStream) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        TcpStream::from_std(socket).map(Self::new)
+    }
+
     /// Borrows the descriptor for socket options and non-blocking calls.
     fn with_socket<R>(&self, call: impl FnOnce(&Socket) -> R) -> R {
         // SAFETY: the descriptor is open as long as `self.inner.socket` lives, which outlasts the call.

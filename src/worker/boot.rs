@@ -24,6 +24,7 @@ use crate::policy::lint::Severity;
 use crate::telemetry::metrics::Meters;
 use crate::telemetry::writer::{Sender, Writer};
 use crate::vocab::limits;
+use crate::worker::balance::Balance;
 use crate::worker::core::Core;
 use crate::worker::listen::{self, ListenError};
 
@@ -134,12 +135,14 @@ fn serve(
     let (tell, told) = std_mpsc::channel();
     let mut cores = Vec::new();
     let mut failed = None;
-    for (index, records) in senders.into_iter().enumerate() {
+    let parts = senders.into_iter().zip(Balance::between(count));
+    for (index, (records, balance)) in parts.enumerate() {
         let seat = Seat {
             process: Arc::clone(process),
             text: Arc::clone(&text),
             published: published.clone(),
             records,
+            balance,
             stop: stop.clone(),
             halt: halt.clone(),
             tell: tell.clone(),
@@ -308,6 +311,7 @@ struct Seat {
     text: Arc<Text>,
     published: Published,
     records: Sender,
+    balance: Balance,
     stop: watch::Receiver<bool>,
     halt: watch::Sender<bool>,
     /// Dropped once it was told whether the core serves.
@@ -321,6 +325,7 @@ fn core(seat: Seat) {
         text,
         published,
         records,
+        balance,
         mut stop,
         halt,
         tell,
@@ -349,7 +354,7 @@ fn core(seat: Seat) {
             records,
             Meters::new(published.reports.series),
         ));
-        if let Err(error) = listen::start(&core) {
+        if let Err(error) = listen::start(&core, balance) {
             return drop(tell.send(Err(error.into())));
         }
         let told = tell.send(Ok(()));

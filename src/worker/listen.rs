@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
+use tokio::sync::mpsc;
 
 use crate::config::checked::Node;
 use crate::config::checked::capture::CaptureMode;
@@ -14,6 +15,7 @@ use crate::io::clock;
 use crate::io::listener::{ListenOptions, bind, bind_with, is_passing};
 use crate::io::rt::{self, Acceptor, Tcp};
 use crate::vocab::addr::ListenAddr;
+use crate::worker::balance::{Balance, Carried, Handed};
 use crate::worker::core::Core;
 use crate::worker::gateway::{self, At};
 use crate::worker::relaying::{Rest, Setup};
@@ -36,17 +38,39 @@ pub struct ListenError {
 ///
 /// # Errors
 /// The first that cannot be bound; none is served then.
-pub fn start(core: &Rc<Core>) -> Result<(), ListenError> {
-    let mut bound: Vec<Box<dyn FnOnce()>> = Vec::new();
-    nodes(core, &mut bound)?;
-    gateways(core, &mut bound)?;
-    for start in bound {
+pub fn start(core: &Rc<Core>, mut balance: Balance) -> Result<(), ListenError> {
+    let handed = balance.take_handed();
+    let mut starts = Starts {
+        balance: Rc::new(balance),
+        accepting: Vec::new(),
+        spread: Vec::new(),
+    };
+    nodes(core, &mut starts)?;
+    gateways(core, &mut starts)?;
+    if let Some(handed) = handed {
+        rt::spawn(taking(Rc::clone(core), handed, starts.spread));
+    }
+    for start in starts.accepting {
         start();
     }
     Ok(())
 }
 
-type Starts = Vec<Box<dyn FnOnce()>>;
+type Serve = Rc<dyn Fn(Rc<Core>, Tcp) -> Setup>;
+
+/// What begins once all listeners are bound.
+struct Starts {
+    balance: Rc<Balance>,
+    accepting: Vec<Box<dyn FnOnce()>>,
+    /// The listeners whose connections are spread over the cores, in the same order on each.
+    spread: Vec<Serve>,
+}
+
+impl Starts {
+    fn push(&mut self, start: Box<dyn FnOnce()>) {
+        self.accepting.push(start);
+    }
+}
 
 fn nodes(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
     for node in &core.process.nodes {
@@ -127,10 +151,68 @@ fn tunnels(
     at: &At,
 ) -> Result<(), ListenError> {
     let (at, to) = (at.clone(), open(address, "HBONE")?);
+    let serve: Serve =
+        Rc::new(move |core, tcp| to_its_end(gateway::tunnels(core, tcp, at.clone())));
+    let (balance, listener) = (Rc::clone(&starts.balance), starts.spread.len());
+    starts.spread.push(Rc::clone(&serve));
     starts.push(accepting(core, to, move |core, tcp| {
-        to_its_end(gateway::tunnels(core, tcp, at.clone()))
+        spread(&balance, listener, core, tcp, &serve)
     }));
     Ok(())
+}
+
+/// Serves a connection that will last where the fewest are.
+fn spread(balance: &Balance, listener: usize, core: Rc<Core>, tcp: Tcp, serve: &Serve) -> Setup {
+    let place = balance.place();
+    if balance.is_here(&place) {
+        return carrying(serve(core, tcp), place);
+    }
+    let handed = tcp.duplicate().ok().map(|socket| {
+        balance.hand(Handed {
+            listener,
+            socket,
+            carried: place,
+        })
+    });
+    match handed {
+        Some(Ok(())) => to_its_end(std::future::ready(())),
+        Some(Err(_)) | None => carrying(serve(core, tcp), balance.stay()),
+    }
+}
+
+/// Takes what other cores have accepted.
+async fn taking(core: Rc<Core>, mut handed: mpsc::Receiver<Handed>, listeners: Vec<Serve>) {
+    let mut draining = pin!(core.draining());
+    loop {
+        let next = tokio::select! {
+            biased;
+            () = &mut draining => return,
+            next = handed.recv() => next,
+        };
+        let Some(Handed {
+            listener,
+            socket,
+            carried,
+        }) = next
+        else {
+            return;
+        };
+        let Some(serve) = listeners.get(listener) else {
+            return;
+        };
+        match Tcp::adopt(socket) {
+            Ok(tcp) => core.spawn_connection(carrying(serve(Rc::clone(&core), tcp), carried)),
+            Err(error) => tracing::warn!(%error, "a connection from another core is lost"),
+        }
+    }
+}
+
+fn carrying(setup: Setup, carried: Carried) -> Setup {
+    Box::pin(async move {
+        let rest = setup.await;
+        drop(carried);
+        rest
+    })
 }
 
 /// A listener that capture leads to.
