@@ -115,12 +115,12 @@ async fn frame(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Resu
     let mut turn = Turn::default();
     loop {
         let read = poll_fn(|cx| {
+            // The reader of the other direction sees whether that was the end or a break.
+            if to.poll_gone(cx).is_ready() {
+                return Poll::Ready(Ok(None));
+            }
             let room = to.with_tunnel(|tunnel| tunnel.poll_window(usize::MAX, cx));
-            let room = match room.unwrap_or_else(broken) {
-                Poll::Ready(Ok(room)) => room,
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending => return to.poll_gone(cx).map(|()| Ok(None)),
-            };
+            let room = ready!(room.unwrap_or_else(broken))?;
             let mut slots = Slots::take(FRAME_HEAD_BYTES, size);
             let polled = from.poll_read_vectored(cx, &mut slots.payloads(room));
             match polled {
@@ -128,7 +128,7 @@ async fn frame(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Resu
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => slots.give(),
             }
-            to.poll_gone(cx).map(|()| Ok(None))
+            Poll::Pending
         });
         // Until it is sent nobody else takes the room that was found.
         let Some((slots, n)) = read.await? else {
