@@ -130,7 +130,7 @@ impl Ztunnel {
             let listens = os::wait_until(Duration::from_secs(30), || {
                 let ended = this.child.try_wait().unwrap();
                 assert!(ended.is_none(), "ztunnel ended: {}", this.log());
-                TcpStream::connect(("127.0.0.1", 15021)).is_ok()
+                is_ready().unwrap_or(false)
             });
             assert!(listens, "{}", this.log());
             this
@@ -154,6 +154,15 @@ impl Ztunnel {
         });
         found.unwrap_or_else(|| panic!("no line with {parts:?}:\n{}", self.log()))
     }
+}
+
+/// What its readiness endpoint says.
+fn is_ready() -> std::io::Result<bool> {
+    let mut conn = TcpStream::connect(("127.0.0.1", 15021))?;
+    conn.write_all(b"GET /healthz/ready HTTP/1.0\r\n\r\n")?;
+    let mut answer = String::new();
+    conn.read_to_string(&mut answer)?;
+    Ok(answer.contains(" 200 "))
 }
 
 impl Drop for Ztunnel {
