@@ -28,6 +28,7 @@ mod inbound;
 mod mesh;
 mod outbound;
 mod resets;
+mod spread;
 mod tunnel;
 mod waypoint;
 mod ztunnel;
