@@ -73,14 +73,14 @@ fn ranges(written: Option<&[At<String>]>, cx: &mut Context<'_>) -> Vec<Cidr> {
 
 /// `match`.
 pub(crate) fn owner(raw: &raw::OwnerMatch, cx: &mut Context<'_>) -> OwnerMatch {
-    if let Some(at) = &raw.unit {
-        if !unit::has_processes(at) {
-            let text = at.escape_debug();
-            cx.out.error(
-                &at.place,
-                format!("`{text}` is not a unit with control group, such as `reviews.service`"),
-            );
-        }
+    if let Some(at) = &raw.unit
+        && !unit::has_processes(at)
+    {
+        let text = at.escape_debug();
+        cx.out.error(
+            &at.place,
+            format!("`{text}` is not a unit with control group, such as `reviews.service`"),
+        );
     }
     if let Some(at) = &raw.cgroup {
         let whole = at

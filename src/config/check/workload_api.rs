@@ -133,16 +133,14 @@ fn selector(raw: &raw::Match, cx: &mut Context<'_>) -> PeerSelector {
             format!("`{text}` is not the absolute path of a program"),
         );
     }
-    if let Some(at) = &raw.unit {
-        if !unit::has_processes(at) {
-            let text = at.escape_debug();
-            cx.out.error(
-                &at.place,
-                format!(
-                    "`{text}` is no unit of processes, expected a name such as `reviews.service`"
-                ),
-            );
-        }
+    if let Some(at) = &raw.unit
+        && !unit::has_processes(at)
+    {
+        let text = at.escape_debug();
+        cx.out.error(
+            &at.place,
+            format!("`{text}` is no unit of processes, expected a name such as `reviews.service`"),
+        );
     }
     if let Some(at) = &raw.cgroup {
         let path = at.value.strip_suffix('/').unwrap_or(&at.value);

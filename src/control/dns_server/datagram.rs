@@ -59,7 +59,7 @@ impl Datagrams {
             let flags = MsgFlags::empty();
             let got = recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut space), flags)?;
             let client = got.address.as_ref().and_then(std_address);
-            let own = got.cmsgs()?.find_map(destination);
+            let own = got.cmsgs()?.find_map(|message| destination(&message));
             let ends = client.zip(own).map(|(client, own)| Ends { client, own });
             Ok((got.bytes, ends.ok_or(io::ErrorKind::InvalidData)?))
         };
@@ -74,30 +74,27 @@ impl Datagrams {
         let fd = self.socket.as_raw_fd();
         let to = SockaddrStorage::from(ends.client);
         let (v4, v6);
-        let from = match ends.own {
-            IpAddr::V4(own) if self.v4 => {
-                v4 = in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: in_addr {
-                        s_addr: u32::from_ne_bytes(own.octets()),
-                    },
-                    ipi_addr: in_addr { s_addr: 0 },
-                };
-                ControlMessage::Ipv4PacketInfo(&v4)
-            }
-            own => {
-                let own = match own {
-                    IpAddr::V4(own) => own.to_ipv6_mapped(),
-                    IpAddr::V6(own) => own,
-                };
-                v6 = in6_pktinfo {
-                    ipi6_addr: in6_addr {
-                        s6_addr: own.octets(),
-                    },
-                    ipi6_ifindex: 0,
-                };
-                ControlMessage::Ipv6PacketInfo(&v6)
-            }
+        let from = if let (IpAddr::V4(own), true) = (ends.own, self.v4) {
+            v4 = in_pktinfo {
+                ipi_ifindex: 0,
+                ipi_spec_dst: in_addr {
+                    s_addr: u32::from_ne_bytes(own.octets()),
+                },
+                ipi_addr: in_addr { s_addr: 0 },
+            };
+            ControlMessage::Ipv4PacketInfo(&v4)
+        } else {
+            let own = match ends.own {
+                IpAddr::V4(own) => own.to_ipv6_mapped(),
+                IpAddr::V6(own) => own,
+            };
+            v6 = in6_pktinfo {
+                ipi6_addr: in6_addr {
+                    s6_addr: own.octets(),
+                },
+                ipi6_ifindex: 0,
+            };
+            ControlMessage::Ipv6PacketInfo(&v6)
         };
         let call = || {
             let parts = [IoSlice::new(bytes)];
@@ -119,7 +116,7 @@ fn std_address(address: &SockaddrStorage) -> Option<SocketAddr> {
     })
 }
 
-fn destination(message: ControlMessageOwned) -> Option<IpAddr> {
+fn destination(message: &ControlMessageOwned) -> Option<IpAddr> {
     if let ControlMessageOwned::Ipv4PacketInfo(info) = message {
         // Of a broadcast the address that answers, of all else the one that was asked.
         return Some(Ipv4Addr::from(info.ipi_spec_dst.s_addr.to_ne_bytes()).into());
