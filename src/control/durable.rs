@@ -74,7 +74,7 @@ fn hand_over(made: &File, path: &Path) -> io::Result<()> {
         _ => Path::new("."),
     };
     let owner = fs::metadata(dir)?;
-    if owner.uid() == 0 {
+    if owner.uid() == made.metadata()?.uid() {
         return Ok(());
     }
     fchown(made, Some(owner.uid()), Some(owner.gid()))
