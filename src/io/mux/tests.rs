@@ -373,7 +373,7 @@ fn a_peer_that_answers_no_ping_is_given_up() {
             let opened = Rc::new(RefCell::new(None));
             let tell = Rc::clone(&opened);
             rt::spawn(async move {
-                let answer = waiting.open(&connect(false)).await;
+                let answer = waiting.open(&connect(false), None).await;
                 *tell.borrow_mut() = Some(answer.map(drop));
             });
             tokio::select! {
