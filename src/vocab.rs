@@ -13,4 +13,6 @@ pub mod path;
 pub mod resource;
 pub mod scope;
 pub mod spiffe;
+pub mod text;
 pub mod trace;
+pub mod unit;

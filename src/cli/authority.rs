@@ -20,6 +20,7 @@ use crate::control::authority::control::{self, Command};
 use crate::control::authority::{self, Authority};
 use crate::control::plane;
 use crate::vocab::limits;
+use crate::vocab::text::chain;
 
 /// How long the running authority may take to answer.
 const ANSWER: Duration = Duration::from_secs(30);
@@ -332,8 +333,7 @@ fn perform(
     let longest = Duration::from_secs(settings.svid_ttl_s.max(settings.node_ttl_s));
     let authority =
         Authority::open(dir, config.mesh.trust_domain.clone(), now)?.with_longest_life(longest);
-    control::perform(&authority, command, now)
-        .map_err(|error| anyhow::anyhow!("{}", control::chain(&error)))
+    control::perform(&authority, command, now).map_err(|error| anyhow::anyhow!("{}", chain(&error)))
 }
 
 /// A value of an answer as a word.

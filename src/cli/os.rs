@@ -15,6 +15,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
+pub use crate::vocab::text::hex;
+
 /// Seconds since 1970; 0 if the clock stands before it.
 #[must_use]
 pub fn unix_s() -> u64 {
@@ -142,14 +144,4 @@ pub fn random<const N: usize>() -> anyhow::Result<[u8; N]> {
     let mut bytes = [0; N];
     aws_lc_rs::rand::fill(&mut bytes).context("the system gives no random bytes")?;
     Ok(bytes)
-}
-
-/// Lower-case hexadecimal.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        ignore(write!(text, "{byte:02x}"));
-        text
-    })
 }

@@ -246,17 +246,6 @@ pub fn refuse_own_capture(process: &Process) -> Result<(), CaptureError> {
     Ok(())
 }
 
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    text
-}
-
 #[expect(
     clippy::disallowed_methods,
     reason = "small files of the kernel's and /etc, on the control thread"

@@ -3,8 +3,10 @@
 //! It has a thread of its own, so that a flood of questions delays neither traffic nor the renewal of identities, and
 //! keeps nothing but the questions that wait for a nameserver, of which there is a bounded number.
 
+mod datagram;
 pub mod forward;
 pub mod message;
+mod who;
 
 use std::io;
 use std::net::SocketAddr;
@@ -13,19 +15,22 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::config::checked::{DnsUnknown, Process};
+use crate::control::dns_server::datagram::{Datagrams, Ends};
 use crate::control::dns_server::forward::Forwarder;
 use crate::control::dns_server::message::{Outcome, Transport};
+use crate::control::dns_server::who::Who;
 use crate::control::snapshot::Snapshot;
 use crate::io::clock;
+use crate::io::listener::original_destination_of;
 use crate::role::lookup::View;
 use crate::vocab::limits;
 
@@ -33,8 +38,8 @@ use crate::vocab::limits;
 const PER_CONNECTION: usize = 1000;
 /// How long a full queue of the system's connections may be.
 const BACKLOG: i32 = 128;
-/// How long the accept loop waits after an error such as too many open files.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a listener waits after an error such as too many open files.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// An address that cannot be had.
 #[derive(Debug, Error)]
@@ -55,6 +60,7 @@ pub struct DnsServer {
 
 #[derive(Debug)]
 struct Bound {
+    address: SocketAddr,
     udp: Socket,
     tcp: Socket,
     asker: Arc<Asker>,
@@ -63,7 +69,10 @@ struct Bound {
 /// Those who ask at one listener, and what they are told.
 #[derive(Debug)]
 struct Asker {
+    /// Namespace of all of them, if they have one in common.
     namespace: Option<String>,
+    /// Else who they are.
+    who: Option<Who>,
     search: Vec<String>,
     unknown: DnsUnknown,
     forwarder: Forwarder,
@@ -90,6 +99,7 @@ impl DnsServer {
                 let failed = |source| DnsError { address, source };
                 let asker = Asker {
                     namespace: namespace.map(str::to_owned),
+                    who: namespace.is_none().then(|| Who::new(node, address.port())),
                     search: node.dns_search.clone(),
                     unknown: node.dns_unknown,
                     forwarder: Forwarder::new(Arc::clone(process), node.mark),
@@ -97,6 +107,7 @@ impl DnsServer {
                 let tcp = socket(address, Type::STREAM, Protocol::TCP).map_err(failed)?;
                 tcp.listen(BACKLOG).map_err(failed)?;
                 listeners.push(Bound {
+                    address,
                     udp: socket(address, Type::DGRAM, Protocol::UDP).map_err(failed)?,
                     tcp,
                     asker: Arc::new(asker),
@@ -116,28 +127,46 @@ impl DnsServer {
         });
         let mut tasks = JoinSet::new();
         for bound in self.listeners {
-            let asker = bound.asker;
-            match UdpSocket::from_std(bound.udp.into()) {
+            let (address, asker) = (bound.address, bound.asker);
+            match Datagrams::new(bound.udp).map(Arc::new) {
                 Ok(socket) => {
                     let (shared, asker) = (Arc::clone(&shared), Arc::clone(&asker));
-                    tasks.spawn(datagrams(shared, asker, Arc::new(socket)));
+                    tasks.spawn(kept(address, "UDP", move || {
+                        datagrams(Arc::clone(&shared), Arc::clone(&asker), Arc::clone(&socket))
+                    }));
                 }
-                Err(error) => tracing::error!(%error, "DNS over UDP is not served"),
+                Err(error) => tracing::error!(%address, %error, "DNS over UDP is not served"),
             }
-            match TcpListener::from_std(bound.tcp.into()) {
+            match TcpListener::from_std(bound.tcp.into()).map(Arc::new) {
                 Ok(listener) => {
-                    tasks.spawn(connections(Arc::clone(&shared), asker, listener));
+                    let shared = Arc::clone(&shared);
+                    tasks.spawn(kept(address, "TCP", move || {
+                        connections(
+                            Arc::clone(&shared),
+                            Arc::clone(&asker),
+                            Arc::clone(&listener),
+                        )
+                    }));
                 }
-                Err(error) => tracing::error!(%error, "DNS over TCP is not served"),
+                Err(error) => tracing::error!(%address, %error, "DNS over TCP is not served"),
             }
         }
-        tokio::select! {
-            _ = halted.wait_for(|halt| *halt) => {}
-            Some(ended) = tasks.join_next() => {
-                let panicked = ended.is_err();
-                tracing::error!(panicked, "a DNS listener has ended; DNS is not served any more");
-            }
-        }
+        // Only with the sender, which is with its process, does this fail.
+        drop(halted.wait_for(|halt| *halt).await);
+    }
+}
+
+/// Serves a listener, again whenever that ends, which a defect alone makes it do: no question may take the answers to all
+/// others with it.
+async fn kept<F>(address: SocketAddr, transport: &'static str, serve: impl Fn() -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        let ended = tokio::spawn(serve()).await;
+        let panicked = ended.is_err_and(|error| error.is_panic());
+        tracing::error!(%address, transport, panicked, "DNS was not served for a moment");
+        tokio::time::sleep(PAUSE).await;
     }
 }
 
@@ -155,7 +184,13 @@ fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Soc
 
 impl Shared {
     /// What a question comes to, without waiting for anybody.
-    fn outcome(&self, asker: &Asker, question: &[u8], transport: Transport) -> Outcome {
+    fn outcome(
+        &self,
+        asker: &Asker,
+        namespace: Option<&str>,
+        question: &[u8],
+        transport: Transport,
+    ) -> Outcome {
         let snapshot = self.snapshot.load();
         let rules = &snapshot.enforcements;
         let system;
@@ -169,7 +204,7 @@ impl Shared {
             mesh: &snapshot.mesh,
             directory: &rules.directory,
             endpoints: &snapshot.endpoints,
-            namespace: asker.namespace.as_deref(),
+            namespace,
             search,
             now_ms: clock::millis(),
             turn: self.turn.fetch_add(1, Ordering::Relaxed),
@@ -178,12 +213,32 @@ impl Shared {
     }
 }
 
+impl Asker {
+    /// Namespace of the workload that sent a datagram.
+    async fn sent(&self, client: SocketAddr) -> Option<&str> {
+        match &self.who {
+            Some(who) => who.sent(client).await,
+            None => self.namespace.as_deref(),
+        }
+    }
+
+    /// Namespace of the workload that made a connection.
+    async fn connected(&self, stream: &TcpStream) -> Option<&str> {
+        let Some(who) = &self.who else {
+            return self.namespace.as_deref();
+        };
+        let dst = original_destination_of(&SockRef::from(stream)).ok()?;
+        who.connected(stream.peer_addr().ok()?, dst.address().0)
+            .await
+    }
+}
+
 /// Questions by UDP.
-async fn datagrams(shared: Arc<Shared>, asker: Arc<Asker>, socket: Arc<UdpSocket>) {
+async fn datagrams(shared: Arc<Shared>, asker: Arc<Asker>, socket: Arc<Datagrams>) {
     // One byte more shows what is too long.
     let mut buffer = vec![0; limits::DNS_DATAGRAM_BYTES.saturating_add(1)];
     loop {
-        let (len, client) = match socket.recv_from(&mut buffer).await {
+        let (len, ends) = match socket.receive(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
                 // An answer that could not be delivered is told by the next receive.
@@ -196,14 +251,15 @@ async fn datagrams(shared: Arc<Shared>, asker: Arc<Asker>, socket: Arc<UdpSocket
         let Some(question) = buffer.get(..len).filter(|_| fits) else {
             continue;
         };
-        match shared.outcome(&asker, question, Transport::Udp) {
+        let namespace = asker.sent(ends.client).await;
+        match shared.outcome(&asker, namespace, question, Transport::Udp) {
             Outcome::Drop => {}
-            Outcome::Answer(answer) => tell(&socket, &answer, client).await,
+            Outcome::Answer(answer) => tell(&socket, &answer, ends).await,
             Outcome::Forward => {
                 let Ok(place) = Arc::clone(&shared.waiting).try_acquire_owned() else {
                     // Full: the client asks again, or another server.
                     if let Some(failure) = message::failure(question) {
-                        tell(&socket, &failure, client).await;
+                        tell(&socket, &failure, ends).await;
                     }
                     continue;
                 };
@@ -212,7 +268,7 @@ async fn datagrams(shared: Arc<Shared>, asker: Arc<Asker>, socket: Arc<UdpSocket
                 drop(tokio::spawn(async move {
                     let answer = asker.forwarder.ask(&question, Transport::Udp).await;
                     if let Some(answer) = answer.or_else(|| message::failure(&question)) {
-                        tell(&socket, &answer, client).await;
+                        tell(&socket, &answer, ends).await;
                     }
                     drop(place);
                 }));
@@ -221,13 +277,13 @@ async fn datagrams(shared: Arc<Shared>, asker: Arc<Asker>, socket: Arc<UdpSocket
     }
 }
 
-async fn tell(socket: &UdpSocket, answer: &[u8], client: SocketAddr) {
-    if let Err(error) = socket.send_to(answer, client).await {
+async fn tell(socket: &Datagrams, answer: &[u8], ends: Ends) {
+    if let Err(error) = socket.answer(answer, ends).await {
         tracing::trace!(%error, "DNS client is gone");
     }
 }
 
-async fn connections(shared: Arc<Shared>, asker: Arc<Asker>, listener: TcpListener) {
+async fn connections(shared: Arc<Shared>, asker: Arc<Asker>, listener: Arc<TcpListener>) {
     loop {
         match listener.accept().await {
             Ok((stream, _client)) => {
@@ -244,7 +300,7 @@ async fn connections(shared: Arc<Shared>, asker: Arc<Asker>, listener: TcpListen
             }
             Err(error) => {
                 tracing::debug!(%error, "cannot accept for DNS");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                tokio::time::sleep(PAUSE).await;
             }
         }
     }
@@ -252,11 +308,12 @@ async fn connections(shared: Arc<Shared>, asker: Arc<Asker>, listener: TcpListen
 
 /// Questions of one connection, one after the other (RFC 7766).
 async fn connection(shared: &Shared, asker: &Asker, mut stream: TcpStream) -> io::Result<()> {
+    let namespace = asker.connected(&stream).await;
     for _ in 0..PER_CONNECTION {
         let Some(question) = in_time(read(&mut stream)).await? else {
             return Ok(());
         };
-        let answer = match shared.outcome(asker, &question, Transport::Tcp) {
+        let answer = match shared.outcome(asker, namespace, &question, Transport::Tcp) {
             Outcome::Drop => return Ok(()),
             Outcome::Answer(answer) => Some(answer),
             Outcome::Forward => match shared.waiting.try_acquire() {
@@ -299,4 +356,32 @@ async fn write(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     framed.extend_from_slice(&len.to_be_bytes());
     framed.extend_from_slice(message);
     stream.write_all(&framed).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_listener_that_ends_is_served_again() {
+        let (told, mut served) = tokio::sync::mpsc::unbounded_channel();
+        let turn = Arc::new(AtomicUsize::new(0));
+        let serve = move || {
+            let (told, nth) = (told.clone(), turn.fetch_add(1, Ordering::Relaxed));
+            async move {
+                told.send(nth).unwrap();
+                match nth {
+                    0 => panic!("a question that nobody thought of"),
+                    1 => {}
+                    _ => std::future::pending().await,
+                }
+            }
+        };
+        let address = "127.0.0.1:53".parse().unwrap();
+        let task = tokio::spawn(kept(address, "UDP", serve));
+        for nth in 0..3 {
+            assert_eq!(served.recv().await, Some(nth));
+        }
+        task.abort();
+    }
 }

@@ -234,12 +234,21 @@ pub fn diverted_destination(tcp: &Tcp, listener: ListenAddr) -> io::Result<Captu
 /// # Errors
 /// The connection is gone.
 pub fn original_destination(tcp: &Tcp) -> io::Result<Captured> {
-    let local = tcp.local()?;
+    tcp.option(original_destination_of)
+}
+
+/// As `original_destination`, of a socket outside the data cores.
+///
+/// # Errors
+/// The connection is gone.
+pub fn original_destination_of(socket: &Socket) -> io::Result<Captured> {
+    let local = socket.local_addr()?.as_socket();
+    let local = local.ok_or(io::ErrorKind::InvalidInput)?;
     let canonical = |a: SocketAddr| OriginalDst(SocketAddr::new(a.ip().to_canonical(), a.port()));
     let found = if local.ip().to_canonical().is_ipv4() {
-        tcp.option(Socket::original_dst_v4)
+        socket.original_dst_v4()
     } else {
-        tcp.option(Socket::original_dst_v6)
+        socket.original_dst_v6()
     };
     let found = found.ok().and_then(|addr| addr.as_socket());
     Ok(match found {

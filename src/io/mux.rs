@@ -364,8 +364,13 @@ impl Mux {
     /// Asks the peer now and then whether it is there; ends when it does not answer. A connection that carries tunnels may
     /// be silent for hours, so nothing else tells.
     pub async fn silent(self) {
+        self.silent_within(limits::PING_MS, limits::PONG_MS).await;
+    }
+
+    /// As `silent`, which asks every `ping_ms` and waits `pong_ms`.
+    async fn silent_within(self, ping_ms: u64, pong_ms: u64) {
         loop {
-            rt::sleep(limits::PING_MS).await;
+            rt::sleep(ping_ms).await;
             {
                 let mut state = self.0.borrow_mut();
                 state.ponged = false;
@@ -380,7 +385,7 @@ impl Mux {
                 register(&mut state.pong, cx);
                 Poll::Pending
             });
-            if rt::timeout(limits::PONG_MS, answer).await.is_err() {
+            if rt::timeout(pong_ms, answer).await.is_err() {
                 return;
             }
         }

@@ -2,6 +2,8 @@
 //!
 //! Reading and writing the messages is pure; the socket answers within the call that asks, so that nothing waits.
 
+pub mod udp;
+
 use std::io::{self, Read as _};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

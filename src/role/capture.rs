@@ -111,7 +111,7 @@ pub fn rules<'n>(
         listeners,
         selectors,
         addresses,
-        dns: None,
+        dns: node.dns.map(|address| address.port()),
         udp,
         original_source: node.original_source != OriginalSource::Drop,
         running,

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 
 use crate::config::checked::NodeWorkload;
 use crate::config::checked::capture::OwnerMatch;
+use crate::vocab::unit;
 
 /// What the kernel says about the socket of a local connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ fn rank(owner: &OwnerMatch, socket: &LocalSocket<'_>) -> Option<Rank> {
         depth = levels(wanted);
     }
     if let Some(wanted) = &owner.unit {
-        let (unit, level) = unit(socket.cgroup?)?;
+        let (unit, level) = unit::of_path(socket.cgroup?)?;
         if unit != wanted {
             return None;
         }
@@ -74,17 +75,6 @@ fn rank(owner: &OwnerMatch, socket: &LocalSocket<'_>) -> Option<Rank> {
 #[must_use]
 pub fn levels(cgroup: &str) -> usize {
     cgroup.split('/').filter(|part| !part.is_empty()).count()
-}
-
-/// The unit that a control group belongs to and the level of its own group, as the system's service manager lays them
-/// out: slices, then the unit. What stands below it a user may have made and named, and says nothing.
-#[must_use]
-pub fn unit(cgroup: &str) -> Option<(&str, usize)> {
-    let mut parts = cgroup.split('/').filter(|part| !part.is_empty());
-    let at = parts.position(|part| !part.ends_with(".slice"))?;
-    let part = cgroup.split('/').filter(|part| !part.is_empty()).nth(at)?;
-    // systemd puts this before names that the kernel wants for itself.
-    Some((part.strip_prefix('_').unwrap_or(part), at.saturating_add(1)))
 }
 
 #[cfg(test)]
@@ -169,34 +159,6 @@ mod tests {
             (socket(1001, None, Some(0x1_0006), None), Some(0)),
         ] {
             assert_eq!(workload(&all, &found), want, "{found:?}");
-        }
-    }
-
-    #[test]
-    fn nobody_becomes_a_unit_by_naming_a_group_like_it() {
-        for (cgroup, want) in [
-            (
-                "/system.slice/reviews.service",
-                Some(("reviews.service", 2)),
-            ),
-            (
-                "/system.slice/a-b.slice/x.service/deep/er",
-                Some(("x.service", 3)),
-            ),
-            (
-                "/user.slice/user-1000.slice/user@1000.service/app.slice/reviews.service",
-                Some(("user@1000.service", 3)),
-            ),
-            (
-                "/user.slice/user-0.slice/session-1.scope",
-                Some(("session-1.scope", 3)),
-            ),
-            ("/init.scope", Some(("init.scope", 1))),
-            ("/system.slice/_cpu.service", Some(("cpu.service", 2))),
-            ("/system.slice", None),
-            ("/", None),
-        ] {
-            assert_eq!(unit(cgroup), want, "{cgroup}");
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::io::{rt, tls};
 use crate::oidc;
 use crate::policy::{Permit, Request};
 use crate::vocab::limits;
+use crate::vocab::text::chain;
 use crate::worker::open::Cancel;
 use crate::worker::respond::Responder;
 use crate::worker::site::Story;
@@ -265,19 +266,6 @@ pub(super) fn own_reply(close: CloseReason) -> Reply {
     } else {
         Reply::text(close.status(), close.label())
     }
-}
-
-/// An error and its causes on one line.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        text.push_str(": ");
-        text.push_str(&next.to_string());
-        cause = next.source();
-    }
-    text
 }
 
 pub(super) fn seen_received(passed: &Meter) -> impl FnMut(u64) {

@@ -5,12 +5,17 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::system::System;
+
+#[path = "../support/tls_client.rs"]
+mod tls_client;
+#[path = "../support/socks.rs"]
+mod wire;
+
+pub(crate) use tls_client::Identity;
 
 /// How long a read may wait.
 const READ: Duration = Duration::from_secs(8);
@@ -62,10 +67,7 @@ impl Conn {
     /// A SOCKS5 CONNECT; the reply code if it is refused, 255 if there is none.
     pub(crate) fn socks(proxy: &str, host: &str, port: u16) -> Result<Self, u8> {
         let mut conn = Self::try_plain(proxy).ok_or(255)?;
-        let mut hello = vec![5, 1, 0, 5, 1, 0, 3, host.len() as u8];
-        hello.extend_from_slice(host.as_bytes());
-        hello.extend_from_slice(&port.to_be_bytes());
-        conn.send(&hello);
+        conn.send(&[&wire::GREETING[..], &wire::connect(host, port)].concat());
         let reply = conn.exactly(12).ok_or(255)?;
         if reply[3] == 0 {
             Ok(conn)
@@ -219,73 +221,12 @@ impl Conn {
     }
 }
 
-/// Verifies nothing: the attacker does not care who answers.
-#[derive(Debug)]
-struct Anyone(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for Anyone {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// A chain and its key.
-pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
-
 /// The stolen identity files of a workload.
 pub(crate) fn stolen(system: &System, workload: &str) -> Identity {
-    let file = |name: &str| system.file(&format!("stolen/{workload}/istio/{name}"));
-    let chain = CertificateDer::pem_file_iter(file("cert-chain.pem"))
-        .unwrap()
-        .flatten()
-        .collect();
-    (
-        chain,
-        PrivateKeyDer::from_pem_file(file("key.pem")).unwrap(),
-    )
+    tls_client::identity(&system.file(&format!("stolen/{workload}/istio")))
 }
 
-/// A TLS client configuration.
+/// A TLS client configuration; the attacker does not care who answers.
 pub(crate) fn client(alpn: &[&str], identity: Option<Identity>) -> Arc<ClientConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
-    let mut config = match identity {
-        Some((chain, key)) => builder.with_client_auth_cert(chain, key).unwrap(),
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    Arc::new(config)
+    tls_client::client(alpn, identity, true)
 }

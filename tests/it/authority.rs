@@ -9,6 +9,8 @@
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::{MetadataExt as _, chown};
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -18,6 +20,8 @@ use ringgate::cli::drill::Scratch;
 use ringgate::cli::layout::free_subnet;
 use ringgate::cli::os;
 use serde_json::Value;
+
+use crate::socks::socks;
 
 /// Port of the app as peers name it.
 const PORT: u16 = 7000;
@@ -151,8 +155,12 @@ impl World {
     }
 
     fn start(&self, name: &str) -> Process {
+        self.start_by(Command::new(crate::PROGRAM), name)
+    }
+
+    fn start_by(&self, mut program: Command, name: &str) -> Process {
         let log = self.path(&format!("{name}.log"));
-        let child = Command::new(crate::PROGRAM)
+        let child = program
             .args(["run", "--config"])
             .arg(self.path(&format!("{name}.toml")))
             .stdout(Stdio::null())
@@ -199,25 +207,7 @@ impl World {
 
     /// A connection of the client workload to the server workload.
     fn dial(&self) -> std::io::Result<TcpStream> {
-        let mut stream = TcpStream::connect(self.at(1, 15080))?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        stream.write_all(&[5, 1, 0])?;
-        stream.read_exact(&mut [0; 2])?;
-        let address: std::net::Ipv4Addr = format!("{}.2", self.subnet).parse().unwrap();
-        let request = [
-            &[5, 1, 0, 1],
-            address.octets().as_slice(),
-            &PORT.to_be_bytes(),
-        ]
-        .concat();
-        stream.write_all(&request)?;
-        let mut granted = [0; 10];
-        stream.read_exact(&mut granted)?;
-        if granted[1] == 0 {
-            Ok(stream)
-        } else {
-            Err(std::io::ErrorKind::PermissionDenied.into())
-        }
+        socks(&self.at(1, 15080), &format!("{}.2", self.subnet), PORT)
     }
 
     fn identities(&self, host: u8) -> Value {
@@ -479,4 +469,41 @@ fn identities_from_files_follow_them() {
             .is_some_and(Vec::is_empty)
     };
     assert!(os::wait_until(READY, none), "{}", client.log());
+}
+
+/// Root is who calls `ringgate authority`, the service has a user of its own: what the one writes the other reads.
+#[test]
+fn a_service_starts_after_root_has_changed_its_state() {
+    const SERVICE: u32 = 31_078;
+    let world = World::new("");
+    for path in [world.path(""), world.path("authority.toml")] {
+        chown(path, Some(SERVICE), Some(SERVICE)).unwrap();
+    }
+    // The first state of all, and then that of a service that does not run.
+    for node in ["before", "between"] {
+        let workload = ["--workload", "default/client"];
+        world.authority(&[&["token", "create", "--node", node][..], &workload].concat());
+        let mut program = Command::new(crate::PROGRAM);
+        program.uid(SERVICE).gid(SERVICE);
+        let mut service = world.start_by(program, "authority");
+        world.ready(9, &service);
+        assert!(world.authority(&["token", "list"]).contains(node));
+        service.kill();
+        world.authority(&["revoke", "--node", node]);
+        if node == "before" {
+            world.authority(&["rotate-root"]);
+        }
+    }
+    let mut below = vec![world.path("authority")];
+    let mut files = 0;
+    while let Some(next) = below.pop() {
+        let found = std::fs::symlink_metadata(&next).unwrap();
+        assert_eq!(found.uid(), SERVICE, "{}", next.display());
+        if found.is_dir() {
+            below.extend(std::fs::read_dir(&next).unwrap().map(|e| e.unwrap().path()));
+        } else {
+            files += 1;
+        }
+    }
+    assert!(files > 5, "{files}");
 }

@@ -17,6 +17,7 @@ mod explain;
 mod metrics;
 mod reload;
 mod rotation;
+mod socks;
 mod story;
 
 /// The program under test.

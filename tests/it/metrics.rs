@@ -1,12 +1,6 @@
 //! What the operator sees from outside: metrics of connections, what is open now, readiness.
 
-#![expect(
-    clippy::disallowed_types,
-    reason = "the client of these tests blocks on purpose"
-)]
-
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
 use std::time::Duration;
 
 use ringgate::cli::curl::Caller;
@@ -18,6 +12,7 @@ use ringgate::cli::{material, os};
 use serde_json::Value;
 
 use crate::demo::layout;
+use crate::socks::socks;
 
 const REQUEST: &[u8] = b"GET /health HTTP/1.1\r\nHost: frontend-service\r\n\r\n";
 
@@ -39,24 +34,6 @@ fn get(url: &str) -> String {
     let answer = Caller::default().call(url).unwrap();
     assert_eq!(answer.status, 200, "{url}: {}", answer.seen());
     answer.body
-}
-
-/// A SOCKS5 connection to a name.
-fn socks(at: &str, name: &str, port: u16) -> TcpStream {
-    let mut stream = TcpStream::connect(at).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .unwrap();
-    stream.write_all(&[5, 1, 0]).unwrap();
-    let mut chosen = [0; 2];
-    stream.read_exact(&mut chosen).unwrap();
-    let length = u8::try_from(name.len()).unwrap();
-    let request = [&[5, 1, 0, 3, length], name.as_bytes(), &port.to_be_bytes()].concat();
-    stream.write_all(&request).unwrap();
-    let mut granted = [0; 10];
-    stream.read_exact(&mut granted).unwrap();
-    assert_eq!(granted[1], 0);
-    stream
 }
 
 /// The demo mesh with endpoints for metrics and readiness.
@@ -143,7 +120,7 @@ const BOTH: [(&str, &str); 2] = [
 fn connections_are_counted_and_shown_while_they_are_open() {
     let watched = Watched::start();
     let at = watched.layout.at(host::REVIEWS, 15080);
-    let mut stream = socks(&at, "frontend-service", 80);
+    let mut stream = socks(&at, "frontend-service", 80).unwrap();
     stream.write_all(REQUEST).unwrap();
     let mut answer = [0; 512];
     let n = stream.read(&mut answer).unwrap();

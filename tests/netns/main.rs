@@ -13,6 +13,7 @@ mod full_disk;
 mod loss;
 mod machines;
 mod vm_failure;
+mod vm_names;
 mod vm_owner;
 mod vm_traffic;
 

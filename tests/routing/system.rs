@@ -11,6 +11,9 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
+#[path = "../support/socks.rs"]
+mod wire;
+
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");
 const CONFIG_FILE: &str = "ringgate.toml";
@@ -81,26 +84,11 @@ impl System {
     /// As `socks`, at another host's listener.
     pub(crate) async fn socks_at(&self, at: u8, host: &str, port: u16) -> (u8, TcpStream) {
         let mut stream = TcpStream::connect(self.subnet.at(at, 15080)).await.unwrap();
-        stream.write_all(&[5, 1, 0]).await.unwrap();
+        stream.write_all(&wire::GREETING).await.unwrap();
         let mut greeting = [0; 2];
         stream.read_exact(&mut greeting).await.unwrap();
         assert_eq!(greeting, [5, 0]);
-        let mut request = vec![5, 1, 0];
-        match host.parse::<IpAddr>() {
-            Ok(IpAddr::V4(ip)) => {
-                request.push(1);
-                request.extend(ip.octets());
-            }
-            Ok(IpAddr::V6(ip)) => {
-                request.push(4);
-                request.extend(ip.octets());
-            }
-            Err(_) => {
-                request.extend([3, u8::try_from(host.len()).unwrap()]);
-                request.extend(host.bytes());
-            }
-        }
-        request.extend(port.to_be_bytes());
+        let request = wire::connect(host, port);
         stream.write_all(&request).await.unwrap();
         let mut reply = [0; 10];
         stream.read_exact(&mut reply).await.unwrap();

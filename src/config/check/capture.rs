@@ -11,6 +11,7 @@ use crate::config::raw::process::Node as RawNode;
 use crate::config::read::{Port, Table};
 use crate::vocab::capture::{OWN_MARK, own_bits};
 use crate::vocab::cidr::Cidr;
+use crate::vocab::unit;
 
 /// The secure shell, by which the operator reaches the machine.
 const SSH: u16 = 22;
@@ -72,17 +73,14 @@ fn ranges(written: Option<&[At<String>]>, cx: &mut Context<'_>) -> Vec<Cidr> {
 
 /// `match`.
 pub(crate) fn owner(raw: &raw::OwnerMatch, cx: &mut Context<'_>) -> OwnerMatch {
-    if let Some(at) = &raw.unit {
-        let suffix = [".service", ".scope", ".socket"]
-            .iter()
-            .any(|s| at.len() > s.len() && at.ends_with(s));
-        if !suffix || !is_component(at) {
-            let text = at.escape_debug();
-            cx.out.error(
-                &at.place,
-                format!("`{text}` is not a unit with control group, such as `reviews.service`"),
-            );
-        }
+    if let Some(at) = &raw.unit
+        && !unit::has_processes(at)
+    {
+        let text = at.escape_debug();
+        cx.out.error(
+            &at.place,
+            format!("`{text}` is not a unit with control group, such as `reviews.service`"),
+        );
     }
     if let Some(at) = &raw.cgroup {
         let whole = at
@@ -162,8 +160,7 @@ pub(crate) fn node(raw: &RawNode, node: &Node, captures: &mut usize, cx: &mut Co
             ),
         );
     }
-    if capture.outbound == CaptureScope::Workloads
-        && node.workloads.iter().all(|w| w.owner.is_none())
+    if capture.outbound == CaptureScope::Workloads && raw.workload.iter().all(|w| w.owner.is_none())
     {
         cx.out.error(
             written.place(),

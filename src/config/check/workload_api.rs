@@ -15,6 +15,7 @@ use crate::config::raw::workload_api as raw;
 use crate::config::read::Table;
 use crate::vocab::limits;
 use crate::vocab::spiffe::TrustDomain;
+use crate::vocab::unit;
 
 /// Whoever may connect is told apart by attestation, not by file permissions.
 const SOCKET_MODE: u32 = 0o666;
@@ -132,18 +133,14 @@ fn selector(raw: &raw::Match, cx: &mut Context<'_>) -> PeerSelector {
             format!("`{text}` is not the absolute path of a program"),
         );
     }
-    if let Some(at) = &raw.unit {
-        let name =
-            at.value.contains('.') && !at.value.contains('/') && !at.value.ends_with(".slice");
-        if !name {
-            let text = at.escape_debug();
-            cx.out.error(
-                &at.place,
-                format!(
-                    "`{text}` is no unit of processes, expected a name such as `reviews.service`"
-                ),
-            );
-        }
+    if let Some(at) = &raw.unit
+        && !unit::has_processes(at)
+    {
+        let text = at.escape_debug();
+        cx.out.error(
+            &at.place,
+            format!("`{text}` is no unit of processes, expected a name such as `reviews.service`"),
+        );
     }
     if let Some(at) = &raw.cgroup {
         let path = at.value.strip_suffix('/').unwrap_or(&at.value);

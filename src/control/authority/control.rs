@@ -21,7 +21,9 @@ use super::{Authority, RotateError};
 use crate::control::svid::Clock;
 use crate::identity::pem;
 use crate::identity::revocation::{NodeName, RevocationError};
+use crate::io::listener::own_uid;
 use crate::vocab::limits;
+use crate::vocab::text::{chain, hex};
 
 /// Commands under way at a time.
 const CONNECTIONS: usize = 8;
@@ -165,7 +167,7 @@ fn status(authority: &Authority) -> Value {
                 .iter()
                 .map(|der| {
                     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
-                    super::join::hex(digest.as_ref())
+                    hex(digest.as_ref())
                 })
                 .collect();
             json!({"number": root.number, "signs": root.number == data.active, "sha256": digests})
@@ -220,8 +222,7 @@ pub async fn serve(listener: UnixListener, authority: Arc<Authority>, clock: Clo
 
 async fn one(stream: UnixStream, authority: &Authority, clock: &Clock) -> io::Result<()> {
     let peer = stream.peer_cred()?.uid();
-    let own = std::fs::metadata("/proc/self").map(|m| std::os::unix::fs::MetadataExt::uid(&m))?;
-    if peer != 0 && peer != own {
+    if peer != 0 && peer != own_uid() {
         return Err(io::ErrorKind::PermissionDenied.into());
     }
     let mut stream = BufReader::new(stream);
@@ -241,19 +242,6 @@ async fn one(stream: UnixStream, authority: &Authority, clock: &Clock) -> io::Re
     text.push('\n');
     stream.get_mut().write_all(text.as_bytes()).await?;
     stream.get_mut().shutdown().await
-}
-
-/// An error with its causes.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 /// Does the steps of a root rotation when they are due, until the future is dropped.

@@ -14,6 +14,7 @@ use super::{Authority, IssueError, ca};
 use crate::identity::revocation::{NodeName, Target};
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
+use crate::vocab::text::hex;
 
 /// Digits of a token's hash that name it.
 const NAME_DIGITS: usize = 16;
@@ -60,16 +61,6 @@ pub type Signed = (SpiffeId, Vec<CertificateDer<'static>>);
 /// Hexadecimal SHA-256.
 fn hash(bytes: &[u8]) -> String {
     hex(digest(&SHA256, bytes).as_ref())
-}
-
-/// Lower-case hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a string does not fail.
-        write!(text, "{byte:02x}").ok();
-        text
-    })
 }
 
 fn name_of(hash: &str) -> String {

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::pki_types::CertificateDer;
 
-use super::join::hex;
 use super::ledger;
 use crate::identity::revocation::Revocations;
+use crate::vocab::text::hex;
 
 /// Roots and revocations at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

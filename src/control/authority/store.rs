@@ -5,7 +5,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::ledger::{self, Data};
@@ -65,13 +65,13 @@ impl Store {
     pub(super) fn open(dir: &Path) -> Result<Self, AuthorityError> {
         durable::make_dir(dir).map_err(|e| failed(dir, e))?;
         let lock_path = dir.join(LOCK);
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(|e| failed(&lock_path, e))?;
+        let lock = match durable::create_new(&lock_path, 0o600) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                OpenOptions::new().write(true).open(&lock_path)
+            }
+            made => made,
+        };
+        let lock = lock.map_err(|e| failed(&lock_path, e))?;
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 dir: dir.to_owned(),

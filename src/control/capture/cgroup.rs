@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::role::capture::Cgroup;
 use crate::role::owner::levels;
 use crate::vocab::limits;
+use crate::vocab::unit;
 
 /// Where nftables looks for the groups that its rules name.
 const NFT_ROOT: &str = "/sys/fs/cgroup";
@@ -61,9 +62,10 @@ impl Mount {
     pub fn unit(&self, unit: &str) -> Option<Cgroup> {
         let escaped = format!("_{unit}");
         let slices = self.slices();
-        let mut candidates = slices
-            .iter()
-            .flat_map(|slice| [slice.join(unit), slice.join(&escaped)]);
+        let names = [unit, escaped.as_str()];
+        let names = names.into_iter().filter(|name| unit::of_name(name) == unit);
+        let mut candidates =
+            names.flat_map(|name| slices.iter().map(move |slice| slice.join(name)));
         let found = candidates.find(|path| path.is_dir())?;
         self.group(&found.strip_prefix(&self.root).ok()?.to_string_lossy())
     }
@@ -155,6 +157,8 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0
             "unified/apps.slice/_c.service"
         );
         assert_eq!(mount.unit("b.service"), None);
+        // That group is of `c.service`.
+        assert_eq!(mount.unit("_c.service"), None);
         assert_eq!(mount.group("/apps.slice").unwrap().level, 1);
         assert_eq!(mount.group("/none"), None);
     }

@@ -14,10 +14,11 @@ use crate::config::checked::capture::{CaptureScope, OnFailure};
 use crate::config::checked::{Node, Process};
 use crate::control::capture::cgroup::{Mount, mounts};
 use crate::control::capture::system::{is_loaded, nft, set_up, turn};
-use crate::control::capture::{CaptureError, Machine, Wanted, capturing, chain, want};
+use crate::control::capture::{CaptureError, Machine, Wanted, capturing, want};
 use crate::control::snapshot::Snapshot;
 use crate::io::listener::own_uid;
 use crate::role::capture::{Running, TABLE};
+use crate::vocab::text::chain;
 
 /// Between two signs of life, and between two looks at the control groups beside what the kernel tells of them.
 const BEAT: Duration = Duration::from_secs(1);

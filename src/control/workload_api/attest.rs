@@ -8,6 +8,7 @@ use crate::config::checked::Config;
 use crate::config::checked::workload_api::PeerSelector;
 use crate::io::peer::{Facts, FileId, Peer};
 use crate::vocab::spiffe::SpiffeId;
+use crate::vocab::unit;
 
 /// One entry of the configuration, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,13 +126,9 @@ fn control_group(text: &str) -> Option<&str> {
     path("name=systemd").or_else(|| path(""))
 }
 
-/// The system unit of a control group: the first part that is no slice. What stands below it may have been made by the
-/// unit's own processes and proves nothing.
+/// The system unit of a control group.
 fn system_unit(group: &str) -> Option<&str> {
-    let mut parts = group.strip_prefix('/')?.split('/');
-    parts
-        .find(|part| !part.ends_with(".slice"))
-        .filter(|part| part.ends_with(".service") || part.ends_with(".scope"))
+    unit::of_path(group).map(|(unit, _level)| unit)
 }
 
 /// What a record says of a peer.
@@ -211,6 +208,11 @@ mod tests {
                 None,
             ),
             ("0::/init.scope\n", Some("/init.scope"), Some("init.scope")),
+            (
+                "0::/system.slice/_cpu.service\n",
+                Some("/system.slice/_cpu.service"),
+                Some("cpu.service"),
+            ),
             ("0::/\n", Some("/"), None),
             ("0::/system.slice\n", Some("/system.slice"), None),
             ("1:cpu:/system.slice/reviews.service\n", None, None),

@@ -40,6 +40,7 @@ use crate::identity::tls::{self, TlsError};
 use crate::identity::verify::{SvidError, Usage, verify_svid};
 use crate::vocab::limits;
 use crate::vocab::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
+use crate::vocab::text::chain;
 
 /// Connecting, and a request that is answered once.
 const REQUEST: Duration = Duration::from_secs(15);
@@ -507,16 +508,4 @@ fn fit(offered: &X509Svid, bundles: &TrustBundles, now: UnixTime) -> Result<Svid
     };
     tls::certified_key(&svid).map_err(Unfit::Key)?;
     Ok(svid)
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

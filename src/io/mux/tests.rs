@@ -361,6 +361,57 @@ fn a_lost_connection_is_no_end() {
     });
 }
 
+/// A peer that is there and answers no PING, as one whose machine was cut off: nothing else of the connection fails.
+#[test]
+fn a_peer_that_answers_no_ping_is_given_up() {
+    on_both(|| {
+        Box::pin(async {
+            let (up, down) = sockets().await;
+            let (client, driver) = Mux::client(up.into());
+            let silent = client.clone().silent_within(1, 30);
+            let waiting = client.clone();
+            let opened = Rc::new(RefCell::new(None));
+            let tell = Rc::clone(&opened);
+            rt::spawn(async move {
+                let answer = waiting.open(&connect(false), None).await;
+                *tell.borrow_mut() = Some(answer.map(drop));
+            });
+            tokio::select! {
+                ended = driver.run() => panic!("the connection goes on: {ended:?}"),
+                () = silent => {}
+            }
+            // Who waits at it hears of it, and the pool takes it no more.
+            until(|| opened.borrow().is_some()).await;
+            let opened = opened.take().unwrap();
+            assert!(matches!(opened, Err(MuxError::Ended)), "{opened:?}");
+            assert!(!client.is_alive());
+            drop(down);
+        })
+    });
+}
+
+#[test]
+fn a_peer_that_answers_its_pings_is_kept() {
+    on_both(|| {
+        Box::pin(async {
+            let pair = Pair::new(echo).await;
+            let mut tunnel = pair.open().await;
+            let answered = async {
+                for _ in 0..5 {
+                    until(|| pair.client.0.borrow().ponged).await;
+                    until(|| !pair.client.0.borrow().ponged).await;
+                }
+            };
+            tokio::select! {
+                () = pair.client.clone().silent_within(5, 50_000) => panic!("it answers"),
+                () = answered => {}
+            }
+            tunnel.write_all(b"here").await.unwrap();
+            assert_eq!(next(&mut tunnel).await.unwrap().unwrap(), "here");
+        })
+    });
+}
+
 #[test]
 fn a_drained_connection_carries_what_it_carries() {
     on_both(|| {

