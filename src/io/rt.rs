@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -323,7 +323,7 @@ impl Tcp {
     ///
     /// # Errors
     /// As `dup(2)`.
-    pub fn duplicate(&self) -> io::Result<std::net::TcpStream> {
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
         self.with_socket(|socket| socket.try_clone().map(Into::into))
     }
 
@@ -331,9 +331,10 @@ impl Tcp {
     ///
     /// # Errors
     /// The driver refuses it.
-    pub fn adopt(socket: std::net::TcpStream) -> io::Result<Self> {
+    pub fn adopt(socket: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(socket);
         socket.set_nonblocking(true)?;
-        TcpStream::from_std(socket).map(Self::new)
+        TcpStream::from_std(socket.into()).map(Self::new)
     }
 
     /// Borrows the descriptor for socket options and non-blocking calls.

@@ -69,7 +69,7 @@ pub(super) enum Aead {
     /// With aws-lc.
     AwsLc(aws::LessSafeKey),
     /// With ring.
-    Ring(other::LessSafeKey),
+    Ring(Box<other::LessSafeKey>),
 }
 
 /// Nobody may know why.
@@ -96,7 +96,7 @@ impl Aead {
                     Suite::Chacha20Poly1305 => &other::CHACHA20_POLY1305,
                 };
                 let key = other::UnboundKey::new(algorithm, key).map_err(misused)?;
-                Ok(Self::Ring(other::LessSafeKey::new(key)))
+                Ok(Self::Ring(Box::new(other::LessSafeKey::new(key))))
             }
         }
     }

@@ -4,7 +4,7 @@
 //! two nodes one core may get all, and then does all their work. So the core that accepts such a connection hands it to
 //! the core that carries the fewest, unless it is that itself. Nothing else is shared, and nothing of it later on.
 
-use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -19,7 +19,7 @@ pub struct Handed {
     /// Which listener accepted it, in the order in which every core starts them.
     pub listener: usize,
     /// Its socket.
-    pub socket: TcpStream,
+    pub socket: OwnedFd,
     /// Its place among those of the core.
     pub carried: Carried,
 }
@@ -164,12 +164,11 @@ mod tests {
         let first = cores[0].place();
         assert!(cores[0].is_here(&first));
         drop(cores[1].take_handed());
-        let listener = std::net::TcpListener::bind("127.84.3.1:0").unwrap();
-        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (socket, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         let carried = cores[0].place();
         let handed = Handed {
             listener: 0,
-            socket,
+            socket: socket.into(),
             carried,
         };
         assert!(cores[0].hand(handed).is_err());

@@ -104,7 +104,7 @@ pub(super) async fn run(setup: Setup) {
         () = poll_fn(|cx| sides.poll_cut(cx)) => None,
         done = relay => Some(done),
     };
-    sides.end(done);
+    sides.end(done.as_ref());
 }
 
 /// Both sides of a relay, as far as they are here.
@@ -129,17 +129,17 @@ impl Sides {
     }
 
     /// Ends the records: of the relay if that has ended, else each of its own cut, or of the other side's, which breaks it off.
-    fn end(self, done: Option<io::Result<()>>) {
+    fn end(self, done: Option<&io::Result<()>>) {
         if let Some(far) = self.far {
             let FarSide {
                 story,
                 entry,
                 place,
             } = *far;
-            end(story, &entry, done.as_ref());
+            end(story, &entry, done);
             drop(place);
         }
-        end(self.story, &self.entry, done.as_ref());
+        end(self.story, &self.entry, done);
     }
 }
 
