@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -19,7 +21,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tonic::{Code, Request, Status};
 
-use super::answer::unary;
+use super::answer::{frame, shared, unary};
 use super::{
     ALPN, CertificateRequest, CertificateResponse, NEWS_PATH, NewsRequest, NewsResponse,
     NewsRevocation, PATH, TOKEN_PATH, TokenRequest, TokenResponse,
@@ -63,6 +65,8 @@ pub enum ServeError {
 #[derive(Clone)]
 pub struct CertificateService {
     inner: Arc<Parts>,
+    /// What followers are told, by its version.
+    told: Arc<ArcSwapOption<(String, Bytes)>>,
 }
 
 /// What the service is made of.
@@ -139,8 +143,10 @@ impl CertificateService {
     /// A service that is not yet reached.
     #[must_use]
     pub fn of(parts: Parts) -> Self {
-        let inner = Arc::new(parts);
-        Self { inner }
+        Self {
+            inner: Arc::new(parts),
+            told: Arc::default(),
+        }
     }
 
     /// Serves until the future is dropped. Its own certificate names the listener's address, `localhost` and
@@ -283,7 +289,7 @@ impl CertificateService {
                 let news = move |request: Request<NewsRequest>| async move {
                     self.news(&request, &caller).await
                 };
-                unary(request, most, wait.saturating_add(REQUEST), news).await
+                shared(request, most, wait.saturating_add(REQUEST), news).await
             }
             TOKEN_PATH => {
                 let sign = move |request: Request<TokenRequest>| async move {
@@ -375,11 +381,7 @@ impl CertificateService {
     }
 
     /// Waits for something that the caller does not know.
-    async fn news(
-        &self,
-        request: &Request<NewsRequest>,
-        caller: &Caller,
-    ) -> Result<NewsResponse, Status> {
+    async fn news(&self, request: &Request<NewsRequest>, caller: &Caller) -> Result<Bytes, Status> {
         let known = &request.get_ref().version;
         let node = match self.prove(request, caller) {
             Ok(Proof::Node(node)) => Some(node),
@@ -400,7 +402,21 @@ impl CertificateService {
             Ok(Err(_)) | Err(_) => None,
         };
         let news = found.unwrap_or_else(|| Arc::clone(&news.borrow()));
-        Ok(encode(&news))
+        self.frame_of(&news)
+    }
+
+    /// The answer with these news; the same bytes for all who are told them.
+    fn frame_of(&self, news: &News) -> Result<Bytes, Status> {
+        let last = self.told.load();
+        if let Some((version, frame)) = last.as_deref()
+            && *version == news.version
+        {
+            return Ok(frame.clone());
+        }
+        let frame = frame(&encode(news))?;
+        let told = (news.version.clone(), frame.clone());
+        self.told.store(Some(Arc::new(told)));
+        Ok(frame)
     }
 
     /// A JWT-SVID for an identity that the caller may have a certificate of.
