@@ -434,7 +434,7 @@ fn a_lost_ledger_is_not_an_empty_one() {
     );
 }
 
-/// What could not be loaded or told again is refused while it can be.
+/// What could not be loaded again is refused while it can be.
 #[test]
 fn a_ledger_has_an_end() {
     let dir = tempfile::tempdir().unwrap();
@@ -451,6 +451,10 @@ fn a_ledger_has_an_end() {
     });
     assert!(matches!(kept, Err(LedgerError::Store(_))), "{kept:?}");
     assert!(authority.ledger.data().nodes.is_empty());
+}
+
+#[test]
+fn revocations_fit_into_one_answer() {
     // IDs of 2 KiB each: fewer than the number that is allowed are as much as an answer carries.
     let memory = memory();
     let long = |n: usize| {
