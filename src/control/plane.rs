@@ -274,14 +274,18 @@ impl Plane {
             _tasks: tasks,
         };
         plane.publish().map_err(PlaneError::Snapshot)?;
-        let published = Published {
-            snapshot: Arc::clone(&plane.snapshot),
-            changed: plane.changed.subscribe(),
-            asks: asker,
-            reports,
-            status: plane.status.clone(),
-        };
+        let published = plane.published(asker, reports);
         Ok((plane, published))
+    }
+
+    fn published(&self, asks: Asker, reports: Reports) -> Published {
+        Published {
+            snapshot: Arc::clone(&self.snapshot),
+            changed: self.changed.subscribe(),
+            asks,
+            reports,
+            status: self.status.clone(),
+        }
     }
 
     /// Keeps snapshots fresh until the future is dropped. Runs within a `LocalSet`.

@@ -66,7 +66,7 @@ async fn tunnel(mux: &Mux) -> Stream {
     let mut request = Request::new(());
     *request.method_mut() = Method::CONNECT;
     *request.uri_mut() = "10.0.0.1:80".parse().unwrap();
-    let (response, tunnel) = mux.open(&request).await.unwrap();
+    let (response, tunnel) = mux.open(&request, None).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
     tunnel.into()
 }
