@@ -14,6 +14,7 @@ pub mod grpc;
 pub mod http_client;
 pub mod identities;
 mod identity_source;
+mod join_token_file;
 pub mod jwks;
 mod login;
 pub mod observe;

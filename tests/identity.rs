@@ -19,9 +19,12 @@ use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
 };
+use ringgate::config::checked::RecordSink;
 use ringgate::control::authority::Authority;
 use ringgate::control::authority::grant::JoinTokens;
-use ringgate::control::grpc::{CertificateService, RemoteAuthority, RemoteError, TokenSource};
+use ringgate::control::grpc::{
+    CertificateService, Parts, RemoteAuthority, RemoteError, RemoteSigner, TokenSource,
+};
 use ringgate::control::svid::{Source, SvidManager, system_clock};
 use ringgate::identity::bundle::TrustBundles;
 use ringgate::identity::leaf::LeafError;
@@ -29,12 +32,14 @@ use ringgate::identity::pem;
 use ringgate::identity::svid::{Svid, WantedSvid};
 use ringgate::identity::tls::{self, ClientAuth, Expected, mesh_client_config, mesh_server_config};
 use ringgate::identity::verify::{SvidError, Usage, verify_svid};
+use ringgate::telemetry::audit::Audit;
 use ringgate::vocab::spiffe::{SpiffeId, TrustDomain};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::{CertificateError, ClientConnection, NamedGroup, ProtocolVersion, ServerConnection};
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Code;
 
@@ -827,6 +832,82 @@ async fn refuses_other_tokens_and_identities() {
             other => panic!("{token} {wanted:?}: {other:?}"),
         }
     }
+}
+
+/// A token that is taken out of its file is good for nothing from then on, and what was answered is recorded.
+#[tokio::test]
+async fn tokens_can_be_withdrawn_and_answers_are_recorded() {
+    let now = UnixTime::now();
+    let authority = Arc::new(Authority::in_memory(domain("cluster.local"), now).unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("decisions.jsonl");
+    let audit = Audit::start(&RecordSink::File(path.clone())).unwrap();
+    let held = JoinTokens::parse(&format!("{TOKEN} {FRONTEND}")).unwrap();
+    let tokens = watch::Sender::new(Arc::new(held));
+    let service = CertificateService::of(Parts {
+        authority: Arc::clone(&authority),
+        tokens: tokens.subscribe(),
+        lives: (HOUR, HOUR),
+        clock: system_clock(),
+        audit: Some(audit),
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        let ended = service.serve(listener, Vec::new()).await;
+        panic!("{ended:?}");
+    });
+    let source = Arc::new(remote(&url, &authority.roots(), TOKEN));
+    let wanted = want(FRONTEND, &[]);
+    assert!(source.issue(&wanted, now).await.is_ok());
+    let signer = RemoteSigner::new(Arc::clone(&source));
+    let audience = ["a".to_owned()];
+    let signed = signer.sign(&id(FRONTEND), &audience, HOUR, now).await;
+    assert!(signed.is_ok(), "{signed:?}");
+    let other = source.issue(&want(API, &[]), now).await;
+    assert!(matches!(other, Err(RemoteError::Refused(_))), "{other:?}");
+    tokens.send_replace(Arc::default());
+    match source.issue(&wanted, now).await {
+        Err(RemoteError::Refused(status)) => assert_eq!(status.code(), Code::Unauthenticated),
+        other => panic!("{other:?}"),
+    }
+    // The writer ends with the service.
+    tasks.shutdown().await;
+    let mut records = Vec::new();
+    let all = || {
+        let text = std::fs::read_to_string(&path).unwrap();
+        records = text
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap())
+            .collect();
+        records.len() >= 4
+    };
+    assert!(ringgate::cli::os::wait_until(Duration::from_secs(20), all));
+    let said = |n: usize, key: &str| records[n][key].as_str().unwrap().to_owned();
+    let told: Vec<_> = (0..4)
+        .map(|n| (said(n, "request"), said(n, "verdict")))
+        .collect();
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(
+        told,
+        [
+            pair("CreateCertificate", "allow"),
+            pair("SignToken", "allow"),
+            pair("CreateCertificate", "deny"),
+            pair("CreateCertificate", "deny"),
+        ]
+    );
+    assert_eq!(records[0]["identities"], serde_json::json!([FRONTEND]));
+    assert_eq!(records[0]["role"], "authority");
+    assert!(said(2, "reason").contains(API), "{}", records[2]);
+    assert_eq!(said(3, "reason"), "no known join token");
+    assert!(
+        records[3]["source"]["address"]
+            .as_str()
+            .unwrap()
+            .starts_with("127.0.0.1:")
+    );
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::{ConfigArgs, os};
 use crate::config::{self, checked};
 use crate::control::authority::control::{self, Command};
-use crate::control::authority::{self, Authority};
+use crate::control::authority::{self, Authority, ledger};
 use crate::control::plane;
 use crate::vocab::limits;
 use crate::vocab::text::chain;
@@ -61,6 +61,8 @@ pub enum AuthorityCommand {
     Roots,
     /// Roots, rotation, and which nodes have not been told of the last change.
     Status,
+    /// Make an empty ledger where it is lost for good: nothing is revoked then, and every node has to join again.
+    NewLedger,
 }
 
 /// Join tokens.
@@ -179,17 +181,13 @@ pub fn run(args: &AuthorityArgs) -> anyhow::Result<ExitCode> {
     let Some(dir) = &settings.state_dir else {
         bail!("the [authority] has no stateDir: what it is told would be lost with the process");
     };
-    let command = command(&args.command, &config)?;
-    let mut outcome = Err(anyhow::anyhow!("nobody answers"));
-    // An authority that has its state, and not yet or no longer its socket, is starting or ending.
-    os::wait_until(ANSWER, || {
-        outcome = ask(&authority::socket(dir), &command).and_then(|answer| match answer {
-            Some(answer) => Ok(answer),
-            None => perform(dir, &config, settings, &command),
-        });
-        !matches!(&outcome, Err(error) if is_locked(error))
-    });
-    let answer = outcome?;
+    let answer = match command(&args.command, &config)? {
+        Some(command) => done(dir, &config, settings, &command)?,
+        None => {
+            ledger::make_anew(dir, longest_life(settings), UnixTime::now())?;
+            Value::Null
+        }
+    };
     if args.json {
         os::say(&answer.to_string());
     } else {
@@ -200,13 +198,39 @@ pub fn run(args: &AuthorityArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn command(command: &AuthorityCommand, config: &config::Config) -> anyhow::Result<Command> {
+/// Has the running authority do it, or does it to the state of one that does not run.
+fn done(
+    dir: &Path,
+    config: &config::Config,
+    settings: &checked::Authority,
+    command: &Command,
+) -> anyhow::Result<Value> {
+    let mut outcome = Err(anyhow::anyhow!("nobody answers"));
+    // An authority that has its state, and not yet or no longer its socket, is starting or ending.
+    os::wait_until(ANSWER, || {
+        outcome = ask(&authority::socket(dir), command).and_then(|answer| match answer {
+            Some(answer) => Ok(answer),
+            None => perform(dir, config, settings, command),
+        });
+        !matches!(&outcome, Err(error) if is_locked(error))
+    });
+    outcome
+}
+
+/// How long the longest-lived certificate lives.
+fn longest_life(settings: &checked::Authority) -> Duration {
+    Duration::from_secs(settings.svid_ttl_s.max(settings.node_ttl_s))
+}
+
+/// What the authority is told; `None` for what it is not there to be told.
+fn command(command: &AuthorityCommand, config: &config::Config) -> anyhow::Result<Option<Command>> {
     let target = |args: &TargetArgs| match (&args.serial, &args.id, &args.node) {
         (Some(serial), ..) => ("serial".to_owned(), serial.clone()),
         (None, Some(id), _) => ("id".to_owned(), id.clone()),
         (None, None, node) => ("node".to_owned(), node.clone().unwrap_or_default()),
     };
-    Ok(match command {
+    Ok(Some(match command {
+        AuthorityCommand::NewLedger => return Ok(None),
         AuthorityCommand::Token(TokenCommand::Create(args)) => Command::TokenCreate {
             node: args.node.clone(),
             grant: grant(&args.grant, config)?,
@@ -242,7 +266,7 @@ fn command(command: &AuthorityCommand, config: &config::Config) -> anyhow::Resul
         },
         AuthorityCommand::Roots => Command::Roots,
         AuthorityCommand::Status => Command::Status,
-    })
+    }))
 }
 
 /// Whole seconds of `30s`, `15m`, `24h` or `7d`.
@@ -330,9 +354,8 @@ fn perform(
         bail!("the authority does not run, and only while it runs is its issuing CA here");
     }
     let now = UnixTime::now();
-    let longest = Duration::from_secs(settings.svid_ttl_s.max(settings.node_ttl_s));
-    let authority =
-        Authority::open(dir, config.mesh.trust_domain.clone(), now)?.with_longest_life(longest);
+    let authority = Authority::open(dir, config.mesh.trust_domain.clone(), now)?
+        .with_longest_life(longest_life(settings));
     control::perform(&authority, command, now).map_err(|error| anyhow::anyhow!("{}", chain(&error)))
 }
 
@@ -419,6 +442,7 @@ fn text(command: &AuthorityCommand, answer: &Value) -> Vec<String> {
         AuthorityCommand::Token(TokenCommand::Revoke { .. })
         | AuthorityCommand::Node(NodeCommand::Grant(_) | NodeCommand::Remove { .. })
         | AuthorityCommand::Revoke(_)
+        | AuthorityCommand::NewLedger
         | AuthorityCommand::Unrevoke(_) => Vec::new(),
     }
 }

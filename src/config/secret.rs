@@ -41,6 +41,18 @@ pub enum SecretError {
 }
 
 impl Secret {
+    /// The file that it is in; `None` for an environment variable, which does not change.
+    #[must_use]
+    pub fn path(&self) -> Option<PathBuf> {
+        match self {
+            Self::File(path) => Some(path.clone()),
+            Self::Env(_) => None,
+            Self::Credential(name) => {
+                Some(Path::new(&std::env::var_os("CREDENTIALS_DIRECTORY")?).join(name))
+            }
+        }
+    }
+
     /// The content, byte for byte.
     ///
     /// # Errors

@@ -114,6 +114,12 @@ pub enum AuthorityError {
     /// The ledger is not one.
     #[error("`{}` is not a ledger of this authority; restore it", .0.display())]
     Ledger(PathBuf),
+    /// The ledger is not there.
+    #[error("`{}` is missing, and with it every revocation, node and join token: restore it, or have `ringgate authority new-ledger` make an empty one", .0.display())]
+    NoLedger(PathBuf),
+    /// A ledger is not replaced by an empty one.
+    #[error("`{}` has a ledger, which stays", .0.display())]
+    LedgerThere(PathBuf),
     /// The ledger names a root that is not there.
     #[error("root {0} that signs is not there")]
     NoRoot(u32),
@@ -372,6 +378,12 @@ impl Authority {
         if reason.len() > crate::vocab::limits::REASON_BYTES {
             return Err(LedgerError::Reason);
         }
+        if let Target::Id(id) = target
+            && id.path().is_empty()
+        {
+            // It would match nobody.
+            return Err(LedgerError::Domain(id.clone()));
+        }
         let (kind, value) = ledger::words(target);
         self.ledger.change(|data| {
             let mut all = data.revoked()?;
@@ -384,6 +396,9 @@ impl Authority {
                 reason: reason.to_owned(),
                 time: now.as_secs(),
             });
+            if data.revocation_bytes() > crate::vocab::limits::REVOCATIONS_BYTES {
+                return Err(LedgerError::Long);
+            }
             Ok(())
         })?;
         tracing::warn!(%target, reason, "revoked");

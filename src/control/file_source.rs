@@ -7,6 +7,7 @@
 //!
 //! What is bad or half written changes nothing: the last good SVID is used until it expires.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -110,7 +111,8 @@ pub enum FileSourceError {
 pub struct FileSource {
     dirs: Vec<PathBuf>,
     domain: TrustDomain,
-    roots: ArcSwap<Vec<CertificateDer<'static>>>,
+    /// As they were read last, by directory.
+    roots: ArcSwap<BTreeMap<PathBuf, Vec<CertificateDer<'static>>>>,
     bundles: watch::Sender<Arc<TrustBundles>>,
     changes: watch::Sender<u64>,
 }
@@ -191,27 +193,37 @@ impl FileSource {
         Ok(svid)
     }
 
-    /// The roots of all directories; of one that cannot be read, those that were read last stay for all.
+    /// The roots of one directory, if they can be trusted.
+    fn checked_roots(&self, dir: &Path) -> Result<Vec<CertificateDer<'static>>, FileSourceError> {
+        let roots = roots_of(dir)?;
+        let path = dir.to_owned();
+        TrustBundles::of(&self.domain, &roots)
+            .map_err(|source| FileSourceError::Root { path, source })?;
+        Ok(roots)
+    }
+
+    /// The roots of all directories; of one that cannot be read, those that were read there last.
     fn take_roots(&self) {
-        let mut all: Vec<CertificateDer<'static>> = Vec::new();
+        let before = self.roots.load_full();
+        let mut by_dir = BTreeMap::clone(&before);
         for dir in &self.dirs {
-            match roots_of(dir) {
-                Ok(roots) => all.extend(roots),
+            match self.checked_roots(dir) {
+                Ok(roots) => drop(by_dir.insert(dir.clone(), roots)),
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     tracing::warn!(dir = %dir.display(), error, "roots not read");
-                    all.extend(self.roots.load().iter().cloned());
                 }
             }
         }
-        all.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
-        all.dedup();
-        if **self.roots.load() == all {
+        if *before == by_dir {
             return;
         }
+        let mut all: Vec<_> = by_dir.values().flatten().cloned().collect();
+        all.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
+        all.dedup();
         match TrustBundles::of(&self.domain, &all) {
             Ok(bundles) => {
-                self.roots.store(Arc::new(all));
+                self.roots.store(Arc::new(by_dir));
                 self.bundles.send_replace(Arc::new(bundles));
             }
             Err(error) => {
@@ -377,6 +389,45 @@ mod tests {
             with(root, &own_root, 61),
             FileSourceError::Verify { .. }
         ));
+    }
+
+    /// A directory that is gone or holds nonsense keeps what was read there, and nothing of another one.
+    #[test]
+    fn a_broken_directory_keeps_no_root_of_another_one() {
+        let (a, b, now) = (
+            tempfile::tempdir().unwrap(),
+            tempfile::tempdir().unwrap(),
+            UnixTime::now(),
+        );
+        let authority = || Authority::in_memory(domain(), now).unwrap();
+        let (old, other, new) = (authority(), authority(), authority());
+        swap(a.path(), "..1", NAMES[0], &old, now);
+        swap(b.path(), "..1", NAMES[0], &other, now);
+        let dirs = vec![a.path().to_owned(), b.path().to_owned()];
+        let source = FileSource::new(dirs, domain());
+        let has = |authority: &Authority| {
+            let bundles = source.bundles();
+            let bundle = bundles.bundle("cluster.local").unwrap();
+            authority
+                .roots()
+                .iter()
+                .all(|root| bundle.roots().contains(root))
+        };
+        assert!(has(&old) && has(&other));
+        let root = b.path().join(NAMES[0][2]);
+        fs::remove_file(&root).unwrap();
+        source.take_roots();
+        assert!(has(&old) && has(&other));
+        swap(a.path(), "..2", NAMES[0], &new, now);
+        source.take_roots();
+        assert!(!has(&old), "it was withdrawn");
+        assert!(has(&other) && has(&new));
+        // A certificate, but no root.
+        let leaf = old.issue(&id(), &[], Duration::from_secs(60), now).unwrap();
+        fs::write(&root, pem::encode_certificates(&leaf.chain[..1])).unwrap();
+        swap(a.path(), "..3", NAMES[0], &old, now);
+        source.take_roots();
+        assert!(has(&old) && has(&other) && !has(&new));
     }
 
     #[tokio::test]

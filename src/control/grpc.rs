@@ -15,7 +15,7 @@ mod tokens;
 pub use self::client::{RemoteAuthority, RemoteError, TokenSource};
 pub use self::follow::follow;
 pub use self::node::{NodeError, NodeState};
-pub use self::server::{CertificateService, ServeError};
+pub use self::server::{CertificateService, Parts, ServeError};
 pub use self::tokens::RemoteSigner;
 
 /// The one method of Istio's service.

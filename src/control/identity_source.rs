@@ -14,12 +14,16 @@ use crate::control::authority::news::News;
 use crate::control::authority::{self, Authority, AuthorityError, GivenCa, control};
 use crate::control::durable;
 use crate::control::file_source::FileSource;
-use crate::control::grpc::{CertificateService, NodeState, RemoteAuthority, RemoteError, follow};
+use crate::control::grpc::{
+    CertificateService, NodeState, Parts, RemoteAuthority, RemoteError, follow,
+};
+use crate::control::join_token_file;
 use crate::control::plane::{PlaneError, Tasks};
 use crate::control::svid::{Source, system_clock, system_jitter};
 use crate::control::workload_api::source::WorkloadApiSource;
 use crate::identity::pem;
 use crate::identity::revocation::Revocations;
+use crate::telemetry::audit::Audit;
 use crate::vocab::spiffe::TrustDomain;
 
 /// No file of certificates is longer.
@@ -69,10 +73,14 @@ impl Told {
 /// The source, the authority if it is in this process, and what tells of revocations.
 pub(super) type Begun = (Source, Option<Arc<Authority>>, Told);
 
-/// Opens the source of identities and starts what keeps it.
-pub(super) async fn begin(config: &Config, tasks: &mut Tasks) -> Result<Begun, PlaneError> {
+/// Opens the source of identities and starts what keeps it. What others are given is recorded in `audit`.
+pub(super) async fn begin(
+    config: &Config,
+    audit: Option<&Audit>,
+    tasks: &mut Tasks,
+) -> Result<Begun, PlaneError> {
     match &config.process.identity {
-        IdentitySource::Embedded(settings) => embedded(config, settings, tasks).await,
+        IdentitySource::Embedded(settings) => embedded(config, settings, audit, tasks).await,
         IdentitySource::Remote(settings) => remote(config, settings, tasks),
         IdentitySource::Files(dirs) => {
             let source = FileSource::new(dirs.clone(), config.mesh.trust_domain.clone());
@@ -108,6 +116,7 @@ fn endpoint_variable(name: &str) -> Result<PathBuf, PlaneError> {
 async fn embedded(
     config: &Config,
     settings: &checked::Authority,
+    audit: Option<&Audit>,
     tasks: &mut Tasks,
 ) -> Result<Begun, PlaneError> {
     let given = settings.issuing.as_ref().map(given_ca).transpose()?;
@@ -126,7 +135,7 @@ async fn embedded(
     }
     let rotating = control::keep_rotating(Arc::clone(&authority), system_clock());
     tasks.spawn("rotation of the root", rotating);
-    certificate_service(settings, &authority, tasks).await?;
+    certificate_service(settings, &authority, audit, tasks).await?;
     let source = Source::Embedded {
         authority: Arc::clone(&authority),
         ttl: Duration::from_secs(settings.svid_ttl_s),
@@ -219,21 +228,17 @@ fn remote(
 async fn certificate_service(
     settings: &checked::Authority,
     authority: &Arc<Authority>,
+    audit: Option<&Audit>,
     tasks: &mut Tasks,
 ) -> Result<(), PlaneError> {
     let Some(address) = settings.listen else {
         return Ok(());
     };
     let tokens = match &settings.join_tokens {
-        Some(secret) => {
-            let text = secret.read_text().map_err(PlaneError::Secret)?;
-            JoinTokens::parse(&text).map_err(|e| PlaneError::Content {
-                what: format!("{secret:?}"),
-                problem: e.to_string(),
-            })?
-        }
+        Some(secret) => join_token_file::read(secret)?,
         None => JoinTokens::default(),
     };
+    let tokens = watch::Sender::new(Arc::new(tokens));
     let failed = |source| PlaneError::Io {
         what: format!("authority {address}"),
         source,
@@ -245,8 +250,19 @@ async fn certificate_service(
         Duration::from_secs(settings.svid_ttl_s),
         Duration::from_secs(settings.node_ttl_s),
     );
-    let clock = system_clock();
-    let service = CertificateService::with_node_ttl(Arc::clone(authority), tokens, lives, clock);
+    let service = CertificateService::of(Parts {
+        authority: Arc::clone(authority),
+        tokens: tokens.subscribe(),
+        lives,
+        clock: system_clock(),
+        audit: audit.cloned(),
+    });
+    let secret = settings.join_tokens.clone();
+    if let Some((secret, path)) = secret.and_then(|s| s.path().map(|path| (s, path))) {
+        tasks.spawn("watch of the join tokens", async move {
+            join_token_file::follow(secret, &path, tokens).await;
+        });
+    }
     tasks.spawn("certificate service", async move {
         let Err(error) = service.serve(listener, Vec::new()).await;
         tracing::error!(%error, "certificate service has ended");

@@ -1,5 +1,7 @@
 //! The control plane of the process: it gathers identities, key sets and configuration into snapshots.
 
+mod first;
+
 use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::path::PathBuf;
@@ -11,7 +13,9 @@ use thiserror::Error;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use crate::config::checked::{Config, GatewayClass, IdentityFiles, Mesh, Process, Service};
+use crate::config::checked::{
+    Config, GatewayClass, IdentityFiles, IdentitySource, Mesh, Process, Service,
+};
 use crate::config::{self, Depth, Options};
 use crate::control::admin::{self, Face, Status};
 use crate::control::ask::{self, Ask, Asker};
@@ -36,6 +40,7 @@ use crate::identity::svid::WantedSvid;
 use crate::io::clock;
 use crate::jwt::KeySets;
 use crate::jwt::model::KeySource;
+use crate::telemetry::audit::Audit;
 
 /// What the cores get.
 #[derive(Clone, Debug)]
@@ -92,8 +97,6 @@ pub enum PlaneError {
     NoIdentities(u64),
 }
 
-/// How long the first identities may take, in seconds.
-const FIRST_IDENTITIES_S: u64 = 60;
 /// How long the start waits for key sets; without them tokens are refused, nothing else.
 const FIRST_KEYS: Duration = Duration::from_secs(2);
 
@@ -206,7 +209,9 @@ impl Plane {
         let config = Arc::new(config);
         let mut tasks = Tasks::default();
         let status = watch::Sender::new(Status::default());
-        let (source, authority, told) = identity_source::begin(&config, &mut tasks).await?;
+        let audit = audit(&config.process)?;
+        let begun = identity_source::begin(&config, audit.as_ref(), &mut tasks).await?;
+        let (source, authority, told) = begun;
         let reports = endpoints(&config.process, &status, authority.as_ref(), &mut tasks).await?;
         status.send_modify(|s| s.source = source.label());
         let wanted = wanted(&config);
@@ -216,7 +221,13 @@ impl Plane {
         let mut revoked = Revoked::new(told, manager.revoked());
         revoked.gather(&config.mesh);
         tasks.spawn("rotation of identities", manager.run());
-        let entries = workload_api::serve(&config, signer, svids.clone(), &mut tasks)?;
+        let given = workload_api::Given {
+            tokens: signer,
+            svids: svids.clone(),
+            revoked: revoked.manager.subscribe(),
+            audit,
+        };
+        let entries = workload_api::serve(&config, given, &mut tasks)?;
         write_files(&config, authority, &svids, &mut tasks);
         let http = http_client();
         let (jwks, mut keys, keeper) = JwksHandle::new(
@@ -228,7 +239,7 @@ impl Plane {
         let mut login = LoginPart::start(&http, &config.mesh, None)?;
         let mut names = name_keeper(&config, &mut tasks);
 
-        first_identities(&mut svids, &wanted).await?;
+        first::identities(&mut svids, &wanted).await?;
         tokio::join!(
             first_keys(&mut keys, &config.mesh),
             login.first(),
@@ -263,14 +274,18 @@ impl Plane {
             _tasks: tasks,
         };
         plane.publish().map_err(PlaneError::Snapshot)?;
-        let published = Published {
-            snapshot: Arc::clone(&plane.snapshot),
-            changed: plane.changed.subscribe(),
-            asks: asker,
-            reports,
-            status: plane.status.clone(),
-        };
+        let published = plane.published(asker, reports);
         Ok((plane, published))
+    }
+
+    fn published(&self, asks: Asker, reports: Reports) -> Published {
+        Published {
+            snapshot: Arc::clone(&self.snapshot),
+            changed: self.changed.subscribe(),
+            asks,
+            reports,
+            status: self.status.clone(),
+        }
     }
 
     /// Keeps snapshots fresh until the future is dropped. Runs within a `LocalSet`.
@@ -499,7 +514,11 @@ async fn endpoints(
     authority: Option<&Arc<Authority>>,
     tasks: &mut Tasks,
 ) -> Result<Reports, PlaneError> {
-    let (observed, reports) = Observed::new();
+    let (observed, mut reports) = Observed::new();
+    if process.admin.is_none() && process.metrics.is_none() {
+        // Nobody reads metrics: what is announced is to count as taken.
+        reports.series = mpsc::channel(1).0;
+    }
     let source = admin::Source {
         status: status.subscribe(),
         authority: authority.cloned(),
@@ -522,17 +541,22 @@ async fn endpoints(
     Ok(reports)
 }
 
-/// Waits for all identities: without them nothing can be served.
-async fn first_identities(
-    svids: &mut watch::Receiver<Arc<SvidSet>>,
-    wanted: &[WantedSvid],
-) -> Result<(), PlaneError> {
-    let all = svids.wait_for(|set| set.covers(wanted));
-    let limit = Duration::from_secs(FIRST_IDENTITIES_S);
-    match tokio::time::timeout(limit, all).await {
-        Ok(Ok(_all)) => Ok(()),
-        Ok(Err(_)) | Err(_) => Err(PlaneError::NoIdentities(FIRST_IDENTITIES_S)),
+/// Where decisions of the control thread are recorded, if it makes any.
+fn audit(process: &Process) -> Result<Option<Audit>, PlaneError> {
+    let issues = match &process.identity {
+        IdentitySource::Embedded(settings) => settings.listen.is_some(),
+        IdentitySource::Remote(_) | IdentitySource::Files(_) | IdentitySource::WorkloadApi(_) => {
+            false
+        }
+    };
+    if !issues && process.workload_api.is_none() {
+        return Ok(None);
     }
+    let started = Audit::start(&process.records);
+    started.map(Some).map_err(|source| PlaneError::Io {
+        what: "decision records".to_owned(),
+        source,
+    })
 }
 
 /// Waits for the first fetch of every key set, but not for long.

@@ -3,7 +3,7 @@
 //! Every identity has a task of its own that issues, waits for the half life and issues again. A failure is tried
 //! again with a growing wait while the old SVID lives on; when that one expires it is withdrawn, and the data cores
 //! have nothing to present (fail closed). An SVID whose serial number is revoked, or that a clock set back has put into
-//! the future, is replaced at once.
+//! the future, is replaced at once; a source that has no other one is asked as after a failure.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -419,9 +419,19 @@ impl<S: SvidSource> Keeper<S> {
         loop {
             match self.attempt(expires).await {
                 Ok(held) => {
-                    failures = 0;
                     expires = Some(held.not_after);
-                    self.until_due(&held).await;
+                    let Some(why) = self.why_useless(&held) else {
+                        failures = 0;
+                        self.until_due(&held).await;
+                        continue;
+                    };
+                    failures = failures.saturating_add(1);
+                    let wait = backoff(failures, (self.jitter)());
+                    tracing::warn!(
+                        id = %self.wanted.id, failures, wait_ms = wait.as_millis(),
+                        "the source has no other SVID than one that {why}"
+                    );
+                    expires = self.wait(wait, expires).await;
                 }
                 Err(reason) => {
                     failures = failures.saturating_add(1);
@@ -438,6 +448,17 @@ impl<S: SvidSource> Keeper<S> {
                 }
             }
         }
+    }
+
+    /// Why peers do not take what the source has just given.
+    fn why_useless(&self, held: &Held) -> Option<&'static str> {
+        let revoked = self.revoked.borrow();
+        let serial = held.serial.as_ref();
+        if serial.is_some_and(|serial| revoked.has_serial(serial)) {
+            return Some("is revoked by its serial number");
+        }
+        let now = (self.clock)().as_secs();
+        (now < held.not_before.as_secs()).then_some("is not valid yet")
     }
 
     /// Waits for the next rotation, or for what makes it necessary before.

@@ -536,7 +536,8 @@ impl Session {
 
     /// Sends a header block, in as many frames as the peer's longest frame asks for.
     fn put_head(&mut self, id: u32, end: bool, encode: impl FnOnce(&mut Vec<u8>)) {
-        let mut block = std::mem::take(&mut self.block);
+        // Not `self.block`: the peer may be in the middle of one of its own.
+        let mut block = Vec::new();
         if std::mem::take(&mut self.shrink) {
             block.push(hpack::NO_TABLE);
         }
@@ -552,8 +553,6 @@ impl Session {
             frame::put(&mut self.out, kind, flags, id, piece);
             (kind, flags) = (kind::CONTINUATION, 0);
         }
-        block.clear();
-        self.block = block;
     }
 
     /// Our side of the stream has ended.

@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 use crate::hbone::Code;
 use crate::http::connect::Head;
-use crate::identity::revocation::{PeerLeaf, Revocations};
+use crate::identity::revocation::{PeerLeaf, Revocations, Target};
 use crate::io::clock;
 use crate::io::early::Early;
 use crate::io::mux::{Mux, MuxError};
@@ -51,6 +51,14 @@ pub enum HboneError {
         got: String,
         /// What was expected.
         want: String,
+    },
+    /// The server is revoked.
+    #[error("peer at `{to}` is revoked: {target}")]
+    Revoked {
+        /// Address.
+        to: SocketAddr,
+        /// By what.
+        target: Target,
     },
     /// HTTP/2 failed.
     #[error("tunnel to `{to}` failed")]
@@ -146,10 +154,32 @@ impl Pooled {
     }
 }
 
+/// The connections of one key.
+#[derive(Debug, Default)]
+struct Slot {
+    /// Never borrowed over an await: what is revoked is ended whoever connects meanwhile.
+    pooled: RefCell<Vec<Pooled>>,
+    /// Held while another one is made.
+    connecting: tokio::sync::Mutex<()>,
+}
+
+impl Slot {
+    /// One with room for a further stream.
+    fn with_room(&self) -> Option<(Mux, Arc<PeerLeaf>)> {
+        let mut pooled = self.pooled.borrow_mut();
+        // After GOAWAY it carries what it carries, and takes no more.
+        pooled.retain(|p| p.mux.is_alive());
+        let found = pooled.iter().find(|p| p.has_room())?;
+        Some((found.mux.clone(), Arc::clone(&found.leaf)))
+    }
+}
+
 /// HBONE connections of this core. Keys come from the configuration, so they are as bounded as it is.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    by_key: RefCell<BTreeMap<Key, Rc<tokio::sync::Mutex<Vec<Pooled>>>>>,
+    by_key: RefCell<BTreeMap<Key, Rc<Slot>>>,
+    /// As it was told last.
+    revoked: RefCell<Arc<Revocations>>,
 }
 
 impl Pool {
@@ -213,41 +243,49 @@ impl Pool {
             Arc::as_ptr(&far.tls).addr(),
         );
         let slot = Rc::clone(self.by_key.borrow_mut().entry(key).or_default());
-        let mut pooled = slot.lock().await;
-        // After GOAWAY it carries what it carries, and takes no more.
-        pooled.retain(|p| p.mux.is_alive());
-        if let Some(p) = pooled.iter().find(|p| p.has_room()) {
-            return Ok((p.mux.clone(), Arc::clone(&p.leaf)));
+        let _turn = slot.connecting.lock().await;
+        if let Some(found) = slot.with_room() {
+            return Ok(found);
         }
-        let fresh = connect(far).await?;
+        self.admit(connect(far).await?, &slot, far.address)
+    }
+
+    /// Puts a new connection into the pool, unless its peer was revoked since its handshake asked.
+    fn admit(
+        &self,
+        fresh: Pooled,
+        slot: &Slot,
+        to: SocketAddr,
+    ) -> Result<(Mux, Arc<PeerLeaf>), HboneError> {
+        if let Some(target) = self.revoked.borrow().of(&fresh.leaf) {
+            fresh.cut.notify_one();
+            return Err(HboneError::Revoked { to, target });
+        }
         let got = (fresh.mux.clone(), Arc::clone(&fresh.leaf));
-        pooled.push(fresh);
+        slot.pooled.borrow_mut().push(fresh);
         Ok(got)
     }
 
     /// Forgets connections that are gone or idle for long; called now and then.
     pub(super) fn sweep(&self) {
         let now = clock::now();
-        self.by_key
-            .borrow_mut()
-            .retain(|_key, slot| match slot.try_lock() {
-                Ok(mut pooled) => {
-                    pooled.retain_mut(|p| p.stays(now));
-                    !pooled.is_empty()
-                }
-                Err(_busy) => true,
-            });
+        self.by_key.borrow_mut().retain(|_key, slot| {
+            let mut pooled = slot.pooled.borrow_mut();
+            pooled.retain_mut(|p| p.stays(now));
+            !pooled.is_empty() || slot.connecting.try_lock().is_err()
+        });
     }
 
-    /// Ends the connections to revoked peers, and their tunnels with them; how many that were.
-    pub(super) fn cut(&self, revocations: &Revocations) -> usize {
+    /// Ends the connections to revoked peers, and their tunnels with them; how many that were. Those that are being made
+    /// are judged by the same when they are.
+    pub(super) fn cut(&self, revocations: &Arc<Revocations>) -> usize {
+        self.revoked.replace(Arc::clone(revocations));
+        if revocations.is_empty() {
+            return 0;
+        }
         let mut ended = 0_usize;
         for slot in self.by_key.borrow().values() {
-            // Who holds the slot is connecting, and its handshake asks the same revocations.
-            let Ok(mut pooled) = slot.try_lock() else {
-                continue;
-            };
-            pooled.retain(|p| {
+            slot.pooled.borrow_mut().retain(|p| {
                 let stays = revocations.of(&p.leaf).is_none();
                 if !stays {
                     p.cut.notify_one();
@@ -302,6 +340,11 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
     if !far.accepts(&leaf.id) {
         return Err(other(leaf.id.to_string()));
     }
+    Ok(begun(stream, leaf))
+}
+
+/// Runs a connection that `leaf` was shown on.
+fn begun(stream: Stream, leaf: Arc<PeerLeaf>) -> Pooled {
     let (mux, driver) = Mux::client(stream);
     let silent = mux.clone().silent();
     let cut = Rc::new(Notify::new());
@@ -321,10 +364,13 @@ async fn connect(far: &Far) -> Result<Pooled, HboneError> {
             }
         }
     });
-    Ok(Pooled {
+    Pooled {
         mux,
         leaf,
         cut,
         used: clock::now(),
-    })
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -371,10 +371,7 @@ impl Upstreams {
     }
 
     /// Ends HBONE connections to revoked peers; how many that were. What runs within them breaks off.
-    pub fn cut(&self, revocations: &Revocations) -> usize {
-        if revocations.is_empty() {
-            return 0;
-        }
+    pub fn cut(&self, revocations: &Arc<Revocations>) -> usize {
         self.hbone.cut(revocations)
     }
 

@@ -30,6 +30,10 @@ pub const REASON_BYTES: usize = 200;
 pub const ROOTS: usize = 8;
 /// Longest answer to those who follow an authority's roots and revocations.
 pub const NEWS_MESSAGE_BYTES: usize = 4 << 20;
+/// All revocations of one authority in that answer, with their reasons; the rest of it is for the roots.
+pub const REVOCATIONS_BYTES: usize = 3 << 20;
+/// What a process keeps of that answer, as JSON, in which a byte may take six.
+pub const TRUST_BYTES: u64 = 32 << 20;
 /// How long an authority keeps a follower waiting when there is nothing new, in milliseconds.
 pub const NEWS_WAIT_MS: u64 = 20_000;
 /// Entries of `[workloadApi]`.
@@ -266,6 +270,8 @@ pub const DNS_IDLE_MS: u64 = 10_000;
 /// validity and the revocations are looked at for each connection.
 pub const OWN_SVID_VERIFIED_S: u64 = 60;
 
+const _: () = assert!(REVOCATIONS_BYTES < NEWS_MESSAGE_BYTES);
+const _: () = assert!(6 * (NEWS_MESSAGE_BYTES as u64) < TRUST_BYTES);
 const _: () = assert!(TARGET_BYTES < HEAD_BYTES);
 const _: () = assert!(HELD_BODY_BYTES < HELD_BODIES_BYTES);
 const _: () = assert!(H2_TASKS > H2_STREAMS as usize);

@@ -94,6 +94,7 @@ fn is_endpoints_fault(error: &DialError) -> bool {
         DialError::Hbone(
             HboneError::Connect { .. }
             | HboneError::Identity { .. }
+            | HboneError::Revoked { .. }
             | HboneError::Framing { .. }
             | HboneError::Timeout,
         )

@@ -246,6 +246,7 @@ pub fn dial_reason(error: &DialError) -> CloseReason {
         DialError::Hbone(HboneError::Refused(status)) if *status == StatusCode::UNAUTHORIZED => {
             CloseReason::Denied
         }
+        DialError::Hbone(HboneError::Revoked { .. }) => CloseReason::Revoked,
         DialError::Hbone(HboneError::Connect { source, .. }) if tls::revoked(source) => {
             CloseReason::Revoked
         }

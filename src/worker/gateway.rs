@@ -122,7 +122,9 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
         },
     ));
     let trusted = Some(Arc::clone(&leaf));
-    let served = core.open.while_trusted(trusted, &snapshot, served).await;
+    // The handshake may have taken its time: what counts is what is revoked now.
+    let now = core.snapshot();
+    let served = core.open.while_trusted(trusted, &now, served).await;
     if served.is_none() {
         // Its streams have records of their own; a connection without any has this one.
         Story::about(
@@ -408,7 +410,6 @@ async fn secured(
     config: Arc<rustls::ServerConfig>,
     story: Story,
 ) {
-    let snapshot = core.snapshot();
     let (stream, proof) = match tls::accept(tcp.into(), |_sni| Some(config)).await {
         Ok(done) => done,
         Err(error) => return story.fail(error.close(), error),
@@ -418,7 +419,7 @@ async fn secured(
     site.connection.sni = proof.sni;
     site.leaf.clone_from(&proof.leaf);
     site.scheme = "https";
-    let open = Rc::clone(&core.open);
+    let (open, now) = (Rc::clone(&core.open), core.snapshot());
     let served = Box::pin(serve::http(core, site, stream, proof.h2));
-    open.while_trusted(proof.leaf, &snapshot, served).await;
+    open.while_trusted(proof.leaf, &now, served).await;
 }

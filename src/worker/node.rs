@@ -218,9 +218,9 @@ pub async fn direct(
     site.connection.sni = proof.sni;
     site.leaf.clone_from(&proof.leaf);
     site.scheme = "https";
-    let open = Rc::clone(&core.open);
+    let (open, now) = (Rc::clone(&core.open), core.snapshot());
     let served = Box::pin(admit(core, site, stream, proof.h2));
-    let served = open.while_trusted(proof.leaf, &snapshot, served).await;
+    let served = open.while_trusted(proof.leaf, &now, served).await;
     served.unwrap_or(Rest::NONE)
 }
 
@@ -461,6 +461,11 @@ pub(super) async fn dial(
         let error = match dialled {
             Ok(Dialled { up, leaf, far }) => {
                 entry.cancel.depends_on(leaf);
+                if entry.cancel.is_revoked(&core.snapshot()) {
+                    // Since its handshake, and since what is open was judged.
+                    story.end(CloseReason::Revoked);
+                    return Err(CloseReason::Revoked);
+                }
                 return Ok(Going {
                     up,
                     story,

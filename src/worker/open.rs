@@ -83,7 +83,8 @@ impl Cancel {
     }
 
     /// Whether one of the peers is revoked.
-    fn is_revoked(&self, snapshot: &Snapshot) -> bool {
+    #[must_use]
+    pub fn is_revoked(&self, snapshot: &Snapshot) -> bool {
         let peers = self.peers.borrow();
         peers
             .iter()
@@ -134,7 +135,8 @@ impl Open {
     }
 
     /// Serves a connection of `peer` until it has ended or the peer's certificate is revoked; `None` if it was. What it
-    /// leaves to do must depend on that certificate itself.
+    /// leaves to do must depend on that certificate itself. `snapshot` is that of this moment, not the one that the
+    /// handshake began with.
     pub async fn while_trusted<T>(
         self: &Rc<Self>,
         peer: Option<Arc<PeerLeaf>>,

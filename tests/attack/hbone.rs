@@ -10,7 +10,7 @@ use crate::frames::{
 };
 use crate::system::System;
 
-crate::both!(floods, resets, malformed_heads, errors);
+crate::both!(floods, resets, malformed_heads, errors, slow_preface);
 
 /// The port of the waypoint's tunnels, as frontend-service.
 fn open(system: &System) -> Conn {
@@ -198,4 +198,34 @@ fn errors(system: &System) {
         assert_eq!(said, Some(code), "{what}");
     }
     system.victim_is_served();
+}
+
+/// A client that shows its certificate, and holds back the first bytes of HTTP/2 until that is revoked.
+fn slow_preface(system: &System) {
+    let conn = Conn::plain(&system.layout.at(13, 15008));
+    let config = client(&["h2"], Some(stolen(system, "reviews-service")));
+    let mut conn = conn.tls(config, "customer-api").unwrap();
+    // Its settings come when the server has taken the certificate.
+    assert_eq!(read(&mut conn).map(|(kind, ..)| kind), Some(SETTINGS));
+    let told = |count: &str| {
+        let line = format!("\nringgate_revocations {count}\n");
+        system.within(Duration::from_secs(60), || {
+            let metrics = system.admin("/metrics");
+            metrics.is_some_and(|(_, body)| String::from_utf8_lossy(&body).contains(&line))
+        })
+    };
+    let path = system.layout.config();
+    let before = std::fs::read_to_string(&path).unwrap();
+    let revoked = "[[revocation]]\nid = \"spiffe://cluster.local/ns/default/sa/reviews-service\"\n";
+    std::fs::write(&path, format!("{before}\n{revoked}")).unwrap();
+    assert!(told("1"), "{}", system.log());
+    conn.send(PREFACE);
+    conn.patience(Duration::from_secs(20));
+    assert!(conn.is_over(), "a connection of a revoked peer stays open");
+    let recorded = system.within(Duration::from_secs(20), || {
+        system.records().iter().any(|r| r["close"] == "revoked")
+    });
+    assert!(recorded, "{:#?}", system.records().last());
+    std::fs::write(&path, before).unwrap();
+    assert!(told("0"), "{}", system.log());
 }

@@ -348,6 +348,70 @@ fn a_token_joins_once_and_a_restart_needs_none() {
 }
 
 #[test]
+fn a_lost_ledger_stops_the_authority_until_the_operator_says_so() {
+    let world = World::new("");
+    let roots = world.authority(&["roots"]);
+    world.authority(&["revoke", "--node", "vm-9", "--reason", "stolen"]);
+    let there = world.try_authority(&["new-ledger"]).unwrap_err();
+    assert!(there.contains("has a ledger, which stays"), "{there}");
+    assert!(world.authority(&["revocations"]).contains("vm-9"));
+    std::fs::remove_file(world.path("authority/ca/ledger.json")).unwrap();
+    let lost = world.try_authority(&["status"]).unwrap_err();
+    assert!(lost.contains("ledger.json` is missing"), "{lost}");
+    let mut authority = world.start("authority");
+    let ended = os::wait_until(READY, || authority.child.try_wait().unwrap().is_some());
+    assert!(
+        ended && authority.log().contains("new-ledger"),
+        "{}",
+        authority.log()
+    );
+    world.authority(&["new-ledger"]);
+    assert_eq!(world.authority(&["roots"]), roots);
+    let authority = world.start("authority");
+    world.ready(9, &authority);
+    assert_eq!(world.authority(&["revocations"]), "");
+}
+
+/// A node serves what it is given; one identity that is refused does not keep the others from being served.
+#[test]
+fn one_refused_identity_does_not_stop_a_node() {
+    let (world, _authority) = world("");
+    let config = os::read_text(&world.path("client.toml")).unwrap();
+    let other = format!(
+        "[[workloadEntry]]\nname = \"other\"\nnamespace = \"default\"\nserviceAccount = \"other\"\n\
+         address = \"{0}.4\"\n[[node.workload]]\nname = \"default/other\"\nhbone = \"{0}.4:15008\"\n\
+         socks = \"{0}.4:15080\"\n",
+        world.subnet
+    );
+    world.write("client.toml", &format!("{config}{other}"));
+    let (client, _server) = world.nodes();
+    let log = client.log();
+    assert!(
+        log.contains("the rest starts without it") && log.contains("sa/other"),
+        "{log}"
+    );
+    world.await_call();
+    // What needs the missing one is refused, and it is taken as soon as it is there.
+    let id = "spiffe://cluster.local/ns/default/sa/other";
+    let count = || world.identities(1)["identities"].as_array().unwrap().len();
+    assert_eq!(count(), 1);
+    let own = "spiffe://cluster.local/ns/default/sa/client";
+    world.authority(&["node", "grant", "client", "--id", id, "--id", own]);
+    assert!(os::wait_until(READY, || count() == 2), "{}", client.log());
+    // A restart with one of two revoked.
+    world.authority(&["revoke", "--id", id, "--reason", "test"]);
+    drop(client);
+    let client = world.start("client");
+    world.ready(1, &client);
+    world.await_call();
+    assert!(
+        client.log().contains("the rest starts without it"),
+        "{}",
+        client.log()
+    );
+}
+
+#[test]
 fn nodes_join_through_an_authority_that_is_killed_again_and_again() {
     let (world, mut authority) = world("");
     let (client, server) = (world.start("client"), world.start("server"));

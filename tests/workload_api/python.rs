@@ -246,6 +246,29 @@ fn entries_change_without_a_restart() {
     assert_eq!(codes, json!(vec!["PERMISSION_DENIED"; 5]));
 }
 
+/// A key of what is revoked is given to nobody, and who follows it is told that it is over.
+#[test]
+fn a_revoked_identity_is_not_handed_out() {
+    const SOURCE: &str = "[authority]\nsvidTtl = \"1h\"\n";
+    let mine = entry("reviews", "", &format!("uid = {UID}"));
+    let both = format!("{mine}{}", entry("ratings", "", &format!("uid = {UID}")));
+    let system = System::with(SOURCE, &both);
+    assert_eq!(
+        ask(UID, &system, &["fetch"])["ids"],
+        json!([REVIEWS, RATINGS])
+    );
+    let revoked = format!("[[revocation]]\nid = \"{REVIEWS}\"\n");
+    system.reload(SOURCE, &format!("{both}{revoked}"));
+    assert_eq!(ask(UID, &system, &["fetch"])["ids"], json!([RATINGS]));
+    system.reload(SOURCE, &format!("{mine}{revoked}"));
+    let codes = ask(UID, &system, &["denied"])["codes"].clone();
+    assert_eq!(codes, json!(vec!["PERMISSION_DENIED"; 5]));
+    let record = system.record(|r| r["request"] == "FetchX509SVID" && r["verdict"] == "deny");
+    assert_eq!(record["reason"], "the identity is revoked");
+    system.reload(SOURCE, &mine);
+    assert_eq!(ask(UID, &system, &["fetch"])["ids"], json!([REVIEWS]));
+}
+
 #[test]
 fn a_crash_leaves_a_socket_that_is_replaced_and_an_end_takes_it_away() {
     const SOURCE: &str = "[authority]\n";

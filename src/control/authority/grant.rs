@@ -55,6 +55,16 @@ pub struct JoinTokens {
     entries: Vec<(Digest, Grant)>,
 }
 
+impl PartialEq for JoinTokens {
+    fn eq(&self, other: &Self) -> bool {
+        let pairs = self.entries.iter().zip(&other.entries);
+        self.entries.len() == other.entries.len()
+            && pairs.into_iter().all(|((a, for_a), (b, for_b))| {
+                verify_slices_are_equal(a.as_ref(), b.as_ref()).is_ok() && for_a == for_b
+            })
+    }
+}
+
 impl std::fmt::Debug for JoinTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_list()
@@ -148,6 +158,18 @@ impl JoinTokens {
                 .push((digest(&SHA256, token.as_bytes()), grant));
         }
         Ok(tokens)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
     }
 
     /// What a token grants; `None` if it is unknown. The time taken does not depend on the token.

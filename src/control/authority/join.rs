@@ -167,7 +167,7 @@ impl Authority {
     }
 
     /// Signs a node's first request: for its own identity, and for one key only. The use is kept before anything is
-    /// signed; an answer that got lost is given again to the same key until the token expires.
+    /// signed; an answer that got lost is given again to the same key until the token expires or the node is removed.
     ///
     /// # Errors
     /// `JoinError`.
@@ -183,7 +183,9 @@ impl Authority {
         let data = self.ledger.data();
         let token = data.tokens.get(&name).filter(|token| token.hash == hash);
         let token = token.ok_or(JoinError::Unknown)?;
-        let joined = self.join_with(&name, token, csr_pem, ttl, now);
+        let holds = data.nodes.get(&token.node);
+        let holds = holds.is_some_and(|entry| entry.token == name);
+        let joined = self.join_with((&name, holds), token, csr_pem, ttl, now);
         if let Err(error) = &joined {
             tracing::warn!(
                 token = %name, node = %token.node, error = error as &dyn std::error::Error,
@@ -194,9 +196,10 @@ impl Authority {
         joined
     }
 
+    /// `holds`: the node has joined by this token, was not removed, and has not joined by another since.
     fn join_with(
         &self,
-        name: &str,
+        (name, holds): (&str, bool),
         token: &Token,
         csr_pem: &str,
         ttl: Duration,
@@ -220,7 +223,7 @@ impl Authority {
         self.barred(&own, Some(&node))?;
         let key = hash_of_key(&request);
         match &token.used {
-            Some(used) if used.key != key => return Err(JoinError::Used),
+            Some(used) if used.key != key || !holds => return Err(JoinError::Used),
             Some(_) => {}
             None => self.use_up(name, token, key, time)?,
         }

@@ -3,8 +3,9 @@
 //! One file, replaced whole with every change and before the change counts. Of tokens only digests are kept.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,15 @@ pub enum LedgerError {
     /// It is not revoked.
     #[error("{0} is not revoked")]
     NotRevoked(Target),
+    /// A whole trust domain.
+    #[error("`{0}` names no workload: a whole trust domain is not revoked, its root is taken away")]
+    Domain(SpiffeId),
+    /// More than followers take in one answer.
+    #[error(
+        "revocations with their reasons would be longer than {} bytes; undo some",
+        limits::REVOCATIONS_BYTES
+    )]
+    Long,
     /// A reason that is longer than it needs to be.
     #[error("a reason has at most {} bytes", limits::REASON_BYTES)]
     Reason,
@@ -221,6 +231,14 @@ impl Data {
         (known && sound).then_some(data)
     }
 
+    /// Bytes of the revocations in what followers are told, at most.
+    pub(super) fn revocation_bytes(&self) -> usize {
+        /// Lengths and field numbers of one entry.
+        const FRAMING: usize = 16;
+        let each = |r: &RevocationEntry| r.kind.len() + r.value.len() + r.reason.len() + FRAMING;
+        self.revocations.iter().map(each).sum()
+    }
+
     /// The revocations in the form that is looked up.
     ///
     /// # Errors
@@ -268,7 +286,7 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn open(store: Option<Arc<Store>>) -> Result<Self, AuthorityError> {
         let data = match &store {
-            Some(store) => store.load_ledger()?.unwrap_or_default(),
+            Some(store) => store.load_ledger()?,
             None => Data::default(),
         };
         Ok(Self {
@@ -308,6 +326,40 @@ impl Ledger {
         });
         outcome
     }
+}
+
+/// Makes an empty ledger where it was lost and cannot be restored: nothing is revoked then, and every node has to join
+/// again. A root rotation that was under way begins again, with halves of `life`, so that neither root is forgotten.
+///
+/// # Errors
+/// `AuthorityError`: there is a ledger, or the directory is in use or cannot be written.
+pub fn make_anew(dir: &Path, life: Duration, now: UnixTime) -> Result<(), AuthorityError> {
+    let store = Store::open(dir)?;
+    match store.load_ledger() {
+        Err(AuthorityError::NoLedger(_)) => {}
+        Err(error) => return Err(error),
+        Ok(_there) => return Err(AuthorityError::LedgerThere(dir.to_owned())),
+    }
+    let mut data = Data::default();
+    match *store.roots_there()?.as_slice() {
+        [.., old, next] => {
+            let (announced, life) = (unix(now), life.as_secs());
+            data.active = old;
+            data.rotation = Some(Rotation {
+                old,
+                next,
+                announced,
+                activates: announced.saturating_add(life),
+                retires: announced.saturating_add(life.saturating_mul(2)),
+            });
+        }
+        [only] => data.active = only,
+        // The issuing CA is the operator's.
+        [] => {}
+    }
+    store.write_ledger(&data)?;
+    tracing::warn!(dir = %dir.display(), "the ledger is empty: nothing is revoked, and nodes have to join again");
+    Ok(())
 }
 
 /// What a ledger file that cannot be read is called.

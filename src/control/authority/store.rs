@@ -142,6 +142,7 @@ impl Store {
             write(&new.join(name), text)?;
         }
         write(&new.join(TOKEN_KEY), token_key)?;
+        write(&new.join(LEDGER), &self.ledger_text(&Data::default())?)?;
         durable::sync_dir(&new).map_err(|e| failed(&new, e))?;
         let state = self.dir.join(STATE);
         fs::rename(&new, &state).map_err(|e| failed(&state, e))?;
@@ -177,23 +178,51 @@ impl Store {
         self.replace(&names(number).2, text.as_bytes())
     }
 
-    /// The ledger; `None` where nothing was written yet.
-    pub(super) fn load_ledger(&self) -> Result<Option<Data>, AuthorityError> {
+    /// The ledger. One that is missing is never taken for an empty one: everybody would be told that nothing is revoked.
+    pub(super) fn load_ledger(&self) -> Result<Data, AuthorityError> {
         let path = self.path(LEDGER);
         match durable::read(&path, limits::LEDGER_BYTES) {
-            Ok(bytes) => Data::parse(&bytes)
-                .map(Some)
-                .ok_or_else(|| ledger::unreadable(path)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Ok(bytes) => Data::parse(&bytes).ok_or_else(|| ledger::unreadable(path)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Err(AuthorityError::NoLedger(path)),
             Err(e) => Err(failed(&path, e)),
         }
     }
 
-    /// Replaces the ledger.
+    /// Replaces the ledger; one that could not be loaded again is refused.
     pub(super) fn write_ledger(&self, data: &Data) -> Result<(), AuthorityError> {
+        self.replace(LEDGER, self.ledger_text(data)?.as_bytes())
+    }
+
+    fn ledger_text(&self, data: &Data) -> Result<String, AuthorityError> {
         let path = self.path(LEDGER);
-        let text = serde_json::to_vec(data).map_err(|e| failed(&path, e.into()))?;
-        self.replace(LEDGER, &text)
+        let text = serde_json::to_string(data).map_err(|e| failed(&path, e.into()))?;
+        if u64::try_from(text.len()).is_ok_and(|len| len <= limits::LEDGER_BYTES) {
+            Ok(text)
+        } else {
+            Err(failed(&path, io::ErrorKind::FileTooLarge.into()))
+        }
+    }
+
+    /// Numbers of the roots whose files are all there, in order.
+    pub(super) fn roots_there(&self) -> Result<Vec<u32>, AuthorityError> {
+        let state = self.dir.join(STATE);
+        let number = |name: &str| match name.strip_prefix("root")?.strip_suffix(".pem")? {
+            "" => Some(1),
+            number => number.strip_prefix('-')?.parse().ok(),
+        };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&state).map_err(|e| failed(&state, e))? {
+            let name = entry.map_err(|e| failed(&state, e))?.file_name();
+            let Some(number) = name.to_str().and_then(number) else {
+                continue;
+            };
+            let (_root, key, issuing) = names(number);
+            if self.path(&key).exists() && self.path(&issuing).exists() {
+                found.push(number);
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
     }
 
     fn replace(&self, name: &str, content: &[u8]) -> Result<(), AuthorityError> {

@@ -26,6 +26,7 @@ use crate::identity::pem;
 use crate::identity::revocation::NodeName;
 use crate::identity::rotation::next_rotation;
 use crate::identity::svid::{Svid, WantedSvid};
+use crate::vocab::limits;
 
 const SVID: &str = "node.pem";
 const JOIN_KEY: &str = "join-key.pem";
@@ -34,7 +35,6 @@ const LOCK: &str = "lock";
 const PRIVATE_MODE: u32 = 0o400;
 /// No file is longer, but for the one with the revocations.
 const FILE_BYTES: u64 = 64 * 1024;
-const TRUST_BYTES: u64 = 16 << 20;
 
 /// Why a node has no identity of its own.
 #[derive(Debug, Error)]
@@ -160,7 +160,7 @@ impl NodeState {
 
     /// The authority's news as they were kept.
     pub(super) fn told(&self) -> Result<Option<Told>, NodeError> {
-        let Some(content) = self.read(TRUST, TRUST_BYTES)? else {
+        let Some(content) = self.read(TRUST, limits::TRUST_BYTES)? else {
             return Ok(None);
         };
         let told = serde_json::from_slice(&content);

@@ -5,20 +5,23 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
+use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls::pki_types::UnixTime;
+use serde_json::Map;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tonic::{Code, Request, Status};
 
-use super::answer::unary;
+use super::answer::{frame, shared, unary};
 use super::{
     ALPN, CertificateRequest, CertificateResponse, NEWS_PATH, NewsRequest, NewsResponse,
     NewsRevocation, PATH, TOKEN_PATH, TokenRequest, TokenResponse,
@@ -33,6 +36,7 @@ use crate::identity::pem;
 use crate::identity::revocation::{NodeName, PeerLeaf};
 use crate::identity::rotation::next_rotation;
 use crate::identity::tls;
+use crate::telemetry::audit::{Audit, Decided};
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 
@@ -57,24 +61,41 @@ pub enum ServeError {
     Tls(#[source] rustls::Error),
 }
 
-/// Signs requests for those who hold a join token.
+/// Signs requests for nodes and for those who hold a join token.
 #[derive(Clone)]
 pub struct CertificateService {
-    inner: Arc<Inner>,
+    inner: Arc<Parts>,
+    /// What followers are told, by its version.
+    told: Arc<ArcSwapOption<(String, Bytes)>>,
 }
 
-struct Inner {
-    authority: Arc<Authority>,
-    tokens: JoinTokens,
-    ttl: Duration,
-    node_ttl: Duration,
-    clock: Clock,
+/// What the service is made of.
+pub struct Parts {
+    /// Who signs.
+    pub authority: Arc<Authority>,
+    /// Tokens that may be used again and again; they may change.
+    pub tokens: watch::Receiver<Arc<JoinTokens>>,
+    /// Lifetimes of what it signs and of the SVIDs of nodes; a request may ask for less.
+    pub lives: (Duration, Duration),
+    /// The time.
+    pub clock: Clock,
+    /// Where is recorded who was given an identity, and who was not.
+    pub audit: Option<Audit>,
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Parts")
+            .field("authority", &self.authority)
+            .field("lives", &self.lives)
+            .finish_non_exhaustive()
+    }
 }
 
 impl std::fmt::Debug for CertificateService {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("CertificateService")
-            .field("tokens", &self.inner.tokens)
+            .field("tokens", &*self.inner.tokens.borrow())
             .finish_non_exhaustive()
     }
 }
@@ -101,7 +122,7 @@ enum Proof<'a> {
     /// It is this node.
     Node(NodeName),
     /// It holds a token of the file of join tokens.
-    Held(&'a Grant),
+    Held(Grant),
     /// It holds a single-use token.
     Once(&'a str),
 }
@@ -110,25 +131,21 @@ impl CertificateService {
     /// `ttl` is the lifetime of what it signs; a request may ask for less.
     #[must_use]
     pub fn new(authority: Arc<Authority>, tokens: JoinTokens, ttl: Duration, clock: Clock) -> Self {
-        Self::with_node_ttl(authority, tokens, (ttl, ttl), clock)
+        Self::of(Parts {
+            authority,
+            tokens: watch::Sender::new(Arc::new(tokens)).subscribe(),
+            lives: (ttl, ttl),
+            clock,
+            audit: None,
+        })
     }
 
-    /// As [`Self::new`], with another lifetime for the SVIDs of nodes.
+    /// A service that is not yet reached.
     #[must_use]
-    pub fn with_node_ttl(
-        authority: Arc<Authority>,
-        tokens: JoinTokens,
-        (ttl, node_ttl): (Duration, Duration),
-        clock: Clock,
-    ) -> Self {
+    pub fn of(parts: Parts) -> Self {
         Self {
-            inner: Arc::new(Inner {
-                authority,
-                tokens,
-                ttl,
-                node_ttl,
-                clock,
-            }),
+            inner: Arc::new(parts),
+            told: Arc::default(),
         }
     }
 
@@ -272,7 +289,7 @@ impl CertificateService {
                 let news = move |request: Request<NewsRequest>| async move {
                     self.news(&request, &caller).await
                 };
-                unary(request, most, wait.saturating_add(REQUEST), news).await
+                shared(request, most, wait.saturating_add(REQUEST), news).await
             }
             TOKEN_PATH => {
                 let sign = move |request: Request<TokenRequest>| async move {
@@ -289,6 +306,20 @@ impl CertificateService {
         request: &Request<CertificateRequest>,
         caller: &Caller,
     ) -> Result<CertificateResponse, Status> {
+        let signed = self.certify(request, caller);
+        self.record(
+            "CreateCertificate",
+            caller,
+            signed.as_ref().map(|(id, _)| id),
+        );
+        signed.map(|(_id, response)| response)
+    }
+
+    fn certify(
+        &self,
+        request: &Request<CertificateRequest>,
+        caller: &Caller,
+    ) -> Result<(SpiffeId, CertificateResponse), Status> {
         let proof = self.prove(request, caller)?;
         let message = request.get_ref();
         let asked = |most: Duration| match u64::try_from(message.validity_duration) {
@@ -296,16 +327,17 @@ impl CertificateService {
             Ok(_) | Err(_) => most,
         };
         let inner = &self.inner;
-        let (ttl, node_ttl, now) = (asked(inner.ttl), inner.node_ttl, (inner.clock)());
-        let signed = match &proof {
+        let (ttl, node_ttl) = inner.lives;
+        let (ttl, now) = (asked(ttl), (inner.clock)());
+        let signed = match proof {
             Proof::Node(node) => {
                 inner
                     .authority
-                    .sign_for_node(node, &message.csr, (ttl, node_ttl), now)
+                    .sign_for_node(&node, &message.csr, (ttl, node_ttl), now)
             }
             Proof::Held(grant) => inner
                 .authority
-                .sign_csr(&message.csr, grant, ttl, now)
+                .sign_csr(&message.csr, &grant, ttl, now)
                 .map_err(JoinError::Issue),
             Proof::Once(token) => inner.authority.join(token, &message.csr, node_ttl, now),
         };
@@ -320,15 +352,36 @@ impl CertificateService {
             .map(|der| pem::encode("CERTIFICATE", der))
             .collect();
         cert_chain.push(pem::encode_certificates(&inner.authority.roots()));
-        Ok(CertificateResponse { cert_chain })
+        Ok((id, CertificateResponse { cert_chain }))
+    }
+
+    /// Records who was given `id`, or why nobody was.
+    fn record(&self, request: &'static str, caller: &Caller, given: Result<&SpiffeId, &Status>) {
+        let Some(audit) = &self.inner.audit else {
+            return;
+        };
+        let mut source = Map::new();
+        source.insert("address".to_owned(), caller.address.to_string().into());
+        if let Some(leaf) = &caller.leaf {
+            source.insert("principal".to_owned(), leaf.id.to_string().into());
+        }
+        let (identities, reason) = match given {
+            Ok(id) => (vec![id.to_string()], "granted"),
+            Err(status) => (Vec::new(), status.message()),
+        };
+        audit.send(Decided {
+            time: Duration::from_secs((self.inner.clock)().as_secs()),
+            role: "authority",
+            request,
+            source,
+            identities,
+            allowed: given.is_ok(),
+            reason: reason.to_owned(),
+        });
     }
 
     /// Waits for something that the caller does not know.
-    async fn news(
-        &self,
-        request: &Request<NewsRequest>,
-        caller: &Caller,
-    ) -> Result<NewsResponse, Status> {
+    async fn news(&self, request: &Request<NewsRequest>, caller: &Caller) -> Result<Bytes, Status> {
         let known = &request.get_ref().version;
         let node = match self.prove(request, caller) {
             Ok(Proof::Node(node)) => Some(node),
@@ -349,7 +402,21 @@ impl CertificateService {
             Ok(Err(_)) | Err(_) => None,
         };
         let news = found.unwrap_or_else(|| Arc::clone(&news.borrow()));
-        Ok(encode(&news))
+        self.frame_of(&news)
+    }
+
+    /// The answer with these news; the same bytes for all who are told them.
+    fn frame_of(&self, news: &News) -> Result<Bytes, Status> {
+        let last = self.told.load();
+        if let Some((version, frame)) = last.as_deref()
+            && *version == news.version
+        {
+            return Ok(frame.clone());
+        }
+        let frame = frame(&encode(news))?;
+        let told = (news.version.clone(), frame.clone());
+        self.told.store(Some(Arc::new(told)));
+        Ok(frame)
     }
 
     /// A JWT-SVID for an identity that the caller may have a certificate of.
@@ -358,6 +425,21 @@ impl CertificateService {
         request: &Request<TokenRequest>,
         caller: &Caller,
     ) -> Result<TokenResponse, Status> {
+        let signed = self.mint(request, caller);
+        match &signed {
+            Ok((Some(id), _)) => self.record("SignToken", caller, Ok(id)),
+            // The keys alone are no secret.
+            Ok((None, _)) => {}
+            Err(status) => self.record("SignToken", caller, Err(status)),
+        }
+        signed.map(|(_id, response)| response)
+    }
+
+    fn mint(
+        &self,
+        request: &Request<TokenRequest>,
+        caller: &Caller,
+    ) -> Result<(Option<SpiffeId>, TokenResponse), Status> {
         let proof = self.prove(request, caller)?;
         let (authority, asked) = (&self.inner.authority, request.get_ref());
         if let Proof::Once(_) = proof {
@@ -366,7 +448,7 @@ impl CertificateService {
         let key_set = authority.jwks();
         if asked.spiffe_id.is_empty() {
             let svid = String::new();
-            return Ok(TokenResponse { svid, key_set });
+            return Ok((None, TokenResponse { svid, key_set }));
         }
         let bad = |reason: String| Status::invalid_argument(reason);
         let id = SpiffeId::parse(&asked.spiffe_id).map_err(|e| bad(format!("spiffe_id: {e}")))?;
@@ -377,7 +459,8 @@ impl CertificateService {
         {
             return Err(bad("audience".to_owned()));
         }
-        let ttl = Duration::from_secs(asked.ttl_s).clamp(Duration::from_secs(1), self.inner.ttl);
+        let ttl =
+            Duration::from_secs(asked.ttl_s).clamp(Duration::from_secs(1), self.inner.lives.0);
         let (peer, now) = (caller.address, (self.inner.clock)());
         let signed = match &proof {
             Proof::Node(node) => authority.token_for_node(node, &id, audiences, ttl, now),
@@ -393,15 +476,11 @@ impl CertificateService {
             Status::new(join_code(&error), error.to_string())
         })?;
         tracing::info!(%peer, %id, "JWT-SVID issued");
-        Ok(TokenResponse { svid, key_set })
+        Ok((Some(id), TokenResponse { svid, key_set }))
     }
 
     /// What the caller may ask by: its certificate if it is a node's, else its token.
-    fn prove<'a, T>(
-        &'a self,
-        request: &'a Request<T>,
-        caller: &Caller,
-    ) -> Result<Proof<'a>, Status> {
+    fn prove<'a, T>(&self, request: &'a Request<T>, caller: &Caller) -> Result<Proof<'a>, Status> {
         let authority = &self.inner.authority;
         if let Some(leaf) = &caller.leaf
             && let Some(target) = authority.revocations().of(leaf)
@@ -426,8 +505,8 @@ impl CertificateService {
             return Ok(Proof::Node(node));
         }
         let token = token.ok_or_else(|| Status::unauthenticated("no known join token"))?;
-        if let Some(grant) = self.inner.tokens.grant(token) {
-            return Ok(Proof::Held(grant));
+        if let Some(grant) = self.inner.tokens.borrow().grant(token) {
+            return Ok(Proof::Held(grant.clone()));
         }
         if authority.knows_token(token) {
             return Ok(Proof::Once(token));

@@ -15,6 +15,9 @@ const TTL: u64 = 1000;
 struct Switched {
     authority: Authority,
     down: Arc<AtomicBool>,
+    /// It has one SVID and gives that, as files do.
+    only: Arc<AtomicBool>,
+    given: watch::Sender<Option<Svid>>,
     attempts: Arc<AtomicUsize>,
 }
 
@@ -24,10 +27,19 @@ impl SvidSource for Switched {
         if self.down.load(Ordering::Relaxed) {
             return Err(SourceError::Embedded(IssueError::Random));
         }
-        let svid = self
-            .authority
-            .issue(&wanted.id, &wanted.dns_names, Duration::from_secs(TTL), now)
-            .map_err(SourceError::Embedded)?;
+        if self.attempts.load(Ordering::Relaxed) > 1000 {
+            // The clock of these tests stands while a task runs.
+            return std::future::pending().await;
+        }
+        let given = self.given.borrow().clone();
+        let svid = match given.filter(|_| self.only.load(Ordering::Relaxed)) {
+            Some(given) => given,
+            None => self
+                .authority
+                .issue(&wanted.id, &wanted.dns_names, Duration::from_secs(TTL), now)
+                .map_err(SourceError::Embedded)?,
+        };
+        self.given.send_replace(Some(svid.clone()));
         Ok(Issued {
             svid,
             bundles: self.authority.bundles(),
@@ -43,6 +55,7 @@ struct Bench {
     set: watch::Receiver<Arc<SvidSet>>,
     wanted: watch::Sender<Vec<WantedSvid>>,
     down: Arc<AtomicBool>,
+    only: Arc<AtomicBool>,
     attempts: Arc<AtomicUsize>,
     revoked: watch::Sender<Arc<Revocations>>,
     /// Seconds by which the clock was set.
@@ -65,9 +78,12 @@ impl Bench {
             Arc::new(AtomicBool::new(down)),
             Arc::new(AtomicUsize::new(0)),
         );
+        let only = Arc::new(AtomicBool::new(false));
         let source = Switched {
             authority,
             down: Arc::clone(&down),
+            only: Arc::clone(&only),
+            given: watch::Sender::new(None),
             attempts: Arc::clone(&attempts),
         };
         let manager = SvidManager::with_clock(source, wanted, Arc::clone(&clock), Arc::new(|| 0.5));
@@ -79,6 +95,7 @@ impl Bench {
             set,
             wanted,
             down,
+            only,
             attempts,
             revoked,
             jump,
@@ -267,4 +284,59 @@ async fn revoked_serial_is_replaced_at_once() {
     sleep(Duration::from_secs(2)).await;
     assert_ne!(serial_of(&bench), first);
     assert_eq!(bench.attempts.load(Ordering::Relaxed), 2);
+}
+
+/// A source with no other certificate than a revoked one is asked as one that fails, until it has another.
+#[tokio::test(start_paused = true)]
+async fn revoked_serial_that_the_source_gives_again() {
+    let a = want("a", &[]);
+    let mut bench = Bench::start(vec![a.clone()], false);
+    let only = std::slice::from_ref(&a);
+    bench.set.wait_for(|set| set.covers(only)).await.unwrap();
+    bench.only.store(true, Ordering::Relaxed);
+    let serial_of = |bench: &Bench| {
+        let svid = Arc::clone(&bench.set.borrow().by_id[&a.id]);
+        leaf::peer(&svid.chain[0]).unwrap().serial
+    };
+    let first = serial_of(&bench);
+    let mut all = Revocations::default();
+    all.add(Target::Serial(first.clone()), "leaked").unwrap();
+    bench.revoked.send_replace(Arc::new(all));
+    bench.until(100).await;
+    // At 0, 0.5, 1.5, 3.5, 7.5 s and so on.
+    let tried = bench.attempts.load(Ordering::Relaxed);
+    assert!((5..12).contains(&tried), "{tried}");
+    assert_eq!(serial_of(&bench), first);
+    bench.only.store(false, Ordering::Relaxed);
+    bench.until(300).await;
+    assert_ne!(serial_of(&bench), first);
+    let tried = bench.attempts.load(Ordering::Relaxed);
+    bench.until(600).await;
+    assert_eq!(
+        bench.attempts.load(Ordering::Relaxed),
+        tried,
+        "before its half life"
+    );
+}
+
+/// The same where the clock was set back before the only certificate begins.
+#[tokio::test(start_paused = true)]
+async fn clock_that_is_set_back_before_the_only_certificate() {
+    let a = want("a", &[]);
+    let bench = Bench::start(vec![a.clone()], false);
+    bench.until(10).await;
+    bench.only.store(true, Ordering::Relaxed);
+    bench.jump.store(-600, Ordering::Relaxed);
+    sleep(Duration::from_secs(100)).await;
+    let tried = bench.attempts.load(Ordering::Relaxed);
+    assert!((4..14).contains(&tried), "{tried}");
+    bench.jump.store(0, Ordering::Relaxed);
+    sleep(Duration::from_secs(200)).await;
+    let settled = bench.attempts.load(Ordering::Relaxed);
+    sleep(Duration::from_secs(100)).await;
+    assert_eq!(
+        bench.attempts.load(Ordering::Relaxed),
+        settled,
+        "it is good again"
+    );
 }

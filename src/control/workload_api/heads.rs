@@ -25,6 +25,8 @@ const BLOCK_BYTES: usize = 16 * 1024;
 const _: () = assert!(limits::HPACK_TABLE_BYTES == 4096);
 /// Read at a time.
 const READ_BYTES: usize = 8 * 1024;
+/// No further block is written out where this much waits to be read, and more room than this is not kept.
+const READY_BYTES: usize = 4 * READ_BYTES;
 
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
@@ -77,11 +79,12 @@ impl Rewriter {
         self.frames(out)
     }
 
-    /// Goes through the frames in `held`.
+    /// Goes through the frames in `held`, until `out` has enough: a small block may be meant to be a large one.
     fn frames(&mut self, out: &mut Vec<u8>) -> Result<(), HeadError> {
         let held = std::mem::take(&mut self.held);
         let mut rest = held.as_slice();
         while self.pass == 0
+            && out.len() < READY_BYTES
             && let Some((head, after)) = rest.split_first_chunk::<FRAME_HEAD_BYTES>()
         {
             let [l1, l2, l3, kind, flags, s1, s2, s3, s4] = *head;
@@ -221,6 +224,10 @@ fn write(stream: u32, end: u8, block: &[u8], out: &mut Vec<u8>) -> Result<(), He
     }
 }
 
+fn invalid(error: HeadError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
 /// A stream whose heads are rewritten as they are read.
 pub(super) struct Heads<S> {
     stream: S,
@@ -256,8 +263,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
                 this.taken = this.taken.saturating_add(now.len());
                 return Poll::Ready(Ok(()));
             }
-            this.ready.clear();
             this.taken = 0;
+            this.ready.clear();
+            if this.ready.capacity() > READY_BYTES {
+                this.ready = Vec::new();
+            }
+            this.rewriter.frames(&mut this.ready).map_err(invalid)?;
+            if !this.ready.is_empty() {
+                continue;
+            }
             let mut space = [0_u8; READ_BYTES];
             let mut read = ReadBuf::new(&mut space);
             ready!(Pin::new(&mut this.stream).poll_read(cx, &mut read))?;
@@ -266,7 +280,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Heads<S> {
             }
             this.rewriter
                 .push(read.filled(), &mut this.ready)
-                .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+                .map_err(invalid)?;
         }
     }
 }
@@ -392,6 +406,32 @@ mod tests {
         for step in [1, 2, 3, 10, 50, 1000] {
             assert_eq!(read(&run(&input, step).unwrap()), want, "{step}");
         }
+    }
+
+    /// Blocks of four bytes that mean 16 KB each: what waits to be read is bounded, and so is the room that stays.
+    #[tokio::test]
+    async fn small_blocks_that_mean_much_take_no_room() {
+        use tokio::io::AsyncReadExt as _;
+        let first = indexed(b"a", &[b'x'; 4000]);
+        let mut input = [PREFACE, &frame(HEADERS, END_HEADERS, 1, &first)].concat();
+        for _ in 0..630 {
+            input.extend(frame(HEADERS, END_HEADERS, 3, &[0xbe; 4]));
+        }
+        let mut heads = Heads::new(&input[..]);
+        let (mut out, mut piece) = (Vec::new(), vec![0; 1000]);
+        loop {
+            let n = heads.read(&mut piece).await.unwrap();
+            out.extend_from_slice(&piece[..n]);
+            let room = heads.ready.capacity();
+            assert!(room <= 4 * READY_BYTES, "{room} after {}", out.len());
+            if n == 0 {
+                break;
+            }
+        }
+        assert!(heads.ready.capacity() <= READY_BYTES);
+        let frames = read(&out);
+        assert_eq!(frames.len(), 631, "nothing is lost");
+        assert!(out.len() > 10_000_000, "{}", out.len());
     }
 
     #[test]

@@ -21,6 +21,7 @@ use super::session::{Budget, Session, Shared, User};
 use super::socket::Listening;
 use super::tokens::Tokens;
 use crate::control::svid::{Clock, SvidSet};
+use crate::identity::revocation::Revocations;
 use crate::io::peer::{self, BootTime, Peer};
 use crate::telemetry::audit::Audit;
 use crate::vocab::limits;
@@ -56,6 +57,8 @@ pub struct Parts {
     pub entries: watch::Receiver<Arc<Vec<Entry>>>,
     /// The SVIDs of this process.
     pub svids: watch::Receiver<Arc<SvidSet>>,
+    /// What is revoked: nobody gets that.
+    pub revoked: watch::Receiver<Arc<Revocations>>,
     /// Who signs JWT-SVIDs.
     pub tokens: Tokens,
     /// Lifetime of a JWT-SVID.
@@ -72,6 +75,7 @@ impl WorkloadApiServer {
             shared: Arc::new(Shared {
                 entries: parts.entries,
                 svids: parts.svids,
+                revoked: parts.revoked,
                 tokens: parts.tokens,
                 jwt_svid_ttl: parts.jwt_svid_ttl,
                 clock,

@@ -29,6 +29,9 @@ use crate::control::authority::IssueError;
 use crate::control::grpc::RemoteError;
 use crate::control::svid::{Clock, SvidSet};
 use crate::identity::bundle::TrustBundles;
+use crate::identity::leaf;
+use crate::identity::revocation::Revocations;
+use crate::identity::svid::Svid;
 use crate::io::peer::{Facts, Peer};
 use crate::telemetry::audit::{Audit, Decided};
 use crate::vocab::limits;
@@ -47,6 +50,7 @@ const LOOK: Duration = Duration::from_secs(30);
 pub(super) struct Shared {
     pub(super) entries: watch::Receiver<Arc<Vec<Entry>>>,
     pub(super) svids: watch::Receiver<Arc<SvidSet>>,
+    pub(super) revoked: watch::Receiver<Arc<Revocations>>,
     pub(super) tokens: Tokens,
     pub(super) jwt_svid_ttl: Duration,
     pub(super) clock: Clock,
@@ -54,6 +58,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Whether an identity is revoked, by itself or by the node that its SVID was issued to.
+    fn is_barred(&self, id: &SpiffeId) -> bool {
+        let revoked = Arc::clone(&self.revoked.borrow());
+        if revoked.is_empty() {
+            return false;
+        }
+        let svid = self.svids.borrow().by_id.get(id).map(Arc::clone);
+        let node = svid.and_then(|svid| leaf::peer(svid.chain.first()?).ok()?.node);
+        revoked.of_identity(id, node.as_ref()).is_some()
+    }
+
     pub(super) fn record(
         &self,
         source: Map<String, Value>,
@@ -151,9 +166,13 @@ impl Session {
             ));
         }
         let entries = Arc::clone(&self.shared.entries.borrow());
-        let entitled = attest::entitled(&entries, &self.peer, &facts);
+        let mut entitled = attest::entitled(&entries, &self.peer, &facts);
         if entitled.is_empty() {
             return Err(denied("no entry matches this process"));
+        }
+        entitled.retain(|entitled| !self.shared.is_barred(&entitled.id));
+        if entitled.is_empty() {
+            return Err(denied("the identity is revoked"));
         }
         Ok((facts, entitled))
     }
@@ -236,11 +255,13 @@ impl Session {
     ) {
         let mut svids = self.shared.svids.clone();
         let mut entries = self.shared.entries.clone();
+        let mut revoked = self.shared.revoked.clone();
         let mut last: Option<T> = None;
         let began = tokio::time::Instant::now();
         loop {
-            let _seen = (svids.borrow_and_update(), entries.borrow_and_update());
-            drop(_seen);
+            svids.mark_unchanged();
+            entries.mark_unchanged();
+            revoked.mark_unchanged();
             let made = self.judge().map(|(_facts, who)| (make(&self, &who), who));
             let waited = began.elapsed() >= FIRST;
             let denial = match made {
@@ -270,6 +291,7 @@ impl Session {
             tokio::select! {
                 Ok(()) = svids.changed() => {}
                 Ok(()) = entries.changed() => {}
+                Ok(()) = revoked.changed() => {}
                 () = tokio::time::sleep(pause) => {}
                 () = send.closed() => return,
             }
@@ -410,11 +432,16 @@ type Make<T> = fn(&Session, &[Entitled]) -> Option<T>;
 
 fn x509_svids(session: &Session, entitled: &[Entitled]) -> Option<X509SvidResponse> {
     let set = Arc::clone(&session.shared.svids.borrow());
+    let revoked = Arc::clone(&session.shared.revoked.borrow());
     let now = (session.shared.clock)();
+    let good = |svid: &Svid| {
+        let leaf = svid.chain.first().and_then(|der| leaf::peer(der).ok());
+        !svid.expired(now) && leaf.is_some_and(|leaf| revoked.of(&leaf).is_none())
+    };
     let mut svids = Vec::new();
     let mut own = Vec::new();
     for Entitled { id, hint } in entitled {
-        let Some(svid) = set.by_id.get(id).filter(|svid| !svid.expired(now)) else {
+        let Some(svid) = set.by_id.get(id).filter(|svid| good(svid)) else {
             continue;
         };
         own.push(id.trust_domain().to_owned());

@@ -13,6 +13,7 @@ use crate::config::checked::Config;
 use crate::control::grpc::RemoteSigner;
 use crate::control::plane::{PlaneError, Tasks};
 use crate::control::svid::{Source, SvidSet, system_clock, system_jitter};
+use crate::identity::revocation::Revocations;
 use crate::telemetry::audit::Audit;
 
 /// Who signs JWT-SVIDs for workloads.
@@ -25,29 +26,38 @@ pub(in crate::control) fn signer(source: &Source) -> Tokens {
     }
 }
 
+/// What is served.
+pub(in crate::control) struct Given {
+    /// Who signs JWT-SVIDs.
+    pub tokens: Tokens,
+    /// The SVIDs of this process.
+    pub svids: watch::Receiver<Arc<SvidSet>>,
+    /// What is revoked.
+    pub revoked: watch::Receiver<Arc<Revocations>>,
+    /// Where every answer is recorded; without it nothing is served.
+    pub audit: Option<Audit>,
+}
+
 /// Serves the Workload API, if the configuration asks for it; what is returned changes its entries.
 pub(in crate::control) fn serve(
     config: &Config,
-    tokens: Tokens,
-    svids: watch::Receiver<Arc<SvidSet>>,
+    given: Given,
     tasks: &mut Tasks,
 ) -> Result<watch::Sender<Arc<Vec<Entry>>>, PlaneError> {
     let entries = watch::Sender::new(Arc::new(attest::entries(config)));
-    let Some(settings) = &config.process.workload_api else {
+    let (Some(settings), Some(audit)) = (&config.process.workload_api, given.audit) else {
         return Ok(entries);
     };
+    let tokens = given.tokens;
     let listening = Listening::open(settings).map_err(PlaneError::Socket)?;
-    let audit = Audit::start(&config.process.records).map_err(|source| PlaneError::Io {
-        what: "decision records".to_owned(),
-        source,
-    })?;
     if let Tokens::Remote(remote) = &tokens {
         let following = Arc::clone(remote).follow_keys(system_clock(), system_jitter());
         tasks.spawn("follower of the keys of JWT-SVIDs", following);
     }
     let parts = Parts {
         entries: entries.subscribe(),
-        svids,
+        svids: given.svids,
+        revoked: given.revoked,
         tokens,
         jwt_svid_ttl: Duration::from_secs(settings.jwt_svid_ttl_s),
         audit,

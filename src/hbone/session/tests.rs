@@ -111,6 +111,14 @@ impl Tested {
         })
     }
 
+    /// The fields of a block that was sent.
+    fn fields(block: &[u8]) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut found = Vec::new();
+        let each = |name: &[u8], value: &[u8]| found.push((name.to_vec(), value.to_vec()));
+        Decoder::default().decode(block, each).unwrap();
+        found
+    }
+
     /// The frames that were sent: kind, flags, stream, payload.
     fn sent(&mut self) -> Vec<(u8, u8, u32, Vec<u8>)> {
         let mut bytes = Vec::new();
@@ -160,6 +168,59 @@ fn breaks(own: Settings, input: &[u8], code: Code) {
     // Nothing more is taken.
     assert!(tested.take(&frame(kind::PING, 0, 0, &[0; 8])).is_err());
     assert!(tested.sent().is_empty() && tested.session.is_finished());
+}
+
+/// Heads of ours and a head of the peer that is not yet whole have nothing to do with each other.
+#[test]
+fn a_head_is_written_while_the_peers_is_incomplete() {
+    let block = connect_block();
+    let (some, rest) = block.split_at(block.len() / 2);
+    let mut server = Tested::server();
+    server.take(&connect(1)).unwrap();
+    server.take(&frame(kind::HEADERS, 0, 3, some)).unwrap();
+    assert!(server.session.respond(1, &ResponseHead::new(200), false));
+    let sent = server.sent();
+    assert_eq!(sent.len(), 1);
+    let status = (b":status".to_vec(), b"200".to_vec());
+    assert_eq!(Tested::fields(&sent[0].3), [status]);
+    server
+        .take(&frame(kind::CONTINUATION, flag::END_HEADERS, 3, rest))
+        .unwrap();
+    let heads: Vec<_> = server
+        .events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Request { id, head, .. } => Some((*id, head.authority.clone())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(heads.len(), 2);
+    assert_eq!((heads[0].0, heads[1].0), (1, 3));
+    assert_eq!(heads[0].1, heads[1].1);
+    // The same at the other end: half an answer, and one more tunnel.
+    let mut client = Tested::begun(Settings::CLIENT);
+    let first = client.open();
+    let mut answer = Vec::new();
+    ResponseHead::new(200).encode(&mut answer);
+    answer.extend_from_slice(&[0, 1, b'x', 1, b'y']);
+    client
+        .take(&frame(kind::HEADERS, 0, first, &answer[..2]))
+        .unwrap();
+    client.sent();
+    client.open();
+    assert_eq!(client.sent()[0].3, block);
+    client
+        .take(&frame(
+            kind::CONTINUATION,
+            flag::END_HEADERS,
+            first,
+            &answer[2..],
+        ))
+        .unwrap();
+    assert!(matches!(
+        &client.events[..],
+        [Event::Response { id, head }] if *id == first && head.status == 200
+    ));
 }
 
 #[test]

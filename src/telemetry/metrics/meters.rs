@@ -82,10 +82,8 @@ struct Kept {
 pub struct Meters {
     generation: Cell<u64>,
     by_key: RefCell<FxHashMap<Key, Kept>>,
-    /// Series of connections that did not end well.
+    /// Series of connections that did not end well, and those of an older mesh until they are used again.
     by_labels: RefCell<FxHashMap<Labels, Kept>>,
-    /// Of an older mesh, and not announced yet.
-    pending: RefCell<Vec<Arc<Series>>>,
     overflow: RefCell<Option<Arc<Series>>>,
     registry: mpsc::Sender<Arc<Series>>,
 }
@@ -98,7 +96,6 @@ impl Meters {
             generation: Cell::new(0),
             by_key: RefCell::default(),
             by_labels: RefCell::default(),
-            pending: RefCell::default(),
             overflow: RefCell::default(),
             registry,
         }
@@ -107,14 +104,16 @@ impl Meters {
     /// The series of `key`, whose numbers are of `mesh` with `generation`.
     pub fn series(&self, key: &Key, generation: u64, mesh: &Mesh, now: Instant) -> Arc<Series> {
         let mut by_key = self.by_key.borrow_mut();
+        let mut by_labels = self.by_labels.borrow_mut();
         if self.generation.get() != generation {
-            // The numbers of a key are of one mesh only. What is open keeps its series.
+            // The numbers of a key are of one mesh only; what was counted, and what is open, keeps its series.
             self.generation.set(generation);
-            let unannounced = by_key.drain().map(|(_key, kept)| kept);
-            let unannounced = unannounced.filter(|kept| !kept.announced);
-            self.pending
-                .borrow_mut()
-                .extend(unannounced.map(|kept| kept.series));
+            by_key.drain().for_each(|(_key, kept)| {
+                if by_labels.len() < limits::SERIES_PER_CORE {
+                    let labels = kept.series.labels.clone();
+                    by_labels.entry(labels).or_insert(kept);
+                }
+            });
         }
         if let Some(kept) = by_key.get_mut(key) {
             kept.used = now;
@@ -123,7 +122,11 @@ impl Meters {
         if by_key.len() >= limits::SERIES_PER_CORE {
             return self.overflow();
         }
-        let (series, kept) = self.make(Labels::of(key, mesh), now);
+        let labels = Labels::of(key, mesh);
+        let (series, kept) = match by_labels.remove(&labels) {
+            Some(kept) => (Arc::clone(&kept.series), Kept { used: now, ..kept }),
+            None => self.make(labels, now),
+        };
         by_key.insert(key.clone(), kept);
         series
     }
@@ -176,11 +179,14 @@ impl Meters {
         Arc::clone(made)
     }
 
+    /// How many it keeps.
+    #[cfg(test)]
+    pub(super) fn kept(&self) -> usize {
+        self.by_key.borrow().len() + self.by_labels.borrow().len()
+    }
+
     /// Announces what could not be announced and forgets what was not used for long; called now and then.
     pub fn sweep(&self, now: Instant) {
-        self.pending
-            .borrow_mut()
-            .retain(|series| !self.announce(series));
         let limit = Duration::from_millis(limits::SERIES_IDLE_MS);
         let stays = |kept: &mut Kept| {
             kept.announced = kept.announced || self.announce(&kept.series);

@@ -179,3 +179,54 @@ fn what_cannot_be_announced_is_announced_later() {
     }
     assert_eq!(seen, 3);
 }
+
+/// A reload takes nothing from the counters, whether somebody has read them before or not.
+#[test]
+fn a_reload_forgets_nothing_that_was_counted() {
+    let (news, receiver) = mpsc::channel(8);
+    let (meters, mesh) = (Meters::new(news), mesh());
+    let mut registry = Registry::new(receiver);
+    let mut value = || {
+        let text = registry.encode(Vec::new()).unwrap();
+        let line = line(&text, "istio_tcp_connections_opened_total", "caller-1");
+        line.map(|line| line.rsplit(' ').next().unwrap().to_owned())
+    };
+    let begun = now();
+    meters.series(&caller(1), 1, &mesh, begun).opened.add(2);
+    assert_eq!(value().as_deref(), Some("2"));
+    meters.series(&caller(1), 1, &mesh, begun).opened.add(3);
+    // Somebody else is the first to connect after the reload.
+    meters.series(&caller(2), 2, &mesh, begun);
+    assert_eq!(value().as_deref(), Some("5"));
+    meters.series(&caller(2), 3, &mesh, begun);
+    meters.series(&caller(1), 3, &mesh, begun).opened.add(1);
+    assert_eq!(value().as_deref(), Some("6"));
+    // And it is forgotten like any other.
+    meters.series(&caller(2), 4, &mesh, begun);
+    let idle = Duration::from_millis(limits::SERIES_IDLE_MS);
+    meters.sweep(begun + idle);
+    assert_eq!(value(), None);
+}
+
+/// Nobody reads: what is kept is bounded, however often the mesh is reloaded.
+#[test]
+fn reloads_without_a_reader_keep_no_more() {
+    let (news, receiver) = mpsc::channel(1);
+    let (meters, mesh) = (Meters::new(news), mesh());
+    for generation in 0..50 {
+        for n in 0..1000 {
+            // Other callers each time, so that nothing is found again.
+            let caller = caller(1000 * usize::try_from(generation).unwrap() + n);
+            meters.series(&caller, generation, &mesh, now());
+        }
+    }
+    assert!(
+        meters.kept() <= 2 * limits::SERIES_PER_CORE,
+        "{}",
+        meters.kept()
+    );
+    drop(receiver);
+    let idle = Duration::from_millis(limits::SERIES_IDLE_MS);
+    meters.sweep(now() + idle);
+    assert_eq!(meters.kept(), 0);
+}

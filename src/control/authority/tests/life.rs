@@ -83,6 +83,24 @@ fn a_token_is_used_once() {
     assert!(matches!(late, Err(JoinError::Expired)), "{late:?}");
 }
 
+/// A node that was removed is not one again by the token that made it one.
+#[test]
+fn a_removed_node_needs_a_new_token() {
+    let authority = memory();
+    let (text, first) = (token(&authority), key());
+    let csr = request(OWN, &first, &[]);
+    join(&authority, &text, &csr, NOW).unwrap();
+    authority.remove_node(&node("vm-1")).unwrap();
+    let again = join(&authority, &text, &csr, NOW + 5);
+    assert!(matches!(again, Err(JoinError::Used)), "{again:?}");
+    let other = token(&authority);
+    join(&authority, &other, &csr, NOW + 6).unwrap();
+    // The first token is not the one that it joined by.
+    let again = join(&authority, &text, &csr, NOW + 7);
+    assert!(matches!(again, Err(JoinError::Used)), "{again:?}");
+    assert!(join(&authority, &other, &csr, NOW + 7).is_ok());
+}
+
 #[test]
 fn a_token_is_good_for_its_node_alone() {
     let authority = memory();
@@ -237,6 +255,9 @@ fn what_is_revoked_is_not_issued_and_can_be_undone() {
         .unwrap();
     let refused = authority.issue(&frontend(), &[], HOUR, at(NOW));
     assert!(matches!(refused, Err(IssueError::Barred(_))));
+    // It would be listed, and match nobody.
+    let whole = authority.revoke(&Target::Id(id("spiffe://cluster.local")), "", at(NOW));
+    assert!(matches!(whole, Err(LedgerError::Domain(_))), "{whole:?}");
     let long = "x".repeat(crate::vocab::limits::REASON_BYTES + 1);
     assert!(matches!(
         authority.revoke(&Target::Serial(Serial::of_bytes(&[1])), &long, at(NOW)),
@@ -353,6 +374,114 @@ fn the_ledger_outlives_the_process() {
         open(dir.path(), NOW),
         Err(AuthorityError::Ledger(_))
     ));
+}
+
+/// A ledger that is gone says nothing of what was revoked: it is not taken for an empty one.
+#[test]
+fn a_lost_ledger_is_not_an_empty_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = open(dir.path(), NOW).unwrap();
+    let roots = authority.roots();
+    drop(authority);
+    let path = state(dir.path(), "ledger.json");
+    let lost = |now| {
+        fs::remove_file(&path).unwrap();
+        let opened = open(dir.path(), now).map(|_authority| ());
+        assert!(
+            matches!(opened, Err(AuthorityError::NoLedger(_))),
+            "{opened:?}"
+        );
+    };
+    lost(NOW);
+    let anew = |now| ledger::make_anew(dir.path(), Duration::from_secs(DAY), at(now));
+    anew(NOW).unwrap();
+    let there = anew(NOW);
+    assert!(
+        matches!(there, Err(AuthorityError::LedgerThere(_))),
+        "{there:?}"
+    );
+    let authority = open(dir.path(), NOW).unwrap();
+    assert_eq!(authority.roots(), roots);
+    // In the middle of a rotation: neither root is forgotten, and the rotation goes on.
+    authority
+        .rotate_root(Duration::from_secs(DAY), at(NOW))
+        .unwrap();
+    authority.step_rotation(at(NOW + DAY)).unwrap();
+    let both = authority.roots();
+    drop(authority);
+    let now = NOW + DAY + 10;
+    lost(now);
+    anew(now).unwrap();
+    let authority = open(dir.path(), now).unwrap();
+    assert_eq!(authority.roots(), both);
+    assert_eq!(
+        authority.step_rotation(at(now)).unwrap(),
+        Some(at(now + DAY))
+    );
+    assert_eq!(authority.step_rotation(at(now + 2 * DAY)).unwrap(), None);
+    assert_eq!(
+        (authority.signing_root(), authority.roots()),
+        (2, both[1..].to_vec())
+    );
+    drop(authority);
+    // Afterwards the root that is left has another number.
+    lost(now + 2 * DAY);
+    anew(now + 2 * DAY).unwrap();
+    let authority = open(dir.path(), now + 2 * DAY).unwrap();
+    assert_eq!(
+        (authority.signing_root(), authority.roots()),
+        (2, both[1..].to_vec())
+    );
+}
+
+/// What could not be loaded again is refused while it can be.
+#[test]
+fn a_ledger_has_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let authority = open(dir.path(), NOW).unwrap();
+    let most = usize::try_from(crate::vocab::limits::LEDGER_BYTES).unwrap();
+    let entry = ledger::NodeEntry {
+        grant: vec!["x".repeat(most / 2); 3],
+        joined: NOW,
+        token: String::new(),
+    };
+    let kept = authority.ledger.change(|data| {
+        data.nodes.insert("vm-1".to_owned(), entry);
+        Ok(())
+    });
+    assert!(matches!(kept, Err(LedgerError::Store(_))), "{kept:?}");
+    assert!(authority.ledger.data().nodes.is_empty());
+}
+
+#[test]
+fn revocations_fit_into_one_answer() {
+    // IDs of 2 KiB each: fewer than the number that is allowed are as much as an answer carries.
+    let memory = memory();
+    let long = |n: usize| {
+        let end = "x".repeat(crate::vocab::limits::SPIFFE_ID_BYTES - 30);
+        Target::Id(id(&format!("spiffe://cluster.local/{n:05}/{end}")))
+    };
+    let entries = (0..1500).map(|n| {
+        let (kind, value) = ledger::words(&long(n));
+        ledger::RevocationEntry {
+            kind: kind.to_owned(),
+            value,
+            reason: String::new(),
+            time: NOW,
+        }
+    });
+    let filled = memory.ledger.change(|data| {
+        data.revocations.extend(entries);
+        Ok(())
+    });
+    filled.unwrap();
+    let mut next = 1500..3000;
+    let refused = next.find_map(|n| memory.revoke(&long(n), "", at(NOW)).err());
+    assert!(matches!(refused, Some(LedgerError::Long)), "{refused:?}");
+    let bytes = memory.ledger.data().revocation_bytes();
+    assert!(bytes <= crate::vocab::limits::REVOCATIONS_BYTES, "{bytes}");
+    memory.unrevoke(&long(0)).unwrap();
+    memory.revoke(&long(2999), "", at(NOW)).unwrap();
 }
 
 fn durable_text(path: &Path) -> String {

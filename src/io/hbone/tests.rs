@@ -1,0 +1,147 @@
+//! What a revocation finds in the pool, on both drivers.
+
+use std::pin::Pin;
+
+use http::{Method, Response};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::*;
+use crate::identity::revocation::Serial;
+use crate::io::mux::ServerConnection;
+use crate::io::rt::{Acceptor, Core, Want};
+
+fn on_both(test: fn() -> Pin<Box<dyn Future<Output = ()>>>) {
+    for want in [Want::Epoll, Want::IoUring] {
+        let mut core = Core::build(want).unwrap();
+        let done = core.run(async move { rt::timeout(60_000, test()).await });
+        done.expect("ends in time");
+    }
+}
+
+fn peer(name: &str) -> Arc<PeerLeaf> {
+    Arc::new(PeerLeaf {
+        id: SpiffeId::parse(&format!("spiffe://td/{name}")).unwrap(),
+        serial: Serial::of_bytes(name.as_bytes()),
+        node: None,
+    })
+}
+
+fn revoked(name: &str) -> Arc<Revocations> {
+    let mut all = Revocations::default();
+    all.add(Target::Id(peer(name).id.clone()), "test").unwrap();
+    Arc::new(all)
+}
+
+/// A connection to a far end that takes every tunnel, and a word when that far end has seen its end.
+async fn connected(name: &str) -> (Pooled, Rc<Notify>) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let any: SocketAddr = "127.83.77.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(8).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let acceptor = Acceptor::new(socket).unwrap();
+    let up = rt::connect(address, ConnectOptions::default())
+        .await
+        .unwrap();
+    let mut far = ServerConnection::new(acceptor.accept().await.unwrap().into());
+    let over = Rc::new(Notify::new());
+    let told = Rc::clone(&over);
+    rt::spawn(async move {
+        let mut open = Vec::new();
+        // The other end may be gone before that.
+        if far.handshake().await.is_ok() {
+            while let Ok(Some((request, mut respond))) = far.accept().await {
+                respond.send_response(&Response::new(()), false).unwrap();
+                open.push(request.into_body());
+            }
+        }
+        told.notify_one();
+    });
+    (begun(up.into(), peer(name)), over)
+}
+
+/// A tunnel through a pooled connection.
+async fn tunnel(mux: &Mux) -> Stream {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = "10.0.0.1:80".parse().unwrap();
+    let (response, tunnel) = mux.open(&request, None).await.unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    tunnel.into()
+}
+
+/// The pool with one slot, and that slot.
+fn pool() -> (Pool, Rc<Slot>) {
+    let (pool, slot) = (Pool::default(), Rc::new(Slot::default()));
+    let key = (
+        peer("caller").id.clone(),
+        "127.83.77.1:15008".parse().unwrap(),
+        peer("b").id.clone(),
+        None,
+        0,
+    );
+    pool.by_key.borrow_mut().insert(key, Rc::clone(&slot));
+    (pool, slot)
+}
+
+/// Somebody dials one more and gets no answer: that must not save the connections that are there.
+#[test]
+fn a_revocation_ends_connections_while_another_one_is_dialled() {
+    on_both(|| {
+        Box::pin(async {
+            let (pool, slot) = pool();
+            let (stays, _) = connected("a").await;
+            let (goes, over) = connected("b").await;
+            let to: SocketAddr = "127.83.77.1:15008".parse().unwrap();
+            pool.admit(stays, &slot, to).unwrap();
+            let (mux, _leaf) = pool.admit(goes, &slot, to).unwrap();
+            let _tunnel = tunnel(&mux).await;
+            let _dialling = slot.connecting.lock().await;
+            assert_eq!(pool.cut(&revoked("c")), 0);
+            assert_eq!(pool.cut(&revoked("b")), 1);
+            over.notified().await;
+            let left = slot.with_room();
+            assert_eq!(left.map(|(_mux, leaf)| leaf), Some(peer("a")));
+        })
+    });
+}
+
+/// The handshake was before the revocation, the connection is there after it.
+#[test]
+fn a_connection_that_comes_after_its_revocation_is_not_used() {
+    on_both(|| {
+        Box::pin(async {
+            let (pool, slot) = pool();
+            let (fresh, over) = connected("b").await;
+            assert_eq!(pool.cut(&revoked("b")), 0);
+            let to: SocketAddr = "127.83.77.1:15008".parse().unwrap();
+            let refused = pool.admit(fresh, &slot, to).map(|_pooled| ());
+            assert!(
+                matches!(refused, Err(HboneError::Revoked { .. })),
+                "{refused:?}"
+            );
+            over.notified().await;
+            // It is undone: the next one is used.
+            assert_eq!(pool.cut(&Arc::default()), 0);
+            let (again, _over) = connected("b").await;
+            assert!(pool.admit(again, &slot, to).is_ok());
+        })
+    });
+}
+
+/// A slot in which somebody dials is not forgotten, an empty one is.
+#[test]
+fn sweeping_leaves_a_slot_that_is_used() {
+    on_both(|| {
+        Box::pin(async {
+            let (pool, slot) = pool();
+            let dialling = slot.connecting.lock().await;
+            pool.sweep();
+            assert_eq!(pool.by_key.borrow().len(), 1);
+            drop(dialling);
+            pool.sweep();
+            assert!(pool.by_key.borrow().is_empty());
+        })
+    });
+}
