@@ -130,7 +130,7 @@ impl Records {
         wanted: impl Fn(&Value) -> bool,
     ) -> Vec<Value> {
         let mut found = Vec::new();
-        os::wait_until(Duration::from_secs(3), || {
+        os::wait_until(Duration::from_secs(15), || {
             found = self.since(mark);
             found.retain(&wanted);
             found.len() >= count

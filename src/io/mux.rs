@@ -3,22 +3,21 @@
 //! What the tunnels send gathers in an outbox, so that the frames that came together in one turn of the loop go out in one
 //! write. What comes is handed on in the pieces it was read in. While nothing moves, nothing is held.
 
+mod driver;
 mod outbox;
+mod server;
 #[cfg(test)]
 mod tests;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
-use std::time::Instant;
+use std::task::{Context, Poll, Waker};
 
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use thiserror::Error;
-use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
 use crate::hbone::head::{Fields, Kept};
 use crate::hbone::{
@@ -26,17 +25,15 @@ use crate::hbone::{
     Settings, Table,
 };
 use crate::io::early::Early;
+use crate::io::rt;
 use crate::io::slots::Slots;
 use crate::io::stream::Stream;
 use crate::io::tunnel::Tunnel;
-use crate::io::{clock, rt};
 use crate::vocab::limits;
-use outbox::{COPIED_BYTES, Outbox, SLICES};
+pub use driver::Driver;
+use outbox::{COPIED_BYTES, Outbox};
+pub use server::{Respond, ServerConnection};
 
-/// A buffer that is received into.
-const READ_BYTES: usize = 64 * 1024;
-/// It is replaced when less than this is left of it.
-const LEAST_READ_BYTES: usize = 16 * 1024;
 /// Payloads below this are gathered where the reader does not keep up, or each would hold its whole buffer.
 const GATHERED_BYTES: usize = 4096;
 /// So are all once a connection holds so many, which may hold a buffer of `buffers::Size::Large` each.
@@ -580,284 +577,6 @@ impl Payload<'_> {
         match self {
             Self::Copied(bytes) => bytes.len(),
             Self::Held(bytes) => bytes.len(),
-        }
-    }
-}
-
-thread_local! {
-    /// The buffer that all connections of a core receive into: one that waits for bytes holds none.
-    static SPARE: RefCell<BytesMut> = RefCell::default();
-}
-
-/// What reads and writes a connection.
-#[derive(Debug)]
-pub struct Driver {
-    stream: Stream,
-    mux: Mux,
-    started: Instant,
-}
-
-impl Driver {
-    fn new(stream: Stream, mux: Mux) -> Self {
-        Self {
-            stream,
-            mux,
-            started: clock::now(),
-        }
-    }
-
-    /// Reads and writes until the connection ends.
-    ///
-    /// # Errors
-    /// It did not end in order.
-    pub async fn run(mut self) -> Result<(), MuxError> {
-        std::future::poll_fn(|cx| self.poll(cx)).await
-    }
-
-    /// Writes what waits and takes what has come. Ready at the end of the connection.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), MuxError>> {
-        let polled = self.poll_both(cx);
-        if polled.is_ready() {
-            self.mux.0.borrow_mut().end();
-        }
-        polled
-    }
-
-    fn poll_both(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), MuxError>> {
-        register(&mut self.mux.0.borrow_mut().driver, cx);
-        loop {
-            let written = self.poll_write(cx).map_err(MuxError::Io)?;
-            {
-                let state = self.mux.0.borrow();
-                if state.session.is_finished() && written.is_ready() {
-                    drop(state);
-                    ready!(Pin::new(&mut self.stream).poll_shutdown(cx)).map_err(MuxError::Io)?;
-                    return Poll::Ready(Ok(()));
-                }
-                // Who does not read what it has asked for is not read either; and taken first, then read on.
-                if state.outbox.is_full() || !state.incoming.is_empty() {
-                    return Poll::Pending;
-                }
-            }
-            let chunk = ready!(self.poll_read(cx)).map_err(MuxError::Io)?;
-            if chunk.is_empty() {
-                let open = self.mux.0.borrow().session.open_streams();
-                return Poll::Ready(match open {
-                    0 => Ok(()),
-                    _ => Err(MuxError::Io(io::ErrorKind::UnexpectedEof.into())),
-                });
-            }
-            let now_ms = elapsed_ms(self.started);
-            let taken = self.mux.0.borrow_mut().receive(now_ms, &chunk);
-            if let Err(error) = taken {
-                // The peer learns why if it takes it at once.
-                let told = self.poll_write(cx);
-                tracing::trace!(told = told.is_ready(), "GOAWAY");
-                return Poll::Ready(Err(MuxError::Protocol(error)));
-            }
-        }
-    }
-
-    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Bytes>> {
-        if self.stream.gives_chunks() {
-            let polled = self.stream.poll_chunk(cx);
-            return polled.map_ok(Option::unwrap_or_default);
-        }
-        let mut spare = SPARE.take();
-        if spare.capacity() < LEAST_READ_BYTES {
-            spare.reserve(READ_BYTES);
-        }
-        let polled = pin!(self.stream.read_buf(&mut spare)).poll(cx);
-        let chunk = spare.split().freeze();
-        SPARE.set(spare);
-        polled.map_ok(|_n| chunk)
-    }
-
-    /// Writes all that waits; ready when nothing does.
-    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut state = self.mux.0.borrow_mut();
-        let mut wrote = false;
-        while !state.outbox.is_empty() {
-            ready!(poll_write_first(&mut self.stream, &mut state.outbox, cx))?;
-            wrote = true;
-            if state.crowded && state.outbox.has_room() {
-                state.crowded = false;
-                state
-                    .slots
-                    .iter_mut()
-                    .for_each(|(_, s)| wake(&mut s.writer));
-            }
-        }
-        drop(state);
-        if wrote {
-            return Pin::new(&mut self.stream).poll_flush(cx);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// Writes what is first in the outbox, as far as the stream takes it.
-fn poll_write_first(
-    stream: &mut Stream,
-    outbox: &mut Outbox,
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<()>> {
-    if outbox.has_slots_first()
-        && let Some(tls) = stream.tls()
-    {
-        ready!(tls.poll_clear(cx))?;
-        if let Some((slots, filled)) = outbox.take_slots() {
-            tls.send_slots(cx, slots, filled)?;
-        }
-        return Poll::Ready(Ok(()));
-    }
-    let n = {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let n = outbox.fill(&mut slices);
-        let slices = slices.get(..n).unwrap_or_default();
-        ready!(Pin::new(stream).poll_write_vectored(cx, slices))?
-    };
-    if n == 0 {
-        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-    }
-    outbox.wrote(n);
-    Poll::Ready(Ok(()))
-}
-
-/// Milliseconds since an instant.
-fn elapsed_ms(since: Instant) -> u64 {
-    let passed = clock::now().saturating_duration_since(since);
-    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// A request, the tunnel that it asks for in it, and what answers it.
-type Taken = (Request<Tunnel>, Respond);
-
-/// A server's end of a connection.
-#[derive(Debug)]
-pub struct ServerConnection {
-    driver: Driver,
-    mux: Mux,
-}
-
-impl ServerConnection {
-    /// A connection over `stream`.
-    #[must_use]
-    pub fn new(mut stream: Stream) -> Self {
-        let mux = Mux::new(Settings::SERVER, stream.tls().is_some());
-        Self {
-            driver: Driver::new(stream, mux.clone()),
-            mux,
-        }
-    }
-
-    /// What its tunnels hold of it.
-    #[must_use]
-    pub fn mux(&self) -> &Mux {
-        &self.mux
-    }
-
-    /// Waits until the client has shown that it speaks HTTP/2.
-    ///
-    /// # Errors
-    /// It does not.
-    pub async fn handshake(&mut self) -> Result<(), MuxError> {
-        std::future::poll_fn(|cx| {
-            let polled = self.driver.poll(cx)?;
-            if self.mux.0.borrow().session.is_settled() {
-                return Poll::Ready(Ok(()));
-            }
-            polled.map(|()| Err(MuxError::Ended))
-        })
-        .await
-    }
-
-    /// The next request; the tunnel in it is one once it is answered with 200. Reads and writes the connection meanwhile.
-    /// `None` at its end.
-    ///
-    /// # Errors
-    /// It did not end in order.
-    pub async fn accept(&mut self) -> Result<Option<Taken>, MuxError> {
-        std::future::poll_fn(|cx| self.poll_accept(cx)).await
-    }
-
-    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Taken>, MuxError>> {
-        if let Some(taken) = self.taken() {
-            return Poll::Ready(Ok(Some(taken)));
-        }
-        let polled = self.driver.poll(cx)?;
-        match self.taken() {
-            Some(taken) => Poll::Ready(Ok(Some(taken))),
-            None => polled.map(|()| Ok(None)),
-        }
-    }
-
-    fn taken(&self) -> Option<Taken> {
-        let (id, head) = {
-            let mut state = self.mux.0.borrow_mut();
-            let (id, head) = state.incoming.pop_front()?;
-            state.session.take(id);
-            (id, head)
-        };
-        let respond = Respond {
-            mux: self.mux.clone(),
-            id,
-        };
-        let mut request = Request::new(Tunnel::new(self.mux.clone(), id));
-        if head.connect {
-            *request.method_mut() = Method::CONNECT;
-        }
-        if let Ok(authority) = head.authority.parse::<http::uri::Authority>() {
-            let mut parts = http::uri::Parts::default();
-            parts.authority = Some(authority);
-            *request.uri_mut() = http::Uri::from_parts(parts).unwrap_or_default();
-        }
-        put_fields(&head.fields, request.headers_mut());
-        Some((request, respond))
-    }
-
-    /// Ends the connection at once for what the peer does.
-    pub fn abort(&mut self, what: &'static str) {
-        let mut state = self.mux.0.borrow_mut();
-        state.session.fail(ConnectionError {
-            code: Code::ENHANCE_YOUR_CALM,
-            what,
-        });
-        state.sent();
-    }
-}
-
-/// Its tunnels see the end, however it came.
-impl Drop for Driver {
-    fn drop(&mut self) {
-        self.mux.0.borrow_mut().end();
-    }
-}
-
-/// Answers one request.
-#[derive(Debug)]
-pub struct Respond {
-    mux: Mux,
-    id: u32,
-}
-
-impl Respond {
-    /// Sends the answer; with `end` nothing follows.
-    ///
-    /// # Errors
-    /// The stream is gone.
-    pub fn send_response(&mut self, response: &Response<()>, end: bool) -> Result<(), MuxError> {
-        let mut head = ResponseHead::new(response.status().as_u16());
-        for kept in Kept::ALL {
-            let value = response.headers().get(kept.name());
-            if let Some(value) = value.and_then(|v| v.to_str().ok()) {
-                head.fields = head.fields.with(kept, value);
-            }
-        }
-        if self.mux.respond(self.id, &head, end) {
-            Ok(())
-        } else {
-            Err(MuxError::Ended)
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Both ends of a connection over loopback, on both drivers.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 
+use http::Method;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
