@@ -227,9 +227,15 @@ mod tests {
         };
         let (a, again) = (told("service.name=a"), told("service.name=a"));
         assert!(Arc::ptr_eq(&a.unwrap(), &again.unwrap()));
-        assert_eq!(told("service.name=b").unwrap().service.as_deref(), Some("b"));
+        assert_eq!(
+            told("service.name=b").unwrap().service.as_deref(),
+            Some("b")
+        );
         assert_eq!(told("nothing"), None);
-        assert_eq!(told("service.name=a").unwrap().service.as_deref(), Some("a"));
+        assert_eq!(
+            told("service.name=a").unwrap().service.as_deref(),
+            Some("a")
+        );
     }
 
     #[test]
