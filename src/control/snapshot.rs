@@ -275,8 +275,10 @@ impl Identities {
     ) -> Result<Arc<PeerLeaf>, NotProved> {
         let made = self.made.get(id).ok_or(NotProved::NotHere)?;
         let own = made.within.as_ref().ok_or(NotProved::NotHere)?;
-        own.prove(&made.svid, &self.verifying, usage, now)
-            .map_err(NotProved::Refused)
+        let proved = own.prove(&made.svid, &self.verifying, usage, now);
+        let leaf = proved.map_err(NotProved::Refused)?;
+        // A source may hand out a certificate of another identity; a handshake would show that one.
+        (leaf.id == *id).then_some(leaf).ok_or(NotProved::NotHere)
     }
 }
 

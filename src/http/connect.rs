@@ -102,17 +102,44 @@ pub struct Told {
     /// `forwarded`'s `host`.
     pub service: Option<Host>,
     /// `baggage`.
-    pub baggage: Option<Baggage>,
+    pub baggage: Option<Arc<Baggage>>,
+}
+
+/// What the last tunnel of a connection told of the peer. The next one most likely says the same, and shares it.
+#[derive(Debug, Default)]
+pub struct LastBaggage(Option<(HeaderValue, Option<Arc<Baggage>>)>);
+
+impl LastBaggage {
+    fn read(&mut self, headers: &HeaderMap) -> Option<Arc<Baggage>> {
+        let mut fields = headers.get_all(&BAGGAGE).iter();
+        let (Some(value), None) = (fields.next(), fields.next()) else {
+            return Baggage::of(headers).map(Arc::new);
+        };
+        if let Some((last, baggage)) = &self.0
+            && last == value
+        {
+            return baggage.clone();
+        }
+        let baggage = Baggage::of(headers).map(Arc::new);
+        self.0 = Some((value.clone(), baggage.clone()));
+        baggage
+    }
 }
 
 impl Told {
     /// Reads the fields of a CONNECT; what is malformed is as if it were not there.
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
+        Self::after(&mut LastBaggage::default(), headers)
+    }
+
+    /// As [`Self::of`], on a connection whose last tunnel told `last`.
+    #[must_use]
+    pub fn after(last: &mut LastBaggage, headers: &HeaderMap) -> Self {
         let forwarded = headers.get(header::FORWARDED);
         Self {
             trace: trace(headers),
-            baggage: Baggage::of(headers),
+            baggage: last.read(headers),
             ..Self::default()
         }
         .forwarded(forwarded.and_then(|v| v.to_str().ok()).unwrap_or_default())
@@ -187,6 +214,28 @@ mod tests {
             (name, HeaderValue::from_str(value).unwrap())
         };
         fields.iter().map(field).collect()
+    }
+
+    #[test]
+    fn the_same_baggage_is_kept_once() {
+        let mut last = LastBaggage::default();
+        let mut told = |value: &str| {
+            let fields = headers(&[("baggage", value)]);
+            let told = Told::after(&mut last, &fields);
+            assert_eq!(told, Told::of(&fields));
+            told.baggage
+        };
+        let (a, again) = (told("service.name=a"), told("service.name=a"));
+        assert!(Arc::ptr_eq(&a.unwrap(), &again.unwrap()));
+        assert_eq!(
+            told("service.name=b").unwrap().service.as_deref(),
+            Some("b")
+        );
+        assert_eq!(told("nothing"), None);
+        assert_eq!(
+            told("service.name=a").unwrap().service.as_deref(),
+            Some("a")
+        );
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Bytes both ways between two streams, each direction ending on its own.
 
 use std::cell::{Cell, OnceCell};
+use std::future::poll_fn;
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -83,51 +85,52 @@ pub fn relay(down: Stream, up: Stream, progress: &Meter) -> impl Future<Output =
     both_ways([down_read, up_read], writes, progress)
 }
 
-async fn both_ways(reads: [Half; 2], mut writes: BreaksOff, progress: &Meter) -> io::Result<()> {
-    let [mut down_read, mut up_read] = reads;
+async fn both_ways(reads: [Half; 2], writes: BreaksOff, progress: &Meter) -> io::Result<()> {
+    let ([mut down_read, mut up_read], mut writes) = (reads, writes);
     let [down_write, up_write] = &mut writes.halves;
-    let half_closed = Cell::new(false);
-    let upward = async {
-        copy(&mut down_read, up_write, |n| {
-            let mut passed = progress.get();
-            passed.received = passed.received.saturating_add(n);
-            progress.set(passed);
-        })
-        .await?;
-        half_closed.set(true);
-        io::Result::Ok(())
-    };
-    let downward = async {
-        copy(&mut up_read, down_write, |n| {
-            let mut passed = progress.get();
-            passed.sent = passed.sent.saturating_add(n);
-            progress.set(passed);
-        })
-        .await?;
-        half_closed.set(true);
-        io::Result::Ok(())
-    };
-    tokio::select! {
-        // The silence begins in the turn in which a direction ends, so it is asked last.
-        biased;
-        both = async { tokio::try_join!(upward, downward) } => both.map(|_both| ())?,
-        () = silence(&half_closed, progress) => return Err(io::ErrorKind::TimedOut.into()),
-    }
+    // Pinned where they stand: joined by a future of their own each would be held twice.
+    let mut upward = pin!(copy(&mut down_read, up_write, |n| {
+        let mut passed = progress.get();
+        passed.received = passed.received.saturating_add(n);
+        progress.set(passed);
+    }));
+    let mut downward = pin!(copy(&mut up_read, down_write, |n| {
+        let mut passed = progress.get();
+        passed.sent = passed.sent.saturating_add(n);
+        progress.set(passed);
+    }));
+    let (mut up_ended, mut down_ended) = (false, false);
+    // While nothing has ended no timer is held.
+    let mut silent = None;
+    poll_fn(|cx| {
+        if !up_ended && let Poll::Ready(ended) = upward.as_mut().poll(cx) {
+            ended?;
+            up_ended = true;
+        }
+        if !down_ended && let Poll::Ready(ended) = downward.as_mut().poll(cx) {
+            ended?;
+            down_ended = true;
+        }
+        match (up_ended, down_ended) {
+            (true, true) => Poll::Ready(Ok(())),
+            (false, false) => Poll::Pending,
+            (true, false) | (false, true) => silent
+                .get_or_insert_with(|| Box::pin(silence(progress)))
+                .as_mut()
+                .poll(cx)
+                .map(|()| io::Result::Err(io::ErrorKind::TimedOut.into())),
+        }
+    })
+    .await?;
     writes.done = true;
     Ok(())
 }
 
-/// Ends when one side has ended and the other has been silent for too long.
-async fn silence(half_closed: &Cell<bool>, progress: &Meter) {
-    // While nothing has ended no timer is held.
-    std::future::poll_fn(|_cx| match half_closed.get() {
-        true => Poll::Ready(()),
-        false => Poll::Pending,
-    })
-    .await;
+/// Ends when the side that has not ended has been silent for too long.
+async fn silence(progress: &Meter) {
     loop {
         let before = progress.get();
-        Box::pin(rt::sleep(limits::HALF_CLOSED_MS)).await;
+        rt::sleep(limits::HALF_CLOSED_MS).await;
         if before == progress.get() {
             return;
         }

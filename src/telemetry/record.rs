@@ -270,7 +270,9 @@ fn tell(source: &mut Object<'_>, told: &Told) {
     if let Some(client) = told.client {
         source.put("forwardedFor", Shown(&client));
     }
-    let Some(baggage) = &told.baggage else { return };
+    let Some(baggage) = told.baggage.as_deref() else {
+        return;
+    };
     let Baggage {
         cluster,
         namespace,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::mpsc::error::TrySendError;
@@ -66,8 +67,10 @@ fn os(what: &'static str) -> impl Fn(std::io::Error) -> BootError {
 
 /// How often a core tidies its pools, in milliseconds.
 const SWEEP_MS: u64 = 10_000;
-/// A core that has recorded nothing for so long, in milliseconds, is at rest.
+/// A core that has recorded nothing for so long, in milliseconds, and hardly worked, is at rest.
 const REST_MS: u64 = 2500;
+/// What a core at rest works in that time: it asks its peers whether they are there.
+const REST_WORK: Duration = Duration::from_millis(5);
 const MINUTE_MS: u128 = 60_000;
 
 /// Runs a configuration until `stop` is set; then what is open has `limits::DRAIN_MS` to end. `ready` is called once all
@@ -427,16 +430,21 @@ async fn tell_open(core: Rc<Core>, announce: mpsc::Sender<mpsc::Sender<LiveAsk>>
 
 /// Gives back what a start or a burst of connections took, once they are over.
 async fn rest(core: Rc<Core>, text: Arc<Text>) {
-    let (mut seen, mut given_back) = (0, None);
+    let (mut seen, mut worked, mut collected) = (0, Duration::ZERO, None);
     loop {
         rt::sleep(REST_MS).await;
-        let recorded = core.recorded();
-        if recorded == std::mem::replace(&mut seen, recorded) && given_back != Some(recorded) {
-            given_back = Some(recorded);
+        let (recorded, work) = (core.recorded(), clock::thread_cpu());
+        let quiet = recorded == std::mem::replace(&mut seen, recorded);
+        let before = std::mem::replace(&mut worked, work);
+        if !quiet || work.saturating_sub(before) > REST_WORK {
+            continue;
+        }
+        if collected != Some(recorded) {
+            collected = Some(recorded);
             memory::collect();
-            if let Err(error) = text.release() {
-                tracing::debug!(%error, "text that is not used stays resident");
-            }
+        }
+        if let Err(error) = text.release() {
+            return tracing::debug!(%error, "text that is not used stays resident");
         }
     }
 }

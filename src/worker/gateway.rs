@@ -1,5 +1,6 @@
 //! Tunnels that arrive (at a node, a waypoint, an egress gateway), direct mTLS at a waypoint, the explicit proxy.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode};
 use crate::config::checked::{Node, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
 use crate::exchange::close::CloseReason;
-use crate::http::connect::{self, Told};
+use crate::http::connect::{self, LastBaggage, Told};
 use crate::identity::revocation::PeerLeaf;
 use crate::io::mux::{Respond, ServerConnection};
 use crate::io::rt::{self, Tcp};
@@ -107,6 +108,7 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
     }
     story.forget();
     let local = OriginalDst(SocketAddr::new(local.ip().to_canonical(), local.port()));
+    let last = Rc::new(RefCell::new(LastBaggage::default()));
     let served = Box::pin(streams::serve_tunnels(
         &core,
         connection,
@@ -117,6 +119,7 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
                 leaf: Arc::clone(&leaf),
                 peer,
                 local,
+                last: Rc::clone(&last),
             };
             Box::pin(tunnel(arrival, request, respond))
         },
@@ -144,6 +147,7 @@ struct Arrival {
     leaf: Arc<PeerLeaf>,
     peer: SocketAddr,
     local: OriginalDst,
+    last: Rc<RefCell<LastBaggage>>,
 }
 
 impl Arrival {
@@ -183,7 +187,8 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
         .fail(CloseReason::BadRequest, "not a CONNECT with host and port");
         return refuse(&mut respond, StatusCode::BAD_REQUEST);
     };
-    let told = Arc::new(Told::of(request.headers()));
+    let told = Told::after(&mut arrival.last.borrow_mut(), request.headers());
+    let told = Arc::new(told);
     let body = request.into_body();
     match &arrival.at {
         At::Node(node) => {
@@ -247,6 +252,7 @@ async fn through(
         leaf,
         peer,
         local,
+        ..
     } = arrival;
     let (role, instance) = at.label();
     let peer_ip = peer.ip().to_canonical();

@@ -25,7 +25,6 @@ use crate::telemetry::record::Kind;
 use crate::vocab::addr::OriginalDst;
 use crate::vocab::host::Host;
 use crate::vocab::limits;
-use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
 use crate::vocab::text::chain;
 use crate::worker::attempt::Attempt;
@@ -35,7 +34,7 @@ use crate::worker::exchange;
 use crate::worker::forward::dial_reason;
 use crate::worker::judge;
 use crate::worker::leave::Leaving;
-use crate::worker::open::Entry;
+use crate::worker::open::{Entry, Rejudge};
 use crate::worker::origin::{self, Origin};
 use crate::worker::relaying::{Going, Rest};
 use crate::worker::same_node::{self, Client, Dialled};
@@ -670,7 +669,7 @@ pub(super) fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> 
 /// Judges and dials a connection that leaves workload `at` of `node`.
 pub(super) async fn leave(
     core: &Rc<Core>,
-    node: &Node,
+    node: &Rc<Node>,
     at: usize,
     client: Client<'_>,
     wanted: &Wanted,
@@ -678,12 +677,7 @@ pub(super) async fn leave(
     mut story: Story,
 ) -> Result<Going, CloseReason> {
     let snapshot = core.snapshot();
-    let hosted = node.workloads.get(at).map(|w| w.workload.clone());
-    let own = hosted
-        .as_ref()
-        .and_then(|name| snapshot.enforcements.directory.workload(name));
-    let own = own.and_then(|at| Some((at, snapshot.mesh.workloads.get(at)?)));
-    let (Some(hosted), Some((own_at, own))) = (hosted, own) else {
+    let Some((own_at, own)) = leaver(node, at, &snapshot) else {
         story.fail(CloseReason::NoRoute, "workload is not in the mesh any more");
         return Err(CloseReason::NoRoute);
     };
@@ -728,7 +722,7 @@ pub(super) async fn leave(
             return Err(close);
         }
     };
-    let still = still_leaving(node, hosted, wanted.clone(), port);
+    let still = still_leaving(Rc::clone(node), at, wanted.clone(), port);
     let entry = core.open.enter(still, story.sketch());
     let next = |error: &DialError, story: &mut Story| {
         if !attempt.failed(&snapshot, error) {
@@ -745,28 +739,21 @@ pub(super) async fn leave(
     Ok(going)
 }
 
+/// Workload `at` of `node`, with its place in the mesh.
+fn leaver<'s>(node: &Node, at: usize, snapshot: &'s Snapshot) -> Option<(usize, &'s Workload)> {
+    let name = &node.workloads.get(at)?.workload;
+    let at = snapshot.enforcements.directory.workload(name)?;
+    Some((at, snapshot.mesh.workloads.get(at)?))
+}
+
 /// Whether a connection that left a workload may stay open, by a newer snapshot.
-fn still_leaving(
-    node: &Node,
-    hosted: ResourceName,
-    wanted: Wanted,
-    port: u16,
-) -> Box<dyn Fn(&Snapshot) -> bool> {
-    // What a node says of unknown destinations and of names.
-    let (allow_any, search) = (node.outbound_allow_any, node.dns_search.clone());
+fn still_leaving(node: Rc<Node>, at: usize, wanted: Wanted, port: u16) -> Rejudge {
     Box::new(move |snapshot| {
-        let rules = &snapshot.enforcements;
-        let own = rules.directory.workload(&hosted);
-        own.and_then(|at| snapshot.mesh.workloads.get(at))
-            .is_some_and(|own| {
-                let from = Caller {
-                    allow_any,
-                    search: &search,
-                    ..Caller::workload(own)
-                };
-                let (_route, verdict) = outbound::judge(rules, &from, (&wanted, port), 0);
-                verdict.permit().is_ok()
-            })
+        leaver(&node, at, snapshot).is_some_and(|(_at, own)| {
+            let (rules, from) = (&snapshot.enforcements, leaving_from(&node, own));
+            let (_route, verdict) = outbound::judge(rules, &from, (&wanted, port), 0);
+            verdict.permit().is_ok()
+        })
     })
 }
 

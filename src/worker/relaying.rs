@@ -158,3 +158,15 @@ fn end(story: Story, entry: &Entry, done: Option<&io::Result<()>>) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a relay holds while it is idle is memory of every open connection: a size that is known, and no more.
+    #[test]
+    fn a_relay_is_small() {
+        let size = size_of_val(&run(Box::pin(async { Rest::NONE })));
+        assert!((600..1300).contains(&size), "{size} bytes");
+    }
+}
