@@ -131,6 +131,6 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
 pub(crate) fn run_mesh(config: &Path, ready: impl FnOnce()) -> anyhow::Result<ExitCode> {
     crate::telemetry::diagnostics::start();
     let stop = stop::Stop::on_signals()?;
-    crate::worker::run(config, &stop.watch(), |_process| ready())?;
+    crate::worker::run(config, stop.phase(), |_process| ready())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -21,6 +21,7 @@ pub mod rt;
 pub mod slots;
 pub mod sock_diag;
 pub mod stream;
+pub mod tcp_options;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

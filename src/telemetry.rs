@@ -6,4 +6,5 @@ mod json;
 pub mod live;
 pub mod metrics;
 pub mod record;
+pub mod tally;
 pub mod writer;

@@ -1,14 +1,15 @@
-//! SIGINT and SIGTERM as a flag, for commands that must clean up before they end.
+//! SIGINT and SIGTERM, for the life of the process and for commands that must clean up before they end.
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::os;
+use crate::control::phase::Phase;
 
-/// Set once the process was told to stop.
+/// Set once the process was told to stop; the second signal means at once.
 #[derive(Clone, Debug)]
-pub struct Stop(watch::Receiver<bool>);
+pub struct Stop(watch::Sender<Phase>);
 
 impl Stop {
     /// Starts to listen for SIGINT and SIGTERM.
@@ -16,30 +17,32 @@ impl Stop {
     /// # Errors
     /// If the handlers cannot be installed.
     pub fn on_signals() -> anyhow::Result<Self> {
-        let (seen, stop) = watch::channel(false);
+        let phase = watch::Sender::new(Phase::Serve);
+        let told = phase.clone();
         os::thread("signals", move || {
-            if let Err(error) = block_until_signal() {
+            if let Err(error) = block_on_signals(&told) {
                 os::complain(&format!("ringgate: {error:#}"));
+                told.send_replace(Phase::Drain);
             }
-            seen.send_replace(true);
         })?;
-        Ok(Self(stop))
+        Ok(Self(phase))
     }
 
     /// Whether the process was told to stop.
     #[must_use]
     pub fn is_set(&self) -> bool {
-        *self.0.borrow()
+        self.0.borrow().stops()
     }
 
-    /// For those who wait for it.
+    /// The phase that signals change.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<bool> {
-        self.0.clone()
+    pub fn phase(&self) -> &watch::Sender<Phase> {
+        &self.0
     }
 }
 
-fn block_until_signal() -> anyhow::Result<()> {
+/// Returns only with an error.
+fn block_on_signals(phase: &watch::Sender<Phase>) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -47,10 +50,12 @@ fn block_until_signal() -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            phase.send_modify(|phase| *phase = phase.told_to_stop());
         }
-        Ok(())
     })
 }

@@ -7,6 +7,7 @@ mod capture;
 mod condition;
 mod destination;
 mod identity;
+mod life;
 mod listeners;
 mod locate;
 mod mesh;

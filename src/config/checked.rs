@@ -1,6 +1,7 @@
 //! What the program runs on. Nothing here is read from a file directly; `check` makes it.
 
 pub mod capture;
+pub mod life;
 pub mod workload_api;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::checked::capture::{Capture, OriginalSource, OwnerMatch, Unowned};
+use crate::config::checked::life::{Limits, TcpOptions};
 use crate::config::checked::workload_api::{WorkloadApi, WorkloadApiSource};
 use crate::config::problem::{Lint, Problem};
 use crate::extauthz::Authorizer;
@@ -64,6 +66,14 @@ pub struct Process {
     pub cores: usize,
     /// Nameservers for the names of outside services; empty: those of `/etc/resolv.conf`.
     pub nameservers: Vec<SocketAddr>,
+    /// How long what is open may go on after the process was told to stop, in milliseconds.
+    pub drain_ms: u64,
+    /// Unix socket by which a new process takes over from this one.
+    pub handover: Option<PathBuf>,
+    /// `[limits]`.
+    pub limits: Limits,
+    /// `[tcp]`.
+    pub tcp: TcpOptions,
     /// Where decision records go.
     pub records: RecordSink,
     /// What is open, generation, problems, key set and metrics.
@@ -97,9 +107,14 @@ impl Process {
             then.entries.clone_from(&now.entries);
         }
         let other = &other;
-        let settings = |p: &Self| (p.name.clone(), p.io, p.cores, p.nameservers.clone());
+        let settings = |p: &Self| {
+            let life = (p.drain_ms, p.handover.clone());
+            (p.name.clone(), p.io, p.cores, p.nameservers.clone(), life)
+        };
         let compared = [
             ("[process]", settings(self) != settings(other)),
+            ("[limits]", self.limits != other.limits),
+            ("[tcp]", self.tcp != other.tcp),
             ("[records]", self.records != other.records),
             ("[admin]", self.admin != other.admin),
             ("[metrics]", self.metrics != other.metrics),
@@ -361,6 +376,8 @@ pub struct NodeWorkload {
     pub dns: Option<SocketAddr>,
     /// Where the app really listens, by workload port; absent: the workload's own address.
     pub app: BTreeMap<u16, SocketAddr>,
+    /// Connections at a time, from others and to others.
+    pub limits: Limits,
 }
 
 /// `[[waypoint]]`.

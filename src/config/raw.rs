@@ -3,6 +3,7 @@
 pub(crate) mod authn;
 pub(crate) mod authorizer;
 pub(crate) mod capture;
+pub(crate) mod life;
 pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod process;
@@ -10,6 +11,7 @@ pub(crate) mod revocation;
 pub(crate) mod workload_api;
 
 use crate::config::raw::authn::{PeerAuthentication, RequestAuthentication};
+use crate::config::raw::life::{Limits, Tcp};
 use crate::config::raw::mesh::{
     DestinationRule, ExtensionProvider, Gateway, HttpRoute, MeshSettings, Namespace,
     ServiceAccount, ServiceEntry, WorkloadEntry,
@@ -31,6 +33,8 @@ table! {
         admin: Option<Admin> = "admin",
         metrics: Option<Metrics> = "metrics",
         readiness: Option<Readiness> = "readiness",
+        limits: Option<Limits> = "limits",
+        tcp: Option<Tcp> = "tcp",
         authority: Option<Authority> = "authority",
         identity: Option<Identity> = "identity",
         identity_files: Option<Vec<IdentityFiles>> = "identityFiles",
@@ -56,12 +60,14 @@ table! {
 }
 
 /// Keys that only the main file may have: they describe the process, not the mesh.
-pub(crate) const PROCESS_KEYS: [&str; 13] = [
+pub(crate) const PROCESS_KEYS: [&str; 15] = [
     "process",
     "records",
     "admin",
     "metrics",
     "readiness",
+    "limits",
+    "tcp",
     "authority",
     "identity",
     "identityFiles",

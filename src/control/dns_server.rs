@@ -10,6 +10,7 @@ mod who;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -28,6 +29,7 @@ use crate::control::dns_server::datagram::{Datagrams, Ends};
 use crate::control::dns_server::forward::Forwarder;
 use crate::control::dns_server::message::{Outcome, Transport};
 use crate::control::dns_server::who::Who;
+use crate::control::handover::Inherited;
 use crate::control::snapshot::Snapshot;
 use crate::io::clock;
 use crate::io::listener::original_destination_of;
@@ -92,7 +94,10 @@ impl DnsServer {
     ///
     /// # Errors
     /// The first address that cannot be had.
-    pub fn bind(process: &Arc<Process>) -> Result<Option<Self>, DnsError> {
+    pub fn bind(
+        process: &Arc<Process>,
+        mut taken: Option<&mut Inherited>,
+    ) -> Result<Option<Self>, DnsError> {
         let mut listeners = Vec::new();
         for node in &process.nodes {
             for (address, namespace) in node.dns_listeners() {
@@ -104,17 +109,37 @@ impl DnsServer {
                     unknown: node.dns_unknown,
                     forwarder: Forwarder::new(Arc::clone(process), node.mark),
                 };
-                let tcp = socket(address, Type::STREAM, Protocol::TCP).map_err(failed)?;
-                tcp.listen(BACKLOG).map_err(failed)?;
+                let tcp = match taken.as_mut().and_then(|t| t.one(true, address)) {
+                    Some(tcp) => tcp,
+                    None => {
+                        let tcp = socket(address, Type::STREAM, Protocol::TCP).map_err(failed)?;
+                        tcp.listen(BACKLOG).map_err(failed)?;
+                        tcp
+                    }
+                };
+                let udp = match taken.as_mut().and_then(|t| t.one(false, address)) {
+                    Some(udp) => udp,
+                    None => socket(address, Type::DGRAM, Protocol::UDP).map_err(failed)?,
+                };
                 listeners.push(Bound {
                     address,
-                    udp: socket(address, Type::DGRAM, Protocol::UDP).map_err(failed)?,
+                    udp,
                     tcp,
                     asker: Arc::new(asker),
                 });
             }
         }
         Ok((!listeners.is_empty()).then_some(Self { listeners }))
+    }
+
+    /// Second descriptors of its sockets, for a process that takes over.
+    ///
+    /// # Errors
+    /// As `dup(2)`.
+    pub fn descriptors(&self) -> io::Result<Vec<OwnedFd>> {
+        let all = self.listeners.iter().flat_map(|l| [&l.udp, &l.tcp]);
+        all.map(|socket| socket.as_fd().try_clone_to_owned())
+            .collect()
     }
 
     /// Serves until `halted`. Runs in a tokio runtime.

@@ -18,7 +18,7 @@ use crate::control::grpc::{
     CertificateService, NodeState, Parts, RemoteAuthority, RemoteError, follow,
 };
 use crate::control::join_token_file;
-use crate::control::plane::{PlaneError, Tasks};
+use crate::control::plane::{PlaneError, Shared, Tasks};
 use crate::control::svid::{Source, system_clock, system_jitter};
 use crate::control::workload_api::source::WorkloadApiSource;
 use crate::identity::pem;
@@ -78,10 +78,11 @@ pub(super) async fn begin(
     config: &Config,
     audit: Option<&Audit>,
     tasks: &mut Tasks,
+    shared: &mut Shared,
 ) -> Result<Begun, PlaneError> {
     match &config.process.identity {
         IdentitySource::Embedded(settings) => embedded(config, settings, audit, tasks).await,
-        IdentitySource::Remote(settings) => remote(config, settings, tasks),
+        IdentitySource::Remote(settings) => remote(config, settings, tasks, shared),
         IdentitySource::Files(dirs) => {
             let source = FileSource::new(dirs.clone(), config.mesh.trust_domain.clone());
             let source = Arc::new(source);
@@ -189,6 +190,7 @@ fn remote(
     config: &Config,
     settings: &checked::RemoteAuthority,
     tasks: &mut Tasks,
+    shared: &mut Shared,
 ) -> Result<Begun, PlaneError> {
     let content = read(&settings.root_ca)?;
     let roots = roots(&settings.root_ca, &content)?;
@@ -205,8 +207,16 @@ fn remote(
     }
     if let Some(node) = &settings.node {
         let failed = |e| PlaneError::Remote(RemoteError::Node(e));
-        let state = settings.state_dir.as_deref().map(NodeState::open);
+        let open = |dir: &Path| NodeState::open_with(dir, |path| shared.taken.file(path));
+        let state = settings.state_dir.as_deref().map(open);
         let state = state.transpose().map_err(failed)?;
+        if let Some(state) = &state {
+            let lock = state.lock().map_err(|source| PlaneError::Io {
+                what: "lock of the node's state".to_owned(),
+                source,
+            })?;
+            shared.keep(lock);
+        }
         made = made.join_as(node.clone(), state).map_err(failed)?;
     }
     made.recall(&content).map_err(PlaneError::Remote)?;

@@ -13,6 +13,7 @@ use crate::control::identities;
 use crate::telemetry::live::Live;
 use crate::telemetry::metrics::registry::Own;
 use crate::telemetry::metrics::{Registry, Series};
+use crate::telemetry::tally::Tally;
 use crate::vocab::limits;
 
 /// Asks a core what is open; it answers with the oldest first, at most `limits::LIVE_ROWS`.
@@ -34,6 +35,8 @@ pub struct Reports {
     pub cores: mpsc::Sender<mpsc::Sender<LiveAsk>>,
     /// Decision records that were lost because the writer could not keep up.
     pub lost_records: Arc<AtomicU64>,
+    /// Connections that are open or were refused.
+    pub tally: Arc<Tally>,
 }
 
 #[derive(Debug)]
@@ -42,6 +45,7 @@ struct Inner {
     started: mpsc::Receiver<mpsc::Sender<LiveAsk>>,
     cores: Vec<mpsc::Sender<LiveAsk>>,
     lost_records: Arc<AtomicU64>,
+    tally: Arc<Tally>,
 }
 
 /// What can be observed of this process.
@@ -59,11 +63,13 @@ impl Observed {
             started,
             cores: Vec::new(),
             lost_records: Arc::default(),
+            tally: Arc::default(),
         };
         let reports = Reports {
             series,
             cores,
             lost_records: Arc::clone(&inner.lost_records),
+            tally: Arc::clone(&inner.tally),
         };
         (Self(Arc::new(Mutex::new(inner))), reports)
     }
@@ -75,7 +81,9 @@ impl Observed {
     pub async fn metrics(&self, status: &Status) -> Result<String, std::fmt::Error> {
         let mut inner = self.0.lock().await;
         let lost = inner.lost_records.load(Ordering::Relaxed);
-        inner.registry.encode(own(status, lost))
+        let mut all = own(status, lost);
+        all.extend(connections(&inner.tally));
+        inner.registry.encode(all)
     }
 
     /// What is open, as JSON. `complete` is false where there is more than is told or a core did not answer in time.
@@ -102,6 +110,22 @@ impl Observed {
         }
         json!({ "complete": complete, "connections": rows })
     }
+}
+
+fn connections(tally: &Tally) -> [Own; 2] {
+    [
+        Own::gauge(
+            "ringgate_connections",
+            "Connections and tunnels that are served",
+            u64::try_from(tally.open()).unwrap_or(u64::MAX),
+        ),
+        Own {
+            name: "ringgate_connections_refused",
+            help: "Connections and tunnels that a limit has refused",
+            counts: true,
+            values: vec![(Vec::new(), tally.refused())],
+        },
+    ]
 }
 
 fn own(status: &Status, lost_records: u64) -> Vec<Own> {

@@ -4,12 +4,14 @@ mod first;
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use thiserror::Error;
+use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
@@ -24,11 +26,13 @@ use crate::control::capture::cgroup;
 use crate::control::dns::{self, Dns, NameKeeper, Names};
 use crate::control::files::{self, FilesJob};
 use crate::control::grpc::RemoteError;
+use crate::control::handover;
 use crate::control::http_client::{HttpClient, SYSTEM_ROOTS};
 use crate::control::identity_source::{self, Told};
 use crate::control::jwks::{JwksHandle, Sources, Timetable};
 use crate::control::login::LoginPart;
 use crate::control::observe::{Observed, Reports};
+use crate::control::phase::Phase;
 use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
 use crate::control::svid::{SvidManager, SvidSet, system_clock};
 use crate::control::watch_files;
@@ -55,6 +59,30 @@ pub struct Published {
     pub reports: Reports,
     /// Set to ready once the listeners serve.
     pub status: watch::Sender<Status>,
+    /// What a process that takes over gets of the control thread.
+    pub kept: Vec<Arc<OwnedFd>>,
+}
+
+/// What the control thread shares with the process before and the process after this one.
+#[derive(Debug)]
+pub struct Shared {
+    /// What was taken over.
+    pub taken: handover::Face,
+    /// Whether this process may be taken over itself.
+    pub keeps: bool,
+    /// What the next one gets.
+    pub kept: Vec<Arc<OwnedFd>>,
+    /// Tells when it has it.
+    pub phase: watch::Receiver<Phase>,
+}
+
+impl Shared {
+    /// Keeps a descriptor for the next process.
+    pub(super) fn keep(&mut self, descriptor: OwnedFd) {
+        if self.keeps {
+            self.kept.push(Arc::new(descriptor));
+        }
+    }
 }
 
 /// Why the process cannot start.
@@ -205,14 +233,18 @@ impl Plane {
     ///
     /// # Errors
     /// `PlaneError`.
-    pub async fn start(main: PathBuf, config: Config) -> Result<(Self, Published), PlaneError> {
+    pub async fn start(
+        main: PathBuf,
+        config: Config,
+        mut shared: Shared,
+    ) -> Result<(Self, Published), PlaneError> {
         let config = Arc::new(config);
-        let mut tasks = Tasks::default();
-        let status = watch::Sender::new(Status::default());
+        let (mut tasks, status) = (Tasks::default(), watch::Sender::new(Status::default()));
         let audit = audit(&config.process)?;
-        let begun = identity_source::begin(&config, audit.as_ref(), &mut tasks).await?;
-        let (source, authority, told) = begun;
-        let reports = endpoints(&config.process, &status, authority.as_ref(), &mut tasks).await?;
+        let begun = identity_source::begin(&config, audit.as_ref(), &mut tasks, &mut shared);
+        let (source, authority, told) = begun.await?;
+        let known = (&status, authority.as_ref());
+        let reports = endpoints(&config.process, known, &mut tasks, &mut shared).await?;
         status.send_modify(|s| s.source = source.label());
         let wanted = wanted(&config);
         let signer = workload_api::signer(&source);
@@ -274,17 +306,18 @@ impl Plane {
             _tasks: tasks,
         };
         plane.publish().map_err(PlaneError::Snapshot)?;
-        let published = plane.published(asker, reports);
+        let published = plane.published(asker, reports, shared.kept);
         Ok((plane, published))
     }
 
-    fn published(&self, asks: Asker, reports: Reports) -> Published {
+    fn published(&self, asks: Asker, reports: Reports, kept: Vec<Arc<OwnedFd>>) -> Published {
         Published {
             snapshot: Arc::clone(&self.snapshot),
             changed: self.changed.subscribe(),
             asks,
             reports,
             status: self.status.clone(),
+            kept,
         }
     }
 
@@ -510,9 +543,9 @@ fn write_files(
 /// Serves the admin, metrics and readiness endpoints that the configuration asks for.
 async fn endpoints(
     process: &Process,
-    status: &watch::Sender<Status>,
-    authority: Option<&Arc<Authority>>,
+    (status, authority): (&watch::Sender<Status>, Option<&Arc<Authority>>),
     tasks: &mut Tasks,
+    shared: &mut Shared,
 ) -> Result<Reports, PlaneError> {
     let (observed, mut reports) = Observed::new();
     if process.admin.is_none() && process.metrics.is_none() {
@@ -535,10 +568,37 @@ async fn endpoints(
             what: format!("{what} {address}"),
             source,
         };
-        let listener = admin::bind(address).await.map_err(failed)?;
-        tasks.spawn(what, admin::serve(listener, face, source.clone()));
+        let taken = shared.taken.listener(address);
+        let awaits = taken.is_some();
+        let listener = match taken {
+            Some(socket) => TcpListener::from_std(socket.into()).map_err(failed)?,
+            None => admin::bind(address).await.map_err(failed)?,
+        };
+        let second = listener.as_fd().try_clone_to_owned().map_err(failed)?;
+        shared.keep(second);
+        let (source, phase) = (source.clone(), shared.phase.clone());
+        tasks.spawn(what, endpoint(listener, face, source, awaits, phase));
     }
     Ok(reports)
+}
+
+/// Serves an endpoint until another process does. With `awaits` another process does until this one is ready.
+async fn endpoint(
+    listener: TcpListener,
+    face: Face,
+    source: admin::Source,
+    awaits: bool,
+    mut phase: watch::Receiver<Phase>,
+) {
+    let mut status = source.status.clone();
+    if awaits && status.wait_for(|status| status.ready).await.is_err() {
+        return;
+    }
+    tokio::select! {
+        () = admin::serve(listener, face, source) => {}
+        _ = phase.wait_for(|phase| *phase == Phase::HandedOver) => {}
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Where decisions of the control thread are recorded, if it makes any.

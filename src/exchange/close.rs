@@ -121,7 +121,9 @@ impl CloseReason {
     pub fn connect_status(self) -> StatusCode {
         match self.status() {
             StatusCode::FORBIDDEN => StatusCode::UNAUTHORIZED,
-            StatusCode::NOT_FOUND | StatusCode::GATEWAY_TIMEOUT => StatusCode::SERVICE_UNAVAILABLE,
+            StatusCode::NOT_FOUND
+            | StatusCode::GATEWAY_TIMEOUT
+            | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => StatusCode::SERVICE_UNAVAILABLE,
             other => other,
         }
     }

@@ -7,8 +7,8 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::io::clock;
-use crate::io::rt::{self, Acceptor, Tcp};
+use crate::io::rt::{Acceptor, Tcp};
+use crate::io::{clock, tcp_options};
 use crate::vocab::addr::{ListenAddr, OriginalDst};
 
 /// Accept queue of one listener.
@@ -28,14 +28,14 @@ pub struct ListenOptions {
 /// # Errors
 /// As `bind(2)` and `listen(2)`.
 pub fn bind(addr: ListenAddr) -> io::Result<Acceptor> {
-    bind_with(addr, ListenOptions::default())
+    Acceptor::new(socket(addr, ListenOptions::default())?)
 }
 
-/// As `bind`; both options need `CAP_NET_ADMIN`.
+/// The socket of such a listener; both options need `CAP_NET_ADMIN`.
 ///
 /// # Errors
 /// As `bind(2)` and `listen(2)`.
-pub fn bind_with(addr: ListenAddr, options: ListenOptions) -> io::Result<Acceptor> {
+pub fn socket(addr: ListenAddr, options: ListenOptions) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(addr.0),
         Type::STREAM,
@@ -43,17 +43,26 @@ pub fn bind_with(addr: ListenAddr, options: ListenOptions) -> io::Result<Accepto
     )?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
+    prepare(&socket, addr, options)?;
+    socket.bind(&addr.0.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Gives a listener its options, whether or not it is bound already.
+///
+/// # Errors
+/// As `setsockopt(2)`.
+pub fn prepare(socket: &Socket, addr: ListenAddr, options: ListenOptions) -> io::Result<()> {
     socket.set_nonblocking(true)?;
-    rt::stream_options(&socket)?;
+    tcp_options::apply(socket)?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
     }
     if options.transparent {
-        set_transparent(&socket, addr.0.is_ipv4())?;
+        set_transparent(socket, addr.0.is_ipv4())?;
     }
-    socket.bind(&addr.0.into())?;
-    socket.listen(BACKLOG)?;
-    Acceptor::new(socket)
+    Ok(())
 }
 
 /// One option covers both families of the kernel's socket; a socket of IPv6 has a name of its own for it.

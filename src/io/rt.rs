@@ -16,11 +16,11 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use monoio::net::{TcpListener, TcpStream};
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use monoio::net::TcpStream;
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::io::listener;
+use crate::io::{listener, tcp_options};
 
 /// Which driver a core runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -598,26 +598,6 @@ impl AsyncWrite for Tcp {
     }
 }
 
-/// Idle time after which the kernel asks whether the peer is still there, and between the questions (ztunnel's values
-/// are of this order): a tunnel that is idle for good reasons has no other time limit.
-const KEEPALIVE_S: u64 = 180;
-/// Unanswered questions after which the connection is broken.
-const KEEPALIVE_RETRIES: u32 = 3;
-
-/// Socket options of every connection; those of a listener pass to what it accepts (`tcp(7)`).
-///
-/// # Errors
-/// As `setsockopt(2)`.
-pub(super) fn stream_options(socket: &Socket) -> io::Result<()> {
-    let interval = Duration::from_secs(KEEPALIVE_S);
-    let keepalive = TcpKeepalive::new()
-        .with_time(interval)
-        .with_interval(interval)
-        .with_retries(KEEPALIVE_RETRIES);
-    socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&keepalive)
-}
-
 /// How an upstream connection is made.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ConnectOptions {
@@ -669,7 +649,7 @@ pub(super) fn connect_from(
 fn begin(source: Option<Source>, to: SocketAddr, options: ConnectOptions) -> io::Result<Tcp> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
-    stream_options(&socket)?;
+    tcp_options::apply(&socket)?;
     if let Some(mark) = options.mark {
         socket.set_mark(mark)?;
     }
@@ -688,9 +668,18 @@ fn begin(source: Option<Source>, to: SocketAddr, options: ConnectOptions) -> io:
 }
 
 /// A listening socket of this core.
-#[expect(missing_debug_implementations, reason = "monoio's listener has none")]
+///
+/// It is waited for by readiness, like all else here: an accept that was under way in the kernel when its wait is dropped
+/// would take a connection that nobody serves.
 pub struct Acceptor {
-    listener: TcpListener,
+    /// Whatever monoio takes it for, only its readiness is asked.
+    socket: Tcp,
+}
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Acceptor({:?})", self.socket)
+    }
 }
 
 impl Acceptor {
@@ -700,17 +689,24 @@ impl Acceptor {
     /// The driver refuses it.
     pub fn new(socket: Socket) -> io::Result<Self> {
         Ok(Self {
-            listener: TcpListener::from_std(socket.into())?,
+            socket: Tcp::new(TcpStream::from_std(socket.into())?),
         })
     }
 
-    /// The next connection.
+    /// The next connection. Other processes may accept from the same socket.
     ///
     /// # Errors
     /// As `accept(2)`.
     pub async fn accept(&self) -> io::Result<Tcp> {
-        let (stream, _peer) = self.listener.accept().await?;
-        Ok(Tcp::new(stream))
+        loop {
+            self.socket.readable().await?;
+            match self.socket.with_socket(Socket::accept) {
+                Ok((stream, _peer)) => return Ok(Tcp::new(TcpStream::from_std(stream.into())?)),
+                // Somebody else was faster.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                Err(e) => return Err(e),
+            }
+        }
     }
 }
 

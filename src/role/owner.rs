@@ -91,6 +91,7 @@ mod tests {
             dns: None,
             socks: None,
             app: std::collections::BTreeMap::new(),
+            limits: crate::config::checked::life::Limits::default(),
         }
     }
 

@@ -142,6 +142,10 @@ pub const CGROUPS: usize = 65_536;
 pub const CGROUPS_PER_CORE: usize = 4096;
 /// Connections, and streams of HTTP/2 connections, that one core serves at a time.
 pub const CONNECTIONS_PER_CORE: usize = 100_000;
+/// Connections and tunnels of one workload at a time, in each direction, where the configuration says nothing else.
+pub const CONNECTIONS_PER_WORKLOAD: usize = 100_000;
+/// Sockets that one process hands over to another.
+pub const HANDED_SOCKETS: usize = 16 * 1024;
 /// Decision records that wait for the writer, per core.
 pub const RECORDS_PER_CORE: usize = 16 * 1024;
 /// Series of metrics that one core keeps; what is more is counted in one series together.
@@ -244,8 +248,23 @@ pub const PONG_MS: u64 = 20_000;
 pub const LINGER_MS: u64 = 1000;
 /// What such a client may still send, in bytes.
 pub const LINGER_BYTES: usize = 1 << 20;
-/// How long what is open may go on after the process was told to stop, in milliseconds.
+/// Idle time after which the kernel asks whether the peer is still there, in seconds: a tunnel that is idle for good
+/// reasons has no other time limit.
+pub const KEEPALIVE_S: u32 = 120;
+/// Between two such questions, in seconds.
+pub const KEEPALIVE_INTERVAL_S: u32 = 20;
+/// Unanswered questions after which the connection is broken.
+pub const KEEPALIVE_PROBES: u32 = 3;
+/// How long what was sent may be unacknowledged before the connection is broken, in milliseconds. It also ends an idle
+/// connection after its first unanswered question, if this much has passed since the last answer; so it is as long as all
+/// of them together.
+pub const USER_TIMEOUT_MS: u32 = 180_000;
+/// How long what is open may go on after the process was told to stop, in milliseconds, where the configuration says
+/// nothing else.
 pub const DRAIN_MS: u64 = 5000;
+/// How long the first byte of a client is waited for where plaintext is allowed, in milliseconds: a ClientHello comes at
+/// once. Then the server is dialled, which may be the one to speak first.
+pub const FIRST_BYTE_MS: u64 = 50;
 /// How long a plaintext connection under STRICT may wait for its first byte before the reset, in milliseconds.
 pub const RESET_WAIT_MS: u64 = 1000;
 
@@ -283,4 +302,7 @@ const _: () = assert!(TOKEN_BYTES < HEAD_BYTES);
 const _: () = assert!(COOKIE_BYTES < 4096);
 const _: () = assert!(TOKEN_BYTES < WORKLOAD_API_REQUEST_BYTES);
 const _: () = assert!(WORKLOAD_API_CONNECTIONS_PER_USER < WORKLOAD_API_CONNECTIONS);
+const _: () =
+    assert!(USER_TIMEOUT_MS >= 1000 * (KEEPALIVE_S + KEEPALIVE_INTERVAL_S * KEEPALIVE_PROBES));
+const _: () = assert!(FIRST_BYTE_MS < RESET_WAIT_MS);
 const _: () = assert!(CONNECT_MS < CONNECT_ALL_MS);

@@ -1,5 +1,6 @@
 //! From a configuration file to running cores, and down again.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,18 +10,21 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::config::checked::{IoDriver, Process};
+use crate::config::checked::{IoDriver, Process, life};
 use crate::config::{self, ConfigErrors};
 use crate::control::capture::{self, CaptureError};
 use crate::control::dns_server::{DnsError, DnsServer};
+use crate::control::handover::{self, Face, HandoverError, Inherited};
 use crate::control::observe::{LIVE_ASKS, LiveAsk};
-use crate::control::plane::{Plane, PlaneError, Published};
+use crate::control::phase::Phase;
+use crate::control::plane::{Plane, PlaneError, Published, Shared};
 use crate::io::clock;
 use crate::io::listener::raise_open_files;
 use crate::io::memory::{self, Text};
 use crate::io::rt::{self, Want};
+use crate::io::tcp_options::{self, TcpOptions};
 use crate::policy::lint::Severity;
 use crate::telemetry::metrics::Meters;
 use crate::telemetry::writer::{Sender, Writer};
@@ -28,6 +32,8 @@ use crate::vocab::limits;
 use crate::worker::balance::Balance;
 use crate::worker::core::Core;
 use crate::worker::listen::{self, ListenError};
+use crate::worker::places::Places;
+use crate::worker::sockets::Sockets;
 
 /// Why the process does not run.
 #[derive(Debug, Error)]
@@ -44,6 +50,9 @@ pub enum BootError {
     /// A listener cannot be had.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// What another process serves cannot be taken over.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// A DNS listener cannot be had.
     #[error(transparent)]
     Dns(#[from] DnsError),
@@ -73,14 +82,14 @@ const REST_MS: u64 = 2500;
 const REST_WORK: Duration = Duration::from_millis(5);
 const MINUTE_MS: u128 = 60_000;
 
-/// Runs a configuration until `stop` is set; then what is open has `limits::DRAIN_MS` to end. `ready` is called once all
-/// listeners serve.
+/// Runs a configuration until `phase` says to stop; then what is open has `process.drain` to end. `ready` is called once
+/// all listeners serve.
 ///
 /// # Errors
 /// `BootError`; nothing serves any more then.
 pub fn run(
     main: &Path,
-    stop: &watch::Receiver<bool>,
+    phase: &watch::Sender<Phase>,
     ready: impl FnOnce(&Process),
 ) -> Result<(), BootError> {
     if let Err(error) = memory::small_pages() {
@@ -102,77 +111,79 @@ pub fn run(
     }
     let process = Arc::new(config.process.clone());
     capture::refuse_own_capture(&process)?;
-    let halt = watch::Sender::new(false);
-    let (control, published) = start_control(main.to_owned(), config, stop, &halt)?;
-    let served = serve(&process, &published, stop, &halt, ready);
+    let inherited = match &process.handover {
+        Some(path) => handover::take(path)?,
+        None => None,
+    };
+    let mut before = Before {
+        inherited,
+        phase,
+        halt: watch::Sender::new(false),
+        go: watch::Sender::new(false),
+        offer: None,
+    };
+    let (control, published) = start_control(main.to_owned(), config, &mut before)?;
+    let halt = before.halt.clone();
+    let served = serve(&process, published, before, ready);
     // The control thread ends after the cores: a login that drains still needs it.
     halt.send_replace(true);
     join(control, "control thread");
     served
 }
 
+/// What all threads of the process share from its start on.
+struct Before<'p> {
+    /// What another process has handed over.
+    inherited: Option<Inherited>,
+    phase: &'p watch::Sender<Phase>,
+    /// Ends all of it.
+    halt: watch::Sender<bool>,
+    /// Set once everything is bound: nothing is accepted before, for a start that fails must lose nothing.
+    go: watch::Sender<bool>,
+    /// What is told the control thread of the sockets, to be handed over in turn.
+    offer: Option<oneshot::Sender<Vec<Arc<OwnedFd>>>>,
+}
+
 /// Runs the cores to their end.
 fn serve(
     process: &Arc<Process>,
-    published: &Published,
-    stop: &watch::Receiver<bool>,
-    halt: &watch::Sender<bool>,
+    mut published: Published,
+    mut before: Before<'_>,
     ready: impl FnOnce(&Process),
 ) -> Result<(), BootError> {
     let count = match process.cores {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         n => n,
     };
-    let text = Text::find().unwrap_or_else(|error| {
-        tracing::debug!(%error, "text that is not used stays resident");
-        Text::default()
-    });
-    let text = Arc::new(text);
-    let dns = start_dns(process, published, halt)?;
+    let mut kept = std::mem::take(&mut published.kept);
+    let dns = start_dns(process, &published, &mut before, &mut kept)?;
     let (writer, senders) = Writer::start(
         &process.records,
         count,
         Arc::clone(&published.reports.lost_records),
     )
     .map_err(os("decision records"))?;
-    let (tell, told) = std_mpsc::channel();
-    let mut cores = Vec::new();
+    let (cores, started) = start_cores(process, &published, &mut before, senders);
     let mut failed = None;
-    let parts = senders.into_iter().zip(Balance::between(count));
-    for (index, (records, balance)) in parts.enumerate() {
-        let seat = Seat {
-            process: Arc::clone(process),
-            text: Arc::clone(&text),
-            published: published.clone(),
-            records,
-            balance,
-            stop: stop.clone(),
-            halt: halt.clone(),
-            tell: tell.clone(),
-        };
-        match thread(&format!("core-{index}"), move || core(seat)) {
-            Ok(core) => cores.push(core),
-            Err(error) => {
-                failed = Some(error);
-                break;
+    match started {
+        Ok(own) => {
+            kept.extend(own.into_iter().map(Arc::new));
+            before.go.send_replace(true);
+            published.status.send_modify(|s| s.ready = true);
+            if let Some(mut inherited) = before.inherited.take() {
+                inherited.commit();
             }
+            if let Some(offer) = before.offer.take() {
+                // A control thread that is gone hands nothing over.
+                drop(offer.send(kept));
+            }
+            ready(process);
         }
-    }
-    drop(tell);
-    let mut serving = 0;
-    while serving < count && failed.is_none() {
-        match told.recv() {
-            Ok(Ok(())) => serving = serving.saturating_add(1),
-            Ok(Err(error)) => failed = Some(error),
-            Err(_gone) => failed = Some(BootError::Ended("a core")),
+        Err(error) => {
+            failed = Some(error);
+            // Cores that are bound must not serve beside one that is not.
+            before.halt.send_replace(true);
         }
-    }
-    if failed.is_none() {
-        published.status.send_modify(|s| s.ready = true);
-        ready(process);
-    } else {
-        // Cores that serve already must not go on beside one that does not.
-        halt.send_replace(true);
     }
     for core in cores {
         if !join(core, "a core") {
@@ -182,22 +193,83 @@ fn serve(
     writer.finish();
     if let Some(dns) = dns {
         // It has nothing to drain, and answers as long as anything of this process does.
-        halt.send_replace(true);
+        before.halt.send_replace(true);
         join(dns, "DNS");
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Starts a core for each of `senders` and waits until all have bound their listeners: their threads, and what a process
+/// that takes over gets of them.
+fn start_cores(
+    process: &Arc<Process>,
+    published: &Published,
+    before: &mut Before<'_>,
+    senders: Vec<Sender>,
+) -> (Vec<JoinHandle<()>>, Result<Vec<OwnedFd>, BootError>) {
+    let count = senders.len();
+    let text = Text::find().unwrap_or_else(|error| {
+        tracing::debug!(%error, "text that is not used stays resident");
+        Text::default()
+    });
+    let text = Arc::new(text);
+    let (tell, told) = std_mpsc::channel();
+    let tally = Arc::clone(&published.reports.tally);
+    let places = Arc::new(Places::new(process, count, tally));
+    let inherited = before.inherited.as_mut();
+    let mut dealt = inherited
+        .map_or_else(Vec::new, |i| i.deal(count))
+        .into_iter();
+    let mut cores = Vec::new();
+    let parts = senders.into_iter().zip(Balance::between(count));
+    for (index, (records, balance)) in parts.enumerate() {
+        let own = dealt.next().unwrap_or_default();
+        let seat = Seat {
+            process: Arc::clone(process),
+            text: Arc::clone(&text),
+            published: published.clone(),
+            records,
+            balance,
+            stop: before.phase.subscribe(),
+            halt: before.halt.clone(),
+            go: before.go.subscribe(),
+            tell: tell.clone(),
+            places: Arc::clone(&places),
+            sockets: Sockets::new(own, process.handover.is_some()),
+        };
+        match thread(&format!("core-{index}"), move || core(seat)) {
+            Ok(core) => cores.push(core),
+            Err(error) => return (cores, Err(error)),
+        }
+    }
+    drop(tell);
+    let mut kept = Vec::new();
+    for _ in 0..count {
+        match told.recv() {
+            Ok(Ok(own)) => kept.extend(own),
+            Ok(Err(error)) => return (cores, Err(error)),
+            Err(_gone) => return (cores, Err(BootError::Ended("a core"))),
+        }
+    }
+    (cores, Ok(kept))
 }
 
 /// Binds the DNS listeners and serves them on a thread of their own.
 fn start_dns(
     process: &Arc<Process>,
     published: &Published,
-    halt: &watch::Sender<bool>,
+    before: &mut Before<'_>,
+    kept: &mut Vec<Arc<OwnedFd>>,
 ) -> Result<Option<JoinHandle<()>>, BootError> {
-    let Some(server) = DnsServer::bind(process)? else {
+    let Some(server) = DnsServer::bind(process, before.inherited.as_mut())? else {
         return Ok(None);
     };
-    let (snapshot, halted) = (Arc::clone(&published.snapshot), halt.subscribe());
+    if process.handover.is_some() {
+        let own = server.descriptors().map_err(os("DNS"))?;
+        kept.extend(own.into_iter().map(Arc::new));
+    }
+    let (snapshot, halted) = (Arc::clone(&published.snapshot), before.halt.subscribe());
+    let (mut go, mut phase) = (before.go.subscribe(), before.phase.subscribe());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -206,7 +278,15 @@ fn start_dns(
         let _last_words = OnPanic(|| {
             tracing::error!("DNS has panicked: names are not resolved before a restart");
         });
-        runtime.block_on(server.run(snapshot, halted));
+        runtime.block_on(async {
+            if go.wait_for(|go| *go).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                () = server.run(snapshot, halted) => {}
+                _ = phase.wait_for(|phase| *phase == Phase::HandedOver) => {}
+            }
+        });
     })?;
     Ok(Some(dns))
 }
@@ -242,11 +322,19 @@ impl<F: Fn()> Drop for OnPanic<F> {
 fn start_control(
     main: PathBuf,
     config: config::Config,
-    stop: &watch::Receiver<bool>,
-    halt: &watch::Sender<bool>,
+    before: &mut Before<'_>,
 ) -> Result<(JoinHandle<()>, Published), BootError> {
     let (first, started) = std_mpsc::channel();
-    let (stop, halted) = (stop.clone(), halt.subscribe());
+    let (offer, offered) = oneshot::channel();
+    before.offer = Some(offer);
+    let face = before.inherited.as_mut();
+    let wheel = Wheel {
+        taken: face.map_or_else(Face::default, |i| i.face(&config.process)),
+        phase: before.phase.clone(),
+        halted: before.halt.subscribe(),
+        offered,
+        first,
+    };
     let control = thread("control", move || {
         let _last_words = OnPanic(|| {
             tracing::error!(
@@ -260,9 +348,9 @@ fn start_control(
         match runtime {
             Ok(runtime) => {
                 let local = tokio::task::LocalSet::new();
-                runtime.block_on(local.run_until(control(main, config, &first, stop, halted)));
+                runtime.block_on(local.run_until(control(main, config, wheel)));
             }
-            Err(source) => drop(first.send(Err(os("control thread")(source)))),
+            Err(source) => drop(wheel.first.send(Err(os("control thread")(source)))),
         }
     })?;
     match started.recv() {
@@ -272,18 +360,35 @@ fn start_control(
     }
 }
 
+/// What the control thread takes with it.
+struct Wheel {
+    taken: Face,
+    phase: watch::Sender<Phase>,
+    halted: watch::Receiver<bool>,
+    offered: oneshot::Receiver<Vec<Arc<OwnedFd>>>,
+    first: std_mpsc::Sender<Result<Published, BootError>>,
+}
+
 /// The control thread's whole life.
-async fn control(
-    main: PathBuf,
-    config: config::Config,
-    first: &std_mpsc::Sender<Result<Published, BootError>>,
-    mut stop: watch::Receiver<bool>,
-    mut halted: watch::Receiver<bool>,
-) {
+async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
+    let Wheel {
+        taken,
+        phase,
+        mut halted,
+        offered,
+        first,
+    } = wheel;
     let process = Arc::new(config.process.clone());
+    let mut stop = phase.subscribe();
+    let shared = Shared {
+        taken,
+        keeps: process.handover.is_some(),
+        kept: Vec::new(),
+        phase: phase.subscribe(),
+    };
     let started = tokio::select! {
-        started = Plane::start(main, config) => started.map_err(BootError::Plane),
-        _ = stop.wait_for(|stop| *stop) => Err(BootError::Ended("start, by a signal,")),
+        started = Plane::start(main, config, shared) => started.map_err(BootError::Plane),
+        _ = stop.wait_for(|phase| phase.stops()) => Err(BootError::Ended("start, by a signal,")),
     };
     let (plane, published) = match started {
         Ok(started) => started,
@@ -291,21 +396,41 @@ async fn control(
     };
     let status = published.status.clone();
     let snapshot = Arc::clone(&published.snapshot);
+    let offer = offer(process.handover.clone(), offered, phase);
     let keeper = capture::keep(process, snapshot, stop.clone());
     if first.send(Ok(published)).is_err() {
         return;
     }
     let unready = async {
-        drop(stop.wait_for(|stop| *stop).await);
-        status.send_modify(|s| s.ready = false);
+        let told = stop
+            .wait_for(|phase| phase.stops())
+            .await
+            .map(|phase| *phase);
+        // Who asks after a hand-over is answered by the other process.
+        if told.is_ok_and(|phase| phase != Phase::HandedOver) {
+            status.send_modify(|s| s.ready = false);
+        }
         std::future::pending::<()>().await;
     };
     tokio::select! {
         () = plane.run() => {}
         () = unready => {}
         () = keeper => {}
+        () = offer => {}
         _ = halted.wait_for(|halt| *halt) => {}
     }
+}
+
+/// Offers the sockets of the process to another one, once they are all there; never ends.
+async fn offer(
+    path: Option<PathBuf>,
+    offered: oneshot::Receiver<Vec<Arc<OwnedFd>>>,
+    phase: watch::Sender<Phase>,
+) {
+    if let (Some(path), Ok(sockets)) = (path, offered.await) {
+        handover::serve(path, sockets, phase).await;
+    }
+    std::future::pending::<()>().await;
 }
 
 /// What a core's thread takes with it.
@@ -315,10 +440,13 @@ struct Seat {
     published: Published,
     records: Sender,
     balance: Balance,
-    stop: watch::Receiver<bool>,
+    stop: watch::Receiver<Phase>,
     halt: watch::Sender<bool>,
     /// Dropped once it was told whether the core serves.
-    tell: std_mpsc::Sender<Result<(), BootError>>,
+    tell: std_mpsc::Sender<Result<Vec<OwnedFd>, BootError>>,
+    go: watch::Receiver<bool>,
+    places: Arc<Places>,
+    sockets: Sockets,
 }
 
 /// One core's whole life.
@@ -332,6 +460,9 @@ fn core(seat: Seat) {
         mut stop,
         halt,
         tell,
+        mut go,
+        places,
+        sockets,
     } = seat;
     let mut halted = halt.subscribe();
     // A process with a core less would serve some clients and not others.
@@ -348,6 +479,7 @@ fn core(seat: Seat) {
         Ok(runtime) => runtime,
         Err(source) => return drop(tell.send(Err(os("cannot build the I/O driver")(source)))),
     };
+    tcp_options::set(tcp_options(&process.tcp));
     tracing::info!(driver = runtime.driver().label(), "core runs");
     runtime.run(async move {
         let core = Rc::new(Core::new(
@@ -356,15 +488,23 @@ fn core(seat: Seat) {
             published.asks,
             records,
             Meters::new(published.reports.series),
+            places,
         ));
-        if let Err(error) = listen::start(&core, balance) {
-            return drop(tell.send(Err(error.into())));
-        }
-        let told = tell.send(Ok(()));
+        let mut bound = match listen::bind(&core, balance, sockets) {
+            Ok(bound) => bound,
+            Err(error) => return drop(tell.send(Err(error.into()))),
+        };
+        let told = tell.send(Ok(bound.kept()));
         drop(tell);
         if told.is_err() {
             return;
         }
+        tokio::select! {
+            biased;
+            _ = halted.wait_for(|halt| *halt) => return,
+            all_bound = go.wait_for(|go| *go) => if all_bound.is_err() { return },
+        }
+        bound.serve();
         rt::spawn(rejudge(Rc::clone(&core), published.changed));
         rt::spawn(rejudge_by_time(Rc::clone(&core)));
         rt::spawn(sweep(Rc::clone(&core)));
@@ -372,11 +512,25 @@ fn core(seat: Seat) {
         rt::spawn(tell_open(Rc::clone(&core), published.reports.cores));
         // A sender that is gone means to end as well.
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => {}
+            _ = stop.wait_for(|phase| phase.stops()) => {}
             _ = halted.wait_for(|halt| *halt) => {}
         }
-        core.end().await;
+        let at_once = async {
+            drop(stop.wait_for(|phase| *phase == Phase::End).await);
+        };
+        core.end(at_once).await;
     });
+}
+
+fn tcp_options(settings: &life::TcpOptions) -> TcpOptions {
+    let seconds = |s: u32| Duration::from_secs(s.into());
+    let user_timeout = Duration::from_millis(settings.user_timeout_ms.into());
+    TcpOptions {
+        keepalive: seconds(settings.keepalive_s),
+        interval: seconds(settings.interval_s),
+        probes: settings.probes,
+        user_timeout: (!user_timeout.is_zero()).then_some(user_timeout),
+    }
 }
 
 /// Judges what is open by every new snapshot.

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +13,20 @@ use tokio::sync::{Semaphore, watch};
 use crate::config::checked::Process;
 use crate::control::ask::Asker;
 use crate::control::snapshot::Snapshot;
+use crate::exchange::close::CloseReason;
+use crate::io::rt::Tcp;
 use crate::io::upstream::Upstreams;
 use crate::io::{clock, rt};
 use crate::jwt::TokenCache;
 use crate::telemetry::metrics::Meters;
-use crate::telemetry::record::Record;
+use crate::telemetry::record::{Kind, Record};
 use crate::telemetry::writer::Sender;
 use crate::vocab::limits;
 use crate::worker::open::Open;
 use crate::worker::owner::Owners;
+use crate::worker::places::Places;
 use crate::worker::relaying::{self, Setup};
+use crate::worker::site::Story;
 
 /// What the tasks of a core share.
 #[derive(Debug)]
@@ -49,8 +54,9 @@ pub struct Core {
     recorded: Cell<u64>,
     turn: Cell<usize>,
     connections: Cell<usize>,
+    /// How many there may be.
+    pub places: Arc<Places>,
     drain: watch::Sender<bool>,
-    shed: Cell<u64>,
 }
 
 /// Between two looks at whether all connections have ended, in milliseconds.
@@ -65,6 +71,7 @@ impl Core {
         asks: Asker,
         records: Sender,
         meters: Meters,
+        places: Arc<Places>,
     ) -> Self {
         Self {
             process,
@@ -81,8 +88,8 @@ impl Core {
             recorded: Cell::new(0),
             turn: Cell::new(0),
             connections: Cell::new(0),
+            places,
             drain: watch::Sender::new(false),
-            shed: Cell::new(0),
         }
     }
 
@@ -110,18 +117,24 @@ impl Core {
         }
     }
 
-    /// Ends this core: what is idle now, what is open by itself within `limits::DRAIN_MS`, the rest then.
-    pub async fn end(&self) {
+    /// Ends this core: what is idle now, what is open by itself within `process.drain`, the rest then or when `at_once` is
+    /// over.
+    pub async fn end(&self, at_once: impl Future<Output = ()>) {
+        let mut at_once = pin!(at_once);
         self.drain.send_replace(true);
         let begun = clock::now();
-        let limit = Duration::from_millis(limits::DRAIN_MS);
+        let limit = Duration::from_millis(self.process.drain_ms);
         // A core without a connection of its own may still hold idle ones to its sister cores, which wait for their end.
         self.upstreams.clear();
         rt::sleep(DRAIN_LOOK_MS).await;
         while self.connections.get() > 0 && begun.elapsed() < limit {
             // Also what became idle since the last look.
             self.upstreams.clear();
-            rt::sleep(DRAIN_LOOK_MS).await;
+            tokio::select! {
+                biased;
+                () = &mut at_once => break,
+                () = rt::sleep(DRAIN_LOOK_MS) => {}
+            }
         }
         if self.connections.get() > 0 {
             let ended = self.open.end_all();
@@ -157,31 +170,42 @@ impl Core {
         self.recorded.get()
     }
 
-    /// Counts a task that the end of the process waits for.
+    /// Counts a connection or stream, which the end of the process waits for.
     #[must_use]
     pub fn place(self: &Rc<Self>) -> Place {
         let connections = &self.connections;
         connections.set(connections.get().saturating_add(1));
+        self.places.enter();
         Place(Rc::clone(self))
     }
 
-    /// Serves a connection in a task of its own, unless the core is full.
-    pub fn spawn_connection(self: &Rc<Self>, setup: Setup) {
-        if self.connections.get() >= limits::CONNECTIONS_PER_CORE {
-            // Said at every power of two: a flood must not become a flood of lines.
-            let shed = self.shed.get().saturating_add(1);
-            self.shed.set(shed);
-            if shed.is_power_of_two() {
-                tracing::warn!(
-                    shed,
-                    "connection limit of the core reached, connections are shed"
-                );
-            }
-            return;
+    /// The limit of the process that leaves no room for a stream which has its `place` already, if there is none.
+    #[must_use]
+    pub fn refuses_stream(&self) -> Option<usize> {
+        self.places.refuses(true)
+    }
+
+    /// Serves a connection of a listener of `who` (role and instance) in a task of its own. Without room it is reset, and
+    /// recorded.
+    pub fn spawn_connection(
+        self: &Rc<Self>,
+        tcp: Tcp,
+        who: (&'static str, &str),
+        serve: impl FnOnce(Rc<Self>, Tcp) -> Setup,
+    ) {
+        if let Some(most) = self.places.refuses(false) {
+            tcp.reset_on_close();
+            let Ok(peer) = tcp.peer() else { return };
+            let generation = self.snapshot().generation;
+            return Story::about(self, who, peer, Kind::Connection, generation).fail(
+                CloseReason::Limit,
+                format!("the process has {most} connections"),
+            );
         }
         let place = self.place();
+        let serving = serve(Rc::clone(self), tcp);
         rt::spawn(async move {
-            relaying::run(setup).await;
+            relaying::run(serving).await;
             drop(place);
         });
     }
@@ -195,5 +219,6 @@ impl Drop for Place {
     fn drop(&mut self) {
         let connections = &self.0.connections;
         connections.set(connections.get().saturating_sub(1));
+        self.0.places.leave();
     }
 }

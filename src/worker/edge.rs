@@ -324,6 +324,7 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
         leaf: None,
         scheme: "https",
         told: None,
+        taken: None,
     };
     Box::pin(serve::http(core, site, stream, proof.h2)).await;
 }

@@ -56,6 +56,12 @@ impl At {
         }
     }
 
+    /// Role and instance, for records.
+    pub(super) fn who(&self) -> (&'static str, Rc<str>) {
+        let (role, instance) = self.label();
+        (role, instance.into())
+    }
+
     /// TLS of the identity that answers at `local`. ztunnel sends no server name: the address decides.
     fn tls(&self, snapshot: &Snapshot, local: SocketAddr) -> Option<MeshTls> {
         let (mesh, directory) = (&snapshot.mesh, &snapshot.enforcements.directory);
@@ -167,6 +173,19 @@ impl Arrival {
     }
 }
 
+/// Refuses a tunnel because of the process's limit.
+fn refuse_more(arrival: &Arrival, most: usize, respond: &mut Respond) -> Rest {
+    let (role, instance) = arrival.at.label();
+    let generation = arrival.core.snapshot().generation;
+    let who = (role, instance.as_str());
+    Story::about(&arrival.core, who, arrival.peer, Kind::Tunnel, generation).fail(
+        CloseReason::Limit,
+        format!("the process has {most} connections"),
+    );
+    refuse(respond, CloseReason::Limit.connect_status());
+    Rest::NONE
+}
+
 /// One CONNECT stream.
 async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond) -> Rest {
     let authority = request
@@ -187,6 +206,9 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
         .fail(CloseReason::BadRequest, "not a CONNECT with host and port");
         return refuse(&mut respond, StatusCode::BAD_REQUEST);
     };
+    if let Some(most) = arrival.core.refuses_stream() {
+        return refuse_more(&arrival, most, &mut respond);
+    }
     let told = Told::after(&mut arrival.last.borrow_mut(), request.headers());
     let told = Arc::new(told);
     let body = request.into_body();
@@ -281,6 +303,7 @@ async fn through(
         leaf: Some(Arc::clone(leaf)),
         scheme: "http",
         told: Some(told),
+        taken: None,
     };
     let snapshot = core.snapshot();
     let planned = judge::plan(&snapshot, &site, None, 0);
@@ -391,6 +414,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
         leaf: None,
         scheme: "http",
         told: None,
+        taken: None,
     };
     if is_proxy
         && !matches!(

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -12,14 +13,14 @@ use tokio::sync::mpsc;
 use crate::config::checked::Node;
 use crate::config::checked::capture::CaptureMode;
 use crate::io::clock;
-use crate::io::listener::{ListenOptions, bind, bind_with, is_passing};
+use crate::io::listener::{ListenOptions, is_passing};
 use crate::io::rt::{self, Acceptor, Tcp};
-use crate::vocab::addr::ListenAddr;
 use crate::worker::balance::{Balance, Carried, Handed};
 use crate::worker::core::Core;
 use crate::worker::gateway::{self, At};
 use crate::worker::relaying::{Rest, Setup};
-use crate::worker::{edge, node, owner};
+use crate::worker::sockets::Sockets;
+use crate::worker::{edge, inbound, node, owner};
 
 /// A listener that cannot be had.
 #[derive(Debug, Error)]
@@ -34,57 +35,144 @@ pub struct ListenError {
     pub source: io::Error,
 }
 
-/// Binds every listener of the process on this core and serves them.
+/// Binds every listener of the process on this core. What is returned serves them.
 ///
 /// # Errors
-/// The first that cannot be bound; none is served then.
-pub fn start(core: &Rc<Core>, mut balance: Balance) -> Result<(), ListenError> {
+/// The first that cannot be bound.
+pub fn bind(core: &Rc<Core>, mut balance: Balance, sockets: Sockets) -> Result<Bound, ListenError> {
     let handed = balance.take_handed();
     let mut starts = Starts {
+        sockets,
         balance: Rc::new(balance),
         accepting: Vec::new(),
         spread: Vec::new(),
     };
     nodes(core, &mut starts)?;
     gateways(core, &mut starts)?;
+    let Starts {
+        sockets,
+        mut accepting,
+        spread,
+        ..
+    } = starts;
     if let Some(handed) = handed {
-        rt::spawn(taking(Rc::clone(core), handed, starts.spread));
+        let core = Rc::clone(core);
+        accepting.push(Box::new(move || rt::spawn(taking(core, handed, spread))));
     }
-    for start in starts.accepting {
-        start();
+    Ok(Bound {
+        kept: sockets.into_kept(),
+        accepting,
+    })
+}
+
+/// Begins to serve a listener.
+type Start = Box<dyn FnOnce()>;
+
+/// Listeners that are bound and not served yet.
+pub struct Bound {
+    kept: Vec<OwnedFd>,
+    accepting: Vec<Start>,
+}
+
+impl std::fmt::Debug for Bound {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Bound({})", self.accepting.len())
     }
-    Ok(())
+}
+
+impl Bound {
+    /// Takes the second descriptors of the sockets, for a process that takes over.
+    pub fn kept(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Serves them.
+    pub fn serve(self) {
+        for start in self.accepting {
+            start();
+        }
+    }
 }
 
 type Serve = Rc<dyn Fn(Rc<Core>, Tcp) -> Setup>;
 
 /// What begins once all listeners are bound.
 struct Starts {
+    sockets: Sockets,
     balance: Rc<Balance>,
-    accepting: Vec<Box<dyn FnOnce()>>,
+    accepting: Vec<Start>,
     /// The listeners whose connections are spread over the cores, in the same order on each.
-    spread: Vec<Serve>,
+    spread: Vec<(Who, Serve)>,
 }
 
 impl Starts {
-    fn push(&mut self, start: Box<dyn FnOnce()>) {
+    fn push(&mut self, start: Start) {
         self.accepting.push(start);
     }
+
+    /// A listener that capture leads to.
+    fn captured(
+        &mut self,
+        node: &Node,
+        address: SocketAddr,
+        what: &'static str,
+    ) -> Result<Vec<Acceptor>, ListenError> {
+        let options = match &node.capture {
+            Some(capture) => ListenOptions {
+                transparent: capture.mode == CaptureMode::Tproxy,
+                mark: node.mark,
+            },
+            None => ListenOptions::default(),
+        };
+        self.listen(address, what, options)
+    }
+
+    fn open(
+        &mut self,
+        address: SocketAddr,
+        what: &'static str,
+    ) -> Result<Vec<Acceptor>, ListenError> {
+        self.listen(address, what, ListenOptions::default())
+    }
+
+    fn listen(
+        &mut self,
+        address: SocketAddr,
+        what: &'static str,
+        options: ListenOptions,
+    ) -> Result<Vec<Acceptor>, ListenError> {
+        let listening = self.sockets.listen(address, options);
+        listening.map_err(|source| ListenError {
+            address,
+            what,
+            source,
+        })
+    }
 }
+
+/// Role and instance of a listener, for its records.
+type Who = (&'static str, Rc<str>);
 
 fn nodes(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
     for node in &core.process.nodes {
         let node = Rc::new(node.clone());
+        let who: Who = ("node", node.name.as_str().into());
         for address in &node.inbound {
-            let (n, to) = (Rc::clone(&node), captured(&node, *address, "inbound")?);
-            starts.push(accepting(core, to, move |core, tcp| {
+            let (n, to) = (
+                Rc::clone(&node),
+                starts.captured(&node, *address, "inbound")?,
+            );
+            starts.push(accepting(core, to, who.clone(), move |core, tcp| {
                 let node = Rc::clone(&n);
-                Box::pin(node::inbound(core, tcp, node))
+                Box::pin(inbound::connection(core, tcp, node))
             }));
         }
         if let Some(address) = node.outbound {
-            let (n, to) = (Rc::clone(&node), captured(&node, address, "outbound")?);
-            starts.push(accepting(core, to, move |core, tcp| {
+            let (n, to) = (
+                Rc::clone(&node),
+                starts.captured(&node, address, "outbound")?,
+            );
+            starts.push(accepting(core, to, who.clone(), move |core, tcp| {
                 Box::pin(owner::outbound(core, tcp, Rc::clone(&n)))
             }));
         }
@@ -96,14 +184,14 @@ fn nodes(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
                 tunnels(core, starts, address, &At::Node(Rc::clone(&node)))?;
             }
             if let Some(address) = workload.outbound {
-                let (n, to) = (Rc::clone(&node), open(address, "outbound")?);
-                starts.push(accepting(core, to, move |core, tcp| {
+                let (n, to) = (Rc::clone(&node), starts.open(address, "outbound")?);
+                starts.push(accepting(core, to, who.clone(), move |core, tcp| {
                     Box::pin(node::outbound(core, tcp, Rc::clone(&n), at))
                 }));
             }
             if let Some(address) = workload.socks {
-                let (n, to) = (Rc::clone(&node), open(address, "SOCKS5")?);
-                starts.push(accepting(core, to, move |core, tcp| {
+                let (n, to) = (Rc::clone(&node), starts.open(address, "SOCKS5")?);
+                starts.push(accepting(core, to, who.clone(), move |core, tcp| {
                     Box::pin(node::socks(core, tcp, Rc::clone(&n), at))
                 }));
             }
@@ -115,28 +203,34 @@ fn nodes(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
 fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
     for waypoint in &core.process.waypoints {
         let at = At::Waypoint(waypoint.gateway.clone());
+        let who = at.who();
         tunnels(core, starts, waypoint.hbone, &at)?;
         if let Some(address) = waypoint.mtls {
-            let to = open(address, "direct mTLS")?;
-            starts.push(accepting(core, to, move |core, tcp| {
+            let to = starts.open(address, "direct mTLS")?;
+            starts.push(accepting(core, to, who, move |core, tcp| {
                 to_its_end(gateway::listener(core, tcp, at.clone()))
             }));
         }
     }
     for egress in &core.process.egresses {
         let at = At::Egress(egress.gateway.clone(), egress.proxy.map(|a| a.port()));
+        let who = at.who();
         tunnels(core, starts, egress.hbone, &at)?;
         if let Some(address) = egress.proxy {
-            let to = open(address, "proxy")?;
-            starts.push(accepting(core, to, move |core, tcp| {
+            let to = starts.open(address, "proxy")?;
+            starts.push(accepting(core, to, who, move |core, tcp| {
                 to_its_end(gateway::listener(core, tcp, at.clone()))
             }));
         }
     }
     for (at, ingress) in core.process.ingresses.iter().enumerate() {
+        let who: Who = ("ingress", ingress.gateway.to_string().into());
         for (nth, listener) in ingress.listeners.iter().enumerate() {
-            let (name, to) = (ingress.gateway.clone(), open(listener.address, "ingress")?);
-            starts.push(accepting(core, to, move |core, tcp| {
+            let (name, to) = (
+                ingress.gateway.clone(),
+                starts.open(listener.address, "ingress")?,
+            );
+            starts.push(accepting(core, to, who.clone(), move |core, tcp| {
                 to_its_end(edge::connection(core, tcp, name.clone(), (at, nth)))
             }));
         }
@@ -150,12 +244,12 @@ fn tunnels(
     address: SocketAddr,
     at: &At,
 ) -> Result<(), ListenError> {
-    let (at, to) = (at.clone(), open(address, "HBONE")?);
+    let (at, who, to) = (at.clone(), at.who(), starts.open(address, "HBONE")?);
     let serve: Serve =
         Rc::new(move |core, tcp| to_its_end(gateway::tunnels(core, tcp, at.clone())));
     let (balance, listener) = (Rc::clone(&starts.balance), starts.spread.len());
-    starts.spread.push(Rc::clone(&serve));
-    starts.push(accepting(core, to, move |core, tcp| {
+    starts.spread.push((who.clone(), Rc::clone(&serve)));
+    starts.push(accepting(core, to, who, move |core, tcp| {
         spread(&balance, listener, core, tcp, &serve)
     }));
     Ok(())
@@ -180,13 +274,19 @@ fn spread(balance: &Balance, listener: usize, core: Rc<Core>, tcp: Tcp, serve: &
     }
 }
 
-/// Takes what other cores have accepted.
-async fn taking(core: Rc<Core>, mut handed: mpsc::Receiver<Handed>, listeners: Vec<Serve>) {
+/// Takes what other cores have accepted, to the last one.
+async fn taking(core: Rc<Core>, mut handed: mpsc::Receiver<Handed>, listeners: Vec<(Who, Serve)>) {
     let mut draining = pin!(core.draining());
+    let mut ending = false;
     loop {
         let next = tokio::select! {
             biased;
-            () = &mut draining => return,
+            () = &mut draining, if !ending => {
+                // What is under way was accepted, and is served.
+                ending = true;
+                handed.close();
+                continue;
+            }
             next = handed.recv() => next,
         };
         let Some(Handed {
@@ -197,11 +297,12 @@ async fn taking(core: Rc<Core>, mut handed: mpsc::Receiver<Handed>, listeners: V
         else {
             return;
         };
-        let Some(serve) = listeners.get(listener) else {
+        let Some(((role, instance), serve)) = listeners.get(listener) else {
             return;
         };
+        let serve = |core, tcp| carrying(serve(core, tcp), carried);
         match Tcp::adopt(socket) {
-            Ok(tcp) => core.spawn_connection(carrying(serve(Rc::clone(&core), tcp), carried)),
+            Ok(tcp) => core.spawn_connection(tcp, (*role, instance), serve),
             Err(error) => tracing::warn!(%error, "a connection from another core is lost"),
         }
     }
@@ -212,30 +313,6 @@ fn carrying(setup: Setup, carried: Carried) -> Setup {
         let rest = setup.await;
         drop(carried);
         rest
-    })
-}
-
-/// A listener that capture leads to.
-fn captured(node: &Node, address: SocketAddr, what: &'static str) -> Result<Acceptor, ListenError> {
-    let options = match &node.capture {
-        Some(capture) => ListenOptions {
-            transparent: capture.mode == CaptureMode::Tproxy,
-            mark: node.mark,
-        },
-        None => ListenOptions::default(),
-    };
-    bind_with(ListenAddr(address), options).map_err(|source| ListenError {
-        address,
-        what,
-        source,
-    })
-}
-
-fn open(address: SocketAddr, what: &'static str) -> Result<Acceptor, ListenError> {
-    bind(ListenAddr(address)).map_err(|source| ListenError {
-        address,
-        what,
-        source,
     })
 }
 
@@ -254,32 +331,43 @@ const ACCEPT_QUIET: Duration = Duration::from_secs(10);
 
 fn accepting(
     core: &Rc<Core>,
-    acceptor: Acceptor,
+    acceptors: Vec<Acceptor>,
+    who: Who,
     serve: impl Fn(Rc<Core>, Tcp) -> Setup + 'static,
-) -> Box<dyn FnOnce()> {
-    let core = Rc::clone(core);
+) -> Start {
+    let (core, serve) = (Rc::clone(core), Rc::new(serve));
     Box::new(move || {
-        rt::spawn(async move {
-            let mut draining = pin!(core.draining());
-            let mut said: Option<Instant> = None;
-            loop {
-                let accepted = tokio::select! {
-                    biased;
-                    () = &mut draining => return,
-                    accepted = acceptor.accept() => accepted,
-                };
-                match accepted {
-                    Ok(tcp) => core.spawn_connection(serve(Rc::clone(&core), tcp)),
-                    Err(error) if is_passing(&error) => rt::yield_turn().await,
-                    Err(error) => {
-                        if said.is_none_or(|at| at.elapsed() > ACCEPT_QUIET) {
-                            tracing::warn!(%error, "cannot accept");
-                            said = Some(clock::now());
-                        }
-                        rt::sleep(ACCEPT_PAUSE_MS).await;
-                    }
-                }
-            }
-        });
+        for acceptor in acceptors {
+            let (core, who, serve) = (Rc::clone(&core), who.clone(), Rc::clone(&serve));
+            rt::spawn(accept_all(core, acceptor, who, serve));
+        }
     })
+}
+
+async fn accept_all(
+    core: Rc<Core>,
+    acceptor: Acceptor,
+    (role, instance): Who,
+    serve: Rc<impl Fn(Rc<Core>, Tcp) -> Setup + 'static>,
+) {
+    let mut draining = pin!(core.draining());
+    let mut said: Option<Instant> = None;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut draining => return,
+            accepted = acceptor.accept() => accepted,
+        };
+        match accepted {
+            Ok(tcp) => core.spawn_connection(tcp, (role, &instance), &*serve),
+            Err(error) if is_passing(&error) => rt::yield_turn().await,
+            Err(error) => {
+                if said.is_none_or(|at| at.elapsed() > ACCEPT_QUIET) {
+                    tracing::warn!(%error, "cannot accept");
+                    said = Some(clock::now());
+                }
+                rt::sleep(ACCEPT_PAUSE_MS).await;
+            }
+        }
+    }
 }

@@ -19,12 +19,13 @@ use crate::io::{clock, tls};
 use crate::policy::{Connection, Denied, Permit, Request};
 use crate::role::endpoints::Caller;
 use crate::role::outbound::{self, Route, Wanted};
-use crate::role::plan::{self, NoPlan, SitePoint};
+use crate::role::plan::{NoPlan, SitePoint};
 use crate::telemetry::metrics::{Ends, Reporter};
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::OriginalDst;
 use crate::vocab::host::Host;
 use crate::vocab::limits;
+use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
 use crate::vocab::text::chain;
 use crate::worker::attempt::Attempt;
@@ -32,21 +33,20 @@ use crate::worker::core::Core;
 use crate::worker::custom::{self, Asked, Asker};
 use crate::worker::exchange;
 use crate::worker::forward::dial_reason;
+use crate::worker::inbound;
 use crate::worker::judge;
 use crate::worker::leave::Leaving;
 use crate::worker::open::{Entry, Rejudge};
 use crate::worker::origin::{self, Origin};
+use crate::worker::places::{Taken, Way};
 use crate::worker::relaying::{Going, Rest};
 use crate::worker::same_node::{self, Client, Dialled};
 use crate::worker::serve;
 use crate::worker::site::{Site, Story};
 use crate::worker::socks::{self, Answer};
 
-/// First byte of a TLS record that carries a handshake.
-const TLS_HANDSHAKE: u8 = 0x16;
-
 /// A workload of this node by its address.
-fn hosted<'n>(
+pub(super) fn hosted<'n>(
     snapshot: &Snapshot,
     node: &'n Node,
     dst: OriginalDst,
@@ -63,7 +63,7 @@ fn hosted<'n>(
 }
 
 /// Where the app of a workload listens for `port`.
-fn app_of(
+pub(super) fn app_of(
     process: &Process,
     snapshot: &Snapshot,
     hosted: &NodeWorkload,
@@ -92,7 +92,7 @@ fn app_address(
     }
 }
 
-fn site_of(
+pub(super) fn site_of(
     node: &Node,
     hosted: &NodeWorkload,
     connection: Connection,
@@ -118,71 +118,8 @@ fn site_of(
         leaf: None,
         scheme: "http",
         told: None,
+        taken: None,
     }
-}
-
-/// A plaintext or direct mTLS connection to a workload of this node.
-pub async fn inbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) -> Rest {
-    let snapshot = core.snapshot();
-    let (Ok(peer), Ok(captured)) = (tcp.peer(), original_destination(&tcp)) else {
-        return Rest::NONE;
-    };
-    let dst = captured.address();
-    let mut story = Story::about(
-        &core,
-        ("node", &node.name),
-        peer,
-        Kind::Connection,
-        snapshot.generation,
-    );
-    let plain = Connection {
-        principal: None,
-        peer: peer.ip().to_canonical(),
-        remote: peer.ip().to_canonical(),
-        destination: dst.ip(),
-        port: dst.port(),
-        sni: None,
-        time: clock::unix_s(),
-    };
-    story.edit(|r| r.connection = Some(plain.clone()));
-    let found = hosted(&snapshot, &node, dst);
-    let app =
-        found.and_then(|(hosted, at)| app_of(&core.process, &snapshot, hosted, at, dst.port()));
-    let (Some((hosted, at)), Some(app)) = (found, app) else {
-        tcp.reset_on_close();
-        story.end(CloseReason::NoRoute);
-        return Rest::NONE;
-    };
-    let Some(workload) = snapshot.mesh.workloads.get(at) else {
-        story.end(CloseReason::NoRoute);
-        return Rest::NONE;
-    };
-    story.edit(|r| r.workload = Some(workload.name.to_string()));
-    let first = rt::timeout(limits::RESET_WAIT_MS, tcp.peek_first()).await;
-    if matches!(first, Ok(Ok(Some(TLS_HANDSHAKE)))) {
-        story.forget();
-        let tls = snapshot.identities.get(&workload.id).cloned();
-        let site = site_of(&node, hosted, plain, peer, app);
-        return Box::pin(direct(core, site, tcp.into(), tls, None)).await;
-    }
-    let denied = plan::refused_plaintext(&snapshot.mesh, workload, &plain);
-    let site = site_of(&node, hosted, plain, peer, app);
-    if denied.is_some() {
-        count_inbound(&mut story, &snapshot, &site, Some(at), None);
-    }
-    if let Some(denied) = denied.as_ref().filter(|_| snapshot.mesh.dry_run) {
-        let mut would = story.fork();
-        would.judged(&denied.judged.clone().unenforced());
-        would.end(CloseReason::Done);
-    } else if let Some(denied) = denied {
-        // Measured: only readable, then LINGER 0, then close shows the client a reset every time.
-        tcp.reset_on_close();
-        story.judged(&denied.judged);
-        story.end(CloseReason::PlaintextRefused);
-        return Rest::NONE;
-    }
-    story.forget();
-    admit(core, site, tcp.into(), false).await
 }
 
 /// TLS that ends here: mTLS with the workload's identity. `outer`: the identity of the tunnel around it.
@@ -224,7 +161,7 @@ pub async fn direct(
 }
 
 /// Judges a connection to a workload and serves it: by request where HTTP rules hold, else as bytes.
-async fn admit(core: Rc<Core>, site: Site, stream: Stream, h2: bool) -> Rest {
+pub(super) async fn admit(core: Rc<Core>, site: Site, stream: Stream, h2: bool) -> Rest {
     let snapshot = core.snapshot();
     let needs_http = match judge::plan(&snapshot, &site, None, 0) {
         Ok(plan) => plan.needs_http(false),
@@ -317,7 +254,7 @@ async fn permitted(
 }
 
 /// Has a connection counted that arrived here for `workload`.
-fn count_inbound(
+pub(super) fn count_inbound(
     story: &mut Story,
     snapshot: &Snapshot,
     site: &Site,
@@ -470,6 +407,7 @@ pub(super) async fn dial(
                     story,
                     entry,
                     far,
+                    taken: None,
                 });
             }
             Err(error) => error,
@@ -534,12 +472,16 @@ pub async fn tunnelled(
         story.with_connection(connection).end(CloseReason::NoRoute);
         return Tunnelled::Refuse(http::StatusCode::SERVICE_UNAVAILABLE);
     };
-    story.forget();
-    let site = Site {
+    let mut site = Site {
         told: Some(told),
         leaf: Some(Arc::clone(leaf)),
-        ..site_of(node, hosted, connection, peer, app)
+        ..site_of(node, hosted, connection.clone(), peer, app)
     };
+    let story = story.with_connection(connection);
+    match inbound::take(core, (&snapshot, at), &mut site, story) {
+        Ok(story) => story.forget(),
+        Err(close) => return Tunnelled::Refuse(close.connect_status()),
+    }
     if let Ok(plan) = judge::plan(&snapshot, &site, None, 0)
         && (plan.needs_http(false) || plan.protocol == Protocol::Https)
     {
@@ -666,6 +608,32 @@ pub(super) fn outbound_story(core: &Rc<Core>, node: &Node, peer: SocketAddr) -> 
     )
 }
 
+/// Takes a place among the connections to others of a workload.
+///
+/// # Errors
+/// All are taken, which is recorded and counted.
+fn take_outbound(
+    core: &Core,
+    snapshot: &Snapshot,
+    (own, id): (usize, &SpiffeId),
+    hosted: &ResourceName,
+    mut story: Story,
+) -> Result<(Option<Taken>, Story), CloseReason> {
+    let most = match core.places.take(hosted, Way::Outbound) {
+        Ok(taken) => return Ok((taken, story)),
+        Err(most) => most,
+    };
+    let ends = Ends {
+        principal: Some(id.clone()),
+        source: Some(own),
+        ..Ends::default()
+    };
+    story.count(snapshot, Reporter::Source, ends, false);
+    let detail = format!("`{hosted}` has {most} connections to others");
+    story.fail(CloseReason::Limit, detail);
+    Err(CloseReason::Limit)
+}
+
 /// Judges and dials a connection that leaves workload `at` of `node`.
 pub(super) async fn leave(
     core: &Rc<Core>,
@@ -685,6 +653,8 @@ pub(super) async fn leave(
         r.connection = Some(leaving_connection(&own.id, client.address, wanted, port));
         r.service = Some(wanted.with_port(port));
     });
+    let source = (own_at, &own.id);
+    let (taken, mut story) = take_outbound(core, &snapshot, source, &own.name, story)?;
     let rules = &snapshot.enforcements;
     let from = leaving_from(node, own);
     let mut attempt = Attempt::new(core);
@@ -736,7 +706,7 @@ pub(super) async fn leave(
     };
     let going = dial(core, (permit, target), Some(client), story, entry, next).await?;
     attempt.succeeded(&snapshot);
-    Ok(going)
+    Ok(Going { taken, ..going })
 }
 
 /// Workload `at` of `node`, with its place in the mesh.

@@ -18,6 +18,7 @@ use crate::io::rt::Tcp;
 use crate::io::stream::Stream;
 use crate::worker::core::Place;
 use crate::worker::open::Entry;
+use crate::worker::places::Taken;
 use crate::worker::site::Story;
 
 /// A permitted connection with its upstream, judged anew with every snapshot.
@@ -31,6 +32,35 @@ pub struct Going {
     pub(super) entry: Entry,
     /// The other side, where that is in this process too.
     pub(super) far: Option<Box<FarSide>>,
+    /// Its place among the connections of the workload that it leaves.
+    pub(super) taken: Option<Taken>,
+}
+
+/// Who spoke first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum First {
+    /// The client, with this byte.
+    Client(u8),
+    /// The server, or nobody ever will.
+    Server,
+}
+
+impl Going {
+    /// Waits until one side says something. Nothing is taken of it.
+    pub(super) async fn first_word(&mut self, client: &Tcp) -> First {
+        tokio::select! {
+            biased;
+            // It ends; whoever relays it will hear of it at once.
+            _why = self.entry.cancel.cancelled() => First::Server,
+            first = client.peek_first() => first.ok().flatten().map_or(First::Server, First::Client),
+            _spoken = self.up.peek(1) => First::Server,
+        }
+    }
+
+    /// Gives it up unrecorded: what follows has records of its own.
+    pub(super) fn forget(self) {
+        self.story.forget();
+    }
 }
 
 /// What a tunnel would be at its far end: a connection of its own for records, metrics, policy and the drain.
@@ -90,6 +120,7 @@ pub(super) async fn run(setup: Setup) {
         story,
         entry,
         far,
+        taken: _until_it_ends,
     } = going;
     story.opened();
     if let Some(far) = &far {

@@ -19,6 +19,7 @@ use crate::telemetry::live::Live;
 use crate::telemetry::metrics::{Ends, Flag, Key, Reporter, Series};
 use crate::telemetry::record::{Kind, Record};
 use crate::worker::core::Core;
+use crate::worker::places::Taken;
 
 /// An enforcement point with one connection at it.
 #[derive(Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct Site {
     pub scheme: &'static str,
     /// What the head of the tunnel told, if it came through one.
     pub told: Option<Arc<Told>>,
+    /// Its place among the connections of the workload.
+    pub taken: Option<Rc<Taken>>,
 }
 
 /// A record until it is sent.

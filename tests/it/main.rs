@@ -14,11 +14,20 @@ mod dry_run;
 mod egress;
 mod ending;
 mod explain;
+mod handover;
+mod idle;
+mod limits;
+mod lost;
 mod metrics;
 mod reload;
 mod rotation;
+mod server_first;
 mod socks;
+mod stopping;
 mod story;
+
+#[path = "../support/pair.rs"]
+mod pair;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");

@@ -12,10 +12,16 @@ mod capture;
 mod full_disk;
 mod loss;
 mod machines;
+mod vanish;
 mod vm_failure;
 mod vm_names;
 mod vm_owner;
 mod vm_traffic;
+
+#[path = "../support/netns.rs"]
+mod namespaces;
+#[path = "../support/pair.rs"]
+mod pair;
 
 use std::path::Path;
 use std::process::Command;

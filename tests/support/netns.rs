@@ -74,6 +74,12 @@ impl Machine {
         format!("/proc/{}/ns/net", self.holder.id())
     }
 
+    /// What runs a command there.
+    #[allow(dead_code, reason = "shared by several test binaries")]
+    pub(crate) fn enter(&self) -> Vec<String> {
+        vec!["nsenter".to_owned(), format!("--net={}", self.path())]
+    }
+
     /// Runs `work` in a thread there.
     pub(crate) fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(self.path()).expect("the holder lives");

@@ -91,7 +91,8 @@ const TOOLS: &[(&str, &str)] = &[
     (INITDB, "postgresql"),
     (PIP, "python3-pip"),
     (VENV, "python3-venv"),
-    ("openssl", "openssl"), // a peer of the record layer
+    ("openssl", "openssl"),   // a peer of the record layer
+    ("faketime", "faketime"), // a clock that jumps, for processes of the tests alone
 ];
 
 /// Debian has the server's programs in a directory of its version.

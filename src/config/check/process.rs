@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::config::check::listeners::Listeners;
-use crate::config::check::{Context, capture, identity, workload_api};
+use crate::config::check::{Context, capture, identity, life, workload_api};
+use crate::config::checked::life::Limits;
 use crate::config::checked::{
     Egress, GatewayClass, IdentityFiles, IdentitySource, Ingress, IngressListener, Mesh, Node,
     NodeWorkload, Process, RecordSink, Waypoint,
@@ -27,11 +28,16 @@ struct Seen {
     served: BTreeSet<(&'static str, ResourceName)>,
     /// Nodes that capture.
     captures: usize,
+    /// `[limits]`.
+    limits: Limits,
 }
 
 /// From the main file. `None` after a problem that leaves nothing to return.
 pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<Process> {
-    let mut seen = Seen::default();
+    let mut seen = Seen {
+        limits: life::of_process(file, cx),
+        ..Seen::default()
+    };
     let settings = file.process.as_ref();
     let admin = file
         .admin
@@ -71,14 +77,7 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
     let identity_files = files
         .filter_map(|f| identity_file(f, file.authority.is_some(), &mut seen, cx))
         .collect();
-    let roles = file.node.is_some()
-        || file.waypoint.is_some()
-        || file.ingress.is_some()
-        || file.egress.is_some();
-    if !roles && file.authority.is_none() && file.workload_api.is_none() && file.whole() {
-        let place = Place::top(0);
-        cx.out.error(&place, "nothing to do: expected a [[node]], [[waypoint]], [[ingress]], [[egress]], [workloadApi] or [authority]");
-    }
+    has_work(file, cx);
     Some(Process {
         name: settings
             .and_then(|s| s.name.clone())
@@ -86,6 +85,10 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         io: settings.and_then(|s| s.io).unwrap_or_default(),
         cores: settings.and_then(|s| s.cores).map_or(0, |n| n.0),
         nameservers: nameservers(settings, cx),
+        drain_ms: life::drain(settings, cx),
+        handover: life::handover(file, cx),
+        limits: seen.limits,
+        tcp: life::tcp(file, cx),
         records: records(file, cx),
         admin,
         metrics,
@@ -98,6 +101,17 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         ingresses,
         egresses,
     })
+}
+
+fn has_work(file: &File, cx: &mut Context<'_>) {
+    let roles = file.node.is_some()
+        || file.waypoint.is_some()
+        || file.ingress.is_some()
+        || file.egress.is_some();
+    if !roles && file.authority.is_none() && file.workload_api.is_none() && file.whole() {
+        let place = Place::top(0);
+        cx.out.error(&place, "nothing to do: expected a [[node]], [[waypoint]], [[ingress]], [[egress]], [workloadApi] or [authority]");
+    }
 }
 
 /// A node's name stands in records and metrics for one node.
@@ -246,6 +260,7 @@ fn node_workload(
     let owner = raw.owner.as_ref().map(|o| capture::owner(o, cx));
     let socks = raw.socks.as_ref().map(|at| seen.listeners.add(at, cx));
     let dns = raw.dns.as_ref().map(|at| seen.listeners.add(at, cx));
+    let limits = life::of_workload(raw, seen.limits, cx);
     let mut app = BTreeMap::new();
     for (key, address) in raw.app.iter().flat_map(|m| &m.0) {
         app.extend(cx.port_key(key).map(|port| (port, *address)));
@@ -271,6 +286,7 @@ fn node_workload(
         socks,
         dns,
         app,
+        limits,
     })
 }
 

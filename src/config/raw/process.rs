@@ -21,6 +21,10 @@ table! {
         cores: Option<Count> = "cores",
         /// Those of /etc/resolv.conf if absent.
         nameservers: Option<Vec<At<SocketAddr>>> = "nameservers",
+        /// Ours: how long what is open may go on after the process was told to stop.
+        drain: Option<At<Millis>> = "drain",
+        /// Ours: unix socket by which a new process takes over from this one.
+        handover: Option<At<String>> = "handover",
     }
     unused { "meshDir": String }
 }
@@ -137,6 +141,9 @@ table! {
         /// DNS for this workload alone.
         dns: Option<At<SocketAddr>> = "dns",
         app: Option<Map<SocketAddr>> = "app",
+        /// Ours: those of `[limits]` if absent.
+        max_inbound: Option<At<u32>> = "maxInboundConnections",
+        max_outbound: Option<At<u32>> = "maxOutboundConnections",
     }
 }
 

@@ -15,6 +15,7 @@ use crate::config::checked::{Node, Process};
 use crate::control::capture::cgroup::{Mount, mounts};
 use crate::control::capture::system::{is_loaded, nft, set_up, turn};
 use crate::control::capture::{CaptureError, Machine, Wanted, capturing, want};
+use crate::control::phase::Phase;
 use crate::control::snapshot::Snapshot;
 use crate::io::listener::own_uid;
 use crate::role::capture::{Running, TABLE};
@@ -30,7 +31,7 @@ const ALIVE_S: u32 = 3;
 pub async fn keep(
     process: Arc<Process>,
     snapshot: Arc<ArcSwap<Snapshot>>,
-    mut stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<Phase>,
 ) {
     let Some(node) = capturing(&process) else {
         return std::future::pending().await;
@@ -52,14 +53,15 @@ pub async fn keep(
     let mut beat = tokio::time::interval(BEAT);
     loop {
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => break,
+            _ = stop.wait_for(|phase| phase.stops()) => break,
             _ = beat.tick() => if signs && keeper.loaded.is_some() { keeper.sign_of_life(open).await },
             Some(()) = wakes.recv() => {}
         }
         keeper.watch(&wake);
         keeper.follow(&snapshot).await;
     }
-    if open {
+    // After a hand-over the signs of life are the other process's.
+    if open && *stop.borrow() != Phase::HandedOver {
         let flush = format!("flush set inet {TABLE} alive\n");
         keeper.told(
             "cannot take back the sign of life",

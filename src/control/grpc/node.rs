@@ -6,6 +6,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -82,7 +83,7 @@ pub enum NodeError {
 #[derive(Debug)]
 pub struct NodeState {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// What is kept of the authority's news.
@@ -119,8 +120,23 @@ impl NodeState {
     /// # Errors
     /// `NodeError`.
     pub fn open(dir: &Path) -> Result<Self, NodeError> {
+        Self::open_with(dir, |_path| None)
+    }
+
+    /// As `open`; the lock may be held already, which `held` tells by the path of its file.
+    ///
+    /// # Errors
+    /// `NodeError`.
+    pub fn open_with(
+        dir: &Path,
+        held: impl FnOnce(&Path) -> Option<File>,
+    ) -> Result<Self, NodeError> {
         durable::make_dir(dir).map_err(|e| io_error(dir, e))?;
         let path = dir.join(LOCK);
+        if let Some(lock) = held(&path) {
+            let dir = dir.to_owned();
+            return Ok(Self { dir, lock });
+        }
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
@@ -131,11 +147,19 @@ impl NodeState {
         match lock.try_lock() {
             Ok(()) => Ok(Self {
                 dir: dir.to_owned(),
-                _lock: lock,
+                lock,
             }),
             Err(TryLockError::WouldBlock) => Err(NodeError::Locked(dir.to_owned())),
             Err(TryLockError::Error(e)) => Err(io_error(&path, e)),
         }
+    }
+
+    /// The lock once more, for a process that takes over: it is held as long as either descriptor is open.
+    ///
+    /// # Errors
+    /// As `dup(2)`.
+    pub fn lock(&self) -> io::Result<OwnedFd> {
+        self.lock.try_clone().map(OwnedFd::from)
     }
 
     fn read(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>, NodeError> {

@@ -60,6 +60,8 @@ pub enum Flag {
     Idle,
     /// `DRAIN`: the process ended.
     Drain,
+    /// `UO`: a limit of ours is reached.
+    Overflow,
 }
 
 impl Flag {
@@ -79,6 +81,7 @@ impl Flag {
             Self::DownstreamReset => "DC",
             Self::Idle => "SI",
             Self::Drain => "DRAIN",
+            Self::Overflow => "UO",
         }
     }
 }
@@ -97,7 +100,8 @@ impl From<CloseReason> for Flag {
             CloseReason::UpstreamConnect | CloseReason::UpstreamTimeout => Self::Connect,
             CloseReason::UpstreamReset => Self::UpstreamReset,
             CloseReason::DownstreamReset => Self::DownstreamReset,
-            CloseReason::Timeout | CloseReason::Limit => Self::Idle,
+            CloseReason::Timeout => Self::Idle,
+            CloseReason::Limit => Self::Overflow,
             CloseReason::Revoked => Self::Revoked,
             CloseReason::Drain => Self::Drain,
         }

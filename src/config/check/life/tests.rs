@@ -1,0 +1,134 @@
+//! What the settings come to, and what is said of those that make no sense.
+
+use super::*;
+use crate::config::{self, Config, ConfigErrors};
+
+fn parse(text: &str) -> Result<Config, ConfigErrors> {
+    let file = (PathBuf::from("life.toml"), text.to_owned());
+    config::parse(&[file], std::path::Path::new("/etc/ringgate"))
+}
+
+fn text(process: &str, tables: &str) -> String {
+    format!(
+        "[process]\n{process}\n[identity]\nfiles = [\"certs\"]\n{tables}\n[mesh]\n[[workloadEntry]]\nname = \"a\"\n\
+         namespace = \"shop\"\nserviceAccount = \"a\"\naddress = \"10.0.0.1\"\n"
+    )
+}
+
+fn good(process: &str, tables: &str) -> Config {
+    parse(&text(process, tables)).unwrap_or_else(|e| panic!("{e}"))
+}
+
+fn node(lines: &str) -> String {
+    format!(
+        "[[node]]\nname = \"n\"\n[[node.workload]]\nname = \"shop/a\"\nhbone = \"10.0.0.1:15008\"\n{lines}"
+    )
+}
+
+#[test]
+fn what_is_not_said_is_sane() {
+    let process = good("", &node("")).process;
+    assert_eq!(process.drain_ms, 5000);
+    assert_eq!(process.handover, None);
+    assert_eq!(process.limits, Limits::default());
+    assert_eq!(process.tcp, TcpOptions::default());
+    assert_eq!(process.nodes[0].workloads[0].limits, Limits::default());
+}
+
+#[test]
+fn what_is_said_holds() {
+    let tables = "[limits]\nmaxConnections = 10\nmaxInboundConnections = 7\nmaxOutboundConnections = 8\n\
+                  [tcp]\ntcpKeepalive = { time = \"30s\", interval = \"10s\", probes = 4 }\n";
+    let tables = format!("{tables}{}", node("maxOutboundConnections = 3"));
+    let config = good(
+        "drain = \"90s\"\nhandover = \"/run/ringgate/handover.sock\"",
+        &tables,
+    );
+    let process = config.process;
+    assert_eq!(process.drain_ms, 90_000);
+    let path = process.handover.unwrap();
+    assert_eq!(path.to_str(), Some("/run/ringgate/handover.sock"));
+    assert_eq!(process.limits.connections, Some(10));
+    let own = process.nodes[0].workloads[0].limits;
+    assert_eq!((own.inbound, own.outbound), (7, 3));
+    // As long as all probes take.
+    assert_eq!(process.tcp.user_timeout_ms, 70_000);
+    let written = good("", &format!("[tcp]\nuserTimeout = \"0s\"\n{}", node("")));
+    assert_eq!(written.process.tcp.user_timeout_ms, 0);
+}
+
+#[test]
+fn a_reload_does_not_change_them() {
+    let with =
+        |process: &str, tables: &str| good(process, &format!("{tables}{}", node(""))).process;
+    let plain = with("", "");
+    for (process, tables, table) in [
+        ("drain = \"1s\"", "", "[process]"),
+        ("handover = \"/run/h\"", "", "[process]"),
+        ("", "[limits]\nmaxConnections = 10\n", "[limits]"),
+        ("", "[tcp]\nuserTimeout = \"300s\"\n", "[tcp]"),
+    ] {
+        assert_eq!(with(process, tables).differences(&plain), [table]);
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_said_with_its_place() {
+    for (process, tables, key, word) in [
+        ("drain = \"2h\"", "", "process.drain", "0s to 1h"),
+        ("drain = 5", "", "process.drain", "a duration"),
+        (
+            "",
+            "[limits]\nmaxConnections = 0\n",
+            "limits.maxConnections",
+            "at least 1",
+        ),
+        (
+            "",
+            "[limits]\nmaxConnection = 1\n",
+            "limits.maxConnection",
+            "maxConnections",
+        ),
+        (
+            "",
+            "[tcp]\nuserTimeout = \"10ms\"\n",
+            "tcp.userTimeout",
+            "1s to 24h",
+        ),
+        (
+            "",
+            "[tcp]\ntcpKeepalive.time = \"1500ms\"\n",
+            "tcp.tcpKeepalive.time",
+            "whole seconds",
+        ),
+        (
+            "",
+            "[tcp]\ntcpKeepalive.probes = 0\n",
+            "tcp.tcpKeepalive.probes",
+            "1 to 127",
+        ),
+    ] {
+        let tables = format!("{tables}{}", node(""));
+        let errors = parse(&text(process, &tables)).unwrap_err();
+        let told = errors.to_string();
+        assert!(told.contains(key) && told.contains(word), "{key}: {told}");
+        assert!(told.contains("life.toml:"), "{told}");
+    }
+    let long = format!("handover = \"/run/{}\"", "x".repeat(120));
+    let errors = parse(&text(&long, &node(""))).unwrap_err();
+    assert!(errors.to_string().contains("100 bytes"), "{errors}");
+    let both = "[process]\nhandover = \"/run/h\"\n[authority]\n[mesh]\n";
+    let errors = parse(both).unwrap_err();
+    assert!(
+        errors
+            .to_string()
+            .contains("[authority] cannot be handed over"),
+        "{errors}"
+    );
+    let config = good("", &format!("[tcp]\nuserTimeout = \"60s\"\n{}", node("")));
+    let warned = config
+        .warnings
+        .iter()
+        .any(|w| w.to_string().contains("one lost probe"));
+    assert!(warned, "{:?}", config.warnings);
+}

@@ -1,0 +1,48 @@
+//! How long things live, and how many there may be.
+
+use crate::vocab::limits;
+
+/// `[limits]`: connections and tunnels at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of the process (`maxConnections`); `None`: `limits::CONNECTIONS_PER_CORE` for each core.
+    pub connections: Option<usize>,
+    /// Of each workload, from others (`maxInboundConnections`).
+    pub inbound: usize,
+    /// Of each workload, to others (`maxOutboundConnections`).
+    pub outbound: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: None,
+            inbound: limits::CONNECTIONS_PER_WORKLOAD,
+            outbound: limits::CONNECTIONS_PER_WORKLOAD,
+        }
+    }
+}
+
+/// `[tcp]`: what the kernel does about peers that say nothing (`tcp(7)`), on every connection, downstream and upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpOptions {
+    /// `TCP_KEEPIDLE`, in seconds (Istio's `tcpKeepalive.time`).
+    pub keepalive_s: u32,
+    /// `TCP_KEEPINTVL`, in seconds (`tcpKeepalive.interval`).
+    pub interval_s: u32,
+    /// `TCP_KEEPCNT` (`tcpKeepalive.probes`).
+    pub probes: u32,
+    /// `TCP_USER_TIMEOUT`, in milliseconds; 0 leaves it to the kernel's count of retransmissions, about 15 minutes.
+    pub user_timeout_ms: u32,
+}
+
+impl Default for TcpOptions {
+    fn default() -> Self {
+        Self {
+            keepalive_s: limits::KEEPALIVE_S,
+            interval_s: limits::KEEPALIVE_INTERVAL_S,
+            probes: limits::KEEPALIVE_PROBES,
+            user_timeout_ms: limits::USER_TIMEOUT_MS,
+        }
+    }
+}

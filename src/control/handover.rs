@@ -1,0 +1,347 @@
+//! Hand-over: a new process takes the listening sockets of the one that runs, serves them, and then tells it to go.
+//!
+//! The sockets are the same ones, passed as descriptors, so what waits in their queues waits for either process. Until the
+//! new one says that it serves, nothing changes for the old one; if the new one fails before, it is as if it had never been.
+//!
+//! On the unix socket: `HELLO` by the new process; the number of sockets (4 bytes, little endian) and the sockets by the old
+//! one; `TAKE` by the new one when it serves; `GONE` by the old one, which accepts nothing from then on and drains.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Socket, Type};
+use thiserror::Error;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+use crate::config::checked::Process;
+use crate::control::pass;
+use crate::control::phase::Phase;
+use crate::io::listener::own_uid;
+use crate::io::peer::FileId;
+use crate::vocab::limits;
+
+const HELLO: &[u8; 20] = b"ringgate handover 1\n";
+const TAKE: u8 = b'T';
+const GONE: u8 = b'G';
+/// Only the own user may take over.
+const MODE: u32 = 0o600;
+/// How long either side may take to say what is expected of it at once.
+const WORD: Duration = Duration::from_secs(5);
+/// How long the new process may take from the sockets to serving them.
+const START: Duration = Duration::from_secs(120);
+/// How long the accept loop waits after an error such as too many open files.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Why nothing could be taken over.
+#[derive(Debug, Error)]
+pub enum HandoverError {
+    /// What stands there is no socket, and is left alone.
+    #[error("`{}` is there and is not a socket", .0.display())]
+    NotSocket(PathBuf),
+    /// It is served by another user.
+    #[error("the process at `{}` runs as uid {uid}, expected {}", path.display(), own_uid())]
+    Stranger {
+        /// The socket.
+        path: PathBuf,
+        /// Who serves it.
+        uid: u32,
+    },
+    /// What the other process says makes no sense.
+    #[error("the process at `{}` sends what is no hand-over", .0.display())]
+    Protocol(PathBuf),
+    /// The operating system refused, or the other process does not answer.
+    #[error("cannot take over at `{}`", path.display())]
+    Io {
+        /// The socket.
+        path: PathBuf,
+        /// Cause.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What another process has handed over. Dropping it without `commit` leaves that one as it was.
+#[derive(Debug)]
+pub struct Inherited {
+    link: Option<UnixStream>,
+    sockets: BTreeMap<(bool, SocketAddr), Vec<Socket>>,
+    /// What are no sockets: locks.
+    files: Vec<File>,
+}
+
+/// What the control thread takes of it.
+#[derive(Debug, Default)]
+pub struct Face {
+    sockets: Vec<(SocketAddr, Socket)>,
+    files: Vec<File>,
+}
+
+impl Face {
+    /// The listener of an address.
+    pub(super) fn listener(&mut self, address: SocketAddr) -> Option<Socket> {
+        let at = self.sockets.iter().position(|(a, _)| *a == address)?;
+        Some(self.sockets.swap_remove(at).1)
+    }
+
+    /// The file at a path, open as the other process has it, with the lock that is on it.
+    pub(super) fn file(&mut self, path: &Path) -> Option<File> {
+        let there = std::fs::metadata(path).ok()?;
+        let same = |file: &File| {
+            file.metadata()
+                .is_ok_and(|m| (m.dev(), m.ino()) == (there.dev(), there.ino()))
+        };
+        let at = self.files.iter().position(same)?;
+        Some(self.files.swap_remove(at))
+    }
+}
+
+/// Takes the sockets of the process that serves `path`; `None` if there is none.
+///
+/// # Errors
+/// `HandoverError`.
+pub fn take(path: &Path) -> Result<Option<Inherited>, HandoverError> {
+    let failed = |source| HandoverError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    match std::fs::symlink_metadata(path) {
+        Ok(file) if !file.file_type().is_socket() => {
+            return Err(HandoverError::NotSocket(path.to_owned()));
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    }
+    let mut link = match UnixStream::connect(path) {
+        Ok(link) => link,
+        // A process that is gone has left it.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let uid = peer_uid(&link).map_err(failed)?;
+    if uid != own_uid() {
+        let path = path.to_owned();
+        return Err(HandoverError::Stranger { path, uid });
+    }
+    link.set_read_timeout(Some(WORD)).map_err(failed)?;
+    link.set_write_timeout(Some(WORD)).map_err(failed)?;
+    link.write_all(HELLO).map_err(failed)?;
+    let mut count = [0; 4];
+    link.read_exact(&mut count).map_err(failed)?;
+    let count = usize::try_from(u32::from_le_bytes(count)).unwrap_or(usize::MAX);
+    if count > limits::HANDED_SOCKETS {
+        return Err(HandoverError::Protocol(path.to_owned()));
+    }
+    let mut sockets: BTreeMap<_, Vec<Socket>> = BTreeMap::new();
+    let mut files = Vec::new();
+    let mut got = 0_usize;
+    while got < count {
+        for descriptor in pass::receive(&link).map_err(failed)? {
+            got = got.saturating_add(1);
+            let socket = Socket::from(descriptor);
+            match key(&socket) {
+                Some(key) => sockets.entry(key).or_default().push(socket),
+                None => files.push(File::from(OwnedFd::from(socket))),
+            }
+        }
+    }
+    tracing::info!(sockets = got, "takes over from a process that runs");
+    let link = Some(link);
+    Ok(Some(Inherited {
+        link,
+        sockets,
+        files,
+    }))
+}
+
+fn peer_uid(link: &UnixStream) -> io::Result<u32> {
+    let peer = rustix::net::sockopt::socket_peercred(link)?;
+    Ok(peer.uid.as_raw())
+}
+
+/// Whether it is a stream, and where it listens; `None` if it is no socket.
+fn key(socket: &Socket) -> Option<(bool, SocketAddr)> {
+    let address = socket.local_addr().ok()?.as_socket()?;
+    Some((socket.r#type().ok()? == Type::STREAM, address))
+}
+
+impl Inherited {
+    /// Takes what the control thread needs.
+    pub fn face(&mut self, process: &Process) -> Face {
+        let addresses = [process.admin, process.metrics, process.readiness];
+        let own = addresses.into_iter().flatten();
+        Face {
+            sockets: own
+                .filter_map(|address| Some((address, self.one(true, address)?)))
+                .collect(),
+            files: std::mem::take(&mut self.files),
+        }
+    }
+
+    /// Takes the socket of a listener that there is one of.
+    pub fn one(&mut self, stream: bool, address: SocketAddr) -> Option<Socket> {
+        let found = self.sockets.get_mut(&(stream, address))?;
+        found.pop()
+    }
+
+    /// Deals what is left to this many cores: each socket of an address to the next core. With fewer cores than before some
+    /// get more than one, so that none stays unserved.
+    pub fn deal(&mut self, cores: usize) -> Vec<BTreeMap<SocketAddr, Vec<Socket>>> {
+        let mut dealt: Vec<BTreeMap<SocketAddr, Vec<Socket>>> = Vec::new();
+        dealt.resize_with(cores, BTreeMap::new);
+        for ((stream, address), sockets) in std::mem::take(&mut self.sockets) {
+            if !stream {
+                continue;
+            }
+            for (nth, socket) in sockets.into_iter().enumerate() {
+                let core = nth.checked_rem(cores).and_then(|core| dealt.get_mut(core));
+                if let Some(core) = core {
+                    core.entry(address).or_default().push(socket);
+                }
+            }
+        }
+        dealt
+    }
+
+    /// Tells the other process that this one serves, and waits until that one accepts nothing more.
+    pub fn commit(&mut self) {
+        let Some(mut link) = self.link.take() else {
+            return;
+        };
+        let told = link.write_all(&[TAKE]).and_then(|()| {
+            let mut answer = [0];
+            link.read_exact(&mut answer)?;
+            Ok(answer == [GONE])
+        });
+        match told {
+            Ok(true) => tracing::info!("has taken over"),
+            // It may have ended meanwhile; this process serves either way.
+            Ok(false) | Err(_) => tracing::warn!("the other process did not say that it goes"),
+        }
+    }
+}
+
+/// The socket file of this process; removed at its end, unless another process has taken over.
+struct Served {
+    path: PathBuf,
+    id: Option<FileId>,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // After a hand-over the file is the other process's.
+        if self.id.is_some() && FileId::of(&self.path).ok() == self.id {
+            drop(std::fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Makes the socket beside its place and moves it there: what was there before is replaced at once.
+fn bind(path: &Path) -> io::Result<(UnixListener, Served)> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    match std::fs::remove_file(&beside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let listener = UnixListener::bind(&beside)?;
+    std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(MODE))?;
+    std::fs::rename(&beside, path)?;
+    let served = Served {
+        id: FileId::of(path).ok(),
+        path: path.to_owned(),
+    };
+    Ok((listener, served))
+}
+
+/// Offers `sockets` at `path` until a process has taken them or this one stops; they are closed here then.
+pub async fn serve(path: PathBuf, sockets: Vec<Arc<OwnedFd>>, phase: watch::Sender<Phase>) {
+    let (listener, served) = match bind(&path) {
+        Ok(bound) => bound,
+        Err(error) => {
+            tracing::error!(%error, path = %path.display(), "no process can take over from this one");
+            return;
+        }
+    };
+    let mut stop = phase.subscribe();
+    tokio::select! {
+        () = offer(&listener, &sockets) => {
+            phase.send_modify(|phase| if *phase == Phase::Serve { *phase = Phase::HandedOver });
+        }
+        _ = stop.wait_for(|phase| phase.stops()) => {}
+    }
+    drop(served);
+}
+
+/// Returns when a process has taken over.
+async fn offer(listener: &UnixListener, sockets: &[Arc<OwnedFd>]) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _peer)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "hand-over accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        match give(stream, sockets).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(%error, "a hand-over was not finished, this process goes on");
+            }
+        }
+    }
+}
+
+async fn give(mut stream: tokio::net::UnixStream, sockets: &[Arc<OwnedFd>]) -> io::Result<()> {
+    let uid = stream.peer_cred()?.uid();
+    if uid != own_uid() {
+        return Err(io::Error::other(format!("uid {uid} is another user")));
+    }
+    let mut hello = [0; HELLO.len()];
+    within(WORD, stream.read_exact(&mut hello)).await?;
+    if hello != *HELLO {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let count = u32::try_from(sockets.len()).unwrap_or(u32::MAX);
+    within(WORD, stream.write_all(&count.to_le_bytes())).await?;
+    for batch in sockets.chunks(pass::BATCH) {
+        let batch: Vec<_> = batch.iter().map(|socket| socket.as_fd()).collect();
+        let sent = stream.async_io(Interest::WRITABLE, || pass::send(&stream, &batch));
+        within(WORD, sent).await?;
+    }
+    tracing::info!(
+        sockets = count,
+        "a new process has the sockets, and may take over"
+    );
+    let mut word = [0];
+    within(START, stream.read_exact(&mut word)).await?;
+    if word != [TAKE] {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    tracing::info!("a new process has taken over, this one drains");
+    // Whether or not it hears this, it serves.
+    drop(within(WORD, stream.write_all(&[GONE])).await);
+    Ok(())
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}

@@ -1,0 +1,255 @@
+//! A new process takes over from the one that runs: no connection is refused or reset, and what is open may end by itself.
+
+#![expect(
+    clippy::disallowed_types,
+    reason = "the app and the clients of these tests block on purpose"
+)]
+
+use std::io::{ErrorKind, Read as _};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use ringgate::cli::os;
+
+use crate::pair::{Edit, LONG, Pair, Side, echo, echoes};
+
+const LINES: &str = "handover = \"run/handover.sock\"\ndrain = \"4s\"";
+
+fn edit() -> Edit<'static> {
+    Edit {
+        server_process: LINES,
+        mode: "PERMISSIVE",
+        ..Edit::default()
+    }
+}
+
+fn pair() -> Pair {
+    let pair = Pair::on_loopback(crate::PROGRAM, edit());
+    echo(TcpListener::bind(pair.app()).unwrap());
+    // Only a process that has the socket can be taken over.
+    let socket = pair.home(Side::Server).join("run/handover.sock");
+    assert!(os::wait_until(LONG, || socket.exists()));
+    pair
+}
+
+/// A new connection straight to a listener of the server.
+fn plain(pair: &Pair) -> std::io::Result<TcpStream> {
+    let mut stream = TcpStream::connect((pair.ip(Side::Server), 15006))?;
+    stream.set_read_timeout(Some(LONG))?;
+    if echoes(&mut stream) {
+        return Ok(stream);
+    }
+    // What it was that came instead.
+    match stream.read(&mut [0]) {
+        Ok(n) => Err(std::io::Error::other(format!("{n} bytes"))),
+        Err(error) => Err(error),
+    }
+}
+
+type Ask = fn(&Pair) -> Result<(), String>;
+
+/// What is asked again and again: of the listeners, of tunnels, of readiness.
+const ASKS: [Ask; 3] = [
+    |pair| match plain(pair) {
+        Ok(_stream) => Ok(()),
+        Err(error) => Err(format!("in plaintext: {error}")),
+    },
+    |pair| match pair.socks() {
+        Ok((0, mut stream)) => match echoes(&mut stream) {
+            true => Ok(()),
+            false => Err("by a tunnel: no echo".to_owned()),
+        },
+        Ok((code, _)) => Err(format!("by a tunnel: reply {code}")),
+        Err(error) => Err(format!("by a tunnel: {error}")),
+    },
+    |pair| match pair.admin(Side::Server, "readyz") {
+        Some(body) if body == "ready" => Ok(()),
+        other => Err(format!("readiness: {other:?}")),
+    },
+];
+
+/// What goes wrong with new connections and with readiness while `work` runs, and for a while after it.
+fn under_load(pair: &mut Pair, work: impl FnOnce(&mut Pair)) -> Vec<String> {
+    let (stop, served) = (AtomicBool::new(false), [const { AtomicUsize::new(0) }; 3]);
+    // The threads ask; the pair itself is changed by `work` alone.
+    let eyes = pair.eyes();
+    let again = |ask: Ask, served: &AtomicUsize| {
+        let mut failed = Vec::new();
+        while !stop.load(Ordering::Relaxed) {
+            failed.extend(ask(&eyes).err());
+            served.fetch_add(1, Ordering::Relaxed);
+        }
+        failed
+    };
+    std::thread::scope(|scope| {
+        let again = &again;
+        let loads: Vec<_> = ASKS
+            .into_iter()
+            .zip(&served)
+            .map(|(ask, served)| scope.spawn(move || again(ask, served)))
+            .collect();
+        work(pair);
+        let counts = || served.each_ref().map(|n| n.load(Ordering::Relaxed));
+        let then = counts();
+        os::wait_until(LONG, || {
+            counts().iter().zip(then).all(|(now, then)| now - then > 3)
+        });
+        stop.store(true, Ordering::Relaxed);
+        let failed = loads.into_iter().flat_map(|load| load.join().unwrap());
+        failed.collect()
+    })
+}
+
+/// Whether a connection ends by a reset.
+fn is_broken(mut stream: TcpStream) -> bool {
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    matches!(stream.read(&mut [0]), Err(error) if error.kind() == ErrorKind::ConnectionReset)
+}
+
+/// Starts a new process of the server and waits until it has taken over.
+fn replace(pair: &mut Pair, cores: u8) {
+    let before = pair
+        .log(Side::Server)
+        .matches("has taken over, this one")
+        .count();
+    pair.configure(
+        Side::Server,
+        Edit {
+            server_cores: cores,
+            ..edit()
+        },
+    );
+    pair.launch(Side::Server, &pair.config(Side::Server));
+    let taken = os::wait_until(LONG, || {
+        let ended = pair.child(Side::Server).try_wait().unwrap();
+        assert_eq!(ended, None, "{}", pair.log(Side::Server));
+        pair.log(Side::Server)
+            .matches("has taken over, this one")
+            .count()
+            > before
+    });
+    assert!(taken, "{}", pair.log(Side::Server));
+}
+
+#[test]
+fn a_process_is_replaced_twice_and_no_connection_is_lost() {
+    let mut pair = pair();
+    let failed = under_load(&mut pair, |pair| {
+        // More cores than before, and fewer: every socket is served all the same.
+        for (nth, cores) in [3, 1].into_iter().enumerate() {
+            let mut relay = plain(pair).unwrap();
+            let mut tunnel = pair.open();
+            replace(pair, cores);
+            assert!(echoes(&mut relay), "the old process has dropped it");
+            assert!(echoes(&mut tunnel), "the old process has dropped it");
+            // The time to drain is over sometime.
+            assert!(is_broken(relay));
+            assert!(is_broken(tunnel));
+            let old = &mut pair.children(Side::Server)[nth];
+            assert!(old.wait().unwrap().success());
+        }
+    });
+    assert!(failed.is_empty(), "{failed:?}\n{}", pair.log(Side::Server));
+}
+
+#[test]
+fn a_new_process_that_fails_changes_nothing() {
+    let mut pair = pair();
+    let mut relay = plain(&pair).unwrap();
+    let taken = TcpListener::bind((pair.ip(Side::Server), 15016)).unwrap();
+    let failed = under_load(&mut pair, |pair| {
+        let line = format!("outbound = \"{}\"", taken.local_addr().unwrap());
+        pair.configure(
+            Side::Server,
+            Edit {
+                server_workload: &line,
+                ..edit()
+            },
+        );
+        let config = pair.config(Side::Server);
+        pair.launch(Side::Server, &config);
+        let mut new = pair.children(Side::Server).pop().unwrap();
+        assert_eq!(new.wait().unwrap().code(), Some(1));
+        let told = os::wait_until(LONG, || {
+            pair.log(Side::Server)
+                .contains("was not finished, this process goes on")
+        });
+        assert!(told, "{}", pair.log(Side::Server));
+    });
+    assert!(failed.is_empty(), "{failed:?}\n{}", pair.log(Side::Server));
+    assert!(echoes(&mut relay));
+    replace(&mut pair, 1);
+}
+
+/// A client of the unix socket that runs as another user: what it says, or what it hears.
+fn as_nobody(script: &str, path: &std::path::Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command
+        .args([
+            "--reuid=65534",
+            "--clear-groups",
+            "/usr/bin/python3",
+            "-c",
+            script,
+        ])
+        .arg(path);
+    command
+}
+
+#[test]
+fn strangers_take_over_nothing() {
+    let mut pair = pair();
+    let socket = pair.home(Side::Server).join("run/handover.sock");
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // Even where the file and its directories would let it.
+    for path in [&pair.dir.path, &pair.home(Side::Server), &socket] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o777)).unwrap();
+    }
+    std::fs::set_permissions(
+        socket.parent().unwrap(),
+        std::fs::Permissions::from_mode(0o777),
+    )
+    .unwrap();
+    let ask = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+               try:\n    s.sendall(b'ringgate handover 1\\n')\n    print(len(s.recv(100)))\nexcept OSError:\n    print(0)";
+    let output = as_nobody(ask, &socket).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout).trim(),
+        "0",
+        "{said}"
+    );
+    let told = os::wait_until(LONG, || {
+        pair.log(Side::Server).contains("uid 65534 is another user")
+    });
+    assert!(told, "{}", pair.log(Side::Server));
+    replace(&mut pair, 1);
+    // What a crash leaves is replaced.
+    for child in pair.children(Side::Server) {
+        os::ignore(child.kill());
+        os::ignore(child.wait());
+    }
+    assert!(socket.exists(), "as a crash leaves it");
+    pair.raise(Side::Server);
+    assert!(pair.serves());
+    pair.kill(Side::Server);
+    // A process of another user serves the socket: nothing is taken of it.
+    std::fs::remove_file(&socket).unwrap();
+    let serve = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.bind(sys.argv[1])\ns.listen()\n\
+                 s.accept()[0].recv(100)";
+    let mut stranger = as_nobody(serve, &socket).spawn().unwrap();
+    assert!(os::wait_until(LONG, || socket.exists()));
+    pair.launch(Side::Server, &pair.config(Side::Server));
+    let refused = pair.child(Side::Server).wait().unwrap();
+    assert_eq!(refused.code(), Some(1));
+    assert!(
+        pair.log(Side::Server).contains("runs as uid 65534"),
+        "{}",
+        pair.log(Side::Server)
+    );
+    os::ignore(stranger.kill());
+    os::ignore(stranger.wait());
+}
