@@ -74,7 +74,13 @@ pub(super) async fn dial(
         let within = Box::pin(within(core, far, client.address));
         match rt::timeout(limits::CONNECT_MS, within).await {
             Ok(Within::Tunnel) => {}
-            Ok(Within::Dialled(dialled)) => return Ok(dialled),
+            Ok(Within::Dialled(dialled)) => {
+                if let Some(early) = client.early {
+                    // What another endpoint has got before it failed counts for nothing here.
+                    early.begin();
+                }
+                return Ok(dialled);
+            }
             Ok(Within::Refused(status)) => return Err(HboneError::Refused(status).into()),
             Err(rt::Elapsed) => return Err(HboneError::Timeout.into()),
         }

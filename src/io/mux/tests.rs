@@ -297,6 +297,10 @@ fn the_first_bytes_go_along() {
                 .unwrap();
             assert_eq!(early.finish().unwrap(), (5, Bytes::new()));
             assert_eq!(next(&mut tunnel).await.unwrap().unwrap(), "first");
+            // A way without a tunnel gets all of it as well.
+            early.begin();
+            let first = Bytes::from_static(b"first");
+            assert_eq!(early.finish().unwrap(), (0, first));
             // Nothing more was taken from the client.
             app.write_all(b"more").await.unwrap();
             let mut more = [0; 4];
