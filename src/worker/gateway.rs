@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 
 use crate::config::checked::{Node, Protocol};
 use crate::control::snapshot::{MeshTls, Snapshot};
@@ -157,6 +157,11 @@ struct Arrival {
 }
 
 impl Arrival {
+    /// What the head of a tunnel tells.
+    fn told(&self, headers: &HeaderMap) -> Told {
+        Told::after(&mut self.last.borrow_mut(), headers)
+    }
+
     /// `baggage` of who serves here.
     fn baggage(&self) -> Option<HeaderValue> {
         let snapshot = self.core.snapshot();
@@ -209,8 +214,7 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
     if let Some(most) = arrival.core.refuses_stream() {
         return refuse_more(&arrival, most, &mut respond);
     }
-    let told = Told::after(&mut arrival.last.borrow_mut(), request.headers());
-    let told = Arc::new(told);
+    let told = Arc::new(arrival.told(request.headers()));
     let body = request.into_body();
     match &arrival.at {
         At::Node(node) => {

@@ -34,6 +34,11 @@ mod waypoint;
 mod ztunnel;
 
 #[path = "../support/netns.rs"]
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "other tests use the rest of it"
+)]
 mod netns;
 #[path = "../support/peers/envoy.rs"]
 #[allow(

@@ -2,10 +2,13 @@
 
 #![allow(
     clippy::unwrap_used,
+    clippy::unwrap_in_result,
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::panic,
-    reason = "a test ends by panicking"
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a test ends by panicking, blocks and is not a data core"
 )]
 
 mod capture;
@@ -19,6 +22,11 @@ mod vm_owner;
 mod vm_traffic;
 
 #[path = "../support/netns.rs"]
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "other tests use the rest of it"
+)]
 mod namespaces;
 #[path = "../support/pair.rs"]
 mod pair;

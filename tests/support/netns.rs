@@ -75,7 +75,6 @@ impl Machine {
     }
 
     /// What runs a command there.
-    #[allow(dead_code, reason = "shared by several test binaries")]
     pub(crate) fn enter(&self) -> Vec<String> {
         vec!["nsenter".to_owned(), format!("--net={}", self.path())]
     }
