@@ -189,9 +189,11 @@ fn a_head_is_written_while_the_peers_is_incomplete() {
     let heads: Vec<_> = server
         .events
         .iter()
-        .filter_map(|event| match event {
-            Event::Request { id, head, .. } => Some((*id, head.authority.clone())),
-            _ => None,
+        .filter_map(|event| {
+            let Event::Request { id, head, .. } = event else {
+                return None;
+            };
+            Some((*id, head.authority.clone()))
         })
         .collect();
     assert_eq!(heads.len(), 2);
