@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::system::{Subnet, System, app, wait_for};
+use crate::system::{LIMIT, Subnet, System, app, wait_for};
 
 const CONFIG: &str = r#"
 [process]
@@ -143,7 +143,9 @@ async fn echoes(stream: &mut TcpStream) -> bool {
 
 /// How a connection that was cut looks to its client.
 async fn end(stream: &mut TcpStream) -> ErrorKind {
-    match stream.read(&mut [0; 8]).await {
+    let mut rest = [0; 8];
+    let read = tokio::time::timeout(LIMIT, stream.read(&mut rest));
+    match read.await.expect("in time") {
         Ok(read) => panic!("{read} bytes, not a break"),
         Err(error) => error.kind(),
     }

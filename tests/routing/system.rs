@@ -17,7 +17,7 @@ mod wire;
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");
 const CONFIG_FILE: &str = "ringgate.toml";
-const LIMIT: Duration = Duration::from_secs(20);
+pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
 /// A running process; its files end with it.
 pub(crate) struct System {
