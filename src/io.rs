@@ -13,6 +13,7 @@ pub mod hbone;
 pub mod listener;
 pub mod memory;
 pub mod mux;
+pub mod nft_turn;
 pub mod peer;
 pub mod random;
 pub mod records;

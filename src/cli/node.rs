@@ -90,7 +90,11 @@ fn set_up(args: &PrintArgs) -> anyhow::Result<ExitCode> {
         os::say(wanted.script.trim_end());
         return Ok(ExitCode::SUCCESS);
     }
-    warn(capture::load(&config).context("capture is not set up")?);
+    let loaded = capture::load(&config).context("capture is not set up")?;
+    if !loaded.in_turn {
+        os::complain("warning: somebody else has been loading capture rules for long");
+    }
+    warn(loaded.wanted);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -146,8 +146,20 @@ impl Process {
     /// Whether a connection to `address` would reach this process itself.
     #[must_use]
     pub fn listens_on(&self, address: SocketAddr) -> bool {
+        self.listens_on_if(address, |_ip| true)
+    }
+
+    /// As `listens_on`, of an address that may be another machine's: `is_local` is asked where a listener takes every
+    /// address of this one.
+    #[must_use]
+    pub fn listens_on_if(&self, address: SocketAddr, is_local: impl Fn(IpAddr) -> bool) -> bool {
+        let ip = address.ip().to_canonical();
         let reaches = |l: &SocketAddr| {
-            l.port() == address.port() && (l.ip() == address.ip() || l.ip().is_unspecified())
+            l.port() == address.port()
+                // A connection to no address in particular is one to loopback.
+                && (ip.is_unspecified()
+                    || l.ip().to_canonical() == ip
+                    || (l.ip().is_unspecified() && is_local(ip)))
         };
         self.listeners().iter().any(reaches)
     }

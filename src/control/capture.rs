@@ -2,6 +2,7 @@
 //! runs. The rules themselves are made by `role::capture`.
 
 pub mod cgroup;
+pub mod find;
 mod keep;
 mod system;
 
@@ -179,15 +180,27 @@ pub fn wanted(config: &Config, machine: &Machine) -> Result<Wanted, CaptureError
     want(&config.process, &config.mesh, machine, None)
 }
 
+/// What was loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The rules.
+    pub wanted: Wanted,
+    /// Nobody else was loading rules at the same time.
+    pub in_turn: bool,
+}
+
 /// Loads what `config` wants on this machine as it is now.
 ///
 /// # Errors
 /// `CaptureError`; what was loaded before still is.
-pub fn load(config: &Config) -> Result<Wanted, CaptureError> {
-    let _turn = system::turn();
-    let wanted = wanted(config, &Machine::look())?;
+pub fn load(config: &Config) -> Result<Loaded, CaptureError> {
+    let turn = system::turn();
+    // A node that runs is not taken for dead until it tells of itself again.
+    let running = system::running()?;
+    let wanted = want(&config.process, &config.mesh, &Machine::look(), running)?;
     system::set_up(&wanted)?;
-    Ok(wanted)
+    let in_turn = turn.is_some();
+    Ok(Loaded { wanted, in_turn })
 }
 
 fn want(

@@ -22,7 +22,7 @@ use crate::config::{self, Depth, Options};
 use crate::control::admin::{self, Face, Status};
 use crate::control::ask::{self, Ask, Asker};
 use crate::control::authority::{Authority, AuthorityError};
-use crate::control::capture::cgroup;
+use crate::control::capture::find::{Sought, find};
 use crate::control::dns::{self, Dns, NameKeeper, Names};
 use crate::control::files::{self, FilesJob};
 use crate::control::grpc::RemoteError;
@@ -204,6 +204,23 @@ impl Revoked {
     }
 }
 
+/// What the data cores ask.
+#[derive(Debug)]
+struct Questions {
+    asks: mpsc::Receiver<Ask>,
+    /// Those about control groups are answered beside the main loop.
+    groups: mpsc::Sender<Sought>,
+}
+
+impl Questions {
+    fn new(tasks: &mut Tasks) -> (Asker, Self) {
+        let (asker, asks) = mpsc::channel(ask::WAITING);
+        let (groups, sought) = mpsc::channel(ask::WAITING);
+        tasks.spawn("search for control groups", find(sought));
+        (asker, Self { asks, groups })
+    }
+}
+
 /// The running control plane.
 #[derive(Debug)]
 pub struct Plane {
@@ -220,7 +237,7 @@ pub struct Plane {
     http: HttpClient,
     names: Names,
     login: LoginPart,
-    asks: mpsc::Receiver<Ask>,
+    questions: Questions,
     entries: watch::Sender<Arc<Vec<Entry>>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     changed: watch::Sender<u64>,
@@ -280,7 +297,7 @@ impl Plane {
         let identities = Identities::new(revoked.handle())
             .renew(&svids.borrow_and_update(), &revoked.now)
             .map_err(PlaneError::Snapshot)?;
-        let (asker, asks) = mpsc::channel(ask::WAITING);
+        let (asker, questions) = Questions::new(&mut tasks);
         let mut plane = Self {
             main,
             generation: 1,
@@ -294,7 +311,7 @@ impl Plane {
             http,
             names,
             login,
-            asks,
+            questions,
             entries,
             // Replaced at once, two lines below.
             snapshot: Arc::new(ArcSwap::from_pointee(
@@ -334,7 +351,7 @@ impl Plane {
                 Ok(()) = self.keys.changed() => self.refresh("key sets"),
                 Ok(()) = self.names.resolved.changed() => self.refresh("outside names"),
                 Ok(()) = self.login.logins.changed() => self.refresh("login providers"),
-                Some(question) = self.asks.recv() => self.answer(question),
+                Some(question) = self.questions.asks.recv() => self.answer(question),
                 else => return std::future::pending().await,
             }
         }
@@ -477,8 +494,8 @@ impl Plane {
     fn answer(&self, question: Ask) {
         match question {
             Ask::UnknownKey(source) => self.jwks.unknown_kid(&source),
-            // A core that gave up waiting refuses the connection.
-            Ask::Cgroup { id, answer } => drop(answer.send(cgroup::path_of(id))),
+            // A core that hears nothing refuses the connection.
+            Ask::Cgroup { id, answer } => drop(self.questions.groups.try_send((id, answer))),
             Ask::Redeem {
                 provider,
                 exchange,

@@ -121,11 +121,15 @@ impl Directory {
         self.service_by_name.get(name).copied()
     }
 
-    /// Service of a virtual address, or of the smallest block that holds it.
+    /// Service of a virtual address, or of the smallest block that holds it. A workload in a block is no part of it: it is
+    /// called as a workload, and not in plaintext.
     #[must_use]
     pub fn service_by_address(&self, ip: IpAddr) -> Option<usize> {
         if let Some(at) = self.service_by_address.get(&ip) {
             return Some(*at);
+        }
+        if self.workload_by_address.contains_key(&ip) {
+            return None;
         }
         let mut blocks = self.service_by_block.iter();
         blocks.find_map(|(Reverse(prefix), same)| same.get(&Cidr::of(ip, *prefix).first()).copied())

@@ -165,6 +165,8 @@ pub struct Pick<'a> {
     pub tried: &'a [usize],
     /// Where the choice is told.
     pub chosen: Option<&'a Cell<Option<Chosen>>>,
+    /// The workload that was chosen before, and nothing else: what is open is judged by where it goes.
+    pub only: Option<usize>,
 }
 
 impl From<usize> for Pick<'static> {
@@ -253,6 +255,9 @@ impl Pick<'_> {
         from: &Caller<'_>,
     ) -> Option<usize> {
         let service = mesh.services.get(at)?;
+        if let Some(only) = self.only {
+            return service.workloads.contains(&only).then_some(only);
+        }
         if self.endpoints.is_none() {
             return by_turns(&service.workloads, self.turn).copied();
         }

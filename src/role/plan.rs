@@ -2,6 +2,7 @@
 //! an explanation.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use http::Method;
 
@@ -101,6 +102,8 @@ pub enum NoPlan {
     Close(CloseReason),
     /// Not in the registry.
     Denied(Denied),
+    /// A caller without identity where peer authentication says STRICT.
+    Plaintext(Denied),
 }
 
 /// Finds what holds for a connection at `point`. `request` is `None` at L4; `pick` chooses among endpoints.
@@ -108,6 +111,27 @@ pub enum NoPlan {
 /// # Errors
 /// `NoPlan`.
 pub fn plan<'s, 'p>(
+    rules: &'s Enforcements,
+    point: &SitePoint,
+    connection: &Connection,
+    request: Option<&Request>,
+    pick: impl Into<Pick<'p>>,
+) -> Result<Plan<'s>, NoPlan> {
+    let plan = plan_past_peer_authentication(rules, point, connection, request, pick)?;
+    let is_plain = matches!(point, SitePoint::Workload { .. }) && connection.principal.is_none();
+    let workload = plan.workload.filter(|_| is_plain);
+    let workload = workload.and_then(|at| rules.mesh.workloads.get(at));
+    match workload.and_then(|w| refused_plaintext(&rules.mesh, w, connection)) {
+        Some(denied) if !rules.mesh.dry_run => Err(NoPlan::Plaintext(denied)),
+        Some(_) | None => Ok(plan),
+    }
+}
+
+/// As `plan`, for those who look at peer authentication by themselves.
+///
+/// # Errors
+/// `NoPlan`.
+pub fn plan_past_peer_authentication<'s, 'p>(
     rules: &'s Enforcements,
     point: &SitePoint,
     connection: &Connection,
@@ -205,7 +229,11 @@ fn at_workload<'s>(
         let gateway = rules.mesh.gateways.get(*gateway)?;
         (connection.principal.as_ref() == Some(&gateway.id)).then_some(&gateway.id)
     };
-    let gateways = waypointed.iter().map(|(_, gateway)| gateway);
+    // A gateway's word is about the ports that it leads to.
+    let here = waypointed
+        .iter()
+        .filter(|(service, _)| leads_to(&rules.mesh, *service, connection.port));
+    let gateways = here.map(|(_, gateway)| gateway);
     let mut gateways = gateways.chain(own_waypoint.map(|(gateway, _)| gateway));
     let via = gateways.find_map(is_peer);
     let mut enforcements = vec![rules.workloads.get(at)?];
@@ -226,6 +254,12 @@ fn at_workload<'s>(
         protocol,
         next: Next::App(app, mark, source),
     })
+}
+
+/// Whether a service leads to this port of its workloads.
+fn leads_to(mesh: &Mesh, service: usize, port: u16) -> bool {
+    let service = mesh.services.get(service);
+    service.is_some_and(|s| s.ports.iter().any(|p| p.target_port == port))
 }
 
 /// The service and protocol of a workload's port; HTTP is assumed where a waypointed service does not list it.
@@ -258,7 +292,13 @@ fn through_waypoint<'s>(
     let own = rules.mesh.gateways.get(gateway)?;
     let workload = pick.workload(&rules.mesh, at, nth, &Caller::gateway(own))?;
     let mut enforcements = vec![rules.services.get(at)?.as_ref()?];
-    // The node takes this waypoint's word for its workload, so what the workload's own waypoint enforces is judged here.
+    // The node takes this waypoint's word for its workload, so what else would be enforced on another way to the same port
+    // is judged here: by the waypoints of its other services, and by its own.
+    for (other, _) in rules.waypointed.get(workload)? {
+        if *other != at && leads_to(&rules.mesh, *other, port.target_port) {
+            enforcements.push(rules.services.get(*other)?.as_ref()?);
+        }
+    }
     let others = rules.own_waypoints.get(workload)?.as_ref();
     enforcements.extend(others.filter(|(at, _)| *at != gateway).map(|(_, e)| e));
     Some(Plan {
@@ -385,23 +425,54 @@ pub fn refused_plaintext(
     decide_plaintext(mode, connection)
 }
 
-/// Judges an open exchange again, by newer rules or at a later time: `connection.time` is now.
+/// The plan of an open exchange by newer rules or at a later time (`connection.time` is now); `None` if there is none any
+/// more. `towards`: the workload that a gateway chose for it, whose policies are the ones that count.
 #[must_use]
-pub fn still_allowed(
-    rules: &Enforcements,
+pub fn again<'s>(
+    rules: &'s Enforcements,
     point: &SitePoint,
     connection: &Connection,
     request: Option<&Request>,
-) -> bool {
-    let at_gateway = !matches!(point, SitePoint::Workload { .. });
-    plan(rules, point, connection, request, 0).is_ok_and(|plan| {
-        // Bytes that nobody reads cannot be judged by a request rule or token rule that has come since.
-        let is_judged = request.is_some() || !plan.needs_http(at_gateway);
-        is_judged && plan.judge(connection, request).is_ok()
-    })
+    towards: Option<&ResourceName>,
+) -> Option<Plan<'s>> {
+    let only = match towards {
+        Some(name) => Some(rules.directory.workload(name)?),
+        None => None,
+    };
+    let pick = Pick {
+        only,
+        ..Pick::default()
+    };
+    let plan = plan(rules, point, connection, request, pick).ok()?;
+    let same = only.is_none() || plan.workload.is_none_or(|at| Some(at) == only);
+    same.then_some(plan)
 }
 
 impl<'s> Plan<'s> {
+    /// Whether what is open at `point` may stay so.
+    #[must_use]
+    pub fn still_allows(
+        &self,
+        point: &SitePoint,
+        connection: &Connection,
+        request: Option<&Request>,
+    ) -> bool {
+        let at_gateway = !matches!(point, SitePoint::Workload { .. });
+        // Bytes that nobody reads cannot be judged by a request rule or token rule that has come since.
+        let is_judged = request.is_some() || !self.needs_http(at_gateway);
+        is_judged && self.judge(connection, request).is_ok()
+    }
+
+    /// Whether providers that were asked and tokens that were verified for `first` are those of this plan, too.
+    #[must_use]
+    pub fn is_judged_as(&self, first: &[&Enforcement]) -> bool {
+        let same = |(a, b): (&&Enforcement, &&Enforcement)| {
+            std::ptr::eq(*a, *b)
+                || (Arc::ptr_eq(&a.set, &b.set) && a.tokens.is_empty() && b.tokens.is_empty())
+        };
+        self.enforcements.len() == first.len() && self.enforcements.iter().zip(first).all(same)
+    }
+
     /// The CUSTOM policies that match, by name of their providers and one for each. All of those must say yes before the
     /// rest is judged.
     #[must_use]

@@ -464,7 +464,7 @@ impl Walker<'_, '_> {
         let rules = self.rules;
         let at_gateway = matches!(hop.place, Place::Gateway(_));
         hop.http = self.request.is_some();
-        let bare = plan::plan(rules, point, &hop.connection, None, 0);
+        let bare = plan::plan_past_peer_authentication(rules, point, &hop.connection, None, 0);
         let read = http || bare.as_ref().is_ok_and(|plan| plan.needs_http(at_gateway));
         if read && self.request.is_none() {
             if let Ok(plan) = &bare {
@@ -513,7 +513,14 @@ impl Walker<'_, '_> {
             hop.connection.peer,
             mesh.num_trusted_proxies,
         );
-        let plan = match plan::plan(self.rules, point, &hop.connection, Some(&request), 0) {
+        let found = plan::plan_past_peer_authentication(
+            self.rules,
+            point,
+            &hop.connection,
+            Some(&request),
+            0,
+        );
+        let plan = match found {
             Ok(plan) => plan,
             Err(why) => {
                 hop.unplanned(why, Some(request));
@@ -611,6 +618,7 @@ impl Hop {
         self.request = request;
         match why {
             NoPlan::Denied(denied) => self.say(By::Registry, denied.judged),
+            NoPlan::Plaintext(denied) => self.say(By::PeerAuthentication, denied.judged),
             NoPlan::Close(close) => {
                 self.close(close, "nothing here by that name, port or path");
             }

@@ -44,6 +44,7 @@ impl Attempt {
             endpoints: Some(&snapshot.endpoints),
             tried: &self.tried,
             chosen: Some(&self.chosen),
+            only: None,
         }
     }
 
@@ -54,6 +55,15 @@ impl Attempt {
         let pick = self.pick(snapshot);
         self.chosen.set(before);
         pick
+    }
+
+    /// What was chosen is not for this one. `true`: another one may be tried.
+    pub fn passes_over(&mut self) -> bool {
+        let Some(chosen) = self.chosen.get() else {
+            return false;
+        };
+        self.tried.push(chosen.endpoint);
+        self.tried.len() < limits::ENDPOINTS_TRIED
     }
 
     /// What was chosen could be connected to.

@@ -26,6 +26,7 @@ use crate::policy::{Denied, Permit, Request};
 use crate::role::authenticate::{self, TokenRefused};
 use crate::role::egress;
 use crate::role::endpoints::{Caller, Pick};
+use crate::role::enforcement::Enforcement;
 use crate::role::plan::{Next, NoPlan, Plan, SitePoint};
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::UpstreamAddr;
@@ -33,10 +34,10 @@ use crate::vocab::limits;
 use crate::worker::attempt::Attempt;
 use crate::worker::connect;
 use crate::worker::core::Core;
-use crate::worker::custom::{self, Asked, Asker, Passed, Stopped, Upload};
+use crate::worker::custom::{self, Asker, Passed, Stopped, Upload};
 use crate::worker::edge;
 use crate::worker::forward::{self as forwarding, Forward, OnAnswer, Onward};
-use crate::worker::judge::{self, NoTarget};
+use crate::worker::judge::{self, NoTarget, Opened};
 use crate::worker::open::Entry;
 use crate::worker::origin::Origin;
 use crate::worker::respond::Responder;
@@ -143,8 +144,7 @@ pub async fn serve(
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let trusted = snapshot.mesh.num_trusted_proxies;
-    let told = request.headers.get_all(&forward::XFCC);
-    let told: Vec<HeaderValue> = told.iter().cloned().collect();
+    let told = told(&request.headers);
     forward::strip(&mut request.headers, outside, trusted);
     site.connection.remote =
         forward::client_address(&request.headers, site.connection.peer, trusted);
@@ -170,15 +170,16 @@ pub async fn serve(
         r.request = Some(Arc::clone(&request));
         r.connection = Some(site.connection.clone());
     });
-    let (permit, going, passed, attempt) = match prepared {
+    let (permit, going, passed, first) = match prepared {
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     story.judged(permit.verdict());
     let extra = own_fields(&site, &request, &going, told);
-    let site = Rc::new(site);
-    let others = Others::new(core, &site, &snapshot, &request, attempt);
-    let Some(entry) = enter(core, site, &snapshot, &request, (passed.asked, &story)) else {
+    let (asked, workload) = (passed.asked, first.workload);
+    let opened = Opened::new(site, Some(&request), asked, &snapshot, workload);
+    let others = Others::new(core, &opened, &snapshot, &request, first);
+    let Some(entry) = enter(core, opened, &snapshot, &story) else {
         return refuse(Refusal::policy_changed(), asks, story, body, responder).await;
     };
     let answer = OnAnswer {
@@ -202,20 +203,22 @@ pub async fn serve(
     forwarding::exchange(work, body, responder, story, &entry.cancel).await
 }
 
+/// What the one before us says of the client (`x-forwarded-client-cert`).
+fn told(headers: &HeaderMap) -> Vec<HeaderValue> {
+    headers.get_all(&forward::XFCC).iter().cloned().collect()
+}
+
 /// Puts a permitted request on the list of what is open; `None` if it is allowed no more. A policy that changed while
 /// providers were asked was heard by nobody; from here on it is.
 fn enter(
     core: &Core,
-    site: Rc<Site>,
+    opened: Rc<Opened>,
     judged_by: &Arc<Snapshot>,
-    request: &Arc<Request>,
-    (asked, story): (Asked, &Story),
+    story: &Story,
 ) -> Option<Entry> {
-    let (request, latest) = (Arc::clone(request), core.snapshot());
-    let leaf = site.leaf.clone();
-    let still = move |snapshot: &Snapshot| {
-        judge::still_allowed(snapshot, &site, Some(&request), clock::unix_s(), &asked)
-    };
+    let latest = core.snapshot();
+    let leaf = opened.site.leaf.clone();
+    let still = move |snapshot: &Snapshot| opened.is_still_allowed(snapshot);
     (Arc::ptr_eq(&latest, judged_by) || still(&latest)).then(|| {
         let entry = core.open.enter(Box::new(still), story.sketch());
         entry.cancel.depends_on(leaf);
@@ -223,12 +226,20 @@ fn enter(
     })
 }
 
+/// What a request was judged by first, and where it was to go.
+struct First<'s> {
+    attempt: Attempt,
+    enforcements: Vec<&'s Enforcement>,
+    workload: Option<usize>,
+}
+
 /// The other endpoints that a request may go to.
 struct Others<'a> {
     core: &'a Rc<Core>,
-    site: Rc<Site>,
+    opened: Rc<Opened>,
     snapshot: &'a Arc<Snapshot>,
     request: &'a Request,
+    first: Vec<&'a Enforcement>,
     attempt: RefCell<Attempt>,
     moved: RefCell<Option<String>>,
 }
@@ -236,17 +247,18 @@ struct Others<'a> {
 impl<'a> Others<'a> {
     fn new(
         core: &'a Rc<Core>,
-        site: &Rc<Site>,
+        opened: &Rc<Opened>,
         snapshot: &'a Arc<Snapshot>,
         request: &'a Request,
-        attempt: Attempt,
+        first: First<'a>,
     ) -> Self {
         Self {
             core,
-            site: Rc::clone(site),
+            opened: Rc::clone(opened),
             snapshot,
             request,
-            attempt: RefCell::new(attempt),
+            first: first.enforcements,
+            attempt: RefCell::new(first.attempt),
             moved: RefCell::default(),
         }
     }
@@ -260,20 +272,22 @@ impl Onward for Others<'_> {
     fn next(&self, error: &DialError) -> Option<(Permit, Target)> {
         let Self {
             core,
-            site,
+            opened,
             snapshot,
-            request,
+            first,
             attempt,
-            moved: _,
+            ..
         } = self;
-        if !attempt.borrow_mut().failed(snapshot, error) {
+        let (site, request) = (&opened.site, Some(self.request));
+        let mut attempt = attempt.borrow_mut();
+        if !attempt.failed(snapshot, error) {
             return None;
         }
-        let attempt = attempt.borrow();
-        let pick = attempt.pick(snapshot);
-        let plan = judge::plan(snapshot, site, Some(request), pick).ok()?;
-        let permit = plan.judge(&site.connection, Some(request)).ok()?;
-        let target = target(core, snapshot, site, &plan, Some(request), &pick).ok()?;
+        let plan = judge::elsewhere(&mut attempt, snapshot, site, request, first)?;
+        let permit = plan.judge(&site.connection, request).ok()?;
+        let pick = attempt.again(snapshot);
+        let target = target(core, snapshot, site, &plan, request, &pick).ok()?;
+        opened.moves(core, snapshot, plan.workload)?;
         let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
         *self.moved.borrow_mut() = workload.map(|w| w.name.to_string());
         Some((permit, target))
@@ -318,13 +332,13 @@ fn unserved(site: &Site, snapshot: &Snapshot, form: Form) -> Option<Refusal> {
 }
 
 /// Everything up to the permit.
-async fn prepare(
-    (core, site, snapshot): (&Rc<Core>, &Site, &Arc<Snapshot>),
+async fn prepare<'s>(
+    (core, site, snapshot): (&Rc<Core>, &Site, &'s Arc<Snapshot>),
     request: &mut Request,
     form: Form,
     story: &mut Story,
     upload: Upload<'_, '_, '_>,
-) -> Result<(Permit, Going, Passed, Attempt), Box<Refusal>> {
+) -> Result<(Permit, Going, Passed, First<'s>), Box<Refusal>> {
     if let Some(refusal) = unserved(site, snapshot, form) {
         return Err(Box::new(refusal));
     }
@@ -345,6 +359,12 @@ async fn prepare(
         Ok(plan) => plan,
         Err(NoPlan::Close(close)) => return Err(Box::new(Refusal::close(close))),
         Err(NoPlan::Denied(denied)) => return Err(Box::new(Refusal::denied(Some(denied)))),
+        Err(NoPlan::Plaintext(denied)) => {
+            return Err(Box::new(Refusal {
+                close: CloseReason::PlaintextRefused,
+                ..Refusal::denied(Some(denied))
+            }));
+        }
     };
     let mesh = &snapshot.mesh;
     story.edit(|r| {
@@ -382,7 +402,12 @@ async fn prepare(
             ..Refusal::close(close)
         })
     })?;
-    Ok((permit, going, passed, attempt))
+    let first = First {
+        workload: plan.workload,
+        enforcements: plan.enforcements,
+        attempt,
+    };
+    Ok((permit, going, passed, first))
 }
 
 /// Verifies what the request presents.
@@ -670,5 +695,6 @@ async fn refuse(
     let ended = body.is_empty();
     let kept = responder.reply(reply, ended, &mut body).await;
     story.end(close);
-    kept
+    // A connection that had to bring an identity carries no other request either.
+    kept && close != CloseReason::PlaintextRefused
 }

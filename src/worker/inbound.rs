@@ -52,11 +52,18 @@ pub(super) fn take(
 
 /// A plaintext or direct mTLS connection to a workload of this node.
 pub async fn connection(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) -> Rest {
-    let snapshot = core.snapshot();
-    let (Ok(peer), Ok(captured)) = (tcp.peer(), original_destination(&tcp)) else {
+    let Ok(captured) = original_destination(&tcp) else {
         return Rest::NONE;
     };
-    let dst = captured.address();
+    arrived(core, tcp, node, captured.address()).await
+}
+
+/// A connection to `dst` that came without a tunnel.
+pub(super) async fn arrived(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, dst: OriginalDst) -> Rest {
+    let snapshot = core.snapshot();
+    let Ok(peer) = tcp.peer() else {
+        return Rest::NONE;
+    };
     let mut story = Story::about(
         &core,
         ("node", &node.name),

@@ -1,14 +1,22 @@
 //! What the policies of a snapshot say at a site. Used for the first decision and for every one after a reload.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
+use crate::io::clock;
+use crate::io::listener::is_local;
 use crate::policy::{Connection, Request};
 use crate::role::egress::NoEndpoint;
 use crate::role::endpoints::{Caller, Pick};
-use crate::role::plan::{self, NoPlan, Plan};
+use crate::role::enforcement::Enforcement;
+use crate::role::plan::{self, NoPlan, Plan, SitePoint};
 use crate::vocab::addr::UpstreamAddr;
+use crate::vocab::resource::ResourceName;
+use crate::worker::attempt::Attempt;
 use crate::worker::core::Core;
 use crate::worker::custom::Asked;
 use crate::worker::site::Site;
@@ -34,27 +42,115 @@ pub fn is_revoked(snapshot: &Snapshot, site: &Site) -> bool {
     leaf.is_some_and(|leaf| snapshot.revocations.of(leaf).is_some())
 }
 
-/// Judges an open exchange again, by a newer snapshot or at a later time. A provider that was not asked before it opened
-/// cannot be asked now.
+/// The plan at another endpoint, after one that `first` judged for could not be connected to. Endpoints where other
+/// providers or token rules hold are passed over: those were not asked, and tokens not verified by them.
 #[must_use]
-pub fn still_allowed(
-    snapshot: &Snapshot,
+pub fn elsewhere<'s>(
+    attempt: &mut Attempt,
+    snapshot: &'s Snapshot,
     site: &Site,
     request: Option<&Request>,
-    unix_s: i64,
-    asked: &Asked,
-) -> bool {
-    if is_revoked(snapshot, site) {
-        return false;
+    first: &[&Enforcement],
+) -> Option<Plan<'s>> {
+    loop {
+        let plan = plan(snapshot, site, request, attempt.pick(snapshot)).ok()?;
+        if plan.is_judged_as(first) {
+            return Some(plan);
+        }
+        if !attempt.passes_over() {
+            return None;
+        }
     }
-    let connection = Connection {
-        time: unix_s,
-        ..site.connection.clone()
-    };
-    let rules = &snapshot.enforcements;
-    let covered = plan::plan(rules, &site.point, &connection, request, 0)
-        .is_ok_and(|plan| asked.covers(&plan, &connection, request));
-    covered && plan::still_allowed(rules, &site.point, &connection, request)
+}
+
+/// What is open, as it is judged again by a newer snapshot or at a later time.
+#[derive(Debug)]
+pub struct Opened {
+    /// Where.
+    pub site: Site,
+    request: Option<Arc<Request>>,
+    asked: Asked,
+    /// The workload that a gateway has chosen.
+    towards: RefCell<Option<ResourceName>>,
+}
+
+impl Opened {
+    /// Of an exchange that providers have said yes to, with the workload that it goes to, by the snapshot that judged it.
+    /// `request` is `None` at L4.
+    #[must_use]
+    pub fn new(
+        site: Site,
+        request: Option<&Arc<Request>>,
+        asked: Asked,
+        judged_by: &Snapshot,
+        workload: Option<usize>,
+    ) -> Rc<Self> {
+        let opened = Self {
+            site,
+            request: request.map(Arc::clone),
+            asked,
+            towards: RefCell::default(),
+        };
+        opened.goes_to(judged_by, workload);
+        Rc::new(opened)
+    }
+
+    /// It goes to this workload now. At a workload's own node there is no other.
+    fn goes_to(&self, snapshot: &Snapshot, workload: Option<usize>) {
+        if matches!(self.site.point, SitePoint::Workload { .. }) {
+            return;
+        }
+        let workload = workload.and_then(|at| snapshot.mesh.workloads.get(at));
+        *self.towards.borrow_mut() = workload.map(|w| w.name.clone());
+    }
+
+    /// It goes to another workload, as `judged_by` allows; `None` if the latest snapshot does not. Those who judge what is
+    /// open may have looked at the workload before.
+    #[must_use]
+    pub fn moves(
+        &self,
+        core: &Core,
+        judged_by: &Arc<Snapshot>,
+        workload: Option<usize>,
+    ) -> Option<()> {
+        self.goes_to(judged_by, workload);
+        let latest = core.snapshot();
+        (Arc::ptr_eq(&latest, judged_by) || self.is_still_allowed(&latest)).then_some(())
+    }
+
+    /// Whether it may stay open now. A provider that was not asked before it opened cannot be asked any more.
+    #[must_use]
+    pub fn is_still_allowed(&self, snapshot: &Snapshot) -> bool {
+        let Self { site, .. } = self;
+        if is_revoked(snapshot, site) {
+            return false;
+        }
+        let request = self.request.as_deref();
+        let connection = Connection {
+            time: clock::unix_s(),
+            ..site.connection.clone()
+        };
+        let (rules, towards) = (&snapshot.enforcements, self.towards.borrow());
+        let plan = plan::again(rules, &site.point, &connection, request, towards.as_ref());
+        plan.is_some_and(|plan| {
+            self.asked.covers(&plan, &connection, request)
+                && plan.still_allows(&site.point, &connection, request)
+        })
+    }
+}
+
+/// Whether a plain connection to this address would reach this process itself, or a workload of one of its nodes: capture
+/// lets the node's own connections pass, so that nobody would ask the workload's policies.
+#[must_use]
+pub fn is_own(core: &Core, snapshot: &Snapshot, address: SocketAddr) -> bool {
+    let directory = &snapshot.enforcements.directory;
+    let workload = directory.workload_by_address(address.ip().to_canonical());
+    let workload = workload.and_then(|at| snapshot.mesh.workloads.get(at));
+    let mut hosted = core.process.nodes.iter().flat_map(|n| &n.workloads);
+    hosted.any(|hosted| {
+        workload.is_some_and(|w| w.name == hosted.workload)
+            || hosted.app.values().any(|app| *app == address)
+    }) || core.process.listens_on_if(address, is_local)
 }
 
 /// The address of an outside service that is dialled: the one that was asked for where that is what is dialled, else one
@@ -69,16 +165,15 @@ pub fn endpoint(
     from: &Caller<'_>,
     pick: &Pick<'_>,
 ) -> Result<UpstreamAddr, NoTarget> {
-    if let Some(ip) = asked {
-        let address = SocketAddr::new(ip, port);
-        // A block may take in this process's own listeners.
-        let own = core.process.listens_on(address);
-        return (!own)
-            .then_some(UpstreamAddr(address))
-            .ok_or(NoTarget::SelfCall);
-    }
-    pick.outside(&snapshot.mesh, (service, port), &snapshot.resolved, from)
-        .map_err(NoTarget::NoEndpoint)
+    let address = match asked {
+        Some(ip) => UpstreamAddr(SocketAddr::new(ip, port)),
+        None => pick
+            .outside(&snapshot.mesh, (service, port), &snapshot.resolved, from)
+            .map_err(NoTarget::NoEndpoint)?,
+    };
+    // A block may take in this process's own listeners, and an endpoint may be a workload here.
+    let own = is_own(core, snapshot, address.0);
+    (!own).then_some(address).ok_or(NoTarget::SelfCall)
 }
 
 /// Why what was permitted cannot be dialled.
@@ -86,7 +181,7 @@ pub fn endpoint(
 pub enum NoTarget {
     /// Nothing there.
     NoRoute,
-    /// An address of this process itself.
+    /// An address of this process itself, or of a workload behind one of its nodes.
     SelfCall,
     /// An outside service without a usable address.
     NoEndpoint(NoEndpoint),
@@ -100,7 +195,7 @@ impl NoTarget {
             Self::NoRoute => (CloseReason::NoRoute, None),
             Self::SelfCall => (
                 CloseReason::SelfCall,
-                Some("an address of this process itself".to_owned()),
+                Some("an address of this process itself or of a workload here".to_owned()),
             ),
             Self::NoEndpoint(why) => (CloseReason::UpstreamConnect, Some(why.to_string())),
         }

@@ -69,7 +69,7 @@ impl Leaving<'_> {
             }
             Route::Unknown(Some(address)) => {
                 // To ask this process for itself goes in circles, or to what only the operator may ask.
-                if self.core.process.listens_on(address.0) {
+                if judge::is_own(self.core, self.snapshot, address.0) {
                     return Err(NoTarget::SelfCall);
                 }
                 return Ok(Target::Plain {

@@ -16,10 +16,10 @@ use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
 use crate::io::upstream::{DialError, Target};
 use crate::io::{clock, tls};
-use crate::policy::{Connection, Denied, Permit, Request};
+use crate::policy::{Connection, Denied, Permit};
 use crate::role::endpoints::Caller;
 use crate::role::outbound::{self, Route, Wanted};
-use crate::role::plan::{NoPlan, SitePoint};
+use crate::role::plan::{NoPlan, Plan, SitePoint};
 use crate::telemetry::metrics::{Ends, Reporter};
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::OriginalDst;
@@ -34,7 +34,7 @@ use crate::worker::custom::{self, Asked, Asker};
 use crate::worker::exchange;
 use crate::worker::forward::dial_reason;
 use crate::worker::inbound;
-use crate::worker::judge;
+use crate::worker::judge::{self, Opened};
 use crate::worker::leave::Leaving;
 use crate::worker::open::{Entry, Rejudge};
 use crate::worker::origin::{self, Origin};
@@ -185,12 +185,12 @@ pub(super) async fn admit(core: Rc<Core>, site: Site, stream: Stream, h2: bool) 
 ///
 /// # Errors
 /// Why not; it is recorded.
-async fn permitted(
+async fn permitted<'s>(
     core: &Rc<Core>,
     site: &Site,
-    snapshot: &Arc<Snapshot>,
+    snapshot: &'s Arc<Snapshot>,
     attempt: &Attempt,
-) -> Result<(Permit, Target, Story, Asked), CloseReason> {
+) -> Result<(Permit, Target, Story, Asked, Plan<'s>), CloseReason> {
     let mut story = Story::begin(core, site, Kind::Connection, snapshot);
     let end = |story: Story, close| {
         story.end(close);
@@ -205,6 +205,10 @@ async fn permitted(
         Err(NoPlan::Denied(denied)) => {
             story.judged(&denied.judged);
             return end(story, CloseReason::Denied);
+        }
+        Err(NoPlan::Plaintext(denied)) => {
+            story.judged(&denied.judged);
+            return end(story, CloseReason::PlaintextRefused);
         }
     };
     let service = origin::told_service(snapshot, site, &plan);
@@ -244,7 +248,7 @@ async fn permitted(
     // The plan has chosen already where it chooses; an outside address is chosen here.
     let pick = attempt.again(snapshot);
     match exchange::target(core, snapshot, site, &plan, None, &pick) {
-        Ok(target) => Ok((permit, target, story, asked)),
+        Ok(target) => Ok((permit, target, story, asked, plan)),
         Err(why) => {
             let (close, detail) = why.close();
             story.edit(|r| r.detail = detail);
@@ -338,35 +342,33 @@ pub async fn dialled(
     snapshot: &Arc<Snapshot>,
 ) -> Result<Going, CloseReason> {
     let mut attempt = Attempt::new(core);
-    let (permit, target, story, asked) = permitted(core, &site, snapshot, &attempt).await?;
+    let (permit, target, story, asked, plan) = permitted(core, &site, snapshot, &attempt).await?;
+    let opened = Opened::new(site, None, asked, snapshot, plan.workload);
     // A policy that changed while providers were asked was not heard by anybody.
     let latest = core.snapshot();
-    if !Arc::ptr_eq(&latest, snapshot)
-        && !judge::still_allowed(&latest, &site, None, clock::unix_s(), &asked)
-    {
+    if !Arc::ptr_eq(&latest, snapshot) && !opened.is_still_allowed(&latest) {
         story.end(CloseReason::PolicyChanged);
         return Err(CloseReason::PolicyChanged);
     }
-    let leaf = site.leaf.clone();
     // On the list before the dial: one that changes from now on is heard.
-    let site = Rc::new(site);
-    let at = Rc::clone(&site);
-    let still = move |snapshot: &Snapshot| {
-        judge::still_allowed(snapshot, &at, None::<&Request>, clock::unix_s(), &asked)
-    };
+    let held = Rc::clone(&opened);
+    let still = move |snapshot: &Snapshot| held.is_still_allowed(snapshot);
     let entry = core.open.enter(Box::new(still), story.sketch());
-    entry.cancel.depends_on(leaf);
+    entry.cancel.depends_on(opened.site.leaf.clone());
+    let first = plan.enforcements;
     let next = |error: &DialError, story: &mut Story| {
         if !attempt.failed(snapshot, error) {
             return None;
         }
-        let pick = attempt.pick(snapshot);
-        let plan = judge::plan(snapshot, &site, None, pick).ok()?;
+        let site = &opened.site;
+        let plan = judge::elsewhere(&mut attempt, snapshot, site, None, &first)?;
         let permit = plan.judge(&site.connection, None).ok()?;
-        let target = exchange::target(core, snapshot, &site, &plan, None, &pick);
+        let pick = attempt.again(snapshot);
+        let target = exchange::target(core, snapshot, site, &plan, None, &pick);
+        opened.moves(core, snapshot, plan.workload)?;
         let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
         story.edit(|r| r.workload = workload.map(|w| w.name.to_string()));
-        count_inbound(story, snapshot, &site, plan.workload, plan.service);
+        count_inbound(story, snapshot, site, plan.workload, plan.service);
         Some((permit, target.ok()?))
     };
     let going = dial(core, (permit, target), None, story, entry, next).await?;

@@ -25,6 +25,8 @@ use crate::vocab::addr::{ListenAddr, OriginalDst, UpstreamAddr};
 use crate::vocab::limits;
 use crate::vocab::text::chain;
 use crate::worker::core::Core;
+use crate::worker::inbound;
+use crate::worker::judge;
 use crate::worker::node;
 use crate::worker::relaying::Rest;
 use crate::worker::same_node::Client;
@@ -44,6 +46,9 @@ pub enum NoOwner {
     /// The kernel names nobody.
     #[error("{}", chain(.0))]
     Kernel(OwnerError),
+    /// The process is in a control group that is not found, or not in time: it may be any workload's.
+    #[error("the control group of the connection is not found")]
+    Group,
     /// A process that is no workload of the node.
     #[error("no workload of this node: uid {uid}, control group `{cgroup}`")]
     Stranger {
@@ -72,9 +77,14 @@ pub async fn workload(
     }
     let found = core.owners.kernel.borrow_mut().owner(client, dst.0);
     let found = found.map_err(NoOwner::Kernel)?;
-    let path = match found.cgroup {
-        Some(id) if owner::needs_cgroup(&node.workloads) => cgroup(core, id).await,
-        Some(_) | None => None,
+    let path = if owner::needs_cgroup(&node.workloads) {
+        let path = match found.cgroup {
+            Some(id) => cgroup(core, id).await,
+            None => None,
+        };
+        Some(path.ok_or(NoOwner::Group)?)
+    } else {
+        None
     };
     let socket = LocalSocket {
         uid: found.uid,
@@ -84,7 +94,7 @@ pub async fn workload(
     };
     owner::workload(&node.workloads, &socket).ok_or_else(|| NoOwner::Stranger {
         uid: found.uid,
-        cgroup: path.unwrap_or_else(|| "unknown".into()),
+        cgroup: path.unwrap_or_else(|| "not asked for".into()),
     })
 }
 
@@ -130,7 +140,7 @@ pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) -> Rest {
     };
     let at = match workload(&core, &node, peer, dst).await {
         Ok(at) => at,
-        Err(no_owner) => return unowned(&core, &node, tcp, dst, story, no_owner).await,
+        Err(no_owner) => return unowned(core, node, tcp, dst, story, no_owner).await,
     };
     let wanted = Wanted::Address(dst.ip());
     let early = Early::of(&tcp);
@@ -146,8 +156,8 @@ pub async fn outbound(core: Rc<Core>, tcp: Tcp, node: Rc<Node>) -> Rest {
 
 /// A captured connection that is no workload's.
 async fn unowned(
-    core: &Rc<Core>,
-    node: &Node,
+    core: Rc<Core>,
+    node: Rc<Node>,
     tcp: Tcp,
     dst: OriginalDst,
     mut story: Story,
@@ -160,6 +170,12 @@ async fn unowned(
     });
     // Who is not known to be a stranger may be a workload, which has policies.
     let passes = node.unowned == Unowned::Pass && matches!(why, NoOwner::Stranger { .. });
+    let snapshot = core.snapshot();
+    if passes && node::hosted(&snapshot, &node, dst).is_some() {
+        // Who calls a workload here comes in like anybody from the network, and meets its policies.
+        story.forget();
+        return Box::pin(inbound::arrived(core, tcp, node, dst)).await;
+    }
     let verdict = decide_outbound(OutboundTarget::Unknown(&asked), passes);
     story.judged(&verdict);
     let Ok(permit) = verdict.permit() else {
@@ -167,6 +183,11 @@ async fn unowned(
         story.end(CloseReason::Denied);
         return Rest::NONE;
     };
+    if judge::is_own(&core, &snapshot, dst.0) {
+        tcp.reset_on_close();
+        story.end(CloseReason::SelfCall);
+        return Rest::NONE;
+    }
     let target = Target::Plain {
         addresses: vec![UpstreamAddr(dst.0)],
         options: ConnectOptions { mark: node.mark },
@@ -174,7 +195,7 @@ async fn unowned(
     };
     let entry = core.open.enter(Box::new(|_snapshot| true), story.sketch());
     match node::dial(
-        core,
+        &core,
         (permit, target),
         None,
         story,

@@ -16,6 +16,7 @@ mod full_disk;
 mod loss;
 mod machines;
 mod vanish;
+mod vm_edges;
 mod vm_failure;
 mod vm_names;
 mod vm_owner;

@@ -233,6 +233,19 @@ fn a_whole_machine_is_captured_and_strangers_are_refused() {
     let found = vm.recorded(1);
     assert!(found.iter().all(told) && !found.is_empty(), "{found:?}");
     assert_eq!(field(&found[0], "/verdict"), "allow");
+    // To a workload of the machine he comes in like anybody: by its policies, not by the node's mark.
+    let web = ["/usr/bin/python3", "-m", "http.server", "9400"];
+    vm.machines.start(CLIENT, "app", Some(CLIENT_UID), &web);
+    let machines = &vm.machines;
+    machines.until("the app answers", || {
+        let loopback = machines.curl(CLIENT, STRANGER_UID, "http://127.0.0.1:9400/");
+        loopback.status == 200
+    });
+    let (records, mark) = (machines.records(CLIENT), machines.records(CLIENT).mark());
+    let own = machines.curl(CLIENT, STRANGER_UID, "http://10.66.1.1:9400/");
+    assert_eq!(own.exit, 56, "{}", own.seen());
+    let found = records.await_some(&mark, 1, |r| field(r, "/close") == "plaintext_refused");
+    assert!(!found.is_empty(), "{:?}", records.since(&mark));
 }
 
 fn raise_as_user(machines: &mut Machines) {

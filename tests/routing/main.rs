@@ -10,5 +10,7 @@
 
 mod dns;
 mod same_node;
+mod strict;
 mod system;
+mod waypoints;
 mod ways;

@@ -144,6 +144,15 @@ ports = [{ number = 5432, name = "tcp", protocol = "TCP" }]
 resolution = "STATIC"
 endpoints = [{ address = "@51" }, { address = "@50" }]
 
+# A workload here, as if it were outside.
+[[serviceEntry]]
+name = "disguised"
+namespace = "shop"
+hosts = ["disguised.example"]
+ports = [{ number = 8080, name = "tcp", protocol = "TCP" }]
+resolution = "STATIC"
+endpoints = [{ address = "@11" }]
+
 [[authorizationPolicy]]
 name = "no-admin"
 namespace = "shop"
@@ -260,6 +269,11 @@ async fn outside_services_by_block_and_by_name() {
     assert_eq!(system.socks(&inside, 9001).await.0, 4);
     // A name alone has no address there.
     assert_eq!(system.socks("block.example", 9000).await.0, 4);
+    // No app behind this node is dialled in plaintext, past its policies.
+    assert_eq!(system.socks("disguised.example", 8080).await.0, 2);
+    let record = system.record(|r| r["close"] == "self_call").await;
+    let asked = &record["destination"]["service"];
+    assert_eq!(asked, "disguised.example:8080", "{record}");
     // The first endpoint is dead: the other one is tried at once.
     for _ in 0..6 {
         let answer = system.get("partner.example", 5432, "/").await;

@@ -1,6 +1,6 @@
 //! Control groups of this machine: where version 2 is mounted, which group is a unit's, whose number is which path.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::linux::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -107,11 +107,27 @@ pub fn mounts() -> String {
 /// The path of the group of this number, from the root.
 #[must_use]
 pub fn path_of(id: u64) -> Option<String> {
-    let root = Mount::find(&mounts())?.root;
-    let same = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|meta| meta.st_ino() == id);
-    let found = walk(&root, |_path| true).find(same)?;
-    let below = found.strip_prefix(&root).ok()?;
-    Some(format!("/{}", below.to_string_lossy()))
+    paths_of(&BTreeSet::from([id])).remove(&id)
+}
+
+/// The paths of the groups of these numbers, from the root; one that is not there is left out.
+#[must_use]
+pub fn paths_of(ids: &BTreeSet<u64>) -> BTreeMap<u64, String> {
+    let mut found = BTreeMap::new();
+    let Some(root) = Mount::find(&mounts()).map(|mount| mount.root) else {
+        return found;
+    };
+    for path in walk(&root, |_path| true) {
+        if found.len() == ids.len() {
+            break;
+        }
+        let id = std::fs::metadata(&path).map(|meta| meta.st_ino()).ok();
+        let id = id.filter(|id| ids.contains(id));
+        if let (Some(id), Ok(below)) = (id, path.strip_prefix(&root)) {
+            found.insert(id, format!("/{}", below.to_string_lossy()));
+        }
+    }
+    found
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use crate::vocab::text::chain;
 /// Between two signs of life, and between two looks at the control groups beside what the kernel tells of them.
 const BEAT: Duration = Duration::from_secs(1);
 /// Without a sign of life for this long the node counts as dead, in seconds.
-const ALIVE_S: u32 = 3;
+pub(super) const ALIVE_S: u32 = 3;
 
 /// Keeps the capture of this process's node true until the future is dropped; after `stop` the kernel counts the node
 /// as gone. Without capture it does nothing.

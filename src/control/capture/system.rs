@@ -1,13 +1,14 @@
 //! The kernel's rules and routes, through the programs that every machine has for them: `nft` and `ip`.
 
-use std::fs::File;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::control::capture::keep::ALIVE_S;
 use crate::control::capture::{CaptureError, Wanted};
 use crate::io::clock;
-use crate::role::capture::{TABLE, teardown};
+use crate::io::nft_turn::{self, Turn};
+use crate::role::capture::{Running, TABLE, teardown};
 use crate::vocab::capture::{MARK_MASK, OUT_MARK};
 
 /// Place of our rule among the rules of routing, and its name there: no second one is added.
@@ -18,23 +19,31 @@ const FAMILIES: [&str; 2] = ["-4", "-6"];
 const TURN: Duration = Duration::from_secs(5);
 const TURN_LOOK: Duration = Duration::from_millis(5);
 
+/// The turn's name, which no table of rules has.
+const TURN_NAME: &str = "ringgate-turn";
+
 /// Held while looking at the machine and loading what follows from it: the commands and a running node of one network
 /// namespace take turns. Nobody waits longer than `TURN`, whoever holds it.
 #[expect(
     clippy::disallowed_methods,
     reason = "programs are run and waited for here, never on a core"
 )]
-pub(super) fn turn() -> Option<File> {
-    let namespace = File::open("/proc/self/ns/net").ok()?;
+pub(super) fn turn() -> Option<Turn> {
     let begun = clock::now();
-    while namespace.try_lock().is_err() {
-        if begun.elapsed() > TURN {
-            tracing::warn!("somebody else has been loading capture rules for long");
-            return None;
+    loop {
+        match nft_turn::take(TURN_NAME) {
+            Ok(Some(turn)) => return Some(turn),
+            Ok(None) if begun.elapsed() > TURN => {
+                tracing::warn!("somebody else has been loading capture rules for long");
+                return None;
+            }
+            Ok(None) => std::thread::sleep(TURN_LOOK),
+            Err(error) => {
+                tracing::warn!(%error, "capture rules are loaded without a turn");
+                return None;
+            }
         }
-        std::thread::sleep(TURN_LOOK);
     }
-    Some(namespace)
 }
 
 /// Loads what is wanted; what was loaded before is replaced in one transaction.
@@ -100,6 +109,29 @@ pub fn status(wanted: &Wanted) -> Result<Vec<String>, CaptureError> {
 /// Whether the table is there.
 pub(super) fn is_loaded() -> Result<bool, CaptureError> {
     listing().map(|listing| listing.is_some())
+}
+
+/// The node that runs, as far as the loaded table tells.
+pub(super) fn running() -> Result<Option<Running>, CaptureError> {
+    Ok(listing()?.as_deref().and_then(signs))
+}
+
+/// The signs of life in a listing.
+fn signs(listing: &str) -> Option<Running> {
+    let first = |set: &str| {
+        let start = format!("set {set} {{");
+        let lines = listing.lines().map(str::trim);
+        let mut lines = lines
+            .skip_while(|line| *line != start)
+            .take_while(|line| *line != "}");
+        let elements = lines.find_map(|line| line.strip_prefix("elements = {"));
+        elements?.split_whitespace().next()
+    };
+    let uid = first("own").and_then(|uid| uid.parse().ok());
+    (uid.is_some() || first("alive").is_some()).then_some(Running {
+        uid,
+        for_s: ALIVE_S,
+    })
 }
 
 /// The table as it is loaded, without counters.
@@ -278,6 +310,22 @@ fn run(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_running_node_is_seen_by_its_signs() {
+        let listing = |own: &str, alive: &str| {
+            format!(
+                "table inet ringgate {{\n\tset exempt {{\n\t\ttype uid\n\t\telements = {{ 9 }}\n\t}}\n\n\tset own {{\n\t\ttype uid\n\t\tflags timeout\n{own}\t}}\n\n\tset alive {{\n\t\ttype nf_proto\n{alive}\t}}\n}}\n"
+            )
+        };
+        let own = "\t\telements = { 990 timeout 3s expires 2s992ms }\n";
+        let alive = "\t\telements = { ipv4 timeout 3s expires 2s,\n\t\t\t     ipv6 timeout 3s expires 2s }\n";
+        let signs = |own, alive| signs(&listing(own, alive)).map(|r| r.uid);
+        assert_eq!(signs("", ""), None);
+        assert_eq!(signs(own, ""), Some(Some(990)));
+        assert_eq!(signs("", alive), Some(None));
+        assert_eq!(signs(own, alive), Some(Some(990)));
+    }
 
     #[test]
     fn the_first_difference_is_told() {

@@ -5,13 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::checked::capture::{CaptureMode, CaptureScope, OnFailure, UdpMode};
 use crate::role::capture::{Rules, Selector};
-use crate::vocab::capture::{IN_MARK, MARK_MASK, OUT_MARK, OWN_MARK};
+use crate::vocab::capture::{IN_MARK, LEFT_MARK, MARK_MASK, OUT_MARK, OWN_MARK, PASSED_MARK};
 
 /// The one table that is ours.
 pub const TABLE: &str = "ringgate";
 
 /// Port of DNS.
 const DNS: u16 = 53;
+/// The highest user; the number above it means none.
+const LAST_UID: u32 = u32::MAX - 1;
 
 /// A script that replaces what is loaded by `rules`, whole or not at all, whether or not anything was loaded.
 #[must_use]
@@ -171,33 +173,45 @@ fn guards(rules: &Rules<'_>, out: &mut Script) {
     }
 }
 
-/// Rules before which nothing of the node itself is captured, nor anything while it is down and that is meant.
-fn exempt(rules: &Rules<'_>, out: &mut Script) {
+/// Rules before which nothing of the node itself is captured, nor anything while it is down and that is meant; `verdict`
+/// on what users that are left alone send.
+fn exempt(rules: &Rules<'_>, verdict: &str, out: &mut Script) {
     if rules.capture.on_failure == OnFailure::Open {
         out.rule("meta nfproto != @alive return");
     }
-    out.rule("meta skuid @own return");
-    out.rule("meta skuid @exempt return");
+    out.rule(format_args!("meta skuid @own {verdict}"));
+    out.rule(format_args!("meta skuid @exempt {verdict}"));
 }
 
-fn leaving(rules: &Rules<'_>, out: &mut Script) {
-    exempt(rules, out);
+fn leaving(rules: &Rules<'_>, exempted: &str, out: &mut Script) {
+    exempt(rules, exempted, out);
     out.rule("meta l4proto != tcp return");
     out.rule("ip daddr 127.0.0.0/8 return");
     out.rule("ip6 daddr ::1 return");
-    out.rule("ip daddr @outside4 return");
-    out.rule("ip6 daddr @outside6 return");
-    out.rule("tcp dport @ports_out return");
+    out.rule("ip daddr @outside4 goto past");
+    out.rule("ip6 daddr @outside6 goto past");
+    out.rule("tcp dport @ports_out goto past");
     selected(rules, "goto leave", out);
-    // Another process of this machine that calls a workload's own address comes in like anybody else.
-    out.rule("oifname \"lo\" ip daddr @workloads4 goto enter");
-    out.rule("oifname \"lo\" ip6 daddr @workloads6 goto enter");
+    out.rule("goto past");
 }
 
+/// Whatever does not leave through the node but calls a workload's own address comes in like anybody else: exclusions of
+/// outbound traffic open no workload of this machine.
+fn past(out: &mut Script) {
+    out.chain("past", "", |out| {
+        out.rule(own_returns());
+        out.rule("oifname \"lo\" ip daddr @workloads4 goto enter");
+        out.rule("oifname \"lo\" ip6 daddr @workloads6 goto enter");
+    });
+}
+
+fn own_returns() -> String {
+    format!("{} return", is_mark("meta mark", OWN_MARK))
+}
+
+/// The node's own mark counts for those alone who are no workload: CAP_NET_RAW is enough to set it, and the node itself is
+/// never selected.
 fn selected(rules: &Rules<'_>, verdict: &str, out: &mut Script) {
-    if rules.capture.outbound == CaptureScope::All {
-        return out.rule(verdict);
-    }
     for Selector {
         uid,
         cgroups,
@@ -215,6 +229,10 @@ fn selected(rules: &Rules<'_>, verdict: &str, out: &mut Script) {
         words.extend(mark.map(|mark| format!("meta mark {mark:#x}")));
         words.extend(class_id.map(|class| format!("meta cgroup {class}")));
         out.rule(format_args!("{} {verdict}", words.join(" ")));
+    }
+    if rules.capture.outbound == CaptureScope::All {
+        out.rule(own_returns());
+        out.rule(verdict);
     }
 }
 
@@ -263,25 +281,48 @@ fn tproxy(rules: &Rules<'_>, out: &mut Script) {
         if rules.dns.is_some() {
             out.rule(format_args!("tcp dport {DNS} return"));
         }
+        out.rule(set_mark("ct mark", LEFT_MARK));
         out.rule(format_args!("counter {}", set_mark("meta mark", OUT_MARK)));
     });
     out.chain("enter", "", |out| {
         unneeded(out);
         out.rule(format_args!("counter {}", set_mark("meta mark", IN_MARK)));
     });
+    past(out);
+    out.chain("passed", "", |out| {
+        out.rule(set_mark("ct mark", PASSED_MARK));
+    });
+    out.chain("orphan", "", |out| {
+        out.rule(format_args!("meta skuid 0-{LAST_UID} return"));
+        out.rule("accept");
+    });
     out.chain("to_outbound", "", |out| divert(rules.outbound, out));
     out.chain("to_inbound", "", |out| divert(rules.inbound, out));
     out.chain("output", "route hook output priority mangle", |out| {
-        out.rule(format_args!("{} return", is_mark("meta mark", OWN_MARK)));
+        // What a closed socket has yet to send has no user any more, so that who it was is remembered by the connection:
+        // decided packet by packet, the end of a stream would leave in plaintext, past the node.
+        out.rule(format_args!(
+            "ct direction original {} {} return",
+            is_mark("ct mark", LEFT_MARK),
+            set_mark("meta mark", OUT_MARK)
+        ));
+        out.rule(format_args!(
+            "{} ct state != new return",
+            is_mark("meta mark", OWN_MARK)
+        ));
         answering(rules, out);
-        leaving(rules, out);
+        out.rule(format_args!(
+            "{} jump orphan",
+            is_mark("ct mark", PASSED_MARK)
+        ));
+        leaving(rules, "goto passed", out);
     });
     out.chain(
         "prerouting",
         "filter hook prerouting priority mangle",
         |out| {
             remembered(rules, out);
-            out.rule(format_args!("{} return", is_mark("meta mark", OWN_MARK)));
+            out.rule(own_returns());
             answering(rules, out);
             out.rule("meta l4proto != tcp return");
             let diverted =
@@ -308,10 +349,11 @@ fn redirect(rules: &Rules<'_>, out: &mut Script) {
         unneeded(out);
         out.rule(turn(rules.inbound));
     });
+    past(out);
     out.chain("to_inbound", "", |out| out.rule(turn(rules.inbound)));
+    // Translation is by connection: only the first packet comes here.
     out.chain("output", "nat hook output priority -100", |out| {
-        out.rule(format_args!("{} return", is_mark("meta mark", OWN_MARK)));
-        leaving(rules, out);
+        leaving(rules, "return", out);
     });
     out.chain("prerouting", "nat hook prerouting priority dstnat", |out| {
         out.rule("meta l4proto != tcp return");
@@ -319,7 +361,7 @@ fn redirect(rules: &Rules<'_>, out: &mut Script) {
     });
     if rules.original_source {
         out.chain("answers_out", "route hook output priority mangle", |out| {
-            out.rule(format_args!("{} return", is_mark("meta mark", OWN_MARK)));
+            out.rule(own_returns());
             answering(rules, out);
         });
         out.chain(
@@ -345,8 +387,7 @@ fn names(rules: &Rules<'_>, out: &mut Script) {
     });
     // Before REDIRECT's own chain: the first translation counts.
     out.chain("names", "nat hook output priority -101", |out| {
-        out.rule(format_args!("{} return", is_mark("meta mark", OWN_MARK)));
-        exempt(rules, out);
+        exempt(rules, "return", out);
         selected(rules, "goto ask", out);
     });
 }
@@ -361,8 +402,7 @@ fn datagrams(rules: &Rules<'_>, out: &mut Script) {
     });
     out.chain("unjudged", "filter hook output priority filter", |out| {
         out.rule("meta l4proto { tcp, icmp, ipv6-icmp } return");
-        out.rule(format_args!("{} return", is_mark("meta mark", OWN_MARK)));
-        exempt(rules, out);
+        exempt(rules, "return", out);
         out.rule("ip daddr 127.0.0.0/8 return");
         out.rule("ip6 daddr ::1 return");
         out.rule("ip daddr . udp dport @datagrams4 return");

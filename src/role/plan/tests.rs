@@ -13,6 +13,8 @@ use crate::role::authenticate::{self, TokenRefused};
 use crate::vocab::claims::Claims;
 use crate::vocab::path::{CanonicalPath, PathNormalization};
 
+mod ways;
+
 const MESH: &str = r#"
 [authority]
 stateDir = "state"
@@ -69,7 +71,9 @@ fn check(more: &str, at: i64, want: bool) {
         sni: None,
         time: at,
     };
-    let got = still_allowed(&rules(more), &point, &connection, None);
+    let rules = rules(more);
+    let got = again(&rules, &point, &connection, None, None)
+        .is_some_and(|plan| plan.still_allows(&point, &connection, None));
     assert_eq!(got, want, "{more} at {at}");
 }
 

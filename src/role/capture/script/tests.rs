@@ -89,15 +89,15 @@ fn what_is_let_pass_comes_before_what_is_captured() {
     let output = chain(&script, "output");
     let captured = position(&output, "meta skuid 1001 goto leave");
     for passes in [
-        "meta mark & 0xfff == 0x539 return",
+        "meta mark & 0xfff == 0x539 ct state != new return",
         "ct direction reply goto answers",
-        "meta skuid @own return",
-        "meta skuid @exempt return",
+        "meta skuid @own goto passed",
+        "meta skuid @exempt goto passed",
         "ip daddr 127.0.0.0/8 return",
         "ip6 daddr ::1 return",
-        "ip daddr @outside4 return",
-        "ip6 daddr @outside6 return",
-        "tcp dport @ports_out return",
+        "ip daddr @outside4 goto past",
+        "ip6 daddr @outside6 goto past",
+        "tcp dport @ports_out goto past",
     ] {
         assert!(position(&output, passes) < captured, "{passes}");
     }
@@ -119,6 +119,71 @@ fn what_is_let_pass_comes_before_what_is_captured() {
         script.contains("elements = { 10.0.0.9 . 15012 }"),
         "{script}"
     );
+}
+
+#[test]
+fn what_has_left_once_leaves_to_the_end() {
+    for on_failure in [OnFailure::Closed, OnFailure::Open] {
+        let capture = Capture {
+            on_failure,
+            ..capture()
+        };
+        let script = script(&rules(&capture));
+        let left = "ct direction original ct mark & 0xfff == 0x113 meta mark set meta mark & 0xfffff000 | 0x111 return";
+        assert_eq!(chain(&script, "output")[1], left);
+        assert_eq!(
+            chain(&script, "leave")[0],
+            "ct mark set ct mark & 0xfffff000 | 0x113"
+        );
+        // Of those who are left alone a socket without a user, and no other.
+        assert_eq!(
+            chain(&script, "orphan"),
+            ["meta skuid 0-4294967294 return", "accept"]
+        );
+    }
+}
+
+#[test]
+fn exclusions_of_outbound_traffic_open_no_workload_here() {
+    for mode in [CaptureMode::Tproxy, CaptureMode::Redirect] {
+        let capture = Capture { mode, ..capture() };
+        let script = script(&rules(&capture));
+        let want = [
+            "meta mark & 0xfff == 0x539 return",
+            "oifname \"lo\" ip daddr @workloads4 goto enter",
+            "oifname \"lo\" ip6 daddr @workloads6 goto enter",
+        ];
+        assert_eq!(chain(&script, "past"), want);
+        assert_eq!(chain(&script, "output").last(), Some(&"goto past"));
+    }
+}
+
+#[test]
+fn a_workload_does_not_pass_by_the_nodes_mark() {
+    for outbound in [CaptureScope::Workloads, CaptureScope::All] {
+        let capture = Capture {
+            outbound,
+            ..capture()
+        };
+        let script = script(&Rules {
+            dns: Some(15053),
+            ..rules(&capture)
+        });
+        let own = "meta mark & 0xfff == 0x539 return";
+        for (name, verdict) in [
+            ("output", "goto leave"),
+            ("names", "goto ask"),
+            ("unjudged", "goto refuse"),
+        ] {
+            let chain = chain(&script, name);
+            let selected = position(&chain, &format!("meta skuid 1001 {verdict}"));
+            let passes = chain.iter().position(|rule| *rule == own);
+            assert!(passes.is_none_or(|at| selected < at), "{name}: {chain:#?}");
+            if outbound == CaptureScope::All {
+                assert!(passes.unwrap() < position(&chain, verdict), "{name}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -179,7 +244,6 @@ fn names_are_asked_of_the_node() {
     assert_eq!(chain(&text, "ask"), want);
     let names = chain(&text, "names");
     let asks = position(&names, "meta skuid 1001 goto ask");
-    assert!(position(&names, "meta mark & 0xfff == 0x539 return") < asks);
     assert!(position(&names, "meta skuid @own return") < asks);
     assert_eq!(chain(&text, "leave")[0], "tcp dport 53 return");
     assert!(!script(&rules(&capture)).contains("dport 53"));
