@@ -475,7 +475,7 @@ fn revocations_fit_into_one_answer() {
         Ok(())
     });
     filled.unwrap();
-    let mut next = 1500..3000;
+    let mut next = 1500..1540;
     let refused = next.find_map(|n| memory.revoke(&long(n), "", at(NOW)).err());
     assert!(matches!(refused, Some(LedgerError::Long)), "{refused:?}");
     let bytes = memory.ledger.data().revocation_bytes();
