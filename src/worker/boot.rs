@@ -270,6 +270,7 @@ fn start_dns(
     }
     let (snapshot, halted) = (Arc::clone(&published.snapshot), before.halt.subscribe());
     let (mut go, mut phase) = (before.go.subscribe(), before.phase.subscribe());
+    let mut failed = before.halt.subscribe();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -279,8 +280,10 @@ fn start_dns(
             tracing::error!("DNS has panicked: names are not resolved before a restart");
         });
         runtime.block_on(async {
-            if go.wait_for(|go| *go).await.is_err() {
-                return;
+            tokio::select! {
+                went = go.wait_for(|go| *go) => if went.is_err() { return },
+                // A start that fails goes nowhere.
+                _ = failed.wait_for(|halt| *halt) => return,
             }
             tokio::select! {
                 () = server.run(snapshot, halted) => {}
@@ -332,6 +335,7 @@ fn start_control(
         taken: face.map_or_else(Face::default, |i| i.face(&config.process)),
         phase: before.phase.clone(),
         halted: before.halt.subscribe(),
+        go: before.go.subscribe(),
         offered,
         first,
     };
@@ -365,6 +369,7 @@ struct Wheel {
     taken: Face,
     phase: watch::Sender<Phase>,
     halted: watch::Receiver<bool>,
+    go: watch::Receiver<bool>,
     offered: oneshot::Receiver<Vec<Arc<OwnedFd>>>,
     first: std_mpsc::Sender<Result<Published, BootError>>,
 }
@@ -375,6 +380,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         taken,
         phase,
         mut halted,
+        mut go,
         offered,
         first,
     } = wheel;
@@ -397,7 +403,14 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     let status = published.status.clone();
     let snapshot = Arc::clone(&published.snapshot);
     let offer = offer(process.handover.clone(), offered, phase);
-    let keeper = capture::keep(process, snapshot, stop.clone());
+    let stopped = stop.clone();
+    let keeper = async move {
+        // Until then another process may serve, by its own rules; a start that fails must not have touched them.
+        if go.wait_for(|go| *go).await.is_ok() {
+            capture::keep(process, snapshot, stopped).await;
+        }
+        std::future::pending::<()>().await;
+    };
     if first.send(Ok(published)).is_err() {
         return;
     }

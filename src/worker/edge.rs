@@ -324,7 +324,7 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
         leaf: None,
         scheme: "https",
         told: None,
-        taken: None,
+        taken: Rc::default(),
     };
     Box::pin(serve::http(core, site, stream, proof.h2)).await;
 }

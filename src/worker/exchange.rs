@@ -37,6 +37,7 @@ use crate::worker::core::Core;
 use crate::worker::custom::{self, Asker, Passed, Stopped, Upload};
 use crate::worker::edge;
 use crate::worker::forward::{self as forwarding, Forward, OnAnswer, Onward};
+use crate::worker::inbound;
 use crate::worker::judge::{self, NoTarget, Opened};
 use crate::worker::open::Entry;
 use crate::worker::origin::Origin;
@@ -88,6 +89,16 @@ impl Refusal {
             reply: Reply::unauthenticated(StatusCode::UNAUTHORIZED, text, challenge),
             close: CloseReason::Token,
             detail: Some("token: not of the login provider".to_owned()),
+            denied: None,
+        }
+    }
+
+    /// A limit of connections is reached.
+    fn full(detail: String) -> Self {
+        Self {
+            reply: Reply::text(StatusCode::SERVICE_UNAVAILABLE, ""),
+            close: CloseReason::Limit,
+            detail: Some(detail),
             denied: None,
         }
     }
@@ -175,6 +186,9 @@ pub async fn serve(
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     story.judged(permit.verdict());
+    if let Err(detail) = inbound::take(core, &site) {
+        return refuse(Refusal::full(detail), asks, story, body, responder).await;
+    }
     let extra = own_fields(&site, &request, &going, told);
     let (asked, workload) = (passed.asked, first.workload);
     let opened = Opened::new(site, Some(&request), asked, &snapshot, workload);

@@ -307,7 +307,7 @@ async fn through(
         leaf: Some(Arc::clone(leaf)),
         scheme: "http",
         told: Some(told),
-        taken: None,
+        taken: Rc::default(),
     };
     let snapshot = core.snapshot();
     let planned = judge::plan(&snapshot, &site, None, 0);
@@ -418,7 +418,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
         leaf: None,
         scheme: "http",
         told: None,
-        taken: None,
+        taken: Rc::default(),
     };
     if is_proxy
         && !matches!(

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use crate::config::checked::Node;
-use crate::control::snapshot::{MeshTls, Snapshot};
+use crate::control::snapshot::MeshTls;
 use crate::exchange::close::CloseReason;
 use crate::io::clock;
 use crate::io::listener::original_destination;
@@ -25,29 +25,25 @@ use crate::worker::site::{Site, Story};
 /// First byte of a TLS record that carries a handshake.
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// Takes a place among the connections from others to a workload.
+/// Takes a place among the connections from others to the workload of a site, for the first that is permitted there: who may
+/// not call takes none from those who may.
 ///
 /// # Errors
-/// All are taken, which is recorded and counted.
-pub(super) fn take(
-    core: &Core,
-    (snapshot, at): (&Snapshot, usize),
-    site: &mut Site,
-    mut story: Story,
-) -> Result<Story, CloseReason> {
+/// All are taken, which is counted; in words.
+pub(super) fn take(core: &Core, site: &Site) -> Result<(), String> {
     let SitePoint::Workload { workload, .. } = &site.point else {
-        return Ok(story);
+        return Ok(());
     };
-    match core.places.take(workload, Way::Inbound) {
-        Ok(taken) => site.taken = taken.map(Rc::new),
-        Err(most) => {
-            let detail = format!("`{workload}` has {most} connections from others");
-            count_inbound(&mut story, snapshot, site, Some(at), None);
-            story.fail(CloseReason::Limit, detail);
-            return Err(CloseReason::Limit);
-        }
+    if site.taken.get().is_some() {
+        return Ok(());
     }
-    Ok(story)
+    match core.places.take(workload, Way::Inbound) {
+        Ok(taken) => {
+            taken.map(|taken| site.taken.set(taken));
+            Ok(())
+        }
+        Err(most) => Err(format!("`{workload}` has {most} connections from others")),
+    }
 }
 
 /// A plaintext or direct mTLS connection to a workload of this node.
@@ -86,11 +82,7 @@ pub(super) async fn arrived(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, dst: Origi
         return Rest::NONE;
     };
     story.edit(|r| r.workload = Some(workload.name.to_string()));
-    let mut site = site_of(&node, hosted, plain.clone(), peer, app);
-    let Ok(story) = take(&core, (&snapshot, at), &mut site, story) else {
-        tcp.reset_on_close();
-        return Rest::NONE;
-    };
+    let site = site_of(&node, hosted, plain.clone(), peer, app);
     let denied = plan::refused_plaintext(&snapshot.mesh, workload, &plain);
     let refused = denied.is_some() && !snapshot.mesh.dry_run;
     let wait = match refused {
@@ -143,9 +135,17 @@ fn plaintext(peer: SocketAddr, dst: OriginalDst) -> Connection {
 /// tells what it is, so that the ClientHello of a slow client is still known.
 async fn silent(core: Rc<Core>, site: Site, tcp: Tcp, tls: Option<MeshTls>) -> Rest {
     let snapshot = core.snapshot();
-    if judge::plan(&snapshot, &site, None, 0).is_ok_and(|plan| plan.needs_http(false)) {
+    let plan = judge::plan(&snapshot, &site, None, 0);
+    let wait = match &plan {
         // In HTTP the client speaks first.
-        let first = core.within(limits::HEAD_MS, tcp.peek_first()).await;
+        Ok(plan) if plan.needs_http(false) => Some(limits::HEAD_MS),
+        Ok(plan) if plan.judge(&site.connection, None).is_ok() => None,
+        // Without an identity it is refused: it has time to show that it has one.
+        Ok(_) | Err(_) => Some(limits::RESET_WAIT_MS),
+    };
+    drop(plan);
+    if let Some(wait) = wait {
+        let first = core.within(wait, tcp.peek_first()).await;
         if matches!(first, Ok(Ok(Some(TLS_HANDSHAKE)))) {
             return Box::pin(direct(core, site, tcp.into(), tls, None)).await;
         }

@@ -118,7 +118,7 @@ pub(super) fn site_of(
         leaf: None,
         scheme: "http",
         told: None,
-        taken: None,
+        taken: Rc::default(),
     }
 }
 
@@ -245,6 +245,10 @@ async fn permitted<'s>(
         }
     };
     story.judged(permit.verdict());
+    if let Err(detail) = inbound::take(core, site) {
+        story.fail(CloseReason::Limit, detail);
+        return Err(CloseReason::Limit);
+    }
     // The plan has chosen already where it chooses; an outside address is chosen here.
     let pick = attempt.again(snapshot);
     match exchange::target(core, snapshot, site, &plan, None, &pick) {
@@ -474,16 +478,12 @@ pub async fn tunnelled(
         story.with_connection(connection).end(CloseReason::NoRoute);
         return Tunnelled::Refuse(http::StatusCode::SERVICE_UNAVAILABLE);
     };
-    let mut site = Site {
+    let site = Site {
         told: Some(told),
         leaf: Some(Arc::clone(leaf)),
-        ..site_of(node, hosted, connection.clone(), peer, app)
+        ..site_of(node, hosted, connection, peer, app)
     };
-    let story = story.with_connection(connection);
-    match inbound::take(core, (&snapshot, at), &mut site, story) {
-        Ok(story) => story.forget(),
-        Err(close) => return Tunnelled::Refuse(close.connect_status()),
-    }
+    story.forget();
     if let Ok(plan) = judge::plan(&snapshot, &site, None, 0)
         && (plan.needs_http(false) || plan.protocol == Protocol::Https)
     {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use rustls::pki_types::UnixTime;
 
 use crate::config::checked::{Node, Process};
+use crate::exchange::close::CloseReason;
 use crate::http::connect::Told;
 use crate::identity::revocation::PeerLeaf;
 use crate::identity::verify::Usage;
@@ -21,12 +22,14 @@ use crate::io::stream::Stream;
 use crate::io::upstream::{DialError, Target};
 use crate::io::{clock, random, rt};
 use crate::policy::Permit;
+use crate::telemetry::record::Kind;
 use crate::vocab::addr::OriginalDst;
 use crate::vocab::host::Host;
 use crate::vocab::limits;
 use crate::worker::core::Core;
 use crate::worker::node::{self, Tunnelled};
 use crate::worker::relaying::FarSide;
+use crate::worker::site::Story;
 
 /// An upstream, and who answers there.
 pub(super) struct Dialled {
@@ -112,6 +115,15 @@ async fn within(core: &Rc<Core>, far: &Far, client: SocketAddr) -> Within {
         authority,
         told,
     } = arrival;
+    if let Some(most) = core.places.refuses(false) {
+        let generation = core.snapshot().generation;
+        let who = ("node", node.name.as_str());
+        Story::about(core, who, client, Kind::Tunnel, generation).fail(
+            CloseReason::Limit,
+            format!("the process has {most} connections"),
+        );
+        return Within::Refused(CloseReason::Limit.connect_status());
+    }
     let asked = (&authority, Arc::new(told));
     match node::tunnelled(core, node, &caller, client, local, asked).await {
         Tunnelled::Http(..) => Within::Tunnel,

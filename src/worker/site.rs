@@ -1,6 +1,6 @@
 //! Where a connection is served: the enforcement point, by name, so that it is looked up anew after a reload.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -41,7 +41,7 @@ pub struct Site {
     /// What the head of the tunnel told, if it came through one.
     pub told: Option<Arc<Told>>,
     /// Its place among the connections of the workload.
-    pub taken: Option<Rc<Taken>>,
+    pub taken: Rc<OnceCell<Taken>>,
 }
 
 /// A record until it is sent.

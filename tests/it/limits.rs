@@ -5,7 +5,7 @@
     reason = "the app and the clients of these tests block on purpose"
 )]
 
-use std::io::{ErrorKind, Read as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 
 use ringgate::cli::os;
@@ -69,6 +69,35 @@ fn a_workload_takes_as_many_as_it_is_said_to() {
     let [first, _second] = held;
     drop(first);
     assert!(os::wait_until(LONG, || pair.serves()));
+}
+
+/// Who is not allowed to call, or has not shown who it is, takes no place from those who are.
+#[test]
+fn who_may_not_call_takes_no_place() {
+    let pair = pair(Edit {
+        server_workload: "maxInboundConnections = 2",
+        mode: "PERMISSIVE",
+        tables: crate::pair::ONLY_THE_CLIENT,
+        ..Edit::default()
+    });
+    let strangers: Vec<TcpStream> = (0..6)
+        .map(|n| {
+            let mut stream = TcpStream::connect((pair.ip(Side::Server), 15006)).unwrap();
+            if n % 2 == 0 {
+                // The beginning of a handshake that does not go on.
+                stream.write_all(&[0x16, 3, 1]).unwrap();
+            }
+            stream
+        })
+        .collect();
+    let entered = os::wait_until(LONG, || {
+        pair.metric(Side::Server, "ringgate_connections ") > 2.5
+    });
+    assert!(entered, "the strangers are not there");
+    let mut held = [pair.open(), pair.open()];
+    assert!(held.iter_mut().all(echoes));
+    assert_ne!(pair.socks().unwrap().0, 0, "a third");
+    drop(strangers);
 }
 
 #[test]

@@ -133,3 +133,32 @@ fn a_slow_client_of_tls_is_known() {
     let found = records.await_some(&mark, 1, |r| r["close"] == "handshake");
     assert_eq!(found.len(), 1, "{:?}", records.since(&mark));
 }
+
+/// Where plaintext would be denied a client has the time that STRICT gives it to show that it speaks TLS.
+#[test]
+fn a_slow_client_of_tls_is_not_denied_as_nobody() {
+    let pair = Pair::on_loopback(
+        crate::PROGRAM,
+        Edit {
+            mode: "PERMISSIVE",
+            tables: crate::pair::ONLY_THE_CLIENT,
+            ..Edit::default()
+        },
+    );
+    let _silent = TcpListener::bind(pair.app()).unwrap();
+    let records = pair.records(Side::Server);
+    let mark = records.mark();
+    let mut slow = TcpStream::connect((pair.ip(Side::Server), 15006)).unwrap();
+    // Longer than whoever may come in plaintext has.
+    std::thread::sleep(Duration::from_millis(200));
+    slow.write_all(&[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0]).unwrap();
+    let found = records.await_some(&mark, 1, |r| r["close"] == "handshake");
+    assert_eq!(found.len(), 1, "{:?}", records.since(&mark));
+    // One that stays silent is denied.
+    let mark = records.mark();
+    let mut silent = TcpStream::connect((pair.ip(Side::Server), 15006)).unwrap();
+    silent.set_read_timeout(Some(LONG)).unwrap();
+    assert!(silent.read(&mut [0]).is_err());
+    let found = records.await_some(&mark, 1, |r| r["close"] == "denied");
+    assert_eq!(found.len(), 1, "{:?}", records.since(&mark));
+}

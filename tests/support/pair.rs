@@ -18,6 +18,15 @@ pub(crate) const LONG: Duration = Duration::from_secs(60);
 /// Port of the app.
 pub(crate) const APP: u16 = 8080;
 
+/// A policy by which the client alone may call.
+pub(crate) const ONLY_THE_CLIENT: &str = r#"
+[[authorizationPolicy]]
+name = "callers"
+namespace = "shop"
+action = "ALLOW"
+rules = [{ from = [{ source.principals = ["cluster.local/ns/shop/sa/client"] }] }]
+"#;
+
 const TOKEN: &str = "life-test-token-0001";
 
 /// The two processes.
