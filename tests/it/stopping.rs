@@ -70,3 +70,25 @@ fn the_second_signal_ends_it_at_once() {
     assert!(ends(&mut pair, Side::Server), "{}", pair.log(Side::Server));
     assert!(broken(stream), "it looks complete");
 }
+
+/// A listener that is not to be had ends the start with a word, also where names are to be served.
+#[test]
+fn a_start_that_fails_ends() {
+    let [x, y] = ringgate::cli::layout::free_octets().unwrap();
+    let at = |host: u8| std::net::IpAddr::from([127, x, y, host]);
+    let dns = format!("dns = \"{}:15053\"", at(2));
+    let edit = Edit {
+        server_node: &dns,
+        ..Edit::default()
+    };
+    let mut pair = Pair::new(crate::PROGRAM, (at(1), at(2)), Vec::new(), edit);
+    pair.raise(Side::Client);
+    let _there = std::net::TcpListener::bind((at(2), 15006)).unwrap();
+    pair.launch(Side::Server, &pair.config(Side::Server));
+    let ended = os::wait_until(LONG, || {
+        pair.child(Side::Server).try_wait().unwrap().is_some()
+    });
+    let log = pair.log(Side::Server);
+    assert!(ended, "{log}");
+    assert!(log.contains("cannot listen on"), "{log}");
+}
