@@ -32,7 +32,7 @@ impl Source {
                 let network = v6.to_bits() & (u128::MAX << 64);
                 Ipv6Addr::from_bits(network).into()
             }
-            other => other,
+            other @ (IpAddr::V4(_) | IpAddr::V6(_)) => other,
         })
     }
 }
