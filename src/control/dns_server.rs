@@ -6,6 +6,9 @@
 mod datagram;
 pub mod forward;
 pub mod message;
+mod share;
+#[cfg(test)]
+mod tests;
 mod who;
 
 use std::io;
@@ -20,7 +23,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -28,7 +31,8 @@ use crate::config::checked::{DnsUnknown, Process};
 use crate::control::dns_server::datagram::{Datagrams, Ends};
 use crate::control::dns_server::forward::Forwarder;
 use crate::control::dns_server::message::{Outcome, Transport};
-use crate::control::dns_server::who::Who;
+use crate::control::dns_server::share::{Connected, Connections, Questions};
+use crate::control::dns_server::who::{Sender, Who, unknown};
 use crate::control::handover::Inherited;
 use crate::control::snapshot::Snapshot;
 use crate::io::clock;
@@ -73,8 +77,8 @@ struct Bound {
 struct Asker {
     /// Namespace of all of them, if they have one in common.
     namespace: Option<String>,
-    /// Else who they are.
-    who: Option<Who>,
+    /// Who they are: for that namespace else, and for their shares.
+    who: Who,
     search: Vec<String>,
     unknown: DnsUnknown,
     forwarder: Forwarder,
@@ -84,8 +88,8 @@ struct Asker {
 #[derive(Debug)]
 struct Shared {
     snapshot: Arc<ArcSwap<Snapshot>>,
-    waiting: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
+    waiting: Questions,
+    connections: Connections,
     turn: AtomicUsize,
 }
 
@@ -99,12 +103,12 @@ impl DnsServer {
         mut taken: Option<&mut Inherited>,
     ) -> Result<Option<Self>, DnsError> {
         let mut listeners = Vec::new();
-        for node in &process.nodes {
+        for (nth, node) in process.nodes.iter().enumerate() {
             for (address, namespace) in node.dns_listeners() {
                 let failed = |source| DnsError { address, source };
                 let asker = Asker {
                     namespace: namespace.map(str::to_owned),
-                    who: namespace.is_none().then(|| Who::new(node, address.port())),
+                    who: Who::new(nth, node, address.port()),
                     search: node.dns_search.clone(),
                     unknown: node.dns_unknown,
                     forwarder: Forwarder::new(Arc::clone(process), node.mark),
@@ -146,8 +150,8 @@ impl DnsServer {
     pub async fn run(self, snapshot: Arc<ArcSwap<Snapshot>>, mut halted: watch::Receiver<bool>) {
         let shared = Arc::new(Shared {
             snapshot,
-            waiting: Arc::new(Semaphore::new(limits::DNS_QUESTIONS)),
-            connections: Arc::new(Semaphore::new(limits::DNS_CONNECTIONS)),
+            waiting: Questions::default(),
+            connections: Connections::default(),
             turn: AtomicUsize::new(0),
         });
         let mut tasks = JoinSet::new();
@@ -239,22 +243,16 @@ impl Shared {
 }
 
 impl Asker {
-    /// Namespace of the workload that sent a datagram.
-    async fn sent(&self, client: SocketAddr) -> Option<&str> {
-        match &self.who {
-            Some(who) => who.sent(client).await,
-            None => self.namespace.as_deref(),
-        }
-    }
-
-    /// Namespace of the workload that made a connection.
-    async fn connected(&self, stream: &TcpStream) -> Option<&str> {
-        let Some(who) = &self.who else {
-            return self.namespace.as_deref();
+    /// Who made a connection.
+    async fn connected(&self, stream: &TcpStream, client: SocketAddr) -> Sender<'_> {
+        let mut sender = match original_destination_of(&SockRef::from(stream)) {
+            Ok(dst) => self.who.connected(client, dst.address().0).await,
+            Err(_gone) => unknown(client),
         };
-        let dst = original_destination_of(&SockRef::from(stream)).ok()?;
-        who.connected(stream.peer_addr().ok()?, dst.address().0)
-            .await
+        if self.namespace.is_some() {
+            sender.namespace = self.namespace.as_deref();
+        }
+        sender
     }
 }
 
@@ -276,12 +274,22 @@ async fn datagrams(shared: Arc<Shared>, asker: Arc<Asker>, socket: Arc<Datagrams
         let Some(question) = buffer.get(..len).filter(|_| fits) else {
             continue;
         };
-        let namespace = asker.sent(ends.client).await;
+        // What the kernel is asked costs less than a question that goes on, more than an answer of our own.
+        let mut sender = None;
+        if asker.namespace.is_none() {
+            sender = Some(asker.who.sent(ends.client).await);
+        }
+        let namespace = asker.namespace.as_deref();
+        let namespace = namespace.or_else(|| sender.and_then(|s| s.namespace));
         match shared.outcome(&asker, namespace, question, Transport::Udp) {
             Outcome::Drop => {}
             Outcome::Answer(answer) => tell(&socket, &answer, ends).await,
             Outcome::Forward => {
-                let Ok(place) = Arc::clone(&shared.waiting).try_acquire_owned() else {
+                let sender = match sender {
+                    Some(sender) => sender,
+                    None => asker.who.sent(ends.client).await,
+                };
+                let Some(place) = shared.waiting.place(sender.source).await else {
                     // Full: the client asks again, or another server.
                     if let Some(failure) = message::failure(question) {
                         tell(&socket, &failure, ends).await;
@@ -311,16 +319,22 @@ async fn tell(socket: &Datagrams, answer: &[u8], ends: Ends) {
 async fn connections(shared: Arc<Shared>, asker: Arc<Asker>, listener: Arc<TcpListener>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _client)) => {
-                let Ok(place) = Arc::clone(&shared.connections).try_acquire_owned() else {
+            Ok((stream, client)) => {
+                let sender = asker.connected(&stream, client).await;
+                let Some(place) = shared.connections.place(sender.source).await else {
                     continue;
                 };
+                let namespace = sender.namespace.map(str::to_owned);
                 let (shared, asker) = (Arc::clone(&shared), Arc::clone(&asker));
                 drop(tokio::spawn(async move {
-                    if let Err(error) = connection(&shared, &asker, stream).await {
+                    let served = connection(&shared, &asker, namespace.as_deref(), &place, stream);
+                    let ended = tokio::select! {
+                        ended = served => ended,
+                        () = place.closed() => Ok(()),
+                    };
+                    if let Err(error) = ended {
                         tracing::trace!(%error, "DNS connection ended");
                     }
-                    drop(place);
                 }));
             }
             Err(error) => {
@@ -332,8 +346,13 @@ async fn connections(shared: Arc<Shared>, asker: Arc<Asker>, listener: Arc<TcpLi
 }
 
 /// Questions of one connection, one after the other (RFC 7766).
-async fn connection(shared: &Shared, asker: &Asker, mut stream: TcpStream) -> io::Result<()> {
-    let namespace = asker.connected(&stream).await;
+async fn connection(
+    shared: &Shared,
+    asker: &Asker,
+    namespace: Option<&str>,
+    place: &Connected,
+    mut stream: TcpStream,
+) -> io::Result<()> {
     for _ in 0..PER_CONNECTION {
         let Some(question) = in_time(read(&mut stream)).await? else {
             return Ok(());
@@ -341,15 +360,20 @@ async fn connection(shared: &Shared, asker: &Asker, mut stream: TcpStream) -> io
         let answer = match shared.outcome(asker, namespace, &question, Transport::Tcp) {
             Outcome::Drop => return Ok(()),
             Outcome::Answer(answer) => Some(answer),
-            Outcome::Forward => match shared.waiting.try_acquire() {
-                Ok(_place) => asker.forwarder.ask(&question, Transport::Tcp).await,
-                Err(_full) => None,
+            Outcome::Forward => match shared.waiting.place(place.source()).await {
+                Some(_waiting) => {
+                    place.busy();
+                    asker.forwarder.ask(&question, Transport::Tcp).await
+                }
+                None => None,
             },
         };
         let Some(answer) = answer.or_else(|| message::failure(&question)) else {
             return Ok(());
         };
+        place.idle();
         in_time(write(&mut stream, &answer)).await?;
+        place.idle();
     }
     stream.shutdown().await
 }
@@ -381,34 +405,4 @@ async fn write(stream: &mut TcpStream, message: &[u8]) -> io::Result<()> {
     framed.extend_from_slice(&len.to_be_bytes());
     framed.extend_from_slice(message);
     stream.write_all(&framed).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_listener_that_ends_is_served_again() {
-        let (told, mut served) = tokio::sync::mpsc::unbounded_channel();
-        let turn = Arc::new(AtomicUsize::new(0));
-        let serve = move || {
-            let (told, nth) = (told.clone(), turn.fetch_add(1, Ordering::Relaxed));
-            async move {
-                told.send(nth).unwrap();
-                match nth {
-                    0 => panic!("a question that nobody thought of"),
-                    1 => {}
-                    _ => std::future::pending().await,
-                }
-            }
-        };
-        let address = "127.0.0.1:53".parse().unwrap();
-        let task = tokio::spawn(kept(address, "UDP", serve));
-        for nth in 0..3 {
-            // By the paused clock: at once where nothing goes on.
-            let again = timeout(Duration::from_secs(60), served.recv()).await;
-            assert_eq!(again, Ok(Some(nth)));
-        }
-        task.abort();
-    }
 }

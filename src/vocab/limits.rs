@@ -273,8 +273,12 @@ pub const RESET_WAIT_MS: u64 = 1000;
 pub const EJECTION_MS: u64 = 300_000;
 /// Questions of captured DNS that wait for a nameserver at a time.
 pub const DNS_QUESTIONS: usize = 1024;
+/// Those of one workload, user or address.
+pub const DNS_QUESTIONS_EACH: usize = DNS_QUESTIONS / 4;
 /// TCP connections of captured DNS at a time.
 pub const DNS_CONNECTIONS: usize = 256;
+/// Those of one workload, user or address.
+pub const DNS_CONNECTIONS_EACH: usize = DNS_CONNECTIONS / 4;
 /// Longest question of captured DNS by UDP; longer ones are for TCP.
 pub const DNS_DATAGRAM_BYTES: usize = 4096;
 /// Longest DNS message (RFC 1035 4.2.2).

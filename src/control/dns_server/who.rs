@@ -8,6 +8,7 @@ use tokio::sync::Mutex;
 
 use crate::config::checked::{Node, NodeWorkload};
 use crate::control::capture::cgroup;
+use crate::control::dns_server::share::Source;
 use crate::io::sock_diag::{Found, SockDiag, udp};
 use crate::role::owner::{self, LocalSocket};
 use crate::vocab::limits;
@@ -15,9 +16,20 @@ use crate::vocab::limits;
 /// Port of DNS.
 const DNS: u16 = 53;
 
+/// Who asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sender<'a> {
+    /// Whose share it takes.
+    pub(super) source: Source,
+    /// Namespace of the workload.
+    pub(super) namespace: Option<&'a str>,
+}
+
 /// The workloads of a node that ask at one listener.
 #[derive(Debug)]
 pub(super) struct Who {
+    /// Number of the node in the process.
+    node: usize,
     workloads: Vec<NodeWorkload>,
     /// Ports that a question is sent to: as programs do, and the listener's own.
     ports: [u16; 2],
@@ -26,38 +38,50 @@ pub(super) struct Who {
 }
 
 impl Who {
-    /// The workloads of `node`, whose listener has `port`.
-    pub(super) fn new(node: &Node, port: u16) -> Self {
+    /// The workloads of `node`, the `nth` of its process, whose listener has `port`.
+    pub(super) fn new(nth: usize, node: &Node, port: u16) -> Self {
         Self {
+            node: nth,
             workloads: node.workloads.clone(),
             ports: [DNS, port],
             paths: Mutex::default(),
         }
     }
 
-    /// Namespace of the workload that sent a datagram; `None` if it is no workload's, or several may have sent it.
-    pub(super) async fn sent(&self, client: SocketAddr) -> Option<&str> {
+    /// Who sent a datagram: by address alone if several may have, without a namespace if it is no workload's or they are
+    /// of several.
+    pub(super) async fn sent(&self, client: SocketAddr) -> Sender<'_> {
+        let unknown = unknown(client);
         let senders = udp::senders(client, &self.ports);
         let senders = senders.inspect_err(|error| tracing::debug!(%error, "who asks for a name"));
-        let senders = senders.ok()?;
-        let (first, others) = senders.split_first()?;
-        let namespace = self.namespace(first).await?;
+        let senders = senders.unwrap_or_default();
+        let Some((first, others)) = senders.split_first() else {
+            return unknown;
+        };
+        let mut all = self.sender(first, client).await;
         for other in others {
-            if self.namespace(other).await != Some(namespace) {
-                return None;
+            let other = self.sender(other, client).await;
+            if other.source != all.source {
+                all.source = unknown.source;
+            }
+            if other.namespace != all.namespace {
+                return unknown;
             }
         }
-        Some(namespace)
+        all
     }
 
-    /// Namespace of the workload that connected from `client` to `dst`; `None` if it is no workload's.
-    pub(super) async fn connected(&self, client: SocketAddr, dst: SocketAddr) -> Option<&str> {
+    /// Who connected from `client` to `dst`.
+    pub(super) async fn connected(&self, client: SocketAddr, dst: SocketAddr) -> Sender<'_> {
         let found = SockDiag::default().owner(client, dst);
         let found = found.inspect_err(|error| tracing::debug!(%error, "who asks for a name"));
-        self.namespace(&found.ok()?).await
+        match found {
+            Ok(found) => self.sender(&found, client).await,
+            Err(_unknown) => unknown(client),
+        }
     }
 
-    async fn namespace(&self, found: &Found) -> Option<&str> {
+    async fn sender(&self, found: &Found, client: SocketAddr) -> Sender<'_> {
         let path = match found.cgroup {
             Some(id) if owner::needs_cgroup(&self.workloads) => self.path(id).await,
             Some(_) | None => None,
@@ -68,9 +92,23 @@ impl Who {
             class_id: found.class_id,
             cgroup: path.as_deref(),
         };
-        let at = owner::workload(&self.workloads, &socket)?;
-        let workload = self.workloads.get(at)?;
-        Some(workload.workload.namespace.as_str())
+        let at = owner::workload(&self.workloads, &socket);
+        let workload = at.and_then(|at| Some((at, self.workloads.get(at)?)));
+        match workload {
+            Some((at, workload)) => Sender {
+                source: Source::Workload {
+                    node: self.node,
+                    at,
+                },
+                namespace: Some(workload.workload.namespace.as_str()),
+            },
+            // The user of a socket that no process has is not known.
+            None if found.inode == 0 => unknown(client),
+            None => Sender {
+                source: Source::User(found.uid),
+                namespace: None,
+            },
+        }
     }
 
     async fn path(&self, id: u64) -> Option<Arc<str>> {
@@ -86,5 +124,13 @@ impl Who {
         }
         paths.insert(id, path.clone());
         path
+    }
+}
+
+/// Whom the kernel does not know.
+pub(super) fn unknown(client: SocketAddr) -> Sender<'static> {
+    Sender {
+        source: Source::at(client.ip()),
+        namespace: None,
     }
 }
