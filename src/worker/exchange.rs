@@ -156,9 +156,7 @@ pub async fn serve(
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let trusted = snapshot.mesh.num_trusted_proxies;
     let told = told(&request.headers);
-    forward::strip(&mut request.headers, outside, trusted);
-    site.connection.remote =
-        forward::client_address(&request.headers, site.connection.peer, trusted);
+    site.connection.remote = client_of(&mut request, &site, outside, trusted);
     let asks = Asks {
         grpc: is_grpc(&request.headers),
         length,
@@ -186,15 +184,13 @@ pub async fn serve(
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     story.judged(permit.verdict());
-    if let Err(detail) = inbound::take(core, &site) {
-        return refuse(Refusal::full(detail), asks, story, body, responder).await;
-    }
     let extra = own_fields(&site, &request, &going, told);
     let (asked, workload) = (passed.asked, first.workload);
     let opened = Opened::new(site, Some(&request), asked, &snapshot, workload);
     let others = Others::new(core, &opened, &snapshot, &request, first);
-    let Some(entry) = enter(core, opened, &snapshot, &story) else {
-        return refuse(Refusal::policy_changed(), asks, story, body, responder).await;
+    let entry = match enter(core, opened, &snapshot, &story) {
+        Ok(entry) => entry,
+        Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     let answer = OnAnswer {
         at_edge: outside,
@@ -217,27 +213,38 @@ pub async fn serve(
     forwarding::exchange(work, body, responder, story, &entry.cancel).await
 }
 
+/// The client's address, of a request whose head says no more than those before us may say.
+fn client_of(request: &mut Request, site: &Site, outside: bool, trusted: usize) -> IpAddr {
+    forward::strip(&mut request.headers, outside, trusted);
+    forward::client_address(&request.headers, site.connection.peer, trusted)
+}
+
 /// What the one before us says of the client (`x-forwarded-client-cert`).
 fn told(headers: &HeaderMap) -> Vec<HeaderValue> {
     headers.get_all(&forward::XFCC).iter().cloned().collect()
 }
 
-/// Puts a permitted request on the list of what is open; `None` if it is allowed no more. A policy that changed while
-/// providers were asked was heard by nobody; from here on it is.
+/// Puts a permitted request on the list of what is open.
+///
+/// # Errors
+/// There are too many connections, or it is allowed no more: a policy that changed while providers were asked was heard by
+/// nobody; from here on it is.
 fn enter(
     core: &Core,
     opened: Rc<Opened>,
     judged_by: &Arc<Snapshot>,
     story: &Story,
-) -> Option<Entry> {
+) -> Result<Entry, Box<Refusal>> {
+    inbound::take(core, &opened.site).map_err(|detail| Box::new(Refusal::full(detail)))?;
     let latest = core.snapshot();
     let leaf = opened.site.leaf.clone();
     let still = move |snapshot: &Snapshot| opened.is_still_allowed(snapshot);
-    (Arc::ptr_eq(&latest, judged_by) || still(&latest)).then(|| {
-        let entry = core.open.enter(Box::new(still), story.sketch());
-        entry.cancel.depends_on(leaf);
-        entry
-    })
+    if !Arc::ptr_eq(&latest, judged_by) && !still(&latest) {
+        return Err(Box::new(Refusal::policy_changed()));
+    }
+    let entry = core.open.enter(Box::new(still), story.sketch());
+    entry.cancel.depends_on(leaf);
+    Ok(entry)
 }
 
 /// What a request was judged by first, and where it was to go.

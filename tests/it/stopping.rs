@@ -83,7 +83,7 @@ fn a_start_that_fails_ends() {
     };
     let mut pair = Pair::new(crate::PROGRAM, (at(1), at(2)), Vec::new(), edit);
     pair.raise(Side::Client);
-    let _there = std::net::TcpListener::bind((at(2), 15006)).unwrap();
+    let _there = TcpListener::bind((at(2), 15006)).unwrap();
     pair.launch(Side::Server, &pair.config(Side::Server));
     let ended = os::wait_until(LONG, || {
         pair.child(Side::Server).try_wait().unwrap().is_some()
