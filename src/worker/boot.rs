@@ -76,9 +76,11 @@ fn os(what: &'static str) -> impl Fn(std::io::Error) -> BootError {
 
 /// How often a core tidies its pools, in milliseconds.
 const SWEEP_MS: u64 = 10_000;
-/// A core that has recorded nothing for so long, in milliseconds, and hardly worked, is at rest.
-const REST_MS: u64 = 2500;
-/// What a core at rest works in that time: it asks its peers whether they are there.
+/// How often a core looks whether it is at rest, in milliseconds.
+const REST_LOOK_MS: u64 = 500;
+/// It is when so many looks in a row found nothing recorded,
+const REST_LOOKS: u32 = 5;
+/// and the last one no more work than to ask peers whether they are there.
 const REST_WORK: Duration = Duration::from_millis(5);
 const MINUTE_MS: u128 = 60_000;
 
@@ -595,19 +597,24 @@ async fn tell_open(core: Rc<Core>, announce: mpsc::Sender<mpsc::Sender<LiveAsk>>
     }
 }
 
-/// Gives back what a start or a burst of connections took, once they are over.
+/// Gives back what a start or a burst of connections took, once they are over, and while they are what little is done takes:
+/// a page of text that is used brings its neighbours along.
 async fn rest(core: Rc<Core>, text: Arc<Text>) {
-    let (mut seen, mut worked, mut collected) = (0, Duration::ZERO, None);
+    let (mut seen, mut worked) = (0, Duration::ZERO);
+    let (mut quiet, mut is_due) = (0_u32, true);
     loop {
-        rt::sleep(REST_MS).await;
+        rt::sleep(REST_LOOK_MS).await;
         let (recorded, work) = (core.recorded(), clock::thread_cpu());
-        let quiet = recorded == std::mem::replace(&mut seen, recorded);
         let before = std::mem::replace(&mut worked, work);
-        if !quiet || work.saturating_sub(before) > REST_WORK {
+        if recorded != std::mem::replace(&mut seen, recorded) {
+            (quiet, is_due) = (0, true);
             continue;
         }
-        if collected != Some(recorded) {
-            collected = Some(recorded);
+        quiet = quiet.saturating_add(1);
+        if quiet < REST_LOOKS || work.saturating_sub(before) > REST_WORK {
+            continue;
+        }
+        if std::mem::take(&mut is_due) {
             memory::collect();
         }
         if let Err(error) = text.release() {
