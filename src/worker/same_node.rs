@@ -72,23 +72,19 @@ pub(super) async fn dial(
     target: &Target,
     client: Option<Client<'_>>,
 ) -> Result<Dialled, DialError> {
+    let early = client.and_then(|client| client.early);
+    // What another endpoint has got before it failed counts for nothing here, whatever way this one is reached.
+    early.into_iter().for_each(Early::begin);
     if let (Some(client), Target::Hbone(far)) = (client, target) {
         // Boxed: it judges and dials in its turn.
         let within = Box::pin(within(core, far, client.address));
         match rt::timeout(limits::CONNECT_MS, within).await {
             Ok(Within::Tunnel) => {}
-            Ok(Within::Dialled(dialled)) => {
-                if let Some(early) = client.early {
-                    // What another endpoint has got before it failed counts for nothing here.
-                    early.begin();
-                }
-                return Ok(dialled);
-            }
+            Ok(Within::Dialled(dialled)) => return Ok(dialled),
             Ok(Within::Refused(status)) => return Err(HboneError::Refused(status).into()),
             Err(rt::Elapsed) => return Err(HboneError::Timeout.into()),
         }
     }
-    let early = client.and_then(|client| client.early);
     let (up, leaf) = core.upstreams.dial_proved(permit, target, early).await?;
     let far = None;
     Ok(Dialled { up, leaf, far })

@@ -290,6 +290,9 @@ fn the_first_bytes_go_along() {
             app.write_all(b"first").await.unwrap();
             let refused = pair.client.open(&connect(true), Some(&early)).await;
             assert_eq!(refused.unwrap().0.status(), StatusCode::UNAUTHORIZED);
+            // Another way that takes nothing along gets all of it by the relay.
+            early.begin();
+            assert_eq!(early.finish().unwrap(), (0, Bytes::from_static(b"first")));
             let (_response, mut tunnel) = pair
                 .client
                 .open(&connect(false), Some(&early))
