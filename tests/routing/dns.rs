@@ -17,16 +17,7 @@ use crate::system::{Subnet, System, app, get, wait_for};
 const LIMIT: Duration = Duration::from_secs(10);
 
 const CONFIG: &str = r#"
-[process]
-cores = 1
 nameservers = ["@53:5353"]
-
-[records]
-path = "decisions.jsonl"
-
-[authority]
-
-[mesh]
 
 [[node]]
 name = "node-1"

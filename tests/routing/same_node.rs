@@ -9,16 +9,6 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::system::{LIMIT, Subnet, System, app, wait_for};
 
 const CONFIG: &str = r#"
-[process]
-cores = 1
-
-[records]
-path = "decisions.jsonl"
-
-[authority]
-
-[mesh]
-
 [metrics]
 listen = "@9:15020"
 

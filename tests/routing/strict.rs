@@ -6,16 +6,6 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::system::{Subnet, System, app};
 
 const CONFIG: &str = r#"
-[process]
-cores = 1
-
-[records]
-path = "decisions.jsonl"
-
-[authority]
-
-[mesh]
-
 [[peerAuthentication]]
 name = "default"
 namespace = "shop"

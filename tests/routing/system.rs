@@ -19,6 +19,19 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");
 const CONFIG_FILE: &str = "ringgate.toml";
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
 
+/// What all configurations begin with; the table of the process goes on in them.
+const HEAD: &str = r#"
+[records]
+path = "decisions.jsonl"
+
+[authority]
+
+[mesh]
+
+[process]
+cores = 1
+"#;
+
 /// A running process; its files end with it.
 pub(crate) struct System {
     pub(crate) subnet: Subnet,
@@ -116,7 +129,7 @@ impl System {
 }
 
 fn write(subnet: Subnet, path: &Path, config: &str) {
-    let mut text = config.to_owned();
+    let mut text = [HEAD, config].concat();
     // The longest first: `@12` is not `@1` and a 2.
     for host in (0..=255_u8).rev() {
         text = text.replace(&format!("@{host}"), &subnet.ip(host).to_string());

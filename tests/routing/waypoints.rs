@@ -9,16 +9,6 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::system::{LIMIT, Subnet, System};
 
 const CONFIG: &str = r#"
-[process]
-cores = 1
-
-[records]
-path = "decisions.jsonl"
-
-[authority]
-
-[mesh]
-
 [[node]]
 name = "node-1"
 

@@ -5,16 +5,6 @@ use serde_json::Value;
 use crate::system::{Subnet, System, app, get};
 
 const CONFIG: &str = r#"
-[process]
-cores = 1
-
-[records]
-path = "decisions.jsonl"
-
-[authority]
-
-[mesh]
-
 [[node]]
 name = "node-1"
 inbound = ["@14:15006"]
