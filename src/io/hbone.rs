@@ -243,6 +243,10 @@ impl Pool {
             Arc::as_ptr(&far.tls).addr(),
         );
         let slot = Rc::clone(self.by_key.borrow_mut().entry(key).or_default());
+        // Whoever finds room does not wait behind another one's dial.
+        if let Some(found) = slot.with_room() {
+            return Ok(found);
+        }
         let _turn = slot.connecting.lock().await;
         if let Some(found) = slot.with_room() {
             return Ok(found);

@@ -120,12 +120,19 @@ mod tests {
         assert_eq!(status("THP_enabled:"), Some(0));
     }
 
+    /// Other tests of this process take memory at the same time, so that one look may tell nothing.
+    fn again_and_again(given_back: impl Fn() -> bool) -> bool {
+        (0..20).any(|_nth| given_back())
+    }
+
     #[test]
     fn text_is_given_back_and_used_again() {
-        let before = status("RssFile:").expect("RssFile");
-        Text::find().expect("maps").release().expect("madvise");
-        let after = status("RssFile:").expect("RssFile");
-        assert!(after < before, "{before} kB before, {after} kB after");
+        let given_back = || {
+            let before = status("RssFile:").expect("RssFile");
+            Text::find().expect("maps").release().expect("madvise");
+            status("RssFile:").expect("RssFile") < before
+        };
+        assert!(again_and_again(given_back));
     }
 
     #[test]
@@ -138,23 +145,25 @@ mod tests {
             let block = unsafe { MiMalloc.alloc_zeroed(layout) };
             block.expose_provenance()
         };
-        let blocks: Vec<usize> = (0..BLOCKS).map(block).collect();
-        let used = status("RssAnon:").expect("RssAnon");
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                for block in blocks {
-                    let block = std::ptr::with_exposed_provenance_mut(block);
-                    // SAFETY: it was allocated with this layout, and nobody has it any more.
-                    #[expect(unsafe_code, reason = "the tests' own allocator is another one")]
-                    unsafe {
-                        MiMalloc.dealloc(block, layout);
-                    };
-                }
+        let given_back = || {
+            let blocks: Vec<usize> = (0..BLOCKS).map(block).collect();
+            let used = status("RssAnon:").expect("RssAnon");
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    for block in blocks {
+                        let block = std::ptr::with_exposed_provenance_mut(block);
+                        // SAFETY: it was allocated with this layout, and nobody has it any more.
+                        #[expect(unsafe_code, reason = "the tests' own allocator is another one")]
+                        unsafe {
+                            MiMalloc.dealloc(block, layout);
+                        };
+                    }
+                });
             });
-        });
-        collect();
-        let after = status("RssAnon:").expect("RssAnon");
-        assert!(after + 10_000 < used, "{used} kB before, {after} kB after");
+            collect();
+            status("RssAnon:").expect("RssAnon") + 10_000 < used
+        };
+        assert!(again_and_again(given_back));
     }
 
     #[test]
