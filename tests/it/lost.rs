@@ -88,19 +88,37 @@ fn a_killed_node_resets_and_serves_again() {
 
 /// Lets a process open no more files, or as many as ever.
 fn limit_files(pid: u32, limited: bool) {
+    if !limited {
+        return set_limit(pid, 4096);
+    }
+    // A connection that has just ended may give a number back: none is to be free below the limit.
+    let (mut limit, mut looks) = (None, 0);
+    let none_is_free = os::wait_until(LONG, || {
+        let free = lowest_free(pid);
+        if limit == Some(free) {
+            looks += 1;
+        } else {
+            set_limit(pid, free);
+            (limit, looks) = (Some(free), 0);
+        }
+        looks >= 20
+    });
+    assert!(none_is_free, "descriptors come and go");
+}
+
+/// The number that the next file of a process gets.
+fn lowest_free(pid: u32) -> u32 {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let taken: std::collections::BTreeSet<u32> = open
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect();
-    let free = (0..).find(|number| !taken.contains(number)).unwrap();
-    let limit = if limited {
-        format!("--nofile={free}:")
-    } else {
-        "--nofile=4096:".to_owned()
-    };
+    (0..).find(|number| !taken.contains(number)).unwrap()
+}
+
+fn set_limit(pid: u32, files: u32) {
     let output = Command::new("prlimit")
-        .args(["--pid", &pid.to_string(), &limit])
+        .args(["--pid", &pid.to_string(), &format!("--nofile={files}:")])
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
