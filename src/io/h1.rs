@@ -64,6 +64,17 @@ pub fn split(stream: Stream) -> (Reader, Writer) {
     )
 }
 
+/// The stream of two halves, whole again: what was read of it and not used is still to be read. `None` if what waits in
+/// `writer` was not written.
+#[must_use]
+pub fn unite(reader: Reader, writer: Writer) -> Option<Stream> {
+    if !writer.out.is_empty() {
+        return None;
+    }
+    drop(writer.half);
+    Some(reader.half.into_stream()?.before(&reader.buf))
+}
+
 impl Reader {
     /// Reads more into the buffer; 0 at the end of the stream.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
