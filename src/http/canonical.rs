@@ -200,7 +200,7 @@ fn single_host(headers: &HeaderMap) -> Result<Option<Host>, BadRequest> {
 }
 
 /// Fields that belong to one hop (RFC 9110 section 7.6.1).
-const HOP_BY_HOP: [&str; 8] = [
+const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -208,6 +208,8 @@ const HOP_BY_HOP: [&str; 8] = [
     "transfer-encoding",
     "upgrade",
     "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
     "http2-settings",
 ];
 
@@ -259,6 +261,8 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) -> Result<(), BadRequest> {
         headers.remove(name);
     }
     headers.remove(header::HOST);
+    // Those of a request go no further, so that there are none to announce.
+    headers.remove(header::TRAILER);
     if trailers {
         // gRPC refuses calls without it.
         headers.insert(header::TE, HeaderValue::from_static("trailers"));

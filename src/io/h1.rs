@@ -158,9 +158,12 @@ impl Reader {
                 return Ok(Some(head));
             }
             seen = self.buf.len();
-            let n = std::future::poll_fn(|cx| self.poll_fill(cx))
-                .await
-                .map_err(HeadError::Io)?;
+            let n = match std::future::poll_fn(|cx| self.poll_fill(cx)).await {
+                Ok(n) => n,
+                Err(error) if self.buf.is_empty() => return Err(HeadError::Io(error)),
+                // A peer that has said something was there.
+                Err(_) => return Err(HeadError::Cut),
+            };
             if n == 0 {
                 return if self.buf.is_empty() {
                     Ok(None)

@@ -179,7 +179,7 @@ pub async fn exchange(
     });
     let unanswered = slot.borrow_mut().take();
     let keep = match unanswered {
-        None => keep,
+        None => keep && close == CloseReason::Done,
         // There is nobody to answer.
         Some(_) if close == CloseReason::DownstreamReset => false,
         Some(mut responder) => {
@@ -460,9 +460,11 @@ fn over(moving: &Moving<'_>, drove: Drove, stale_possible: bool) -> (Tried, bool
             Tried::Over(CloseReason::UpstreamReset, Some(SILENT.to_owned()), true),
             false,
         ),
-        Drove::Answered(Err(AnswerError::Upstream(what))) => {
-            ended(CloseReason::UpstreamReset, what)
-        }
+        // Where nothing of it was sent on, our own answer is whole.
+        Drove::Answered(Err(AnswerError::Upstream(what))) => (
+            Tried::Over(CloseReason::UpstreamReset, Some(what), uploaded),
+            false,
+        ),
         Drove::Answered(Err(AnswerError::Downstream(error))) => {
             ended(CloseReason::DownstreamReset, error.to_string())
         }
@@ -566,6 +568,11 @@ async fn via_h1(
                     interim_answer(moving, head, slot).await?;
                 }
                 Ok(Some(head)) => break head,
+                Ok(None) | Err(HeadError::Io(_)) if interim > 0 => {
+                    return Err(AnswerError::Upstream(
+                        "no answer behind interim ones".to_owned(),
+                    ));
+                }
                 Ok(None) | Err(HeadError::Io(_)) => return Err(AnswerError::Silent),
                 Err(error) => return Err(AnswerError::Upstream(chain(&error))),
             }
