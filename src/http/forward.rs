@@ -13,13 +13,10 @@ pub const XFF: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `x-forwarded-proto`.
 pub const XFP: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What proxies say about the hops before them.
-const EARLIER_HOPS: [&str; 4] = [
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "forwarded",
-];
+/// Whether a field, by its name in lower case, is what proxies say about the hops before them.
+fn is_of_earlier_hops(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip")
+}
 
 /// Removes what only a proxy of ours may say.
 ///
@@ -31,7 +28,7 @@ pub fn strip(headers: &mut HeaderMap, outside: bool, trusted_proxies: usize) {
         name == XFCC.as_str()
             || name.starts_with("x-envoy-")
             || name.starts_with("x-istio-")
-            || (!believed && EARLIER_HOPS.contains(&name))
+            || (!believed && is_of_earlier_hops(name))
     });
 }
 
@@ -126,6 +123,8 @@ mod tests {
             "x-envoy-original-path",
             "x-istio-attributes",
             "x-forwarded-for",
+            "x-forwarded-uri",
+            "x_real_ip",
             "x_forwarded_client_cert",
             "x-forwarded_for",
             "x_envoy_internal",

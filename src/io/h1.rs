@@ -64,6 +64,17 @@ pub fn split(stream: Stream) -> (Reader, Writer) {
     )
 }
 
+/// The stream of two halves, whole again: what was read of it and not used is still to be read. `None` if what waits in
+/// `writer` was not written.
+#[must_use]
+pub fn unite(reader: Reader, writer: Writer) -> Option<Stream> {
+    if !writer.out.is_empty() {
+        return None;
+    }
+    drop(writer.half);
+    Some(reader.half.into_stream()?.before(&reader.buf))
+}
+
 impl Reader {
     /// Reads more into the buffer; 0 at the end of the stream.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -147,9 +158,12 @@ impl Reader {
                 return Ok(Some(head));
             }
             seen = self.buf.len();
-            let n = std::future::poll_fn(|cx| self.poll_fill(cx))
-                .await
-                .map_err(HeadError::Io)?;
+            let n = match std::future::poll_fn(|cx| self.poll_fill(cx)).await {
+                Ok(n) => n,
+                Err(error) if self.buf.is_empty() => return Err(HeadError::Io(error)),
+                // A peer that has said something was there.
+                Err(_) => return Err(HeadError::Cut),
+            };
             if n == 0 {
                 return if self.buf.is_empty() {
                     Ok(None)

@@ -83,6 +83,13 @@ impl Stream {
         self
     }
 
+    /// The stream behind bytes that were read of it after what it still holds of its beginning.
+    #[must_use]
+    pub(super) fn before(mut self, read: &[u8]) -> Self {
+        self.prefix = [read, &self.prefix].concat().into();
+        self
+    }
+
     /// Makes the end an abrupt one: what the peer has by then is not complete.
     pub fn abort(&mut self) {
         match &mut self.kind {
@@ -246,6 +253,11 @@ pub struct Half {
 }
 
 impl Half {
+    /// The stream, if this is the last of its halves.
+    pub(super) fn into_stream(self) -> Option<Stream> {
+        Rc::try_unwrap(self.stream).ok().map(RefCell::into_inner)
+    }
+
     /// Ready when the peer takes no more, as far as the carrier says so.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.borrow_mut().poll_gone(cx)

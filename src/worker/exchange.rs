@@ -43,6 +43,7 @@ use crate::worker::open::Entry;
 use crate::worker::origin::Origin;
 use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
+use crate::worker::upgrade::Upgrade;
 
 /// A request as it arrived, canonical.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub struct Arrived<'a> {
     pub body: Source<'a>,
     /// Announced length of the body.
     pub length: Option<u64>,
+    /// It asks for a WebSocket.
+    pub upgrade: Option<&'a Upgrade>,
 }
 
 /// An answer of our own, and why.
@@ -152,6 +155,7 @@ pub async fn serve(
         form,
         mut body,
         length,
+        upgrade,
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let trusted = snapshot.mesh.num_trusted_proxies;
@@ -206,11 +210,16 @@ pub async fn serve(
         length,
         answer: &answer,
         others: &others,
+        upgrade,
     };
     if request.method == Method::CONNECT {
         return connect::connect(work, body, responder, story, &entry.cancel).await;
     }
-    forwarding::exchange(work, body, responder, story, &entry.cancel).await
+    let keep = forwarding::exchange(work, body, responder, story, &entry.cancel).await;
+    if let Some(upgrade) = upgrade {
+        upgrade.enter(entry);
+    }
+    keep
 }
 
 /// The client's address, of a request whose head says no more than those before us may say.

@@ -15,6 +15,7 @@ use crate::io::h1::Writer;
 use crate::io::{clock, rt};
 use crate::vocab::limits;
 use crate::worker::core::Core;
+use crate::worker::upgrade;
 
 /// Where the answer goes.
 #[derive(Debug)]
@@ -116,12 +117,21 @@ impl<'a> Responder<'a> {
         match self {
             Self::H1 {
                 writer,
+                method,
                 is_11,
                 keep,
                 core,
                 ..
             } => {
                 let keep = keep && !core.is_draining();
+                if framing == Framing::Empty
+                    && !h1::is_bodiless(head.status, &method)
+                    && !head.headers.contains_key(header::CONTENT_LENGTH)
+                {
+                    // Over HTTP/2 the end of the stream says it.
+                    head.headers
+                        .insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+                }
                 let (coding, keep) = match framing {
                     Framing::Empty => (None, keep),
                     Framing::Length(n) => (Some(Coding::Length(n)), keep),
@@ -221,6 +231,52 @@ impl<'a> Responder<'a> {
                     .map_err(io::Error::other)?;
                 Ok(Sink::H2(stream))
             }
+        }
+    }
+
+    /// Sends an interim answer on (RFC 9110 section 15.2). One that the client did not ask for, or could not read, is not
+    /// for it: `100` and `101`, and all of them over HTTP/1.0.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(super) async fn interim(&mut self, mut head: RawResponse) -> io::Result<()> {
+        let asked = [StatusCode::CONTINUE, StatusCode::SWITCHING_PROTOCOLS];
+        if asked.contains(&head.status) {
+            return Ok(());
+        }
+        clean_response(&mut head.headers);
+        head.headers.remove(header::CONTENT_LENGTH);
+        match self {
+            Self::H1 { is_11: false, .. } => Ok(()),
+            Self::H1 { writer, .. } => {
+                status_line(writer.out(), head.status, true);
+                h1::write_fields(writer.out(), &head.headers);
+                writer.flush().await
+            }
+            Self::H2 { respond, .. } => {
+                let mut response = http::Response::new(());
+                *response.status_mut() = head.status;
+                *response.headers_mut() = head.headers;
+                respond
+                    .send_informational(response)
+                    .map_err(io::Error::other)
+            }
+        }
+    }
+
+    /// Tells the client that its connection carries another protocol from here on.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(super) async fn switch(self, mut head: RawResponse) -> io::Result<()> {
+        clean_response(&mut head.headers);
+        match self {
+            Self::H1 { writer, .. } => {
+                upgrade::head(&head, writer.out());
+                writer.flush().await
+            }
+            // No request of HTTP/2 asks in this way.
+            Self::H2 { .. } => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 
