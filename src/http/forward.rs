@@ -1,10 +1,14 @@
 //! Header fields that the gateway owns: removed from what comes in, set from what was verified.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::vocab::field;
+
+/// Bytes of the longest address as text.
+const LONGEST_IP: usize = 45;
 
 /// `x-forwarded-client-cert`.
 pub const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -59,17 +63,21 @@ pub fn set(
     own: &str,
     scheme: &'static str,
 ) {
-    let earlier: Vec<&str> = headers
-        .get_all(&XFF)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .collect();
-    let mut chain = earlier.join(", ");
+    let mut chain = String::with_capacity(LONGEST_IP);
+    let earlier = headers.get_all(&XFF).iter();
+    for (at, earlier) in earlier.filter_map(|v| v.to_str().ok()).enumerate() {
+        if at > 0 {
+            chain.push_str(", ");
+        }
+        chain.push_str(earlier);
+    }
     if !chain.is_empty() {
         chain.push_str(", ");
     }
-    chain.push_str(&peer.to_string());
-    if let Ok(value) = HeaderValue::try_from(chain) {
+    // Writing into a text does not fail.
+    if write!(chain, "{peer}").is_ok()
+        && let Ok(value) = HeaderValue::try_from(chain)
+    {
         headers.insert(XFF, value);
     }
     if !headers.contains_key(&XFP) {

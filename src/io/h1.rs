@@ -3,9 +3,9 @@
 use std::future::Future as _;
 use std::io;
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -78,6 +78,7 @@ pub fn unite(reader: Reader, writer: Writer) -> Option<Stream> {
 impl Reader {
     /// Reads more into the buffer; 0 at the end of the stream.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.half.poll_readable(cx))?;
         self.buf.reserve(READ_BYTES);
         pin!(self.half.read_buf(&mut self.buf)).poll(cx)
     }
@@ -115,7 +116,7 @@ impl Reader {
         if !self.buf.is_empty() {
             return Poll::Pending;
         }
-        match std::task::ready!(self.poll_idle(cx)) {
+        match ready!(self.poll_idle(cx)) {
             Ok(0) => Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
             Ok(_more) => Poll::Pending,
             Err(error) => Poll::Ready(error),
@@ -151,10 +152,11 @@ impl Reader {
         let mut seen = 0;
         loop {
             // Not at every read: a peer that sends byte by byte would have the whole head parsed for each.
-            if may_decide(&self.buf, seen)
+            let first = seen == 0 && !self.buf.is_empty();
+            if (first || may_decide(&self.buf, seen))
                 && let Some((head, len)) = parse(&self.buf)?
             {
-                drop(self.buf.split_to(len));
+                self.buf.advance(len);
                 return Ok(Some(head));
             }
             seen = self.buf.len();

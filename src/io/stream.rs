@@ -155,6 +155,15 @@ impl Stream {
         }
     }
 
+    /// Ready when it is worth to try and read, as far as the carrier can tell.
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.kind {
+            Kind::Tcp(tcp) if self.prefix.is_empty() => tcp.poll_readable(cx),
+            Kind::Tls(tls) if self.prefix.is_empty() => tls.poll_readable(cx),
+            Kind::Tcp(_) | Kind::Tls(_) | Kind::Tunnel(_) => Poll::Ready(Ok(())),
+        }
+    }
+
     fn poll_carrier(
         &mut self,
         cx: &mut Context<'_>,
@@ -261,6 +270,11 @@ impl Half {
     /// Ready when the peer takes no more, as far as the carrier says so.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.borrow_mut().poll_gone(cx)
+    }
+
+    /// Ready when it is worth to try and read, as far as the carrier can tell.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.borrow_mut().poll_readable(cx)
     }
 
     /// Takes what was read to recognise the protocol.

@@ -275,10 +275,13 @@ async fn attempts(
     let repeatable = body.is_empty() && request.method.is_idempotent();
     let failed = |error: &DialError| (dial_reason(error), Some(chain(error)), true);
     let (upstream, again) = loop {
-        let asked = tokio::select! {
-            biased;
-            why = cancel.cancelled() => return (why, None, false),
-            asked = upstreams.request(permit, &target, version) => asked,
+        let asked = match upstreams.pooled(permit, &target, version) {
+            Ok(pooled) => Ok(pooled),
+            Err(permit) => tokio::select! {
+                biased;
+                why = cancel.cancelled() => return (why, None, false),
+                asked = Box::pin(upstreams.request(permit, &target, version)) => asked,
+            },
         };
         match asked {
             Ok(asked) => break asked,
@@ -312,9 +315,7 @@ async fn via(
     upstreams: &Upstreams,
 ) -> Tried {
     match upstream {
-        Upstream::H1(connection) => {
-            via_h1(moving, *connection, body, slot, cancel, upstreams).await
-        }
+        Upstream::H1(connection) => via_h1(moving, connection, body, slot, cancel, upstreams).await,
         Upstream::H2(send, _place) => via_h2(moving, send, body, slot, cancel).await,
     }
 }
@@ -524,7 +525,7 @@ async fn interim_answer(
 
 async fn via_h1(
     moving: &Moving<'_>,
-    mut connection: H1Upstream,
+    mut connection: Box<H1Upstream>,
     body: &mut Source<'_>,
     slot: &Slot<'_>,
     cancel: &Cancel,
@@ -538,7 +539,7 @@ async fn via_h1(
         (!bodiless).then_some(coding),
     );
     let reused = connection.reused;
-    let H1Upstream { reader, writer, .. } = &mut connection;
+    let H1Upstream { reader, writer, .. } = &mut *connection;
     let upload = async {
         let coding = if bodiless { Coding::Length(0) } else { coding };
         if moving.awaited.get()
@@ -715,7 +716,9 @@ fn request_head(out: &mut BytesMut, moving: &Moving<'_>, coding: Option<Coding>)
     out.extend_from_slice(b"\r\n");
     match coding {
         Some(Coding::Length(n)) => {
-            out.extend_from_slice(format!("content-length: {n}\r\n").as_bytes());
+            out.extend_from_slice(b"content-length: ");
+            h1::write_number(out, n);
+            out.extend_from_slice(b"\r\n");
         }
         Some(Coding::Chunked | Coding::Close) => {
             out.extend_from_slice(b"transfer-encoding: chunked\r\n");

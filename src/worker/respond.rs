@@ -1,5 +1,6 @@
 //! Where the answer to a request goes, on either protocol: our own or an upstream's.
 
+use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -65,7 +66,9 @@ impl<'a> Responder<'a> {
                 let keep = keep && done && !core.is_draining();
                 let out = writer.out();
                 status_line(out, status, is_11);
-                out.extend_from_slice(format!("content-length: {}\r\n", content.len()).as_bytes());
+                out.extend_from_slice(b"content-length: ");
+                h1::write_number(out, u64::try_from(content.len()).unwrap_or(0));
+                out.extend_from_slice(b"\r\n");
                 let mut fields = headers;
                 finish_fields(&mut fields);
                 connection_field(&mut fields, keep, is_11);
@@ -309,10 +312,26 @@ fn status_line(out: &mut BytesMut, status: StatusCode, is_11: bool) {
     out.extend_from_slice(b"\r\n");
 }
 
+thread_local! {
+    /// The second that was written last, and how.
+    static DATE: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
+}
+
+/// `date` of now; made anew once a second.
+fn date() -> HeaderValue {
+    let now = clock::unix();
+    DATE.with_borrow_mut(|(second, text)| {
+        if *second != now.as_secs()
+            && let Ok(date) = HeaderValue::try_from(http_date(now))
+        {
+            (*second, *text) = (now.as_secs(), date);
+        }
+        text.clone()
+    })
+}
+
 fn finish_fields(headers: &mut HeaderMap) {
-    if let Ok(date) = HeaderValue::try_from(http_date(clock::unix())) {
-        headers.insert(header::DATE, date);
-    }
+    headers.insert(header::DATE, date());
     headers.insert(header::SERVER, SERVER);
 }
 

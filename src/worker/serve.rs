@@ -37,14 +37,15 @@ pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, h2: bool) {
             Ok(Ok(first)) => first == H2_PREFACE,
             Ok(Err(_)) | Err(rt::Elapsed) => false,
         };
+    let site = Rc::new(site);
     if is_h2 {
-        serve_h2(core, Rc::new(site), stream).await;
+        serve_h2(core, site, stream).await;
     } else {
         serve_h1(&core, &site, stream).await;
     }
 }
 
-async fn serve_h1(core: &Rc<Core>, site: &Site, stream: Stream) {
+async fn serve_h1(core: &Rc<Core>, site: &Rc<Site>, stream: Stream) {
     let (mut reader, mut writer) = split(stream);
     let mut draining = pin!(core.draining());
     loop {
@@ -105,7 +106,7 @@ async fn end(writer: &mut Writer) {
 /// One request on an HTTP/1 connection; `true` if it can take another.
 async fn one_h1(
     core: &Rc<Core>,
-    site: &Site,
+    site: &Rc<Site>,
     head: RawRequest,
     (reader, writer): (&mut Reader, &mut Writer),
     upgrade: &Upgrade,
