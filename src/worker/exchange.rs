@@ -157,8 +157,8 @@ pub async fn serve(
         upgrade,
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
-    let trusted = snapshot.mesh.num_trusted_proxies;
     let told = told(&request.headers);
+    let trusted = snapshot.mesh.num_trusted_proxies;
     let site = site.of_client(client_of(&mut request, site, outside, trusted));
     let asks = Asks {
         grpc: is_grpc(&request.headers),
@@ -178,12 +178,7 @@ pub async fn serve(
     )
     .await;
     let request = Arc::new(request);
-    story.edit(|r| {
-        r.request = Some(Arc::clone(&request));
-        if let Some(connection) = &mut r.connection {
-            connection.remote = site.connection.remote;
-        }
-    });
+    known(&mut story, &request, site.connection.remote);
     let (permit, going, passed, first) = match prepared {
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
@@ -221,6 +216,16 @@ pub async fn serve(
         upgrade.enter(entry);
     }
     keep
+}
+
+/// The record knows the request, and whom it came from.
+fn known(story: &mut Story, request: &Arc<Request>, remote: IpAddr) {
+    story.edit(|r| {
+        r.request = Some(Arc::clone(request));
+        if let Some(connection) = &mut r.connection {
+            connection.remote = remote;
+        }
+    });
 }
 
 /// The client's address, of a request whose head says no more than those before us may say.

@@ -161,7 +161,8 @@ pub async fn exchange(
     let deadline = is_grpc(&moving.request.headers)
         .then(|| grpc::timeout_ms(&moving.request.headers))
         .flatten();
-    let tried = attempts(work, &moving, &mut body, &slot, cancel);
+    // In its place, so that it is not moved into another future.
+    let tried = pin!(attempts(work, &moving, &mut body, &slot, cancel));
     let Ended {
         close,
         detail,

@@ -48,8 +48,8 @@ pub struct Switched {
 
 impl Upgrade {
     /// The upstream has switched.
-    pub(super) fn agreed(&self, upstream: H1Upstream) {
-        *self.stage.borrow_mut() = Stage::Agreed(Box::new(upstream));
+    pub(super) fn agreed(&self, upstream: Box<H1Upstream>) {
+        *self.stage.borrow_mut() = Stage::Agreed(upstream);
     }
 
     /// The client was told.
@@ -94,7 +94,7 @@ pub(super) fn head(answer: &RawResponse, out: &mut bytes::BytesMut) {
 impl Switched {
     /// Relays until both sides have ended, nothing has moved for `idle_ms`, or it is no longer allowed.
     pub(super) fn relay(
-        self: Box<Self>,
+        self,
         reader: Reader,
         writer: Writer,
         idle_ms: u64,
@@ -103,7 +103,7 @@ impl Switched {
             upstream,
             story,
             entry,
-        } = *self;
+        } = self;
         let H1Upstream {
             reader: up_reader,
             writer: up_writer,
