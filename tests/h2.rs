@@ -415,7 +415,10 @@ fn the_h2_crate_is_our_server() {
 /// A request and its answer, content and all, over a table that has been filled: what it costs in allocations.
 #[test]
 fn an_exchange_allocates_little_and_content_nothing() {
-    let (mut client, mut server) = (Session::new(CLIENT), Session::new(SERVER));
+    let (mut client, mut server) = (
+        Session::<Requests>::new(CLIENT),
+        Session::<Requests>::new(SERVER),
+    );
     let mut wire = Vec::with_capacity(1 << 20);
     let mut fields = HeaderMap::new();
     fields.insert("accept", HeaderValue::from_static("*/*"));

@@ -30,7 +30,7 @@ impl SendWindow {
 
 /// What the peer may still send, and what the reader has freed of it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ReceiveWindow {
+pub(crate) struct ReceiveWindow {
     /// Bytes that the peer may still send.
     left: u32,
     /// Bytes that the reader has freed and the peer does not know of.
@@ -60,7 +60,7 @@ impl ReceiveWindow {
     }
 
     /// Counts what the reader has freed; the update that is due, once it is half of the window.
-    pub(super) fn free(&mut self, bytes: u32) -> Option<u32> {
+    pub(crate) fn free(&mut self, bytes: u32) -> Option<u32> {
         self.owed = self.owed.saturating_add(bytes);
         if self.owed < self.size / 2 {
             return None;

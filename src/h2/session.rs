@@ -210,11 +210,11 @@ const OUTPUT_KEPT: usize = 1024;
 pub struct Session<H: Heads> {
     own: Settings,
     out: Vec<u8>,
-    streams: Table<Entry>,
+    pub(crate) streams: Table<Entry>,
     /// Streams that are not closed.
-    open: u32,
+    pub(crate) open: u32,
     /// The identifier of our next stream; a client's.
-    next: u32,
+    pub(crate) next: u32,
     /// The highest identifier that the peer has used; a server's.
     last_peer: u32,
     peer_window: u32,
@@ -225,9 +225,9 @@ pub struct Session<H: Heads> {
     /// Time of the last input, in milliseconds.
     now_ms: u64,
     send: SendWindow,
-    receive: ReceiveWindow,
+    pub(crate) receive: ReceiveWindow,
     /// What slow streams may hold yet without narrowing the connection's window.
-    advance: u32,
+    pub(crate) advance: u32,
     decoder: Decoder,
     /// The peer has shrunk its table, which the next block must answer (RFC 7541 section 4.2).
     shrink: bool,
@@ -238,7 +238,7 @@ pub struct Session<H: Heads> {
     block: Vec<u8>,
     block_of: Option<Block>,
     settled: bool,
-    flood: Flood,
+    pub(crate) flood: Flood,
     resets: VecDeque<u32>,
     going: Going,
     peer_going: Option<u32>,

@@ -1,7 +1,9 @@
 //! Every rule of a session, frame by frame.
 
 use super::*;
-use crate::h2::frame::MAX_WINDOW;
+use crate::h2::frame::{self, FrameHead, MAX_STREAM, MAX_WINDOW, PREFACE, flag, kind, setting};
+use crate::h2::hpack::{self, Decoder};
+use crate::h2::{Flood, OpenError};
 use crate::hbone::head::{Fields, Kept};
 
 mod bounds;
@@ -323,6 +325,14 @@ fn a_client_sees_the_answer() {
     assert_eq!(
         tested.events,
         [
+            Event::Interim {
+                id: 1,
+                head: head(100)
+            },
+            Event::Interim {
+                id: 1,
+                head: head(103)
+            },
             Event::Response {
                 id: 1,
                 head: head(200)
@@ -340,6 +350,7 @@ fn a_client_sees_the_answer() {
                 id: 5,
                 range: 9..11
             },
+            Event::Trailers { id: 5, fields: () },
             Event::End { id: 5 },
         ]
     );

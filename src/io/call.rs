@@ -12,7 +12,7 @@ use crate::h2::message::Request;
 use crate::http::h1::{self, BodyDecoder, Chunk, Framing, RawResponse};
 use crate::io::body::Source;
 use crate::io::h1::{HeadError, Reader};
-use crate::io::h2::{Answering, Client, MuxError};
+use crate::io::h2::{Answering, Client, MuxError, is_unprocessed};
 use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
 use crate::policy::Permit;
 use crate::vocab::limits;
@@ -75,11 +75,25 @@ pub async fn call(
     let reused = matches!(&upstream, Upstream::H1(connection) if connection.reused);
     match over(upstreams, target, upstream, call).await {
         // Nothing was answered, so nothing was decided either.
-        Err(CallError::Silent) if reused => {
+        Err(error) if is_repeatable(&error, reused) => {
             let upstream = upstreams.again(again, target, version).await?;
             over(upstreams, target, upstream, call).await
         }
         answered => answered,
+    }
+}
+
+/// Whether a question may be asked once more: nobody has looked at it, or its connection was an old one.
+fn is_repeatable(error: &CallError, reused: bool) -> bool {
+    match error {
+        CallError::Silent => reused,
+        CallError::Framing(error) => is_unprocessed(error),
+        CallError::Dial(_)
+        | CallError::Io(_)
+        | CallError::Head(_)
+        | CallError::H1(_)
+        | CallError::Interim
+        | CallError::TooLong => false,
     }
 }
 

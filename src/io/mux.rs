@@ -521,6 +521,11 @@ impl<H: Heads> Mux<H> {
     pub(super) fn reset(&self, id: u32, code: Code) {
         let mut state = self.0.borrow_mut();
         state.session.reset(id, code);
+        // Nothing is told of it any more, so whoever still waits is told here.
+        if let Some(slot) = state.slots.find_mut(id) {
+            slot.reset.get_or_insert(code);
+            slot.wake();
+        }
         state.sent();
     }
 
@@ -571,7 +576,7 @@ impl<H: Heads> Mux<H> {
     ) -> Result<u32, MuxError> {
         let mut state = self.0.borrow_mut();
         if state.ended {
-            return Err(MuxError::Open(OpenError::GoingAway));
+            return Err(MuxError::Ended);
         }
         let id = open(&mut state.session).map_err(MuxError::Open)?;
         state.slots.insert(id, Slot::default());

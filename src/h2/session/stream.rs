@@ -6,7 +6,7 @@ use crate::h2::session::{Session, Side};
 
 /// State of a stream that somebody holds.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     send: SendWindow,
     receive: ReceiveWindow,
     /// Bytes that were told and not released.

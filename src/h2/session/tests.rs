@@ -368,7 +368,7 @@ fn a_stream_given_up_at_once_costs_more_than_one_that_ran() {
         2000
     };
     let most = limits::H2_IDLE_FRAMES / limits::H2_RESET_COST;
-    assert!((most..most + 10).contains(&run(0, false)));
+    assert!((most - 5..most + 5).contains(&run(0, false)));
     assert_eq!(run(0, true), 2000);
     assert_eq!(run(limits::H2_EARLY_RESET_MS, false), 2000);
 }

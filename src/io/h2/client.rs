@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::{Handle, Incoming, Outgoing};
 use crate::h2::message::Request;
-use crate::h2::{Code, Requests, ResponseHead, Settings, Side};
+use crate::h2::{Code, OpenError, Requests, ResponseHead, Settings, Side};
 use crate::io::mux::{Driver, Mux, MuxError};
 use crate::io::stream::Stream;
 use crate::io::tunnel::Lease;
@@ -77,7 +77,14 @@ impl Client {
         end: bool,
     ) -> Result<Answering, MuxError> {
         let Self { mux, place, .. } = self;
-        let id = mux.open_stream(|session| session.open(request, end))?;
+        let opened = mux.open_stream(|session| session.open(request, end));
+        let id = opened.map_err(|error| match error {
+            MuxError::Ended => MuxError::Open(OpenError::GoingAway),
+            other @ (MuxError::Io(_)
+            | MuxError::Protocol(_)
+            | MuxError::Open(_)
+            | MuxError::Reset(_)) => other,
+        })?;
         let handle = Rc::new(Handle { mux, id });
         Ok(Answering {
             answer: Answer {

@@ -183,7 +183,7 @@ fn a_slow_stream_holds_up_no_other() {
                     .await
                     .unwrap();
                 let more = rt::timeout(20, slow.content.send(Bytes::from_static(b"x"))).await;
-                assert!(more.is_err(), "beyond its window");
+                assert!(more.is_err(), "beyond its window: {more:?}");
                 held.push(slow);
             }
             let mut quick = ask(client(), "/", false).unwrap();
