@@ -159,10 +159,7 @@ fn many_streams_at_once_with_all_that_belongs_to_them() {
 /// Reads nothing where the path says so.
 fn echo_or_not(asked: Asked) -> Work {
     if asked.head.path.as_ref().is_some_and(|p| p == "/slow") {
-        return Box::pin(async move {
-            let _held = asked;
-            std::future::pending::<()>().await;
-        });
+        return waiting(asked);
     }
     echo(asked)
 }
@@ -265,8 +262,11 @@ fn a_server_that_goes_takes_no_more_and_finishes_what_it_has() {
 /// Requests that wait, so that their streams stay open.
 fn waiting(asked: Asked) -> Work {
     Box::pin(async move {
-        let Asked { mut respond, .. } = asked;
+        let Asked {
+            body, mut respond, ..
+        } = asked;
         std::future::poll_fn(|cx| respond.poll_gone(cx)).await;
+        drop(body);
     })
 }
 

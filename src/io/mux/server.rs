@@ -74,7 +74,12 @@ impl ServerConnection {
     }
 
     fn taken(&self) -> Option<Taken> {
-        let (id, head) = self.mux.next_incoming()?.ok()?;
+        // What is no request is reset already.
+        let (id, head) = loop {
+            if let Ok(request) = self.mux.next_incoming()? {
+                break request;
+            }
+        };
         let respond = Respond {
             mux: self.mux.clone(),
             id,

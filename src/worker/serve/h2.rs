@@ -31,7 +31,7 @@ pub(super) async fn serve(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
     let mut server = Server::new(stream, windows, false);
     match rt::timeout(limits::HANDSHAKE_MS, server.handshake()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => return story().fail(CloseReason::Handshake, error),
+        Ok(Err(error)) => return story().fail(lost(&error, CloseReason::Handshake), error),
         Err(rt::Elapsed) => {
             return story().fail(CloseReason::Timeout, "HTTP/2 handshake is too slow");
         }
@@ -40,12 +40,23 @@ pub(super) async fn serve(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
     match streams::serve(&core, server, each).await {
         Ok(()) => {}
         // Whom we have cut off, and for what.
-        Err(MuxError::Protocol(error)) if error.code == Code::ENHANCE_YOUR_CALM => {
-            story().fail(CloseReason::Limit, error);
+        Err(error @ MuxError::Protocol(_)) => {
+            story().fail(lost(&error, CloseReason::BadRequest), error);
         }
-        Err(MuxError::Protocol(error)) => story().fail(CloseReason::BadRequest, error),
         // Its requests have records of their own.
         Err(error) => tracing::debug!(%error, "HTTP/2 connection ended"),
+    }
+}
+
+/// Why a connection was lost, if not for what costs too much.
+fn lost(error: &MuxError, other: CloseReason) -> CloseReason {
+    match error {
+        MuxError::Protocol(error) if error.code == Code::ENHANCE_YOUR_CALM => CloseReason::Limit,
+        MuxError::Protocol(_)
+        | MuxError::Io(_)
+        | MuxError::Open(_)
+        | MuxError::Reset(_)
+        | MuxError::Ended => other,
     }
 }
 
