@@ -4,5 +4,7 @@ pub mod baggage;
 pub mod canonical;
 pub mod connect;
 pub mod forward;
+pub mod grpc;
 pub mod h1;
 pub mod reply;
+pub mod upgrade;

@@ -27,5 +27,6 @@ pub mod site;
 pub mod sockets;
 pub mod socks;
 pub mod streams;
+pub mod upgrade;
 
 pub use boot::run;

@@ -20,6 +20,9 @@ pub enum BadRequest {
     /// The target is neither a path nor, where allowed, absolute.
     #[error("request target is malformed")]
     Target,
+    /// `Expect` says other than `100-continue`, or says it twice (RFC 9110 section 10.1.1).
+    #[error("expectation is not `100-continue`")]
+    Expectation,
     /// `Connection` names a field that is not the hop's to drop.
     #[error("connection names an end-to-end field")]
     Connection,
@@ -54,6 +57,16 @@ fn check_method(method: &Method) -> Result<(), BadRequest> {
     }
 }
 
+/// What is expected must be what every server understands: another word may make a server wait, or not, for a body.
+fn check_expectation(headers: &HeaderMap) -> Result<(), BadRequest> {
+    let mut all = headers.get_all(header::EXPECT).iter();
+    match (all.next(), all.next()) {
+        (None, _) => Ok(()),
+        (Some(one), None) if one.as_bytes().eq_ignore_ascii_case(b"100-continue") => Ok(()),
+        (Some(_), _) => Err(BadRequest::Expectation),
+    }
+}
+
 /// Canonical form of an HTTP/1 request.
 ///
 /// # Errors
@@ -65,6 +78,7 @@ pub fn from_h1(
 ) -> Result<(Request, Form), BadRequest> {
     check_method(&raw.method)?;
     let mut headers = raw.headers;
+    check_expectation(&headers)?;
     let host = single_host(&headers)?;
     let target = raw.target.as_str();
     let (form, host, path) = if raw.method == Method::CONNECT {
@@ -186,7 +200,7 @@ fn single_host(headers: &HeaderMap) -> Result<Option<Host>, BadRequest> {
 }
 
 /// Fields that belong to one hop (RFC 9110 section 7.6.1).
-const HOP_BY_HOP: [&str; 8] = [
+const HOP_BY_HOP: [&str; 10] = [
     "connection",
     "keep-alive",
     "proxy-connection",
@@ -194,6 +208,8 @@ const HOP_BY_HOP: [&str; 8] = [
     "transfer-encoding",
     "upgrade",
     "proxy-authenticate",
+    "proxy-authentication-info",
+    "proxy-authorization",
     "http2-settings",
 ];
 
@@ -241,10 +257,10 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) -> Result<(), BadRequest> {
     for name in named {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
-        headers.remove(name);
-    }
+    remove_hop_by_hop(headers);
     headers.remove(header::HOST);
+    // Those of a request go no further, so that there are none to announce.
+    headers.remove(header::TRAILER);
     if trailers {
         // gRPC refuses calls without it.
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
@@ -265,7 +281,13 @@ pub fn clean_response(headers: &mut HeaderMap) {
     for name in named {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
+    remove_hop_by_hop(headers);
+}
+
+/// To look for what is mostly not there costs more by its hash than by the few names that are.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let of_the_hop = |name: &&HeaderName| is_hop_by_hop(name.as_str());
+    while let Some(name) = headers.keys().find(of_the_hop).cloned() {
         headers.remove(name);
     }
 }

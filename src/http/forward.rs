@@ -1,10 +1,14 @@
 //! Header fields that the gateway owns: removed from what comes in, set from what was verified.
 
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::vocab::field;
+
+/// Bytes of the longest address as text.
+const LONGEST_IP: usize = 45;
 
 /// `x-forwarded-client-cert`.
 pub const XFCC: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
@@ -13,13 +17,10 @@ pub const XFF: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// `x-forwarded-proto`.
 pub const XFP: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What proxies say about the hops before them.
-const EARLIER_HOPS: [&str; 4] = [
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-forwarded-host",
-    "forwarded",
-];
+/// Whether a field, by its name in lower case, is what proxies say about the hops before them.
+fn is_of_earlier_hops(name: &str) -> bool {
+    name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip")
+}
 
 /// Removes what only a proxy of ours may say.
 ///
@@ -31,7 +32,7 @@ pub fn strip(headers: &mut HeaderMap, outside: bool, trusted_proxies: usize) {
         name == XFCC.as_str()
             || name.starts_with("x-envoy-")
             || name.starts_with("x-istio-")
-            || (!believed && EARLIER_HOPS.contains(&name))
+            || (!believed && is_of_earlier_hops(name))
     });
 }
 
@@ -62,17 +63,21 @@ pub fn set(
     own: &str,
     scheme: &'static str,
 ) {
-    let earlier: Vec<&str> = headers
-        .get_all(&XFF)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .collect();
-    let mut chain = earlier.join(", ");
+    let mut chain = String::with_capacity(LONGEST_IP);
+    let earlier = headers.get_all(&XFF).iter();
+    for (at, earlier) in earlier.filter_map(|v| v.to_str().ok()).enumerate() {
+        if at > 0 {
+            chain.push_str(", ");
+        }
+        chain.push_str(earlier);
+    }
     if !chain.is_empty() {
         chain.push_str(", ");
     }
-    chain.push_str(&peer.to_string());
-    if let Ok(value) = HeaderValue::try_from(chain) {
+    // Writing into a text does not fail.
+    if write!(chain, "{peer}").is_ok()
+        && let Ok(value) = HeaderValue::try_from(chain)
+    {
         headers.insert(XFF, value);
     }
     if !headers.contains_key(&XFP) {
@@ -126,6 +131,8 @@ mod tests {
             "x-envoy-original-path",
             "x-istio-attributes",
             "x-forwarded-for",
+            "x-forwarded-uri",
+            "x_real_ip",
             "x_forwarded_client_cert",
             "x-forwarded_for",
             "x_envoy_internal",

@@ -1,5 +1,7 @@
 //! HTTP/1.1 heads and body framing (RFC 9112), strict: what two parsers could read differently is refused.
 
+use std::mem::MaybeUninit;
+
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use thiserror::Error;
@@ -76,41 +78,67 @@ pub fn may_decide(buf: &[u8], seen: usize) -> bool {
     if buf.len() > limits::HEAD_BYTES {
         return true;
     }
-    let new = buf.get(seen.saturating_sub(3)..).unwrap_or_default();
-    let bare = |pair: &[u8]| (pair.first() == Some(&b'\r')) != (pair.get(1) == Some(&b'\n'));
-    (seen == 0 && buf.first() == Some(&b'\n'))
-        || new.windows(2).any(bare)
-        || new.windows(4).any(|w| w == b"\r\n\r\n")
+    match line_ends(buf, seen.saturating_sub(3), seen == 0) {
+        Ok(None) => false,
+        Ok(Some(_)) | Err(_) => true,
+    }
+}
+
+/// The end of the first empty line of `buf` from `from` on; `None` if there is none yet. `first`: what stands at `from` has
+/// nothing before it.
+///
+/// # Errors
+/// `LineEnd` for a CR or LF before that without the other one.
+fn line_ends(buf: &[u8], from: usize, first: bool) -> Result<Option<usize>, H1Error> {
+    let new = buf.get(from..).unwrap_or_default();
+    // Where the line end that was seen last is over.
+    let mut ended = None;
+    let mut skip = None;
+    for at in memchr::memchr2_iter(b'\r', b'\n', new) {
+        if skip == Some(at) {
+            continue;
+        }
+        let next = at.saturating_add(1);
+        if new.get(at) == Some(&b'\n') {
+            // The CR before the first byte was looked at before.
+            if at == 0 && !first {
+                continue;
+            }
+            return Err(H1Error::LineEnd);
+        }
+        match new.get(next) {
+            Some(b'\n') => {}
+            Some(_) => return Err(H1Error::LineEnd),
+            None => return Ok(None),
+        }
+        let end = next.saturating_add(1);
+        if ended == Some(at) {
+            return Ok(from.checked_add(end));
+        }
+        (ended, skip) = (Some(end), Some(next));
+    }
+    Ok(None)
 }
 
 /// Bytes of the head at the start of `buf`, its last CR LF included; `None` if more is needed.
 fn head_len(buf: &[u8]) -> Result<Option<usize>, H1Error> {
-    let end = buf
-        .windows(4)
-        .position(|w| w == b"\r\n\r\n")
-        .and_then(|at| at.checked_add(4));
-    let seen = end.unwrap_or(buf.len());
-    if seen > limits::HEAD_BYTES {
+    // What is behind the longest head is not looked at.
+    let looked_at = limits::HEAD_BYTES.saturating_add(4).min(buf.len());
+    let end = line_ends(buf.get(..looked_at).unwrap_or_default(), 0, true)?;
+    if end.unwrap_or(buf.len()) > limits::HEAD_BYTES {
         return Err(H1Error::TooLarge);
-    }
-    let head = buf.get(..seen).unwrap_or_default();
-    let mut before = 0_u8;
-    for &byte in head {
-        if (byte == b'\n') != (before == b'\r') {
-            return Err(H1Error::LineEnd);
-        }
-        before = byte;
     }
     Ok(end)
 }
 
-fn fields(parsed: &[httparse::Header<'_>]) -> Result<HeaderMap, H1Error> {
+/// The header fields of `head`, whose values share its memory.
+fn fields(parsed: &[httparse::Header<'_>], head: &Bytes) -> Result<HeaderMap, H1Error> {
     let mut headers = HeaderMap::with_capacity(parsed.len());
     for field in parsed {
         let name =
             HeaderName::from_bytes(field.name.as_bytes()).map_err(|_e| H1Error::Malformed)?;
-        let value =
-            HeaderValue::from_bytes(field.value.trim_ascii()).map_err(|_e| H1Error::Malformed)?;
+        let value = head.slice_ref(field.value.trim_ascii());
+        let value = HeaderValue::from_maybe_shared(value).map_err(|_e| H1Error::Malformed)?;
         headers.append(name, value);
     }
     Ok(headers)
@@ -124,9 +152,10 @@ pub fn parse_request(buf: &[u8]) -> Result<Option<(RawRequest, usize)>, H1Error>
     let Some(len) = head_len(buf)? else {
         return Ok(None);
     };
-    let mut slots = [httparse::EMPTY_HEADER; limits::HEADERS];
-    let mut request = httparse::Request::new(&mut slots);
-    match request.parse(buf.get(..len).unwrap_or_default()) {
+    let head = Bytes::copy_from_slice(buf.get(..len).unwrap_or_default());
+    let mut slots = [const { MaybeUninit::uninit() }; limits::HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(&head, &mut slots) {
         Ok(httparse::Status::Complete(n)) if n == len => {}
         Err(httparse::Error::TooManyHeaders) => return Err(H1Error::TooLarge),
         Ok(_) | Err(_) => return Err(H1Error::Malformed),
@@ -140,7 +169,7 @@ pub fn parse_request(buf: &[u8]) -> Result<Option<(RawRequest, usize)>, H1Error>
         method: Method::from_bytes(method.as_bytes()).map_err(|_e| H1Error::Malformed)?,
         target: target.to_owned(),
         is_11: request.version == Some(1),
-        headers: fields(request.headers)?,
+        headers: fields(request.headers, &head)?,
     };
     Ok(Some((raw, len)))
 }
@@ -153,9 +182,11 @@ pub fn parse_response(buf: &[u8]) -> Result<Option<(RawResponse, usize)>, H1Erro
     let Some(len) = head_len(buf)? else {
         return Ok(None);
     };
-    let mut slots = [httparse::EMPTY_HEADER; limits::HEADERS];
-    let mut response = httparse::Response::new(&mut slots);
-    match response.parse(buf.get(..len).unwrap_or_default()) {
+    let head = Bytes::copy_from_slice(buf.get(..len).unwrap_or_default());
+    let mut slots = [const { MaybeUninit::uninit() }; limits::HEADERS];
+    let mut response = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    match parser.parse_response_with_uninit_headers(&mut response, &head, &mut slots) {
         Ok(httparse::Status::Complete(n)) if n == len => {}
         Err(httparse::Error::TooManyHeaders) => return Err(H1Error::TooLarge),
         Ok(_) | Err(_) => return Err(H1Error::Malformed),
@@ -164,7 +195,7 @@ pub fn parse_response(buf: &[u8]) -> Result<Option<(RawResponse, usize)>, H1Erro
         status: StatusCode::from_u16(response.code.unwrap_or(0))
             .map_err(|_e| H1Error::Malformed)?,
         is_11: response.version == Some(1),
-        headers: fields(response.headers)?,
+        headers: fields(response.headers, &head)?,
     };
     Ok(Some((raw, len)))
 }
@@ -434,10 +465,10 @@ fn trailers(buf: &mut BytesMut) -> Result<Option<HeaderMap>, H1Error> {
     let Some(len) = head_len(buf)? else {
         return Ok(None);
     };
-    let head = buf.split_to(len);
+    let head = buf.split_to(len).freeze();
     let mut slots = [httparse::EMPTY_HEADER; limits::HEADERS];
     match httparse::parse_headers(&head, &mut slots) {
-        Ok(httparse::Status::Complete((n, parsed))) if n == len => fields(parsed).map(Some),
+        Ok(httparse::Status::Complete((n, parsed))) if n == len => fields(parsed, &head).map(Some),
         Ok(_) | Err(_) => Err(H1Error::Malformed),
     }
 }
@@ -453,9 +484,49 @@ pub fn write_fields(out: &mut BytesMut, headers: &HeaderMap) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Writes the line before the data of a chunk.
+pub fn write_chunk_line(out: &mut BytesMut, len: usize) {
+    let mut digits = [0_u8; 16];
+    let mut rest = len;
+    let mut used = 0_usize;
+    for digit in digits.iter_mut().rev() {
+        *digit = HEX.get(rest & 15).copied().unwrap_or(b'0');
+        used = used.saturating_add(1);
+        rest >>= 4;
+        if rest == 0 {
+            break;
+        }
+    }
+    let from = digits.len().saturating_sub(used);
+    out.extend_from_slice(digits.get(from..).unwrap_or_default());
+    out.extend_from_slice(b"\r\n");
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Writes a number in decimal digits.
+pub fn write_number(out: &mut BytesMut, number: u64) {
+    let mut digits = [0_u8; 20];
+    let mut rest = number;
+    let mut used = 0_usize;
+    for digit in digits.iter_mut().rev() {
+        *digit = HEX
+            .get(usize::try_from(rest % 10).unwrap_or(0))
+            .copied()
+            .unwrap_or(b'0');
+        used = used.saturating_add(1);
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    let from = digits.len().saturating_sub(used);
+    out.extend_from_slice(digits.get(from..).unwrap_or_default());
+}
+
 /// Writes one chunk.
 pub fn write_chunk(out: &mut BytesMut, data: &[u8]) {
-    out.extend_from_slice(format!("{:x}\r\n", data.len()).as_bytes());
+    write_chunk_line(out, data.len());
     out.extend_from_slice(data);
     out.extend_from_slice(b"\r\n");
 }

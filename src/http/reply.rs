@@ -47,6 +47,16 @@ impl Reply {
         reply
     }
 
+    /// The answer to a gRPC call whose deadline is over (`DEADLINE_EXCEEDED`).
+    #[must_use]
+    pub fn deadline_exceeded() -> Self {
+        let mut reply = Self::text(StatusCode::GATEWAY_TIMEOUT, "deadline exceeded").into_grpc();
+        reply
+            .headers
+            .insert("grpc-status", HeaderValue::from_static("4"));
+        reply
+    }
+
     /// The answer as gRPC reads it: HTTP 200 and the status in the head (trailers-only).
     #[must_use]
     pub fn into_grpc(self) -> Self {

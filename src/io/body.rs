@@ -209,9 +209,7 @@ async fn h1_data(writer: &mut Writer, coding: &mut Coding, data: &Bytes) -> io::
         Coding::Chunked if data.is_empty() => return Ok(()),
         Coding::Chunked if data.len() <= GATHER_BYTES => h1::write_chunk(writer.out(), data),
         Coding::Chunked => {
-            writer
-                .out()
-                .extend_from_slice(format!("{len:x}\r\n").as_bytes());
+            h1::write_chunk_line(writer.out(), data.len());
             writer.write_through(data).await?;
             writer.out().extend_from_slice(b"\r\n");
         }

@@ -104,7 +104,7 @@ async fn over(
     call: &Call,
 ) -> Result<Answer, CallError> {
     match upstream {
-        Upstream::H1(connection) => over_h1(upstreams, *connection, call).await,
+        Upstream::H1(connection) => over_h1(upstreams, connection, call).await,
         Upstream::H2(client) => {
             let scheme = match target {
                 Target::Tls { .. } => "https",
@@ -134,10 +134,10 @@ fn h1_head(out: &mut BytesMut, call: &Call) {
 
 async fn over_h1(
     upstreams: &Upstreams,
-    mut connection: H1Upstream,
+    mut connection: Box<H1Upstream>,
     call: &Call,
 ) -> Result<Answer, CallError> {
-    let H1Upstream { reader, writer, .. } = &mut connection;
+    let H1Upstream { reader, writer, .. } = &mut *connection;
     h1_head(writer.out(), call);
     writer.out().extend_from_slice(&call.body);
     let sent = Cell::new(false);

@@ -3,9 +3,9 @@
 use std::future::Future as _;
 use std::io;
 use std::pin::pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use bytes::BytesMut;
+use bytes::{Buf as _, BytesMut};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -64,9 +64,21 @@ pub fn split(stream: Stream) -> (Reader, Writer) {
     )
 }
 
+/// The stream of two halves, whole again: what was read of it and not used is still to be read. `None` if what waits in
+/// `writer` was not written.
+#[must_use]
+pub fn unite(reader: Reader, writer: Writer) -> Option<Stream> {
+    if !writer.out.is_empty() {
+        return None;
+    }
+    drop(writer.half);
+    Some(reader.half.into_stream()?.before(&reader.buf))
+}
+
 impl Reader {
     /// Reads more into the buffer; 0 at the end of the stream.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.half.poll_readable(cx))?;
         self.buf.reserve(READ_BYTES);
         pin!(self.half.read_buf(&mut self.buf)).poll(cx)
     }
@@ -104,7 +116,7 @@ impl Reader {
         if !self.buf.is_empty() {
             return Poll::Pending;
         }
-        match std::task::ready!(self.poll_idle(cx)) {
+        match ready!(self.poll_idle(cx)) {
             Ok(0) => Poll::Ready(io::ErrorKind::UnexpectedEof.into()),
             Ok(_more) => Poll::Pending,
             Err(error) => Poll::Ready(error),
@@ -140,16 +152,20 @@ impl Reader {
         let mut seen = 0;
         loop {
             // Not at every read: a peer that sends byte by byte would have the whole head parsed for each.
-            if may_decide(&self.buf, seen)
+            let first = seen == 0 && !self.buf.is_empty();
+            if (first || may_decide(&self.buf, seen))
                 && let Some((head, len)) = parse(&self.buf)?
             {
-                drop(self.buf.split_to(len));
+                self.buf.advance(len);
                 return Ok(Some(head));
             }
             seen = self.buf.len();
-            let n = std::future::poll_fn(|cx| self.poll_fill(cx))
-                .await
-                .map_err(HeadError::Io)?;
+            let n = match std::future::poll_fn(|cx| self.poll_fill(cx)).await {
+                Ok(n) => n,
+                Err(error) if self.buf.is_empty() => return Err(HeadError::Io(error)),
+                // A peer that has said something was there.
+                Err(_) => return Err(HeadError::Cut),
+            };
             if n == 0 {
                 return if self.buf.is_empty() {
                     Ok(None)

@@ -159,8 +159,32 @@ impl Tls {
         Ok(None)
     }
 
+    /// Ready when there is something to take, or it is worth to try and receive. While there is not, no buffer is held.
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let whole = match self.records.length(&self.inbox) {
+            Ok(Some(length)) => length <= self.inbox.len(),
+            Ok(None) => false,
+            Err(_) => true,
+        };
+        let told = self.broken || self.records.peer_closed() || self.records.owes();
+        if told || whole || !self.rest.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_carrier(cx)
+    }
+
+    fn poll_carrier(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.carrier.poll_readable(cx);
+        if polled.is_pending() {
+            self.size = Size::Small;
+            self.let_go();
+        }
+        polled
+    }
+
     /// Receives more; 0 at the end of the carrier.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        ready!(self.poll_carrier(cx))?;
         let size = self.size;
         let room = size.bytes().saturating_sub(self.inbox.len());
         if !self.inbox.try_reclaim(room) {

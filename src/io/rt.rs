@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use monoio::net::TcpStream;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::io::timers::{self, Timer};
 use crate::io::{listener, tcp_options};
 
 /// Which driver a core runs on.
@@ -96,6 +97,7 @@ impl Core {
     /// Runs `main` to its end.
     pub fn run<F: Future>(&mut self, main: F) -> F::Output {
         let main = async {
+            timers::begin();
             spawn(turn_driver());
             main.await
         };
@@ -181,9 +183,33 @@ impl<F: Future<Output = ()>> Future for Contained<F> {
     }
 }
 
-/// Waits.
+/// A limit by its length: coarse timers cost next to nothing, short ones have to be exact.
+enum Limit {
+    Coarse(Timer),
+    Fine(Pin<Box<monoio::time::Sleep>>),
+}
+
+impl Limit {
+    fn new(ms: u64) -> Self {
+        if ms < timers::COARSE_MS {
+            Self::Fine(Box::pin(monoio::time::sleep(Duration::from_millis(ms))))
+        } else {
+            Self::Coarse(Timer::new(ms))
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Coarse(timer) => timer.poll(cx),
+            Self::Fine(sleep) => sleep.as_mut().poll(cx),
+        }
+    }
+}
+
+/// Waits; from a second on up to two ticks of `timers` longer.
 pub async fn sleep(ms: u64) {
-    monoio::time::sleep(Duration::from_millis(ms)).await;
+    let mut limit = Limit::new(ms);
+    std::future::poll_fn(|cx| limit.poll(cx)).await;
 }
 
 /// The time was over.
@@ -191,14 +217,22 @@ pub async fn sleep(ms: u64) {
 #[error("timed out")]
 pub struct Elapsed;
 
-/// Runs `work` for at most `ms`. Dropping unfinished work is safe: waits are by readiness.
+/// Runs `work` for at most `ms`, as `sleep` counts it. Dropping unfinished work is safe: waits are by readiness.
 ///
 /// # Errors
 /// `Elapsed`.
 pub async fn timeout<F: Future>(ms: u64, work: F) -> Result<F::Output, Elapsed> {
-    monoio::time::timeout(Duration::from_millis(ms), work)
-        .await
-        .map_err(|_elapsed| Elapsed)
+    let mut work = pin!(work);
+    // What is done at once needs no timer.
+    let mut limit = None;
+    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => {
+            let limit = limit.get_or_insert_with(|| Limit::new(ms));
+            limit.poll(cx).map(|()| Err(Elapsed))
+        }
+    })
+    .await
 }
 
 thread_local! {
@@ -483,6 +517,15 @@ impl Tcp {
                 Err(e) => return Poll::Ready(Err(e)),
             }
         }
+    }
+
+    /// Ready when it is worth to try and read, so that what waits need hold no buffer.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.inner.drained.get() || self.inner.readable.borrow().is_some() {
+            std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
+            self.inner.drained.set(false);
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Receives into several buffers by one call; 0 at the end of the stream.

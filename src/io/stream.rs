@@ -83,6 +83,13 @@ impl Stream {
         self
     }
 
+    /// The stream behind bytes that were read of it after what it still holds of its beginning.
+    #[must_use]
+    pub(super) fn before(mut self, read: &[u8]) -> Self {
+        self.prefix = [read, &self.prefix].concat().into();
+        self
+    }
+
     /// Makes the end an abrupt one: what the peer has by then is not complete.
     pub fn abort(&mut self) {
         match &mut self.kind {
@@ -145,6 +152,15 @@ impl Stream {
             Kind::Tls(tls) => tls.buffered_chunk(cx),
             Kind::Tunnel(tunnel) => Ok(tunnel.chunk_at_hand()),
             Kind::Tcp(_) => Ok(None),
+        }
+    }
+
+    /// Ready when it is worth to try and read, as far as the carrier can tell.
+    pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.kind {
+            Kind::Tcp(tcp) if self.prefix.is_empty() => tcp.poll_readable(cx),
+            Kind::Tls(tls) if self.prefix.is_empty() => tls.poll_readable(cx),
+            Kind::Tcp(_) | Kind::Tls(_) | Kind::Tunnel(_) => Poll::Ready(Ok(())),
         }
     }
 
@@ -246,9 +262,19 @@ pub struct Half {
 }
 
 impl Half {
+    /// The stream, if this is the last of its halves.
+    pub(super) fn into_stream(self) -> Option<Stream> {
+        Rc::try_unwrap(self.stream).ok().map(RefCell::into_inner)
+    }
+
     /// Ready when the peer takes no more, as far as the carrier says so.
     pub(super) fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.stream.borrow_mut().poll_gone(cx)
+    }
+
+    /// Ready when it is worth to try and read, as far as the carrier can tell.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.stream.borrow_mut().poll_readable(cx)
     }
 
     /// Takes what was read to recognise the protocol.

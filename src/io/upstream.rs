@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -92,7 +93,7 @@ pub struct H1Upstream {
     pub writer: Writer,
     /// It served a request before, so the far end may have closed it meanwhile.
     pub reused: bool,
-    key: Key,
+    key: Rc<Key>,
 }
 
 type Key = (Version, u8, String, SocketAddr, usize);
@@ -102,10 +103,14 @@ fn key(version: Version, target: &Target) -> Key {
     match target {
         Target::Hbone(far) => {
             let also = far.also.as_deref().unwrap_or_default();
-            let who = format!(
-                "{} {} {also:?} {}",
-                far.source, far.expected, far.head.authority
-            );
+            // No part holds a space.
+            let mut who = String::with_capacity(256);
+            let ids = [&far.source, &far.expected];
+            for id in ids.into_iter().chain(also) {
+                who.push_str(id.as_str());
+                who.push(' ');
+            }
+            who.push_str(&far.head.authority);
             (version, 0, who, far.address, Arc::as_ptr(&far.tls).addr())
         }
         Target::Plain {
@@ -136,7 +141,7 @@ fn key(version: Version, target: &Target) -> Key {
 /// An HTTP/1.1 connection that waits for its next request.
 #[derive(Debug)]
 struct Idle {
-    connection: H1Upstream,
+    connection: Box<H1Upstream>,
     since: Instant,
 }
 
@@ -149,7 +154,7 @@ pub struct Again(Permit);
 #[derive(Debug, Default)]
 pub struct Upstreams {
     hbone: hbone::Pool,
-    idle: RefCell<BTreeMap<Key, Vec<Idle>>>,
+    idle: RefCell<BTreeMap<Rc<Key>, Vec<Idle>>>,
     idle_count: Cell<usize>,
     h2: Pool<Key>,
 }
@@ -177,6 +182,26 @@ impl Upstreams {
         self.open(&permit, target, early).await
     }
 
+    /// A pooled HTTP/1.1 connection for one permitted request, which waits for nothing.
+    ///
+    /// # Errors
+    /// The permit, if there is none.
+    pub fn pooled(
+        &self,
+        permit: Permit,
+        target: &Target,
+        version: Version,
+    ) -> Result<(Upstream, Again), Permit> {
+        let idle = match version {
+            Version::H1 => self.take_idle(&key(version, target)),
+            Version::H2 => None,
+        };
+        match idle {
+            Some(idle) => Ok((Upstream::H1(idle), Again(permit))),
+            None => Err(permit),
+        }
+    }
+
     /// An upstream for one permitted request.
     ///
     /// # Errors
@@ -190,7 +215,7 @@ impl Upstreams {
         let key = key(version, target);
         let upstream = match version {
             Version::H1 => match self.take_idle(&key) {
-                Some(idle) => Upstream::H1(Box::new(idle)),
+                Some(idle) => Upstream::H1(idle),
                 None => self.fresh_h1(&permit, target, key).await?,
             },
             Version::H2 => self.h2_stream(&permit, target, key).await?,
@@ -226,11 +251,11 @@ impl Upstreams {
             reader,
             writer,
             reused: false,
-            key,
+            key: Rc::new(key),
         })))
     }
 
-    fn take_idle(&self, key: &Key) -> Option<H1Upstream> {
+    fn take_idle(&self, key: &Key) -> Option<Box<H1Upstream>> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(key)?;
         // The last one in is the warmest.
@@ -244,14 +269,23 @@ impl Upstreams {
         None
     }
 
-    /// Gives back a connection whose exchange is complete.
-    pub fn give_back(&self, connection: H1Upstream) {
+    /// Gives back a connection whose exchange is complete. It is watched from here on: one that says something unasked or
+    /// ends is not used again.
+    pub fn give_back(&self, mut connection: Box<H1Upstream>) {
+        if !connection.reader.is_quiet() {
+            return;
+        }
         let mut idle = self.idle.borrow_mut();
         if self.idle_count.get() >= limits::IDLE_UPSTREAMS_PER_CORE {
             drop_oldest(&mut idle);
             self.idle_count.set(self.idle_count.get().saturating_sub(1));
         }
-        let list = idle.entry(connection.key.clone()).or_default();
+        if !idle.contains_key(&connection.key) {
+            idle.insert(Rc::clone(&connection.key), Vec::new());
+        }
+        let Some(list) = idle.get_mut(&connection.key) else {
+            return;
+        };
         if list.len() < limits::IDLE_UPSTREAMS {
             let since = clock::now();
             list.push(Idle { connection, since });
@@ -340,13 +374,13 @@ impl Upstreams {
 }
 
 /// Makes room for one more idle connection.
-fn drop_oldest(idle: &mut BTreeMap<Key, Vec<Idle>>) {
+fn drop_oldest(idle: &mut BTreeMap<Rc<Key>, Vec<Idle>>) {
     // Of each key the first is the oldest.
     let oldest = idle
         .iter()
         .filter_map(|(key, list)| Some((list.first()?.since, key)))
         .min();
-    if let Some(key) = oldest.map(|(_since, key)| key.clone())
+    if let Some(key) = oldest.map(|(_since, key)| Rc::clone(key))
         && let Some(list) = idle.get_mut(&key)
     {
         drop(list.drain(..1));

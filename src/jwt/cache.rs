@@ -1,7 +1,9 @@
 //! Verified tokens of one core: a signature is checked once, its meaning on every request.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use crate::jwt::model::KeySource;
 use crate::jwt::token::{LEEWAY_S, Verified};
@@ -12,7 +14,8 @@ use crate::vocab::limits;
 /// serves all enforcement points of a core.
 #[derive(Debug)]
 pub struct TokenCache {
-    entries: HashMap<Arc<str>, Entry>,
+    /// Nobody chooses its keys: they are tokens whose signature verified, and a token is hashed signature and all.
+    entries: FxHashMap<Arc<str>, Entry>,
     /// Second-chance order: the front is looked at when room is needed.
     order: VecDeque<Arc<str>>,
     capacity: usize,
@@ -37,7 +40,7 @@ impl TokenCache {
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
-            entries: HashMap::new(),
+            entries: FxHashMap::default(),
             order: VecDeque::new(),
             capacity: capacity.max(1),
         }

@@ -1,5 +1,7 @@
 //! Where the tokens of a request stand.
 
+use std::borrow::Cow;
+
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
 use url::form_urlencoded;
@@ -8,10 +10,14 @@ use crate::jwt::rules::Place;
 use crate::jwt::token::TokenError;
 
 /// The tokens at one place: none, some, or a credential that cannot be one token.
-pub(crate) type Found = Result<Vec<String>, TokenError>;
+pub(crate) type Found<'h> = Result<Vec<Cow<'h, str>>, TokenError>;
 
 /// Looks at one place. An empty parameter, cookie or custom header is no token; an empty bearer credential is a bad one.
-pub(crate) fn tokens(place: &Place, headers: &HeaderMap, query: Option<&str>) -> Found {
+pub(crate) fn tokens<'h>(
+    place: &Place,
+    headers: &'h HeaderMap,
+    query: Option<&'h str>,
+) -> Found<'h> {
     match place {
         Place::Bearer => bearer(headers),
         Place::Header(name, prefix) => {
@@ -27,7 +33,7 @@ pub(crate) fn tokens(place: &Place, headers: &HeaderMap, query: Option<&str>) ->
             let pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
             Ok(pairs
                 .filter(|(n, v)| n == name && !v.is_empty())
-                .map(|(_, v)| v.into_owned())
+                .map(|(_, v)| v)
                 .collect())
         }
         Place::Cookie(name) => cookies(headers)
@@ -39,7 +45,7 @@ pub(crate) fn tokens(place: &Place, headers: &HeaderMap, query: Option<&str>) ->
 
 /// The bearer credential (RFC 6750 section 2.1). Two `authorization` fields of which one is a bearer credential are
 /// refused: which of them the upstream would read is anybody's guess.
-fn bearer(headers: &HeaderMap) -> Found {
+fn bearer(headers: &HeaderMap) -> Found<'_> {
     let mut fields = 0_usize;
     let mut tokens = Vec::new();
     for value in headers.get_all(AUTHORIZATION) {
@@ -70,9 +76,9 @@ pub(crate) fn bearer_credential(value: &[u8]) -> Option<&[u8]> {
     rest.get(spaces..)
 }
 
-fn token_text(token: &[u8]) -> Result<String, TokenError> {
+fn token_text(token: &[u8]) -> Result<Cow<'_, str>, TokenError> {
     std::str::from_utf8(token)
-        .map(str::to_owned)
+        .map(Cow::Borrowed)
         .map_err(|_e| TokenError::Form)
 }
 

@@ -67,6 +67,12 @@ impl PolicySet {
         self.custom.iter().map(|(name, _)| &**name).collect()
     }
 
+    /// Whether there is an enforced CUSTOM policy.
+    #[must_use]
+    pub fn asks_providers(&self) -> bool {
+        !self.custom.is_empty()
+    }
+
     /// Whether an enforced policy has a time window: what is open has to be judged again as time goes on.
     #[must_use]
     pub fn needs_time(&self) -> bool {

@@ -395,7 +395,13 @@ fn through_ingress<'s>(
             gateway, authority, ..
         } => (None, Next::Gateway(gateway, authority)),
         Route::Workload { workload, port, .. } => (Some(workload), Next::Workload(workload, port)),
-        Route::Outside { .. } | Route::Unknown(_) | Route::Unreachable { .. } => return None,
+        // Only what no egress gateway stands before comes here, and so has no policies of its own.
+        Route::Outside {
+            service,
+            port,
+            address,
+        } => (None, Next::Outside(service, port, address)),
+        Route::Unknown(_) | Route::Unreachable { .. } => return None,
     };
     Some(Plan {
         enforcements: vec![rules.gateways.get(gateway)?],

@@ -3,12 +3,17 @@
 
 use std::fmt::{self, Display, Write as _};
 use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 
 /// A value of a member.
 #[derive(Clone, Copy)]
 pub(super) enum Member<'a> {
     /// A text, escaped.
     Text(&'a str),
+    /// A text without anything to escape.
+    Plain(&'a str),
+    /// Address and port.
+    Socket(SocketAddr),
     /// What is shown as text, escaped.
     Shown(&'a dyn Display),
     /// A number.
@@ -49,8 +54,9 @@ impl<'o> Object<'o> {
             self.out.push(b',');
         }
         self.empty = false;
-        text(self.out, key);
-        self.out.push(b':');
+        self.out.push(b'"');
+        self.out.extend_from_slice(key.as_bytes());
+        self.out.extend_from_slice(b"\":");
     }
 
     /// Writes a member.
@@ -117,15 +123,55 @@ fn put(out: &mut Vec<u8>, value: Member<'_>) {
             }
             out.push(b'"');
         }
-        Member::Number(number) => {
-            if write!(out, "{number}").is_err() {
-                tracing::error!("a number of a record cannot be written");
-            }
+        Member::Plain(plain) => {
+            out.push(b'"');
+            out.extend_from_slice(plain.as_bytes());
+            out.push(b'"');
         }
+        Member::Socket(socket) => {
+            out.push(b'"');
+            put_socket(out, socket);
+            out.push(b'"');
+        }
+        Member::Number(number) => put_number(out, number),
         Member::Bool(true) => out.extend_from_slice(b"true"),
         Member::Bool(false) => out.extend_from_slice(b"false"),
         Member::Null => out.extend_from_slice(b"null"),
     }
+}
+
+/// The digits of a number.
+fn put_number(out: &mut Vec<u8>, number: u64) {
+    let mut digits = [b'0'; 20];
+    let (mut rest, mut from) = (number, digits.len());
+    for digit in digits.iter_mut().rev() {
+        // One digit: it fits.
+        *digit = b'0'.saturating_add(u8::try_from(rest % 10).unwrap_or(0));
+        rest /= 10;
+        from = from.saturating_sub(1);
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(from..).unwrap_or_default());
+}
+
+/// As `Display`, which takes several times as long for what stands in every record.
+fn put_socket(out: &mut Vec<u8>, socket: SocketAddr) {
+    let IpAddr::V4(ip) = socket.ip() else {
+        if write!(out, "{socket}").is_err() {
+            tracing::error!("an address of a record cannot be written");
+        }
+        return;
+    };
+    for (at, octet) in ip.octets().into_iter().enumerate() {
+        if at > 0 {
+            out.push(b'.');
+        }
+        put_number(out, octet.into());
+    }
+    out.push(b':');
+    put_number(out, socket.port().into());
 }
 
 /// A text in quotes.
@@ -145,13 +191,32 @@ impl fmt::Write for Escaped<'_> {
     }
 }
 
+/// Bytes of `text` before the first that has to be escaped.
+fn plain_len(text: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    // Eight bytes at once: in each lane the high bit of what is zero, or below a bound, and was not set before.
+    let below =
+        |lanes: u64, bound: u64| lanes.wrapping_sub(ONES.wrapping_mul(bound)) & !lanes & HIGHS;
+    let is = |lanes: u64, byte: u8| below(lanes ^ ONES.wrapping_mul(byte.into()), 1);
+    let (words, _rest) = text.as_chunks::<8>();
+    let clean = words.iter().take_while(|word| {
+        let lanes = u64::from_le_bytes(**word);
+        below(lanes, 0x20) | is(lanes, b'"') | is(lanes, b'\\') == 0
+    });
+    let skipped = clean.count().saturating_mul(8);
+    let special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
+    let rest = text.get(skipped..).unwrap_or_default();
+    let more = rest.iter().position(special).unwrap_or(rest.len());
+    skipped.saturating_add(more)
+}
+
 /// RFC 8259 section 7.
 fn escape(out: &mut Vec<u8>, text: &str) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut rest = text.as_bytes();
-    let special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
-    while let Some(at) = rest.iter().position(special) {
-        let (plain, from) = rest.split_at_checked(at).unwrap_or_default();
+    loop {
+        let (plain, from) = rest.split_at_checked(plain_len(rest)).unwrap_or_default();
         out.extend_from_slice(plain);
         let Some((byte, behind)) = from.split_first() else {
             return;
@@ -171,13 +236,41 @@ fn escape(out: &mut Vec<u8>, text: &str) {
         }
         rest = behind;
     }
-    out.extend_from_slice(rest);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    #[test]
+    fn what_is_written_by_hand_is_what_std_writes() {
+        for number in [0, 9, 10, 123, u64::MAX] {
+            let mut out = Vec::new();
+            put_number(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+        for socket in ["1.2.3.4:5", "255.0.10.100:65535", "[::1]:80"] {
+            let socket: SocketAddr = socket.parse().unwrap();
+            let mut out = Vec::new();
+            put_socket(&mut out, socket);
+            assert_eq!(out, socket.to_string().as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_special_is_found_at_every_place() {
+        for len in 0..40 {
+            for at in 0..len {
+                for byte in 0..=u8::MAX {
+                    let mut text = vec![b'a'; len];
+                    text[at] = byte;
+                    let special = byte < 0x20 || matches!(byte, b'"' | b'\\');
+                    assert_eq!(plain_len(&text), if special { at } else { len });
+                }
+            }
+        }
+    }
 
     #[test]
     fn objects_are_those_that_serde_json_reads() {

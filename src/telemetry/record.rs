@@ -1,6 +1,8 @@
 //! The decision record: one for every connection, tunnel and request, allowed or denied.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +11,7 @@ use crate::http::baggage::Baggage;
 use crate::http::connect::{self, Told};
 use crate::policy::facts::{Connection, Request};
 use crate::policy::{Decision, Judged, explain};
-use crate::telemetry::json::Member::{self, Bool, Null, Number, Shown, Text};
+use crate::telemetry::json::Member::{self, Bool, Null, Number, Plain, Shown, Socket, Text};
 use crate::telemetry::json::Object;
 use crate::vocab::trace::TraceId;
 
@@ -55,7 +57,7 @@ pub struct Asked {
 impl Asked {
     fn put(&self, out: &mut Object<'_>) {
         out.put("provider", Text(&self.provider));
-        out.put("result", Text(self.result));
+        out.put("result", Plain(self.result));
         out.put("detail", Member::text(self.detail.as_deref()));
         out.put("duration_us", Number(micros(self.duration)));
     }
@@ -68,7 +70,7 @@ fn micros(duration: Duration) -> u64 {
 /// Why an exchange was refused before or after policy, in words.
 pub type Detail = String;
 
-/// Raw material of a record; it becomes text on the writer's thread.
+/// Raw material of a record; it becomes text when the exchange has ended.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// Since the Unix epoch, when the exchange opened or ended.
@@ -78,7 +80,7 @@ pub struct Record {
     /// Role.
     pub role: &'static str,
     /// Node or gateway.
-    pub instance: String,
+    pub instance: Rc<str>,
     /// Kind.
     pub kind: Kind,
     /// Who and where; `None` if the connection ended before that was known.
@@ -129,14 +131,15 @@ impl Record {
     /// Appends the record as one JSON object; `number` makes its `id` the only one of its millisecond.
     pub fn write_json(&self, number: u64, out: &mut Vec<u8>) {
         let mut out = Object::new(out);
-        out.put("time", Text(&rfc3339(self.time)));
-        let millis = self.time.as_millis();
+        let time = Stamp::of(self.time);
+        out.put("time", Plain(time.text()));
+        let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
         let id = format_args!("{}/{millis:x}-{number}", self.generation);
         out.put("id", Shown(&id));
         out.put("generation", Number(self.generation));
-        out.put("role", Text(self.role));
+        out.put("role", Plain(self.role));
         out.put("instance", Text(&self.instance));
-        out.put("kind", Text(self.kind.label()));
+        out.put("kind", Plain(self.kind.label()));
         out.object("source", |source| self.source(source));
         // The end user's own trace, where HTTP is understood, else the tunnel's.
         let request = self.request.as_ref();
@@ -149,7 +152,7 @@ impl Record {
             put_request(&mut out, request);
         }
         let verdict = if self.allowed() { "allow" } else { "deny" };
-        out.put("verdict", Text(verdict));
+        out.put("verdict", Plain(verdict));
         self.judgement(&mut out);
         if !self.asked.is_empty() {
             out.objects("custom", &self.asked, |out, asked| asked.put(out));
@@ -160,7 +163,7 @@ impl Record {
         } else {
             "open"
         };
-        out.put("event", Text(event));
+        out.put("event", Plain(event));
         out.put("close", Member::text(self.close.map(CloseReason::label)));
         out.object("bytes", |bytes| {
             bytes.put("received", Number(self.received));
@@ -177,7 +180,7 @@ impl Record {
             "principal",
             Member::text(principal.map(|id| id.principal())),
         );
-        source.put("address", Shown(&self.peer));
+        source.put("address", Socket(self.peer));
         if let Some(connection) = connection.filter(|c| c.remote != c.peer) {
             // Rules compare the address that trusted proxies tell, so it is needed to judge again.
             source.put("client", Shown(&connection.remote));
@@ -235,10 +238,22 @@ impl Record {
     }
 }
 
+/// Istio's request principal.
+struct User<'a>(&'a str, &'a str);
+
+impl fmt::Display for User<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)?;
+        f.write_str("/")?;
+        f.write_str(self.1)
+    }
+}
+
 fn put_request(out: &mut Object<'_>, request: &Request) {
-    let user = request.claims.as_ref().and_then(|c| c.request_principal());
-    out.object("user", |out| match user {
-        Some(user) => out.put("principal", Shown(&user)),
+    let claims = request.claims.as_ref();
+    let user = claims.and_then(|c| Some(User(c.issuer()?, c.subject()?)));
+    out.object("user", |out| match &user {
+        Some(user) => out.put("principal", Shown(user)),
         None => out.put("principal", Null),
     });
     out.object("request", |out| {
@@ -310,18 +325,61 @@ fn word(decision: Decision) -> &'static str {
 
 /// UTC with milliseconds (RFC 3339).
 pub(super) fn rfc3339(since_epoch: Duration) -> String {
-    let nanos = i128::try_from(since_epoch.as_nanos()).unwrap_or(0);
-    let Ok(t) = time::OffsetDateTime::from_unix_timestamp_nanos(nanos) else {
-        return String::new();
-    };
-    format!(
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:03}Z",
-        t.year(),
-        u8::from(t.month()),
-        t.day(),
-        t.hour(),
-        t.minute(),
-        t.second(),
-        t.millisecond()
-    )
+    Stamp::of(since_epoch).text().to_owned()
+}
+
+/// Room for `0000-00-00T00:00:00.000Z`.
+const STAMP: [u8; 24] = *b"0000-00-00T00:00:00.000Z";
+
+/// A time as text.
+struct Stamp([u8; 24]);
+
+impl Stamp {
+    fn of(since_epoch: Duration) -> Self {
+        let nanos = i128::try_from(since_epoch.as_nanos()).unwrap_or(0);
+        let mut text = STAMP;
+        let Ok(t) = time::OffsetDateTime::from_unix_timestamp_nanos(nanos) else {
+            return Self(text);
+        };
+        let year = u32::try_from(t.year()).unwrap_or(0);
+        let parts = [
+            (0, 4, year),
+            (5, 2, u32::from(u8::from(t.month()))),
+            (8, 2, u32::from(t.day())),
+            (11, 2, u32::from(t.hour())),
+            (14, 2, u32::from(t.minute())),
+            (17, 2, u32::from(t.second())),
+            (20, 3, u32::from(t.millisecond())),
+        ];
+        for (at, len, mut number) in parts {
+            let digits = text.iter_mut().skip(at).take(len);
+            for digit in digits.rev() {
+                // One digit: it fits.
+                *digit = b'0'.saturating_add(u8::try_from(number % 10).unwrap_or(0));
+                number /= 10;
+            }
+        }
+        Self(text)
+    }
+
+    fn text(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        for (millis, want) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+            (951_782_400_001, "2000-02-29T00:00:00.001Z"),
+            (4_102_444_799_060, "2099-12-31T23:59:59.060Z"),
+        ] {
+            assert_eq!(rfc3339(Duration::from_millis(millis)), want);
+        }
+    }
 }

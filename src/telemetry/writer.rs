@@ -1,6 +1,7 @@
 //! From the cores to the file: one ring a core, one thread that writes.
 //!
-//! A core never waits for the writer. A full ring loses records and counts them; the count is written
+//! A core makes the text of its records: what a record is made of is at hand there and was allocated there, and a buffer
+//! that was written comes back to be filled again. A core never waits for the writer. A full ring loses records and counts them; the count is written
 //! as a line of its own, so that a gap is seen.
 
 use std::fs::{File, OpenOptions};
@@ -21,10 +22,20 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long records gather after some were written: to be woken for each costs more than to write it.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// Buffers that wait to be filled again, per core.
+const SPARE: usize = 1024;
+/// A longer buffer is not kept.
+const SPARE_BYTES: usize = 4096;
+
 /// A core's end.
 #[derive(Debug)]
 pub struct Sender {
-    ring: rtrb::Producer<Box<Record>>,
+    ring: rtrb::Producer<Vec<u8>>,
+    /// Buffers whose text was written.
+    spare: rtrb::Consumer<Vec<u8>>,
+    /// Of the next record, and how far it is to the one after it: no two cores give the same.
+    number: u64,
+    step: u64,
     writer: Thread,
     shared: Arc<Shared>,
 }
@@ -43,9 +54,17 @@ struct Shared {
 
 impl Sender {
     /// Hands a record over, or loses and counts it.
-    pub fn send(&mut self, record: Box<Record>) {
-        if self.ring.push(record).is_err() {
+    pub fn send(&mut self, record: &Record) {
+        if self.ring.is_full() {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
+        } else {
+            let mut text = self.spare.pop().unwrap_or_default();
+            record.write_json(self.number, &mut text);
+            text.push(b'\n');
+            self.number = self.number.wrapping_add(self.step);
+            if self.ring.push(text).is_err() {
+                self.shared.lost.fetch_add(1, Ordering::Relaxed);
+            }
         }
         // Pairs with the writer's fence: either it sees the record, or we see it asleep.
         fence(Ordering::SeqCst);
@@ -88,19 +107,27 @@ impl Writer {
             total,
             ..Shared::default()
         });
-        let (producers, consumers): (Vec<_>, Vec<_>) = (0..cores)
-            .map(|_| rtrb::RingBuffer::new(limits::RECORDS_PER_CORE))
+        let (producers, rings): (Vec<_>, Vec<_>) = (0..cores)
+            .map(|_| {
+                let (ring, texts) = rtrb::RingBuffer::new(limits::RECORDS_PER_CORE);
+                let (spares, spare) = rtrb::RingBuffer::new(SPARE);
+                ((ring, spare), Ring { texts, spares })
+            })
             .unzip();
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("records".to_owned())
-            .spawn(move || write_all(consumers, out, &theirs, RETRY))?;
-        let sender = |ring| Sender {
+            .spawn(move || write_all(rings, out, &theirs, RETRY))?;
+        let step = u64::try_from(cores).unwrap_or(1);
+        let sender = |(number, (ring, spare))| Sender {
             ring,
+            spare,
+            number,
+            step,
             writer: thread.thread().clone(),
             shared: Arc::clone(&shared),
         };
-        let senders = producers.into_iter().map(sender).collect();
+        let senders = (0..).zip(producers).map(sender).collect();
         Ok((Self { thread, shared }, senders))
     }
 
@@ -114,26 +141,41 @@ impl Writer {
     }
 }
 
+/// The writer's end of a core's ring.
+struct Ring {
+    texts: rtrb::Consumer<Vec<u8>>,
+    spares: rtrb::Producer<Vec<u8>>,
+}
+
+impl Ring {
+    /// Takes what waits, up to `most` bytes in `text`.
+    fn drain(&mut self, text: &mut Vec<u8>, most: usize) {
+        while let Ok(mut line) = self.texts.pop() {
+            text.extend_from_slice(&line);
+            line.clear();
+            if line.capacity() <= SPARE_BYTES {
+                // What finds no room is freed.
+                drop(self.spares.push(line));
+            }
+            if text.len() > most {
+                break;
+            }
+        }
+    }
+}
+
 fn write_all(
-    mut rings: Vec<rtrb::Consumer<Box<Record>>>,
+    mut rings: Vec<Ring>,
     mut out: Box<dyn Write + Send>,
     shared: &Shared,
     retry: Duration,
 ) {
     let mut text = Vec::new();
-    let mut number = 0_u64;
     loop {
         let ended = shared.ended.load(Ordering::Acquire);
         text.clear();
         for ring in &mut rings {
-            while let Ok(record) = ring.pop() {
-                record.write_json(number, &mut text);
-                text.push(b'\n');
-                number = number.wrapping_add(1);
-                if text.len() > 1 << 20 {
-                    break;
-                }
-            }
+            ring.drain(&mut text, 1 << 20);
         }
         let lost = shared.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
@@ -157,7 +199,7 @@ fn write_all(
         // Announce the sleep, then look once more: a record that came in between is not left lying.
         shared.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if rings.iter().all(|ring| ring.is_empty()) && !shared.ended.load(Ordering::Acquire) {
+        if rings.iter().all(|ring| ring.texts.is_empty()) && !shared.ended.load(Ordering::Acquire) {
             std::thread::park_timeout(Duration::from_millis(500));
         }
         shared.asleep.store(false, Ordering::Relaxed);

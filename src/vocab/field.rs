@@ -37,12 +37,14 @@ pub fn is_reserved(name: &str) -> bool {
             .any(|prefix| name.get(..prefix.len()).is_some_and(|n| alike(n, prefix)))
 }
 
-/// Removes the fields of which `owned` is true, by any of their spellings: `owned` gets names with `-`.
+/// Removes the fields of which `owned` is true, by any of their spellings: `owned` gets names with `-`. Also those whose
+/// spelling with `_` a server could take for one that frames the message.
 pub fn remove_owned(headers: &mut HeaderMap, owned: impl Fn(&str) -> bool) {
     let is_owned = |name: &&HeaderName| {
         let name = name.as_str();
         if name.contains('_') {
-            owned(&name.replace('_', "-"))
+            let dashed = name.replace('_', "-");
+            FRAMING.contains(&dashed.as_str()) || owned(&dashed)
         } else {
             owned(name)
         }

@@ -258,6 +258,11 @@ pub const CONNECT_ALL_MS: u64 = 30_000;
 pub const LOOKUP_MS: u64 = 10_000;
 /// Idle keep-alive connection downstream, in milliseconds.
 pub const IDLE_MS: u64 = 300_000;
+/// How long an upstream may leave a client waiting that sends its body only when it is asked to, in milliseconds; then the
+/// client is asked (RFC 9110 section 10.1.1).
+pub const CONTINUE_MS: u64 = 1000;
+/// How long a WebSocket may be idle, in milliseconds, where the configuration says nothing else.
+pub const STREAM_IDLE_MS: u64 = 3_600_000;
 /// Between two looks at whether an exchange still moves, in milliseconds. An upstream that was asked and has not begun to
 /// answer within one to two of them is given up.
 pub const STALL_MS: u64 = 300_000;

@@ -33,7 +33,7 @@ use crate::worker::site::Story;
 pub struct Core {
     /// This process as configured.
     pub process: Arc<Process>,
-    snapshot: RefCell<Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    snapshot: RefCell<Latest>,
     /// Upstream connections.
     pub upstreams: Upstreams,
     /// Verified tokens.
@@ -59,6 +59,18 @@ pub struct Core {
     drain: watch::Sender<bool>,
 }
 
+/// The snapshot as this core has seen it last. What exchanges hold is counted on this core alone: a count that the cores
+/// share would be fetched from the other one for every request.
+#[derive(Debug)]
+#[expect(
+    clippy::redundant_allocation,
+    reason = "the outer count is this core's alone"
+)]
+struct Latest {
+    cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
+    held: Rc<Arc<Snapshot>>,
+}
+
 /// Between two looks at whether all connections have ended, in milliseconds.
 const DRAIN_LOOK_MS: u64 = 20;
 
@@ -73,9 +85,11 @@ impl Core {
         meters: Meters,
         places: Arc<Places>,
     ) -> Self {
+        let mut cache = Cache::new(snapshot);
+        let held = Rc::new(Arc::clone(cache.load()));
         Self {
             process,
-            snapshot: RefCell::new(Cache::new(snapshot)),
+            snapshot: RefCell::new(Latest { cache, held }),
             upstreams: Upstreams::default(),
             tokens: RefCell::new(TokenCache::with_capacity(limits::TOKENS_PER_CORE)),
             meters,
@@ -146,8 +160,18 @@ impl Core {
 
     /// The snapshot as it is now. Read once per exchange.
     #[must_use]
-    pub fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(self.snapshot.borrow_mut().load())
+    #[expect(
+        clippy::redundant_allocation,
+        reason = "the outer count is this core's alone"
+    )]
+    pub fn snapshot(&self) -> Rc<Arc<Snapshot>> {
+        let mut latest = self.snapshot.borrow_mut();
+        let Latest { cache, held } = &mut *latest;
+        let now = cache.load();
+        if !Arc::ptr_eq(now, held) {
+            *held = Rc::new(Arc::clone(now));
+        }
+        Rc::clone(held)
     }
 
     /// Counts up, for choices by turns.
@@ -159,7 +183,7 @@ impl Core {
     }
 
     /// Hands a record to the writer.
-    pub fn record(&self, record: Box<Record>) {
+    pub fn record(&self, record: &Record) {
         self.recorded.set(self.recorded.get().wrapping_add(1));
         self.records.borrow_mut().send(record);
     }

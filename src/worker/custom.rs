@@ -147,6 +147,21 @@ pub struct Before {
     pub request: Option<Arc<Request>>,
 }
 
+/// What passes where no policy has a provider; else what was asked before.
+///
+/// # Errors
+/// Providers have to be asked.
+pub fn nobody(plan: &Plan<'_>, before: Before) -> Result<Passed, Before> {
+    if plan.enforcements.iter().any(|e| e.set.asks_providers()) {
+        return Err(before);
+    }
+    let Before { names, request } = before;
+    Ok(Passed {
+        asked: Asked { names, request },
+        downstream: Vec::new(),
+    })
+}
+
 /// What the providers of the policies that match say about a request.
 ///
 /// # Errors

@@ -39,10 +39,11 @@ use crate::worker::edge;
 use crate::worker::forward::{self as forwarding, Forward, OnAnswer, Onward};
 use crate::worker::inbound;
 use crate::worker::judge::{self, NoTarget, Opened};
-use crate::worker::open::Entry;
+use crate::worker::open::{Entry, Rejudge};
 use crate::worker::origin::Origin;
 use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
+use crate::worker::upgrade::Upgrade;
 
 /// A request as it arrived, canonical.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub struct Arrived<'a> {
     pub body: Source<'a>,
     /// Announced length of the body.
     pub length: Option<u64>,
+    /// It asks for a WebSocket.
+    pub upgrade: Option<&'a Upgrade>,
 }
 
 /// An answer of our own, and why.
@@ -120,43 +123,43 @@ impl Refusal {
     }
 }
 
-impl From<Stopped> for Refusal {
-    fn from(stopped: Stopped) -> Self {
+impl From<Box<Stopped>> for Box<Refusal> {
+    fn from(stopped: Box<Stopped>) -> Self {
         let Stopped {
             reply,
             close,
             detail,
             denied,
-        } = stopped;
-        Self {
+        } = *stopped;
+        Self::new(Refusal {
             reply,
             close,
             detail,
             denied,
-        }
+        })
     }
 }
 
 /// Serves one request. `true`: the downstream connection can take another one.
 pub async fn serve(
     core: &Rc<Core>,
-    site: &Site,
+    site: &Rc<Site>,
     arrived: Arrived<'_>,
     mut responder: Responder<'_>,
 ) -> bool {
     let snapshot = core.snapshot();
     let mut story = Story::begin(core, site, Kind::Request, &snapshot);
-    let mut site = site.clone();
     let Arrived {
         mut request,
         form,
         mut body,
         length,
+        upgrade,
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let trusted = snapshot.mesh.num_trusted_proxies;
     let told = told(&request.headers);
-    site.connection.remote = client_of(&mut request, &site, outside, trusted);
+    let site = site.of_client(client_of(&mut request, site, outside, trusted));
     let asks = Asks {
         grpc: is_grpc(&request.headers),
         length,
@@ -177,7 +180,9 @@ pub async fn serve(
     let request = Arc::new(request);
     story.edit(|r| {
         r.request = Some(Arc::clone(&request));
-        r.connection = Some(site.connection.clone());
+        if let Some(connection) = &mut r.connection {
+            connection.remote = site.connection.remote;
+        }
     });
     let (permit, going, passed, first) = match prepared {
         Ok(ready) => ready,
@@ -206,11 +211,16 @@ pub async fn serve(
         length,
         answer: &answer,
         others: &others,
+        upgrade,
     };
     if request.method == Method::CONNECT {
         return connect::connect(work, body, responder, story, &entry.cancel).await;
     }
-    forwarding::exchange(work, body, responder, story, &entry.cancel).await
+    let keep = forwarding::exchange(work, body, responder, story, &entry.cancel).await;
+    if let Some(upgrade) = upgrade {
+        upgrade.enter(entry);
+    }
+    keep
 }
 
 /// The client's address, of a request whose head says no more than those before us may say.
@@ -238,11 +248,10 @@ fn enter(
     inbound::take(core, &opened.site).map_err(|detail| Box::new(Refusal::full(detail)))?;
     let latest = core.snapshot();
     let leaf = opened.site.leaf.clone();
-    let still = move |snapshot: &Snapshot| opened.is_still_allowed(snapshot);
-    if !Arc::ptr_eq(&latest, judged_by) && !still(&latest) {
+    if !Arc::ptr_eq(&latest, judged_by) && !opened.is_still_allowed(&latest) {
         return Err(Box::new(Refusal::policy_changed()));
     }
-    let entry = core.open.enter(Box::new(still), story.sketch());
+    let entry = core.open.enter(Rejudge::Opened(opened), story.sketch());
     entry.cancel.depends_on(leaf);
     Ok(entry)
 }
@@ -404,10 +413,11 @@ async fn prepare<'s>(
         snapshot,
         plan: &plan,
     };
-    let before = std::mem::take(&mut login.asked);
-    let passed = Box::pin(custom::request(asker, request, before, upload, story))
-        .await
-        .map_err(|stopped| Box::new(Refusal::from(*stopped)))?;
+    let asked = std::mem::take(&mut login.asked);
+    let passed = match custom::nobody(&plan, asked) {
+        Ok(passed) => passed,
+        Err(before) => Box::pin(custom::request(asker, request, before, upload, story)).await?,
+    };
     tokens(core, site, snapshot, &plan, request, story)?;
     if !login.is_met(request.claims.as_ref()) {
         return Err(Box::new(Refusal::missing_token(site, request)));
@@ -643,9 +653,12 @@ pub(super) fn outside(
     }
 }
 
+/// How many those are, mostly.
+const OWN_FIELDS: usize = 3;
+
 /// Header fields that we set ourselves; they replace those of the request.
 fn own_fields(site: &Site, request: &Request, going: &Going, told: Vec<HeaderValue>) -> HeaderMap {
-    let mut extra = HeaderMap::new();
+    let mut extra = HeaderMap::with_capacity(OWN_FIELDS);
     if matches!(going.target, Target::Tls { .. }) || matches!(site.point, SitePoint::Egress { .. })
     {
         // The outside learns nothing about the inside.

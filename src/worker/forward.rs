@@ -10,13 +10,16 @@ use std::task::Poll;
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use tokio::sync::Notify;
 
 use crate::exchange::close::CloseReason;
 use crate::http::forward::outgoing;
+use crate::http::grpc;
 use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawResponse};
 use crate::http::reply::{Reply, is_grpc};
+use crate::http::upgrade;
 use crate::io::body::{Coding, PumpError, Sink, Source, Trailers, pump};
-use crate::io::h1::HeadError;
+use crate::io::h1::{HeadError, Writer};
 use crate::io::hbone::HboneError;
 use crate::io::relay::Meter;
 use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
@@ -28,6 +31,7 @@ use crate::vocab::text::chain;
 use crate::worker::open::Cancel;
 use crate::worker::respond::Responder;
 use crate::worker::site::Story;
+use crate::worker::upgrade::Upgrade;
 
 /// A permitted request.
 #[expect(
@@ -53,6 +57,8 @@ pub struct Forward<'a> {
     pub answer: &'a OnAnswer,
     /// Where else it may go.
     pub others: &'a dyn Onward,
+    /// It asks for a WebSocket.
+    pub upgrade: Option<&'a Upgrade>,
 }
 
 /// Where else a request may go that could not be sent at all.
@@ -85,9 +91,15 @@ struct Moving<'a> {
     /// Scheme of the upstream, which HTTP/2 names.
     scheme: &'static str,
     passed: &'a Meter,
+    upgrade: Option<&'a Upgrade>,
+    /// The client sends its body only when it is asked to, which the upstream decides.
+    awaited: Cell<bool>,
+    /// Says that it has decided so.
+    invited: Notify,
     /// The body was sent whole.
     uploaded: Cell<bool>,
     status: Cell<Option<u16>>,
+    switched: Cell<Option<Box<RawResponse>>>,
 }
 
 /// How an attempt ended.
@@ -110,6 +122,8 @@ enum AnswerError {
     Upstream(String),
     /// The downstream broke off.
     Downstream(io::Error),
+    /// None of it: the upstream speaks another protocol now, as it was asked to.
+    Switched(Box<RawResponse>),
 }
 
 /// What is left usable after an answer.
@@ -124,15 +138,11 @@ type Slot<'a> = RefCell<Option<Responder<'a>>>;
 pub async fn exchange(
     work: Forward<'_>,
     mut body: Source<'_>,
-    mut responder: Responder<'_>,
+    responder: Responder<'_>,
     mut story: Story,
     cancel: &Cancel,
 ) -> bool {
     let bodiless = body.is_empty();
-    if !bodiless && responder.invite_body().await.is_err() {
-        story.end(CloseReason::DownstreamReset);
-        return false;
-    }
     let passed = std::rc::Rc::clone(&story.passed);
     let moving = Moving {
         request: work.request,
@@ -144,12 +154,29 @@ pub async fn exchange(
             Target::Hbone(_) | Target::Plain { .. } => "http",
         },
         passed: &passed,
+        upgrade: work.upgrade.filter(|_| work.version == Version::H1),
+        awaited: Cell::new(!bodiless && responder.is_awaited()),
+        invited: Notify::new(),
         uploaded: Cell::new(false),
         status: Cell::new(None),
+        switched: Cell::new(None),
     };
     let slot: Slot<'_> = RefCell::new(Some(responder));
     let others = work.others;
-    let (close, detail, keep) = attempts(work, &moving, &mut body, &slot, cancel).await;
+    let deadline = is_grpc(&moving.request.headers)
+        .then(|| grpc::timeout_ms(&moving.request.headers))
+        .flatten();
+    let tried = attempts(work, &moving, &mut body, &slot, cancel);
+    let Ended {
+        close,
+        detail,
+        keep,
+        late,
+    } = within(deadline, tried).await;
+    if let (Some(upgrade), Some(head)) = (moving.upgrade, moving.switched.take()) {
+        let waiting = slot.borrow_mut().take();
+        return switch(upgrade, *head, waiting, story).await;
+    }
     story.edit(|r| {
         r.workload = others.moved().or_else(|| r.workload.take());
         r.status = moving.status.get();
@@ -157,12 +184,14 @@ pub async fn exchange(
     });
     let unanswered = slot.borrow_mut().take();
     let keep = match unanswered {
-        None => keep,
+        None => keep && close == CloseReason::Done,
         // There is nobody to answer.
         Some(_) if close == CloseReason::DownstreamReset => false,
         Some(mut responder) => {
             let reply = own_reply(close);
-            let reply = if is_grpc(&moving.request.headers) {
+            let reply = if late {
+                Reply::deadline_exceeded()
+            } else if is_grpc(&moving.request.headers) {
                 reply.into_grpc()
             } else {
                 reply
@@ -176,6 +205,59 @@ pub async fn exchange(
     };
     story.end(close);
     keep
+}
+
+/// How the attempts ended.
+struct Ended {
+    close: CloseReason,
+    detail: Option<String>,
+    /// The downstream connection can go on.
+    keep: bool,
+    /// The deadline of a gRPC call was over.
+    late: bool,
+}
+
+/// Runs the attempts of a call until its deadline. What is dropped then breaks off.
+async fn within(
+    deadline_ms: Option<u64>,
+    tried: impl Future<Output = (CloseReason, Option<String>, bool)>,
+) -> Ended {
+    let done = match deadline_ms {
+        None => Ok(tried.await),
+        Some(ms) => rt::timeout(ms, tried).await,
+    };
+    match done {
+        Ok((close, detail, keep)) => Ended {
+            close,
+            detail,
+            keep,
+            late: false,
+        },
+        Err(rt::Elapsed) => Ended {
+            close: CloseReason::UpstreamTimeout,
+            detail: Some("deadline of the call is over".to_owned()),
+            keep: false,
+            late: true,
+        },
+    }
+}
+
+/// Tells the client that the upstream has switched.
+async fn switch(
+    upgrade: &Upgrade,
+    head: RawResponse,
+    waiting: Option<Responder<'_>>,
+    story: Story,
+) -> bool {
+    let told = match waiting {
+        Some(responder) => responder.switch(head).await,
+        None => Err(io::ErrorKind::BrokenPipe.into()),
+    };
+    match told {
+        Ok(()) => upgrade.told(story),
+        Err(error) => story.fail(CloseReason::DownstreamReset, error),
+    }
+    false
 }
 
 /// Asks the upstream, and once more if a pooled connection turns out to be closed.
@@ -198,10 +280,13 @@ async fn attempts(
     let repeatable = body.is_empty() && request.method.is_idempotent();
     let failed = |error: &DialError| (dial_reason(error), Some(chain(error)), true);
     let (upstream, again) = loop {
-        let asked = tokio::select! {
-            biased;
-            why = cancel.cancelled() => return (why, None, false),
-            asked = upstreams.request(permit, &target, version) => asked,
+        let asked = match upstreams.pooled(permit, &target, version) {
+            Ok(pooled) => Ok(pooled),
+            Err(permit) => tokio::select! {
+                biased;
+                why = cancel.cancelled() => return (why, None, false),
+                asked = Box::pin(upstreams.request(permit, &target, version)) => asked,
+            },
         };
         match asked {
             Ok(asked) => break asked,
@@ -236,9 +321,7 @@ async fn via(
     upstreams: &Upstreams,
 ) -> Tried {
     match upstream {
-        Upstream::H1(connection) => {
-            via_h1(moving, *connection, body, slot, cancel, upstreams).await
-        }
+        Upstream::H1(connection) => via_h1(moving, connection, body, slot, cancel, upstreams).await,
         Upstream::H2(client) => h2::via(moving, client, body, slot, cancel).await,
     }
 }
@@ -393,18 +476,71 @@ fn over(moving: &Moving<'_>, drove: Drove, stale_possible: bool) -> (Tried, bool
             Tried::Over(CloseReason::UpstreamReset, Some(REFUSED.to_owned()), true),
             false,
         ),
-        Drove::Answered(Err(AnswerError::Upstream(what))) => {
-            ended(CloseReason::UpstreamReset, what)
-        }
+        // Where nothing of it was sent on, our own answer is whole.
+        Drove::Answered(Err(AnswerError::Upstream(what))) => (
+            Tried::Over(CloseReason::UpstreamReset, Some(what), uploaded),
+            false,
+        ),
         Drove::Answered(Err(AnswerError::Downstream(error))) => {
             ended(CloseReason::DownstreamReset, error.to_string())
+        }
+        Drove::Answered(Err(AnswerError::Switched(head))) => {
+            moving.switched.set(Some(head));
+            (Tried::Over(CloseReason::Done, None, false), false)
         }
     }
 }
 
+/// Waits until the upstream wants the body, or has had its time to say that it does not, and asks the client for it.
+async fn invitation(moving: &Moving<'_>, writer: &mut Writer, slot: &Slot<'_>) -> io::Result<()> {
+    if writer.flush().await.is_err() {
+        // Its reading side says why.
+        return std::future::pending().await;
+    }
+    if rt::timeout(limits::CONTINUE_MS, moving.invited.notified())
+        .await
+        .is_err()
+    {
+        tracing::trace!("upstream does not say whether it wants the body");
+    }
+    invite(moving, slot).await
+}
+
+/// Asks the client for its body, unless it has its answer already.
+async fn invite(moving: &Moving<'_>, slot: &Slot<'_>) -> io::Result<()> {
+    // Out of the slot meanwhile: others look at it.
+    let waiting = slot.borrow_mut().take();
+    let Some(mut responder) = waiting else {
+        return std::future::pending().await;
+    };
+    moving.awaited.set(false);
+    let invited = responder.invite_body().await;
+    *slot.borrow_mut() = Some(responder);
+    invited
+}
+
+/// What becomes of an interim answer.
+async fn interim_answer(
+    moving: &Moving<'_>,
+    head: RawResponse,
+    slot: &Slot<'_>,
+) -> Result<(), AnswerError> {
+    if head.status == StatusCode::CONTINUE {
+        moving.invited.notify_one();
+        return Ok(());
+    }
+    let waiting = slot.borrow_mut().take();
+    let Some(mut responder) = waiting else {
+        return Ok(());
+    };
+    let sent = responder.interim(head).await;
+    *slot.borrow_mut() = Some(responder);
+    sent.map_err(AnswerError::Downstream)
+}
+
 async fn via_h1(
     moving: &Moving<'_>,
-    mut connection: H1Upstream,
+    mut connection: Box<H1Upstream>,
     body: &mut Source<'_>,
     slot: &Slot<'_>,
     cancel: &Cancel,
@@ -418,15 +554,23 @@ async fn via_h1(
         (!bodiless).then_some(coding),
     );
     let reused = connection.reused;
-    let H1Upstream { reader, writer, .. } = &mut connection;
+    let H1Upstream { reader, writer, .. } = &mut *connection;
     let upload = async {
         let coding = if bodiless { Coding::Length(0) } else { coding };
+        if moving.awaited.get()
+            && let Err(error) = invitation(moving, writer, slot).await
+        {
+            return error;
+        }
         upload(moving, body, &mut Sink::H1(writer, coding)).await
     };
     let answer = async {
         let mut interim = 0_usize;
         let head = loop {
             match reader.head(h1::parse_response).await {
+                Ok(Some(head)) if moving.upgrade.is_some() && upgrade::agrees(&head) => {
+                    return Err(AnswerError::Switched(Box::new(head)));
+                }
                 Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
                     return Err(AnswerError::Upstream("unsolicited 101".to_owned()));
                 }
@@ -437,8 +581,14 @@ async fn via_h1(
                             "too many interim responses".to_owned(),
                         ));
                     }
+                    interim_answer(moving, head, slot).await?;
                 }
                 Ok(Some(head)) => break head,
+                Ok(None) | Err(HeadError::Io(_)) if interim > 0 => {
+                    return Err(AnswerError::Upstream(
+                        "no answer behind interim ones".to_owned(),
+                    ));
+                }
                 Ok(None) | Err(HeadError::Io(_)) => return Err(AnswerError::Silent),
                 Err(error) => return Err(AnswerError::Upstream(chain(&error))),
             }
@@ -455,8 +605,11 @@ async fn via_h1(
         })
     };
     let drove = drive(moving, upload, answer, slot, cancel).await;
+    let switched = matches!(&drove, Drove::Answered(Err(AnswerError::Switched(_))));
     let (tried, keep_upstream) = over(moving, drove, reused);
-    if keep_upstream {
+    if let (true, Some(upgrade)) = (switched, moving.upgrade) {
+        upgrade.agreed(connection);
+    } else if keep_upstream {
         upstreams.give_back(connection);
     }
     tried
@@ -473,6 +626,11 @@ async fn answer(
     let Some(responder) = slot.borrow_mut().take() else {
         return Err(AnswerError::Upstream("answered twice".to_owned()));
     };
+    let mut responder = responder;
+    if moving.awaited.get() {
+        // Whether the client sends its body now that it has its answer cannot be told.
+        responder.close_after();
+    }
     moving.status.set(Some(head.status.as_u16()));
     for (name, value) in &moving.on_answer.added {
         head.headers.append(name.clone(), value.clone());
@@ -508,13 +666,21 @@ fn request_head(out: &mut BytesMut, moving: &Moving<'_>, coding: Option<Coding>)
     out.extend_from_slice(b"\r\n");
     match coding {
         Some(Coding::Length(n)) => {
-            out.extend_from_slice(format!("content-length: {n}\r\n").as_bytes());
+            out.extend_from_slice(b"content-length: ");
+            h1::write_number(out, n);
+            out.extend_from_slice(b"\r\n");
         }
         Some(Coding::Chunked | Coding::Close) => {
             out.extend_from_slice(b"transfer-encoding: chunked\r\n");
         }
+        None if moving.upgrade.is_some() => {
+            out.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+        }
         None if moving.length == Some(0) => out.extend_from_slice(b"content-length: 0\r\n"),
         None => {}
+    }
+    if moving.awaited.get() {
+        out.extend_from_slice(b"expect: 100-continue\r\n");
     }
     for (name, value) in fields(moving).filter(|(name, _)| **name != header::TE) {
         out.extend_from_slice(name.as_str().as_bytes());

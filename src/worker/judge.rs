@@ -67,7 +67,7 @@ pub fn elsewhere<'s>(
 #[derive(Debug)]
 pub struct Opened {
     /// Where.
-    pub site: Site,
+    pub site: Rc<Site>,
     request: Option<Arc<Request>>,
     asked: Asked,
     /// The workload that a gateway has chosen.
@@ -79,14 +79,14 @@ impl Opened {
     /// `request` is `None` at L4.
     #[must_use]
     pub fn new(
-        site: Site,
+        site: impl Into<Rc<Site>>,
         request: Option<&Arc<Request>>,
         asked: Asked,
         judged_by: &Snapshot,
         workload: Option<usize>,
     ) -> Rc<Self> {
         let opened = Self {
-            site,
+            site: site.into(),
             request: request.map(Arc::clone),
             asked,
             towards: RefCell::default(),

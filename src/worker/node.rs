@@ -355,9 +355,8 @@ pub async fn dialled(
         return Err(CloseReason::PolicyChanged);
     }
     // On the list before the dial: one that changes from now on is heard.
-    let held = Rc::clone(&opened);
-    let still = move |snapshot: &Snapshot| held.is_still_allowed(snapshot);
-    let entry = core.open.enter(Box::new(still), story.sketch());
+    let still = Rejudge::Opened(Rc::clone(&opened));
+    let entry = core.open.enter(still, story.sketch());
     entry.cancel.depends_on(opened.site.leaf.clone());
     let first = plan.enforcements;
     let next = |error: &DialError, story: &mut Story| {
@@ -720,13 +719,14 @@ fn leaver<'s>(node: &Node, at: usize, snapshot: &'s Snapshot) -> Option<(usize, 
 
 /// Whether a connection that left a workload may stay open, by a newer snapshot.
 fn still_leaving(node: Rc<Node>, at: usize, wanted: Wanted, port: u16) -> Rejudge {
-    Box::new(move |snapshot| {
+    let by = move |snapshot: &Snapshot| {
         leaver(&node, at, snapshot).is_some_and(|(_at, own)| {
             let (rules, from) = (&snapshot.enforcements, leaving_from(&node, own));
             let (_route, verdict) = outbound::judge(rules, &from, (&wanted, port), 0);
             verdict.permit().is_ok()
         })
-    })
+    };
+    Rejudge::By(Box::new(by))
 }
 
 fn leaving_connection(own: &SpiffeId, peer: SocketAddr, wanted: &Wanted, port: u16) -> Connection {

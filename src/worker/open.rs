@@ -12,13 +12,37 @@ use crate::exchange::close::CloseReason;
 use crate::identity::revocation::PeerLeaf;
 use crate::io::rt;
 use crate::telemetry::live::Live;
+use crate::worker::judge::Opened;
 use crate::worker::site::Sketch;
 
 /// Entries that are judged before the other tasks of the core get their turn.
 const JUDGED_PER_TURN: usize = 256;
 
-/// Judges an open exchange again; `false` ends it.
-pub type Rejudge = Box<dyn Fn(&Snapshot) -> bool>;
+/// What judges an open exchange again.
+pub enum Rejudge {
+    /// Nothing: no policy ends it.
+    Nothing,
+    /// The policies at its site.
+    Opened(Rc<Opened>),
+    /// Something else; `false` ends it.
+    By(Box<dyn Fn(&Snapshot) -> bool>),
+}
+
+impl Rejudge {
+    fn still_allows(&self, snapshot: &Snapshot) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::Opened(opened) => opened.is_still_allowed(snapshot),
+            Self::By(judge) => judge(snapshot),
+        }
+    }
+}
+
+impl std::fmt::Debug for Rejudge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Rejudge")
+    }
+}
 
 /// All open exchanges of a core.
 #[derive(Default)]
@@ -45,7 +69,14 @@ pub struct Cancel {
     cancelled: Cell<Option<CloseReason>>,
     waker: RefCell<Option<Waker>>,
     /// Certificates of the peers on either side that this exchange is for or goes to.
-    peers: RefCell<Vec<Arc<PeerLeaf>>>,
+    peers: RefCell<Peers>,
+}
+
+/// Most exchanges have one or two.
+#[derive(Debug, Default)]
+struct Peers {
+    first: Option<Arc<PeerLeaf>>,
+    more: Vec<Arc<PeerLeaf>>,
 }
 
 impl Cancel {
@@ -76,9 +107,12 @@ impl Cancel {
     pub fn depends_on(&self, peer: Option<Arc<PeerLeaf>>) {
         if let Some(peer) = peer {
             let mut peers = self.peers.borrow_mut();
-            // There are two at the most in nearly all cases.
-            peers.reserve_exact(1);
-            peers.push(peer);
+            if peers.first.is_none() {
+                peers.first = Some(peer);
+            } else {
+                peers.more.reserve_exact(1);
+                peers.more.push(peer);
+            }
         }
     }
 
@@ -86,9 +120,8 @@ impl Cancel {
     #[must_use]
     pub fn is_revoked(&self, snapshot: &Snapshot) -> bool {
         let peers = self.peers.borrow();
-        peers
-            .iter()
-            .any(|peer| snapshot.revocations.of(peer).is_some())
+        let mut all = peers.first.iter().chain(&peers.more);
+        all.any(|peer| snapshot.revocations.of(peer).is_some())
     }
 
     fn cancel(&self, why: CloseReason) {
@@ -143,7 +176,7 @@ impl Open {
         snapshot: &Snapshot,
         serve: impl Future<Output = T>,
     ) -> Option<T> {
-        let entry = self.enter(Box::new(|_snapshot| true), None);
+        let entry = self.enter(Rejudge::Nothing, None);
         entry.cancel.depends_on(peer);
         if entry.cancel.is_revoked(snapshot) {
             return None;
@@ -183,7 +216,7 @@ impl Open {
         for held in some.by_ref().take(JUDGED_PER_TURN).map(|(_, held)| held) {
             let why = if held.cancel.is_revoked(snapshot) {
                 CloseReason::Revoked
-            } else if (held.rejudge)(snapshot) {
+            } else if held.rejudge.still_allows(snapshot) {
                 continue;
             } else {
                 CloseReason::PolicyChanged

@@ -28,6 +28,7 @@ use crate::worker::core::Core;
 use crate::worker::inbound;
 use crate::worker::judge;
 use crate::worker::node;
+use crate::worker::open::Rejudge;
 use crate::worker::relaying::Rest;
 use crate::worker::same_node::Client;
 use crate::worker::site::Story;
@@ -193,7 +194,7 @@ async fn unowned(
         options: ConnectOptions { mark: node.mark },
         source: None,
     };
-    let entry = core.open.enter(Box::new(|_snapshot| true), story.sketch());
+    let entry = core.open.enter(Rejudge::Nothing, story.sketch());
     match node::dial(
         &core,
         (permit, target),

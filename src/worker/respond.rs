@@ -1,5 +1,6 @@
 //! Where the answer to a request goes, on either protocol: our own or an upstream's.
 
+use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll};
 
@@ -15,6 +16,7 @@ use crate::io::h2::Respond;
 use crate::io::{clock, rt};
 use crate::vocab::limits;
 use crate::worker::core::Core;
+use crate::worker::upgrade;
 
 /// Where the answer goes.
 #[derive(Debug)]
@@ -64,7 +66,9 @@ impl<'a> Responder<'a> {
                 let keep = keep && done && !core.is_draining();
                 let out = writer.out();
                 status_line(out, status, is_11);
-                out.extend_from_slice(format!("content-length: {}\r\n", content.len()).as_bytes());
+                out.extend_from_slice(b"content-length: ");
+                h1::write_number(out, u64::try_from(content.len()).unwrap_or(0));
+                out.extend_from_slice(b"\r\n");
                 let mut fields = headers;
                 finish_fields(&mut fields);
                 connection_field(&mut fields, keep, is_11);
@@ -112,12 +116,21 @@ impl<'a> Responder<'a> {
         match self {
             Self::H1 {
                 writer,
+                method,
                 is_11,
                 keep,
                 core,
                 ..
             } => {
                 let keep = keep && !core.is_draining();
+                if framing == Framing::Empty
+                    && !h1::is_bodiless(head.status, &method)
+                    && !head.headers.contains_key(header::CONTENT_LENGTH)
+                {
+                    // Over HTTP/2 the end of the stream says it.
+                    head.headers
+                        .insert(header::CONTENT_LENGTH, HeaderValue::from(0));
+                }
                 let (coding, keep) = match framing {
                     Framing::Empty => (None, keep),
                     Framing::Length(n) => (Some(Coding::Length(n)), keep),
@@ -209,6 +222,45 @@ impl<'a> Responder<'a> {
         }
     }
 
+    /// Sends an interim answer on (RFC 9110 section 15.2). One that the client did not ask for, or could not read, is not
+    /// for it: `100` and `101`, and all of them over HTTP/1.0.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(super) async fn interim(&mut self, mut head: RawResponse) -> io::Result<()> {
+        let asked = [StatusCode::CONTINUE, StatusCode::SWITCHING_PROTOCOLS];
+        if asked.contains(&head.status) {
+            return Ok(());
+        }
+        clean_response(&mut head.headers);
+        head.headers.remove(header::CONTENT_LENGTH);
+        match self {
+            Self::H1 { is_11: false, .. } => Ok(()),
+            Self::H1 { writer, .. } => {
+                status_line(writer.out(), head.status, true);
+                h1::write_fields(writer.out(), &head.headers);
+                writer.flush().await
+            }
+            Self::H2 { respond, .. } => respond.send_interim(head.status, &head.headers),
+        }
+    }
+
+    /// Tells the client that its connection carries another protocol from here on.
+    ///
+    /// # Errors
+    /// The client is gone.
+    pub(super) async fn switch(self, mut head: RawResponse) -> io::Result<()> {
+        clean_response(&mut head.headers);
+        match self {
+            Self::H1 { writer, .. } => {
+                upgrade::head(&head, writer.out());
+                writer.flush().await
+            }
+            // No request of HTTP/2 asks in this way.
+            Self::H2 { .. } => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
     /// Tells a client that waits for it to send the body.
     ///
     /// # Errors
@@ -238,10 +290,26 @@ fn status_line(out: &mut BytesMut, status: StatusCode, is_11: bool) {
     out.extend_from_slice(b"\r\n");
 }
 
+thread_local! {
+    /// The second that was written last, and how.
+    static DATE: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
+}
+
+/// `date` of now; made anew once a second.
+fn date() -> HeaderValue {
+    let now = clock::unix();
+    DATE.with_borrow_mut(|(second, text)| {
+        if *second != now.as_secs()
+            && let Ok(date) = HeaderValue::try_from(http_date(now))
+        {
+            (*second, *text) = (now.as_secs(), date);
+        }
+        text.clone()
+    })
+}
+
 fn finish_fields(headers: &mut HeaderMap) {
-    if let Ok(date) = HeaderValue::try_from(http_date(clock::unix())) {
-        headers.insert(header::DATE, date);
-    }
+    headers.insert(header::DATE, date());
     headers.insert(header::SERVER, SERVER);
 }
 

@@ -11,6 +11,7 @@ use crate::exchange::close::CloseReason;
 use crate::http::canonical::{self, BadRequest};
 use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawRequest};
 use crate::http::reply::Reply;
+use crate::http::upgrade;
 use crate::io::body::{Source, announced_length};
 use crate::io::h1::{HeadError, Reader, Writer, split};
 use crate::io::stream::Stream;
@@ -21,6 +22,7 @@ use crate::worker::core::Core;
 use crate::worker::exchange::{self, Arrived};
 use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
+use crate::worker::upgrade::Upgrade;
 
 /// The client preface of HTTP/2 begins with what no HTTP/1 request does.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
@@ -35,14 +37,15 @@ pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, is_h2: bool) {
             Ok(Ok(first)) => first == H2_PREFACE,
             Ok(Err(_)) | Err(rt::Elapsed) => false,
         };
+    let site = Rc::new(site);
     if is_h2 {
-        h2::serve(core, Rc::new(site), stream).await;
+        h2::serve(core, site, stream).await;
     } else {
         serve_h1(&core, &site, stream).await;
     }
 }
 
-async fn serve_h1(core: &Rc<Core>, site: &Site, stream: Stream) {
+async fn serve_h1(core: &Rc<Core>, site: &Rc<Site>, stream: Stream) {
     let (mut reader, mut writer) = split(stream);
     let mut draining = pin!(core.draining());
     loop {
@@ -75,7 +78,13 @@ async fn serve_h1(core: &Rc<Core>, site: &Site, stream: Stream) {
                 break;
             }
         };
-        if !one_h1(core, site, head, &mut reader, &mut writer).await {
+        let upgrade = Upgrade::default();
+        let keep = one_h1(core, site, head, (&mut reader, &mut writer), &upgrade).await;
+        if let Some(switched) = upgrade.into_switched() {
+            // Boxed, so that an idle connection does not hold room for a relay.
+            return Box::pin(switched.relay(reader, writer, limits::STREAM_IDLE_MS)).await;
+        }
+        if !keep {
             break;
         }
     }
@@ -97,10 +106,10 @@ async fn end(writer: &mut Writer) {
 /// One request on an HTTP/1 connection; `true` if it can take another.
 async fn one_h1(
     core: &Rc<Core>,
-    site: &Site,
+    site: &Rc<Site>,
     head: RawRequest,
-    reader: &mut Reader,
-    writer: &mut Writer,
+    (reader, writer): (&mut Reader, &mut Writer),
+    upgrade: &Upgrade,
 ) -> bool {
     let framing = match h1::request_framing(&head) {
         Ok(framing) => framing,
@@ -109,7 +118,9 @@ async fn one_h1(
             return false;
         }
     };
-    let keep = h1::keeps_alive(&head.headers, head.is_11);
+    let upgrade = upgrade::asks(&head, framing).then_some(upgrade);
+    // What comes behind a request to switch is not HTTP if its client believes to have switched.
+    let keep = upgrade.is_none() && h1::keeps_alive(&head.headers, head.is_11);
     let is_11 = head.is_11;
     let method = head.method.clone();
     let expects_continue = is_11
@@ -152,6 +163,7 @@ async fn one_h1(
             form,
             body,
             length,
+            upgrade,
         },
         responder,
     ))
@@ -175,7 +187,13 @@ async fn bad_head(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: &Hea
 }
 
 async fn bad_request(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: BadRequest) {
-    let why = (CloseReason::BadRequest, StatusCode::BAD_REQUEST);
+    let status = match error {
+        BadRequest::Expectation => StatusCode::EXPECTATION_FAILED,
+        BadRequest::Method | BadRequest::Host | BadRequest::Target | BadRequest::Connection => {
+            StatusCode::BAD_REQUEST
+        }
+    };
+    let why = (CloseReason::BadRequest, status);
     unread(core, site, writer, why, &error.to_string()).await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,8 +44,21 @@ pub struct Site {
     pub taken: Rc<OnceCell<Taken>>,
 }
 
+impl Site {
+    /// The same site with the client's address as trusted proxies tell it.
+    #[must_use]
+    pub fn of_client(self: &Rc<Self>, remote: IpAddr) -> Rc<Self> {
+        if self.connection.remote == remote {
+            return Rc::clone(self);
+        }
+        let mut site = Self::clone(self);
+        site.connection.remote = remote;
+        Rc::new(site)
+    }
+}
+
 /// A record until it is sent.
-type Shared = Rc<RefCell<Option<Box<Record>>>>;
+type Shared = Rc<RefCell<Option<Record>>>;
 
 /// Gathers one record while an exchange runs; sends it when it ends, however it ends.
 #[derive(Debug)]
@@ -66,15 +79,10 @@ impl Story {
     /// Begins at a site.
     #[must_use]
     pub fn begin(core: &Rc<Core>, site: &Site, kind: Kind, snapshot: &Arc<Snapshot>) -> Self {
-        Self::about(
-            core,
-            (site.role, &site.instance),
-            site.peer,
-            kind,
-            snapshot.generation,
-        )
-        .with_connection(site.connection.clone())
-        .with_told(site.told.as_ref())
+        let who = (site.role, Rc::clone(&site.instance));
+        Self::new(core, who, site.peer, kind, snapshot.generation)
+            .with_connection(site.connection.clone())
+            .with_told(site.told.as_ref())
     }
 
     /// Begins before anything is known but the peer.
@@ -86,11 +94,21 @@ impl Story {
         kind: Kind,
         generation: u64,
     ) -> Self {
+        Self::new(core, (who.0, who.1.into()), peer, kind, generation)
+    }
+
+    fn new(
+        core: &Rc<Core>,
+        (role, instance): (&'static str, Rc<str>),
+        peer: SocketAddr,
+        kind: Kind,
+        generation: u64,
+    ) -> Self {
         let record = Record {
             time: Duration::ZERO,
             generation,
-            role: who.0,
-            instance: who.1.to_owned(),
+            role,
+            instance,
             kind,
             connection: None,
             peer,
@@ -113,7 +131,7 @@ impl Story {
         Self {
             core: Rc::clone(core),
             started: clock::now(),
-            record: Rc::new(RefCell::new(Some(Box::new(record)))),
+            record: Rc::new(RefCell::new(Some(record))),
             passed: Rc::default(),
             series: None,
             counted: Cell::new(false),
@@ -122,7 +140,7 @@ impl Story {
 
     /// Changes the record so far.
     pub fn edit(&mut self, change: impl FnOnce(&mut Record)) {
-        if let Some(record) = self.record.borrow_mut().as_deref_mut() {
+        if let Some(record) = self.record.borrow_mut().as_mut() {
             change(record);
         }
     }
@@ -174,7 +192,7 @@ impl Story {
             record.time = clock::unix();
             record.close = None;
             record.duration = self.started.elapsed();
-            self.core.record(record);
+            self.core.record(&record);
         }
     }
 
@@ -182,7 +200,7 @@ impl Story {
     #[must_use]
     pub fn sketch(&self) -> Option<Sketch> {
         // Its end sets the time anew.
-        self.record.borrow_mut().as_deref_mut()?.time = clock::unix();
+        self.record.borrow_mut().as_mut()?.time = clock::unix();
         Some(Sketch {
             record: Rc::clone(&self.record),
             passed: Rc::clone(&self.passed),
@@ -233,10 +251,10 @@ impl Sketch {
     #[must_use]
     pub fn live(&self) -> Option<Live> {
         let (record, passed) = (self.record.borrow(), self.passed.get());
-        let record = record.as_deref()?;
+        let record = record.as_ref()?;
         Some(Live {
             role: record.role,
-            instance: record.instance.clone(),
+            instance: record.instance.to_string(),
             kind: record.kind,
             connection: record.connection.clone(),
             peer: record.peer,
@@ -251,12 +269,14 @@ impl Sketch {
 
 impl Drop for Story {
     fn drop(&mut self) {
-        let Some(mut record) = self.record.borrow_mut().take() else {
+        // Whoever tells what is open does not tell this any more, also while it is written.
+        let mut record = self.record.borrow_mut();
+        let Some(told) = record.as_mut() else {
             return;
         };
         let passed = self.passed.get();
         if let Some(series) = &self.series {
-            let flag = record.close.map_or(Flag::None, Flag::from);
+            let flag = told.close.map_or(Flag::None, Flag::from);
             let ended = self.core.meters.flagged(series, flag, clock::now());
             if self.counted.get() {
                 ended.closed.add(1);
@@ -264,10 +284,11 @@ impl Drop for Story {
                 ended.failed.add(1);
             }
         }
-        record.time = clock::unix();
-        record.received = record.received.max(passed.received);
-        record.sent = record.sent.max(passed.sent);
-        record.duration = self.started.elapsed();
-        self.core.record(record);
+        told.time = clock::unix();
+        told.received = told.received.max(passed.received);
+        told.sent = told.sent.max(passed.sent);
+        told.duration = self.started.elapsed();
+        self.core.record(told);
+        *record = None;
     }
 }

@@ -138,20 +138,7 @@ fn tools(root: &Path) -> Result<()> {
             })?;
         }
     }
-    let packages: Vec<&str> = TOOLS
-        .iter()
-        .filter(|(program, _)| !present(program))
-        .map(|(_, package)| *package)
-        .collect();
-    if !packages.is_empty() {
-        apt_install(root, &packages)?;
-    }
-    for (program, package) in TOOLS {
-        ensure!(
-            present(program),
-            "`{program}` is missing; Debian's package `{package}` has it"
-        );
-    }
+    have(root, TOOLS)?;
     if !node_suffices(root) {
         install_node(root)?;
     }
@@ -169,6 +156,22 @@ fn tools(root: &Path) -> Result<()> {
         .current_dir(oidc)
         .env("PATH", steps::path(root));
     steps::finish(&mut install)
+}
+
+/// Installs those `(program, Debian package)` that are not there.
+pub(crate) fn have(root: &Path, tools: &[(&str, &str)]) -> Result<()> {
+    let missing = tools.iter().filter(|(program, _)| !present(program));
+    let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if !packages.is_empty() {
+        apt_install(root, &packages)?;
+    }
+    for (program, package) in tools {
+        ensure!(
+            present(program),
+            "`{program}` is missing; Debian's package `{package}` has it"
+        );
+    }
+    Ok(())
 }
 
 fn apt_install(root: &Path, packages: &[&str]) -> Result<()> {
@@ -431,7 +434,7 @@ fn present(tool: &str) -> bool {
 }
 
 /// Where `program` is: in PATH, or among the tools for root that a user's PATH leaves out.
-fn find(program: &str) -> Option<PathBuf> {
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(["/usr/sbin", "/sbin"].map(PathBuf::from))

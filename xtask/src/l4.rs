@@ -11,9 +11,9 @@ mod mesh;
 mod net;
 mod options;
 mod peer;
-mod process;
-mod profile;
-mod report;
+pub(crate) mod process;
+pub(crate) mod profile;
+pub(crate) mod report;
 mod serve;
 mod tools;
 
@@ -101,7 +101,8 @@ fn sampled(case: &Case, rig: &Rig, options: &Options) -> Result<case::Sample> {
     let Some(directory) = profiled else {
         return case.sample(rig, options.seconds);
     };
-    let recording = Recording::start(rig.proxies(), directory)?;
+    let ids: Vec<u32> = rig.proxies().iter().map(Process::id).collect();
+    let recording = Recording::start(&ids, directory)?;
     let sample = case.sample(rig, options.seconds)?;
     let file = format!("{}-{}.txt", case.name, rig.peer().name());
     recording.end(&directory.join(file))?;

@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod cpu;
 mod l4;
+mod l7;
 mod load;
 mod python;
 mod steps;
@@ -20,6 +21,9 @@ usage: cargo xtask ci [--list | --only STEP[,STEP..]]
        cargo xtask bench [--seconds N] [--runs N] [--connections N]
        cargo xtask bench l4 [--cases NAME[,NAME..]] [--peers NAME[,NAME..]] [--runs N] [--seconds N] [--idle N]
                             [--json FILE] [--profile DIRECTORY]
+       cargo xtask bench l7 [--cases NAME[,NAME..]] [--peers NAME[,NAME..]] [--runs N] [--seconds N] [--idle N]
+                            [--cores N] [--ringgate FILE] [--json FILE] [--profile DIRECTORY] [--write]
+       cargo xtask bench all
        cargo xtask property [--cases N] [--seed N]
        cargo xtask fuzz [--target NAME] [--seconds N]";
 
@@ -42,12 +46,15 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
         ["ci", "--list"] => ci::list(),
         ["ci", "--only", names] => ci::run(&root()?, Some(names)),
         ["bench", "l4", options @ ..] => l4::run(&root()?, options),
+        ["bench", "l7", options @ ..] => l7::run(&root()?, options),
+        ["bench", "all"] => Ok(l4::run(&root()?, &[])? && l7::run(&root()?, &[])?),
         ["bench", options @ ..] => bench::run(&root()?, options),
         ["property", options @ ..] => assure::property(&root()?, options),
         ["fuzz", options @ ..] => assure::fuzz(&root()?, options),
         ["load", options @ ..] => load::run(options), // started by `bench`, in a release build
         ["l4-load", options @ ..] => l4::load(options), // by `bench l4`
         ["l4-serve", options @ ..] => l4::serve(options),
+        ["l7-load", options @ ..] => l7::load(options), // by `bench l7`
         _ => bail!("{USAGE}"),
     }
 }

@@ -250,3 +250,71 @@ fn claims_count_where_they_are_taken() {
         assert_eq!(got, want, "{issuer}: {policy}");
     }
 }
+
+/// Whether an ingress leads to the service `legacy` outside of the mesh by itself.
+fn ingress_leads_outside(labels: &str) -> Option<Next> {
+    let more = format!(
+        r#"
+[[gateway]]
+name = "public"
+namespace = "edge"
+gatewayClassName = "ringgate-ingress"
+address = "10.0.0.20"
+
+[[gateway]]
+name = "egress"
+namespace = "edge"
+gatewayClassName = "ringgate-egress"
+address = "10.0.0.30"
+
+[[serviceEntry]]
+name = "legacy"
+namespace = "edge"
+{labels}
+hosts = ["legacy.example.test"]
+ports = [{{ number = 80, name = "http", protocol = "HTTP", targetPort = 8081 }}]
+location = "MESH_EXTERNAL"
+resolution = "STATIC"
+endpoints = [{{ address = "192.0.2.1" }}]
+
+[[httpRoute]]
+name = "legacy"
+namespace = "edge"
+parentRefs = [{{ name = "public" }}]
+rules = [{{ backendRefs = [{{ name = "legacy", port = 80 }}] }}]
+"#
+    );
+    let rules = rules(&more);
+    let gateway = ResourceName::new("edge", "public");
+    let request = Request {
+        method: Method::GET,
+        host: Host::parse("portal.example.test").unwrap(),
+        path: Some(CanonicalPath::parse(PathNormalization::Base, "/").unwrap()),
+        headers: HeaderMap::new(),
+        claims: None,
+        time: NOON,
+    };
+    let connection = Connection {
+        principal: None,
+        peer: [198, 51, 100, 1].into(),
+        remote: [198, 51, 100, 1].into(),
+        destination: [10, 0, 0, 20].into(),
+        port: 443,
+        sni: None,
+        time: NOON,
+    };
+    let point = SitePoint::Ingress { gateway };
+    let found = plan(&rules, &point, &connection, Some(&request), 0);
+    found.ok().map(|plan| plan.next)
+}
+
+#[test]
+fn an_ingress_leads_to_services_outside_by_their_gateway_if_they_have_one() {
+    let itself = ingress_leads_outside("");
+    assert!(
+        matches!(itself, Some(Next::Outside(1, 8081, None))),
+        "{itself:?}"
+    );
+    let bound = ingress_leads_outside(r#"labels = { "istio.io/use-waypoint" = "egress" }"#);
+    assert!(matches!(bound, Some(Next::Gateway(..))), "{bound:?}");
+}

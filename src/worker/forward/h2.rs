@@ -2,7 +2,11 @@
 
 use http::{HeaderName, HeaderValue};
 
-use super::{AnswerError, Answered, Moving, Slot, Tried, answer, drive, fields, over, upload};
+use super::{
+    AnswerError, Answered, Moving, Slot, Tried, answer, drive, fields, interim_answer, invite,
+    over, upload,
+};
+use crate::h2::ResponseHead;
 use crate::h2::message::Request;
 use crate::http::h1::{self, Framing, RawResponse};
 use crate::io::body::{Sink, Source, announced_length};
@@ -27,6 +31,12 @@ pub(super) async fn via(
         return Tried::Unprocessed;
     };
     let upload = async {
+        // It is not asked whether it wants the body, so the client is not kept waiting.
+        if moving.awaited.get()
+            && let Err(error) = invite(moving, slot).await
+        {
+            return error;
+        }
         let mut sink = if bodiless {
             Sink::Nothing
         } else {
@@ -69,6 +79,7 @@ async fn answered(
         if !head.status.is_informational() {
             break head;
         }
+        interim_answer(moving, raw(head), slot).await?;
     };
     let body = answering.body();
     let bodiless = body.is_end() || h1::is_bodiless(head.status, &moving.request.method);
@@ -81,16 +92,20 @@ async fn answered(
             Source::H2(body),
         )
     };
-    let head = RawResponse {
-        status: head.status,
-        is_11: true,
-        headers: head.headers,
-    };
+    let head = raw(head);
     let keep_downstream = answer(moving, head, framing, source, slot).await?;
     Ok(Answered {
         keep_downstream,
         keep_upstream: true,
     })
+}
+
+fn raw(head: ResponseHead) -> RawResponse {
+    RawResponse {
+        status: head.status,
+        is_11: true,
+        headers: head.headers,
+    }
 }
 
 fn failed(error: &MuxError) -> AnswerError {

@@ -113,6 +113,7 @@ async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
         form,
         body: Source::H2(body),
         length,
+        upgrade: None,
     };
     exchange::serve(&core, &site, arrived, responder).await;
 }

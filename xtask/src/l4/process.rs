@@ -97,7 +97,8 @@ impl Process {
         Ok(kilobytes.parse::<u64>()? * 1024)
     }
 
-    fn last_lines(&self) -> String {
+    /// The end of what it has printed.
+    pub(crate) fn last_lines(&self) -> String {
         let text = std::fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         let from = lines.len().saturating_sub(15);

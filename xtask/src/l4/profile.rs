@@ -5,8 +5,6 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::process::Process;
-
 /// A recording; ended by [`Recording::end`].
 #[derive(Debug)]
 pub(crate) struct Recording {
@@ -18,11 +16,11 @@ pub(crate) struct Recording {
 const SYMBOLS: usize = 25;
 
 impl Recording {
-    /// Samples `proxies` by the CPU clock, which every machine has.
-    pub(crate) fn start(proxies: &[Process], directory: &Path) -> Result<Self> {
+    /// Samples processes by the CPU clock, which every machine has.
+    pub(crate) fn start(ids: &[u32], directory: &Path) -> Result<Self> {
         std::fs::create_dir_all(directory)?;
         let data = directory.join("perf.data").to_string_lossy().into_owned();
-        let pids: Vec<String> = proxies.iter().map(|proxy| proxy.id().to_string()).collect();
+        let pids: Vec<String> = ids.iter().map(u32::to_string).collect();
         let perf = Command::new("perf")
             .args(["record", "-q", "-e", "cpu-clock", "-F", "997", "-o", &data])
             .args(["-p", &pids.join(",")])

@@ -18,14 +18,18 @@ pub(crate) struct Results {
 
 /// Median, lowest and highest.
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Spread {
-    median: f64,
-    low: f64,
-    high: f64,
+pub(crate) struct Spread {
+    /// Median.
+    pub(crate) median: f64,
+    /// Lowest.
+    pub(crate) low: f64,
+    /// Highest.
+    pub(crate) high: f64,
 }
 
 impl Spread {
-    fn of(mut values: Vec<f64>) -> Option<Self> {
+    /// `None` of nothing.
+    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
         values.sort_by(f64::total_cmp);
         Some(Self {
             median: *values.get(values.len() / 2)?,
@@ -34,7 +38,8 @@ impl Spread {
         })
     }
 
-    fn text(self, digits: usize) -> String {
+    /// `median (lowest–highest)`.
+    pub(crate) fn text(self, digits: usize) -> String {
         let Self { median, low, high } = self;
         format!("{median:.digits$} ({low:.digits$}–{high:.digits$})")
     }

@@ -1,0 +1,151 @@
+//! WebSocket over HTTP/1.1: a permitted request whose upstream has switched protocols becomes a relay of bytes, judged
+//! anew with every snapshot and recorded with its bytes.
+//!
+//! The request takes the way of all requests, so policy is judged first and nothing is relayed before the upstream's 101.
+//! What is left of it then are two connections, its record and its place among what is open; the exchange's own memory is
+//! freed before the relay begins.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::rc::Rc;
+
+use crate::exchange::close::CloseReason;
+use crate::http::h1::RawResponse;
+use crate::io::h1::{Reader, Writer, unite};
+use crate::io::relay::{Meter, relay};
+use crate::io::rt;
+use crate::io::upstream::H1Upstream;
+use crate::worker::open::Entry;
+use crate::worker::site::Story;
+
+/// What a request that asks for a WebSocket gathers on its way.
+#[derive(Debug, Default)]
+pub struct Upgrade {
+    stage: RefCell<Stage>,
+}
+
+#[derive(Debug, Default)]
+enum Stage {
+    /// The upstream has not agreed.
+    #[default]
+    Asked,
+    /// It has; the client is to be told.
+    Agreed(Box<H1Upstream>),
+    /// The client was told.
+    Told(Box<H1Upstream>, Story),
+    /// All that the relay needs.
+    Whole(Box<Switched>),
+}
+
+/// Two sides that speak another protocol from here on.
+#[derive(Debug)]
+pub struct Switched {
+    upstream: Box<H1Upstream>,
+    story: Story,
+    entry: Entry,
+}
+
+impl Upgrade {
+    /// The upstream has switched.
+    pub(super) fn agreed(&self, upstream: H1Upstream) {
+        *self.stage.borrow_mut() = Stage::Agreed(Box::new(upstream));
+    }
+
+    /// The client was told.
+    pub(super) fn told(&self, mut story: Story) {
+        let before = self.stage.take();
+        if let Stage::Agreed(upstream) = before {
+            story.edit(|r| r.status = Some(101));
+            story.opened();
+            *self.stage.borrow_mut() = Stage::Told(upstream, story);
+        }
+    }
+
+    /// Its place among what is open.
+    pub(super) fn enter(&self, entry: Entry) {
+        let before = self.stage.take();
+        if let Stage::Told(upstream, story) = before {
+            *self.stage.borrow_mut() = Stage::Whole(Box::new(Switched {
+                upstream,
+                story,
+                entry,
+            }));
+        }
+    }
+
+    /// What there is to relay, if it came to that.
+    pub(super) fn into_switched(self) -> Option<Box<Switched>> {
+        match self.stage.into_inner() {
+            Stage::Whole(switched) => Some(switched),
+            Stage::Asked | Stage::Agreed(_) | Stage::Told(..) => None,
+        }
+    }
+}
+
+/// The answer that switches, for the client: what the upstream said, but for what belongs to its own hop.
+pub(super) fn head(answer: &RawResponse, out: &mut bytes::BytesMut) {
+    out.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n",
+    );
+    crate::http::h1::write_fields(out, &answer.headers);
+}
+
+impl Switched {
+    /// Relays until both sides have ended, nothing has moved for `idle_ms`, or it is no longer allowed.
+    pub(super) fn relay(
+        self: Box<Self>,
+        reader: Reader,
+        writer: Writer,
+        idle_ms: u64,
+    ) -> impl Future<Output = ()> {
+        let Self {
+            upstream,
+            story,
+            entry,
+        } = *self;
+        let H1Upstream {
+            reader: up_reader,
+            writer: up_writer,
+            ..
+        } = *upstream;
+        // Before the future is made, which lives long: it holds no more than the streams.
+        let sides = unite(reader, writer).zip(unite(up_reader, up_writer));
+        let passed = Rc::clone(&story.passed);
+        async move {
+            let Some((down, up)) = sides else {
+                return story.fail(CloseReason::DownstreamReset, "the connection is in use");
+            };
+            let ended = tokio::select! {
+                biased;
+                why = entry.cancel.cancelled() => Err(why),
+                done = relay(down, up, &passed) => Ok(Some(done)),
+                () = idle(&passed, idle_ms) => Ok(None),
+            };
+            end(story, ended);
+        }
+    }
+}
+
+fn end(story: Story, ended: Result<Option<io::Result<()>>, CloseReason>) {
+    match ended {
+        Ok(Some(Ok(()))) => story.end(CloseReason::Done),
+        Ok(Some(Err(error))) if error.kind() == io::ErrorKind::TimedOut => {
+            story.fail(CloseReason::Timeout, error);
+        }
+        Ok(Some(Err(error))) => story.fail(CloseReason::DownstreamReset, error),
+        Ok(None) => story.fail(CloseReason::Timeout, "stream is idle"),
+        Err(why) => story.end(why),
+    }
+}
+
+/// Ends when nothing has moved for at least `ms`, and before it has not for twice as long.
+async fn idle(passed: &Meter, ms: u64) {
+    loop {
+        let before = passed.get();
+        rt::sleep(ms).await;
+        if before == passed.get() {
+            return;
+        }
+    }
+}
