@@ -9,6 +9,7 @@ pub mod clock;
 pub mod copy;
 pub mod early;
 pub mod h1;
+pub mod h2;
 pub mod hbone;
 pub mod listener;
 pub mod memory;

@@ -7,6 +7,7 @@ pub mod config;
 pub mod control;
 pub mod exchange;
 pub mod extauthz;
+pub mod h2;
 pub mod hbone;
 pub mod http;
 pub mod identity;

@@ -176,5 +176,6 @@ replays!(
     json,
     hbone,
     hpack,
+    h2,
     dns
 );

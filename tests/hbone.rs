@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use ringgate::hbone::head::{Fields, Kept};
-use ringgate::hbone::{ConnectHead, Event, ResponseHead, Session, Settings};
+use ringgate::hbone::{CLIENT, ConnectHead, Event, ResponseHead, SERVER, Session};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 #[path = "support/allocations.rs"]
@@ -112,7 +112,10 @@ impl Side {
             }
             // The h2 crate says so when it has closed.
             Event::Room { .. } | Event::Pong | Event::GoAway { .. } => {}
-            Event::Reset { .. } => panic!("{event:?}"),
+            Event::Reset { .. }
+            | Event::Malformed { .. }
+            | Event::Interim { .. }
+            | Event::Trailers { .. } => panic!("{event:?}"),
         }
     }
 
@@ -259,7 +262,7 @@ fn our_server(seed: u64) {
             got
         });
         let mut side = Side {
-            session: Session::new(Settings::SERVER),
+            session: Session::new(SERVER),
             streams: BTreeMap::new(),
             echo: true,
             heads: Vec::new(),
@@ -306,7 +309,7 @@ fn our_client(seed: u64) {
             authorities
         });
         let mut side = Side {
-            session: Session::new(Settings::CLIENT),
+            session: Session::new(CLIENT),
             streams: BTreeMap::new(),
             echo: false,
             heads: Vec::new(),
@@ -379,10 +382,7 @@ fn pass(from: &mut Session, to: &mut Session, wire: &mut Vec<u8>) -> usize {
 
 /// A client and a server with four tunnels open.
 fn pair(wire: &mut Vec<u8>) -> (Session, Session, Vec<u32>) {
-    let (mut client, mut server) = (
-        Session::new(Settings::CLIENT),
-        Session::new(Settings::SERVER),
-    );
+    let (mut client, mut server) = (Session::new(CLIENT), Session::new(SERVER));
     let fields = Fields::default();
     let head = ConnectHead {
         authority: "10.0.0.1:80",

@@ -33,7 +33,8 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
     ("extauthz", true, &["vocab", "http", "policy::facts"]),
     ("upstream", true, &["vocab"]),
     ("record", true, &["vocab"]),
-    ("hbone", true, &["vocab"]),
+    ("h2", true, &["vocab"]),
+    ("hbone", true, &["vocab", "h2"]),
     ("config", true, L1),
     ("exchange", true, L1),
     ("role", true, L2),
@@ -45,14 +46,15 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
 ];
 
 const L1: &[&str] = &[
-    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "record", "hbone",
+    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "record", "h2",
+    "hbone",
 ];
 const L2: &[&str] = &[
-    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "record",
+    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "record", "h2",
     "hbone", "config", "exchange",
 ];
 const L3: &[&str] = &[
-    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "record",
+    "vocab", "policy", "identity", "http", "jwt", "oidc", "extauthz", "upstream", "record", "h2",
     "hbone", "config", "exchange", "role",
 ];
 const L4: &[&str] = &[
@@ -65,6 +67,7 @@ const L4: &[&str] = &[
     "extauthz",
     "upstream",
     "record",
+    "h2",
     "hbone",
     "config",
     "exchange",
@@ -83,6 +86,7 @@ const L5: &[&str] = &[
     "extauthz",
     "upstream",
     "record",
+    "h2",
     "hbone",
     "config",
     "exchange",
@@ -101,6 +105,7 @@ const L6: &[&str] = &[
     "extauthz",
     "upstream",
     "record",
+    "h2",
     "hbone",
     "config",
     "exchange",

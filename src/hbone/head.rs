@@ -1,8 +1,8 @@
 //! Heads of CONNECT streams (RFC 9113 sections 8.1 to 8.5): what is well formed, and what we keep of them.
 
-use std::fmt;
-
-use crate::hbone::hpack::{self, Decoder, FIELD_OVERHEAD, HpackError};
+use crate::h2::heads::{self, Answered, Asked, Heads, Malformed, Read, Shape, is_token, is_value};
+use crate::h2::hpack::{self, Decoder, FIELD_OVERHEAD, HpackError};
+use crate::h2::session::{OpenError, Session};
 use crate::vocab::limits;
 
 /// A field that tunnels carry and we keep (what ztunnel sends).
@@ -133,33 +133,6 @@ impl ResponseHead {
     }
 }
 
-/// Why a head is none; the stream is reset for it (RFC 9113 section 8.1.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Malformed {
-    /// A name with upper case letters or other bytes than a token has.
-    Name,
-    /// A value with CR, LF, NUL or another control byte.
-    Value,
-    /// A pseudo-header field that is unknown, comes twice, late, or is missing.
-    Pseudo,
-    /// A field of the connection (RFC 9113 section 8.2.2).
-    Connection,
-    /// More fields or bytes than we take.
-    Large,
-}
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Name => "malformed field name",
-            Self::Value => "malformed field value",
-            Self::Pseudo => "malformed pseudo-header fields",
-            Self::Connection => "a field of the connection",
-            Self::Large => "header list is too large",
-        })
-    }
-}
-
 /// Pseudo-header fields of one head.
 #[derive(Debug, Default)]
 struct Pseudo {
@@ -209,14 +182,10 @@ impl Reader {
             return self.pseudo(name, value);
         }
         self.regular = true;
-        if name.is_empty() || !name.iter().all(|b| is_name(*b)) {
+        if !heads::is_name(name) {
             return Err(Malformed::Name);
         }
-        let of_connection = matches!(
-            name,
-            b"connection" | b"proxy-connection" | b"keep-alive" | b"transfer-encoding" | b"upgrade"
-        );
-        if of_connection || (name == b"te" && value != b"trailers") {
+        if heads::is_of_connection(name, value) {
             return Err(Malformed::Connection);
         }
         let kept = Kept::ALL.into_iter().find(|k| k.name().as_bytes() == name);
@@ -247,13 +216,8 @@ impl Reader {
                 self.pseudo.authority.replace(text.into()).is_some()
             }
             b"status" => {
-                let status = std::str::from_utf8(value).ok().filter(|t| t.len() == 3);
-                let status = status.and_then(|t| t.parse::<u16>().ok());
-                let status = status.filter(|s| (100..=999).contains(s));
-                self.pseudo
-                    .status
-                    .replace(status.ok_or(Malformed::Pseudo)?)
-                    .is_some()
+                let status = heads::status(value).ok_or(Malformed::Pseudo)?;
+                self.pseudo.status.replace(status).is_some()
             }
             b"scheme" => std::mem::replace(&mut self.pseudo.scheme, true),
             b"path" => std::mem::replace(&mut self.pseudo.path, true),
@@ -267,15 +231,65 @@ impl Reader {
     }
 }
 
-/// Reads a request's block; of the header list `most` bytes are taken.
-///
-/// # Errors
-/// `HpackError`: the connection is lost.
-pub(super) fn request(
-    decoder: &mut Decoder,
-    block: &[u8],
-    most: usize,
-) -> Result<Result<RequestHead, Malformed>, HpackError> {
+/// Streams that carry tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tunnels;
+
+impl Heads for Tunnels {
+    type Request = RequestHead;
+    type Response = ResponseHead;
+    type Trailers = ();
+
+    fn request(
+        decoder: &mut Decoder,
+        block: &[u8],
+        most: usize,
+        _extended: bool,
+    ) -> Read<Asked<RequestHead>> {
+        Ok(request(decoder, block, most)?.map(|head| {
+            let shape = Shape {
+                connect: head.connect,
+                ..Shape::default()
+            };
+            Asked { head, shape }
+        }))
+    }
+
+    fn response(decoder: &mut Decoder, block: &[u8], most: usize) -> Read<Answered<ResponseHead>> {
+        Ok(response(decoder, block, most)?.map(|head| Answered {
+            status: head.status,
+            length: None,
+            head,
+        }))
+    }
+
+    /// Those of answers that made no tunnel.
+    fn trailers(decoder: &mut Decoder, block: &[u8], _most: usize) -> Read<()> {
+        heads::skip(decoder, block)?;
+        Ok(Ok(()))
+    }
+}
+
+impl Session<Tunnels> {
+    /// Opens a stream with a CONNECT.
+    ///
+    /// # Errors
+    /// `OpenError`.
+    pub fn open(&mut self, head: &ConnectHead<'_>) -> Result<u32, OpenError> {
+        let shape = Shape {
+            connect: true,
+            ..Shape::default()
+        };
+        self.open_with(shape, false, |out| head.encode(out))
+    }
+
+    /// Answers a request. `false` if the stream is gone.
+    pub fn respond(&mut self, id: u32, head: &ResponseHead, end: bool) -> bool {
+        self.respond_with(id, end, |out| head.encode(out))
+    }
+}
+
+fn request(decoder: &mut Decoder, block: &[u8], most: usize) -> Read<RequestHead> {
     let Reader {
         pseudo,
         fields,
@@ -304,15 +318,7 @@ pub(super) fn request(
     }))
 }
 
-/// Reads a response's block; of the header list `most` bytes are taken.
-///
-/// # Errors
-/// `HpackError`: the connection is lost.
-pub(super) fn response(
-    decoder: &mut Decoder,
-    block: &[u8],
-    most: usize,
-) -> Result<Result<ResponseHead, Malformed>, HpackError> {
+fn response(decoder: &mut Decoder, block: &[u8], most: usize) -> Read<ResponseHead> {
     let Reader {
         pseudo,
         fields,
@@ -326,31 +332,6 @@ pub(super) fn response(
         (None, Some(status)) if !of_request => Ok(ResponseHead { status, fields }),
         (None, Some(_) | None) => Err(Malformed::Pseudo),
     })
-}
-
-/// Reads a block of which nothing is wanted, for the table's sake.
-///
-/// # Errors
-/// `HpackError`: the connection is lost.
-pub(super) fn skip(decoder: &mut Decoder, block: &[u8]) -> Result<(), HpackError> {
-    decoder.decode(block, |_name, _value| {})
-}
-
-/// A byte of a token (RFC 9110 section 5.6.2).
-fn is_token(b: u8) -> bool {
-    b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b)
-}
-
-/// A byte of a field name in HTTP/2 (RFC 9113 section 8.2.1).
-fn is_name(b: u8) -> bool {
-    is_token(b) && !b.is_ascii_uppercase()
-}
-
-/// Whether a field may have this value (RFC 9110 section 5.5, RFC 9113 section 8.2.1).
-fn is_value(value: &[u8]) -> bool {
-    let space = |b: Option<&u8>| matches!(b, Some(b' ' | b'\t'));
-    let visible = |b: &u8| *b == b'\t' || (*b >= b' ' && *b != 0x7f);
-    value.iter().all(visible) && !space(value.first()) && !space(value.last())
 }
 
 #[cfg(test)]
@@ -478,6 +459,6 @@ mod tests {
         first.extend_from_slice(&[0x40, 1, b'a', 1, b'b']);
         let got = request(&mut decoder, &first, MOST).unwrap();
         assert_eq!(got, Err(Malformed::Name));
-        skip(&mut decoder, &[0xbe]).unwrap();
+        heads::skip(&mut decoder, &[0xbe]).unwrap();
     }
 }

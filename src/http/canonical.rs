@@ -122,20 +122,23 @@ pub fn from_h1(
     ))
 }
 
-/// Canonical form of an HTTP/2 request.
+/// Canonical form of an HTTP/2 request, of its pseudo-header fields and the others. `path` is missing from CONNECT.
 ///
 /// # Errors
 /// `BadRequest`.
 pub fn from_h2(
-    parts: http::request::Parts,
+    (method, authority, path): (Method, Option<&[u8]>, Option<&[u8]>),
+    mut headers: HeaderMap,
     mode: PathNormalization,
     unix_s: i64,
 ) -> Result<(Request, Form), BadRequest> {
-    check_method(&parts.method)?;
-    let mut headers = parts.headers;
+    check_method(&method)?;
     let named = single_host(&headers)?;
-    let authority = match parts.uri.authority() {
-        Some(a) => Some(Host::parse(a.as_str()).map_err(|_e| BadRequest::Host)?),
+    let authority = match authority {
+        Some(authority) => {
+            let text = std::str::from_utf8(authority).map_err(|_e| BadRequest::Host)?;
+            Some(Host::parse(text).map_err(|_e| BadRequest::Host)?)
+        }
         None => None,
     };
     let host = match (authority, named) {
@@ -144,20 +147,17 @@ pub fn from_h2(
         (None, Some(h)) => h,
         (None, None) => return Err(BadRequest::Host),
     };
-    let (form, path) = if parts.method == Method::CONNECT {
-        (Form::Authority, None)
-    } else {
-        let target = parts
-            .uri
-            .path_and_query()
-            .map_or("/", http::uri::PathAndQuery::as_str);
-        (Form::Origin, Some(canonical_path(mode, target)?))
+    let (form, path) = match path {
+        None => (Form::Authority, None),
+        Some(target) => {
+            let target = std::str::from_utf8(target).map_err(|_e| BadRequest::Target)?;
+            (Form::Origin, Some(canonical_path(mode, target)?))
+        }
     };
     drop_hop_by_hop(&mut headers)?;
-    join_cookies(&mut headers);
     Ok((
         Request {
-            method: parts.method,
+            method,
             host,
             path,
             headers,
@@ -312,23 +312,6 @@ const NOT_IN_TRAILERS: [&str; 12] = [
 pub fn clean_trailers(trailers: &mut HeaderMap) {
     for name in HOP_BY_HOP.iter().chain(&NOT_IN_TRAILERS) {
         trailers.remove(*name);
-    }
-}
-
-/// HTTP/2 may send one cookie a field (RFC 9113 section 8.2.3); judged and sent as one.
-fn join_cookies(headers: &mut HeaderMap) {
-    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
-        return;
-    }
-    let mut joined = Vec::new();
-    for value in headers.get_all(header::COOKIE) {
-        if !joined.is_empty() {
-            joined.extend_from_slice(b"; ");
-        }
-        joined.extend_from_slice(value.as_bytes());
-    }
-    if let Ok(value) = HeaderValue::from_bytes(&joined) {
-        headers.insert(header::COOKIE, value);
     }
 }
 

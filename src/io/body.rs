@@ -5,12 +5,12 @@ use std::io;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{RecvStream, SendStream};
 use http::HeaderMap;
 
 use crate::http::canonical::clean_trailers;
 use crate::http::h1::{self, BodyDecoder, Chunk, Decoded};
 use crate::io::h1::{Reader, Writer};
+use crate::io::h2::{Incoming, Outgoing};
 use crate::io::rt;
 
 /// Data up to this size is gathered with what was written before it.
@@ -26,7 +26,7 @@ pub enum Source<'a> {
     /// An HTTP/1 connection.
     H1(&'a mut Reader, BodyDecoder),
     /// An HTTP/2 stream.
-    H2(RecvStream),
+    H2(Incoming),
     /// Pieces that were read before, and the rest of the body behind them.
     Held(Box<(VecDeque<Chunk>, Self)>),
 }
@@ -63,20 +63,7 @@ impl Source<'_> {
                     return Poll::Ready(end);
                 }
             },
-            Self::H2(stream) => {
-                if !stream.is_end_stream()
-                    && let Some(data) = ready!(stream.poll_data(cx))
-                {
-                    let data = data.map_err(io::Error::other)?;
-                    stream
-                        .flow_control()
-                        .release_capacity(data.len())
-                        .map_err(io::Error::other)?;
-                    return Poll::Ready(Ok(Some(Chunk::Data(data))));
-                }
-                let trailers = ready!(stream.poll_trailers(cx)).map_err(io::Error::other)?;
-                Poll::Ready(Ok(trailers.map(Chunk::Trailers)))
-            }
+            Self::H2(stream) => stream.poll_next(cx),
             Self::Held(held) => match held.0.pop_front() {
                 Some(piece) => Poll::Ready(Ok(Some(piece))),
                 None => held.1.poll_next(cx),
@@ -116,7 +103,7 @@ impl Source<'_> {
         match self {
             Self::Empty => true,
             Self::H1(_, decoder) => decoder.is_done(),
-            Self::H2(stream) => stream.is_end_stream(),
+            Self::H2(stream) => stream.is_end(),
             Self::Held(held) => held.0.is_empty() && held.1.is_empty(),
         }
     }
@@ -141,7 +128,7 @@ pub enum Sink<'a> {
     /// An HTTP/1 connection.
     H1(&'a mut Writer, Coding),
     /// An HTTP/2 stream.
-    H2(SendStream<Bytes>),
+    H2(Outgoing),
 }
 
 impl Sink<'_> {
@@ -159,10 +146,8 @@ impl Sink<'_> {
                 h1::write_fields(writer.out(), &trailers);
                 writer.flush().await
             }
-            (Self::H2(stream), Chunk::Data(data)) => h2_data(stream, data).await,
-            (Self::H2(stream), Chunk::Trailers(trailers)) => {
-                stream.send_trailers(trailers).map_err(io::Error::other)
-            }
+            (Self::H2(stream), Chunk::Data(data)) => stream.send(data).await,
+            (Self::H2(stream), Chunk::Trailers(trailers)) => stream.trailers(&trailers),
         }
     }
 
@@ -185,9 +170,7 @@ impl Sink<'_> {
                 Ok(())
             }
             Self::H2(_) if trailers => Ok(()),
-            Self::H2(stream) => stream
-                .send_data(Bytes::new(), true)
-                .map_err(io::Error::other),
+            Self::H2(stream) => stream.finish(),
         }
     }
 
@@ -206,10 +189,7 @@ impl Sink<'_> {
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self {
             Self::Nothing | Self::H1(..) => Poll::Pending,
-            Self::H2(stream) => stream.poll_reset(cx).map(|reset| match reset {
-                Ok(reason) => io::Error::other(h2::Error::from(reason)),
-                Err(error) => io::Error::other(error),
-            }),
+            Self::H2(stream) => stream.poll_gone(cx),
         }
     }
 
@@ -218,7 +198,7 @@ impl Sink<'_> {
         match self {
             Self::Nothing => {}
             Self::H1(writer, _) => writer.abort(),
-            Self::H2(stream) => stream.send_reset(h2::Reason::INTERNAL_ERROR),
+            Self::H2(stream) => stream.abort(),
         }
     }
 }
@@ -253,22 +233,6 @@ async fn gather(writer: &mut Writer, data: &Bytes) -> io::Result<()> {
     } else {
         writer.write_through(data).await
     }
-}
-
-async fn h2_data(stream: &mut SendStream<Bytes>, mut data: Bytes) -> io::Result<()> {
-    while !data.is_empty() {
-        stream.reserve_capacity(data.len());
-        let mut room = stream.capacity();
-        while room == 0 {
-            room = match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
-                Some(granted) => granted.map_err(io::Error::other)?,
-                None => return Err(io::ErrorKind::BrokenPipe.into()),
-            };
-        }
-        let piece = data.split_to(room.min(data.len()));
-        stream.send_data(piece, false).map_err(io::Error::other)?;
-    }
-    Ok(())
 }
 
 /// Which side of a body broke.

@@ -4,14 +4,15 @@ use std::cell::Cell;
 use std::io;
 
 use bytes::{Bytes, BytesMut};
-use h2::client::SendRequest;
-use http::{HeaderMap, HeaderValue, StatusCode, Version as HttpVersion, header};
+use http::{HeaderMap, StatusCode};
 use thiserror::Error;
 
 use crate::extauthz::Call;
+use crate::h2::message::Request;
 use crate::http::h1::{self, BodyDecoder, Chunk, Framing, RawResponse};
-use crate::io::body::{Sink, Source};
+use crate::io::body::Source;
 use crate::io::h1::{HeadError, Reader};
+use crate::io::h2::{Answering, Client, MuxError, is_unprocessed};
 use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
 use crate::policy::Permit;
 use crate::vocab::limits;
@@ -43,16 +44,13 @@ pub enum CallError {
     Io(#[from] io::Error),
     /// HTTP/2 failed.
     #[error("HTTP/2 failed")]
-    Framing(#[from] h2::Error),
+    Framing(#[from] MuxError),
     /// Not HTTP.
     #[error("answered what is not HTTP")]
     Head(#[source] HeadError),
     /// HTTP that is not to be trusted with a connection.
     #[error("answered what is not HTTP")]
     H1(#[from] h1::H1Error),
-    /// The target cannot be written in HTTP/2.
-    #[error("the question cannot be written")]
-    Uri(#[from] http::Error),
     /// Too many interim answers, or one that takes the connection over.
     #[error("answers without an end")]
     Interim,
@@ -77,11 +75,25 @@ pub async fn call(
     let reused = matches!(&upstream, Upstream::H1(connection) if connection.reused);
     match over(upstreams, target, upstream, call).await {
         // Nothing was answered, so nothing was decided either.
-        Err(CallError::Silent) if reused => {
+        Err(error) if is_repeatable(&error, reused) => {
             let upstream = upstreams.again(again, target, version).await?;
             over(upstreams, target, upstream, call).await
         }
         answered => answered,
+    }
+}
+
+/// Whether a question may be asked once more: nobody has looked at it, or its connection was an old one.
+fn is_repeatable(error: &CallError, reused: bool) -> bool {
+    match error {
+        CallError::Silent => reused,
+        CallError::Framing(error) => is_unprocessed(error),
+        CallError::Dial(_)
+        | CallError::Io(_)
+        | CallError::Head(_)
+        | CallError::H1(_)
+        | CallError::Interim
+        | CallError::TooLong => false,
     }
 }
 
@@ -93,12 +105,12 @@ async fn over(
 ) -> Result<Answer, CallError> {
     match upstream {
         Upstream::H1(connection) => over_h1(upstreams, connection, call).await,
-        Upstream::H2(send, _place) => {
+        Upstream::H2(client) => {
             let scheme = match target {
                 Target::Tls { .. } => "https",
                 Target::Hbone(_) | Target::Plain { .. } => "http",
             };
-            over_h2(send, scheme, call).await
+            over_h2(client, scheme, call).await
         }
     }
 }
@@ -168,45 +180,39 @@ async fn final_head(reader: &mut Reader) -> Result<RawResponse, CallError> {
     Err(CallError::Interim)
 }
 
-async fn over_h2(
-    mut send: SendRequest<Bytes>,
-    scheme: &str,
-    call: &Call,
-) -> Result<Answer, CallError> {
-    let uri = http::Uri::builder()
-        .scheme(scheme)
-        .authority(call.authority.as_str())
-        .path_and_query(call.target.as_str())
-        .build()?;
-    let mut request = http::Request::new(());
-    *request.method_mut() = call.method.clone();
-    *request.uri_mut() = uri;
-    *request.version_mut() = HttpVersion::HTTP_2;
-    *request.headers_mut() = call.headers.clone();
-    request
-        .headers_mut()
-        .insert(header::CONTENT_LENGTH, HeaderValue::from(call.body.len()));
-    let (response, stream) = send.send_request(request, call.body.is_empty())?;
+async fn over_h2(client: Client, scheme: &'static str, call: &Call) -> Result<Answer, CallError> {
+    let request = Request {
+        method: &call.method,
+        scheme,
+        authority: &call.authority,
+        path: &call.target,
+        protocol: None,
+        fields: call.headers.iter(),
+        length: u64::try_from(call.body.len()).ok(),
+    };
+    let Answering {
+        mut answer,
+        mut content,
+    } = client.request(request, call.body.is_empty())?;
     let upload = async {
-        if call.body.is_empty() {
-            return std::future::pending().await;
-        }
-        let mut sink = Sink::H2(stream);
         // An authorizer that has answered may take no more of it.
-        if sink.send(Chunk::Data(call.body.clone())).await.is_ok() {
-            drop(sink.finish(false).await);
+        if !call.body.is_empty() && content.send_last(call.body.clone()).await.is_err() {
+            tracing::trace!("authorizer takes no more of the question");
         }
-        // The stream stays until the answer is there: dropping it early would break it off.
-        let _open = sink;
         std::future::pending::<Answer>().await
     };
     let answer = async {
-        let (parts, body) = response.await?.into_parts();
-        let mut source = Source::H2(body);
+        let head = loop {
+            let head = answer.head().await?;
+            if !head.status.is_informational() {
+                break head;
+            }
+        };
+        let mut source = Source::H2(answer.body());
         let (body, trailers) = whole(&mut source).await?;
         Ok(Answer {
-            status: parts.status,
-            headers: parts.headers,
+            status: head.status,
+            headers: head.headers,
             body,
             trailers,
         })

@@ -1,4 +1,5 @@
-//! A connection that carries tunnels: one task reads and writes, the tunnels are handles on its core.
+//! A connection of HTTP/2: one task reads and writes, its streams are handles on its core. What the streams carry is a
+//! parameter: tunnels here, requests in `io/h2`.
 //!
 //! What the tunnels send gathers in an outbox, so that the frames that came together in one turn of the loop go out in one
 //! write. What comes is handed on in the pieces it was read in. While nothing moves, nothing is held.
@@ -13,17 +14,17 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode};
 use thiserror::Error;
 
-use crate::hbone::head::{Fields, Kept};
-use crate::hbone::{
-    Code, ConnectHead, ConnectionError, Event, OpenError, RequestHead, ResponseHead, Session,
-    Settings, Table,
+use crate::h2::{
+    Code, ConnectionError, Event, Heads, Malformed, OpenError, Requests, Session, Settings, Table,
 };
+use crate::hbone::head::{Fields, Kept};
+use crate::hbone::{CLIENT, ConnectHead, ResponseHead, Tunnels};
 use crate::io::early::Early;
 use crate::io::rt;
 use crate::io::slots::Slots;
@@ -59,24 +60,46 @@ pub enum MuxError {
     Ended,
 }
 
+/// A piece of what a peer sends on a stream: payload, or trailers; `None` at its end.
+type Piece<H> = Result<Option<Result<Bytes, <H as Heads>::Trailers>>, MuxError>;
+
 /// One stream's side of it.
-#[derive(Debug, Default)]
-struct Slot {
+#[derive(Debug)]
+struct Slot<H: Heads> {
     chunks: VecDeque<Bytes>,
     /// Small payloads behind the chunks.
     tail: BytesMut,
     reader: Option<Waker>,
     writer: Option<Waker>,
     gone: Option<Waker>,
-    answer: Option<ResponseHead>,
+    interim: VecDeque<H::Response>,
+    answer: Option<H::Response>,
+    trailers: Option<H::Trailers>,
     ended: bool,
     reset: Option<Code>,
 }
 
-impl Slot {
-    /// `held`: chunks of all slots of the connection.
-    fn push(&mut self, payload: Bytes, held: &mut usize) {
-        let waits = !self.chunks.is_empty() || !self.tail.is_empty();
+impl<H: Heads> Default for Slot<H> {
+    fn default() -> Self {
+        Self {
+            chunks: VecDeque::new(),
+            tail: BytesMut::new(),
+            reader: None,
+            writer: None,
+            gone: None,
+            interim: VecDeque::new(),
+            answer: None,
+            trailers: None,
+            ended: false,
+            reset: None,
+        }
+    }
+}
+
+impl<H: Heads> Slot<H> {
+    /// `held`: chunks of all slots of the connection. `copies`: see `State`.
+    fn push(&mut self, payload: Bytes, held: &mut usize, copies: bool) {
+        let waits = copies || !self.chunks.is_empty() || !self.tail.is_empty();
         if waits && (payload.len() < GATHERED_BYTES || *held >= HELD_CHUNKS) {
             self.tail.extend_from_slice(&payload);
             return;
@@ -102,6 +125,24 @@ impl Slot {
         next
     }
 
+    /// An interim answer; nobody needs many.
+    fn hear(&mut self, head: H::Response) {
+        if self.interim.len() < limits::INTERIM_RESPONSES {
+            self.interim.push_back(head);
+        } else {
+            self.reset = Some(Code::ENHANCE_YOUR_CALM);
+        }
+        wake(&mut self.reader);
+    }
+
+    /// Why nothing more comes and goes, if that is so.
+    fn broken(&self, ended: bool) -> Option<MuxError> {
+        match self.reset {
+            Some(code) => Some(MuxError::Reset(code)),
+            None => ended.then_some(MuxError::Ended),
+        }
+    }
+
     fn wake(&mut self) {
         for waker in [&mut self.reader, &mut self.writer, &mut self.gone] {
             wake(waker);
@@ -123,13 +164,14 @@ fn register(waker: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 #[derive(Debug)]
-struct State {
-    session: Session,
+struct State<H: Heads> {
+    session: Session<H>,
     outbox: Outbox,
-    slots: Table<Slot>,
+    slots: Table<Slot<H>>,
     /// Chunks in them.
     held: usize,
-    incoming: VecDeque<(u32, RequestHead)>,
+    /// What nobody has taken up yet: requests, and what is none.
+    incoming: VecDeque<Result<(u32, H::Request), Malformed>>,
     /// The task that reads and writes.
     driver: Option<Waker>,
     ponged: bool,
@@ -139,9 +181,12 @@ struct State {
     ended: bool,
     /// The carrier sends frames from the slots that they were read into.
     takes_slots: bool,
+    /// Short payloads are copied also where nothing waits: of streams of anybody many may wait each with a short one, and
+    /// each would hold the buffer that it came in.
+    copies: bool,
 }
 
-impl State {
+impl<H: Heads> State<H> {
     /// Takes what the session has to send, and has it sent.
     fn sent(&mut self) {
         self.outbox.take(&mut self.session);
@@ -168,6 +213,7 @@ impl State {
             incoming,
             ponged,
             pong,
+            copies,
             ..
         } = self;
         let taken = session.receive(now_ms, input, &mut |event| match event {
@@ -177,7 +223,18 @@ impl State {
                     ..Slot::default()
                 };
                 slots.insert(id, slot);
-                incoming.push_back((id, head));
+                incoming.push_back(Ok((id, head)));
+            }
+            Event::Malformed { why, .. } => incoming.push_back(Err(why)),
+            Event::Interim { id, head } => {
+                if let Some(slot) = slots.find_mut(id) {
+                    slot.hear(head);
+                }
+            }
+            Event::Trailers { id, fields } => {
+                if let Some(slot) = slots.find_mut(id) {
+                    slot.trailers = Some(fields);
+                }
             }
             Event::Response { id, head } => {
                 if let Some(slot) = slots.find_mut(id) {
@@ -187,7 +244,7 @@ impl State {
             }
             Event::Data { id, range } => {
                 if let Some(slot) = slots.find_mut(id) {
-                    slot.push(input.slice(range), held);
+                    slot.push(input.slice(range), held, *copies);
                     wake(&mut slot.reader);
                 }
             }
@@ -213,7 +270,7 @@ impl State {
                 *ponged = true;
                 wake(pong);
             }
-            Event::GoAway { last, code } => tracing::debug!(last, %code, "HBONE peer goes away"),
+            Event::GoAway { last, code } => tracing::debug!(last, %code, "HTTP/2 peer goes away"),
         });
         self.outbox.take(&mut self.session);
         taken
@@ -229,11 +286,17 @@ impl State {
 }
 
 /// A connection, as its tunnels and whoever opens or takes them hold it.
-#[derive(Clone, Debug)]
-pub struct Mux(Rc<RefCell<State>>);
+#[derive(Debug)]
+pub struct Mux<H: Heads = Tunnels>(Rc<RefCell<State<H>>>);
 
-impl Mux {
-    fn new(settings: Settings, takes_slots: bool) -> Self {
+impl<H: Heads> Clone for Mux<H> {
+    fn clone(&self) -> Self {
+        Self(Rc::clone(&self.0))
+    }
+}
+
+impl<H: Heads> Mux<H> {
+    pub(super) fn new(settings: Settings, takes_slots: bool) -> Self {
         let mut state = State {
             session: Session::new(settings),
             outbox: Outbox::default(),
@@ -246,16 +309,10 @@ impl Mux {
             crowded: false,
             ended: false,
             takes_slots,
+            copies: false,
         };
         state.outbox.take(&mut state.session);
         Self(Rc::new(RefCell::new(state)))
-    }
-
-    /// A client's end of a connection over `stream`, and what reads and writes it.
-    #[must_use]
-    pub fn client(mut stream: Stream) -> (Self, Driver) {
-        let mux = Self::new(Settings::CLIENT, stream.tls().is_some());
-        (mux.clone(), Driver::new(stream, mux))
     }
 
     /// How many more streams may be opened now; 0 once it has ended or goes away.
@@ -279,74 +336,6 @@ impl Mux {
     pub fn is_alive(&self) -> bool {
         let state = self.0.borrow();
         !state.ended && !state.session.is_going()
-    }
-
-    /// Sends a CONNECT, and behind it what the client has to say meanwhile, and waits for the answer; the tunnel is open if
-    /// that is 200.
-    ///
-    /// # Errors
-    /// `MuxError`.
-    pub async fn open(
-        &self,
-        request: &Request<()>,
-        early: Option<&Early>,
-    ) -> Result<(Response<()>, Tunnel), MuxError> {
-        let mut fields = Fields::default();
-        for kept in Kept::ALL {
-            let value = request.headers().get(kept.name());
-            if let Some(value) = value.and_then(|v| v.to_str().ok()) {
-                fields = fields.with(kept, value);
-            }
-        }
-        let authority = request.uri().authority().map_or("", |a| a.as_str());
-        let head = ConnectHead {
-            authority,
-            fields: &fields,
-        };
-        let id = {
-            let mut state = self.0.borrow_mut();
-            if state.ended {
-                return Err(MuxError::Ended);
-            }
-            let id = state.session.open(&head).map_err(MuxError::Open)?;
-            state.slots.insert(id, Slot::default());
-            state.sent();
-            id
-        };
-        let tunnel = Tunnel::new(self.clone(), id);
-        early.into_iter().for_each(Early::begin);
-        let answer = std::future::poll_fn(|cx| {
-            let answer = self.poll_answer(id, cx);
-            if let Some(early) = early.filter(|_| answer.is_pending()) {
-                early.poll(self, id, cx);
-            }
-            answer
-        });
-        let head = answer.await?;
-        let mut response = Response::new(());
-        *response.status_mut() =
-            StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
-        put_fields(&head.fields, response.headers_mut());
-        Ok((response, tunnel))
-    }
-
-    fn poll_answer(&self, id: u32, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, MuxError>> {
-        let mut state = self.0.borrow_mut();
-        let ended = state.ended;
-        let Some(slot) = state.slots.find_mut(id) else {
-            return Poll::Ready(Err(MuxError::Ended));
-        };
-        if let Some(head) = slot.answer.take() {
-            return Poll::Ready(Ok(head));
-        }
-        if let Some(code) = slot.reset {
-            return Poll::Ready(Err(MuxError::Reset(code)));
-        }
-        if ended {
-            return Poll::Ready(Err(MuxError::Ended));
-        }
-        register(&mut slot.reader, cx);
-        Poll::Pending
     }
 
     /// Takes no new streams; those that are open go on to their end.
@@ -443,7 +432,7 @@ impl Mux {
         id: u32,
         most: usize,
         cx: &mut Context<'_>,
-        room: impl Fn(&Session, u32) -> Option<u32>,
+        room: impl Fn(&Session<H>, u32) -> Option<u32>,
     ) -> Poll<io::Result<usize>> {
         let mut state = self.0.borrow_mut();
         let full = state.outbox.is_full();
@@ -532,6 +521,11 @@ impl Mux {
     pub(super) fn reset(&self, id: u32, code: Code) {
         let mut state = self.0.borrow_mut();
         state.session.reset(id, code);
+        // Nothing is told of it any more, so whoever still waits is told here.
+        if let Some(slot) = state.slots.find_mut(id) {
+            slot.reset.get_or_insert(code);
+            slot.wake();
+        }
         state.sent();
     }
 
@@ -544,6 +538,197 @@ impl Mux {
         state.sent();
         if state.session.is_finished() {
             wake(&mut state.driver);
+        }
+    }
+
+    /// Takes up what the peer has sent next: a request, or what is none.
+    pub(super) fn next_incoming(&self) -> Option<Result<(u32, H::Request), Malformed>> {
+        let mut state = self.0.borrow_mut();
+        let next = state.incoming.pop_front()?;
+        if let Ok((id, _)) = &next {
+            state.session.take(*id);
+        }
+        Some(next)
+    }
+
+    /// Ends the connection at once for what the peer does.
+    pub(super) fn fail(&self, error: ConnectionError) {
+        let mut state = self.0.borrow_mut();
+        state.session.fail(error);
+        state.sent();
+    }
+
+    /// Has the session send something that is no payload.
+    pub(super) fn say<R>(&self, what: impl FnOnce(&mut Session<H>) -> R) -> R {
+        let mut state = self.0.borrow_mut();
+        let said = what(&mut state.session);
+        state.sent();
+        said
+    }
+
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// The connection takes no more.
+    pub(super) fn open_stream(
+        &self,
+        open: impl FnOnce(&mut Session<H>) -> Result<u32, OpenError>,
+    ) -> Result<u32, MuxError> {
+        let mut state = self.0.borrow_mut();
+        if state.ended {
+            return Err(MuxError::Ended);
+        }
+        let id = open(&mut state.session).map_err(MuxError::Open)?;
+        state.slots.insert(id, Slot::default());
+        state.sent();
+        Ok(id)
+    }
+
+    /// The next head that the server sends on a stream: interim ones, then the answer's.
+    pub(super) fn poll_head(
+        &self,
+        id: u32,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<H::Response, MuxError>> {
+        let mut state = self.0.borrow_mut();
+        let ended = state.ended;
+        let Some(slot) = state.slots.find_mut(id) else {
+            return Poll::Ready(Err(MuxError::Ended));
+        };
+        if let Some(head) = slot.interim.pop_front().or_else(|| slot.answer.take()) {
+            return Poll::Ready(Ok(head));
+        }
+        if let Some(error) = slot.broken(ended) {
+            return Poll::Ready(Err(error));
+        }
+        register(&mut slot.reader, cx);
+        Poll::Pending
+    }
+
+    /// The next piece of what the peer sends on a stream, trailers behind all data; `None` at its end. A reset is an error
+    /// whatever its code, unless all had come.
+    pub(super) fn poll_piece(&self, id: u32, cx: &mut Context<'_>) -> Poll<Piece<H>> {
+        let mut state = self.0.borrow_mut();
+        if let Some(chunk) = state.pop(id) {
+            return Poll::Ready(Ok(Some(Ok(chunk))));
+        }
+        let ended = state.ended;
+        let Some(slot) = state.slots.find_mut(id) else {
+            return Poll::Ready(Err(MuxError::Ended));
+        };
+        if slot.ended {
+            return Poll::Ready(Ok(slot.trailers.take().map(Err)));
+        }
+        if let Some(error) = slot.broken(ended) {
+            return Poll::Ready(Err(error));
+        }
+        register(&mut slot.reader, cx);
+        Poll::Pending
+    }
+
+    /// Whether everything that the peer sends on a stream was read.
+    pub(super) fn is_read(&self, id: u32) -> bool {
+        let state = self.0.borrow();
+        state.slots.find(id).is_none_or(|slot| {
+            let empty = slot.chunks.is_empty() && slot.tail.is_empty();
+            slot.ended && empty && slot.trailers.is_none()
+        })
+    }
+
+    /// As `poll_gone`, with the reason.
+    pub(super) fn poll_reset(&self, id: u32, cx: &mut Context<'_>) -> Poll<MuxError> {
+        let mut state = self.0.borrow_mut();
+        let ended = state.ended;
+        let Some(slot) = state.slots.find_mut(id) else {
+            return Poll::Ready(MuxError::Ended);
+        };
+        if let Some(error) = slot.broken(ended) {
+            return Poll::Ready(error);
+        }
+        register(&mut slot.gone, cx);
+        Poll::Pending
+    }
+
+    /// How many streams the peer takes at a time.
+    pub(super) fn peer_max_streams(&self) -> usize {
+        usize::try_from(self.0.borrow().session.peer_max_streams()).unwrap_or(usize::MAX)
+    }
+
+    /// Whether the peer takes extended CONNECT (RFC 8441).
+    pub(super) fn takes_extended_connect(&self) -> bool {
+        self.0.borrow().session.takes_extended_connect()
+    }
+
+    /// Whether the peer's settings have come: it speaks HTTP/2.
+    pub(super) fn is_settled(&self) -> bool {
+        self.0.borrow().session.is_settled()
+    }
+}
+
+impl Mux<Requests> {
+    /// As `new`, for streams that anybody may open.
+    pub(super) fn of_requests(settings: Settings) -> Self {
+        let mux = Self::new(settings, false);
+        mux.0.borrow_mut().copies = true;
+        mux
+    }
+}
+
+impl Mux<Tunnels> {
+    /// A client's end of a connection over `stream`, and what reads and writes it.
+    #[must_use]
+    pub fn client(mut stream: Stream) -> (Self, Driver) {
+        let mux = Self::new(CLIENT, stream.tls().is_some());
+        (mux.clone(), Driver::new(stream, mux))
+    }
+
+    /// Sends a CONNECT, and behind it what the client has to say meanwhile, and waits for the answer; the tunnel is open if
+    /// that is 200.
+    ///
+    /// # Errors
+    /// `MuxError`.
+    pub async fn open(
+        &self,
+        request: &Request<()>,
+        early: Option<&Early>,
+    ) -> Result<(Response<()>, Tunnel), MuxError> {
+        let mut fields = Fields::default();
+        for kept in Kept::ALL {
+            let value = request.headers().get(kept.name());
+            if let Some(value) = value.and_then(|v| v.to_str().ok()) {
+                fields = fields.with(kept, value);
+            }
+        }
+        let authority = request.uri().authority().map_or("", |a| a.as_str());
+        let head = ConnectHead {
+            authority,
+            fields: &fields,
+        };
+        let id = self.open_stream(|session| session.open(&head))?;
+        let tunnel = Tunnel::new(self.clone(), id);
+        early.into_iter().for_each(Early::begin);
+        let answer = std::future::poll_fn(|cx| {
+            let answer = self.poll_answer(id, cx);
+            if let Some(early) = early.filter(|_| answer.is_pending()) {
+                early.poll(self, id, cx);
+            }
+            answer
+        });
+        let head = answer.await?;
+        let mut response = Response::new(());
+        *response.status_mut() =
+            StatusCode::from_u16(head.status).unwrap_or(StatusCode::BAD_GATEWAY);
+        put_fields(&head.fields, response.headers_mut());
+        Ok((response, tunnel))
+    }
+
+    /// Interim answers mean nothing to a tunnel.
+    fn poll_answer(&self, id: u32, cx: &mut Context<'_>) -> Poll<Result<ResponseHead, MuxError>> {
+        loop {
+            let head = ready!(self.poll_head(id, cx))?;
+            if head.status >= 200 {
+                return Poll::Ready(Ok(head));
+            }
         }
     }
 

@@ -8,8 +8,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use rustls::pki_types::ServerName;
 use thiserror::Error;
 
@@ -17,11 +15,11 @@ use crate::identity::revocation::{PeerLeaf, Revocations};
 use crate::io::clock;
 use crate::io::early::Early;
 use crate::io::h1::{self, Reader, Writer};
+use crate::io::h2::{Client, NoClient, Pool};
 use crate::io::hbone::{self, Far, HboneError};
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::stream::Stream;
 use crate::io::tls;
-use crate::io::tunnel::Lease;
 use crate::policy::Permit;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
@@ -60,9 +58,9 @@ pub enum DialError {
     /// TCP or TLS failed.
     #[error("cannot reach upstream")]
     Connect(#[source] io::Error),
-    /// HTTP/2 failed.
-    #[error("upstream does not speak HTTP/2")]
-    Framing(#[source] h2::Error),
+    /// A connection to it was waited for, and could not be made.
+    #[error("cannot reach upstream, as another request found just before")]
+    Busy,
     /// It took too long.
     #[error("upstream connect timed out")]
     Timeout,
@@ -82,8 +80,8 @@ pub enum Version {
 pub enum Upstream {
     /// An HTTP/1.1 connection.
     H1(Box<H1Upstream>),
-    /// A stream of an HTTP/2 connection, and its place there.
-    H2(SendRequest<Bytes>, Lease),
+    /// A stream of an HTTP/2 connection.
+    H2(Client),
 }
 
 /// An HTTP/1.1 connection to an upstream.
@@ -147,15 +145,6 @@ struct Idle {
     since: Instant,
 }
 
-/// An HTTP/2 connection.
-#[derive(Debug)]
-struct Shared {
-    send: SendRequest<Bytes>,
-    streams: Rc<Cell<usize>>,
-    alive: Rc<Cell<bool>>,
-    used: Instant,
-}
-
 /// The right to ask once more what was permitted, because a pooled connection ended before it answered.
 #[derive(Debug)]
 #[must_use = "it is for the one repetition"]
@@ -167,7 +156,7 @@ pub struct Upstreams {
     hbone: hbone::Pool,
     idle: RefCell<BTreeMap<Rc<Key>, Vec<Idle>>>,
     idle_count: Cell<usize>,
-    h2: RefCell<BTreeMap<Key, Shared>>,
+    h2: Pool<Key>,
 }
 
 impl Upstreams {
@@ -310,62 +299,12 @@ impl Upstreams {
         target: &Target,
         key: Key,
     ) -> Result<Upstream, DialError> {
-        if let Some((send, lease)) = self.pooled_h2(&key) {
-            // With room this waits for nothing; it fails after GOAWAY.
-            if let Ok(ready) = send.ready().await {
-                return Ok(Upstream::H2(ready, lease));
-            }
-            self.h2.borrow_mut().remove(&key);
+        let dial = async || Ok(self.open(permit, target, None).await?.0);
+        match self.h2.client(key, dial).await {
+            Ok(client) => Ok(Upstream::H2(client)),
+            Err(NoClient::Dial(error)) => Err(error),
+            Err(NoClient::Waited) => Err(DialError::Busy),
         }
-        let (stream, _leaf) = self.open(permit, target, None).await?;
-        let handshake = h2::client::Builder::new()
-            .enable_push(false)
-            .max_header_list_size(u32::try_from(limits::HEAD_BYTES).unwrap_or(u32::MAX))
-            .handshake::<_, Bytes>(stream);
-        let (send, connection) = rt::timeout(limits::HANDSHAKE_MS, handshake)
-            .await
-            .map_err(|rt::Elapsed| DialError::Timeout)?
-            .map_err(DialError::Framing)?;
-        let alive = Rc::new(Cell::new(true));
-        let ended = Rc::clone(&alive);
-        rt::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "upstream HTTP/2 connection ended");
-            }
-            ended.set(false);
-        });
-        let ready = send.clone().ready().await.map_err(DialError::Framing)?;
-        let streams = Rc::new(Cell::new(0));
-        let upstream = Upstream::H2(ready, Lease::take(&streams));
-        let shared = Shared {
-            send,
-            streams,
-            alive,
-            used: clock::now(),
-        };
-        let mut pool = self.h2.borrow_mut();
-        if pool.len() >= limits::H2_UPSTREAMS_PER_CORE {
-            // A connection that leaves the pool still carries its streams to their end.
-            let oldest = pool.iter().min_by_key(|(_key, shared)| shared.used);
-            if let Some(oldest) = oldest.map(|(key, _)| key.clone()) {
-                pool.remove(&oldest);
-            }
-        }
-        pool.insert(key, shared);
-        Ok(upstream)
-    }
-
-    /// A connection that is there and has room for one more stream.
-    fn pooled_h2(&self, key: &Key) -> Option<(SendRequest<Bytes>, Lease)> {
-        let mut pool = self.h2.borrow_mut();
-        let shared = pool.get_mut(key)?;
-        let room = shared.streams.get() < shared.send.current_max_send_streams();
-        if !shared.alive.get() || !room {
-            pool.remove(key);
-            return None;
-        }
-        shared.used = clock::now();
-        Some((shared.send.clone(), Lease::take(&shared.streams)))
     }
 
     async fn open(
@@ -422,16 +361,14 @@ impl Upstreams {
             !list.is_empty()
         });
         self.idle_count.set(idle.values().map(Vec::len).sum());
-        self.h2.borrow_mut().retain(|_key, shared| {
-            shared.alive.get() && (recent(shared.used) || shared.streams.get() > 0)
-        });
+        self.h2.sweep(recent);
     }
 
     /// Drops everything that is idle; what is in use ends with its exchange.
     pub fn clear(&self) {
         self.idle.borrow_mut().clear();
         self.idle_count.set(0);
-        self.h2.borrow_mut().clear();
+        self.h2.clear();
         self.hbone.clear();
     }
 }

@@ -97,6 +97,37 @@ pub const H2_STREAMS: u32 = 200;
 /// Tasks of one HTTP/2 connection, streams that were reset and still wind down included; a peer that
 /// needs more is cut off (CVE-2023-44487).
 pub const H2_TASKS: usize = 400;
+/// Streams that a client takes a server to allow before its settings have come: servers are to allow no fewer (RFC 9113
+/// section 6.5.2).
+pub const H2_STREAMS_AT_FIRST: u32 = 100;
+/// Streams of one connection of requests from outside (Istio's edge profile).
+pub const H2_EDGE_STREAMS: u32 = 100;
+/// Receive window of a stream from outside (Istio's edge profile).
+pub const H2_EDGE_STREAM_WINDOW_BYTES: u32 = 64 << 10;
+/// Receive window of a connection from outside (Istio's edge profile).
+pub const H2_EDGE_CONNECTION_WINDOW_BYTES: u32 = 1 << 20;
+/// What a stream from outside whose reader is slow takes of its connection's window.
+pub const H2_EDGE_CHARGED_BYTES: u32 = 8 << 10;
+/// What slow streams of a connection from outside may hold together without narrowing its window.
+pub const H2_EDGE_ADVANCE_BYTES: u32 = 2 << 20;
+/// Receive window of a stream within the mesh, and of one to an upstream.
+pub const H2_STREAM_WINDOW_BYTES: u32 = 256 << 10;
+/// Receive window of a connection within the mesh, and of one to an upstream.
+pub const H2_CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// What a stream within the mesh whose reader is slow takes of its connection's window.
+pub const H2_CHARGED_BYTES: u32 = 32 << 10;
+/// What slow streams of a connection within the mesh may hold together without narrowing its window.
+pub const H2_ADVANCE_BYTES: u32 = 16 << 20;
+/// Longest frame of a connection of requests that is taken.
+pub const H2_FRAME_BYTES: u32 = 16 << 10;
+/// How long a stream of requests that its client gives up unanswered must have been open so as not to count as abuse
+/// (CVE-2023-44487), in milliseconds (Envoy's value).
+pub const H2_EARLY_RESET_MS: u64 = 1000;
+/// How long a stream with something to send may wait for its peer to widen a window, in milliseconds (Envoy's idle time of
+/// a stream).
+pub const H2_ZERO_WINDOW_MS: u64 = 300_000;
+/// Header list of an upstream's answer that is taken.
+pub const H2_ANSWER_LIST_BYTES: u32 = 64 << 10;
 /// Streams that this process opens on one HBONE connection before it opens another (ztunnel's default).
 pub const HBONE_STREAMS_PER_CONNECTION: usize = 100;
 /// Receive window of a tunnel (ztunnel's value).
@@ -116,26 +147,26 @@ pub const HBONE_HEADER_LIST_BYTES: u32 = 64 << 10;
 /// Header list of the answer to a CONNECT that is taken (ztunnel's value).
 pub const HBONE_ANSWER_LIST_BYTES: u32 = 16 << 10;
 /// One compressed header block of a tunnel, continuations included.
-pub const HBONE_BLOCK_BYTES: usize = 64 << 10;
+pub const H2_BLOCK_BYTES: usize = 64 << 10;
 /// CONTINUATION frames of one header block.
-pub const HBONE_CONTINUATIONS: u32 = 16;
+pub const H2_CONTINUATIONS: u32 = 16;
 /// Table of the header decompression of one connection (RFC 9113's initial value).
 pub const HPACK_TABLE_BYTES: usize = 4096;
 /// One SETTINGS frame of a connection that carries tunnels.
-pub const HBONE_SETTINGS_BYTES: u32 = 1024;
+pub const H2_SETTINGS_BYTES: u32 = 1024;
 /// Frames that move nothing (PING, SETTINGS, empty DATA, small updates, resets) which a peer may send at once.
-pub const HBONE_IDLE_FRAMES: u32 = 10_000;
+pub const H2_IDLE_FRAMES: u32 = 10_000;
 /// Such frames that it may send in a second from then on, beside one for each frame that moves something.
-pub const HBONE_IDLE_FRAMES_PER_S: u64 = 1000;
+pub const H2_IDLE_FRAMES_PER_S: u64 = 1000;
 /// What a stream counts as such frames that the peer resets before we have looked at it (CVE-2023-44487), or that it makes
 /// us reset.
-pub const HBONE_RESET_COST: u32 = 20;
+pub const H2_RESET_COST: u32 = 20;
 /// Window updates below this many bytes move nothing.
-pub const HBONE_SMALL_UPDATE_BYTES: u32 = 1024;
+pub const H2_SMALL_UPDATE_BYTES: u32 = 1024;
 /// Streams that we have reset lately, whose frames may still be under way.
-pub const HBONE_RESETS_KEPT: usize = 256;
+pub const H2_RESETS_KEPT: usize = 256;
 /// What waits to be written to a connection that carries tunnels, beyond which its streams wait and nothing is read.
-pub const HBONE_OUTBOX_BYTES: usize = 256 << 10;
+pub const H2_OUTBOX_BYTES: usize = 256 << 10;
 /// Control groups that are looked through for one of them.
 pub const CGROUPS: usize = 65_536;
 /// Control groups whose paths one core keeps.
@@ -208,8 +239,6 @@ pub const LARGE_BUFFERS_PER_CORE: usize = 8;
 pub const IDLE_UPSTREAMS_PER_CORE: usize = 1024;
 /// HTTP/2 upstream connections kept per core.
 pub const H2_UPSTREAMS_PER_CORE: usize = 512;
-/// Bytes that one HTTP/2 stream towards a client may have waiting.
-pub const H2_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Handshake and first bytes of a downstream connection, in milliseconds.
 pub const HANDSHAKE_MS: u64 = 10_000;
@@ -303,10 +332,13 @@ const _: () = assert!(6 * (NEWS_MESSAGE_BYTES as u64) < TRUST_BYTES);
 const _: () = assert!(TARGET_BYTES < HEAD_BYTES);
 const _: () = assert!(HELD_BODY_BYTES < HELD_BODIES_BYTES);
 const _: () = assert!(H2_TASKS > H2_STREAMS as usize);
+const _: () = assert!(H2_EDGE_CHARGED_BYTES * H2_EDGE_STREAMS < H2_EDGE_CONNECTION_WINDOW_BYTES);
+const _: () = assert!(H2_CHARGED_BYTES * H2_STREAMS < H2_CONNECTION_WINDOW_BYTES);
+const _: () = assert!(H2_EDGE_STREAM_WINDOW_BYTES >= 65_535);
 const _: () = assert!(HBONE_STREAM_WINDOW_BYTES < HBONE_CONNECTION_WINDOW_BYTES);
 const _: () = assert!(HBONE_CHARGED_BYTES < HBONE_STREAM_WINDOW_BYTES);
 const _: () = assert!(HBONE_ANSWER_LIST_BYTES <= HBONE_HEADER_LIST_BYTES);
-const _: () = assert!(HBONE_RESET_COST < HBONE_IDLE_FRAMES);
+const _: () = assert!(H2_RESET_COST < H2_IDLE_FRAMES);
 const _: () = assert!(TOKEN_BYTES < HEAD_BYTES);
 const _: () = assert!(COOKIE_BYTES < 4096);
 const _: () = assert!(TOKEN_BYTES < WORKLOAD_API_REQUEST_BYTES);

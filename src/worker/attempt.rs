@@ -109,7 +109,7 @@ fn is_endpoints_fault(error: &DialError) -> bool {
             | HboneError::Timeout,
         )
         | DialError::Connect(_)
-        | DialError::Framing(_)
+        | DialError::Busy
         | DialError::Timeout => true,
     }
 }

@@ -1,14 +1,15 @@
 //! A permitted request on its way: upstream, both bodies at once, the answer.
 
+mod h2;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::io;
 use std::pin::pin;
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
-use h2::client::SendRequest;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version as HttpVersion, header};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::Notify;
 
 use crate::exchange::close::CloseReason;
@@ -17,7 +18,7 @@ use crate::http::grpc;
 use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawResponse};
 use crate::http::reply::{Reply, is_grpc};
 use crate::http::upgrade;
-use crate::io::body::{Coding, PumpError, Sink, Source, Trailers, announced_length, pump};
+use crate::io::body::{Coding, PumpError, Sink, Source, Trailers, pump};
 use crate::io::h1::{HeadError, Writer};
 use crate::io::hbone::HboneError;
 use crate::io::relay::Meter;
@@ -105,6 +106,8 @@ struct Moving<'a> {
 enum Tried {
     /// A pooled connection was closed before it answered; nothing was sent on.
     Stale,
+    /// The upstream has surely not looked at it, and no body is lost.
+    Unprocessed,
     /// It is over: why, and whether the downstream connection can go on.
     Over(CloseReason, Option<String>, bool),
 }
@@ -113,6 +116,8 @@ enum Tried {
 enum AnswerError {
     /// The upstream ended before the first byte of it.
     Silent,
+    /// The upstream says that it has not looked at the request.
+    Unprocessed,
     /// The upstream broke off or speaks nonsense.
     Upstream(String),
     /// The downstream broke off.
@@ -295,7 +300,7 @@ async fn attempts(
     };
     others.reached();
     let mut tried = via(moving, upstream, body, slot, cancel, upstreams).await;
-    if matches!(tried, Tried::Stale) && repeatable {
+    if (matches!(tried, Tried::Stale) && repeatable) || matches!(tried, Tried::Unprocessed) {
         tried = match upstreams.again(again, &target, version).await {
             Ok(upstream) => via(moving, upstream, body, slot, cancel, upstreams).await,
             Err(error) => return failed(&error),
@@ -303,6 +308,7 @@ async fn attempts(
     }
     match tried {
         Tried::Stale => (CloseReason::UpstreamReset, Some(SILENT.to_owned()), true),
+        Tried::Unprocessed => (CloseReason::UpstreamReset, Some(REFUSED.to_owned()), true),
         Tried::Over(close, detail, keep) => (close, detail, keep),
     }
 }
@@ -317,11 +323,12 @@ async fn via(
 ) -> Tried {
     match upstream {
         Upstream::H1(connection) => via_h1(moving, connection, body, slot, cancel, upstreams).await,
-        Upstream::H2(send, _place) => via_h2(moving, send, body, slot, cancel).await,
+        Upstream::H2(client) => h2::via(moving, client, body, slot, cancel).await,
     }
 }
 
 const SILENT: &str = "upstream closed without an answer";
+const REFUSED: &str = "upstream takes no more streams";
 
 /// Why an exchange ends whose upstream cannot be had.
 #[must_use]
@@ -335,7 +342,7 @@ pub fn dial_reason(error: &DialError) -> CloseReason {
             CloseReason::Revoked
         }
         DialError::Hbone(HboneError::Timeout) | DialError::Timeout => CloseReason::UpstreamTimeout,
-        DialError::Hbone(_) | DialError::Connect(_) | DialError::Framing(_) => {
+        DialError::Hbone(_) | DialError::Connect(_) | DialError::Busy => {
             CloseReason::UpstreamConnect
         }
     }
@@ -460,6 +467,14 @@ fn over(moving: &Moving<'_>, drove: Drove, stale_possible: bool) -> (Tried, bool
         Drove::Answered(Err(AnswerError::Silent)) if stale_possible => (Tried::Stale, false),
         Drove::Answered(Err(AnswerError::Silent)) => (
             Tried::Over(CloseReason::UpstreamReset, Some(SILENT.to_owned()), true),
+            false,
+        ),
+        // What was read of a body is gone; as long as that is nothing, the request is whole.
+        Drove::Answered(Err(AnswerError::Unprocessed)) if moving.passed.get().received == 0 => {
+            (Tried::Unprocessed, false)
+        }
+        Drove::Answered(Err(AnswerError::Unprocessed)) => (
+            Tried::Over(CloseReason::UpstreamReset, Some(REFUSED.to_owned()), true),
             false,
         ),
         // Where nothing of it was sent on, our own answer is whole.
@@ -601,71 +616,6 @@ async fn via_h1(
     tried
 }
 
-async fn via_h2(
-    moving: &Moving<'_>,
-    mut send: SendRequest<Bytes>,
-    body: &mut Source<'_>,
-    slot: &Slot<'_>,
-    cancel: &Cancel,
-) -> Tried {
-    let bodiless = body.is_empty();
-    let sent = h2_request(moving).and_then(|request| {
-        send.send_request(request, bodiless)
-            .map_err(|e| e.to_string())
-    });
-    let (response, stream) = match sent {
-        Ok(sent) => sent,
-        Err(what) => return Tried::Over(CloseReason::UpstreamReset, Some(what), true),
-    };
-    let upload = async {
-        // Interim answers of HTTP/2 upstreams are not seen here, so the client is not kept waiting for one.
-        if moving.awaited.get()
-            && let Err(error) = invite(moving, slot).await
-        {
-            return error;
-        }
-        let mut sink = if bodiless {
-            Sink::Nothing
-        } else {
-            Sink::H2(stream)
-        };
-        upload(moving, body, &mut sink).await
-    };
-    let answer = async {
-        let response = response
-            .await
-            .map_err(|error| AnswerError::Upstream(error.to_string()))?;
-        let (parts, body) = response.into_parts();
-        let bodiless =
-            body.is_end_stream() || h1::is_bodiless(parts.status, &moving.request.method);
-        let (framing, source) = if bodiless {
-            (Framing::Empty, Source::Empty)
-        } else {
-            let length = announced_length(&parts.headers);
-            (
-                length.map_or(Framing::Chunked, Framing::Length),
-                Source::H2(body),
-            )
-        };
-        let head = RawResponse {
-            status: parts.status,
-            is_11: true,
-            headers: parts.headers,
-        };
-        let keep_downstream = answer(moving, head, framing, source, slot).await?;
-        Ok(Answered {
-            keep_downstream,
-            keep_upstream: true,
-        })
-    };
-    over(
-        moving,
-        drive(moving, upload, answer, slot, cancel).await,
-        false,
-    )
-    .0
-}
-
 /// Sends an upstream's answer on; whether the downstream connection can go on afterwards.
 async fn answer(
     moving: &Moving<'_>,
@@ -740,26 +690,4 @@ fn request_head(out: &mut BytesMut, moving: &Moving<'_>, coding: Option<Coding>)
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
-}
-
-fn h2_request(moving: &Moving<'_>) -> Result<http::Request<()>, String> {
-    let request = moving.request;
-    let uri = http::Uri::builder()
-        .scheme(moving.scheme)
-        .authority(request.host.as_str())
-        .path_and_query(request.path.as_ref().map_or("/", |p| p.as_str()))
-        .build()
-        .map_err(|error| error.to_string())?;
-    let mut out = http::Request::new(());
-    *out.method_mut() = request.method.clone();
-    *out.uri_mut() = uri;
-    *out.version_mut() = HttpVersion::HTTP_2;
-    for (name, value) in fields(moving) {
-        out.headers_mut().append(name.clone(), value.clone());
-    }
-    if let Some(length) = moving.length {
-        out.headers_mut()
-            .insert(header::CONTENT_LENGTH, HeaderValue::from(length));
-    }
-    Ok(out)
 }

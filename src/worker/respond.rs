@@ -4,15 +4,15 @@ use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll};
 
-use bytes::{Bytes, BytesMut};
-use h2::server::SendResponse;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Version as HttpVersion, header};
+use bytes::BytesMut;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::http::canonical::clean_response;
 use crate::http::h1::{self, Framing, RawResponse};
 use crate::http::reply::{Reply, SERVER, http_date};
 use crate::io::body::{Coding, Sink, Source};
 use crate::io::h1::Writer;
+use crate::io::h2::Respond;
 use crate::io::{clock, rt};
 use crate::vocab::limits;
 use crate::worker::core::Core;
@@ -39,7 +39,7 @@ pub enum Responder<'a> {
     /// An HTTP/2 stream.
     H2 {
         /// Answers it.
-        respond: SendResponse<Bytes>,
+        respond: Respond,
         /// The answer has no body, whatever its `content-length` says.
         is_head: bool,
     },
@@ -84,17 +84,13 @@ impl<'a> Responder<'a> {
                 mut respond,
                 is_head,
             } => {
-                let mut response = http::Response::new(());
-                *response.status_mut() = status;
-                *response.headers_mut() = headers;
-                finish_fields(response.headers_mut());
-                response
-                    .headers_mut()
-                    .insert(header::CONTENT_LENGTH, HeaderValue::from(content.len()));
+                let mut fields = headers;
+                finish_fields(&mut fields);
+                fields.insert(header::CONTENT_LENGTH, HeaderValue::from(content.len()));
                 let empty = is_head || content.is_empty();
-                if let Ok(mut stream) = respond.send_response(response, empty)
+                if let Ok(mut stream) = respond.send(status, &fields, empty)
                     && !empty
-                    && stream.send_data(content, true).is_err()
+                    && stream.send_last(content).await.is_err()
                 {
                     tracing::trace!("stream ended before the answer");
                 }
@@ -158,14 +154,8 @@ impl<'a> Responder<'a> {
                 Ok((Sink::H1(writer, coding.unwrap_or(Coding::Length(0))), keep))
             }
             Self::H2 { mut respond, .. } => {
-                let mut response = http::Response::new(());
-                *response.status_mut() = head.status;
-                *response.version_mut() = HttpVersion::HTTP_2;
-                *response.headers_mut() = head.headers;
                 let empty = framing == Framing::Empty;
-                let stream = respond
-                    .send_response(response, empty)
-                    .map_err(io::Error::other)?;
+                let stream = respond.send(head.status, &head.headers, empty)?;
                 let sink = if empty {
                     Sink::Nothing
                 } else {
@@ -209,10 +199,7 @@ impl<'a> Responder<'a> {
     pub(super) fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         match self {
             Self::H1 { .. } => Poll::Pending,
-            Self::H2 { respond, .. } => respond.poll_reset(cx).map(|reset| match reset {
-                Ok(reason) => io::Error::other(h2::Error::from(reason)),
-                Err(error) => io::Error::other(error),
-            }),
+            Self::H2 { respond, .. } => respond.poll_gone(cx),
         }
     }
 
@@ -229,9 +216,7 @@ impl<'a> Responder<'a> {
                 Ok(Sink::H1(writer, Coding::Close))
             }
             Self::H2 { mut respond, .. } => {
-                let stream = respond
-                    .send_response(http::Response::new(()), false)
-                    .map_err(io::Error::other)?;
+                let stream = respond.send(StatusCode::OK, &HeaderMap::new(), false)?;
                 Ok(Sink::H2(stream))
             }
         }
@@ -256,14 +241,7 @@ impl<'a> Responder<'a> {
                 h1::write_fields(writer.out(), &head.headers);
                 writer.flush().await
             }
-            Self::H2 { respond, .. } => {
-                let mut response = http::Response::new(());
-                *response.status_mut() = head.status;
-                *response.headers_mut() = head.headers;
-                respond
-                    .send_informational(response)
-                    .map_err(io::Error::other)
-            }
+            Self::H2 { respond, .. } => respond.send_interim(head.status, &head.headers),
         }
     }
 

@@ -1,9 +1,10 @@
 //! HTTP on a connection: which version, then request after request.
 
+mod h2;
+
 use std::pin::pin;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use http::{Method, StatusCode, header};
 
 use crate::exchange::close::CloseReason;
@@ -21,15 +22,14 @@ use crate::worker::core::Core;
 use crate::worker::exchange::{self, Arrived};
 use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
-use crate::worker::streams;
 use crate::worker::upgrade::Upgrade;
 
 /// The client preface of HTTP/2 begins with what no HTTP/1 request does.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
-/// Serves a stream that carries HTTP. `h2`: negotiated by ALPN; else the first bytes tell.
-pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, h2: bool) {
-    let is_h2 = h2
+/// Serves a stream that carries HTTP. `is_h2`: negotiated by ALPN; else the first bytes tell.
+pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, is_h2: bool) {
+    let is_h2 = is_h2
         || match core
             .within(limits::HEAD_MS, stream.peek(H2_PREFACE.len()))
             .await
@@ -39,7 +39,7 @@ pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, h2: bool) {
         };
     let site = Rc::new(site);
     if is_h2 {
-        serve_h2(core, site, stream).await;
+        h2::serve(core, site, stream).await;
     } else {
         serve_h1(&core, &site, stream).await;
     }
@@ -220,97 +220,4 @@ async fn unread(
         .reply(Reply::text(why.1, text), true, &mut Source::Empty)
         .await;
     story.fail(why.0, detail);
-}
-
-async fn serve_h2(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
-    let handshake = h2::server::Builder::new()
-        .max_concurrent_streams(limits::H2_STREAMS)
-        .max_header_list_size(u32::try_from(limits::HEAD_BYTES).unwrap_or(u32::MAX))
-        .max_send_buffer_size(limits::H2_SEND_BUFFER_BYTES)
-        .handshake::<_, Bytes>(stream);
-    let story = || Story::begin(&core, &site, Kind::Connection, &core.snapshot());
-    let connection = match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return story().fail(CloseReason::Handshake, error),
-        Err(rt::Elapsed) => {
-            return story().fail(CloseReason::Timeout, "HTTP/2 handshake is too slow");
-        }
-    };
-    let silent = std::future::pending();
-    streams::serve(&core, connection, silent, |request, respond| {
-        one_h2(Rc::clone(&core), Rc::clone(&site), request, respond)
-    })
-    .await;
-}
-
-async fn one_h2(
-    core: Rc<Core>,
-    site: Rc<Site>,
-    request: http::Request<h2::RecvStream>,
-    respond: h2::server::SendResponse<Bytes>,
-) {
-    let (parts, body) = request.into_parts();
-    let length = announced_length(&parts.headers);
-    let responder = Responder::H2 {
-        respond,
-        is_head: parts.method == Method::HEAD,
-    };
-    let mode = core.snapshot().mesh.path_normalization;
-    if parts.headers.len() > limits::HEADERS {
-        return unread_h2(
-            &core,
-            &site,
-            responder,
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            "too many header fields",
-        )
-        .await;
-    }
-    match canonical::from_h2(parts, mode, clock::unix_s()) {
-        Ok((request, form)) => {
-            let body = Source::H2(body);
-            Box::pin(exchange::serve(
-                &core,
-                &site,
-                Arrived {
-                    request,
-                    form,
-                    body,
-                    length,
-                    upgrade: None,
-                },
-                responder,
-            ))
-            .await;
-        }
-        Err(error) => {
-            unread_h2(
-                &core,
-                &site,
-                responder,
-                StatusCode::BAD_REQUEST,
-                &error.to_string(),
-            )
-            .await;
-        }
-    }
-}
-
-async fn unread_h2(
-    core: &Rc<Core>,
-    site: &Site,
-    responder: Responder<'_>,
-    status: StatusCode,
-    detail: &str,
-) {
-    let mut story = Story::begin(core, site, Kind::Request, &core.snapshot());
-    story.edit(|r| r.status = Some(status.as_u16()));
-    responder
-        .reply(
-            Reply::text(status, status.canonical_reason().unwrap_or("")),
-            true,
-            &mut Source::Empty,
-        )
-        .await;
-    story.fail(CloseReason::BadRequest, detail);
 }

@@ -4,67 +4,70 @@ use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 
-use bytes::Bytes;
-use h2::server::SendResponse;
 use http::Request;
 
+use crate::io::h2::{MuxError, Server, Taken};
 use crate::io::mux::{self, Respond};
 use crate::io::rt;
-use crate::io::stream::Stream;
 use crate::io::tunnel::{Lease, Tunnel};
 use crate::vocab::limits;
 use crate::worker::core::Core;
 use crate::worker::relaying::{self, Setup};
 
-/// An HTTP/2 server connection that takes requests.
-pub type ServerConnection = h2::server::Connection<Stream, Bytes>;
-
 /// Serves stream after stream with `each` until the connection ends. It is asked to end when it carried no stream for
-/// long or the process ends; it is dropped when `silent` ends.
+/// long or the process ends.
+///
+/// # Errors
+/// It did not end in order.
 pub async fn serve<F: Future<Output = ()> + 'static>(
     core: &Rc<Core>,
-    mut connection: ServerConnection,
-    silent: impl Future<Output = ()>,
-    each: impl Fn(Request<h2::RecvStream>, SendResponse<Bytes>) -> F,
-) {
+    mut server: Server,
+    each: impl Fn(Taken) -> F,
+) -> Result<(), MuxError> {
     let open = Rc::new(Cell::new(0));
-    let (mut silent, mut draining) = (pin!(silent), pin!(core.draining()));
-    let mut ending = false;
+    let mut draining = pin!(core.draining());
+    let mut idle = pin!(rt::sleep(limits::IDLE_MS));
+    let (mut ending, mut busy) = (false, false);
     loop {
-        let accepted = tokio::select! {
+        let mut next = tokio::select! {
             biased;
             () = &mut draining, if !ending => {
                 ending = true;
-                connection.graceful_shutdown();
+                server.drain();
                 continue;
             }
-            () = &mut silent => return tracing::debug!("HTTP/2 peer does not answer"),
-            accepted = connection.accept() => accepted,
-            () = rt::sleep(limits::IDLE_MS), if !ending => {
-                if open.get() == 0 {
+            accepted = server.accept() => match accepted? {
+                None => return Ok(()),
+                Some(taken) => Some(taken),
+            },
+            () = &mut idle, if !ending => {
+                // It was idle for one to two of them.
+                if !std::mem::take(&mut busy) && open.get() == 0 {
                     ending = true;
-                    connection.graceful_shutdown();
+                    server.drain();
+                } else {
+                    idle.set(rt::sleep(limits::IDLE_MS));
                 }
                 continue;
             }
         };
-        let (request, respond) = match accepted {
-            None => return,
-            Some(Ok(accepted)) => accepted,
-            Some(Err(error)) => return tracing::debug!(%error, "HTTP/2 connection ended"),
-        };
-        if open.get() >= limits::H2_TASKS {
-            tracing::debug!("HTTP/2 streams are reset faster than they wind down");
-            connection.abrupt_shutdown(h2::Reason::ENHANCE_YOUR_CALM);
-            continue;
+        busy = true;
+        while let Some(taken) = next {
+            if open.get() >= limits::H2_TASKS {
+                let error = server.abort("streams are reset faster than they wind down");
+                // The peer learns why if it takes it at once.
+                drop(server.flush().await);
+                return Err(MuxError::Protocol(error));
+            }
+            let stream = each(taken);
+            // A stream may have work left when its connection has ended.
+            let places = (Lease::take(&open), core.place());
+            rt::spawn(async move {
+                stream.await;
+                drop(places);
+            });
+            next = server.at_hand();
         }
-        let stream = each(request, respond);
-        // A stream may have work left when its connection has ended.
-        let places = (Lease::take(&open), core.place());
-        rt::spawn(async move {
-            Box::pin(stream).await;
-            drop(places);
-        });
     }
 }
 

@@ -17,6 +17,7 @@
 )]
 
 mod client;
+mod conformance;
 mod egress;
 mod entry;
 mod frames;

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::hbone::hpack::{Decoder, HpackError};
+use crate::h2::hpack::{Decoder, HpackError};
 use crate::vocab::limits;
 
 const PREFACE_BYTES: usize = 24;

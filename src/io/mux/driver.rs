@@ -11,6 +11,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _};
 
 use super::outbox::{Outbox, SLICES};
 use super::{Mux, MuxError, register, wake};
+use crate::h2::Heads;
+use crate::hbone::Tunnels;
 use crate::io::clock;
 use crate::io::stream::Stream;
 
@@ -25,14 +27,14 @@ thread_local! {
 
 /// What reads and writes a connection.
 #[derive(Debug)]
-pub struct Driver {
+pub struct Driver<H: Heads = Tunnels> {
     stream: Stream,
-    mux: Mux,
+    mux: Mux<H>,
     started: Instant,
 }
 
-impl Driver {
-    pub(super) fn new(stream: Stream, mux: Mux) -> Self {
+impl<H: Heads> Driver<H> {
+    pub(in crate::io) fn new(stream: Stream, mux: Mux<H>) -> Self {
         Self {
             stream,
             mux,
@@ -49,7 +51,7 @@ impl Driver {
     }
 
     /// Writes what waits and takes what has come. Ready at the end of the connection.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), MuxError>> {
+    pub(in crate::io) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), MuxError>> {
         let polled = self.poll_both(cx);
         if polled.is_ready() {
             self.mux.0.borrow_mut().end();
@@ -165,7 +167,7 @@ fn elapsed_ms(since: Instant) -> u64 {
 }
 
 /// Its tunnels see the end, however it came.
-impl Drop for Driver {
+impl<H: Heads> Drop for Driver<H> {
     fn drop(&mut self) {
         self.mux.0.borrow_mut().end();
     }

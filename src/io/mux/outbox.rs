@@ -6,7 +6,7 @@ use std::io::IoSlice;
 
 use bytes::{Buf as _, Bytes, BytesMut};
 
-use crate::hbone::Session;
+use crate::h2::{Heads, Session};
 use crate::io::slots::Slots;
 use crate::vocab::limits;
 
@@ -42,16 +42,16 @@ impl Outbox {
 
     /// Whether streams must wait, and the peer with them.
     pub(super) fn is_full(&self) -> bool {
-        self.len >= limits::HBONE_OUTBOX_BYTES
+        self.len >= limits::H2_OUTBOX_BYTES
     }
 
     /// Whether those that waited may go on: with the first byte of room they would come one by one.
     pub(super) fn has_room(&self) -> bool {
-        self.len <= limits::HBONE_OUTBOX_BYTES / 2
+        self.len <= limits::H2_OUTBOX_BYTES / 2
     }
 
     /// Takes what the session has to send.
-    pub(super) fn take(&mut self, session: &mut Session) {
+    pub(super) fn take<H: Heads>(&mut self, session: &mut Session<H>) {
         if !session.output().is_empty() {
             self.copy(session.output());
             session.sent();
@@ -226,11 +226,11 @@ mod tests {
     #[test]
     fn it_is_full_until_half_is_written() {
         let mut outbox = Outbox::default();
-        outbox.push(vec![0; limits::HBONE_OUTBOX_BYTES].into());
+        outbox.push(vec![0; limits::H2_OUTBOX_BYTES].into());
         assert!(outbox.is_full() && !outbox.has_room());
         outbox.wrote(1);
         assert!(!outbox.is_full() && !outbox.has_room());
-        outbox.wrote(limits::HBONE_OUTBOX_BYTES / 2);
+        outbox.wrote(limits::H2_OUTBOX_BYTES / 2);
         assert!(outbox.has_room());
     }
 }

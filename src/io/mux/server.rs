@@ -7,7 +7,7 @@ use http::{Method, Request, Response};
 use super::driver::Driver;
 use super::{Mux, MuxError, put_fields};
 use crate::hbone::head::Kept;
-use crate::hbone::{Code, ConnectionError, ResponseHead, Settings};
+use crate::hbone::{Code, ConnectionError, ResponseHead, SERVER};
 use crate::io::stream::Stream;
 use crate::io::tunnel::Tunnel;
 
@@ -25,7 +25,7 @@ impl ServerConnection {
     /// A connection over `stream`.
     #[must_use]
     pub fn new(mut stream: Stream) -> Self {
-        let mux = Mux::new(Settings::SERVER, stream.tls().is_some());
+        let mux = Mux::new(SERVER, stream.tls().is_some());
         Self {
             driver: Driver::new(stream, mux.clone()),
             mux,
@@ -74,11 +74,11 @@ impl ServerConnection {
     }
 
     fn taken(&self) -> Option<Taken> {
-        let (id, head) = {
-            let mut state = self.mux.0.borrow_mut();
-            let (id, head) = state.incoming.pop_front()?;
-            state.session.take(id);
-            (id, head)
+        // What is no request is reset already.
+        let (id, head) = loop {
+            if let Ok(request) = self.mux.next_incoming()? {
+                break request;
+            }
         };
         let respond = Respond {
             mux: self.mux.clone(),
@@ -99,12 +99,10 @@ impl ServerConnection {
 
     /// Ends the connection at once for what the peer does.
     pub fn abort(&mut self, what: &'static str) {
-        let mut state = self.mux.0.borrow_mut();
-        state.session.fail(ConnectionError {
+        self.mux.fail(ConnectionError {
             code: Code::ENHANCE_YOUR_CALM,
             what,
         });
-        state.sent();
     }
 }
 

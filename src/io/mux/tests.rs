@@ -449,13 +449,13 @@ fn a_drained_connection_carries_what_it_carries() {
 
 #[test]
 fn payloads_are_handed_on_where_they_are() {
-    let (mut slot, mut held) = (Slot::default(), 0);
+    let (mut slot, mut held) = (Slot::<Tunnels>::default(), 0);
     let chunk = Bytes::from(vec![7; 10_000]);
-    slot.push(chunk.slice(..10), &mut held);
-    slot.push(chunk.slice(10..20), &mut held);
-    slot.push(chunk.slice(20..30), &mut held);
-    slot.push(chunk.slice(30..8000), &mut held);
-    slot.push(chunk.slice(8000..8001), &mut held);
+    slot.push(chunk.slice(..10), &mut held, false);
+    slot.push(chunk.slice(10..20), &mut held, false);
+    slot.push(chunk.slice(20..30), &mut held, false);
+    slot.push(chunk.slice(30..8000), &mut held, false);
+    slot.push(chunk.slice(8000..8001), &mut held, false);
     // The first is where it was received, small ones behind it are gathered, large ones are not copied.
     let first = slot.pop(&mut held).unwrap();
     assert_eq!((first.as_ptr(), first.len()), (chunk.as_ptr(), 10));
@@ -470,10 +470,10 @@ fn payloads_are_handed_on_where_they_are() {
 /// A peer whose every payload lies in a buffer of its own makes us hold no more than so many of them.
 #[test]
 fn buffers_that_wait_for_a_reader_are_bounded() {
-    let (mut slots, mut held) = ([Slot::default(), Slot::default()], 0);
+    let (mut slots, mut held) = ([Slot::<Tunnels>::default(), Slot::<Tunnels>::default()], 0);
     let chunk = Bytes::from(vec![7; GATHERED_BYTES]);
     for at in 0..2 * HELD_CHUNKS {
-        slots[at % 2].push(chunk.clone(), &mut held);
+        slots[at % 2].push(chunk.clone(), &mut held, false);
     }
     assert_eq!(held, HELD_CHUNKS);
     assert_eq!(

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use ringgate::hbone::frame::{FrameHead, HEAD_BYTES, PREFACE};
+use ringgate::h2::frame::{FrameHead, HEAD_BYTES, PREFACE};
+use ringgate::h2::hpack::{Decoder, HpackError};
 use ringgate::hbone::head::Fields;
-use ringgate::hbone::hpack::{Decoder, HpackError};
-use ringgate::hbone::{ConnectHead, Event, ResponseHead, Session, Settings};
+use ringgate::hbone::{CLIENT, ConnectHead, Event, ResponseHead, SERVER, Session};
 
 /// What a connection came to.
 #[derive(Debug, Default, PartialEq)]
@@ -22,7 +22,7 @@ struct Came {
 pub fn run(data: &[u8]) {
     let begun = [PREFACE, data].concat();
     let server = |pieces: usize| {
-        let mut session = Session::new(Settings::SERVER);
+        let mut session = Session::new(SERVER);
         drive(&mut session, begun.chunks(pieces), |session, event| {
             if let Event::Request { id, head, .. } = event {
                 assert!(!head.connect || !head.authority.contains(['\r', '\n', '\0']));
@@ -33,7 +33,7 @@ pub fn run(data: &[u8]) {
         })
     };
     let client = |pieces: usize| {
-        let mut session = Session::new(Settings::CLIENT);
+        let mut session = Session::new(CLIENT);
         let fields = Fields::default();
         let head = ConnectHead {
             authority: "a:1",

@@ -5,6 +5,7 @@ pub mod certificate;
 pub mod config;
 pub mod diag;
 pub mod dns;
+pub mod h2;
 pub mod hbone;
 pub mod head;
 pub mod host;
@@ -42,6 +43,7 @@ pub const ALL: &[Target] = &[
     target("json", istio::json, 2_000),
     target("hbone", hbone::run, 4_000),
     target("hpack", hbone::hpack, 4_000),
+    target("h2", h2::run, 4_000),
     target("dns", dns::run, 10_000),
 ];
 

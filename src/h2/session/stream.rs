@@ -1,12 +1,12 @@
 //! One stream: how far each side is, its windows, what is held of it (RFC 9113 section 5.1).
 
-use crate::hbone::flow::{ReceiveWindow, SendWindow};
-use crate::hbone::session::{Session, Side};
-use crate::vocab::limits;
+use crate::h2::flow::{ReceiveWindow, SendWindow};
+use crate::h2::heads::{Heads, Malformed, Shape};
+use crate::h2::session::{Session, Side};
 
 /// State of a stream that somebody holds.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     send: SendWindow,
     receive: ReceiveWindow,
     /// Bytes that were told and not released.
@@ -24,10 +24,17 @@ pub(super) struct Entry {
     pub(super) tunnel: bool,
     taken: bool,
     client: bool,
+    shape: Shape,
+    /// What the peer's `content-length` leaves to come.
+    due: Option<u64>,
+    /// What it takes of the connection's window at the most, see `Settings::charged`.
+    charged: u32,
+    /// When it began, in milliseconds.
+    began_ms: u64,
 }
 
 impl Entry {
-    pub(super) fn new(session: &Session) -> Self {
+    pub(super) fn new<H: Heads>(session: &Session<H>, shape: Shape) -> Self {
         let client = session.own.side == Side::Client;
         Self {
             send: SendWindow::new(session.peer_window),
@@ -41,7 +48,44 @@ impl Entry {
             tunnel: false,
             taken: client,
             client,
+            shape,
+            due: shape.length.filter(|_length| !client),
+            charged: session.own.charged,
+            began_ms: session.now_ms,
         }
+    }
+
+    /// What it carries, by its request.
+    pub(super) fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// When it began, in milliseconds.
+    pub(super) fn began_ms(&self) -> u64 {
+        self.began_ms
+    }
+
+    /// The answer says how much content comes.
+    pub(super) fn expect(&mut self, length: Option<u64>) {
+        self.due = length;
+    }
+
+    /// Counts content of the peer.
+    ///
+    /// # Errors
+    /// It is more than its `content-length`.
+    pub(super) fn count(&mut self, bytes: u32) -> Result<(), Malformed> {
+        let Some(due) = self.due else {
+            return Ok(());
+        };
+        let left = due.checked_sub(u64::from(bytes));
+        self.due = Some(left.ok_or(Malformed::Length)?);
+        Ok(())
+    }
+
+    /// Whether the peer may end here, as far as its `content-length` goes.
+    pub(super) fn is_complete(&self) -> bool {
+        self.due.is_none_or(|due| due == 0)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -103,7 +147,7 @@ impl Entry {
     /// to the connection's window at once, so that a slow reader does not stop the other streams.
     pub(super) fn hold(&mut self, bytes: u32, advance: &mut u32) -> u32 {
         self.held = self.held.saturating_add(bytes);
-        let over = self.held.saturating_sub(limits::HBONE_CHARGED_BYTES);
+        let over = self.held.saturating_sub(self.charged);
         let more = over.saturating_sub(self.advanced).min(*advance);
         *advance = advance.saturating_sub(more);
         self.advanced = self.advanced.saturating_add(more);
@@ -121,7 +165,7 @@ impl Entry {
     pub(super) fn let_go(&mut self, bytes: u32, advance: &mut u32) -> u32 {
         let freed = bytes.min(self.held);
         self.held = self.held.saturating_sub(freed);
-        let over = self.held.saturating_sub(limits::HBONE_CHARGED_BYTES);
+        let over = self.held.saturating_sub(self.charged);
         let repaid = self.advanced.saturating_sub(over).min(freed);
         self.advanced = self.advanced.saturating_sub(repaid);
         *advance = advance.saturating_add(repaid);

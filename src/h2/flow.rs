@@ -1,6 +1,6 @@
 //! Flow control windows (RFC 9113 section 5.2), and what a peer may do that moves nothing.
 
-use crate::hbone::frame::MAX_WINDOW;
+use crate::h2::frame::MAX_WINDOW;
 use crate::vocab::limits;
 
 /// What may still be sent. It may be negative after a change of the settings (RFC 9113 section 6.9.2).
@@ -30,7 +30,7 @@ impl SendWindow {
 
 /// What the peer may still send, and what the reader has freed of it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ReceiveWindow {
+pub(crate) struct ReceiveWindow {
     /// Bytes that the peer may still send.
     left: u32,
     /// Bytes that the reader has freed and the peer does not know of.
@@ -60,7 +60,7 @@ impl ReceiveWindow {
     }
 
     /// Counts what the reader has freed; the update that is due, once it is half of the window.
-    pub(super) fn free(&mut self, bytes: u32) -> Option<u32> {
+    pub(crate) fn free(&mut self, bytes: u32) -> Option<u32> {
         self.owed = self.owed.saturating_add(bytes);
         if self.owed < self.size / 2 {
             return None;
@@ -83,7 +83,7 @@ pub struct Flood {
 impl Default for Flood {
     fn default() -> Self {
         Self {
-            left: limits::HBONE_IDLE_FRAMES,
+            left: limits::H2_IDLE_FRAMES,
             filled_ms: 0,
         }
     }
@@ -94,7 +94,7 @@ impl Flood {
     pub fn pass(&mut self, now_ms: u64) {
         let passed = now_ms.saturating_sub(self.filled_ms);
         self.filled_ms = self.filled_ms.max(now_ms);
-        let more = passed.saturating_mul(limits::HBONE_IDLE_FRAMES_PER_S) / 1000;
+        let more = passed.saturating_mul(limits::H2_IDLE_FRAMES_PER_S) / 1000;
         if more == 0 {
             // Not yet a whole token: the time counts with the next call.
             self.filled_ms = self.filled_ms.saturating_sub(passed);
@@ -109,10 +109,7 @@ impl Flood {
     }
 
     fn fill(&mut self, more: u32) {
-        self.left = self
-            .left
-            .saturating_add(more)
-            .min(limits::HBONE_IDLE_FRAMES);
+        self.left = self.left.saturating_add(more).min(limits::H2_IDLE_FRAMES);
     }
 
     /// Takes out `cost`; `false` if there is not so much in it.
@@ -156,16 +153,16 @@ mod tests {
     fn a_flood_runs_dry_and_time_fills_it() {
         let mut flood = Flood::default();
         flood.pass(1_000_000);
-        assert!(flood.spend(limits::HBONE_IDLE_FRAMES));
+        assert!(flood.spend(limits::H2_IDLE_FRAMES));
         assert!(!flood.spend(1));
         // Many short times are as good as one long.
-        let step_ms = 1000 / limits::HBONE_IDLE_FRAMES_PER_S / 2;
+        let step_ms = 1000 / limits::H2_IDLE_FRAMES_PER_S / 2;
         for n in 1..=20_u64 {
             flood.pass(1_000_000 + n * step_ms.max(1));
         }
         assert!(flood.spend(5));
         flood.pass(u64::MAX);
-        assert!(flood.spend(limits::HBONE_IDLE_FRAMES) && !flood.spend(1));
+        assert!(flood.spend(limits::H2_IDLE_FRAMES) && !flood.spend(1));
         flood.useful();
         assert!(flood.spend(1) && !flood.spend(1));
     }

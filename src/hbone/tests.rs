@@ -1,7 +1,9 @@
 //! Every rule of a session, frame by frame.
 
 use super::*;
-use crate::hbone::frame::MAX_WINDOW;
+use crate::h2::frame::{self, FrameHead, MAX_STREAM, MAX_WINDOW, PREFACE, flag, kind, setting};
+use crate::h2::hpack::{self, Decoder};
+use crate::h2::{Flood, OpenError};
 use crate::hbone::head::{Fields, Kept};
 
 mod bounds;
@@ -79,12 +81,12 @@ impl Tested {
     }
 
     fn server() -> Self {
-        Self::begun(Settings::SERVER)
+        Self::begun(SERVER)
     }
 
     /// A client with a tunnel that is open, and its stream.
     fn client() -> (Self, u32) {
-        let mut tested = Self::begun(Settings::CLIENT);
+        let mut tested = Self::begun(CLIENT);
         let id = tested.open();
         tested.take(&answer(id, 200, 0)).unwrap();
         tested.sent();
@@ -200,7 +202,7 @@ fn a_head_is_written_while_the_peers_is_incomplete() {
     assert_eq!((heads[0].0, heads[1].0), (1, 3));
     assert_eq!(heads[0].1, heads[1].1);
     // The same at the other end: half an answer, and one more tunnel.
-    let mut client = Tested::begun(Settings::CLIENT);
+    let mut client = Tested::begun(CLIENT);
     let first = client.open();
     let mut answer = Vec::new();
     ResponseHead::new(200).encode(&mut answer);
@@ -227,7 +229,7 @@ fn a_head_is_written_while_the_peers_is_incomplete() {
 
 #[test]
 fn both_sides_begin_with_ztunnels_settings() {
-    let mut client = Tested::new(Settings::CLIENT);
+    let mut client = Tested::new(CLIENT);
     assert!(client.session.output().starts_with(PREFACE));
     let set = |pairs: &[(u16, u32)]| settings(pairs)[9..].to_vec();
     let (window, frame_bytes) = (4 << 20, 1 << 20);
@@ -242,7 +244,7 @@ fn both_sides_begin_with_ztunnels_settings() {
     );
     let want = [(3, 200), (4, window), (5, frame_bytes), (6, 64 << 10)];
     assert_eq!(
-        Tested::new(Settings::SERVER).sent(),
+        Tested::new(SERVER).sent(),
         [
             (kind::SETTINGS, 0, 0, set(&want)),
             (kind::WINDOW_UPDATE, 0, 0, more)
@@ -258,11 +260,11 @@ fn a_connection_begins_with_preface_and_settings() {
         &[&PREFACE[..], &connect(1)].concat(),
         &[&PREFACE[..], &frame(kind::SETTINGS, flag::ACK, 0, b"")].concat(),
     ] {
-        let mut tested = Tested::new(Settings::SERVER);
+        let mut tested = Tested::new(SERVER);
         let got = tested.take(input).map_err(|e| e.code);
         assert_eq!(got, Err(Code::PROTOCOL_ERROR));
     }
-    let mut tested = Tested::new(Settings::SERVER);
+    let mut tested = Tested::new(SERVER);
     for byte in [&PREFACE[..], &settings(&[(99, 7)]), &connect(1)].concat() {
         tested.take(&[byte]).unwrap();
     }
@@ -305,7 +307,7 @@ fn a_tunnel_from_head_to_end() {
 
 #[test]
 fn a_client_sees_the_answer() {
-    let mut tested = Tested::begun(Settings::CLIENT);
+    let mut tested = Tested::begun(CLIENT);
     let ids = [tested.open(), tested.open(), tested.open()];
     assert_eq!(ids, [1, 3, 5]);
     let early = [answer(1, 100, 0), answer(1, 103, 0), answer(1, 200, 0)];
@@ -323,6 +325,14 @@ fn a_client_sees_the_answer() {
     assert_eq!(
         tested.events,
         [
+            Event::Interim {
+                id: 1,
+                head: head(100)
+            },
+            Event::Interim {
+                id: 1,
+                head: head(103)
+            },
             Event::Response {
                 id: 1,
                 head: head(200)
@@ -340,6 +350,7 @@ fn a_client_sees_the_answer() {
                 id: 5,
                 range: 9..11
             },
+            Event::Trailers { id: 5, fields: () },
             Event::End { id: 5 },
         ]
     );
@@ -369,7 +380,7 @@ fn heads_in_many_frames() {
         authority: "a.b:80",
         fields: &fields,
     };
-    let mut client = Tested::begun(Settings::CLIENT);
+    let mut client = Tested::begun(CLIENT);
     client.session.open(&head).unwrap();
     let sent = client.sent();
     let kinds: Vec<_> = sent.iter().map(|f| (f.0, f.1, f.3.len())).collect();

@@ -1,18 +1,19 @@
 //! What the peer says of the connection and of windows: SETTINGS, PING, GOAWAY, WINDOW_UPDATE.
 
-use crate::hbone::frame::{
+use crate::h2::frame::{
     self, Code, FrameHead, MAX_MAX_FRAME, MAX_WINDOW, MIN_MAX_FRAME, flag, kind, setting,
 };
-use crate::hbone::session::receive::{Outcome, error, protocol, word};
-use crate::hbone::session::{ALIVE_PING, DRAIN_PING, Event, Going, Session, Side};
+use crate::h2::heads::Heads;
+use crate::h2::session::receive::{Outcome, error, protocol, word};
+use crate::h2::session::{ALIVE_PING, DRAIN_PING, Event, Going, Session, Side};
 use crate::vocab::limits;
 
-impl Session {
+impl<H: Heads> Session<H> {
     pub(super) fn settings(
         &mut self,
         head: FrameHead,
         payload: &[u8],
-        sink: &mut impl FnMut(Event),
+        sink: &mut impl FnMut(Event<H>),
     ) -> Outcome {
         self.spend(1)?;
         if head.has(flag::ACK) {
@@ -26,7 +27,11 @@ impl Session {
             let value = u32::from_be_bytes([v0, v1, v2, v3]);
             wider |= self.set(u16::from_be_bytes([i0, i1]), value)?;
         }
-        self.settled = true;
+        if !std::mem::replace(&mut self.settled, true)
+            && !payload.chunks_exact(6).any(is_max_streams)
+        {
+            self.peer_max_streams = u32::MAX;
+        }
         frame::put(&mut self.out, kind::SETTINGS, flag::ACK, 0, &[]);
         if wider {
             sink(Event::Room { id: 0 });
@@ -70,6 +75,12 @@ impl Session {
                 }
                 self.peer_max_frame = value;
             }
+            // Once offered it is not taken back (RFC 8441 section 3).
+            setting::ENABLE_CONNECT_PROTOCOL => match (value, self.peer_extended) {
+                (1, _) => self.peer_extended = true,
+                (0, false) => {}
+                _ => return protocol("ENABLE_CONNECT_PROTOCOL has a value that it cannot have"),
+            },
             // MAX_HEADER_LIST_SIZE is advice; what we do not know is ignored.
             _ => {}
         }
@@ -80,7 +91,7 @@ impl Session {
         &mut self,
         head: FrameHead,
         payload: &[u8],
-        sink: &mut impl FnMut(Event),
+        sink: &mut impl FnMut(Event<H>),
     ) -> Outcome {
         if !head.has(flag::ACK) {
             frame::put(&mut self.out, kind::PING, flag::ACK, 0, payload);
@@ -98,7 +109,7 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn peer_goes(&mut self, payload: &[u8], sink: &mut impl FnMut(Event)) -> Outcome {
+    pub(super) fn peer_goes(&mut self, payload: &[u8], sink: &mut impl FnMut(Event<H>)) -> Outcome {
         self.spend(1)?;
         let last = word(payload) & frame::MAX_STREAM;
         let code = Code(word(payload.get(4..).unwrap_or_default()));
@@ -125,9 +136,14 @@ impl Session {
         Ok(())
     }
 
-    pub(super) fn update(&mut self, id: u32, more: u32, sink: &mut impl FnMut(Event)) -> Outcome {
+    pub(super) fn update(
+        &mut self,
+        id: u32,
+        more: u32,
+        sink: &mut impl FnMut(Event<H>),
+    ) -> Outcome {
         let more = more & frame::MAX_STREAM;
-        if more < limits::HBONE_SMALL_UPDATE_BYTES {
+        if more < limits::H2_SMALL_UPDATE_BYTES {
             self.spend(1)?;
         }
         if id == 0 {
@@ -162,4 +178,9 @@ impl Session {
         sink(Event::Room { id });
         Ok(())
     }
+}
+
+/// Whether a setting is MAX_CONCURRENT_STREAMS, which has no limit where it is not sent (RFC 9113 section 6.5.2).
+fn is_max_streams(setting: &[u8]) -> bool {
+    setting.starts_with(&setting::MAX_CONCURRENT_STREAMS.to_be_bytes())
 }

@@ -1,4 +1,4 @@
-//! One connection that carries CONNECT streams, either side of it.
+//! One connection, either side of it, whatever its streams carry.
 //!
 //! Bytes of the peer go into [`Session::receive`], which tells [`Event`]s; what we do to streams are the other methods.
 //! Whatever is to be sent gathers in an output that the caller takes in order ([`Session::take_output`]), except payloads:
@@ -12,17 +12,19 @@ mod stream;
 mod tests;
 
 use std::collections::VecDeque;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use thiserror::Error;
 
-use crate::hbone::flow::{Flood, ReceiveWindow, SendWindow};
-use crate::hbone::frame::{
-    self, Code, FrameHead, INITIAL_WINDOW, MAX_STREAM, MIN_MAX_FRAME, PREFACE, flag, kind, setting,
+use crate::h2::flow::{Flood, ReceiveWindow, SendWindow};
+use crate::h2::frame::{
+    self, Code, FrameHead, INITIAL_WINDOW, MAX_MAX_FRAME, MAX_STREAM, MIN_MAX_FRAME, PREFACE, flag,
+    kind, setting,
 };
-use crate::hbone::head::{ConnectHead, RequestHead, ResponseHead};
-use crate::hbone::hpack::{self, Decoder};
-use crate::hbone::table::Table;
+use crate::h2::heads::{Heads, Malformed, Shape};
+use crate::h2::hpack::{self, Decoder};
+use crate::h2::table::Table;
 use crate::vocab::limits;
 use receive::{Block, Read};
 use stream::Entry;
@@ -51,31 +53,22 @@ pub struct Settings {
     pub header_list: u32,
     /// Streams that the peer may have open.
     pub max_streams: u32,
+    /// What a stream whose reader is slow takes of the connection's window, in bytes; what it holds beyond that is on
+    /// account of `advance`.
+    pub charged: u32,
+    /// What slow streams may hold together without narrowing the connection's window, in bytes.
+    pub advance: u32,
+    /// Extended CONNECT is taken (RFC 8441); a server's.
+    pub extended_connect: bool,
+    /// A stream that the peer resets before it is answered costs it as much as one that nobody had looked at, if it is
+    /// younger than this, in milliseconds.
+    pub early_reset_ms: u64,
 }
 
 impl Settings {
-    /// ztunnel's as a client.
-    pub const CLIENT: Self = Self {
-        side: Side::Client,
-        window: limits::HBONE_STREAM_WINDOW_BYTES,
-        connection_window: limits::HBONE_CONNECTION_WINDOW_BYTES,
-        max_frame: limits::HBONE_FRAME_BYTES,
-        header_list: limits::HBONE_ANSWER_LIST_BYTES,
-        max_streams: 0,
-    };
-    /// ztunnel's as a server.
-    pub const SERVER: Self = Self {
-        side: Side::Server,
-        window: limits::HBONE_STREAM_WINDOW_BYTES,
-        connection_window: limits::HBONE_CONNECTION_WINDOW_BYTES,
-        max_frame: limits::HBONE_FRAME_BYTES,
-        header_list: limits::HBONE_HEADER_LIST_BYTES,
-        max_streams: limits::H2_STREAMS,
-    };
-
     /// The frame that tells them.
     fn put(&self, out: &mut Vec<u8>) {
-        let mut payload = Vec::with_capacity(24);
+        let mut payload = Vec::with_capacity(36);
         let mut set = |id: u16, value: u32| {
             payload.extend_from_slice(&id.to_be_bytes());
             payload.extend_from_slice(&value.to_be_bytes());
@@ -87,28 +80,52 @@ impl Settings {
         set(setting::INITIAL_WINDOW_SIZE, self.window);
         set(setting::MAX_FRAME_SIZE, self.max_frame);
         set(setting::MAX_HEADER_LIST_SIZE, self.header_list);
+        if self.extended_connect && self.side == Side::Server {
+            set(setting::ENABLE_CONNECT_PROTOCOL, 1);
+        }
         frame::put(out, kind::SETTINGS, 0, 0, &payload);
     }
 }
 
 /// What the peer did.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum Event<H: Heads> {
     /// A client has sent a request; `end` says that it sends nothing more.
     Request {
         /// Stream.
         id: u32,
         /// What it asks.
-        head: RequestHead,
+        head: H::Request,
         /// Half closed already.
         end: bool,
+    },
+    /// A client has sent what is no request; its stream is reset.
+    Malformed {
+        /// Stream.
+        id: u32,
+        /// Why.
+        why: Malformed,
+    },
+    /// A server has answered for the time being (1xx).
+    Interim {
+        /// Stream.
+        id: u32,
+        /// Its answer.
+        head: H::Response,
     },
     /// A server has answered.
     Response {
         /// Stream.
         id: u32,
         /// Its answer; never an interim one.
-        head: ResponseHead,
+        head: H::Response,
+    },
+    /// Trailer fields; the end of the stream follows.
+    Trailers {
+        /// Stream.
+        id: u32,
+        /// Fields.
+        fields: H::Trailers,
     },
     /// Payload.
     Data {
@@ -190,23 +207,27 @@ const OUTPUT_KEPT: usize = 1024;
 
 /// State of a connection.
 #[derive(Debug)]
-pub struct Session {
+pub struct Session<H: Heads> {
     own: Settings,
     out: Vec<u8>,
-    streams: Table<Entry>,
+    pub(crate) streams: Table<Entry>,
     /// Streams that are not closed.
-    open: u32,
+    pub(crate) open: u32,
     /// The identifier of our next stream; a client's.
-    next: u32,
+    pub(crate) next: u32,
     /// The highest identifier that the peer has used; a server's.
     last_peer: u32,
     peer_window: u32,
     peer_max_frame: u32,
     peer_max_streams: u32,
+    /// The peer takes extended CONNECT.
+    peer_extended: bool,
+    /// Time of the last input, in milliseconds.
+    now_ms: u64,
     send: SendWindow,
-    receive: ReceiveWindow,
+    pub(crate) receive: ReceiveWindow,
     /// What slow streams may hold yet without narrowing the connection's window.
-    advance: u32,
+    pub(crate) advance: u32,
     decoder: Decoder,
     /// The peer has shrunk its table, which the next block must answer (RFC 7541 section 4.2).
     shrink: bool,
@@ -217,15 +238,16 @@ pub struct Session {
     block: Vec<u8>,
     block_of: Option<Block>,
     settled: bool,
-    flood: Flood,
+    pub(crate) flood: Flood,
     resets: VecDeque<u32>,
     going: Going,
     peer_going: Option<u32>,
     pinged: bool,
     failed: Option<ConnectionError>,
+    heads: PhantomData<H>,
 }
 
-impl Session {
+impl<H: Heads> Session<H> {
     /// A connection at its beginning; its preface and settings are in the output.
     #[must_use]
     pub fn new(own: Settings) -> Self {
@@ -251,10 +273,12 @@ impl Session {
             last_peer: 0,
             peer_window: INITIAL_WINDOW,
             peer_max_frame: MIN_MAX_FRAME,
-            peer_max_streams: u32::MAX,
+            peer_max_streams: limits::H2_STREAMS_AT_FIRST,
+            peer_extended: false,
+            now_ms: 0,
             send: SendWindow::new(INITIAL_WINDOW),
             receive: ReceiveWindow::new(own.connection_window.max(INITIAL_WINDOW)),
-            advance: limits::HBONE_ADVANCE_BYTES,
+            advance: own.advance,
             decoder: Decoder::default(),
             shrink: false,
             read,
@@ -268,6 +292,7 @@ impl Session {
             peer_going: None,
             pinged: false,
             failed: None,
+            heads: PhantomData,
         }
     }
 
@@ -326,11 +351,28 @@ impl Session {
         self.peer_max_streams.saturating_sub(self.open)
     }
 
-    /// Opens a stream with a CONNECT.
+    /// How many streams the peer takes at a time; before its settings have come, a number that every server takes.
+    #[must_use]
+    pub fn peer_max_streams(&self) -> u32 {
+        self.peer_max_streams
+    }
+
+    /// Whether the peer takes extended CONNECT (RFC 8441).
+    #[must_use]
+    pub fn takes_extended_connect(&self) -> bool {
+        self.peer_extended
+    }
+
+    /// Opens a stream with the head that `encode` writes; with `end` nothing follows it.
     ///
     /// # Errors
     /// `OpenError`.
-    pub fn open(&mut self, head: &ConnectHead<'_>) -> Result<u32, OpenError> {
+    pub(crate) fn open_with(
+        &mut self,
+        shape: Shape,
+        end: bool,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<u32, OpenError> {
         let server = self.own.side == Side::Server;
         if server || self.is_going() {
             return Err(OpenError::GoingAway);
@@ -343,14 +385,22 @@ impl Session {
         }
         let id = self.next;
         self.next = self.next.saturating_add(2);
-        self.streams.insert(id, Entry::new(self));
+        self.streams.insert(id, Entry::new(self, shape));
         self.open = self.open.saturating_add(1);
-        self.put_head(id, false, |block| head.encode(block));
+        self.put_head(id, end, encode);
+        if end {
+            self.close_local(id);
+        }
         Ok(id)
     }
 
-    /// Answers a request. `false` if the stream is gone.
-    pub fn respond(&mut self, id: u32, head: &ResponseHead, end: bool) -> bool {
+    /// Answers a request with the head that `encode` writes. `false` if the stream is gone.
+    pub(crate) fn respond_with(
+        &mut self,
+        id: u32,
+        end: bool,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
         let Some(entry) = self.streams.find_mut(id) else {
             return false;
         };
@@ -358,11 +408,32 @@ impl Session {
             return false;
         }
         entry.head();
-        self.put_head(id, end, |block| head.encode(block));
+        self.flood.useful();
+        self.put_head(id, end, encode);
         if end {
             self.close_local(id);
         }
         true
+    }
+
+    /// Sends an interim head, before the answer. `false` if the stream is gone or answered.
+    pub(crate) fn interim_with(&mut self, id: u32, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let found = self.streams.find(id);
+        let waits = found.is_some_and(|entry| !entry.local_closed() && !entry.headed());
+        if waits {
+            self.put_head(id, false, encode);
+        }
+        waits
+    }
+
+    /// Sends trailers, which end our side. `false` if nothing can be sent any more, or not yet.
+    pub(crate) fn trailers_with(&mut self, id: u32, encode: impl FnOnce(&mut Vec<u8>)) -> bool {
+        let may = self.streams.find(id).is_some_and(Entry::may_send);
+        if may {
+            self.put_head(id, true, encode);
+            self.close_local(id);
+        }
+        may
     }
 
     /// Bytes that the stream may send now, in any number of frames; `None` if nothing can be sent on it any more.
@@ -528,7 +599,7 @@ impl Session {
             id,
             &code.0.to_be_bytes(),
         );
-        if self.resets.len() >= limits::HBONE_RESETS_KEPT {
+        if self.resets.len() >= limits::H2_RESETS_KEPT {
             self.resets.pop_front();
         }
         self.resets.push_back(id);
@@ -536,16 +607,35 @@ impl Session {
 
     /// Sends a header block, in as many frames as the peer's longest frame asks for.
     fn put_head(&mut self, id: u32, end: bool, encode: impl FnOnce(&mut Vec<u8>)) {
-        // Not `self.block`: the peer may be in the middle of one of its own.
-        let mut block = Vec::new();
+        let at = self.out.len();
+        let begin = at.saturating_add(frame::HEAD_BYTES);
+        self.out.resize(begin, 0);
         if std::mem::take(&mut self.shrink) {
-            block.push(hpack::NO_TABLE);
+            self.out.push(hpack::NO_TABLE);
         }
-        encode(&mut block);
+        encode(&mut self.out);
+        let len = self.out.len().saturating_sub(begin);
         let most = usize::try_from(self.peer_max_frame).unwrap_or(usize::MAX);
+        let flags = if end { flag::END_STREAM } else { 0 };
+        if len > most {
+            let block = self.out.split_off(begin);
+            self.out.truncate(at);
+            return self.put_pieces(id, flags, &block, most);
+        }
+        let head = FrameHead {
+            len: u32::try_from(len).unwrap_or(MAX_MAX_FRAME),
+            kind: kind::HEADERS,
+            flags: flags | flag::END_HEADERS,
+            stream: id,
+        };
+        if let Some(place) = self.out.get_mut(at..begin) {
+            place.copy_from_slice(&head.bytes());
+        }
+    }
+
+    fn put_pieces(&mut self, id: u32, mut flags: u8, block: &[u8], most: usize) {
         let mut frames = block.chunks(most.max(1)).peekable();
         let mut kind = kind::HEADERS;
-        let mut flags = if end { flag::END_STREAM } else { 0 };
         while let Some(piece) = frames.next() {
             if frames.peek().is_none() {
                 flags |= flag::END_HEADERS;

@@ -1,13 +1,16 @@
-//! Header compression (RFC 7541): a full decoder with a bounded table, and the little encoding that tunnels need.
+//! Header compression (RFC 7541): a full decoder with a bounded table, and an encoder without one.
 //!
 //! We encode literals without indexing only: they are the same on every connection, need no table, and no peer can make
 //! us keep one.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 
+use bytes::{Bytes, BytesMut};
+use http::{HeaderName, HeaderValue};
 use thiserror::Error;
 
-use crate::hbone::huffman;
+use crate::h2::huffman;
 use crate::vocab::limits;
 
 /// Why a block cannot be decoded. The connection is lost then: the tables of both sides differ.
@@ -97,15 +100,24 @@ const STATIC: [(&str, &str); 61] = [
 
 /// What a field of the table counts beyond its bytes (RFC 7541 section 4.1).
 pub const FIELD_OVERHEAD: usize = 32;
+/// Bytes that a Huffman code of five bits a symbol, the shortest, may become (RFC 7541 appendix B).
+const fn decoded_bytes(coded: usize) -> usize {
+    coded.saturating_mul(8) / 5
+}
+
+/// Name and value as whoever keeps them wants them; `None` where one of the two is malformed.
+type Parsed = Option<(HeaderName, HeaderValue)>;
 
 /// A field of the dynamic table: the name, then the value.
 #[derive(Debug)]
-struct Field {
-    bytes: Box<[u8]>,
+struct Entry {
+    bytes: Bytes,
     name: usize,
+    /// Read once, however often the field comes.
+    parsed: OnceCell<Parsed>,
 }
 
-impl Field {
+impl Entry {
     fn size(&self) -> usize {
         self.bytes.len().saturating_add(FIELD_OVERHEAD)
     }
@@ -113,13 +125,110 @@ impl Field {
     fn parts(&self) -> (&[u8], &[u8]) {
         self.bytes.split_at_checked(self.name).unwrap_or_default()
     }
+
+    fn parsed(&self) -> &Parsed {
+        self.parsed.get_or_init(|| {
+            let name = HeaderName::from_lowercase(self.parts().0).ok()?;
+            let value = self.bytes.slice(self.name.min(self.bytes.len())..);
+            Some((name, HeaderValue::from_maybe_shared(value).ok()?))
+        })
+    }
+}
+
+/// Where a name stands, or a whole field.
+#[derive(Clone, Copy, Debug)]
+enum Place<'b> {
+    Static(&'static str, &'static str),
+    Table(&'b Entry),
+}
+
+impl<'b> Place<'b> {
+    fn parts(self) -> (&'b [u8], &'b [u8]) {
+        match self {
+            Self::Static(name, value) => (name.as_bytes(), value.as_bytes()),
+            Self::Table(entry) => entry.parts(),
+        }
+    }
+
+    fn name(self) -> Option<HeaderName> {
+        match self {
+            Self::Static(name, _) => HeaderName::from_lowercase(name.as_bytes()).ok(),
+            Self::Table(entry) => match entry.parsed() {
+                Some((name, _)) => Some(name.clone()),
+                None => HeaderName::from_lowercase(entry.parts().0).ok(),
+            },
+        }
+    }
+}
+
+/// What a field is made of.
+#[derive(Clone, Copy, Debug)]
+enum Source<'b> {
+    Whole(Place<'b>),
+    /// A name that stands somewhere, and a value that was sent.
+    Named(Place<'b>, &'b Bytes),
+    /// Both were sent, the name of this length first.
+    Literal(&'b Bytes, usize),
+}
+
+/// A field of a block.
+#[derive(Clone, Copy, Debug)]
+pub struct Field<'b> {
+    source: Source<'b>,
+    /// A literal that nobody may put into a table (RFC 7541 section 6.2.3).
+    never_indexed: bool,
+}
+
+impl<'b> Field<'b> {
+    /// Name and value as they are.
+    #[must_use]
+    pub fn parts(&self) -> (&'b [u8], &'b [u8]) {
+        match self.source {
+            Source::Whole(place) => place.parts(),
+            Source::Named(place, value) => (place.parts().0, value),
+            Source::Literal(bytes, name) => bytes.split_at_checked(name).unwrap_or_default(),
+        }
+    }
+
+    /// Name and value without a copy of either; `None` if the name is no lower-case token or the value has bytes that no
+    /// value has (RFC 9110 section 5.5).
+    #[must_use]
+    pub fn parsed(&self) -> Option<(HeaderName, HeaderValue)> {
+        let (name, mut value) = match self.source {
+            Source::Whole(Place::Table(entry)) => entry.parsed().clone()?,
+            Source::Whole(place @ Place::Static(_, value)) => {
+                (place.name()?, HeaderValue::from_static(value))
+            }
+            Source::Named(place, _) => (place.name()?, self.value()?),
+            Source::Literal(..) => (
+                HeaderName::from_lowercase(self.parts().0).ok()?,
+                self.value()?,
+            ),
+        };
+        value.set_sensitive(self.never_indexed);
+        Some((name, value))
+    }
+
+    /// The value without a copy; of a pseudo-header field too, which has no name that `parsed` would take.
+    #[must_use]
+    pub fn value(&self) -> Option<HeaderValue> {
+        let bytes = match self.source {
+            Source::Whole(Place::Static(_, value)) => return Some(HeaderValue::from_static(value)),
+            Source::Whole(Place::Table(entry)) => {
+                entry.bytes.slice(entry.name.min(entry.bytes.len())..)
+            }
+            Source::Named(_, value) => value.clone(),
+            Source::Literal(bytes, name) => bytes.slice(name.min(bytes.len())..),
+        };
+        HeaderValue::from_maybe_shared(bytes).ok()
+    }
 }
 
 /// Decodes the header blocks of one direction of a connection.
 #[derive(Debug)]
 pub struct Decoder {
     /// The newest field first.
-    table: VecDeque<Field>,
+    table: VecDeque<Entry>,
     size: usize,
     /// What the peer has set, at most `limits::HPACK_TABLE_BYTES`.
     max: usize,
@@ -142,65 +251,109 @@ impl Decoder {
     /// `HpackError`; the decoder is of no use then.
     pub fn decode(
         &mut self,
-        mut block: &[u8],
+        block: &[u8],
         mut each: impl FnMut(&[u8], &[u8]),
     ) -> Result<(), HpackError> {
-        let mut scratch = Vec::new();
-        let mut fields = false;
+        self.fields(block, |field| {
+            let (name, value) = field.parts();
+            each(name, value);
+        })
+    }
+
+    /// As `decode`, with fields that can be kept without a copy. What was sent in the block is held together, so that a
+    /// field that is kept keeps all of them; of names that were not sent there is no copy.
+    ///
+    /// # Errors
+    /// `HpackError`; the decoder is of no use then.
+    pub fn fields(
+        &mut self,
+        mut block: &[u8],
+        mut each: impl FnMut(&Field<'_>),
+    ) -> Result<(), HpackError> {
+        let mut sent = BytesMut::new();
+        let mut begun = false;
         while let Some(&first) = block.first() {
             if first & 0x80 != 0 {
                 let index = integer(&mut block, 7)?;
-                let (name, value) = self.at(index)?;
-                each(name, value);
+                each(&Field {
+                    source: Source::Whole(self.at(index)?),
+                    never_indexed: false,
+                });
             } else if first & 0xe0 == 0x20 {
                 let size = integer(&mut block, 5)?;
                 // Only before the first field (RFC 7541 section 4.2).
-                if fields || size > limits::HPACK_TABLE_BYTES {
+                if begun || size > limits::HPACK_TABLE_BYTES {
                     return Err(HpackError::Size);
                 }
                 self.max = size;
                 self.evict(0);
                 continue;
             } else {
-                let indexed = first & 0x40 != 0;
-                let index = integer(&mut block, if indexed { 6 } else { 4 })?;
-                scratch.clear();
-                if index == 0 {
-                    string(&mut block, &mut scratch)?;
-                } else {
-                    scratch.extend_from_slice(self.at(index)?.0);
+                if sent.capacity() == 0 {
+                    sent.reserve(decoded_bytes(block.len()));
                 }
-                let name = scratch.len();
-                string(&mut block, &mut scratch)?;
-                let (n, v) = scratch.split_at_checked(name).unwrap_or_default();
-                each(n, v);
-                if indexed {
-                    self.insert(&scratch, name);
-                }
+                self.literal(first, &mut block, &mut sent, &mut each)?;
             }
-            fields = true;
+            begun = true;
         }
         Ok(())
     }
 
-    fn at(&self, index: usize) -> Result<(&[u8], &[u8]), HpackError> {
-        let before = index.checked_sub(1).ok_or(HpackError::Index)?;
-        if let Some((name, value)) = STATIC.get(before) {
-            return Ok((name.as_bytes(), value.as_bytes()));
+    fn literal(
+        &mut self,
+        first: u8,
+        block: &mut &[u8],
+        sent: &mut BytesMut,
+        each: &mut impl FnMut(&Field<'_>),
+    ) -> Result<(), HpackError> {
+        let indexed = first & 0x40 != 0;
+        let index = integer(block, if indexed { 6 } else { 4 })?;
+        let place = if index == 0 {
+            string(block, sent)?;
+            None
+        } else {
+            Some(self.at(index)?)
+        };
+        let name = sent.len();
+        string(block, sent)?;
+        let bytes = sent.split().freeze();
+        let field = Field {
+            source: match place {
+                Some(place) => Source::Named(place, &bytes),
+                None => Source::Literal(&bytes, name),
+            },
+            never_indexed: first & 0xf0 == 0x10,
+        };
+        each(&field);
+        if indexed {
+            let (name, value) = field.parts();
+            let len = name.len();
+            // A copy: else a short field would keep everything that came with it.
+            let both = Bytes::from([name, value].concat());
+            self.insert(both, len);
         }
-        let field = self.table.get(before.saturating_sub(STATIC.len()));
-        field.map(Field::parts).ok_or(HpackError::Index)
+        Ok(())
     }
 
-    fn insert(&mut self, bytes: &[u8], name: usize) {
+    fn at(&self, index: usize) -> Result<Place<'_>, HpackError> {
+        let before = index.checked_sub(1).ok_or(HpackError::Index)?;
+        if let Some((name, value)) = STATIC.get(before) {
+            return Ok(Place::Static(name, value));
+        }
+        let field = self.table.get(before.saturating_sub(STATIC.len()));
+        field.map(Place::Table).ok_or(HpackError::Index)
+    }
+
+    fn insert(&mut self, bytes: Bytes, name: usize) {
         let size = bytes.len().saturating_add(FIELD_OVERHEAD);
         self.evict(size);
         // One that is larger than the table empties it, and is no error (RFC 7541 section 4.4).
         if size <= self.max {
             self.size = self.size.saturating_add(size);
-            self.table.push_front(Field {
-                bytes: bytes.into(),
+            self.table.push_front(Entry {
+                bytes,
                 name,
+                parsed: OnceCell::new(),
             });
         }
     }
@@ -246,13 +399,18 @@ fn next(block: &mut &[u8]) -> Result<u8, HpackError> {
 }
 
 /// Takes a string (RFC 7541 section 5.2) and appends it.
-fn string(block: &mut &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
+fn string(block: &mut &[u8], out: &mut BytesMut) -> Result<(), HpackError> {
     let coded = block.first().is_some_and(|first| first & 0x80 != 0);
     let len = integer(block, 7)?;
     let (bytes, rest) = block.split_at_checked(len).ok_or(HpackError::Short)?;
     *block = rest;
     if coded {
-        huffman::decode(bytes, out).map_err(|huffman::HuffmanError| HpackError::Huffman)?;
+        let at = out.len();
+        out.resize(at.saturating_add(decoded_bytes(len)), 0);
+        let room = out.get_mut(at..).unwrap_or_default();
+        let n =
+            huffman::decode(bytes, room).map_err(|huffman::HuffmanError| HpackError::Huffman)?;
+        out.truncate(at.saturating_add(n));
     } else {
         out.extend_from_slice(bytes);
     }
@@ -260,27 +418,77 @@ fn string(block: &mut &[u8], out: &mut Vec<u8>) -> Result<(), HpackError> {
 }
 
 /// Index of `:authority` in the static table.
-pub(super) const AUTHORITY: u8 = 1;
+pub(crate) const AUTHORITY: u8 = 1;
 /// Index of `:method`.
-pub(super) const METHOD: u8 = 2;
+pub(crate) const METHOD: u8 = 2;
+/// Index of `:path`.
+pub(crate) const PATH: u8 = 4;
 /// Index of `:status`.
-pub(super) const STATUS: u8 = 8;
+pub(crate) const STATUS: u8 = 8;
 /// The field `:status: 200` whole.
-pub(super) const STATUS_200: u8 = 0x88;
+pub(crate) const STATUS_200: u8 = 0x88;
 /// A table size update to 0 (RFC 7541 section 6.3).
-pub(super) const NO_TABLE: u8 = 0x20;
+pub(crate) const NO_TABLE: u8 = 0x20;
+/// First byte of a literal that nobody may put into a table (RFC 7541 section 6.2.3).
+const NEVER_INDEXED: u8 = 0x10;
+
+/// Appends a field of the static table.
+pub(crate) fn put_whole(out: &mut Vec<u8>, index: u8) {
+    out.push(0x80 | index);
+}
 
 /// Appends a field, literal without indexing, whose name has an index below 15.
-pub(super) fn put_named(out: &mut Vec<u8>, index: u8, value: &[u8]) {
+pub(crate) fn put_named(out: &mut Vec<u8>, index: u8, value: &[u8]) {
     out.push(index & 0x0f);
     put_string(out, value);
 }
 
 /// Appends a field, literal without indexing.
-pub(super) fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+pub(crate) fn put(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     out.push(0);
     put_string(out, name);
     put_string(out, value);
+}
+
+/// As `put`, of a field of a message; one that came as a secret leaves as one.
+pub(crate) fn put_field(out: &mut Vec<u8>, name: &HeaderName, value: &HeaderValue) {
+    let first = if value.is_sensitive() {
+        NEVER_INDEXED
+    } else {
+        0
+    };
+    match index_of(name) {
+        Some(index @ 0..15) => out.push(first | index),
+        Some(index) => out.extend_from_slice(&[first | 15, index.saturating_sub(15)]),
+        None => {
+            out.push(first);
+            put_string(out, name.as_str().as_bytes());
+        }
+    }
+    put_string(out, value.as_bytes());
+}
+
+/// Index in the static table of names that most messages have.
+fn index_of(name: &HeaderName) -> Option<u8> {
+    Some(match name.as_str() {
+        "accept" => 19,
+        "accept-encoding" => 16,
+        "authorization" => 23,
+        "cache-control" => 24,
+        "content-encoding" => 26,
+        "content-length" => 28,
+        "content-type" => 31,
+        "cookie" => 32,
+        "date" => 33,
+        "etag" => 34,
+        "last-modified" => 44,
+        "location" => 46,
+        "server" => 54,
+        "set-cookie" => 55,
+        "user-agent" => 58,
+        "vary" => 59,
+        _ => return None,
+    })
 }
 
 fn put_string(out: &mut Vec<u8>, bytes: &[u8]) {

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn connection_errors() {
-    let (server, client) = (Settings::SERVER, Settings::CLIENT);
+    let (server, client) = (SERVER, CLIENT);
     let any = |input: &[u8], code| {
         breaks(server, input, code);
         breaks(client, input, code);
@@ -39,7 +39,7 @@ fn connection_errors() {
 
 #[test]
 fn connection_errors_of_other_frames() {
-    let (server, client) = (Settings::SERVER, Settings::CLIENT);
+    let (server, client) = (SERVER, CLIENT);
     let any = |input: &[u8], code| {
         breaks(server, input, code);
         breaks(client, input, code);
@@ -176,7 +176,7 @@ fn stream_errors_of_a_server() {
 #[test]
 fn stream_errors_of_a_client() {
     let check = |input: &[Vec<u8>], want: Code| {
-        let mut tested = Tested::begun(Settings::CLIENT);
+        let mut tested = Tested::begun(CLIENT);
         let id = tested.open();
         tested.take(&input.concat()).unwrap();
         assert_eq!(tested.resets(), [(id, want)], "{input:x?}");

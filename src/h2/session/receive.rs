@@ -1,10 +1,10 @@
 //! What the peer sends: frame by frame, with the errors of RFC 9113 and their scope.
 
-use crate::hbone::frame::{self, Code, FrameHead, HEAD_BYTES, PREFACE, flag, kind};
-use crate::hbone::head::{self, Malformed, RequestHead, ResponseHead};
-use crate::hbone::hpack::HpackError;
-use crate::hbone::session::stream::Entry;
-use crate::hbone::session::{ConnectionError, Event, Going, Session, Side};
+use crate::h2::frame::{self, Code, FrameHead, HEAD_BYTES, PREFACE, flag, kind};
+use crate::h2::heads::{self, Answered, Asked, Heads, Malformed, Shape};
+use crate::h2::hpack::HpackError;
+use crate::h2::session::stream::Entry;
+use crate::h2::session::{ConnectionError, Event, Going, Session, Side};
 use crate::vocab::limits;
 
 /// Where in the peer's bytes we are.
@@ -74,7 +74,7 @@ fn wire(len: usize) -> u32 {
     u32::try_from(len).unwrap_or(u32::MAX)
 }
 
-impl Session {
+impl<H: Heads> Session<H> {
     /// Takes the peer's bytes, in any pieces, and tells what they mean. `now_ms` is monotonic.
     ///
     /// # Errors
@@ -83,12 +83,13 @@ impl Session {
         &mut self,
         now_ms: u64,
         input: &[u8],
-        sink: &mut impl FnMut(Event),
+        sink: &mut impl FnMut(Event<H>),
     ) -> Result<(), ConnectionError> {
         if let Some(failed) = self.failed {
             return Err(failed);
         }
         self.flood.pass(now_ms);
+        self.now_ms = self.now_ms.max(now_ms);
         let mut at = 0;
         loop {
             match self.step(input, &mut at, sink) {
@@ -107,7 +108,7 @@ impl Session {
         &mut self,
         input: &[u8],
         at: &mut usize,
-        sink: &mut impl FnMut(Event),
+        sink: &mut impl FnMut(Event<H>),
     ) -> Outcome<bool> {
         let rest = input.get(*at..).unwrap_or_default();
         match self.read {
@@ -154,7 +155,7 @@ impl Session {
                 self.read = self.padded(head, *pad)?;
                 Ok(true)
             }
-            Read::Data(data) => Ok(self.data(data, rest.len(), at, sink)),
+            Read::Data(data) => self.data(data, rest.len(), at, sink),
             Read::Skip(left) => {
                 let n = left.min(wire(rest.len()));
                 *at = at.saturating_add(usize::try_from(n).unwrap_or_default());
@@ -185,7 +186,7 @@ impl Session {
     }
 
     /// What a head says of the frame that follows.
-    fn begin(&mut self, head: FrameHead, sink: &mut impl FnMut(Event)) -> Outcome<Read> {
+    fn begin(&mut self, head: FrameHead, sink: &mut impl FnMut(Event<H>)) -> Outcome<Read> {
         if head.len > self.own.max_frame {
             return size("frame is longer than allowed");
         }
@@ -206,7 +207,7 @@ impl Session {
             }
             kind::HEADERS | kind::CONTINUATION => {
                 let len = usize::try_from(head.len).unwrap_or(usize::MAX);
-                if self.block.len().saturating_add(len) > limits::HBONE_BLOCK_BYTES {
+                if self.block.len().saturating_add(len) > limits::H2_BLOCK_BYTES {
                     return error(Code::ENHANCE_YOUR_CALM, "header block is too long");
                 }
             }
@@ -221,7 +222,7 @@ impl Session {
             kind::SETTINGS if !head.len.is_multiple_of(6) => {
                 return size("SETTINGS is not made of settings");
             }
-            kind::SETTINGS if head.len > limits::HBONE_SETTINGS_BYTES => {
+            kind::SETTINGS if head.len > limits::H2_SETTINGS_BYTES => {
                 return error(Code::ENHANCE_YOUR_CALM, "SETTINGS is too long");
             }
             kind::PUSH_PROMISE => return protocol("PUSH_PROMISE is not allowed"),
@@ -273,7 +274,7 @@ impl Session {
         refused || self.resets.contains(&id)
     }
 
-    fn begin_data(&mut self, head: FrameHead, sink: &mut impl FnMut(Event)) -> Outcome<Read> {
+    fn begin_data(&mut self, head: FrameHead, sink: &mut impl FnMut(Event<H>)) -> Outcome<Read> {
         let FrameHead {
             len, stream: id, ..
         } = head;
@@ -297,7 +298,7 @@ impl Session {
                 return protocol("DATA on a stream that is not open");
             }
             if !late {
-                self.spend(limits::HBONE_RESET_COST)?;
+                self.spend(limits::H2_RESET_COST)?;
                 self.put_reset(id, Code::STREAM_CLOSED);
             }
             return Ok(self.discard(len));
@@ -385,8 +386,8 @@ impl Session {
         mut data: Data,
         have: usize,
         at: &mut usize,
-        sink: &mut impl FnMut(Event),
-    ) -> bool {
+        sink: &mut impl FnMut(Event<H>),
+    ) -> Outcome<bool> {
         let n = data.left.min(wire(have));
         if n > 0 {
             let from = *at;
@@ -394,10 +395,15 @@ impl Session {
             data.left = data.left.saturating_sub(n);
             match self.streams.find_mut(data.id) {
                 Some(entry) if !entry.is_reset() => {
-                    let back = entry.hold(n, &mut self.advance);
-                    self.credit(back);
-                    let (id, range) = (data.id, from..*at);
-                    sink(Event::Data { id, range });
+                    if entry.count(n).is_err() {
+                        self.credit(n);
+                        self.stream_error(data.id, Code::PROTOCOL_ERROR, sink)?;
+                    } else {
+                        let back = entry.hold(n, &mut self.advance);
+                        self.credit(back);
+                        let (id, range) = (data.id, from..*at);
+                        sink(Event::Data { id, range });
+                    }
                 }
                 // It has been given up within the frame.
                 Some(_) | None => self.credit(n),
@@ -405,25 +411,29 @@ impl Session {
         }
         if data.left > 0 {
             self.read = Read::Data(data);
-            return false;
+            return Ok(false);
         }
         self.read = Read::Skip(data.pad);
         if data.end {
-            self.end(data.id, sink);
+            self.end(data.id, sink)?;
         }
-        true
+        Ok(true)
     }
 
     /// The peer's side of a stream has ended.
-    fn end(&mut self, id: u32, sink: &mut impl FnMut(Event)) {
-        if let Some(entry) = self.streams.find_mut(id)
-            && !entry.remote_closed()
-        {
-            if entry.close_remote() {
-                self.open = self.open.saturating_sub(1);
-            }
-            sink(Event::End { id });
+    fn end(&mut self, id: u32, sink: &mut impl FnMut(Event<H>)) -> Outcome {
+        let Some(entry) = self.streams.find_mut(id).filter(|e| !e.remote_closed()) else {
+            return Ok(());
+        };
+        if !entry.is_complete() {
+            // Less content than was announced makes a message malformed (section 8.1.1).
+            return self.stream_error(id, Code::PROTOCOL_ERROR, sink);
         }
+        if entry.close_remote() {
+            self.open = self.open.saturating_sub(1);
+        }
+        sink(Event::End { id });
+        Ok(())
     }
 
     /// An error of one stream (RFC 9113 section 5.4.2).
@@ -431,9 +441,9 @@ impl Session {
         &mut self,
         id: u32,
         code: Code,
-        sink: &mut impl FnMut(Event),
+        sink: &mut impl FnMut(Event<H>),
     ) -> Outcome {
-        self.spend(limits::HBONE_RESET_COST)?;
+        self.spend(limits::H2_RESET_COST)?;
         match self.streams.find_mut(id) {
             Some(entry) if entry.is_reset() => {}
             Some(entry) => {
@@ -454,7 +464,12 @@ impl Session {
     }
 
     /// A frame whose payload is there.
-    fn whole(&mut self, head: FrameHead, payload: &[u8], sink: &mut impl FnMut(Event)) -> Outcome {
+    fn whole(
+        &mut self,
+        head: FrameHead,
+        payload: &[u8],
+        sink: &mut impl FnMut(Event<H>),
+    ) -> Outcome {
         match head.kind {
             kind::HEADERS => self.headers(head, payload, sink),
             kind::CONTINUATION => self.continuation(head, payload, sink),
@@ -473,7 +488,7 @@ impl Session {
         &mut self,
         head: FrameHead,
         payload: &[u8],
-        sink: &mut impl FnMut(Event),
+        sink: &mut impl FnMut(Event<H>),
     ) -> Outcome {
         let (mut fragment, mut pad) = (payload, 0);
         if head.has(flag::PADDED) {
@@ -505,12 +520,12 @@ impl Session {
         &mut self,
         head: FrameHead,
         fragment: &[u8],
-        sink: &mut impl FnMut(Event),
+        sink: &mut impl FnMut(Event<H>),
     ) -> Outcome {
         let Some(Block { id, end, frames }) = self.block_of else {
             return protocol("CONTINUATION without a header block");
         };
-        if frames >= limits::HBONE_CONTINUATIONS {
+        if frames >= limits::H2_CONTINUATIONS {
             return error(
                 Code::ENHANCE_YOUR_CALM,
                 "header block is in too many pieces",
@@ -528,7 +543,13 @@ impl Session {
     }
 
     /// A whole header block.
-    fn block(&mut self, id: u32, end: bool, block: &[u8], sink: &mut impl FnMut(Event)) -> Outcome {
+    fn block(
+        &mut self,
+        id: u32,
+        end: bool,
+        block: &[u8],
+        sink: &mut impl FnMut(Event<H>),
+    ) -> Outcome {
         match self.own.side {
             Side::Server => self.request(id, end, block, sink),
             Side::Client => self.response(id, end, block, sink),
@@ -540,49 +561,83 @@ impl Session {
         id: u32,
         end: bool,
         block: &[u8],
-        sink: &mut impl FnMut(Event),
+        sink: &mut impl FnMut(Event<H>),
     ) -> Outcome {
         if id.is_multiple_of(2) {
             return protocol("stream of a client has an even identifier");
         }
         if let Some(entry) = self.streams.find(id) {
-            // On a CONNECT stream nothing but DATA may follow (section 8.5).
-            let code = if entry.remote_closed() {
+            let (closed, reset, shape) = (entry.remote_closed(), entry.is_reset(), entry.shape());
+            if !closed && end && !shape.connect {
+                return self.trailers(id, block, sink);
+            }
+            heads::skip(&mut self.decoder, block).map_err(compression)?;
+            if reset {
+                return self.spend(1);
+            }
+            // A second head that does not end the stream, or one on a CONNECT stream (section 8.5).
+            let code = if closed {
                 Code::STREAM_CLOSED
             } else {
                 Code::PROTOCOL_ERROR
             };
-            head::skip(&mut self.decoder, block).map_err(compression)?;
             return self.stream_error(id, code, sink);
         }
         if !self.is_idle(id) {
-            head::skip(&mut self.decoder, block).map_err(compression)?;
+            heads::skip(&mut self.decoder, block).map_err(compression)?;
             if !self.is_late(id) {
                 return error(Code::STREAM_CLOSED, "HEADERS on a closed stream");
             }
             return self.spend(1);
         }
-        let most = usize::try_from(self.own.header_list).unwrap_or(usize::MAX);
-        let read = head::request(&mut self.decoder, block, most).map_err(compression)?;
+        let (most, extended) = (self.most(), self.own.extended_connect);
+        let read = H::request(&mut self.decoder, block, most, extended).map_err(compression)?;
         if matches!(self.going, Going::Final(_)) {
             return self.spend(1);
         }
         self.last_peer = id;
         match read {
-            Err(Malformed::Large) => self.stream_error(id, Code::ENHANCE_YOUR_CALM, sink),
-            Err(_malformed) => self.stream_error(id, Code::PROTOCOL_ERROR, sink),
-            Ok(_) if self.open >= self.own.max_streams => {
+            _ if self.open >= self.own.max_streams => {
                 self.stream_error(id, Code::REFUSED_STREAM, sink)
             }
-            Ok(head) => {
-                self.requested(id, head, end, sink);
+            Err(why) => self.malformed(id, why, sink),
+            Ok(asked) if end && asked.shape.length.is_some_and(|length| length > 0) => {
+                self.malformed(id, Malformed::Length, sink)
+            }
+            Ok(asked) => {
+                self.requested(id, asked, end, sink);
                 Ok(())
             }
         }
     }
 
-    fn requested(&mut self, id: u32, head: RequestHead, end: bool, sink: &mut impl FnMut(Event)) {
-        let mut entry = Entry::new(self);
+    /// Longest header list that is taken.
+    fn most(&self) -> usize {
+        usize::try_from(self.own.header_list).unwrap_or(usize::MAX)
+    }
+
+    fn malformed(&mut self, id: u32, why: Malformed, sink: &mut impl FnMut(Event<H>)) -> Outcome {
+        let code = match why {
+            Malformed::Large => Code::ENHANCE_YOUR_CALM,
+            Malformed::Name
+            | Malformed::Value
+            | Malformed::Pseudo
+            | Malformed::Connection
+            | Malformed::Length => Code::PROTOCOL_ERROR,
+        };
+        sink(Event::Malformed { id, why });
+        self.stream_error(id, code, sink)
+    }
+
+    fn requested(
+        &mut self,
+        id: u32,
+        asked: Asked<H::Request>,
+        end: bool,
+        sink: &mut impl FnMut(Event<H>),
+    ) {
+        let Asked { head, shape } = asked;
+        let mut entry = Entry::new(self, shape);
         if end {
             entry.close_remote();
         }
@@ -591,61 +646,98 @@ impl Session {
         sink(Event::Request { id, head, end });
     }
 
-    fn response(
-        &mut self,
-        id: u32,
-        end: bool,
-        block: &[u8],
-        sink: &mut impl FnMut(Event),
-    ) -> Outcome {
-        if self.is_idle(id) {
-            return protocol("HEADERS on a stream that is not open");
-        }
-        let Some(entry) = self.streams.find(id) else {
-            head::skip(&mut self.decoder, block).map_err(compression)?;
-            return self.spend(1);
-        };
-        if entry.is_reset() {
-            return head::skip(&mut self.decoder, block).map_err(compression);
-        }
-        let (closed, headed, tunnel) = (entry.remote_closed(), entry.headed(), entry.tunnel);
-        if closed || headed {
-            head::skip(&mut self.decoder, block).map_err(compression)?;
-            // Trailers are for answers that made no tunnel.
-            if closed {
-                return self.stream_error(id, Code::STREAM_CLOSED, sink);
-            }
-            if tunnel || !end {
-                return self.stream_error(id, Code::PROTOCOL_ERROR, sink);
-            }
-            self.end(id, sink);
-            return Ok(());
-        }
-        let most = usize::try_from(self.own.header_list).unwrap_or(usize::MAX);
-        let read = head::response(&mut self.decoder, block, most).map_err(compression)?;
+    fn trailers(&mut self, id: u32, block: &[u8], sink: &mut impl FnMut(Event<H>)) -> Outcome {
+        let most = self.most();
+        let read = H::trailers(&mut self.decoder, block, most).map_err(compression)?;
+        let complete = self.streams.find(id).is_some_and(Entry::is_complete);
         match read {
-            // Interim answers are passed over; 101 does not exist in HTTP/2 (section 8.6).
-            Ok(head) if head.status < 200 && head.status != 101 && !end => self.spend(1),
-            Ok(head) if head.status >= 200 => {
-                self.responded(id, head, end, sink);
-                Ok(())
+            Ok(fields) if complete => {
+                sink(Event::Trailers { id, fields });
+                self.end(id, sink)
             }
             Ok(_) | Err(_) => self.stream_error(id, Code::PROTOCOL_ERROR, sink),
         }
     }
 
-    fn responded(&mut self, id: u32, head: ResponseHead, end: bool, sink: &mut impl FnMut(Event)) {
-        if let Some(entry) = self.streams.find_mut(id) {
-            entry.head();
-            entry.tunnel = (200..300).contains(&head.status);
+    fn response(
+        &mut self,
+        id: u32,
+        end: bool,
+        block: &[u8],
+        sink: &mut impl FnMut(Event<H>),
+    ) -> Outcome {
+        if self.is_idle(id) {
+            return protocol("HEADERS on a stream that is not open");
         }
-        sink(Event::Response { id, head });
-        if end {
-            self.end(id, sink);
+        let Some(entry) = self.streams.find(id) else {
+            heads::skip(&mut self.decoder, block).map_err(compression)?;
+            return self.spend(1);
+        };
+        if entry.is_reset() {
+            return heads::skip(&mut self.decoder, block).map_err(compression);
+        }
+        let (closed, headed, tunnel) = (entry.remote_closed(), entry.headed(), entry.tunnel);
+        if headed && end && !closed && !tunnel {
+            return self.trailers(id, block, sink);
+        }
+        if closed || headed {
+            heads::skip(&mut self.decoder, block).map_err(compression)?;
+            let code = if closed {
+                Code::STREAM_CLOSED
+            } else {
+                Code::PROTOCOL_ERROR
+            };
+            return self.stream_error(id, code, sink);
+        }
+        let most = self.most();
+        let read = H::response(&mut self.decoder, block, most).map_err(compression)?;
+        match read {
+            // 101 does not exist in HTTP/2 (section 8.6).
+            Ok(answered) if answered.status < 200 && answered.status != 101 && !end => {
+                let head = answered.head;
+                sink(Event::Interim { id, head });
+                self.spend(1)
+            }
+            Ok(answered) if answered.status >= 200 => self.responded(id, answered, end, sink),
+            Ok(_) | Err(_) => self.stream_error(id, Code::PROTOCOL_ERROR, sink),
         }
     }
 
-    fn peer_reset(&mut self, id: u32, code: u32, sink: &mut impl FnMut(Event)) -> Outcome {
+    fn responded(
+        &mut self,
+        id: u32,
+        answered: Answered<H::Response>,
+        end: bool,
+        sink: &mut impl FnMut(Event<H>),
+    ) -> Outcome {
+        let Answered {
+            head,
+            status,
+            length,
+        } = answered;
+        if let Some(entry) = self.streams.find_mut(id) {
+            let Shape {
+                connect, is_head, ..
+            } = entry.shape();
+            entry.head();
+            entry.tunnel = connect && (200..300).contains(&status);
+            // What has no content says by `content-length` how much another answer would have (RFC 9110 section 8.6).
+            let bodiless = is_head || matches!(status, 204 | 304);
+            entry.expect(match length {
+                _ if bodiless => Some(0),
+                _ if entry.tunnel => None,
+                length => length,
+            });
+        }
+        let complete = self.streams.find(id).is_some_and(Entry::is_complete);
+        if end && !complete {
+            return self.stream_error(id, Code::PROTOCOL_ERROR, sink);
+        }
+        sink(Event::Response { id, head });
+        if end { self.end(id, sink) } else { Ok(()) }
+    }
+
+    fn peer_reset(&mut self, id: u32, code: u32, sink: &mut impl FnMut(Event<H>)) -> Outcome {
         if self.is_idle(id) && !self.is_late(id) {
             return protocol("RST_STREAM on a stream that is not open");
         }
@@ -653,6 +745,10 @@ impl Session {
             return self.spend(1);
         };
         let (reset, open, taken) = (entry.is_reset(), entry.is_open(), entry.taken());
+        // Work for nothing: a stream that is given up as soon as it has caused some.
+        let age_ms = self.now_ms.saturating_sub(entry.began_ms());
+        let early =
+            self.own.side == Side::Server && !entry.headed() && age_ms < self.own.early_reset_ms;
         entry.reset();
         if open {
             self.open = self.open.saturating_sub(1);
@@ -665,7 +761,11 @@ impl Session {
                 ours: false,
             });
         }
-        self.spend(if taken { 1 } else { limits::HBONE_RESET_COST })
+        self.spend(if taken && !early {
+            1
+        } else {
+            limits::H2_RESET_COST
+        })
     }
 }
 

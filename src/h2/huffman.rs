@@ -108,44 +108,48 @@ const fn tables() -> Tables {
     tables
 }
 
-/// Decodes a string and appends it.
+/// Decodes a string into `out`, which has room for eight bytes for every five; how many that were.
 ///
 /// # Errors
 /// `HuffmanError`: EOS in the string, padding of more than seven bits or of other bits than EOS begins with.
-pub fn decode(mut bytes: &[u8], out: &mut Vec<u8>) -> Result<(), HuffmanError> {
+pub fn decode(mut bytes: &[u8], out: &mut [u8]) -> Result<usize, HuffmanError> {
     // The next bits, left-aligned, and how many there are.
     let (mut bits, mut have) = (0_u64, 0_u32);
+    let room = out.len();
+    let mut places = out.iter_mut();
     loop {
-        while have <= 56 {
-            let Some((first, rest)) = bytes.split_first() else {
-                break;
-            };
-            bits |= u64::from(*first) << 56_u32.saturating_sub(have);
-            have = have.saturating_add(8);
+        if let Some((four, rest)) = bytes.split_first_chunk::<4>()
+            && have <= 32
+        {
+            bits |= u64::from(u32::from_be_bytes(*four)) << 32_u32.saturating_sub(have);
+            have = have.saturating_add(32);
             bytes = rest;
+        } else {
+            while have <= 56
+                && let Some((first, rest)) = bytes.split_first()
+            {
+                bits |= u64::from(*first) << 56_u32.saturating_sub(have);
+                have = have.saturating_add(8);
+                bytes = rest;
+            }
         }
-        let Ok(top) = u8::try_from(bits >> 56) else {
-            return Err(HuffmanError);
-        };
+        let top = u8::try_from(bits >> 56).map_err(|_wide| HuffmanError)?;
         let (symbol, length) = match TABLES.fast.get(usize::from(top)) {
             Some(&(symbol, length)) if length > 0 => (u16::from(symbol), u32::from(length)),
-            _ => match long(bits) {
-                Some(found) => found,
-                None => return Err(HuffmanError),
-            },
+            _ => long(bits).ok_or(HuffmanError)?,
         };
         if length > have {
             // What is left is padding: fewer than eight bits, all ones, as EOS begins.
             let ones = bits.leading_ones() >= have;
             return if have < 8 && ones {
-                Ok(())
+                Ok(room.saturating_sub(places.len()))
             } else {
                 Err(HuffmanError)
             };
         }
-        match u8::try_from(symbol) {
-            Ok(byte) => out.push(byte),
-            Err(_eos) => return Err(HuffmanError),
+        match (u8::try_from(symbol), places.next()) {
+            (Ok(byte), Some(place)) => *place = byte,
+            (Ok(_) | Err(_), _) => return Err(HuffmanError),
         }
         bits <<= length;
         have = have.saturating_sub(length);
@@ -197,9 +201,9 @@ mod tests {
     }
 
     fn check(bytes: &[u8], want: Option<&[u8]>) {
-        let mut out = Vec::new();
-        let got = decode(bytes, &mut out).ok().map(|()| out);
-        assert_eq!(got.as_deref(), want, "{bytes:x?}");
+        let mut out = vec![0; bytes.len() * 8 / 5];
+        let got = decode(bytes, &mut out).ok();
+        assert_eq!(got.map(|n| &out[..n]), want, "{bytes:x?}");
     }
 
     #[test]

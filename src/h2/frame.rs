@@ -69,6 +69,8 @@ pub mod setting {
     pub const MAX_FRAME_SIZE: u16 = 5;
     /// MAX_HEADER_LIST_SIZE.
     pub const MAX_HEADER_LIST_SIZE: u16 = 6;
+    /// ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3).
+    pub const ENABLE_CONNECT_PROTOCOL: u16 = 8;
 }
 
 /// Error code (RFC 9113 section 7); a code that we do not know is kept as it came.
@@ -168,7 +170,7 @@ impl FrameHead {
 }
 
 /// Appends a frame whose payload is at hand and short.
-pub(super) fn put(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+pub(crate) fn put(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
     let len = u32::try_from(payload.len()).unwrap_or(MAX_MAX_FRAME);
     let head = FrameHead {
         len,

@@ -47,20 +47,20 @@ fn floods_are_cut() {
             }
             tested.sent();
             taken += 1;
-            assert!(taken <= limits::HBONE_IDLE_FRAMES, "{what}");
+            assert!(taken <= limits::H2_IDLE_FRAMES, "{what}");
         };
         assert_eq!(error.code, Code::ENHANCE_YOUR_CALM, "{what}");
     }
     // Streams that are opened and reset at once, and streams that we are made to reset.
     for with in [reset as fn(u32, Code) -> Vec<u8>, |id, _| update(id, 0)] {
         let mut tested = Tested::server();
-        let cut = (0..limits::HBONE_IDLE_FRAMES).find(|n| {
+        let cut = (0..limits::H2_IDLE_FRAMES).find(|n| {
             let id = n * 2 + 1;
             let cut = tested.take(&[connect(id), with(id, Code::CANCEL)].concat());
             tested.session.forget(id);
             cut.is_err()
         });
-        let most = limits::HBONE_IDLE_FRAMES / limits::HBONE_RESET_COST;
+        let most = limits::H2_IDLE_FRAMES / limits::H2_RESET_COST;
         assert!(cut.is_some_and(|n| n > 100 && n <= most), "{cut:?}");
     }
 }
@@ -138,7 +138,7 @@ fn a_server_goes_gracefully() {
 
 #[test]
 fn a_client_hears_that_the_server_goes() {
-    let mut tested = Tested::begun(Settings::CLIENT);
+    let mut tested = Tested::begun(CLIENT);
     let ids = [tested.open(), tested.open(), tested.open()];
     let goes = |last: u8| frame(kind::GOAWAY, 0, 0, &[0, 0, 0, last, 0, 0, 0, 0, b'x', b'y']);
     tested
@@ -173,7 +173,7 @@ fn a_client_hears_that_the_server_goes() {
 
 #[test]
 fn streams_are_bounded_by_the_peer_and_by_their_numbers() {
-    let mut tested = Tested::begun(Settings::CLIENT);
+    let mut tested = Tested::begun(CLIENT);
     tested.take(&settings(&[(3, 2)])).unwrap();
     let first = tested.open();
     tested.open();

@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn receive_windows() {
     let (mut tested, id) = Tested::client();
-    let window = Settings::CLIENT.window;
+    let window = CLIENT.window;
     let piece = vec![0; 1 << 20];
     for _ in 0..4 {
         tested.take(&frame(kind::DATA, 0, id, &piece)).unwrap();
@@ -48,7 +48,7 @@ fn slow_streams_do_not_stop_the_others() {
     let (full, error) = failed.unwrap();
     assert_eq!(error.code, Code::FLOW_CONTROL_ERROR);
     assert!((18..=20).contains(&full), "{full} streams");
-    let least = full * Settings::SERVER.window;
+    let least = full * SERVER.window;
     assert!(least <= 16 * (1 << 20) + limits::HBONE_ADVANCE_BYTES);
 }
 

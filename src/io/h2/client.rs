@@ -1,0 +1,136 @@
+//! The client's end: requests, and what is answered.
+
+use std::rc::Rc;
+
+use http::{HeaderName, HeaderValue};
+
+use super::{Handle, Incoming, Outgoing};
+use crate::h2::message::Request;
+use crate::h2::{Code, OpenError, Requests, ResponseHead, Settings, Side};
+use crate::io::mux::{Driver, Mux, MuxError};
+use crate::io::stream::Stream;
+use crate::io::tunnel::Lease;
+use crate::vocab::limits;
+
+/// Our settings towards upstreams. Nothing is pushed, and streams are ours alone.
+const SETTINGS: Settings = Settings {
+    side: Side::Client,
+    window: limits::H2_STREAM_WINDOW_BYTES,
+    connection_window: limits::H2_CONNECTION_WINDOW_BYTES,
+    max_frame: limits::H2_FRAME_BYTES,
+    header_list: limits::H2_ANSWER_LIST_BYTES,
+    max_streams: 0,
+    charged: limits::H2_CHARGED_BYTES,
+    advance: limits::H2_ADVANCE_BYTES,
+    extended_connect: false,
+    early_reset_ms: 0,
+};
+
+/// A client's end of a connection over `stream`, and what reads and writes it.
+pub(super) fn begin(stream: Stream) -> (Mux<Requests>, Driver<Requests>) {
+    let mux = Mux::of_requests(SETTINGS);
+    (mux.clone(), Driver::new(stream, mux))
+}
+
+/// The right to one stream of a connection.
+#[derive(Debug)]
+pub struct Client {
+    mux: Mux<Requests>,
+    place: Lease,
+    /// It has carried streams before, so that the far end may have closed it meanwhile.
+    reused: bool,
+}
+
+/// A request that was sent.
+#[derive(Debug)]
+pub struct Answering {
+    /// What is answered.
+    pub answer: Answer,
+    /// Where its content goes.
+    pub content: Outgoing,
+}
+
+impl Client {
+    pub(super) fn new(mux: Mux<Requests>, place: Lease, reused: bool) -> Self {
+        Self { mux, place, reused }
+    }
+
+    /// Whether the connection has carried streams before.
+    #[must_use]
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// Whether the far end takes extended CONNECT (RFC 8441); not before its settings have come.
+    #[must_use]
+    pub fn takes_extended_connect(&self) -> bool {
+        self.mux.takes_extended_connect()
+    }
+
+    /// Sends a request; with `end` it has no content.
+    ///
+    /// # Errors
+    /// The connection takes no streams any more; nothing was sent.
+    pub fn request<'h>(
+        self,
+        request: Request<'_, impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)>>,
+        end: bool,
+    ) -> Result<Answering, MuxError> {
+        let Self { mux, place, .. } = self;
+        let opened = mux.open_stream(|session| session.open(request, end));
+        let id = opened.map_err(|error| match error {
+            MuxError::Ended => MuxError::Open(OpenError::GoingAway),
+            other @ (MuxError::Io(_)
+            | MuxError::Protocol(_)
+            | MuxError::Open(_)
+            | MuxError::Reset(_)) => other,
+        })?;
+        let handle = Rc::new(Handle { mux, id });
+        Ok(Answering {
+            answer: Answer {
+                handle: Rc::clone(&handle),
+                _place: place,
+            },
+            content: Outgoing(handle),
+        })
+    }
+}
+
+/// What is answered to a request.
+#[derive(Debug)]
+pub struct Answer {
+    handle: Rc<Handle>,
+    _place: Lease,
+}
+
+impl Answer {
+    /// The next head: interim ones, then the answer's.
+    ///
+    /// # Errors
+    /// The stream was reset, or its connection ended.
+    pub async fn head(&mut self) -> Result<ResponseHead, MuxError> {
+        let Handle { mux, id } = &*self.handle;
+        std::future::poll_fn(|cx| mux.poll_head(*id, cx)).await
+    }
+
+    /// What follows the head.
+    #[must_use]
+    pub fn body(&self) -> Incoming {
+        Incoming(Rc::clone(&self.handle))
+    }
+}
+
+/// Whether the far end has surely not looked at a request (RFC 9113 section 8.7).
+#[must_use]
+pub fn is_unprocessed(error: &MuxError) -> bool {
+    matches!(
+        error,
+        MuxError::Reset(Code::REFUSED_STREAM) | MuxError::Open(_)
+    )
+}
+
+/// Whether nothing is known of what became of a request: its connection ended before an answer came.
+#[must_use]
+pub fn is_silent(error: &MuxError) -> bool {
+    matches!(error, MuxError::Ended)
+}

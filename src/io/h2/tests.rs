@@ -1,0 +1,346 @@
+//! Both ends over loopback, on both drivers.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::h2::message::Request;
+use crate::io::rt::{Acceptor, ConnectOptions, Core, Want};
+use crate::io::stream::Stream;
+use crate::io::tunnel::Lease;
+
+type Work = Pin<Box<dyn Future<Output = ()>>>;
+
+fn on_both(test: fn() -> Work) {
+    for want in [Want::Epoll, Want::IoUring] {
+        let mut core = Core::build(want).unwrap();
+        let done = core.run(async move { rt::timeout(60_000, test()).await });
+        done.expect("ends in time");
+    }
+}
+
+/// Both ends of a connection.
+async fn sockets() -> (Stream, Stream) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let any: SocketAddr = "127.91.44.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(8).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let acceptor = Acceptor::new(socket).unwrap();
+    let up = rt::connect(address, ConnectOptions::default());
+    let up = up.await.unwrap();
+    (up.into(), acceptor.accept().await.unwrap().into())
+}
+
+/// Serves every request of a connection in a task of its own.
+fn serve(stream: Stream, each: fn(Asked) -> Work) -> Rc<Notify> {
+    let drain = Rc::new(Notify::new());
+    let told = Rc::clone(&drain);
+    rt::spawn(async move {
+        let mut server = Server::new(stream, Windows::Edge, true);
+        server.handshake().await.unwrap();
+        loop {
+            let taken = tokio::select! {
+                () = told.notified() => {
+                    server.drain();
+                    continue;
+                }
+                taken = server.accept() => taken,
+            };
+            match taken {
+                Ok(Some(Taken::Request(asked))) => rt::spawn(each(*asked)),
+                Ok(Some(Taken::Malformed(why))) => panic!("{why}"),
+                Ok(None) | Err(_) => return,
+            }
+        }
+    });
+    drain
+}
+
+fn clients(stream: Stream) -> impl Fn() -> Client {
+    let (mux, driver) = client::begin(stream);
+    rt::spawn(async move { drop(driver.run().await) });
+    let streams = Rc::default();
+    move || Client::new(mux.clone(), Lease::take(&streams), false)
+}
+
+fn ask(client: Client, path: &str, end: bool) -> Result<Answering, MuxError> {
+    let request = Request {
+        method: &Method::POST,
+        scheme: "http",
+        authority: "a",
+        path,
+        protocol: None,
+        fields: std::iter::empty::<(&HeaderName, &HeaderValue)>(),
+        length: None,
+    };
+    client.request(request, end)
+}
+
+async fn whole(mut body: Incoming) -> io::Result<(usize, Option<HeaderMap>)> {
+    let mut got = 0;
+    loop {
+        match std::future::poll_fn(|cx| body.poll_next(cx)).await? {
+            Some(Chunk::Data(data)) => got += data.len(),
+            Some(Chunk::Trailers(trailers)) => return Ok((got, Some(trailers))),
+            None => return Ok((got, None)),
+        }
+    }
+}
+
+/// Answers with what comes, and trailers that count it.
+fn echo(asked: Asked) -> Work {
+    Box::pin(async move {
+        let Asked {
+            mut body,
+            mut respond,
+            ..
+        } = asked;
+        let none = HeaderMap::new();
+        respond
+            .send_interim(StatusCode::EARLY_HINTS, &none)
+            .unwrap();
+        let mut out = respond.send(StatusCode::OK, &none, false).unwrap();
+        let mut n = 0_usize;
+        while let Some(piece) = std::future::poll_fn(|cx| body.poll_next(cx)).await.unwrap() {
+            if let Chunk::Data(data) = piece {
+                n += data.len();
+                out.send(data).await.unwrap();
+            }
+        }
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-length", HeaderValue::from(n));
+        out.trailers(&trailers).unwrap();
+    })
+}
+
+#[test]
+fn many_streams_at_once_with_all_that_belongs_to_them() {
+    on_both(|| {
+        Box::pin(async {
+            let (up, down) = sockets().await;
+            serve(down, echo);
+            let client = clients(up);
+            let done = Rc::new(Cell::new(0));
+            let all = Rc::new(Notify::new());
+            let each = [0_usize, 1, 1000, 5000, 16_384, 70_000, 200_000, 1_000_000];
+            for size in each.iter().cycle().take(32).copied() {
+                let (client, done, all) = (client(), Rc::clone(&done), Rc::clone(&all));
+                rt::spawn(async move {
+                    let mut asked = ask(client, "/", false).unwrap();
+                    let head = asked.answer.head().await.unwrap();
+                    assert_eq!(head.status, StatusCode::EARLY_HINTS);
+                    let head = asked.answer.head().await.unwrap();
+                    assert_eq!(head.status, StatusCode::OK);
+                    let body = whole(asked.answer.body());
+                    let send = asked.content.send_last(Bytes::from(vec![7; size]));
+                    let (sent, got) = tokio::join!(send, body);
+                    sent.unwrap();
+                    let (n, trailers) = got.unwrap();
+                    assert_eq!(n, size);
+                    assert_eq!(trailers.unwrap()["x-length"], size.to_string());
+                    done.set(done.get() + 1);
+                    all.notify_one();
+                });
+            }
+            while done.get() < 32 {
+                all.notified().await;
+            }
+        })
+    });
+}
+
+/// Reads nothing where the path says so.
+fn echo_or_not(asked: Asked) -> Work {
+    if asked.head.path.as_ref().is_some_and(|p| p == "/slow") {
+        return waiting(asked);
+    }
+    echo(asked)
+}
+
+#[test]
+fn a_slow_stream_holds_up_no_other() {
+    on_both(|| {
+        Box::pin(async {
+            let (up, down) = sockets().await;
+            serve(down, echo_or_not);
+            let client = clients(up);
+            let mut held = Vec::new();
+            for _ in 0..30 {
+                let mut slow = ask(client(), "/slow", false).unwrap();
+                // As much as its window takes.
+                slow.content
+                    .send(Bytes::from(vec![7; 65_536]))
+                    .await
+                    .unwrap();
+                let more = rt::timeout(20, slow.content.send(Bytes::from_static(b"x"))).await;
+                assert!(more.is_err(), "beyond its window: {more:?}");
+                held.push(slow);
+            }
+            let mut quick = ask(client(), "/", false).unwrap();
+            let body = async {
+                while quick.answer.head().await.unwrap().status != StatusCode::OK {}
+                whole(quick.answer.body()).await
+            };
+            let sent = quick.content.send_last(Bytes::from(vec![7; 4_000_000]));
+            let (sent, got) = tokio::join!(sent, body);
+            sent.unwrap();
+            assert_eq!(got.unwrap().0, 4_000_000);
+        })
+    });
+}
+
+#[test]
+fn what_breaks_off_is_an_error_and_what_is_given_up_is_told() {
+    on_both(|| {
+        Box::pin(async {
+            let (up, down) = sockets().await;
+            // It aborts its answer, after some of it.
+            serve(down, |asked| {
+                Box::pin(async move {
+                    let Asked { mut respond, .. } = asked;
+                    let none = HeaderMap::new();
+                    let mut out = respond.send(StatusCode::OK, &none, false).unwrap();
+                    out.send(Bytes::from_static(b"half")).await.unwrap();
+                    std::future::poll_fn(|cx| out.poll_gone(cx)).await;
+                })
+            });
+            let client = clients(up);
+            let mut given_up = ask(client(), "/", true).unwrap();
+            assert_eq!(given_up.answer.head().await.unwrap().status, 200);
+            drop(given_up);
+            // It has to be told, or it would wait for ever and its place with it.
+            for _ in 0..3 {
+                let mut one = ask(client(), "/", false).unwrap();
+                assert_eq!(one.answer.head().await.unwrap().status, 200);
+                one.content.abort();
+                let error = whole(one.answer.body()).await.unwrap_err();
+                assert!(error.to_string().contains("ended") || error.to_string().contains("reset"));
+            }
+        })
+    });
+}
+
+#[test]
+fn a_server_that_goes_takes_no_more_and_finishes_what_it_has() {
+    on_both(|| {
+        Box::pin(async {
+            let (up, down) = sockets().await;
+            let drain = serve(down, echo);
+            let client = clients(up);
+            let mut open = ask(client(), "/", false).unwrap();
+            while open.answer.head().await.unwrap().status != StatusCode::OK {}
+            drain.notify_one();
+            // Until the server's word has come, streams are still taken or refused unseen.
+            loop {
+                match ask(client(), "/", true) {
+                    Err(error) => {
+                        assert!(is_unprocessed(&error), "{error}");
+                        break;
+                    }
+                    Ok(mut asked) => match asked.answer.head().await {
+                        Ok(_) => rt::yield_turn().await,
+                        Err(error) => assert!(is_unprocessed(&error), "{error}"),
+                    },
+                }
+            }
+            open.content
+                .send_last(Bytes::from_static(b"more"))
+                .await
+                .unwrap();
+            assert_eq!(whole(open.answer.body()).await.unwrap().0, 4);
+        })
+    });
+}
+
+/// Requests that wait, so that their streams stay open.
+fn waiting(asked: Asked) -> Work {
+    Box::pin(async move {
+        let Asked {
+            body, mut respond, ..
+        } = asked;
+        std::future::poll_fn(|cx| respond.poll_gone(cx)).await;
+        drop(body);
+    })
+}
+
+#[test]
+fn a_pool_shares_connections_and_makes_another_when_they_are_full() {
+    on_both(|| {
+        Box::pin(async {
+            let pool = Rc::new(Pool::<u32>::default());
+            let dials = Rc::new(Cell::new(0));
+            let get = async |key: u32| {
+                let dial = async || {
+                    dials.set(dials.get() + 1);
+                    let (up, down) = sockets().await;
+                    serve(down, waiting);
+                    Ok::<_, io::Error>(up)
+                };
+                match pool.client(key, dial).await {
+                    Ok(client) => client,
+                    Err(NoClient::Dial(error)) => panic!("{error}"),
+                    Err(NoClient::Waited) => panic!("nothing failed"),
+                }
+            };
+            // At once, and one connection for them.
+            let (one, two, three) = tokio::join!(get(1), get(1), get(1));
+            assert_eq!(dials.get(), 1);
+            assert!(!one.is_reused() && two.is_reused() && three.is_reused());
+            drop((one, two, three));
+            let most = limits::H2_EDGE_STREAMS as usize;
+            let mut held = Vec::new();
+            for _ in 0..most {
+                held.push(ask(get(1).await, "/", true).unwrap());
+            }
+            assert_eq!(dials.get(), 1);
+            let beyond = get(1).await;
+            assert_eq!(dials.get(), 2);
+            held.pop();
+            drop(get(1).await);
+            drop(beyond);
+            assert_eq!(dials.get(), 2, "the place of one that ended");
+            drop(get(2).await);
+            assert_eq!(dials.get(), 3, "of another key");
+            // What is in use stays, and what was not used for long goes.
+            pool.sweep(|_used| false);
+            drop(get(1).await);
+            assert_eq!(dials.get(), 3);
+            drop(get(2).await);
+            assert_eq!(dials.get(), 4);
+        })
+    });
+}
+
+#[test]
+fn who_waits_for_a_dial_that_fails_does_not_dial_once_more() {
+    on_both(|| {
+        Box::pin(async {
+            let pool = Pool::<u32>::default();
+            let (dials, go) = (Cell::new(0), Notify::new());
+            let get = async || {
+                let dial = async || {
+                    dials.set(dials.get() + 1);
+                    go.notified().await;
+                    Err::<Stream, _>(io::Error::other("no"))
+                };
+                matches!(pool.client(1, dial).await, Err(NoClient::Waited))
+            };
+            let later = async {
+                rt::yield_turn().await;
+                go.notify_one();
+            };
+            let (one, two, ()) = tokio::join!(get(), get(), later);
+            assert_eq!((one, two, dials.get()), (false, true, 1));
+            go.notify_one();
+            assert!(!get().await, "the next one tries");
+            assert_eq!(dials.get(), 2);
+        })
+    });
+}

@@ -1,0 +1,119 @@
+//! A permitted request on a stream of an HTTP/2 connection.
+
+use http::{HeaderName, HeaderValue};
+
+use super::{
+    AnswerError, Answered, Moving, Slot, Tried, answer, drive, fields, interim_answer, invite,
+    over, upload,
+};
+use crate::h2::ResponseHead;
+use crate::h2::message::Request;
+use crate::http::h1::{self, Framing, RawResponse};
+use crate::io::body::{Sink, Source, announced_length};
+use crate::io::h2::{Answer, Answering, Client, MuxError, is_silent, is_unprocessed};
+use crate::worker::open::Cancel;
+
+pub(super) async fn via(
+    moving: &Moving<'_>,
+    client: Client,
+    body: &mut Source<'_>,
+    slot: &Slot<'_>,
+    cancel: &Cancel,
+) -> Tried {
+    let bodiless = body.is_empty();
+    let reused = client.is_reused();
+    let Ok(Answering {
+        answer: answering,
+        content,
+    }) = client.request(request(moving), bodiless)
+    else {
+        // The connection has ended since it was chosen.
+        return Tried::Unprocessed;
+    };
+    let upload = async {
+        // It is not asked whether it wants the body, so the client is not kept waiting.
+        if moving.awaited.get()
+            && let Err(error) = invite(moving, slot).await
+        {
+            return error;
+        }
+        let mut sink = if bodiless {
+            Sink::Nothing
+        } else {
+            Sink::H2(content)
+        };
+        upload(moving, body, &mut sink).await
+    };
+    let answer = answered(moving, answering, slot);
+    over(
+        moving,
+        drive(moving, upload, answer, slot, cancel).await,
+        reused,
+    )
+    .0
+}
+
+fn request<'m>(
+    moving: &'m Moving<'_>,
+) -> Request<'m, impl Iterator<Item = (&'m HeaderName, &'m HeaderValue)>> {
+    let request = moving.request;
+    Request {
+        method: &request.method,
+        scheme: moving.scheme,
+        authority: request.host.as_str(),
+        path: request.path.as_ref().map_or("/", |p| p.as_str()),
+        protocol: None,
+        fields: fields(moving),
+        length: moving.length,
+    }
+}
+
+/// Sends the answer on as it comes.
+async fn answered(
+    moving: &Moving<'_>,
+    mut answering: Answer,
+    slot: &Slot<'_>,
+) -> Result<Answered, AnswerError> {
+    let head = loop {
+        let head = answering.head().await.map_err(|error| failed(&error))?;
+        if !head.status.is_informational() {
+            break head;
+        }
+        interim_answer(moving, raw(head), slot).await?;
+    };
+    let body = answering.body();
+    let bodiless = body.is_end() || h1::is_bodiless(head.status, &moving.request.method);
+    let (framing, source) = if bodiless {
+        (Framing::Empty, Source::Empty)
+    } else {
+        let length = announced_length(&head.headers);
+        (
+            length.map_or(Framing::Chunked, Framing::Length),
+            Source::H2(body),
+        )
+    };
+    let head = raw(head);
+    let keep_downstream = answer(moving, head, framing, source, slot).await?;
+    Ok(Answered {
+        keep_downstream,
+        keep_upstream: true,
+    })
+}
+
+fn raw(head: ResponseHead) -> RawResponse {
+    RawResponse {
+        status: head.status,
+        is_11: true,
+        headers: head.headers,
+    }
+}
+
+fn failed(error: &MuxError) -> AnswerError {
+    if is_unprocessed(error) {
+        AnswerError::Unprocessed
+    } else if is_silent(error) {
+        AnswerError::Silent
+    } else {
+        AnswerError::Upstream(error.to_string())
+    }
+}

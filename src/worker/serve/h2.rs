@@ -1,0 +1,136 @@
+//! Requests that come over HTTP/2: each is served as those of HTTP/1 are, in a task of its own.
+
+use std::rc::Rc;
+
+use http::{Method, StatusCode, header};
+
+use crate::exchange::close::CloseReason;
+use crate::h2::{Code, Malformed, RequestHead};
+use crate::http::canonical;
+use crate::http::reply::Reply;
+use crate::io::body::Source;
+use crate::io::h2::{Asked, MuxError, Server, Taken, Windows};
+use crate::io::stream::Stream;
+use crate::io::{clock, rt};
+use crate::role::plan::SitePoint;
+use crate::telemetry::record::Kind;
+use crate::vocab::limits;
+use crate::worker::core::Core;
+use crate::worker::exchange::{self, Arrived};
+use crate::worker::respond::Responder;
+use crate::worker::site::{Site, Story};
+use crate::worker::streams;
+
+pub(super) async fn serve(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
+    let windows = if matches!(site.point, SitePoint::Ingress { .. }) {
+        Windows::Edge
+    } else {
+        Windows::Mesh
+    };
+    let story = || Story::begin(&core, &site, Kind::Connection, &core.snapshot());
+    let mut server = Server::new(stream, windows, false);
+    match rt::timeout(limits::HANDSHAKE_MS, server.handshake()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => return story().fail(lost(&error, CloseReason::Handshake), error),
+        Err(rt::Elapsed) => {
+            return story().fail(CloseReason::Timeout, "HTTP/2 handshake is too slow");
+        }
+    }
+    let each = |taken| one(Rc::clone(&core), Rc::clone(&site), taken);
+    match streams::serve(&core, server, each).await {
+        Ok(()) => {}
+        // Whom we have cut off, and for what.
+        Err(error @ MuxError::Protocol(_)) => {
+            story().fail(lost(&error, CloseReason::BadRequest), error);
+        }
+        // Its requests have records of their own.
+        Err(error) => tracing::debug!(%error, "HTTP/2 connection ended"),
+    }
+}
+
+/// Why a connection was lost, if not for what costs too much.
+fn lost(error: &MuxError, other: CloseReason) -> CloseReason {
+    match error {
+        MuxError::Protocol(error) if error.code == Code::ENHANCE_YOUR_CALM => CloseReason::Limit,
+        MuxError::Protocol(_)
+        | MuxError::Io(_)
+        | MuxError::Open(_)
+        | MuxError::Reset(_)
+        | MuxError::Ended => other,
+    }
+}
+
+async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
+    let asked = match taken {
+        Taken::Request(asked) => *asked,
+        Taken::Malformed(why) => {
+            let story = Story::begin(&core, &site, Kind::Request, &core.snapshot());
+            return story.fail(CloseReason::BadRequest, why);
+        }
+    };
+    let Asked {
+        head,
+        body,
+        respond,
+    } = asked;
+    let RequestHead {
+        method,
+        authority,
+        path,
+        headers,
+        oversized,
+        ..
+    } = head;
+    let responder = Responder::H2 {
+        respond,
+        is_head: method == Method::HEAD,
+    };
+    if oversized {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let why = (CloseReason::Limit, status);
+        return unread(&core, &site, responder, why, Malformed::Large.text()).await;
+    }
+    // It is well formed, or there were no request.
+    let length = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.parse().ok());
+    let pseudo = (
+        method,
+        authority.as_ref().map(http::HeaderValue::as_bytes),
+        path.as_ref().map(http::HeaderValue::as_bytes),
+    );
+    let mode = core.snapshot().mesh.path_normalization;
+    let (request, form) = match canonical::from_h2(pseudo, headers, mode, clock::unix_s()) {
+        Ok(canonical) => canonical,
+        Err(error) => {
+            let why = (CloseReason::BadRequest, StatusCode::BAD_REQUEST);
+            return unread(&core, &site, responder, why, &error.to_string()).await;
+        }
+    };
+    let arrived = Arrived {
+        request,
+        form,
+        body: Source::H2(body),
+        length,
+        upgrade: None,
+    };
+    exchange::serve(&core, &site, arrived, responder).await;
+}
+
+/// Answers and records a request that cannot be read.
+async fn unread(
+    core: &Rc<Core>,
+    site: &Site,
+    responder: Responder<'_>,
+    (close, status): (CloseReason, StatusCode),
+    detail: &str,
+) {
+    let mut story = Story::begin(core, site, Kind::Request, &core.snapshot());
+    story.edit(|r| r.status = Some(status.as_u16()));
+    let text = status.canonical_reason().unwrap_or_default();
+    responder
+        .reply(Reply::text(status, text), true, &mut Source::Empty)
+        .await;
+    story.fail(close, detail);
+}
