@@ -540,7 +540,7 @@ impl<S: SvidSource> Keeper<S> {
             }
         };
         tokio::pin!(pause);
-        tokio::select! {
+        let left = tokio::select! {
             biased;
             () = self.expiry(expires) => {
                 self.send(Event::Expired { id: self.wanted.id.clone() }).await;
@@ -548,7 +548,12 @@ impl<S: SvidSource> Keeper<S> {
                 None
             }
             () = &mut pause => expires,
+        };
+        // The next attempt sees what was told until now.
+        if let Some(told) = &mut self.renewals {
+            told.mark_unchanged();
         }
+        left
     }
 
     /// Ends one second after `expires`; never without it.

@@ -122,7 +122,9 @@ fn one_job(
         }
         rigs.sort_by_key(|rig| rig.peer);
     }
-    rigs.iter().try_for_each(Rig::recorded)?;
+    for rig in &rigs {
+        results.recorded(job, rig.peer, rig.recorded()?);
+    }
     drop(rigs);
     for case in &apart {
         for peer in options.peers.iter().filter(|peer| case.holds(**peer)) {

@@ -19,17 +19,22 @@ struct Switched {
     only: Arc<AtomicBool>,
     given: watch::Sender<Option<Svid>>,
     attempts: Arc<AtomicUsize>,
+    renewals: watch::Receiver<u64>,
 }
 
 impl SvidSource for Switched {
+    fn renewals(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.renewals.clone())
+    }
+
     async fn issue(&self, wanted: &WantedSvid, now: UnixTime) -> Result<Issued, SourceError> {
         self.attempts.fetch_add(1, Ordering::Relaxed);
-        if self.down.load(Ordering::Relaxed) {
-            return Err(SourceError::Embedded(IssueError::Random));
-        }
         if self.attempts.load(Ordering::Relaxed) > 1000 {
             // The clock of these tests stands while a task runs.
             return std::future::pending().await;
+        }
+        if self.down.load(Ordering::Relaxed) {
+            return Err(SourceError::Embedded(IssueError::Random));
         }
         let given = self.given.borrow().clone();
         let svid = match given.filter(|_| self.only.load(Ordering::Relaxed)) {
@@ -57,6 +62,8 @@ struct Bench {
     down: Arc<AtomicBool>,
     only: Arc<AtomicBool>,
     attempts: Arc<AtomicUsize>,
+    /// Tells that the source may have something new.
+    renewals: watch::Sender<u64>,
     revoked: watch::Sender<Arc<Revocations>>,
     /// Seconds by which the clock was set.
     jump: Arc<AtomicI64>,
@@ -79,12 +86,14 @@ impl Bench {
             Arc::new(AtomicUsize::new(0)),
         );
         let only = Arc::new(AtomicBool::new(false));
+        let renewals = watch::Sender::new(0);
         let source = Switched {
             authority,
             down: Arc::clone(&down),
             only: Arc::clone(&only),
             given: watch::Sender::new(None),
             attempts: Arc::clone(&attempts),
+            renewals: renewals.subscribe(),
         };
         let manager = SvidManager::with_clock(source, wanted, Arc::clone(&clock), Arc::new(|| 0.5));
         let (set, wanted) = (manager.subscribe(), manager.wanted());
@@ -97,6 +106,7 @@ impl Bench {
             down,
             only,
             attempts,
+            renewals,
             revoked,
             jump,
             clock,
@@ -198,6 +208,20 @@ async fn starts_when_the_source_is_back() {
     bench.down.store(false, Ordering::Relaxed);
     bench.until(300).await;
     assert!(bench.end_of(&a.id).is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_tells_something_new_is_asked_once_for_it() {
+    let bench = Bench::start(vec![want("a", &[])], true);
+    sleep(Duration::from_millis(100)).await;
+    let attempts = || bench.attempts.load(Ordering::Relaxed);
+    assert_eq!(attempts(), 1);
+    bench.renewals.send_replace(1);
+    sleep(Duration::from_millis(100)).await;
+    assert_eq!(attempts(), 2);
+    // And then as after any other failure: after one second, two, four.
+    bench.until(10).await;
+    assert!((4..=6).contains(&attempts()), "{}", attempts());
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use super::case::{Ask, Case, Job, Load};
 use super::config::{BIG, Place, SMALL, Templates, record_file};
@@ -270,36 +270,29 @@ impl Rig {
         self.answered.set(self.answered.get() + more);
     }
 
-    /// Fails unless there is a record for every answer.
-    pub(crate) fn recorded(&self) -> Result<()> {
+    /// Fails unless each answer has a record, or is in the number of those of which the proxy itself says that it has lost
+    /// them, which is given.
+    pub(crate) fn recorded(&self) -> Result<Recorded> {
         let file = self.records();
+        let answers = self.answered.get();
         let begun = Instant::now();
         loop {
             let lines = count_lines(&file)?;
-            if lines >= self.answered.get() {
-                break;
+            if lines >= answers {
+                return Ok(Recorded { answers, lost: 0 });
+            }
+            let lost = lost(&file)?;
+            if lines + lost >= answers {
+                return Ok(Recorded { answers, lost });
             }
             ensure!(
                 begun.elapsed() < RECORDED,
-                "{}: {lines} records of {} answers in {}",
+                "{}: {lines} records of {answers} answers in {}",
                 self.peer.name(),
-                self.answered.get(),
                 file.display()
             );
             std::thread::sleep(Duration::from_millis(200));
         }
-        let lost = Command::new("grep")
-            .args(["-m1", r#"^{"kind":"lost""#])
-            .arg(&file)
-            .output()?;
-        if lost.status.success() {
-            bail!(
-                "{}: {}",
-                file.display(),
-                String::from_utf8_lossy(&lost.stdout).trim()
-            );
-        }
-        Ok(())
     }
 
     fn records(&self) -> PathBuf {
@@ -404,6 +397,30 @@ fn arguments(command: &mut Command, peer: Peer, cores: usize) -> &mut Command {
         Peer::Haproxy => command.args(["-db", "-f"]),
         Peer::Nginx => command.args(["-e", "stderr", "-c"]),
     }
+}
+
+/// What has become of the records of a rig.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    /// Answers that the load had.
+    pub(crate) answers: u64,
+    /// Records that the proxy says it has lost.
+    pub(crate) lost: u64,
+}
+
+/// Sum of ringgate's `{"kind":"lost","records":N}`.
+fn lost(file: &Path) -> Result<u64> {
+    let lines = Command::new("grep")
+        .arg(r#"^{"kind":"lost""#)
+        .arg(file)
+        .output()?;
+    let text = String::from_utf8(lines.stdout)?;
+    let of = |line: &str| -> Result<u64> {
+        let line: serde_json::Value = serde_json::from_str(line)?;
+        let records = line.get("records").and_then(serde_json::Value::as_u64);
+        records.context("a line about lost records says how many")
+    };
+    text.lines().map(of).sum()
 }
 
 fn count_lines(file: &Path) -> Result<u64> {

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::case::{Case, Metric, Sample};
+use super::case::{Case, Job, Metric, Sample};
 use super::options::Options;
-use super::peer::Peer;
+use super::peer::{Peer, Recorded};
 use crate::l4::report::Spread;
 
 /// All samples of a bench.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
     samples: BTreeMap<(&'static str, Peer), Vec<Sample>>,
+    /// Answers and lost records, over all runs.
+    records: BTreeMap<(Job, Peer), (u64, u64)>,
 }
 
 /// What a figure of ringgate has to be.
@@ -87,6 +89,23 @@ impl Results {
         samples.push(sample);
     }
 
+    /// Adds what has become of records.
+    pub(crate) fn recorded(&mut self, job: Job, peer: Peer, recorded: Recorded) {
+        let (answers, lost) = self.records.entry((job, peer)).or_default();
+        *answers += recorded.answers;
+        *lost += recorded.lost;
+    }
+
+    /// A line for each peer that has lost records.
+    fn lost(&self) -> String {
+        let lossy = self.records.iter().filter(|(_, (_, lost))| *lost > 0);
+        let lines = lossy.map(|((job, peer), (answers, lost))| {
+            let (peer, job) = (peer.name(), job.name());
+            format!("Records lost by {peer}, job {job}: {lost} of {answers}.\n")
+        });
+        lines.collect()
+    }
+
     /// A figure over all runs.
     pub(crate) fn spread(&self, case: &'static str, peer: Peer, metric: Metric) -> Option<Spread> {
         let samples = self.samples.get(&(case, peer))?;
@@ -123,8 +142,10 @@ impl Results {
             text.push_str(&self.case(case, options));
         }
         text.push_str(&self.goals());
+        text.push('\n');
+        text.push_str(&self.lost());
         text.push_str(&format!(
-            "\nMedian (lowest–highest) of {} interleaved runs of {} s; ×e, ×h and ×n: ringgate's median as a part of \
+            "Median (lowest–highest) of {} interleaved runs of {} s; ×e, ×h and ×n: ringgate's median as a part of \
              Envoy's, HAProxy's and nginx's. CPU is that of the proxy alone, which has {} threads or workers; load, proxies \
              and upstream share {} cores. {} idle connections.\n",
             options.runs,
@@ -217,6 +238,7 @@ impl Results {
             "proxy_cores": options.cores,
             "cores": std::thread::available_parallelism().map_or(0, usize::from),
             "samples": self.samples.iter().map(one).collect::<Vec<_>>(),
+            "records_lost": self.lost(),
         })
     }
 }
@@ -247,7 +269,7 @@ mod tests {
 
     #[test]
     fn ratios_are_of_medians() {
-        let (options, results) = measured();
+        let (options, mut results) = measured();
         let table = results.table(&options);
         for line in [
             "| ringgate | 2.00 (1.00–20.00) 0.20×e 0.50×n |",
@@ -258,6 +280,14 @@ mod tests {
             assert!(table.contains(line), "{line}\n{table}");
         }
         assert!(!table.contains("×h |"), "{table}");
+        assert!(!table.contains("lost"), "{table}");
+        let recorded = |answers, lost| Recorded { answers, lost };
+        for lost in [0, 7] {
+            results.recorded(Job::Waypoint, Peer::Ringgate, recorded(100, lost));
+        }
+        let table = results.table(&options);
+        let line = "Records lost by ringgate, job w: 7 of 200.";
+        assert!(table.contains(line), "{table}");
         let json = results.json(&options);
         let samples = json.get("samples").and_then(Value::as_array);
         assert_eq!(samples.map(Vec::len), Some(4));
