@@ -18,6 +18,7 @@ pub mod node;
 pub mod open;
 pub mod origin;
 pub mod owner;
+mod peers;
 pub mod places;
 pub mod relaying;
 pub mod respond;

@@ -971,7 +971,14 @@ mod disk {
         );
         let errors = config::load(&main).unwrap_err().to_string();
         assert!(
-            errors.contains("none: cannot be read") && errors.contains("bogus: unknown key"),
+            errors.contains(":2:1: process.meshDir: `") && errors.contains("none` cannot be read"),
+            "{errors}"
+        );
+        assert!(errors.contains("bogus: unknown key"), "{errors}");
+        write(&main, "[process]\ncores = 1\ncores = 2\n[authority]\n");
+        let errors = config::load(&main).unwrap_err().to_string();
+        assert!(
+            errors.contains(":3:1: cores: is written already"),
             "{errors}"
         );
     }

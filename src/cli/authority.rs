@@ -18,7 +18,9 @@ use super::{ConfigArgs, os};
 use crate::config::{self, checked};
 use crate::control::authority::control::{self, Command};
 use crate::control::authority::{self, Authority, ledger};
+use crate::control::join_token_file;
 use crate::control::plane;
+use crate::identity::revocation::{NodeName, Target};
 use crate::vocab::limits;
 use crate::vocab::text::chain;
 
@@ -158,6 +160,9 @@ pub struct RevokeArgs {
     /// Why, for the list of revocations.
     #[arg(long, value_name = "TEXT", default_value = "")]
     pub reason: String,
+    /// Also an identity or node that nothing here names.
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// `ringgate authority rotate-root`.
@@ -181,6 +186,16 @@ pub fn run(args: &AuthorityArgs) -> anyhow::Result<ExitCode> {
     let Some(dir) = &settings.state_dir else {
         bail!("the [authority] has no stateDir: what it is told would be lost with the process");
     };
+    if let AuthorityCommand::Revoke(args) = &args.command
+        && !args.force
+    {
+        known(
+            &args.target,
+            &|command| done(dir, &config, settings, command),
+            &config,
+            settings,
+        )?;
+    }
     let answer = match command(&args.command, &config)? {
         Some(command) => done(dir, &config, settings, &command)?,
         None => {
@@ -224,11 +239,6 @@ fn longest_life(settings: &checked::Authority) -> Duration {
 
 /// What the authority is told; `None` for what it is not there to be told.
 fn command(command: &AuthorityCommand, config: &config::Config) -> anyhow::Result<Option<Command>> {
-    let target = |args: &TargetArgs| match (&args.serial, &args.id, &args.node) {
-        (Some(serial), ..) => ("serial".to_owned(), serial.clone()),
-        (None, Some(id), _) => ("id".to_owned(), id.clone()),
-        (None, None, node) => ("node".to_owned(), node.clone().unwrap_or_default()),
-    };
     Ok(Some(match command {
         AuthorityCommand::NewLedger => return Ok(None),
         AuthorityCommand::Token(TokenCommand::Create(args)) => Command::TokenCreate {
@@ -267,6 +277,61 @@ fn command(command: &AuthorityCommand, config: &config::Config) -> anyhow::Resul
         AuthorityCommand::Roots => Command::Roots,
         AuthorityCommand::Status => Command::Status,
     }))
+}
+
+/// Kind and value of what a revocation is about.
+fn target(args: &TargetArgs) -> (String, String) {
+    match (&args.serial, &args.id, &args.node) {
+        (Some(serial), ..) => ("serial".to_owned(), serial.clone()),
+        (None, Some(id), _) => ("id".to_owned(), id.clone()),
+        (None, None, node) => ("node".to_owned(), node.clone().unwrap_or_default()),
+    }
+}
+
+/// Refuses to revoke what nothing here names, for it may be misspelt. Serial numbers of certificates are kept nowhere.
+fn known(
+    args: &TargetArgs,
+    ask: &dyn Fn(&Command) -> anyhow::Result<Value>,
+    config: &config::Config,
+    settings: &checked::Authority,
+) -> anyhow::Result<()> {
+    let (kind, value) = target(args);
+    let (nodes, tokens) = match ledger::target(&kind, &value)? {
+        Target::Serial(_) => return Ok(()),
+        Target::Id(_) | Target::Node(_) => (ask(&Command::NodeList)?, ask(&Command::TokenList)?),
+    };
+    let rows = |all: &Value| -> Vec<Value> {
+        let rows = all.as_object().into_iter().flatten();
+        rows.map(|(_name, row)| row.clone()).collect()
+    };
+    let is_node = |name: &str| {
+        nodes.get(name).is_some() || rows(&tokens).iter().any(|t| word(t, "node") == name)
+    };
+    let found = match ledger::target(&kind, &value)? {
+        Target::Serial(_) => true,
+        Target::Node(node) => is_node(&node.to_string()),
+        Target::Id(id) => {
+            let mesh = &config.mesh;
+            let own = NodeName::of(&id).is_some_and(|node| is_node(&node.to_string()));
+            let written = mesh.workloads.iter().any(|w| w.id == id)
+                || mesh.gateways.iter().any(|g| g.id == id);
+            let granted = rows(&nodes).iter().chain(&rows(&tokens)).any(|row| {
+                let words = row.get("grant").and_then(Value::as_array);
+                words.into_iter().flatten().any(|word| word == id.as_str())
+            });
+            let secret = settings.join_tokens.as_ref();
+            let held = secret.and_then(|secret| join_token_file::read(secret).ok());
+            own || written || granted || held.is_some_and(|tokens| tokens.allows_id(&id))
+        }
+    };
+    if !found {
+        let what = if kind == "id" { "identity" } else { "node" };
+        bail!(
+            "no workload, gateway, node or join token has the {what} `{value}`: nothing is revoked; with --force it is, \
+             for whoever gets it later"
+        );
+    }
+    Ok(())
 }
 
 /// Whole seconds of `30s`, `15m`, `24h` or `7d`.
@@ -309,7 +374,10 @@ fn grant(args: &GrantArgs, config: &config::Config) -> anyhow::Result<Vec<String
 
 fn is_locked(error: &anyhow::Error) -> bool {
     let error = error.downcast_ref::<authority::AuthorityError>();
-    matches!(error, Some(authority::AuthorityError::Locked(_)))
+    matches!(
+        error,
+        Some(authority::AuthorityError::Locked(_) | authority::AuthorityError::Elsewhere(_))
+    )
 }
 
 /// Asks the running authority; `None` if there is none.
@@ -332,6 +400,10 @@ fn ask(socket: &Path, command: &Command) -> anyhow::Result<Option<Value>> {
         .read_line(&mut answer)
         .with_context(fail)?;
     let answer: Value = serde_json::from_str(&answer).with_context(fail)?;
+    if answer.get("again") == Some(&Value::Bool(true)) {
+        let dir = socket.parent().unwrap_or(socket);
+        return Err(authority::AuthorityError::Elsewhere(dir.to_owned()).into());
+    }
     match (answer.get("done"), answer.get("error")) {
         (Some(done), _) => Ok(Some(done.clone())),
         (None, error) => bail!(
@@ -439,11 +511,30 @@ fn text(command: &AuthorityCommand, answer: &Value) -> Vec<String> {
             pem.lines().map(str::to_owned).collect()
         }
         AuthorityCommand::Status => status_lines(answer),
-        AuthorityCommand::Token(TokenCommand::Revoke { .. })
-        | AuthorityCommand::Node(NodeCommand::Grant(_) | NodeCommand::Remove { .. })
-        | AuthorityCommand::Revoke(_)
-        | AuthorityCommand::NewLedger
-        | AuthorityCommand::Unrevoke(_) => Vec::new(),
+        AuthorityCommand::Token(TokenCommand::Revoke { name }) => {
+            vec![format!("join token {name} lets nobody join any more")]
+        }
+        AuthorityCommand::Node(NodeCommand::Grant(args)) => {
+            vec![format!(
+                "node {} may ask for what is named here, and nothing else",
+                args.name
+            )]
+        }
+        AuthorityCommand::Node(NodeCommand::Remove { name }) => vec![format!(
+            "node {name} is forgotten: it gets nothing until it joins anew, and what it has lives on"
+        )],
+        AuthorityCommand::Revoke(args) => {
+            let (kind, value) = target(&args.target);
+            vec![format!(
+                "{kind} {value} is revoked: nothing is issued for it, and open connections with it end; to undo it: \
+                 ringgate authority unrevoke --{kind} {value}"
+            )]
+        }
+        AuthorityCommand::Unrevoke(args) => {
+            let (kind, value) = target(args);
+            vec![format!("{kind} {value} is not revoked any more")]
+        }
+        AuthorityCommand::NewLedger => vec!["the ledger is new and empty".to_owned()],
     }
 }
 

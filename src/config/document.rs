@@ -140,13 +140,18 @@ impl Document {
             if last.replace(line) == Some(line) {
                 continue;
             }
-            out.syntax(
-                Place {
-                    offset,
-                    ..Place::top(file)
-                },
-                format!("not valid TOML: {message}"),
-            );
+            let place = Place {
+                offset,
+                ..Place::top(file)
+            };
+            let name = error.span().and_then(|span| text.get(span));
+            match (message, name) {
+                ("duplicate key", Some(name)) => out.syntax(
+                    place.key(name, offset),
+                    "is written already, expected once".to_owned(),
+                ),
+                _ => out.syntax(place, format!("not valid TOML: {message}")),
+            }
         }
         let root = Value::new(0, Kind::Table(entries(table.get_ref())));
         Self {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::checked::Config;
 use crate::config::document::Document;
-use crate::config::place::Problems;
+use crate::config::place::{Problems, position};
 use crate::config::problem::{ConfigErrors, Problem};
 use crate::config::{Options, parse_with};
 
@@ -34,10 +34,16 @@ pub fn load_with(main: &Path, more: &[PathBuf], options: Options) -> Result<Conf
     let text = read(main).map_err(|problem| ConfigErrors::new(vec![problem]))?;
     let mut files = vec![(main.to_owned(), text)];
     let mut problems = Vec::new();
-    if let Some(dir) = files.first().and_then(|(path, text)| mesh_dir(path, text)) {
-        match list(&dir) {
-            Ok(paths) => read_into(paths, &mut files, &mut problems),
-            Err(problem) => problems.push(problem),
+    if let Some((dir, offset)) = files.first().and_then(|(path, text)| mesh_dir(path, text)) {
+        match (list(&dir), files.first()) {
+            (Ok(paths), _) => read_into(paths, &mut files, &mut problems),
+            (Err(problem), Some((path, text))) if problem.file == dir => problems.push(Problem {
+                file: path.clone(),
+                position: Some(position(text, offset)),
+                key: "process.meshDir".to_owned(),
+                message: format!("`{}` {}", dir.display(), problem.message),
+            }),
+            (Err(problem), _) => problems.push(problem),
         }
     }
     add(more, &mut files, &mut problems);
@@ -91,25 +97,21 @@ fn read_into(paths: Vec<PathBuf>, files: &mut Vec<(PathBuf, String)>, problems: 
 #[must_use]
 pub fn load_files(main: &Path) -> Vec<PathBuf> {
     let mut paths = vec![main.to_owned()];
-    if let Some(dir) = read(main).ok().and_then(|text| mesh_dir(main, &text)) {
+    let dir = read(main).ok().and_then(|text| mesh_dir(main, &text));
+    if let Some((dir, _offset)) = dir {
         paths.extend(list(&dir).unwrap_or_default());
         paths.push(dir);
     }
     paths
 }
 
-/// `process.meshDir` of the main file, whatever else is wrong with it.
-fn mesh_dir(main: &Path, text: &str) -> Option<PathBuf> {
+/// `process.meshDir` of the main file, whatever else is wrong with it, and the byte where it is written.
+fn mesh_dir(main: &Path, text: &str) -> Option<(PathBuf, usize)> {
     let document = Document::toml(0, text, &mut Problems::default());
-    let dir = document
-        .root
-        .entry("process")?
-        .value
-        .entry("meshDir")?
-        .value
-        .text()?
-        .to_owned();
-    (!dir.is_empty()).then(|| main.parent().unwrap_or_else(|| Path::new("")).join(dir))
+    let entry = document.root.entry("process")?.value.entry("meshDir")?;
+    let dir = entry.value.text()?;
+    let base = main.parent().unwrap_or_else(|| Path::new(""));
+    (!dir.is_empty()).then(|| (base.join(dir), entry.offset))
 }
 
 /// The files of a directory that are read, by name.

@@ -288,6 +288,11 @@ impl<'f> Texts<'f> {
     }
 }
 
+/// Line and column of a byte offset, from 1; the column counts characters.
+pub(crate) fn position(text: &str, offset: usize) -> (usize, usize) {
+    Lines::of(text).position(text, offset)
+}
+
 /// Where the lines of a file begin: a file of ten thousand policies is not counted through for each of them.
 struct Lines(Vec<usize>);
 

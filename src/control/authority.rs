@@ -7,6 +7,7 @@
 mod ca;
 pub mod control;
 pub mod grant;
+pub mod hold;
 pub mod join;
 pub mod ledger;
 pub mod news;
@@ -16,9 +17,10 @@ mod store;
 mod token;
 
 pub use self::rotate::RotateError;
-pub use self::store::socket;
+pub use self::store::{lock_file, socket};
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,6 +34,7 @@ use tokio::sync::watch;
 
 use self::ca::{Ca, Names, Subject};
 use self::grant::Grant;
+use self::hold::Hold;
 use self::ledger::{Data, Ledger, LedgerError};
 use self::news::News;
 use self::roots::{Root, Roots, unfit};
@@ -65,6 +68,9 @@ pub enum AuthorityError {
     /// Another process holds the state directory.
     #[error("state directory `{}` is in use by another process", .0.display())]
     Locked(PathBuf),
+    /// Another process takes over, or has taken over.
+    #[error("state directory `{}` is handed over to another process", .0.display())]
+    Elsewhere(PathBuf),
     /// The state is there but a file of it is not.
     #[error("authority state is incomplete: `{}` is missing; restore it, or remove the directory to start a new root", .0.display())]
     Incomplete(PathBuf),
@@ -216,6 +222,7 @@ pub struct Authority {
     refusals: AtomicU64,
     longest_life: Duration,
     store: Option<Arc<Store>>,
+    hold: watch::Sender<Hold>,
 }
 
 impl std::fmt::Debug for Authority {
@@ -259,6 +266,31 @@ impl Authority {
         now: UnixTime,
     ) -> Result<Self, AuthorityError> {
         let store = state_dir.map(Store::open).transpose()?.map(Arc::new);
+        Self::of(store, given, trust_domain, now)
+    }
+
+    /// As [`Self::start`], of a state that another process holds until this one takes over: nothing is written until
+    /// [`Self::take_over`]. `lock` is the lock of that process.
+    ///
+    /// # Errors
+    /// `AuthorityError`.
+    pub fn start_beside(
+        (state_dir, lock): (&Path, File),
+        given: Option<&GivenCa>,
+        trust_domain: TrustDomain,
+        now: UnixTime,
+    ) -> Result<Self, AuthorityError> {
+        let store = Arc::new(Store::inherited(state_dir, lock));
+        Self::of(Some(store), given, trust_domain, now)
+    }
+
+    fn of(
+        store: Option<Arc<Store>>,
+        given: Option<&GivenCa>,
+        trust_domain: TrustDomain,
+        now: UnixTime,
+    ) -> Result<Self, AuthorityError> {
+        let holds = store.as_ref().is_none_or(|store| store.writes());
         let first = match given {
             Some(given) => Some(given_root(given)?),
             None => None,
@@ -294,7 +326,7 @@ impl Authority {
             }
         }
         let roots = Roots::of(known, &data, &trust_domain)?;
-        if let (Some(store), None) = (&store, &data.rotation) {
+        if let (Some(store), None, true) = (&store, &data.rotation, holds) {
             // What a crash or a full disk left of roots that are not trusted any more.
             for number in 1..data.active {
                 store.remove_root(number)?;
@@ -313,6 +345,7 @@ impl Authority {
             refusals: AtomicU64::new(0),
             longest_life: TTL_MAX,
             store,
+            hold: watch::Sender::new(if holds { Hold::Holds } else { Hold::Waits }),
         };
         authority.prove(now)?;
         Ok(authority)

@@ -4,7 +4,9 @@
 //! new one says that it serves, nothing changes for the old one; if the new one fails before, it is as if it had never been.
 //!
 //! On the unix socket: `HELLO` by the new process; the number of sockets (4 bytes, little endian) and the sockets by the old
-//! one; `TAKE` by the new one when it serves; `GONE` by the old one, which accepts nothing from then on and drains.
+//! one; `TAKE` by the new one when all is ready; `GONE` by the old one, which accepts nothing and writes no state from then on,
+//! and drains. The new one accepts from then on. `NO` instead of it: another process came meanwhile, or it has taken too long;
+//! who is told so ends.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,7 +25,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
-use crate::config::checked::Process;
+use crate::config::checked::{IdentitySource, Process};
+use crate::control::authority::Authority;
 use crate::control::pass;
 use crate::control::phase::Phase;
 use crate::io::listener::own_uid;
@@ -33,11 +36,12 @@ use crate::vocab::limits;
 const HELLO: &[u8; 20] = b"ringgate handover 1\n";
 const TAKE: u8 = b'T';
 const GONE: u8 = b'G';
+const NO: u8 = b'N';
 /// Only the own user may take over.
 const MODE: u32 = 0o600;
 /// How long either side may take to say what is expected of it at once.
 const WORD: Duration = Duration::from_secs(5);
-/// How long the new process may take from the sockets to serving them.
+/// How long the new process may take from the sockets to serving them, if no other one comes.
 const START: Duration = Duration::from_secs(120);
 /// How long the accept loop waits after an error such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -59,6 +63,9 @@ pub enum HandoverError {
     /// What the other process says makes no sense.
     #[error("the process at `{}` sends what is no hand-over", .0.display())]
     Protocol(PathBuf),
+    /// Another new process came, or this one took too long.
+    #[error("the process at `{}` hands over to another one, or waits no longer", .0.display())]
+    Refused(PathBuf),
     /// The operating system refused, or the other process does not answer.
     #[error("cannot take over at `{}`", path.display())]
     Io {
@@ -73,8 +80,11 @@ pub enum HandoverError {
 /// What another process has handed over. Dropping it without `commit` leaves that one as it was.
 #[derive(Debug)]
 pub struct Inherited {
+    path: PathBuf,
     link: Option<UnixStream>,
     sockets: BTreeMap<(bool, SocketAddr), Vec<Socket>>,
+    /// Those at a path.
+    unix: Vec<(PathBuf, Socket)>,
     /// What are no sockets: locks.
     files: Vec<File>,
 }
@@ -83,6 +93,7 @@ pub struct Inherited {
 #[derive(Debug, Default)]
 pub struct Face {
     sockets: Vec<(SocketAddr, Socket)>,
+    unix: Vec<(PathBuf, Socket)>,
     files: Vec<File>,
 }
 
@@ -91,6 +102,13 @@ impl Face {
     pub(super) fn listener(&mut self, address: SocketAddr) -> Option<Socket> {
         let at = self.sockets.iter().position(|(a, _)| *a == address)?;
         Some(self.sockets.swap_remove(at).1)
+    }
+
+    /// The listener at a path.
+    pub(super) fn unix_listener(&mut self, path: &Path) -> Option<Socket> {
+        let path = std::path::absolute(path).ok()?;
+        let at = self.unix.iter().position(|(p, _)| *p == path)?;
+        Some(self.unix.swap_remove(at).1)
     }
 
     /// The file at a path, open as the other process has it, with the lock that is on it.
@@ -143,23 +161,26 @@ pub fn take(path: &Path) -> Result<Option<Inherited>, HandoverError> {
         return Err(HandoverError::Protocol(path.to_owned()));
     }
     let mut sockets: BTreeMap<_, Vec<Socket>> = BTreeMap::new();
-    let mut files = Vec::new();
+    let (mut files, mut unix) = (Vec::new(), Vec::new());
     let mut got = 0_usize;
     while got < count {
         for descriptor in pass::receive(&link).map_err(failed)? {
             got = got.saturating_add(1);
             let socket = Socket::from(descriptor);
-            match key(&socket) {
-                Some(key) => sockets.entry(key).or_default().push(socket),
-                None => files.push(File::from(OwnedFd::from(socket))),
+            match (key(&socket), path_of(&socket)) {
+                (Some(key), _) => sockets.entry(key).or_default().push(socket),
+                (None, Some(at)) => unix.push((at, socket)),
+                (None, None) => files.push(File::from(OwnedFd::from(socket))),
             }
         }
     }
     tracing::info!(sockets = got, "takes over from a process that runs");
     let link = Some(link);
     Ok(Some(Inherited {
+        path: path.to_owned(),
         link,
         sockets,
+        unix,
         files,
     }))
 }
@@ -175,15 +196,28 @@ fn key(socket: &Socket) -> Option<(bool, SocketAddr)> {
     Some((socket.r#type().ok()? == Type::STREAM, address))
 }
 
+/// Where a unix socket listens.
+fn path_of(socket: &Socket) -> Option<PathBuf> {
+    let address = socket.local_addr().ok()?;
+    std::path::absolute(address.as_pathname()?).ok()
+}
+
 impl Inherited {
     /// Takes what the control thread needs.
     pub fn face(&mut self, process: &Process) -> Face {
-        let addresses = [process.admin, process.metrics, process.readiness];
+        let authority = match &process.identity {
+            IdentitySource::Embedded(settings) => settings.listen,
+            IdentitySource::Remote(_)
+            | IdentitySource::Files(_)
+            | IdentitySource::WorkloadApi(_) => None,
+        };
+        let addresses = [process.admin, process.metrics, process.readiness, authority];
         let own = addresses.into_iter().flatten();
         Face {
             sockets: own
                 .filter_map(|address| Some((address, self.one(true, address)?)))
                 .collect(),
+            unix: std::mem::take(&mut self.unix),
             files: std::mem::take(&mut self.files),
         }
     }
@@ -213,21 +247,27 @@ impl Inherited {
         dealt
     }
 
-    /// Tells the other process that this one serves, and waits until that one accepts nothing more.
-    pub fn commit(&mut self) {
+    /// Tells the other process that this one is ready, and waits until that one accepts nothing more.
+    ///
+    /// # Errors
+    /// `HandoverError::Refused`: that one goes on, and this one must not serve beside it.
+    pub fn commit(&mut self) -> Result<(), HandoverError> {
         let Some(mut link) = self.link.take() else {
-            return;
+            return Ok(());
         };
-        let told = link.write_all(&[TAKE]).and_then(|()| {
-            let mut answer = [0];
-            link.read_exact(&mut answer)?;
-            Ok(answer == [GONE])
-        });
-        match told {
-            Ok(true) => tracing::info!("has taken over"),
+        // Where it could not be written an answer may wait all the same.
+        let told = link.write_all(&[TAKE]);
+        let mut answer = [0];
+        match link.read_exact(&mut answer).map(|()| answer) {
+            Ok([GONE]) => tracing::info!("has taken over"),
+            Ok([NO]) => return Err(HandoverError::Refused(self.path.clone())),
             // It may have ended meanwhile; this process serves either way.
-            Ok(false) | Err(_) => tracing::warn!("the other process did not say that it goes"),
+            Ok(_) | Err(_) => {
+                let error = told.err().map(tracing::field::display);
+                tracing::warn!(error, "the other process did not say that it goes");
+            }
         }
+        Ok(())
     }
 }
 
@@ -268,8 +308,14 @@ fn bind(path: &Path) -> io::Result<(UnixListener, Served)> {
     Ok((listener, served))
 }
 
-/// Offers `sockets` at `path` until a process has taken them or this one stops; they are closed here then.
-pub async fn serve(path: PathBuf, sockets: Vec<Arc<OwnedFd>>, phase: watch::Sender<Phase>) {
+/// Offers `sockets` at `path` until a process has taken them or this one stops; they are closed here then. The state of
+/// `authority` goes with them.
+pub async fn serve(
+    path: PathBuf,
+    sockets: Vec<Arc<OwnedFd>>,
+    phase: watch::Sender<Phase>,
+    authority: Option<Arc<Authority>>,
+) {
     let (listener, served) = match bind(&path) {
         Ok(bound) => bound,
         Err(error) => {
@@ -279,7 +325,7 @@ pub async fn serve(path: PathBuf, sockets: Vec<Arc<OwnedFd>>, phase: watch::Send
     };
     let mut stop = phase.subscribe();
     tokio::select! {
-        () = offer(&listener, &sockets) => {
+        () = offer(&listener, &sockets, authority.as_deref()) => {
             phase.send_modify(|phase| if *phase == Phase::Serve { *phase = Phase::HandedOver });
         }
         _ = stop.wait_for(|phase| phase.stops()) => {}
@@ -287,10 +333,43 @@ pub async fn serve(path: PathBuf, sockets: Vec<Arc<OwnedFd>>, phase: watch::Send
     drop(served);
 }
 
-/// Returns when a process has taken over.
-async fn offer(listener: &UnixListener, sockets: &[Arc<OwnedFd>]) {
+/// Returns when a process has taken over. One that comes while another one starts takes its place: it was started later,
+/// and the other one may never be ready.
+async fn offer(listener: &UnixListener, sockets: &[Arc<OwnedFd>], authority: Option<&Authority>) {
+    let mut next = None;
     loop {
-        let stream = match listener.accept().await {
+        let mut stream = match next.take() {
+            Some(stream) => stream,
+            None => caller(listener).await,
+        };
+        let ready = tokio::select! {
+            ready = give(&mut stream, sockets) => ready,
+            other = caller(listener) => {
+                next = Some(other);
+                Err(io::Error::other("another new process has come"))
+            }
+        };
+        if let Err(error) = ready {
+            tracing::warn!(%error, "a hand-over was not finished, this process goes on");
+            // It may have ended.
+            drop(within(WORD, stream.write_all(&[NO])).await);
+            continue;
+        }
+        // Before the other one is told: it reads what has been written.
+        if let Some(authority) = authority {
+            authority.hand_over();
+        }
+        tracing::info!("a new process has taken over, this one drains");
+        // Whether or not it hears this, it serves.
+        drop(within(WORD, stream.write_all(&[GONE])).await);
+        return;
+    }
+}
+
+/// The next process that asks to take over; others are turned away.
+async fn caller(listener: &UnixListener) -> tokio::net::UnixStream {
+    loop {
+        let mut stream = match listener.accept().await {
             Ok((stream, _peer)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "hand-over accept");
@@ -298,30 +377,34 @@ async fn offer(listener: &UnixListener, sockets: &[Arc<OwnedFd>]) {
                 continue;
             }
         };
-        match give(stream, sockets).await {
-            Ok(()) => return,
-            Err(error) => {
-                tracing::warn!(%error, "a hand-over was not finished, this process goes on");
-            }
+        match greeted(&mut stream).await {
+            Ok(()) => return stream,
+            Err(error) => tracing::warn!(%error, "what asks for a hand-over gets none"),
         }
     }
 }
 
-async fn give(mut stream: tokio::net::UnixStream, sockets: &[Arc<OwnedFd>]) -> io::Result<()> {
+async fn greeted(stream: &mut tokio::net::UnixStream) -> io::Result<()> {
     let uid = stream.peer_cred()?.uid();
     if uid != own_uid() {
         return Err(io::Error::other(format!("uid {uid} is another user")));
     }
     let mut hello = [0; HELLO.len()];
     within(WORD, stream.read_exact(&mut hello)).await?;
-    if hello != *HELLO {
-        return Err(io::ErrorKind::InvalidData.into());
+    if hello == *HELLO {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::InvalidData.into())
     }
+}
+
+/// Returns when the new process is ready.
+async fn give(stream: &mut tokio::net::UnixStream, sockets: &[Arc<OwnedFd>]) -> io::Result<()> {
     let count = u32::try_from(sockets.len()).unwrap_or(u32::MAX);
     within(WORD, stream.write_all(&count.to_le_bytes())).await?;
     for batch in sockets.chunks(pass::BATCH) {
         let batch: Vec<_> = batch.iter().map(|socket| socket.as_fd()).collect();
-        let sent = stream.async_io(Interest::WRITABLE, || pass::send(&stream, &batch));
+        let sent = stream.async_io(Interest::WRITABLE, || pass::send(&*stream, &batch));
         within(WORD, sent).await?;
     }
     tracing::info!(
@@ -333,9 +416,6 @@ async fn give(mut stream: tokio::net::UnixStream, sockets: &[Arc<OwnedFd>]) -> i
     if word != [TAKE] {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    tracing::info!("a new process has taken over, this one drains");
-    // Whether or not it hears this, it serves.
-    drop(within(WORD, stream.write_all(&[GONE])).await);
     Ok(())
 }
 

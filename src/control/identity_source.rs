@@ -1,15 +1,18 @@
 //! From the configuration to the source of identities, and what runs beside it.
 
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::checked::workload_api::Endpoint;
 use crate::config::checked::{self, Config, IdentitySource, Secret};
 use crate::control::authority::grant::JoinTokens;
+use crate::control::authority::hold::{self, Hold};
 use crate::control::authority::news::News;
 use crate::control::authority::{self, Authority, AuthorityError, GivenCa, control};
 use crate::control::durable;
@@ -20,11 +23,13 @@ use crate::control::grpc::{
 use crate::control::join_token_file;
 use crate::control::plane::{PlaneError, Shared, Tasks};
 use crate::control::svid::{Source, system_clock, system_jitter};
+use crate::control::tenure::Tenure;
 use crate::control::workload_api::source::WorkloadApiSource;
 use crate::identity::pem;
 use crate::identity::revocation::Revocations;
 use crate::telemetry::audit::Audit;
 use crate::vocab::spiffe::TrustDomain;
+use crate::vocab::text::chain;
 
 /// No file of certificates is longer.
 const FILE_BYTES: u64 = 1 << 20;
@@ -81,7 +86,9 @@ pub(super) async fn begin(
     shared: &mut Shared,
 ) -> Result<Begun, PlaneError> {
     match &config.process.identity {
-        IdentitySource::Embedded(settings) => embedded(config, settings, audit, tasks).await,
+        IdentitySource::Embedded(settings) => {
+            embedded(config, settings, audit, (tasks, shared)).await
+        }
         IdentitySource::Remote(settings) => remote(config, settings, tasks, shared),
         IdentitySource::Files(dirs) => {
             let source = FileSource::new(dirs.clone(), config.mesh.trust_domain.clone());
@@ -118,25 +125,36 @@ async fn embedded(
     config: &Config,
     settings: &checked::Authority,
     audit: Option<&Audit>,
-    tasks: &mut Tasks,
+    (tasks, shared): (&mut Tasks, &mut Shared),
 ) -> Result<Begun, PlaneError> {
     let given = settings.issuing.as_ref().map(given_ca).transpose()?;
     let domain = config.mesh.trust_domain.clone();
     let longest = Duration::from_secs(settings.svid_ttl_s.max(settings.node_ttl_s));
-    let opened = open(settings, given.as_ref(), &domain).await?;
+    let opened = open(settings, given.as_ref(), &domain, shared).await?;
     let authority = Arc::new(opened.with_longest_life(longest));
     if let Some(dir) = authority.state_dir() {
         let path = authority::socket(&dir);
-        let listener = control::bind(&path).map_err(|source| PlaneError::Io {
+        let failed = |source| PlaneError::Io {
             what: path.display().to_string(),
             source,
-        })?;
+        };
+        let taken = shared.taken.unix_listener(&path);
+        let listener = control::listen(&path, taken).map_err(failed)?;
+        shared.keep(listener.as_fd().try_clone_to_owned().map_err(failed)?);
+        if let Some(lock) = authority.lock().map_err(failed)? {
+            shared.keep(lock);
+        }
         let serve = control::serve(listener, Arc::clone(&authority), system_clock());
         tasks.spawn("control socket of the authority", serve);
     }
-    let rotating = control::keep_rotating(Arc::clone(&authority), system_clock());
+    let rotating = rotate(Arc::clone(&authority));
+    let tenure = shared.tenure.clone();
+    tasks.spawn(
+        "take-over of the authority",
+        take_over(Arc::clone(&authority), tenure),
+    );
     tasks.spawn("rotation of the root", rotating);
-    certificate_service(settings, &authority, audit, tasks).await?;
+    certificate_service(settings, &authority, audit, (tasks, shared)).await?;
     let source = Source::Embedded {
         authority: Arc::clone(&authority),
         ttl: Duration::from_secs(settings.svid_ttl_s),
@@ -145,12 +163,45 @@ async fn embedded(
     Ok((source, Some(authority), told))
 }
 
-/// Opens the authority. A command of the operator may hold its state for a moment.
+/// Takes the state when the process before goes, and follows it once another process has it.
+async fn take_over(authority: Arc<Authority>, mut tenure: Tenure) {
+    tenure.begins().await;
+    if *authority.holds().borrow() == Hold::Waits {
+        while let Err(error) = authority.take_over() {
+            tracing::error!(
+                error = chain(&error),
+                "the authority's state cannot be taken over yet: it issues, and changes nothing"
+            );
+            tokio::time::sleep(LOCKED).await;
+        }
+    }
+    hold::follow(authority).await;
+}
+
+/// Keeps a rotation of the root going for as long as this process holds the state.
+async fn rotate(authority: Arc<Authority>) {
+    let mut hold = authority.holds();
+    hold::held(&mut hold).await;
+    tokio::select! {
+        () = control::keep_rotating(authority, system_clock()) => {}
+        () = hold::gone(&mut hold) => std::future::pending().await,
+    }
+}
+
+/// Opens the authority: that of the process before, or its own. A command of the operator may hold its state for a moment.
 async fn open(
     settings: &checked::Authority,
     given: Option<&GivenCa>,
     domain: &TrustDomain,
+    shared: &mut Shared,
 ) -> Result<Authority, PlaneError> {
+    if let Some(dir) = &settings.state_dir
+        && let Some(lock) = shared.taken.file(&authority::lock_file(dir))
+    {
+        let domain = domain.clone();
+        return Authority::start_beside((dir, lock), given, domain, UnixTime::now())
+            .map_err(PlaneError::Authority);
+    }
     let until = tokio::time::Instant::now() + LOCKED;
     loop {
         let (dir, now) = (settings.state_dir.as_deref(), UnixTime::now());
@@ -239,7 +290,7 @@ async fn certificate_service(
     settings: &checked::Authority,
     authority: &Arc<Authority>,
     audit: Option<&Audit>,
-    tasks: &mut Tasks,
+    (tasks, shared): (&mut Tasks, &mut Shared),
 ) -> Result<(), PlaneError> {
     let Some(address) = settings.listen else {
         return Ok(());
@@ -253,9 +304,11 @@ async fn certificate_service(
         what: format!("authority {address}"),
         source,
     };
-    let listener = tokio::net::TcpListener::bind(address)
-        .await
-        .map_err(failed)?;
+    let listener = match shared.taken.listener(address) {
+        Some(socket) => TcpListener::from_std(socket.into()).map_err(failed)?,
+        None => TcpListener::bind(address).await.map_err(failed)?,
+    };
+    shared.keep(listener.as_fd().try_clone_to_owned().map_err(failed)?);
     let lives = (
         Duration::from_secs(settings.svid_ttl_s),
         Duration::from_secs(settings.node_ttl_s),

@@ -16,7 +16,7 @@ use crate::control::plane::PlaneError;
 ///
 /// # Errors
 /// `PlaneError`: there is no such file, nothing is in it, or a line is bad.
-pub(super) fn read(secret: &Secret) -> Result<JoinTokens, PlaneError> {
+pub fn read(secret: &Secret) -> Result<JoinTokens, PlaneError> {
     parse(secret, &secret.read_text().map_err(PlaneError::Secret)?)
 }
 

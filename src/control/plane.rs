@@ -35,6 +35,7 @@ use crate::control::observe::{Observed, Reports};
 use crate::control::phase::Phase;
 use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
 use crate::control::svid::{SvidManager, SvidSet, system_clock};
+use crate::control::tenure::Tenure;
 use crate::control::watch_files;
 use crate::control::workload_api::attest::{self, Entry};
 use crate::control::workload_api::socket::SocketError;
@@ -74,6 +75,8 @@ pub struct Shared {
     pub kept: Vec<Arc<OwnedFd>>,
     /// Tells when it has it.
     pub phase: watch::Receiver<Phase>,
+    /// When this process holds what there is one of.
+    pub tenure: Tenure,
 }
 
 impl Shared {
@@ -239,6 +242,7 @@ pub struct Plane {
     login: LoginPart,
     questions: Questions,
     entries: watch::Sender<Arc<Vec<Entry>>>,
+    authority: Option<Arc<Authority>>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     changed: watch::Sender<u64>,
     status: watch::Sender<Status>,
@@ -276,14 +280,11 @@ impl Plane {
             revoked: revoked.manager.subscribe(),
             audit,
         };
-        let entries = workload_api::serve(&config, given, &mut tasks)?;
-        write_files(&config, authority, &svids, &mut tasks);
+        let entries = workload_api::serve(&config, given, &mut tasks, &mut shared)?;
+        write_files(&config, authority.clone(), &svids, (&mut tasks, &shared));
         let http = http_client();
-        let (jwks, mut keys, keeper) = JwksHandle::new(
-            http.clone(),
-            Timetable::default(),
-            key_sources(&config.mesh),
-        );
+        let (times, sources) = (Timetable::default(), key_sources(&config.mesh));
+        let (jwks, mut keys, keeper) = JwksHandle::new(http.clone(), times, sources);
         tasks.spawn("keeper of key sets", keeper.run());
         let mut login = LoginPart::start(&http, &config.mesh, None)?;
         let mut names = name_keeper(&config, &mut tasks);
@@ -313,6 +314,7 @@ impl Plane {
             login,
             questions,
             entries,
+            authority,
             // Replaced at once, two lines below.
             snapshot: Arc::new(ArcSwap::from_pointee(
                 Snapshot::build(&first_parts(&config)).map_err(PlaneError::Snapshot)?,
@@ -325,6 +327,12 @@ impl Plane {
         plane.publish().map_err(PlaneError::Snapshot)?;
         let published = plane.published(asker, reports, shared.kept);
         Ok((plane, published))
+    }
+
+    /// The authority, if it is in this process.
+    #[must_use]
+    pub fn authority(&self) -> Option<Arc<Authority>> {
+        self.authority.clone()
     }
 
     fn published(&self, asks: Asker, reports: Reports, kept: Vec<Arc<OwnedFd>>) -> Published {
@@ -548,12 +556,13 @@ fn write_files(
     config: &Config,
     authority: Option<Arc<Authority>>,
     svids: &watch::Receiver<Arc<SvidSet>>,
-    tasks: &mut Tasks,
+    (tasks, shared): (&mut Tasks, &Shared),
 ) {
     let jobs = file_jobs(config);
     if !jobs.is_empty() {
         let keep = files::keep(jobs, authority, svids.clone(), system_clock());
-        tasks.spawn("writer of identity files", keep);
+        let tenure = shared.tenure.clone();
+        tasks.spawn("writer of identity files", tenure.during(keep));
     }
 }
 

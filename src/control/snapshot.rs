@@ -14,7 +14,7 @@ use crate::control::origination::Originations;
 use crate::control::svid::SvidSet;
 use crate::identity::bundle::TrustBundles;
 use crate::identity::own::OwnProof;
-use crate::identity::revocation::{PeerLeaf, Revocations};
+use crate::identity::revocation::{PeerLeaf, Revocations, Target};
 use crate::identity::svid::Svid;
 use crate::identity::tls::{self, ClientAuth, Expected, TlsError};
 use crate::identity::verify::{SvidError, Usage};
@@ -131,6 +131,17 @@ pub struct Parts {
 }
 
 impl Snapshot {
+    /// Why an own identity is not used, if it is because it is revoked.
+    #[must_use]
+    pub fn revoked(&self, own: &SpiffeId) -> Option<Target> {
+        if self.identities.get(own).is_some() {
+            return None;
+        }
+        let barred = self.identities.barred(own).cloned();
+        // There may be no SVID of it, because none is issued any more.
+        barred.or_else(|| self.revocations.of_identity(own, None))
+    }
+
     /// Builds a snapshot.
     ///
     /// # Errors
@@ -199,6 +210,8 @@ struct Made {
 #[derive(Debug, Default)]
 pub struct Identities {
     made: BTreeMap<SpiffeId, Made>,
+    /// Those that there is an SVID of, which is revoked.
+    barred: BTreeMap<SpiffeId, Target>,
     bundles: Arc<TrustBundles>,
     /// The same roots with the revocations that handshakes look up.
     verifying: Arc<TrustBundles>,
@@ -228,11 +241,12 @@ impl Identities {
             let handle = Arc::clone(&self.revoked);
             Arc::new(svids.bundles.with_revocations(handle))
         };
-        let mut made = BTreeMap::new();
+        let (mut made, mut barred) = (BTreeMap::new(), BTreeMap::new());
         for (id, svid) in &svids.by_id {
             let leaf = tls::peer_leaf(&svid.chain);
             if let Some(target) = leaf.as_ref().and_then(|leaf| revoked.of(leaf)) {
                 tracing::warn!(%id, %target, "own identity is revoked and not used");
+                barred.insert(id.clone(), target);
                 continue;
             }
             let kept = self
@@ -251,10 +265,17 @@ impl Identities {
         }
         Ok(Self {
             made,
+            barred,
             bundles: Arc::clone(&svids.bundles),
             verifying,
             revoked: Arc::clone(&self.revoked),
         })
+    }
+
+    /// Why there is none of an identity, if it is because it is revoked.
+    #[must_use]
+    pub fn barred(&self, id: &SpiffeId) -> Option<&Target> {
+        self.barred.get(id)
     }
 
     /// The configurations of one identity.

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::task::{Poll, ready};
 
 use bytes::{Buf as _, Bytes};
+use thiserror::Error;
 use tokio::io::{AsyncRead as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
 
 use crate::io::buffers::{self, LARGE_RECORDS, Size};
@@ -25,10 +26,28 @@ const READ_COST: usize = 16 * 1024;
 /// Chunks that one write takes.
 const CHUNKS: usize = LARGE_RECORDS * 2;
 
+/// The side that is written to broke: an error of the other one than that which is read.
+#[derive(Debug, Error)]
+#[error(transparent)]
+struct Sink(io::Error);
+
+/// Marks an error of the side that is written to.
+fn sink(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), Sink(error))
+}
+
+/// The error itself, and whether it is one of the side that is written to.
+pub(super) fn sided(error: io::Error) -> (io::Error, bool) {
+    match error.downcast::<Sink>() {
+        Ok(Sink(error)) => (error, true),
+        Err(error) => (error, false),
+    }
+}
+
 /// Moves one direction to its end, which it passes on. `seen` gets what is read before it is written.
 ///
 /// # Errors
-/// Of either side.
+/// Of either side; `sided` says of which.
 pub(super) async fn copy(
     from: &mut Half,
     to: &mut Half,
@@ -37,8 +56,8 @@ pub(super) async fn copy(
     let first = from.take_prefix();
     if !first.is_empty() {
         seen(u64::try_from(first.len()).unwrap_or(u64::MAX));
-        to.write_all(&first).await?;
-        to.flush().await?;
+        to.write_all(&first).await.map_err(sink)?;
+        to.flush().await.map_err(sink)?;
     }
     let takes_slots = |half: &Half| half.with_tls(|_tls| ()).is_some();
     let is_tunnel = |half: &Half| half.with_tunnel(|_tunnel| ()).is_some();
@@ -90,11 +109,12 @@ async fn through(from: &mut Half, to: &mut Half, mut seen: impl FnMut(u64)) -> i
         };
         if n == 0 {
             buffers::give_block(block);
-            return to.shutdown().await;
+            return to.shutdown().await.map_err(sink);
         }
         seen(u64::try_from(n).unwrap_or(u64::MAX));
-        to.write_all(block.get(..n).unwrap_or_default()).await?;
-        to.flush().await?;
+        let read = block.get(..n).unwrap_or_default();
+        to.write_all(read).await.map_err(sink)?;
+        to.flush().await.map_err(sink)?;
         size = size.next(n, block.len());
         buffers::give_block(block);
         turn.moved(n).await;
@@ -120,7 +140,7 @@ async fn frame(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Resu
                 return Poll::Ready(Ok(None));
             }
             let room = to.with_tunnel(|tunnel| tunnel.poll_window(usize::MAX, cx));
-            let room = ready!(room.unwrap_or_else(broken))?;
+            let room = ready!(room.unwrap_or_else(broken)).map_err(sink)?;
             let mut slots = Slots::take(FRAME_HEAD_BYTES, size);
             let polled = from.poll_read_vectored(cx, &mut slots.payloads(room));
             match polled {
@@ -136,12 +156,12 @@ async fn frame(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Resu
         };
         if n == 0 {
             slots.give();
-            return to.shutdown().await;
+            return to.shutdown().await.map_err(sink);
         }
         seen(u64::try_from(n).unwrap_or(u64::MAX));
         size = size.next(n, slots.capacity());
         let sent = to.with_tunnel(|tunnel| tunnel.send_slots(slots, n));
-        sent.unwrap_or_else(|| Err(gone()))?;
+        sent.unwrap_or_else(|| Err(gone())).map_err(sink)?;
         turn.moved(n).await;
     }
 }
@@ -164,7 +184,7 @@ async fn pass(from: &mut Half, to: &mut Half, mut seen: impl FnMut(u64)) -> io::
         match n {
             // The reader of the other direction sees whether that was the end or a break.
             None => return Ok(()),
-            Some(0) => return to.shutdown().await,
+            Some(0) => return to.shutdown().await.map_err(sink),
             Some(n) => seen(u64::try_from(n).unwrap_or(u64::MAX)),
         }
         for mut chunk in chunks.drain(..) {
@@ -172,7 +192,8 @@ async fn pass(from: &mut Half, to: &mut Half, mut seen: impl FnMut(u64)) -> io::
                 let sent = to.with_tunnel(|tunnel| tunnel.poll_send(cx, &mut chunk));
                 sent.unwrap_or_else(broken)
             })
-            .await?;
+            .await
+            .map_err(sink)?;
         }
         turn.moved(n.unwrap_or_default()).await;
     }
@@ -183,7 +204,8 @@ async fn seal(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Resul
     let mut size = Size::Small;
     let mut turn = Turn::default();
     loop {
-        poll_fn(|cx| to.with_tls(|tls| tls.poll_clear(cx)).unwrap_or_else(broken)).await?;
+        let clear = poll_fn(|cx| to.with_tls(|tls| tls.poll_clear(cx)).unwrap_or_else(broken));
+        clear.await.map_err(sink)?;
         let read = poll_fn(|cx| {
             let mut slots = Slots::take(0, size);
             let polled = from.poll_read_vectored(cx, &mut slots.payloads(usize::MAX));
@@ -199,7 +221,7 @@ async fn seal(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Resul
         };
         if n == 0 {
             slots.give();
-            return to.shutdown().await;
+            return to.shutdown().await.map_err(sink);
         }
         seen(u64::try_from(n).unwrap_or(u64::MAX));
         size = size.next(n, slots.capacity());
@@ -215,7 +237,8 @@ async fn seal(from: &Tcp, to: &mut Half, mut seen: impl FnMut(u64)) -> io::Resul
             });
             sent.unwrap_or_else(broken)
         })
-        .await?;
+        .await
+        .map_err(sink)?;
         turn.moved(n).await;
     }
 }
@@ -239,7 +262,7 @@ async fn open(
         })
         .await?;
         if n == 0 {
-            return to.shutdown().await;
+            return to.shutdown().await.map_err(sink);
         }
         seen(u64::try_from(n).unwrap_or(u64::MAX));
         while !chunks.is_empty() {
@@ -251,9 +274,10 @@ async fn open(
                 let parts = parts.get(..chunks.len()).unwrap_or(&parts);
                 Pin::new(&mut tcp).poll_write_vectored(cx, parts)
             })
-            .await?;
+            .await
+            .map_err(sink)?;
             if sent == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+                return Err(sink(io::ErrorKind::WriteZero.into()));
             }
             while let Some(first) = chunks.front_mut()
                 && sent > 0

@@ -40,7 +40,7 @@ pub enum PeerError {
 }
 
 /// Time since the machine started, suspension included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct BootTime(pub Duration);
 
 impl BootTime {

@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
 
-use crate::io::copy::copy;
+use thiserror::Error;
+
+use crate::io::copy::{copy, sided};
 use crate::io::rt;
 use crate::io::stream::{Half, Stream};
 use crate::vocab::counter::Traffic;
@@ -73,8 +75,12 @@ impl Meter {
 /// has for complete.
 ///
 /// # Errors
-/// The first error of either direction; the other is given up then.
-pub fn relay(down: Stream, up: Stream, progress: &Meter) -> impl Future<Output = io::Result<()>> {
+/// The first that breaks of either side; all is given up then.
+pub fn relay(
+    down: Stream,
+    up: Stream,
+    progress: &Meter,
+) -> impl Future<Output = Result<(), Broken>> {
     // Before the future is made, which lives long: it holds no more than the halves.
     let (down_read, down_write) = down.split();
     let (up_read, up_write) = up.split();
@@ -85,7 +91,37 @@ pub fn relay(down: Stream, up: Stream, progress: &Meter) -> impl Future<Output =
     both_ways([down_read, up_read], writes, progress)
 }
 
-async fn both_ways(reads: [Half; 2], writes: BreaksOff, progress: &Meter) -> io::Result<()> {
+/// Which side of a relay broke off, and how.
+#[derive(Debug, Error)]
+pub enum Broken {
+    /// The downstream.
+    #[error(transparent)]
+    Downstream(io::Error),
+    /// The upstream.
+    #[error(transparent)]
+    Upstream(io::Error),
+    /// Neither: one side has ended, and the other one has said nothing for too long.
+    #[error("silent for {} s after the other side has ended", limits::HALF_CLOSED_MS / 1000)]
+    Silent,
+}
+
+impl Broken {
+    fn upward(error: io::Error) -> Self {
+        match sided(error) {
+            (error, false) => Self::Downstream(error),
+            (error, true) => Self::Upstream(error),
+        }
+    }
+
+    fn downward(error: io::Error) -> Self {
+        match sided(error) {
+            (error, false) => Self::Upstream(error),
+            (error, true) => Self::Downstream(error),
+        }
+    }
+}
+
+async fn both_ways(reads: [Half; 2], writes: BreaksOff, progress: &Meter) -> Result<(), Broken> {
     let ([mut down_read, mut up_read], mut writes) = (reads, writes);
     let [down_write, up_write] = &mut writes.halves;
     // Pinned where they stand: joined by a future of their own each would be held twice.
@@ -104,11 +140,11 @@ async fn both_ways(reads: [Half; 2], writes: BreaksOff, progress: &Meter) -> io:
     let mut silent = None;
     poll_fn(|cx| {
         if !up_ended && let Poll::Ready(ended) = upward.as_mut().poll(cx) {
-            ended?;
+            ended.map_err(Broken::upward)?;
             up_ended = true;
         }
         if !down_ended && let Poll::Ready(ended) = downward.as_mut().poll(cx) {
-            ended?;
+            ended.map_err(Broken::downward)?;
             down_ended = true;
         }
         match (up_ended, down_ended) {
@@ -118,7 +154,7 @@ async fn both_ways(reads: [Half; 2], writes: BreaksOff, progress: &Meter) -> io:
                 .get_or_insert_with(|| Box::pin(silence(progress)))
                 .as_mut()
                 .poll(cx)
-                .map(|()| io::Result::Err(io::ErrorKind::TimedOut.into())),
+                .map(|()| Err(Broken::Silent)),
         }
     })
     .await?;

@@ -17,7 +17,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use monoio::net::TcpStream;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::io::timers::{self, Timer};
@@ -340,6 +340,18 @@ impl std::fmt::Debug for Tcp {
     }
 }
 
+/// A socket of an IPv6 wildcard address has IPv4 peers, too (RFC 4291 section 2.5.5.2): nobody is to see that.
+fn canonical(address: &SockAddr) -> io::Result<SocketAddr> {
+    let found = address.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok(match found {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(ip) => SocketAddr::from((ip, v6.port())),
+            None => found,
+        },
+        SocketAddr::V4(_) => found,
+    })
+}
+
 impl Tcp {
     fn new(socket: TcpStream) -> Self {
         Self {
@@ -389,9 +401,7 @@ impl Tcp {
     /// # Errors
     /// The peer is gone already.
     pub fn peer(&self) -> io::Result<SocketAddr> {
-        self.with_socket(Socket::peer_addr)?
-            .as_socket()
-            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+        canonical(&self.with_socket(Socket::peer_addr)?)
     }
 
     /// Own address.
@@ -399,9 +409,7 @@ impl Tcp {
     /// # Errors
     /// As `getsockname(2)`.
     pub fn local(&self) -> io::Result<SocketAddr> {
-        self.with_socket(Socket::local_addr)?
-            .as_socket()
-            .ok_or_else(|| io::ErrorKind::InvalidData.into())
+        canonical(&self.with_socket(Socket::local_addr)?)
     }
 
     /// Waits until there is something to read, or the end.
@@ -756,6 +764,18 @@ impl Acceptor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mapped_address_is_what_it_stands_for() {
+        for (found, want) in [
+            ("[::ffff:10.1.2.3]:80", "10.1.2.3:80"),
+            ("[2001:db8::1]:80", "[2001:db8::1]:80"),
+            ("10.1.2.3:80", "10.1.2.3:80"),
+        ] {
+            let found: SocketAddr = found.parse().unwrap();
+            assert_eq!(canonical(&found.into()).unwrap(), want.parse().unwrap());
+        }
+    }
 
     struct Broken;
 

@@ -14,12 +14,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::config::checked::{IoDriver, Process, life};
 use crate::config::{self, ConfigErrors};
+use crate::control::authority::Authority;
 use crate::control::capture::{self, CaptureError};
 use crate::control::dns_server::{DnsError, DnsServer};
 use crate::control::handover::{self, Face, HandoverError, Inherited};
 use crate::control::observe::{LIVE_ASKS, LiveAsk};
 use crate::control::phase::Phase;
 use crate::control::plane::{Plane, PlaneError, Published, Shared};
+use crate::control::tenure::Tenure;
 use crate::io::clock;
 use crate::io::listener::raise_open_files;
 use crate::io::memory::{self, Text};
@@ -118,6 +120,7 @@ pub fn run(
         None => None,
     };
     let mut before = Before {
+        alone: watch::Sender::new(inherited.is_none()),
         inherited,
         phase,
         halt: watch::Sender::new(false),
@@ -138,6 +141,8 @@ struct Before<'p> {
     /// What another process has handed over.
     inherited: Option<Inherited>,
     phase: &'p watch::Sender<Phase>,
+    /// Set once no other process serves.
+    alone: watch::Sender<bool>,
     /// Ends all of it.
     halt: watch::Sender<bool>,
     /// Set once everything is bound: nothing is accepted before, for a start that fails must lose nothing.
@@ -167,14 +172,19 @@ fn serve(
     .map_err(os("decision records"))?;
     let (cores, started) = start_cores(process, &published, &mut before, senders);
     let mut failed = None;
-    match started {
+    let bound = started.and_then(|own| {
+        if let Some(inherited) = &mut before.inherited {
+            inherited.commit()?;
+        }
+        Ok(own)
+    });
+    match bound {
         Ok(own) => {
+            before.inherited = None;
             kept.extend(own.into_iter().map(Arc::new));
+            before.alone.send_replace(true);
             before.go.send_replace(true);
             published.status.send_modify(|s| s.ready = true);
-            if let Some(mut inherited) = before.inherited.take() {
-                inherited.commit();
-            }
             if let Some(offer) = before.offer.take() {
                 // A control thread that is gone hands nothing over.
                 drop(offer.send(kept));
@@ -336,6 +346,7 @@ fn start_control(
     let wheel = Wheel {
         taken: face.map_or_else(Face::default, |i| i.face(&config.process)),
         phase: before.phase.clone(),
+        alone: before.alone.subscribe(),
         halted: before.halt.subscribe(),
         go: before.go.subscribe(),
         offered,
@@ -370,6 +381,7 @@ fn start_control(
 struct Wheel {
     taken: Face,
     phase: watch::Sender<Phase>,
+    alone: watch::Receiver<bool>,
     halted: watch::Receiver<bool>,
     go: watch::Receiver<bool>,
     offered: oneshot::Receiver<Vec<Arc<OwnedFd>>>,
@@ -381,6 +393,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     let Wheel {
         taken,
         phase,
+        alone,
         mut halted,
         mut go,
         offered,
@@ -393,6 +406,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         keeps: process.handover.is_some(),
         kept: Vec::new(),
         phase: phase.subscribe(),
+        tenure: Tenure::new(alone, phase.subscribe()),
     };
     let started = tokio::select! {
         started = Plane::start(main, config, shared) => started.map_err(BootError::Plane),
@@ -404,7 +418,11 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     };
     let status = published.status.clone();
     let snapshot = Arc::clone(&published.snapshot);
-    let offer = offer(process.handover.clone(), offered, phase);
+    let offer = offer(
+        (process.handover.clone(), plane.authority()),
+        offered,
+        phase,
+    );
     let stopped = stop.clone();
     let keeper = async move {
         // Until then another process may serve, by its own rules; a start that fails must not have touched them.
@@ -438,12 +456,12 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
 
 /// Offers the sockets of the process to another one, once they are all there; never ends.
 async fn offer(
-    path: Option<PathBuf>,
+    (path, authority): (Option<PathBuf>, Option<Arc<Authority>>),
     offered: oneshot::Receiver<Vec<Arc<OwnedFd>>>,
     phase: watch::Sender<Phase>,
 ) {
     if let (Some(path), Ok(sockets)) = (path, offered.await) {
-        handover::serve(path, sockets, phase).await;
+        handover::serve(path, sockets, phase, authority).await;
     }
     std::future::pending::<()>().await;
 }

@@ -24,7 +24,7 @@ use crate::telemetry::writer::Sender;
 use crate::vocab::limits;
 use crate::worker::open::Open;
 use crate::worker::owner::Owners;
-use crate::worker::places::Places;
+use crate::worker::places::{Full, Places};
 use crate::worker::relaying::{self, Setup};
 use crate::worker::site::Story;
 
@@ -205,7 +205,7 @@ impl Core {
 
     /// The limit of the process that leaves no room for a stream which has its `place` already, if there is none.
     #[must_use]
-    pub fn refuses_stream(&self) -> Option<usize> {
+    pub fn refuses_stream(&self) -> Option<Full> {
         self.places.refuses(true)
     }
 
@@ -217,14 +217,12 @@ impl Core {
         who: (&'static str, &str),
         serve: impl FnOnce(Rc<Self>, Tcp) -> Setup,
     ) {
-        if let Some(most) = self.places.refuses(false) {
+        if let Some(full) = self.places.refuses(false) {
             tcp.reset_on_close();
             let Ok(peer) = tcp.peer() else { return };
             let generation = self.snapshot().generation;
-            return Story::about(self, who, peer, Kind::Connection, generation).fail(
-                CloseReason::Limit,
-                format!("the process has {most} connections"),
-            );
+            return Story::about(self, who, peer, Kind::Connection, generation)
+                .fail(CloseReason::Limit, full);
         }
         let place = self.place();
         let serving = serve(Rc::clone(self), tcp);

@@ -28,6 +28,7 @@ use crate::vocab::spiffe::SpiffeId;
 use crate::worker::core::Core;
 use crate::worker::judge;
 use crate::worker::node::{self, Tunnelled};
+use crate::worker::places::Full;
 use crate::worker::relaying::{Going, Rest};
 use crate::worker::serve;
 use crate::worker::site::{Site, Story};
@@ -179,14 +180,12 @@ impl Arrival {
 }
 
 /// Refuses a tunnel because of the process's limit.
-fn refuse_more(arrival: &Arrival, most: usize, respond: &mut Respond) -> Rest {
+fn refuse_more(arrival: &Arrival, full: &Full, respond: &mut Respond) -> Rest {
     let (role, instance) = arrival.at.label();
     let generation = arrival.core.snapshot().generation;
     let who = (role, instance.as_str());
-    Story::about(&arrival.core, who, arrival.peer, Kind::Tunnel, generation).fail(
-        CloseReason::Limit,
-        format!("the process has {most} connections"),
-    );
+    Story::about(&arrival.core, who, arrival.peer, Kind::Tunnel, generation)
+        .fail(CloseReason::Limit, full);
     refuse(respond, CloseReason::Limit.connect_status());
     Rest::NONE
 }
@@ -211,8 +210,8 @@ async fn tunnel(arrival: Arrival, request: Request<Tunnel>, mut respond: Respond
         .fail(CloseReason::BadRequest, "not a CONNECT with host and port");
         return refuse(&mut respond, StatusCode::BAD_REQUEST);
     };
-    if let Some(most) = arrival.core.refuses_stream() {
-        return refuse_more(&arrival, most, &mut respond);
+    if let Some(full) = arrival.core.refuses_stream() {
+        return refuse_more(&arrival, &full, &mut respond);
     }
     let told = Arc::new(arrival.told(request.headers()));
     let body = request.into_body();

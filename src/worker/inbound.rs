@@ -18,7 +18,6 @@ use crate::vocab::limits;
 use crate::worker::core::Core;
 use crate::worker::judge;
 use crate::worker::node::{admit, app_of, count_inbound, dialled, direct, hosted, site_of};
-use crate::worker::places::Way;
 use crate::worker::relaying::{First, Rest};
 use crate::worker::site::{Site, Story};
 
@@ -37,13 +36,11 @@ pub(super) fn take(core: &Core, site: &Site) -> Result<(), String> {
     if site.taken.get().is_some() {
         return Ok(());
     }
-    match core.places.take(workload, Way::Inbound) {
-        Ok(taken) => {
-            taken.map(|taken| site.taken.set(taken));
-            Ok(())
-        }
-        Err(most) => Err(format!("`{workload}` has {most} connections from others")),
-    }
+    let peer = site.connection.principal.as_ref();
+    let taken = core.places.take_inbound(workload, peer);
+    let taken = taken.map_err(|full| full.to_string())?;
+    taken.map(|taken| site.taken.set(taken));
+    Ok(())
 }
 
 /// A plaintext or direct mTLS connection to a workload of this node.

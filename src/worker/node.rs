@@ -34,11 +34,11 @@ use crate::worker::custom::{self, Asked, Asker};
 use crate::worker::exchange;
 use crate::worker::forward::dial_reason;
 use crate::worker::inbound;
-use crate::worker::judge::{self, Opened};
+use crate::worker::judge::{self, NoTarget, Opened};
 use crate::worker::leave::Leaving;
 use crate::worker::open::{Entry, Rejudge};
 use crate::worker::origin::{self, Origin};
-use crate::worker::places::{Taken, Way};
+use crate::worker::places::Taken;
 use crate::worker::relaying::{Going, Rest};
 use crate::worker::same_node::{self, Client, Dialled};
 use crate::worker::serve;
@@ -620,9 +620,9 @@ fn take_outbound(
     hosted: &ResourceName,
     mut story: Story,
 ) -> Result<(Option<Taken>, Story), CloseReason> {
-    let most = match core.places.take(hosted, Way::Outbound) {
+    let full = match core.places.take_outbound(hosted) {
         Ok(taken) => return Ok((taken, story)),
-        Err(most) => most,
+        Err(full) => full,
     };
     let ends = Ends {
         principal: Some(id.clone()),
@@ -630,8 +630,7 @@ fn take_outbound(
         ..Ends::default()
     };
     story.count(snapshot, Reporter::Source, ends, false);
-    let detail = format!("`{hosted}` has {most} connections to others");
-    story.fail(CloseReason::Limit, detail);
+    story.fail(CloseReason::Limit, full);
     Err(CloseReason::Limit)
 }
 
@@ -686,10 +685,8 @@ pub(super) async fn leave(
     let target = match leaving.target(route, &pick) {
         Ok(target) => target,
         Err(why) => {
-            let (close, detail) = why.close();
-            let asked = wanted.with_port(port);
-            let none = || format!("`{asked}` has no endpoint or no such port");
-            story.fail(close, detail.unwrap_or_else(none));
+            let (close, detail) = no_way(&why, &snapshot, &own.id, &wanted.with_port(port));
+            story.fail(close, detail);
             return Err(close);
         }
     };
@@ -708,6 +705,22 @@ pub(super) async fn leave(
     let going = dial(core, (permit, target), Some(client), story, entry, next).await?;
     attempt.succeeded(&snapshot);
     Ok(Going { taken, ..going })
+}
+
+/// Why what was allowed does not get on its way.
+fn no_way(
+    why: &NoTarget,
+    snapshot: &Snapshot,
+    own: &SpiffeId,
+    asked: &str,
+) -> (CloseReason, String) {
+    let (close, detail) = why.close();
+    if let (CloseReason::NoRoute, Some(target)) = (close, snapshot.revoked(own)) {
+        let detail = format!("own identity: {target} is revoked");
+        return (CloseReason::Revoked, detail);
+    }
+    let none = || format!("`{asked}` has no endpoint or no such port");
+    (close, detail.unwrap_or_else(none))
 }
 
 /// Workload `at` of `node`, with its place in the mesh.

@@ -1,4 +1,4 @@
-//! How many connections there are at a time: of the process, and of each workload in either direction.
+//! How many connections there are at a time: of the process, of each workload in either direction, and of each peer.
 //!
 //! The counts are the process's, not a core's: the kernel spreads connections over the cores as it likes, and all tunnels
 //! of one HBONE connection are on one core. They are touched when a connection begins and when it ends.
@@ -7,19 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use thiserror::Error;
+
 use crate::config::checked::Process;
 use crate::telemetry::tally::Tally;
 use crate::vocab::limits;
 use crate::vocab::resource::ResourceName;
-
-/// Who opened a connection of a workload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// Others.
-    Inbound,
-    /// The workload.
-    Outbound,
-}
+use crate::vocab::spiffe::SpiffeId;
+use crate::worker::peers::{Counted, Peers};
 
 /// All places of the process.
 #[derive(Debug)]
@@ -27,6 +22,7 @@ pub struct Places {
     tally: Arc<Tally>,
     most: usize,
     workloads: BTreeMap<ResourceName, [Arc<Count>; 2]>,
+    peers: Option<Peers>,
 }
 
 #[derive(Debug)]
@@ -37,11 +33,32 @@ struct Count {
 
 /// A place that is taken until this is dropped.
 #[derive(Debug)]
-pub struct Taken(Arc<Count>);
+pub struct Taken {
+    count: Arc<Count>,
+    /// One of the peer's as well.
+    _peer: Option<Counted>,
+}
+
+/// Which limit is reached, in words.
+#[derive(Debug, Error)]
+pub enum Full {
+    /// Of a workload, from others.
+    #[error("`{0}` has {1} connections from others (maxInboundConnections)")]
+    Inbound(ResourceName, usize),
+    /// Of a workload, to others.
+    #[error("`{0}` has {1} connections to others (maxOutboundConnections)")]
+    Outbound(ResourceName, usize),
+    /// Of a peer.
+    #[error("`{0}` has {1} connections here (limits.maxConnectionsPerPeer)")]
+    Peer(SpiffeId, usize),
+    /// Of the process.
+    #[error("the process has {0} connections (limits.maxConnections)")]
+    Process(usize),
+}
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        self.0.now.fetch_sub(1, Ordering::Relaxed);
+        self.count.now.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -63,27 +80,59 @@ impl Places {
             tally,
             most: process.limits.connections.map_or(own, |most| most.min(own)),
             workloads: workloads.collect(),
+            peers: process.limits.per_peer.map(Peers::new),
         }
     }
 
-    /// Takes a place of a workload; `Err` holds how many it has, all of which are taken.
+    /// Takes a place of a workload for what goes to others.
     ///
     /// # Errors
-    /// The limit.
-    pub fn take(&self, workload: &ResourceName, way: Way) -> Result<Option<Taken>, usize> {
-        let Some([inbound, outbound]) = self.workloads.get(workload) else {
+    /// All are taken, which is counted.
+    pub fn take_outbound(&self, workload: &ResourceName) -> Result<Option<Taken>, Full> {
+        let Some([_inbound, outbound]) = self.workloads.get(workload) else {
             return Ok(None);
         };
-        let count = match way {
-            Way::Inbound => inbound,
-            Way::Outbound => outbound,
+        match self.one_of(outbound, None) {
+            Some(taken) => Ok(Some(taken)),
+            None => Err(Full::Outbound(workload.clone(), outbound.most)),
+        }
+    }
+
+    /// Takes a place of a workload, and one of the peer, for what comes from `peer`.
+    ///
+    /// # Errors
+    /// All are taken, which is counted.
+    pub fn take_inbound(
+        &self,
+        workload: &ResourceName,
+        peer: Option<&SpiffeId>,
+    ) -> Result<Option<Taken>, Full> {
+        let Some([inbound, _outbound]) = self.workloads.get(workload) else {
+            return Ok(None);
         };
+        let counted = match (&self.peers, peer) {
+            (Some(peers), Some(peer)) => Some(peers.take(peer).map_err(|most| {
+                self.tally.refuse();
+                Full::Peer(peer.clone(), most)
+            })?),
+            (Some(_) | None, _) => None,
+        };
+        match self.one_of(inbound, counted) {
+            Some(taken) => Ok(Some(taken)),
+            None => Err(Full::Inbound(workload.clone(), inbound.most)),
+        }
+    }
+
+    fn one_of(&self, count: &Arc<Count>, peer: Option<Counted>) -> Option<Taken> {
         if count.now.fetch_add(1, Ordering::Relaxed) < count.most {
-            return Ok(Some(Taken(Arc::clone(count))));
+            return Some(Taken {
+                count: Arc::clone(count),
+                _peer: peer,
+            });
         }
         count.now.fetch_sub(1, Ordering::Relaxed);
         self.tally.refuse();
-        Err(count.most)
+        None
     }
 
     /// Counts a connection or tunnel of the process.
@@ -99,12 +148,12 @@ impl Places {
     /// The limit of the process, if what is about to begin is too much; that it was refused is counted then. `entered`:
     /// whether it was counted already.
     #[must_use]
-    pub fn refuses(&self, entered: bool) -> Option<usize> {
+    pub fn refuses(&self, entered: bool) -> Option<Full> {
         let others = self.tally.open().saturating_sub(entered.into());
         let full = others >= self.most;
         full.then(|| {
             self.tally.refuse();
-            self.most
+            Full::Process(self.most)
         })
     }
 }

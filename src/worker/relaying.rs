@@ -4,7 +4,6 @@
 //! hours. So a task first runs them to their end and frees them, and then runs what they have left to do.
 
 use std::future::poll_fn;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -13,7 +12,7 @@ use crate::exchange::close::CloseReason;
 use crate::hbone::Code;
 use crate::io::early::Early;
 use crate::io::mux::MuxError;
-use crate::io::relay::relay;
+use crate::io::relay::{Broken, relay};
 use crate::io::rt::Tcp;
 use crate::io::stream::Stream;
 use crate::worker::core::Place;
@@ -160,33 +159,35 @@ impl Sides {
     }
 
     /// Ends the records: of the relay if that has ended, else each of its own cut, or of the other side's, which breaks it off.
-    fn end(self, done: Option<&io::Result<()>>) {
+    fn end(self, done: Option<&Result<(), Broken>>) {
         if let Some(far) = self.far {
             let FarSide {
                 story,
                 entry,
                 place,
             } = *far;
-            end(story, &entry, done);
+            end(story, &entry, done, CloseReason::DownstreamReset);
             drop(place);
         }
-        end(self.story, &self.entry, done);
+        end(self.story, &self.entry, done, CloseReason::UpstreamReset);
     }
 }
 
-fn end(story: Story, entry: &Entry, done: Option<&io::Result<()>>) {
+/// Ends one record. `other`: what the end of the other side is to this one.
+fn end(story: Story, entry: &Entry, done: Option<&Result<(), Broken>>, other: CloseReason) {
     match (done, entry.cancel.why()) {
         (Some(Ok(())), _) => story.end(CloseReason::Done),
-        (Some(Err(error)), _) if error.kind() == io::ErrorKind::TimedOut => {
-            story.fail(CloseReason::Timeout, error);
+        (Some(Err(broken)), _) => {
+            let close = match broken {
+                Broken::Downstream(_) => CloseReason::DownstreamReset,
+                Broken::Upstream(_) => CloseReason::UpstreamReset,
+                Broken::Silent => CloseReason::Timeout,
+            };
+            story.fail(close, broken);
         }
-        (Some(Err(error)), _) => story.fail(CloseReason::DownstreamReset, error),
         (None, Some(why)) => story.end(why),
         // As a tunnel tells it.
-        (None, None) => story.fail(
-            CloseReason::DownstreamReset,
-            MuxError::Reset(Code::CONNECT_ERROR),
-        ),
+        (None, None) => story.fail(other, MuxError::Reset(Code::CONNECT_ERROR)),
     }
 }
 

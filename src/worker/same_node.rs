@@ -111,13 +111,10 @@ async fn within(core: &Rc<Core>, far: &Far, client: SocketAddr) -> Within {
         authority,
         told,
     } = arrival;
-    if let Some(most) = core.places.refuses(false) {
+    if let Some(full) = core.places.refuses(false) {
         let generation = core.snapshot().generation;
         let who = ("node", node.name.as_str());
-        Story::about(core, who, client, Kind::Tunnel, generation).fail(
-            CloseReason::Limit,
-            format!("the process has {most} connections"),
-        );
+        Story::about(core, who, client, Kind::Tunnel, generation).fail(CloseReason::Limit, full);
         return Within::Refused(CloseReason::Limit.connect_status());
     }
     let asked = (&authority, Arc::new(told));

@@ -351,7 +351,19 @@ fn a_token_joins_once_and_a_restart_needs_none() {
 fn a_lost_ledger_stops_the_authority_until_the_operator_says_so() {
     let world = World::new("");
     let roots = world.authority(&["roots"]);
-    world.authority(&["revoke", "--node", "vm-9", "--reason", "stolen"]);
+    // What nothing here names may be misspelt.
+    let id = "spiffe://cluster.local/ns/default/sa/nobody";
+    for unknown in [["--node", "vm-9"], ["--id", id]] {
+        let why = world.try_authority(&[&["revoke"][..], &unknown].concat());
+        let why = why.unwrap_err();
+        assert!(why.contains("nothing is revoked"), "{why}");
+    }
+    assert_eq!(world.authority(&["revocations"]), "");
+    let did = world.authority(&["revoke", "--node", "vm-9", "--reason", "stolen", "--force"]);
+    assert!(did.contains("node vm-9 is revoked"), "{did}");
+    let serial = world.authority(&["revoke", "--serial", "0a"]);
+    assert!(serial.contains("--serial"), "{serial}");
+    world.authority(&["unrevoke", "--serial", "0a"]);
     let there = world.try_authority(&["new-ledger"]).unwrap_err();
     assert!(there.contains("has a ledger, which stays"), "{there}");
     assert!(world.authority(&["revocations"]).contains("vm-9"));

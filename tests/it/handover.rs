@@ -5,7 +5,7 @@
     reason = "the app and the clients of these tests block on purpose"
 )]
 
-use std::io::{ErrorKind, Read as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
@@ -110,27 +110,24 @@ fn is_broken(mut stream: TcpStream) -> bool {
 
 /// Starts a new process of the server and waits until it has taken over.
 fn replace(pair: &mut Pair, cores: u8) {
-    let before = pair
-        .log(Side::Server)
-        .matches("has taken over, this one")
-        .count();
-    pair.configure(
-        Side::Server,
-        Edit {
-            server_cores: cores,
-            ..edit()
-        },
-    );
-    pair.launch(Side::Server, &pair.config(Side::Server));
-    let taken = os::wait_until(LONG, || {
-        let ended = pair.child(Side::Server).try_wait().unwrap();
-        assert_eq!(ended, None, "{}", pair.log(Side::Server));
-        pair.log(Side::Server)
-            .matches("has taken over, this one")
-            .count()
-            > before
+    let edit = Edit {
+        server_cores: cores,
+        ..edit()
+    };
+    replace_with(pair, Side::Server, edit);
+}
+
+fn replace_with(pair: &mut Pair, side: Side, edit: Edit<'_>) {
+    let taken = |pair: &Pair| pair.log(side).matches("has taken over, this one").count();
+    let before = taken(pair);
+    pair.configure(side, edit);
+    pair.launch(side, &pair.config(side));
+    let done = os::wait_until(LONG, || {
+        let ended = pair.child(side).try_wait().unwrap();
+        assert_eq!(ended, None, "{}", pair.log(side));
+        taken(pair) > before
     });
-    assert!(taken, "{}", pair.log(Side::Server));
+    assert!(done, "{}", pair.log(side));
 }
 
 #[test]
@@ -181,6 +178,146 @@ fn a_new_process_that_fails_changes_nothing() {
     assert!(failed.is_empty(), "{failed:?}\n{}", pair.log(Side::Server));
     assert!(echoes(&mut relay));
     replace(&mut pair, 1);
+}
+
+/// What asks to take over and is never ready; says what it hears in the end.
+fn stalls(socket: &std::path::Path) -> std::process::Child {
+    let script = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\n\
+                  s.sendall(b'ringgate handover 1\\n')\nprint(len(s.recv(4)), flush=True)\n\
+                  last = b''\nwhile data := s.recv(100):\n    last = data\nprint(last.decode()[-1:], flush=True)";
+    Command::new("/usr/bin/python3")
+        .args(["-c", script])
+        .arg(socket)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+#[test]
+fn a_new_process_that_stalls_makes_room_for_another_one() {
+    let mut pair = pair();
+    let mut stalled = stalls(&pair.home(Side::Server).join("run/handover.sock"));
+    let mut lines = BufReader::new(stalled.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "4", "it has been heard");
+    let failed = under_load(&mut pair, |pair| replace(pair, 1));
+    assert!(failed.is_empty(), "{failed:?}\n{}", pair.log(Side::Server));
+    // Were it to go on, it would not serve.
+    assert_eq!(lines.next().unwrap().unwrap(), "N");
+    assert!(stalled.wait().unwrap().success());
+    let log = pair.log(Side::Server);
+    assert!(log.contains("another new process has come"), "{log}");
+    replace(&mut pair, 1);
+}
+
+/// What is written beside `[authority]` in the tests of its hand-over.
+const AUTHORITY: &str = "svidTtl = \"6s\"";
+
+fn with_authority() -> Edit<'static> {
+    Edit {
+        process: "handover = \"run/handover.sock\"\ndrain = \"40s\"",
+        client_tables: AUTHORITY,
+        mode: "PERMISSIVE",
+        ..Edit::default()
+    }
+}
+
+/// Tells the authority something by the command line.
+fn command(pair: &Pair, words: &[&str]) -> Result<String, String> {
+    let output = Command::new(crate::PROGRAM)
+        .args(["authority", "--config"])
+        .arg(pair.config(Side::Client))
+        .args(words)
+        .output()
+        .unwrap();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match output.status.success() {
+        true => Ok(text(&output.stdout)),
+        false => Err(text(&output.stderr)),
+    }
+}
+
+fn make_token(pair: &Pair) -> Result<(), String> {
+    let id = "spiffe://cluster.local/ns/shop/sa/server";
+    command(pair, &["token", "create", "--node", "some", "--id", id]).map(drop)
+}
+
+fn issued(pair: &Pair) -> usize {
+    pair.log(Side::Client).matches("certificate issued").count()
+}
+
+#[test]
+fn an_authority_is_replaced_and_loses_nothing() {
+    let mut pair = Pair::on_loopback(crate::PROGRAM, with_authority());
+    echo(TcpListener::bind(pair.app()).unwrap());
+    let socket = pair.home(Side::Client).join("run/handover.sock");
+    assert!(os::wait_until(LONG, || socket.exists()));
+    let tunnel = pair.open();
+    let eyes = pair.eyes();
+    let stop = AtomicBool::new(false);
+    let told = std::thread::scope(|scope| {
+        let told = scope.spawn(|| {
+            let mut told = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                told.push(make_token(&eyes));
+            }
+            told
+        });
+        let failed = under_load(&mut pair, |pair| {
+            replace_with(pair, Side::Client, with_authority());
+        });
+        stop.store(true, Ordering::Relaxed);
+        assert!(failed.is_empty(), "{failed:?}\n{}", pair.log(Side::Client));
+        told.join().unwrap()
+    });
+    // Each command was done by one of the two, and is known to the second one.
+    assert!(told.iter().all(Result::is_ok), "{told:?}");
+    let listed = command(&pair, &["token", "list"]).unwrap();
+    assert_eq!(listed.lines().count(), told.len(), "{listed}");
+    // What the second one revokes ends what the first one still carries.
+    let old = &mut pair.children(Side::Client)[0];
+    assert_eq!(old.try_wait().unwrap(), None, "it drains");
+    let peer = "spiffe://cluster.local/ns/shop/sa/server";
+    command(&pair, &["revoke", "--id", peer]).unwrap();
+    assert!(is_broken(tunnel), "{}", pair.log(Side::Client));
+    assert!(!pair.serves());
+    command(&pair, &["unrevoke", "--id", peer]).unwrap();
+    let old = &mut pair.children(Side::Client)[0];
+    assert!(old.wait().unwrap().success());
+    // Nodes ask the second one.
+    let before = issued(&pair);
+    assert!(os::wait_until(LONG, || issued(&pair) > before + 1));
+    assert!(os::wait_until(LONG, || pair.serves()));
+    // In turn.
+    replace_with(&mut pair, Side::Client, with_authority());
+    make_token(&pair).unwrap();
+    let listed = command(&pair, &["token", "list"]).unwrap();
+    assert_eq!(listed.lines().count(), told.len() + 1, "{listed}");
+}
+
+#[test]
+fn a_new_authority_that_fails_changes_nothing() {
+    let mut pair = Pair::on_loopback(crate::PROGRAM, with_authority());
+    echo(TcpListener::bind(pair.app()).unwrap());
+    let socket = pair.home(Side::Client).join("run/handover.sock");
+    assert!(os::wait_until(LONG, || socket.exists()));
+    make_token(&pair).unwrap();
+    let taken = TcpListener::bind((pair.ip(Side::Client), 15016)).unwrap();
+    let line = format!("outbound = \"{}\"", taken.local_addr().unwrap());
+    let edit = Edit {
+        client_workload: &line,
+        ..with_authority()
+    };
+    pair.configure(Side::Client, edit);
+    pair.launch(Side::Client, &pair.config(Side::Client));
+    let mut new = pair.children(Side::Client).pop().unwrap();
+    assert_eq!(new.wait().unwrap().code(), Some(1));
+    make_token(&pair).unwrap();
+    let before = issued(&pair);
+    assert!(os::wait_until(LONG, || issued(&pair) > before + 1));
+    assert!(pair.serves());
+    replace_with(&mut pair, Side::Client, with_authority());
+    let listed = command(&pair, &["token", "list"]).unwrap();
+    assert_eq!(listed.lines().count(), 2, "{listed}");
 }
 
 /// A client of the unix socket that runs as another user: what it says, or what it hears.

@@ -47,7 +47,7 @@ fn a_workload_takes_as_many_as_it_is_said_to() {
         &pair,
         Side::Server,
         &mark,
-        "`shop/server` has 2 connections from others",
+        "`shop/server` has 2 connections from others (maxInboundConnections)",
     );
     let mark = pair.records(Side::Server).mark();
     let plain = TcpStream::connect((pair.ip(Side::Server), 15006)).unwrap();
@@ -56,7 +56,7 @@ fn a_workload_takes_as_many_as_it_is_said_to() {
         &pair,
         Side::Server,
         &mark,
-        "`shop/server` has 2 connections from others",
+        "`shop/server` has 2 connections from others (maxInboundConnections)",
     );
     let failed = "istio_tcp_connections_failed_total{";
     let text = pair.admin(Side::Server, "metrics").unwrap();
@@ -66,6 +66,32 @@ fn a_workload_takes_as_many_as_it_is_said_to() {
     assert!(counted, "{text}");
     assert!(held.iter_mut().all(echoes));
     // Another service account's connections have places of their own, and a place that is free again is taken.
+    let [first, _second] = held;
+    drop(first);
+    assert!(os::wait_until(LONG, || pair.serves()));
+}
+
+/// Connections and tunnels of one identity count together, and those of nobody, in plaintext, do not.
+#[test]
+fn a_peer_has_as_many_as_it_may() {
+    let pair = pair(Edit {
+        tables: "[limits]\nmaxConnectionsPerPeer = 2\n",
+        mode: "PERMISSIVE",
+        ..Edit::default()
+    });
+    let mut held = [pair.open(), pair.open()];
+    let mark = pair.records(Side::Server).mark();
+    assert_ne!(pair.socks().unwrap().0, 0, "a third");
+    refused(
+        &pair,
+        Side::Server,
+        &mark,
+        "`spiffe://cluster.local/ns/shop/sa/client` has 2 connections here (limits.maxConnectionsPerPeer)",
+    );
+    let mut plain = TcpStream::connect((pair.ip(Side::Server), 15006)).unwrap();
+    plain.set_read_timeout(Some(LONG)).unwrap();
+    assert!(echoes(&mut plain), "who proves nothing is not counted");
+    assert!(held.iter_mut().all(echoes));
     let [first, _second] = held;
     drop(first);
     assert!(os::wait_until(LONG, || pair.serves()));
@@ -113,7 +139,7 @@ fn a_workload_makes_as_many_as_it_is_said_to() {
         &pair,
         Side::Client,
         &mark,
-        "`shop/client` has 1 connections to others",
+        "`shop/client` has 1 connections to others (maxOutboundConnections)",
     );
     assert!(echoes(&mut held));
     drop(held);
@@ -130,7 +156,12 @@ fn a_process_serves_as_many_as_it_is_said_to() {
     let mut held = [pair.open(), pair.open()];
     let mark = pair.records(Side::Server).mark();
     assert_ne!(pair.socks().unwrap().0, 0, "a third tunnel");
-    refused(&pair, Side::Server, &mark, "the process has 3 connections");
+    refused(
+        &pair,
+        Side::Server,
+        &mark,
+        "the process has 3 connections (limits.maxConnections)",
+    );
     assert!(pair.metric(Side::Server, "ringgate_connections ") > 2.5);
     // At the client each connection counts, whatever becomes of it.
     let silent = TcpStream::connect((pair.ip(Side::Client), 15080)).unwrap();
@@ -141,7 +172,12 @@ fn a_process_serves_as_many_as_it_is_said_to() {
     assert!(full, "it does not count");
     let fourth = TcpStream::connect((pair.ip(Side::Client), 15080)).unwrap();
     assert!(is_reset(fourth));
-    refused(&pair, Side::Client, &mark, "the process has 3 connections");
+    refused(
+        &pair,
+        Side::Client,
+        &mark,
+        "the process has 3 connections (limits.maxConnections)",
+    );
     assert!(held.iter_mut().all(echoes));
     drop(silent);
     drop(held);

@@ -247,7 +247,7 @@ async fn a_policy_that_changes_cuts_it() {
     let inbound = record(&system, "connection", "close").await;
     assert_eq!(inbound["close"], "policy_changed", "{inbound}");
     let outbound = record(&system, "outbound", "close").await;
-    assert_eq!(outbound["close"], "downstream_reset", "{outbound}");
+    assert_eq!(outbound["close"], "upstream_reset", "{outbound}");
     assert_eq!(
         outbound["reason"], "stream was reset: CONNECT_ERROR",
         "{outbound}"
@@ -257,9 +257,9 @@ async fn a_policy_that_changes_cuts_it() {
 #[tokio::test]
 async fn who_is_revoked_is_cut_and_refused() {
     // The caller: the inbound side hears of it. Whom it calls: the outbound side.
-    for (whom, revoked, other) in [
-        ("web", "connection", "outbound"),
-        ("api", "outbound", "connection"),
+    for (whom, revoked, other, as_what) in [
+        ("web", "connection", "outbound", "upstream_reset"),
+        ("api", "outbound", "connection", "downstream_reset"),
     ] {
         let system = system().await;
         let (code, mut stream) = system.socks("api", 80).await;
@@ -272,8 +272,15 @@ async fn who_is_revoked_is_cut_and_refused() {
         let cut = record(&system, revoked, "close").await;
         assert_eq!(cut["close"], "revoked", "{whom}: {cut}");
         let broken = record(&system, other, "close").await;
-        assert_eq!(broken["close"], "downstream_reset", "{whom}: {broken}");
+        assert_eq!(broken["close"], as_what, "{whom}: {broken}");
         assert_ne!(system.socks("api", 80).await.0, 0, "{whom}");
+        if whom == "web" {
+            let told = system
+                .record(|r| r["kind"] == "outbound" && r["close"] == "revoked")
+                .await;
+            let reason = told["reason"].as_str().unwrap();
+            assert!(reason.starts_with("own identity: "), "{told}");
+        }
         // And back again.
         system.reload(CONFIG);
         wait_for(async || {

@@ -1,7 +1,7 @@
 //! The SPIFFE Workload API of a running process: real clients on its socket, and what is tried against it.
 //!
-//! Needs root (users, control groups, process numbers) and py-spiffe in `target/python`, which `cargo xtask ci --only
-//! tools` puts there.
+//! Needs root (users, control groups, process numbers) py-spiffe in `target/python` and go-spiffe in `target/go`, which
+//! `cargo xtask ci --only tools` puts there.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,5 +19,6 @@
 
 mod agent;
 mod attacks;
+mod golang;
 mod python;
 mod system;

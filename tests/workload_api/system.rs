@@ -110,6 +110,18 @@ impl System {
         *child = spawn(self.dir.path(), source, entries, &[]);
     }
 
+    /// Starts another process that takes over, and waits until the first one has ended.
+    pub(crate) fn hand_over(&self, source: &str, entries: &str) {
+        let socket = self.path("run/handover.sock");
+        assert!(os::wait_until(START, || socket.exists()), "{}", self.log());
+        let mut child = self.child.lock().unwrap();
+        let new = spawn(self.dir.path(), source, entries, &[]);
+        let mut old = std::mem::replace(&mut *child, new);
+        let ended = os::wait_until(START, || old.try_wait().unwrap().is_some());
+        assert!(ended && old.wait().unwrap().success(), "{}", self.log());
+        assert!(self.log().contains("has taken over, this one drains"));
+    }
+
     /// Ends the process by a signal that lets it tidy up.
     pub(crate) fn stop(&self) {
         let mut child = self.child.lock().unwrap();
@@ -147,8 +159,13 @@ impl Drop for System {
 }
 
 fn write_config(dir: &Path, source: &str, entries: &str) {
+    // What there is no state of cannot be handed over.
+    let handover = match source.contains("stateDir") {
+        true => "handover = \"run/handover.sock\"\n",
+        false => "",
+    };
     let text = format!(
-        "[process]\ncores = 1\n[records]\npath = \"decisions.jsonl\"\n{source}\n[workloadApi]\n\
+        "[process]\ncores = 1\n{handover}[records]\npath = \"decisions.jsonl\"\n{source}\n[workloadApi]\n\
          socket = \"run/workload.sock\"\n{entries}\n{MESH}"
     );
     os::write(&dir.join("ringgate.toml"), text.as_bytes(), 0o644).unwrap();
@@ -156,7 +173,11 @@ fn write_config(dir: &Path, source: &str, entries: &str) {
 
 fn spawn(dir: &Path, source: &str, entries: &str, env: &[(&str, &str)]) -> Child {
     write_config(dir, source, entries);
-    let log = std::fs::File::create(dir.join("run.log")).unwrap();
+    let log = std::fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("run.log"))
+        .unwrap();
     Command::new(env!("CARGO_BIN_EXE_ringgate"))
         .args(["run", "--config"])
         .arg(dir.join("ringgate.toml"))

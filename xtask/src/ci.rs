@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::golang;
 use crate::l4::envoy;
 use crate::python;
 use crate::steps::{self, Step, command};
@@ -150,6 +151,7 @@ fn tools(root: &Path) -> Result<()> {
         "tests/oidc/package-lock.json is missing"
     );
     python::have_spiffe(root)?;
+    golang::have_go_spiffe(root)?;
     let mut install = Command::new("npm");
     install
         .args(["ci", "--no-audit", "--no-fund"])

@@ -5,6 +5,7 @@ mod assure;
 mod bench;
 mod ci;
 mod cpu;
+mod golang;
 mod l4;
 mod l7;
 mod load;

@@ -41,17 +41,15 @@ pub(super) fn handover(file: &File, cx: &mut Context<'_>) -> Option<PathBuf> {
             format!("longer than {SOCKET_PATH_BYTES} bytes, which no socket's path may be"),
         );
     }
-    if file.authority.is_some() {
+    if file
+        .authority
+        .as_ref()
+        .is_some_and(|authority| authority.state_dir.is_none())
+    {
         cx.out.error(
             &at.place,
-            "a process with [authority] cannot be handed over, for its state has one holder: expected no `handover` here; \
-             nodes live through its restart",
-        );
-    }
-    if file.workload_api.is_some() {
-        cx.out.error(
-            &at.place,
-            "a process with [workloadApi] cannot be handed over, for its socket has one holder: expected no `handover` here",
+            "an [authority] without `stateDir` has a root that ends with its process, which no other one can take over: \
+             expected `stateDir` there, or no `handover` here",
         );
     }
     Some(path)
@@ -65,6 +63,7 @@ pub(super) fn of_process(file: &File, cx: &mut Context<'_>) -> Limits {
         connections: count(raw.and_then(|l| l.max_connections.as_ref()), cx),
         inbound: count(raw.and_then(|l| l.max_inbound.as_ref()), cx).unwrap_or(default.inbound),
         outbound: count(raw.and_then(|l| l.max_outbound.as_ref()), cx).unwrap_or(default.outbound),
+        per_peer: count(raw.and_then(|l| l.per_peer.as_ref()), cx),
     }
 }
 
@@ -74,6 +73,7 @@ pub(super) fn of_workload(raw: &NodeWorkload, all: Limits, cx: &mut Context<'_>)
         connections: None,
         inbound: count(raw.max_inbound.as_ref(), cx).unwrap_or(all.inbound),
         outbound: count(raw.max_outbound.as_ref(), cx).unwrap_or(all.outbound),
+        per_peer: None,
     }
 }
 

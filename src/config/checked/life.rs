@@ -11,6 +11,8 @@ pub struct Limits {
     pub inbound: usize,
     /// Of each workload, to others (`maxOutboundConnections`).
     pub outbound: usize,
+    /// Of each peer, by its identity, to all workloads of the process (`maxConnectionsPerPeer`); `None`: no such limit.
+    pub per_peer: Option<usize>,
 }
 
 impl Default for Limits {
@@ -19,6 +21,7 @@ impl Default for Limits {
             connections: None,
             inbound: limits::CONNECTIONS_PER_WORKLOAD,
             outbound: limits::CONNECTIONS_PER_WORKLOAD,
+            per_peer: None,
         }
     }
 }

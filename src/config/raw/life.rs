@@ -12,6 +12,8 @@ table! {
         max_inbound: Option<At<u32>> = "maxInboundConnections",
         /// Ours: of each workload, to others.
         max_outbound: Option<At<u32>> = "maxOutboundConnections",
+        /// Ours: of each peer, by its identity, to all workloads.
+        per_peer: Option<At<u32>> = "maxConnectionsPerPeer",
     }
 }
 

@@ -16,6 +16,7 @@ use thiserror::Error;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 
+use super::hold::{self, Hold};
 use super::ledger::{self, LedgerError};
 use super::{Authority, RotateError};
 use crate::control::svid::Clock;
@@ -194,8 +195,29 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Serves the socket until the future is dropped.
+/// The listener that another process has handed over, or a new one.
+///
+/// # Errors
+/// As [`bind`].
+pub fn listen(path: &Path, taken: Option<socket2::Socket>) -> io::Result<UnixListener> {
+    match taken {
+        Some(socket) => UnixListener::from_std(socket.into()),
+        None => bind(path),
+    }
+}
+
+/// Serves the socket while this process holds the state, until the future is dropped. What waits before is served then, and
+/// what waits after that by another process.
 pub async fn serve(listener: UnixListener, authority: Arc<Authority>, clock: Clock) {
+    let mut hold = authority.holds();
+    hold::held(&mut hold).await;
+    tokio::select! {
+        () = accept(listener, authority, clock) => {}
+        () = hold::gone(&mut hold) => std::future::pending().await,
+    }
+}
+
+async fn accept(listener: UnixListener, authority: Arc<Authority>, clock: Clock) {
     let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else {
@@ -232,6 +254,9 @@ async fn one(stream: UnixStream, authority: &Authority, clock: &Clock) -> io::Re
         .read_until(b'\n', &mut line)
         .await?;
     let answer = match serde_json::from_slice::<Command>(&line) {
+        Ok(_) if *authority.holds().borrow() == Hold::Gone => {
+            json!({"error": "another process takes over", "again": true})
+        }
         Ok(command) => match perform(authority, &command, (clock)()) {
             Ok(value) => json!({"done": value}),
             Err(error) => json!({"error": chain(&error)}),

@@ -126,6 +126,14 @@ impl Grant {
 }
 
 impl JoinTokens {
+    /// Whether any of them lets its holder ask for the identity.
+    #[must_use]
+    pub fn allows_id(&self, id: &SpiffeId) -> bool {
+        self.entries
+            .iter()
+            .any(|(_token, grant)| grant.allows_id(id))
+    }
+
     /// Reads one token per line, followed by what it grants, separated by blanks: SPIFFE IDs, SPIFFE IDs followed by
     /// `/*` for all below, `dns:` and a name. A token without an ID grants nothing. `#` begins a comment line.
     ///

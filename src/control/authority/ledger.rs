@@ -299,6 +299,22 @@ impl Ledger {
         Arc::clone(&self.data.borrow())
     }
 
+    /// Takes what another process has written.
+    pub(super) fn reload(&self) -> Result<(), AuthorityError> {
+        let Some(store) = &self.store else {
+            return Ok(());
+        };
+        let found = store.load_ledger()?;
+        self.data.send_if_modified(|data| {
+            let differs = **data != found;
+            if differs {
+                *data = Arc::new(found);
+            }
+            differs
+        });
+        Ok(())
+    }
+
     pub(super) fn subscribe(&self) -> watch::Receiver<Arc<Data>> {
         self.data.subscribe()
     }

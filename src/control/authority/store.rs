@@ -2,11 +2,19 @@
 //!
 //! `ca/` appears by one rename with every file in it, so a crash during the first start leaves no half of it. Later
 //! changes replace single files, and `ledger.json` is the one that says which of them count.
+//!
+//! While one process takes over from another, both hold the lock, and one of them may write: the one whose mark is in the
+//! file of the lock. Whoever takes the right to write puts a new mark there, and each write looks for its own before: a process
+//! that was told to go while it was stopped writes nothing when it goes on.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 
 use super::ledger::{self, Data};
 use super::{AuthorityError, PRIVATE_MODE};
@@ -24,6 +32,8 @@ const SOCKET: &str = "control.sock";
 const STATE: &str = "ca";
 const STATE_NEW: &str = ".ca.new";
 const LOCK: &str = "lock";
+/// Bytes of a writer's mark.
+const MARK_BYTES: usize = 16;
 /// No file of the state is longer, but for the ledger.
 const FILE_BYTES: u64 = 64 * 1024;
 
@@ -31,7 +41,18 @@ const FILE_BYTES: u64 = 64 * 1024;
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
-    _lock: File,
+    lock: File,
+    /// Looked at by each write; both are the control thread's.
+    right: ArcSwap<Right>,
+}
+
+/// Whether this process may write.
+#[derive(Debug)]
+enum Right {
+    /// Its mark is in the file of the lock; `None` where it could not be put there.
+    Held(Option<[u8; MARK_BYTES]>),
+    /// Another process writes.
+    Elsewhere,
 }
 
 /// One root with its issuing CA, as PEM texts.
@@ -60,25 +81,95 @@ pub fn socket(dir: &Path) -> PathBuf {
     dir.join(SOCKET)
 }
 
+/// The file whose lock the holder of a state directory has.
+#[must_use]
+pub fn lock_file(dir: &Path) -> PathBuf {
+    dir.join(LOCK)
+}
+
 impl Store {
     /// Makes the directory (mode 700) if need be and takes its lock.
     pub(super) fn open(dir: &Path) -> Result<Self, AuthorityError> {
         durable::make_dir(dir).map_err(|e| failed(dir, e))?;
-        let lock_path = dir.join(LOCK);
+        let lock_path = lock_file(dir);
         let lock = match durable::create_new(&lock_path, 0o600) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                OpenOptions::new().write(true).open(&lock_path)
+                OpenOptions::new().read(true).write(true).open(&lock_path)
             }
-            made => made,
+            // Once more, to be read as well.
+            made => {
+                made.and_then(|_made| OpenOptions::new().read(true).write(true).open(&lock_path))
+            }
         };
         let lock = lock.map_err(|e| failed(&lock_path, e))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
-                dir: dir.to_owned(),
-                _lock: lock,
-            }),
+            Ok(()) => {
+                let store = Self::inherited(dir, lock);
+                store.take_right();
+                Ok(store)
+            }
             Err(fs::TryLockError::WouldBlock) => Err(AuthorityError::Locked(dir.to_owned())),
             Err(fs::TryLockError::Error(e)) => Err(failed(&lock_path, e)),
+        }
+    }
+
+    /// A directory whose lock another process has as well: that one writes until this one takes the right.
+    pub(super) fn inherited(dir: &Path, lock: File) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            lock,
+            right: ArcSwap::from_pointee(Right::Elsewhere),
+        }
+    }
+
+    /// The lock once more, for a process that takes over: it is held as long as either descriptor is open.
+    pub(super) fn lock(&self) -> io::Result<OwnedFd> {
+        self.lock.try_clone().map(OwnedFd::from)
+    }
+
+    /// From here on this process writes, and no other one.
+    pub(super) fn take_right(&self) {
+        let mut mark = [0; MARK_BYTES];
+        let marked = match aws_lc_rs::rand::fill(&mut mark) {
+            Ok(()) => self.lock.write_all_at(&mark, 0),
+            Err(_none) => Err(io::Error::other("no randomness")),
+        };
+        if let Err(error) = &marked {
+            // As on a full disk: the lock itself still keeps all others away.
+            tracing::warn!(%error, dir = %self.dir.display(), "the lock is held without a mark");
+        }
+        let held = Right::Held(marked.ok().map(|()| mark));
+        self.right.store(Arc::new(held));
+    }
+
+    /// From here on this process writes nothing.
+    pub(super) fn give_up_right(&self) {
+        self.right.store(Arc::new(Right::Elsewhere));
+    }
+
+    /// Whether this process may write.
+    pub(super) fn writes(&self) -> bool {
+        self.may_write().is_ok()
+    }
+
+    /// # Errors
+    /// `AuthorityError::Elsewhere`.
+    fn may_write(&self) -> Result<(), AuthorityError> {
+        let mine = match &**self.right.load() {
+            Right::Held(None) => true,
+            Right::Held(Some(mark)) => {
+                let mut found = [0; MARK_BYTES];
+                self.lock
+                    .read_exact_at(&mut found, 0)
+                    .map_err(|e| failed(&lock_file(&self.dir), e))?;
+                found == *mark
+            }
+            Right::Elsewhere => false,
+        };
+        if mine {
+            Ok(())
+        } else {
+            Err(AuthorityError::Elsewhere(self.dir.clone()))
         }
     }
 
@@ -123,6 +214,7 @@ impl Store {
         files: Option<&RootFiles>,
         token_key: &str,
     ) -> Result<(), AuthorityError> {
+        self.may_write()?;
         let new = self.dir.join(STATE_NEW);
         // Left by a crash before the rename: nothing was ever issued with it, and the lock says nobody writes it.
         match fs::remove_dir_all(&new) {
@@ -164,6 +256,7 @@ impl Store {
 
     /// Removes a root that the ledger names no more.
     pub(super) fn remove_root(&self, number: u32) -> Result<(), AuthorityError> {
+        self.may_write()?;
         let (root, key, issuing) = names(number);
         // The keys first: they are what must not stay.
         for name in [key, issuing, root] {
@@ -225,7 +318,19 @@ impl Store {
         Ok(found)
     }
 
+    /// Tells one state of the ledger's file from another.
+    pub(super) fn ledger_stamp(&self) -> Option<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt as _;
+        let file = fs::metadata(self.path(LEDGER)).ok()?;
+        let nanos = u64::try_from(file.mtime_nsec()).unwrap_or(0);
+        Some((
+            file.ino(),
+            nanos.wrapping_add(file.mtime().unsigned_abs() << 30),
+        ))
+    }
+
     fn replace(&self, name: &str, content: &[u8]) -> Result<(), AuthorityError> {
+        self.may_write()?;
         let path = self.path(name);
         durable::replace(&path, content, PRIVATE_MODE).map_err(|e| failed(&path, e))
     }

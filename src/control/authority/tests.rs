@@ -300,7 +300,7 @@ fn broken_state_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         drop(open(dir.path(), NOW).unwrap());
         let path = state(dir.path(), name);
-        let text = fs::File::open(&path).and_then(io_text).unwrap();
+        let text = File::open(&path).and_then(io_text).unwrap();
         put(&path, text.split_at(text.len() / 2).0);
         assert!(
             matches!(
@@ -349,7 +349,7 @@ fn private_files_of_mode_600_are_narrowed() {
     assert_eq!(mode, 0o400);
 }
 
-fn io_text(mut file: fs::File) -> std::io::Result<String> {
+fn io_text(mut file: File) -> std::io::Result<String> {
     use std::io::Read as _;
     let mut text = String::new();
     file.read_to_string(&mut text)?;

@@ -27,6 +27,7 @@ use super::{
     NewsRevocation, PATH, TOKEN_PATH, TokenRequest, TokenResponse,
 };
 use crate::control::authority::grant::{Grant, JoinTokens};
+use crate::control::authority::hold;
 use crate::control::authority::join::JoinError;
 use crate::control::authority::news::News;
 use crate::control::authority::{Authority, IssueError, TTL_MAX, ledger};
@@ -44,6 +45,8 @@ const STREAMS: u32 = 16;
 const HEADER_BYTES: u32 = 16 * 1024;
 const REQUEST: Duration = Duration::from_secs(10);
 const PING: Duration = Duration::from_secs(30);
+/// How long a client may take to go after it was told to.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// After a failed accept (no file descriptors left, for one).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -162,6 +165,9 @@ impl CertificateService {
         let address = listener.local_addr().map_err(ServeError::Address)?;
         let mut names = vec!["localhost".to_owned()];
         names.extend(dns_names);
+        let mut hold = self.inner.authority.holds();
+        // Another process may serve until then.
+        hold::held(&mut hold).await;
         let mut tls = self.server_tls(&names, address)?;
         let places = Arc::new(Semaphore::new(limits::CERTIFICATE_CONNECTIONS));
         let mut connections = JoinSet::new();
@@ -178,6 +184,7 @@ impl CertificateService {
                     }
                 },
                 Some(_ended) = connections.join_next() => continue,
+                () = hold::gone(&mut hold) => break,
             };
             if self.is_stale(&tls) {
                 match self.server_tls(&names, address) {
@@ -194,6 +201,9 @@ impl CertificateService {
                 drop(place);
             });
         }
+        // They end by themselves, and what they ask next is asked of the process that has taken over.
+        while connections.join_next().await.is_some() {}
+        std::future::pending().await
     }
 
     /// Half of its life is over, or roots have changed.
@@ -253,6 +263,7 @@ impl CertificateService {
             address: peer,
             leaf: certificates.and_then(tls::peer_leaf),
         };
+        let mut hold = self.inner.authority.holds();
         let answer = hyper::service::service_fn(move |request| {
             let (service, caller) = (self.clone(), caller.clone());
             async move { Ok::<_, Infallible>(service.answer(request, caller).await) }
@@ -262,8 +273,18 @@ impl CertificateService {
             .max_concurrent_streams(STREAMS)
             .max_header_list_size(HEADER_BYTES)
             .keep_alive_interval(PING)
-            .serve_connection(TokioIo::new(stream), answer)
-            .await;
+            .serve_connection(TokioIo::new(stream), answer);
+        tokio::pin!(served);
+        let served = tokio::select! {
+            served = &mut served => served,
+            () = hold::gone(&mut hold) => {
+                served.as_mut().graceful_shutdown();
+                match timeout(GOODBYE, &mut served).await {
+                    Ok(served) => served,
+                    Err(_elapsed) => return,
+                }
+            }
+        };
         if let Err(error) = served {
             tracing::debug!(%peer, error = &error as &dyn std::error::Error, "connection of the certificate service");
         }
@@ -397,9 +418,14 @@ impl CertificateService {
         let mut news = self.inner.authority.subscribe();
         let other = news.wait_for(|news| news.version != *known);
         let wait = Duration::from_millis(limits::NEWS_WAIT_MS);
-        let found = match timeout(wait, other).await {
-            Ok(Ok(news)) => Some(Arc::clone(&news)),
-            Ok(Err(_)) | Err(_) => None,
+        let mut hold = self.inner.authority.holds();
+        let found = tokio::select! {
+            found = timeout(wait, other) => match found {
+                Ok(Ok(news)) => Some(Arc::clone(&news)),
+                Ok(Err(_)) | Err(_) => None,
+            },
+            // Another process tells what comes.
+            () = hold::gone(&mut hold) => None,
         };
         let news = found.unwrap_or_else(|| Arc::clone(&news.borrow()));
         self.frame_of(&news)

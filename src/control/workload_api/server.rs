@@ -21,6 +21,7 @@ use super::session::{Budget, Session, Shared, User};
 use super::socket::Listening;
 use super::tokens::Tokens;
 use crate::control::svid::{Clock, SvidSet};
+use crate::control::tenure::Tenure;
 use crate::identity::revocation::Revocations;
 use crate::io::peer::{self, BootTime, Peer};
 use crate::telemetry::audit::Audit;
@@ -86,6 +87,9 @@ impl WorkloadApiServer {
 
     /// Serves until the future is dropped.
     pub async fn serve(self, listening: Listening) {
+        let mut tenure = listening.tenure.clone();
+        // Another process may serve until then.
+        tenure.begins().await;
         let places = Arc::new(Semaphore::new(limits::WORKLOAD_API_CONNECTIONS));
         let mut users: BTreeMap<u32, Arc<User>> = BTreeMap::new();
         let mut connections = JoinSet::new();
@@ -104,6 +108,7 @@ impl WorkloadApiServer {
             };
             quiet = later(&listening, quiet);
             let stream = tokio::select! {
+                () = tenure.ends() => break,
                 accepted = listening.listener.accept() => match accepted {
                     Ok((stream, _address)) => stream,
                     Err(error) => {
@@ -122,11 +127,15 @@ impl WorkloadApiServer {
             let Some(session) = self.admit(&stream, quiet, &mut users) else {
                 continue;
             };
+            let tenure = tenure.clone();
             connections.spawn(async move {
-                connection(session, stream).await;
+                connection(session, stream, tenure).await;
                 drop(place);
             });
         }
+        // They are told to go, and ask the process that has taken over.
+        while connections.join_next().await.is_some() {}
+        std::future::pending::<()>().await;
     }
 
     /// Who made the connection, if he may have another one.
@@ -197,7 +206,7 @@ fn kernel_tells() -> bool {
 }
 
 /// Serves one connection, at most until the process that made it ends: what others hold of it then speaks for nobody.
-async fn connection(session: Arc<Session>, stream: UnixStream) {
+async fn connection(session: Arc<Session>, stream: UnixStream, mut tenure: Tenure) {
     let ended = match session.peer.watch() {
         Ok(ended) => ended,
         Err(error) => {
@@ -220,10 +229,16 @@ async fn connection(session: Arc<Session>, stream: UnixStream) {
         .max_send_buf_size(SEND_BYTES)
         .serve_connection(TokioIo::new(Heads::new(stream)), answer);
     tokio::pin!(served);
+    let told_to_go = async {
+        tokio::select! {
+            () = session.stale.notified() => {}
+            () = tenure.ends() => {}
+        }
+    };
     let result = tokio::select! {
         result = &mut served => result,
         () = ended.ended() => return,
-        () = session.stale.notified() => {
+        () = told_to_go => {
             served.as_mut().graceful_shutdown();
             match timeout(GOODBYE, &mut served).await {
                 Ok(result) => result,

@@ -2,13 +2,16 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
+use socket2::Socket;
 use thiserror::Error;
 use tokio::net::{UnixListener, UnixSocket};
 
 use crate::config::checked::workload_api::WorkloadApi;
+use crate::control::tenure::Tenure;
 use crate::io::peer::{BootTime, FileId};
 
 /// Connections that wait to be accepted.
@@ -34,35 +37,61 @@ pub enum SocketError {
     },
 }
 
-/// A listener; its file goes with it.
+/// A listener; its file goes with it, unless another process has it.
 #[derive(Debug)]
 pub struct Listening {
     /// Accepts.
     pub listener: UnixListener,
     /// A moment before anybody could connect.
     pub quiet: BootTime,
+    /// When it is this process's.
+    pub tenure: Tenure,
     path: PathBuf,
     id: Option<FileId>,
 }
 
+/// Longest path of a socket (`sun_path` and its closing NUL, unix(7)).
+const PATH_BYTES: usize = 107;
+
+/// The path to bind: whoever takes the socket over may be in another directory.
+fn bound(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).ok();
+    let fits = absolute.filter(|path| path.as_os_str().len() <= PATH_BYTES);
+    fits.unwrap_or_else(|| path.to_owned())
+}
+
 impl Listening {
     /// Makes the socket with its mode and owner before anybody can connect. A socket that nobody serves any more is
-    /// replaced.
+    /// replaced. `taken` is what another process has handed over instead: mode and owner stay.
     ///
     /// # Errors
     /// `SocketError`.
-    pub fn open(settings: &WorkloadApi) -> Result<Self, SocketError> {
+    pub fn open(
+        settings: &WorkloadApi,
+        taken: Option<Socket>,
+        tenure: Tenure,
+    ) -> Result<Self, SocketError> {
         let path = settings.socket.as_path();
         let failed = |source| SocketError::Io {
             path: path.to_owned(),
             source,
         };
+        if let Some(socket) = taken {
+            return Ok(Self {
+                listener: UnixListener::from_std(socket.into()).map_err(failed)?,
+                // Who waits there may have connected at any time.
+                quiet: BootTime::default(),
+                tenure,
+                id: FileId::of(path).ok(),
+                path: path.to_owned(),
+            });
+        }
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent).map_err(failed)?;
         }
         remove_stale(path)?;
         let socket = UnixSocket::new_stream().map_err(failed)?;
-        socket.bind(path).map_err(failed)?;
+        socket.bind(bound(path)).map_err(failed)?;
         if settings.socket_uid.is_some() || settings.socket_gid.is_some() {
             chown(path, settings.socket_uid, settings.socket_gid).map_err(failed)?;
         }
@@ -73,8 +102,21 @@ impl Listening {
         Ok(Self {
             listener,
             quiet,
+            tenure,
             id: FileId::of(path).ok(),
             path: path.to_owned(),
+        })
+    }
+
+    /// The socket once more, for a process that takes over.
+    ///
+    /// # Errors
+    /// `SocketError::Io`.
+    pub fn descriptor(&self) -> Result<OwnedFd, SocketError> {
+        let second = self.listener.as_fd().try_clone_to_owned();
+        second.map_err(|source| SocketError::Io {
+            path: self.path.clone(),
+            source,
         })
     }
 }
@@ -82,7 +124,8 @@ impl Listening {
 impl Drop for Listening {
     fn drop(&mut self) {
         // Another process may have put its own there meanwhile.
-        if self.id.is_some()
+        if self.tenure.is_now()
+            && self.id.is_some()
             && FileId::of(&self.path).ok() == self.id
             && let Err(error) = fs::remove_file(&self.path)
         {
@@ -117,7 +160,7 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
 }
 
 fn try_connect(path: &Path) -> io::Result<()> {
-    let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
+    let socket = Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
     socket.connect(&socket2::SockAddr::unix(path)?)
 }
@@ -142,13 +185,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("run/workload.sock");
         let settings = settings(path.clone());
-        let first = Listening::open(&settings).unwrap();
+        let first = Listening::open(&settings, None, Tenure::whole_life()).unwrap();
         assert_eq!(
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o620
         );
         assert!(matches!(
-            Listening::open(&settings),
+            Listening::open(&settings, None, Tenure::whole_life()),
             Err(SocketError::Taken(_))
         ));
         drop(first);
@@ -156,13 +199,13 @@ mod tests {
 
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists(), "as a crash leaves it");
-        let second = Listening::open(&settings).unwrap();
+        let second = Listening::open(&settings, None, Tenure::whole_life()).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
         drop(second);
         assert!(path.exists(), "a file of another's stays");
         assert!(matches!(
-            Listening::open(&settings),
+            Listening::open(&settings, None, Tenure::whole_life()),
             Err(SocketError::NotSocket(_))
         ));
     }

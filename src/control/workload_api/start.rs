@@ -11,7 +11,7 @@ use super::socket::Listening;
 use super::tokens::Tokens;
 use crate::config::checked::Config;
 use crate::control::grpc::RemoteSigner;
-use crate::control::plane::{PlaneError, Tasks};
+use crate::control::plane::{PlaneError, Shared, Tasks};
 use crate::control::svid::{Source, SvidSet, system_clock, system_jitter};
 use crate::identity::revocation::Revocations;
 use crate::telemetry::audit::Audit;
@@ -43,13 +43,17 @@ pub(in crate::control) fn serve(
     config: &Config,
     given: Given,
     tasks: &mut Tasks,
+    shared: &mut Shared,
 ) -> Result<watch::Sender<Arc<Vec<Entry>>>, PlaneError> {
     let entries = watch::Sender::new(Arc::new(attest::entries(config)));
     let (Some(settings), Some(audit)) = (&config.process.workload_api, given.audit) else {
         return Ok(entries);
     };
     let tokens = given.tokens;
-    let listening = Listening::open(settings).map_err(PlaneError::Socket)?;
+    let taken = shared.taken.unix_listener(&settings.socket);
+    let listening =
+        Listening::open(settings, taken, shared.tenure.clone()).map_err(PlaneError::Socket)?;
+    shared.keep(listening.descriptor().map_err(PlaneError::Socket)?);
     if let Tokens::Remote(remote) = &tokens {
         let following = Arc::clone(remote).follow_keys(system_clock(), system_jitter());
         tasks.spawn("follower of the keys of JWT-SVIDs", following);

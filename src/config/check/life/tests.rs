@@ -117,14 +117,14 @@ fn what_makes_no_sense_is_said_with_its_place() {
     let long = format!("handover = \"/run/{}\"", "x".repeat(120));
     let errors = parse(&text(&long, &node(""))).unwrap_err();
     assert!(errors.to_string().contains("100 bytes"), "{errors}");
-    let both = "[process]\nhandover = \"/run/h\"\n[authority]\n[mesh]\n";
-    let errors = parse(both).unwrap_err();
+    let both =
+        |state: &str| format!("[process]\nhandover = \"/run/h\"\n[authority]\n{state}\n[mesh]\n");
+    let errors = parse(&both("")).unwrap_err();
     assert!(
-        errors
-            .to_string()
-            .contains("[authority] cannot be handed over"),
+        errors.to_string().contains("expected `stateDir`"),
         "{errors}"
     );
+    parse(&both("stateDir = \"state\"")).unwrap();
     let config = good("", &format!("[tcp]\nuserTimeout = \"60s\"\n{}", node("")));
     let warned = config
         .warnings

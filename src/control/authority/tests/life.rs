@@ -485,7 +485,7 @@ fn revocations_fit_into_one_answer() {
 }
 
 fn durable_text(path: &Path) -> String {
-    fs::File::open(path).and_then(io_text).unwrap()
+    File::open(path).and_then(io_text).unwrap()
 }
 
 #[test]
