@@ -10,6 +10,7 @@ use std::task::Poll;
 
 use thiserror::Error;
 
+use crate::exchange::close::CloseReason;
 use crate::io::copy::{copy, sided};
 use crate::io::rt;
 use crate::io::stream::{Half, Stream};
@@ -106,6 +107,16 @@ pub enum Broken {
 }
 
 impl Broken {
+    /// Why what was relayed is over.
+    #[must_use]
+    pub const fn close(&self) -> CloseReason {
+        match self {
+            Self::Downstream(_) => CloseReason::DownstreamReset,
+            Self::Upstream(_) => CloseReason::UpstreamReset,
+            Self::Silent => CloseReason::Timeout,
+        }
+    }
+
     fn upward(error: io::Error) -> Self {
         match sided(error) {
             (error, false) => Self::Downstream(error),

@@ -158,8 +158,7 @@ pub async fn serve(
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let told = told(&request.headers);
-    let trusted = snapshot.mesh.num_trusted_proxies;
-    let site = site.of_client(client_of(&mut request, site, outside, trusted));
+    let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks {
         grpc: is_grpc(&request.headers),
         length,
@@ -229,7 +228,8 @@ fn known(story: &mut Story, request: &Arc<Request>, remote: IpAddr) {
 }
 
 /// The client's address, of a request whose head says no more than those before us may say.
-fn client_of(request: &mut Request, site: &Site, outside: bool, trusted: usize) -> IpAddr {
+fn client_of(request: &mut Request, site: &Site, outside: bool, snapshot: &Snapshot) -> IpAddr {
+    let trusted = snapshot.mesh.num_trusted_proxies;
     forward::strip(&mut request.headers, outside, trusted);
     forward::client_address(&request.headers, site.connection.peer, trusted)
 }

@@ -166,14 +166,16 @@ pub async fn exchange(
     let deadline = is_grpc(&moving.request.headers)
         .then(|| grpc::timeout_ms(&moving.request.headers))
         .flatten();
-    // In its place, so that it is not moved into another future.
-    let tried = pin!(attempts(work, &moving, &mut body, &slot, cancel));
     let Ended {
         close,
         detail,
         keep,
         late,
-    } = within(deadline, tried).await;
+    } = {
+        // In its place, so that it is not moved into another future.
+        let tried = pin!(attempts(work, &moving, &mut body, &slot, cancel));
+        within(deadline, tried).await
+    };
     if let (Some(upgrade), Some(head)) = (moving.upgrade, moving.switched.take()) {
         let waiting = slot.borrow_mut().take();
         return switch(upgrade, *head, waiting, story).await;

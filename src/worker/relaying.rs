@@ -177,14 +177,7 @@ impl Sides {
 fn end(story: Story, entry: &Entry, done: Option<&Result<(), Broken>>, other: CloseReason) {
     match (done, entry.cancel.why()) {
         (Some(Ok(())), _) => story.end(CloseReason::Done),
-        (Some(Err(broken)), _) => {
-            let close = match broken {
-                Broken::Downstream(_) => CloseReason::DownstreamReset,
-                Broken::Upstream(_) => CloseReason::UpstreamReset,
-                Broken::Silent => CloseReason::Timeout,
-            };
-            story.fail(close, broken);
-        }
+        (Some(Err(broken)), _) => story.fail(broken.close(), broken),
         (None, Some(why)) => story.end(why),
         // As a tunnel tells it.
         (None, None) => story.fail(other, MuxError::Reset(Code::CONNECT_ERROR)),

@@ -7,13 +7,12 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::io;
 use std::rc::Rc;
 
 use crate::exchange::close::CloseReason;
 use crate::http::h1::RawResponse;
 use crate::io::h1::{Reader, Writer, unite};
-use crate::io::relay::{Meter, relay};
+use crate::io::relay::{Broken, Meter, relay};
 use crate::io::rt;
 use crate::io::upstream::H1Upstream;
 use crate::worker::open::Entry;
@@ -127,13 +126,10 @@ impl Switched {
     }
 }
 
-fn end(story: Story, ended: Result<Option<io::Result<()>>, CloseReason>) {
+fn end(story: Story, ended: Result<Option<Result<(), Broken>>, CloseReason>) {
     match ended {
         Ok(Some(Ok(()))) => story.end(CloseReason::Done),
-        Ok(Some(Err(error))) if error.kind() == io::ErrorKind::TimedOut => {
-            story.fail(CloseReason::Timeout, error);
-        }
-        Ok(Some(Err(error))) => story.fail(CloseReason::DownstreamReset, error),
+        Ok(Some(Err(broken))) => story.fail(broken.close(), broken),
         Ok(None) => story.fail(CloseReason::Timeout, "stream is idle"),
         Err(why) => story.end(why),
     }

@@ -115,7 +115,8 @@ async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
         length,
         upgrade: None,
     };
-    exchange::serve(&core, &site, arrived, responder).await;
+    // Boxed, so that it is made where it stays: the task that holds it is moved when it begins.
+    Box::pin(exchange::serve(&core, &site, arrived, responder)).await;
 }
 
 /// Answers and records a request that cannot be read.
