@@ -444,6 +444,25 @@ impl Tcp {
         }
     }
 
+    /// Has the next read try at once, if there is something to read: a wait that the driver has not looked at yet knows
+    /// nothing of it.
+    pub fn look_again(&self) {
+        let mut first = [MaybeUninit::<u8>::uninit()];
+        let nothing = loop {
+            match self
+                .with_socket(|s| s.recv_with_flags(&mut first, libc::MSG_PEEK | libc::MSG_DONTWAIT))
+            {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => break e.kind() == io::ErrorKind::WouldBlock,
+                Ok(_) => break false,
+            }
+        };
+        if !nothing {
+            self.inner.drained.set(false);
+            *self.inner.readable.borrow_mut() = None;
+        }
+    }
+
     /// Makes the close a reset: the peer sees RST, whatever is unread.
     pub fn reset_on_close(&self) {
         let set = self.with_socket(|s| s.set_linger(Some(Duration::ZERO)));

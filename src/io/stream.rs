@@ -108,6 +108,16 @@ impl Stream {
         }
     }
 
+    /// Has the next read see what the kernel has received by now.
+    fn look_again(&mut self) {
+        match &mut self.kind {
+            Kind::Tcp(tcp) => tcp.look_again(),
+            Kind::Tls(tls) => tls.carrier().look_again(),
+            // What it has received is here already.
+            Kind::Tunnel(_) => {}
+        }
+    }
+
     /// The socket, if it is nothing else.
     fn tcp(&self) -> Option<Tcp> {
         match &self.kind {
@@ -275,6 +285,11 @@ impl Half {
     /// Ready when it is worth to try and read, as far as the carrier can tell.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.borrow_mut().poll_readable(cx)
+    }
+
+    /// Has the next read see what the kernel has received by now.
+    pub(super) fn look_again(&self) {
+        self.stream.borrow_mut().look_again();
     }
 
     /// Takes what was read to recognise the protocol.
