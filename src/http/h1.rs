@@ -348,6 +348,34 @@ impl BodyDecoder {
         matches!(self.state, BodyState::Done | BodyState::UntilClose)
     }
 
+    /// Whether what comes next is body alone, without framing of its own.
+    #[must_use]
+    pub fn takes_pieces(&self) -> bool {
+        matches!(self.state, BodyState::Length(_) | BodyState::UntilClose)
+    }
+
+    /// Takes what belongs to the body from the front of a piece; what is left is not of this message.
+    pub fn take_piece(&mut self, piece: &mut Bytes) -> Bytes {
+        match self.state {
+            BodyState::UntilClose => std::mem::take(piece),
+            BodyState::Length(left) => {
+                let n = usize::try_from(left).unwrap_or(usize::MAX).min(piece.len());
+                let left = left.saturating_sub(u64::try_from(n).unwrap_or(u64::MAX));
+                self.state = if left == 0 {
+                    BodyState::Done
+                } else {
+                    BodyState::Length(left)
+                };
+                piece.split_to(n)
+            }
+            BodyState::ChunkLine
+            | BodyState::ChunkData(_)
+            | BodyState::ChunkEnd
+            | BodyState::Trailers
+            | BodyState::Done => Bytes::new(),
+        }
+    }
+
     /// Takes the next piece from `buf`.
     ///
     /// # Errors

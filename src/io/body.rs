@@ -14,7 +14,7 @@ use crate::io::h2::{Incoming, Outgoing};
 use crate::io::rt;
 
 /// Data up to this size is gathered with what was written before it.
-const GATHER_BYTES: usize = 16 * 1024;
+const GATHER_BYTES: usize = 4 * 1024;
 /// Pieces in a row after which the other tasks of the core get their turn.
 const TURNS: u32 = 64;
 
@@ -54,7 +54,22 @@ impl Source<'_> {
                     Decoded::End => return Poll::Ready(Ok(None)),
                     Decoded::More => {}
                 }
-                if ready!(reader.poll_fill(cx))? == 0 {
+                let piece = match decoder.takes_pieces() {
+                    true => reader.poll_piece(cx),
+                    false => None,
+                };
+                let ended = match piece {
+                    Some(piece) => match ready!(piece)? {
+                        Some(mut piece) => {
+                            let data = decoder.take_piece(&mut piece);
+                            reader.keep(&piece);
+                            return Poll::Ready(Ok(Some(Chunk::Data(data))));
+                        }
+                        None => true,
+                    },
+                    None => ready!(reader.poll_fill(cx))? == 0,
+                };
+                if ended {
                     let end = if decoder.may_end_here() {
                         Ok(None)
                     } else {

@@ -2,20 +2,22 @@
 
 use std::future::Future as _;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use thiserror::Error;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 
 use crate::http::h1::{H1Error, may_decide};
 use crate::io::rt;
 use crate::io::stream::{Half, Stream};
+use crate::record::PAYLOAD_BYTES;
 use crate::vocab::limits;
 
-/// Room that a read asks for.
-const READ_BYTES: usize = 16 * 1024;
+/// Room that a read asks for: one record of TLS, and what four of them carry while the room is filled each time.
+const READ_BYTES: usize = PAYLOAD_BYTES;
+const LONG_READ_BYTES: usize = 4 * PAYLOAD_BYTES;
 
 /// Why a head could not be read.
 #[derive(Debug, Error)]
@@ -36,6 +38,8 @@ pub enum HeadError {
 pub struct Reader {
     half: Half,
     buf: BytesMut,
+    /// Room for the next read.
+    room: usize,
 }
 
 /// The writing half of an HTTP/1 connection.
@@ -55,6 +59,7 @@ pub fn split(stream: Stream) -> (Reader, Writer) {
         Reader {
             half: read,
             buf: BytesMut::new(),
+            room: READ_BYTES,
         },
         Writer {
             half: write,
@@ -79,8 +84,32 @@ impl Reader {
     /// Reads more into the buffer; 0 at the end of the stream.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         ready!(self.half.poll_readable(cx))?;
-        self.buf.reserve(READ_BYTES);
-        pin!(self.half.read_buf(&mut self.buf)).poll(cx)
+        self.buf.reserve(self.room);
+        let n = {
+            let mut limited = (&mut self.buf).limit(self.room);
+            ready!(pin!(self.half.read_buf(&mut limited)).poll(cx))?
+        };
+        self.room = if n < READ_BYTES {
+            READ_BYTES
+        } else {
+            LONG_READ_BYTES
+        };
+        Poll::Ready(Ok(n))
+    }
+
+    /// The next piece of what is received, in the memory that it was received in, if the stream has such pieces and none of
+    /// it was read before: `None` if it has not.
+    pub(super) fn poll_piece(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Option<Poll<io::Result<Option<Bytes>>>> {
+        let whole = self.buf.is_empty() && self.half.gives_chunks();
+        whole.then(|| self.half.poll_chunk(cx))
+    }
+
+    /// Keeps what follows a piece.
+    pub(super) fn keep(&mut self, rest: &[u8]) {
+        self.buf.extend_from_slice(rest);
     }
 
     /// What was read and not used yet.
@@ -224,13 +253,27 @@ impl Writer {
         self.half.flush().await
     }
 
-    /// Writes `data` after all that waits, without copying it.
+    /// Writes `data` after all that waits, in one go with it and without copying it.
     ///
     /// # Errors
     /// The stream broke.
     pub async fn write_through(&mut self, data: &[u8]) -> io::Result<()> {
-        self.flush().await?;
-        self.half.write_all(data).await
+        let mut done = 0_usize;
+        let waiting = self.out.len();
+        while done < waiting {
+            let head = self.out.get(done..).unwrap_or_default();
+            let both = [io::IoSlice::new(head), io::IoSlice::new(data)];
+            let n =
+                std::future::poll_fn(|cx| Pin::new(&mut self.half).poll_write_vectored(cx, &both))
+                    .await?;
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            done = done.saturating_add(n);
+        }
+        self.out.clear();
+        let rest = data.get(done.saturating_sub(waiting)..);
+        self.half.write_all(rest.unwrap_or_default()).await
     }
 
     /// Ends the writing direction.

@@ -307,6 +307,11 @@ impl Half {
         self.stream.borrow().gives_chunks()
     }
 
+    /// The next piece in the memory it was received in; `None` at the end.
+    pub(super) fn poll_chunk(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Bytes>>> {
+        self.stream.borrow_mut().poll_chunk(cx)
+    }
+
     /// Waits for pieces of what is received, and takes what came with them, at most `most` in all; how many bytes, 0 at
     /// the end.
     pub(super) fn poll_chunks(
@@ -362,6 +367,18 @@ impl AsyncWrite for Half {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut *self.stream.borrow_mut()).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream.borrow_mut()).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.borrow().is_write_vectored()
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

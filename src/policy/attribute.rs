@@ -321,6 +321,10 @@ const SHOWN: usize = 256;
 
 /// Cuts and escapes what a peer sent, so that a record stays one readable line.
 fn shorten(text: &str) -> String {
+    let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\'' | b'\\');
+    if text.len() <= SHOWN && text.as_bytes().iter().all(plain) {
+        return text.to_owned();
+    }
     let mut out: String = text
         .chars()
         .take(SHOWN)

@@ -1,80 +1,121 @@
 //! The five steps by which a decision is told.
 
+use std::fmt::{self, Display, Formatter};
+
 use crate::policy::facts::{Connection, Request};
 use crate::policy::verdict::{Decision, Judged, Reason};
+
+/// What a decision is told of.
+#[derive(Clone, Copy)]
+struct Told<'a> {
+    judged: &'a Judged,
+    conn: &'a Connection,
+    request: Option<&'a Request>,
+    destination: &'a str,
+}
+
+/// One of the five steps, as its text: a denied request costs no more than what is written of it.
+pub struct Step<'a> {
+    of: Told<'a>,
+    write: fn(Told<'a>, &mut Formatter<'_>) -> fmt::Result,
+}
+
+impl fmt::Debug for Step<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        Display::fmt(self, f)
+    }
+}
+
+impl Display for Step<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        (self.write)(self.of, f)
+    }
+}
 
 /// Tells a decision in five steps: identity, destination and request, policy checked, required against
 /// presented, decision with its status. `destination` is the service or address as the record names it.
 #[must_use]
-pub fn steps(
-    judged: &Judged,
-    conn: &Connection,
-    request: Option<&Request>,
-    destination: &str,
-) -> [String; 5] {
+pub fn steps<'a>(
+    judged: &'a Judged,
+    conn: &'a Connection,
+    request: Option<&'a Request>,
+    destination: &'a str,
+) -> [Step<'a>; 5] {
+    let of = Told {
+        judged,
+        conn,
+        request,
+        destination,
+    };
+    let step = |write| Step { of, write };
     [
-        identity(conn),
-        target(request, destination),
-        policy(judged),
-        comparison(judged, conn, request),
-        decision(judged, request),
+        step(identity),
+        step(target),
+        step(policy),
+        step(comparison),
+        step(|of, f| f.write_str(decision(of.judged, of.request))),
     ]
 }
 
-fn identity(conn: &Connection) -> String {
-    match &conn.principal {
-        Some(id) => format!("identity from the client certificate: {id}"),
-        None => format!(
+fn identity(of: Told<'_>, f: &mut Formatter<'_>) -> fmt::Result {
+    match &of.conn.principal {
+        Some(id) => {
+            f.write_str("identity from the client certificate: ")?;
+            f.write_str(id.as_str())
+        }
+        None => write!(
+            f,
             "no client certificate: plaintext from {}, no identity",
-            conn.peer
+            of.conn.peer
         ),
     }
 }
 
-fn target(request: Option<&Request>, destination: &str) -> String {
-    let Some(request) = request else {
-        return format!("destination: {destination}, a connection");
+fn target(of: Told<'_>, f: &mut Formatter<'_>) -> fmt::Result {
+    f.write_str("destination: ")?;
+    f.write_str(of.destination)?;
+    let Some(request) = of.request else {
+        return f.write_str(", a connection");
     };
     let path = request.path.as_ref().map(|p| p.path()).unwrap_or_default();
-    let user = request.claims.as_ref().and_then(|c| c.request_principal());
-    let user = user
-        .map(|u| format!(", end user {}", u.escape_debug()))
-        .unwrap_or_default();
-    let space = if path.is_empty() { "" } else { " " };
-    format!(
-        "destination: {destination}, request {}{space}{path}{user}",
-        request.method
-    )
+    f.write_str(", request ")?;
+    f.write_str(request.method.as_str())?;
+    f.write_str(if path.is_empty() { "" } else { " " })?;
+    f.write_str(path)?;
+    match request.claims.as_ref().and_then(|c| c.request_principal()) {
+        Some(user) => write!(f, ", end user {}", user.escape_debug()),
+        None => Ok(()),
+    }
 }
 
-fn policy(judged: &Judged) -> String {
-    let Some(name) = &judged.policy else {
-        return format!("policy checked: none decided ({})", judged.reason.label());
+fn policy(of: Told<'_>, f: &mut Formatter<'_>) -> fmt::Result {
+    f.write_str("policy checked: ")?;
+    let Some(name) = &of.judged.policy else {
+        return write!(f, "none decided ({})", of.judged.reason.label());
     };
-    let action = match judged.reason.action() {
-        Some(action) => format!(" ({})", format!("{action:?}").to_uppercase()),
-        None => String::new(),
-    };
-    let rule = judged
-        .rule
-        .map(|r| format!(", rule {r}"))
-        .unwrap_or_default();
-    format!("policy checked: {name}{action}{rule}")
+    Display::fmt(name, f)?;
+    if let Some(action) = of.judged.reason.action() {
+        write!(f, " ({})", format!("{action:?}").to_uppercase())?;
+    }
+    match of.judged.rule {
+        Some(rule) => write!(f, ", rule {rule}"),
+        None => Ok(()),
+    }
 }
 
-fn comparison(judged: &Judged, conn: &Connection, request: Option<&Request>) -> String {
-    let presented = conn
-        .principal
-        .as_ref()
-        .map_or("no identity", |id| id.principal());
-    match &judged.reason {
+fn comparison(of: Told<'_>, f: &mut Formatter<'_>) -> fmt::Result {
+    let presented = of.conn.principal.as_ref();
+    let presented = presented.map_or("no identity", |id| id.principal());
+    match &of.judged.reason {
         Reason::NoRuleMatched(Some(near)) => {
-            let (needs, got) = (near.needs(), near.got(conn, request));
-            format!("required: {needs}, presented: {got}: mismatch")
+            let (needs, got) = (near.needs(), near.got(of.conn, of.request));
+            write!(f, "required: {needs}, presented: {got}: mismatch")
         }
-        Reason::PlaintextUnderStrict => "required: mTLS, presented: plaintext: mismatch".to_owned(),
-        Reason::DenyRule => format!("presented: {presented}: match with what is denied"),
-        Reason::AllowRule => format!("presented: {presented}: match"),
+        Reason::PlaintextUnderStrict => {
+            f.write_str("required: mTLS, presented: plaintext: mismatch")
+        }
+        Reason::DenyRule => write!(f, "presented: {presented}: match with what is denied"),
+        Reason::AllowRule => write!(f, "presented: {presented}: match"),
         Reason::NoRuleMatched(None)
         | Reason::NoPolicy
         | Reason::NoPolicyDefaultDeny
@@ -83,29 +124,27 @@ fn comparison(judged: &Judged, conn: &Connection, request: Option<&Request>) -> 
         | Reason::UnknownDestinationAllowed
         | Reason::UnknownDestination(_)
         | Reason::CustomDenied(_)
-        | Reason::CustomError(_) => format!("presented: {presented}: {}", judged.reason),
+        | Reason::CustomError(_) => write!(f, "presented: {presented}: {}", of.judged.reason),
     }
 }
 
-fn decision(judged: &Judged, request: Option<&Request>) -> String {
+fn decision(judged: &Judged, request: Option<&Request>) -> &'static str {
     if matches!(
         judged.reason,
         Reason::CustomDenied(_) | Reason::CustomError(_)
     ) {
         // What the client sees is the provider's answer or `statusOnError`.
-        return "decision: DENY, by the provider".to_owned();
+        return "decision: DENY, by the provider";
     }
     match (judged.decision, request) {
         (Decision::Allow, Some(_)) if judged.would_deny => {
             "decision: ALLOW, the mesh is in dry run; it would be DENY, 403 RBAC: access denied"
-                .to_owned()
         }
         (Decision::Allow, None) if judged.would_deny => {
             "decision: ALLOW, the mesh is in dry run; it would be DENY, connection closed"
-                .to_owned()
         }
-        (Decision::Allow, _) => "decision: ALLOW, forwarded".to_owned(),
-        (Decision::Deny, Some(_)) => "decision: DENY, 403 RBAC: access denied".to_owned(),
-        (Decision::Deny, None) => "decision: DENY, connection closed".to_owned(),
+        (Decision::Allow, _) => "decision: ALLOW, forwarded",
+        (Decision::Deny, Some(_)) => "decision: DENY, 403 RBAC: access denied",
+        (Decision::Deny, None) => "decision: DENY, connection closed",
     }
 }

@@ -406,6 +406,7 @@ fn explained() {
     );
     let verdict = decide(&set, &conn, Some(&asked));
     let steps = explain::steps(&verdict, &conn, Some(&asked), "customer-api");
+    let steps = steps.map(|step| step.to_string());
     assert_eq!(
         steps,
         [

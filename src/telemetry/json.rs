@@ -66,14 +66,14 @@ impl<'o> Object<'o> {
     }
 
     /// Writes a member that is an array of texts.
-    pub(super) fn texts(&mut self, key: &'static str, texts: &[String]) {
+    pub(super) fn texts<T: Display>(&mut self, key: &'static str, texts: &[T]) {
         self.key(key);
         self.out.push(b'[');
         for (at, item) in texts.iter().enumerate() {
             if at > 0 {
                 self.out.push(b',');
             }
-            text(self.out, item);
+            put(self.out, Member::Shown(item));
         }
         self.out.push(b']');
     }
@@ -285,7 +285,7 @@ mod tests {
         object.put("none", Member::number(None));
         object.put("no", Member::text(None));
         object.texts("texts", &[odd.clone(), String::new()]);
-        object.texts("no texts", &[]);
+        object.texts::<String>("no texts", &[]);
         object.objects("objects", &[true, false], |o, b| {
             o.put("b", Member::Bool(*b));
         });

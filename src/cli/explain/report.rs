@@ -221,7 +221,7 @@ impl Report {
             let request = hop.request.as_ref();
             let request = request.filter(|_| said.by != By::PeerAuthentication);
             let steps = explain::steps(&said.judged, &hop.connection, request, &destination);
-            self.steps = steps.to_vec();
+            self.steps = steps.iter().map(ToString::to_string).collect();
             self.rule = subject.rule(&said.judged);
             let misses = remedy::misses(&subject.rules.mesh, hop, &said.judged);
             self.misses = misses
