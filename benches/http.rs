@@ -6,6 +6,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
+    clippy::indexing_slicing,
     clippy::disallowed_methods,
     reason = "a bench stops at what it did not expect, and reads its tokens from a file"
 )]
@@ -115,9 +116,10 @@ fn policies() -> Arc<PolicySet> {
         dry_run: false,
         rules: vec![rule],
     };
+    let policies = [policy];
     let own = [TrustDomain::parse("cluster.local").unwrap()];
     let compiled = Compiled::new(&MeshPolicies {
-        policies: &[policy],
+        policies: &policies,
         trust_domains: &own,
         scope: Scope {
             root_namespace: "istio-system",

@@ -18,6 +18,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use ringgate::h2::{Event, Requests, Session, Settings, Side, message};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
+#[expect(
+    dead_code,
+    reason = "what is asked for is counted here, not what is held"
+)]
 #[path = "support/allocations.rs"]
 mod allocations;
 

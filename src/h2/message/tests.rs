@@ -13,8 +13,10 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 fn request(fields: &[(&str, &str)]) -> Result<RequestHead, Malformed> {
-    let read = Requests::request(&mut Decoder::default(), &block(fields), MOST, false);
-    read.unwrap().map(|asked| asked.head)
+    Requests::request(&mut Decoder::default(), &block(fields), MOST, false).map_or_else(
+        |_| Err(Malformed::Name),
+        |read| read.map(|asked| asked.head),
+    )
 }
 
 const GET: [(&str, &str); 4] = [

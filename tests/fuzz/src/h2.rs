@@ -121,7 +121,14 @@ fn drive<'d>(
                         assert_eq!(u64::try_from(got).ok(), Some(*length));
                     }
                 }
-                _ => {}
+                Event::Malformed { .. }
+                | Event::Interim { .. }
+                | Event::Response { .. }
+                | Event::Trailers { .. }
+                | Event::Reset { .. }
+                | Event::Room { .. }
+                | Event::Pong
+                | Event::GoAway { .. } => {}
             }
             if !matches!(event, Event::Data { .. }) {
                 came.told.push(format!("{event:?}"));
