@@ -24,7 +24,6 @@ pub mod slots;
 pub mod sock_diag;
 pub mod stream;
 pub mod tcp_options;
-mod timers;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;

@@ -1,5 +1,6 @@
 //! Header fields that the gateway owns: removed from what comes in, set from what was verified.
 
+use std::cell::{OnceCell, RefCell};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
@@ -55,14 +56,36 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_proxies: usize)
         .map_or(peer, |ip| ip.to_canonical())
 }
 
-/// Sets what was verified: who calls, from where, over what.
-pub fn set(
-    headers: &mut HeaderMap,
-    peer: IpAddr,
-    principal: Option<&str>,
-    own: &str,
-    scheme: &'static str,
-) {
+/// What is told of one peer with each of its requests, made once.
+#[derive(Debug, Default)]
+pub struct Said {
+    address: OnceCell<HeaderValue>,
+    /// By the identity that it calls.
+    identity: RefCell<Option<(Box<str>, HeaderValue)>>,
+}
+
+impl Said {
+    fn address(&self, peer: IpAddr) -> Option<HeaderValue> {
+        if let Some(known) = self.address.get() {
+            return Some(known.clone());
+        }
+        let value = HeaderValue::try_from(peer.to_string()).ok()?;
+        Some(self.address.get_or_init(|| value).clone())
+    }
+
+    fn identity(&self, principal: &str, own: &str) -> Option<HeaderValue> {
+        let mut known = self.identity.borrow_mut();
+        if let Some((_own, value)) = known.as_ref().filter(|(known, _)| **known == *own) {
+            return Some(value.clone());
+        }
+        let value = HeaderValue::try_from(format!("By={own};URI={principal}")).ok()?;
+        *known = Some((own.into(), value.clone()));
+        Some(value)
+    }
+}
+
+/// `x-forwarded-for` that `peer` adds itself to.
+fn chain(headers: &HeaderMap, peer: IpAddr) -> Option<HeaderValue> {
     let mut chain = String::with_capacity(LONGEST_IP);
     let earlier = headers.get_all(&XFF).iter();
     for (at, earlier) in earlier.filter_map(|v| v.to_str().ok()).enumerate() {
@@ -75,17 +98,29 @@ pub fn set(
         chain.push_str(", ");
     }
     // Writing into a text does not fail.
-    if write!(chain, "{peer}").is_ok()
-        && let Ok(value) = HeaderValue::try_from(chain)
-    {
-        headers.insert(XFF, value);
+    write!(chain, "{peer}").ok()?;
+    HeaderValue::try_from(chain).ok()
+}
+
+/// Sets what was verified: who calls, from where, over what. `said` is of this peer and principal.
+pub fn set(
+    headers: &mut HeaderMap,
+    (peer, principal): (IpAddr, Option<&str>),
+    own: &str,
+    scheme: &'static str,
+    said: &Said,
+) {
+    let address = match headers.contains_key(&XFF) {
+        true => chain(headers, peer),
+        false => said.address(peer),
+    };
+    if let Some(address) = address {
+        headers.insert(XFF, address);
     }
     if !headers.contains_key(&XFP) {
         headers.insert(XFP, HeaderValue::from_static(scheme));
     }
-    if let Some(value) =
-        principal.and_then(|p| HeaderValue::try_from(format!("By={own};URI={p}")).ok())
-    {
+    if let Some(value) = principal.and_then(|principal| said.identity(principal, own)) {
         headers.insert(XFCC, value);
     }
 }
@@ -120,6 +155,27 @@ mod tests {
             (4, "9.9.9.9"),
         ] {
             assert_eq!(client_address(&headers, peer, n).to_string(), want);
+        }
+    }
+
+    #[test]
+    fn what_is_told_of_a_peer_follows_whom_it_calls() {
+        let said = Said::default();
+        let (peer, id) = ("9.9.9.9".parse().unwrap(), Some("spiffe://td/a"));
+        for (earlier, own, want) in [
+            (None, "spiffe://td/b", "9.9.9.9"),
+            (Some("1.1.1.1"), "spiffe://td/b", "1.1.1.1, 9.9.9.9"),
+            (None, "spiffe://td/c", "9.9.9.9"),
+            (None, "spiffe://td/b", "9.9.9.9"),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(earlier) = earlier {
+                headers.insert(XFF, HeaderValue::from_static(earlier));
+            }
+            set(&mut headers, (peer, id), own, "https", &said);
+            assert_eq!(headers[XFF], want);
+            assert_eq!(headers[XFCC], format!("By={own};URI=spiffe://td/a"));
+            assert_eq!(headers[XFP], "https");
         }
     }
 

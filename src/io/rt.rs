@@ -11,7 +11,7 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -20,8 +20,11 @@ use monoio::net::TcpStream;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::io::timers::{self, Timer};
 use crate::io::{listener, tcp_options};
+
+mod timers;
+
+pub use timers::{Elapsed, sleep, timeout};
 
 /// Which driver a core runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,58 +184,6 @@ impl<F: Future<Output = ()>> Future for Contained<F> {
             }
         }
     }
-}
-
-/// A limit by its length: coarse timers cost next to nothing, short ones have to be exact.
-enum Limit {
-    Coarse(Timer),
-    Fine(Pin<Box<monoio::time::Sleep>>),
-}
-
-impl Limit {
-    fn new(ms: u64) -> Self {
-        if ms < timers::COARSE_MS {
-            Self::Fine(Box::pin(monoio::time::sleep(Duration::from_millis(ms))))
-        } else {
-            Self::Coarse(Timer::new(ms))
-        }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match self {
-            Self::Coarse(timer) => timer.poll(cx),
-            Self::Fine(sleep) => sleep.as_mut().poll(cx),
-        }
-    }
-}
-
-/// Waits; from a second on up to two ticks of `timers` longer.
-pub async fn sleep(ms: u64) {
-    let mut limit = Limit::new(ms);
-    std::future::poll_fn(|cx| limit.poll(cx)).await;
-}
-
-/// The time was over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("timed out")]
-pub struct Elapsed;
-
-/// Runs `work` for at most `ms`, as `sleep` counts it. Dropping unfinished work is safe: waits are by readiness.
-///
-/// # Errors
-/// `Elapsed`.
-pub async fn timeout<F: Future>(ms: u64, work: F) -> Result<F::Output, Elapsed> {
-    let mut work = pin!(work);
-    // What is done at once needs no timer.
-    let mut limit = None;
-    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
-        Poll::Ready(done) => Poll::Ready(Ok(done)),
-        Poll::Pending => {
-            let limit = limit.get_or_insert_with(|| Limit::new(ms));
-            limit.poll(cx).map(|()| Err(Elapsed))
-        }
-    })
-    .await
 }
 
 thread_local! {

@@ -547,13 +547,9 @@ impl Walker<'_, '_> {
         hop.judge(&plan, Some(request));
         let own = plan.own.map_or("", SpiffeId::as_str);
         let principal = hop.connection.principal.as_ref().map(SpiffeId::as_str);
-        forward::set(
-            &mut onward.headers,
-            hop.connection.peer,
-            principal,
-            own,
-            "http",
-        );
+        let (peer, said) = (hop.connection.peer, forward::Said::default());
+        let who = (peer, principal);
+        forward::set(&mut onward.headers, who, own, "http", &said);
         self.request = Some(onward);
         Some(next)
     }

@@ -14,6 +14,12 @@ pub(super) enum Member<'a> {
     Plain(&'a str),
     /// Address and port.
     Socket(SocketAddr),
+    /// Address.
+    Ip(IpAddr),
+    /// Two texts and what is between them, escaped.
+    Pair(&'a str, char, &'a str),
+    /// The `id` of a record: generation, milliseconds, number.
+    Id(u64, u64, u64),
     /// What is shown as text, escaped.
     Shown(&'a dyn Display),
     /// A number.
@@ -133,6 +139,27 @@ fn put(out: &mut Vec<u8>, value: Member<'_>) {
             put_socket(out, socket);
             out.push(b'"');
         }
+        Member::Ip(ip) => {
+            out.push(b'"');
+            put_ip(out, ip);
+            out.push(b'"');
+        }
+        Member::Pair(one, between, two) => {
+            out.push(b'"');
+            escape(out, one);
+            escape(out, between.encode_utf8(&mut [0; 4]));
+            escape(out, two);
+            out.push(b'"');
+        }
+        Member::Id(generation, millis, number) => {
+            out.push(b'"');
+            put_number(out, generation);
+            out.push(b'/');
+            put_digits(out, millis, 16);
+            out.push(b'-');
+            put_number(out, number);
+            out.push(b'"');
+        }
         Member::Number(number) => put_number(out, number),
         Member::Bool(true) => out.extend_from_slice(b"true"),
         Member::Bool(false) => out.extend_from_slice(b"false"),
@@ -142,12 +169,18 @@ fn put(out: &mut Vec<u8>, value: Member<'_>) {
 
 /// The digits of a number.
 fn put_number(out: &mut Vec<u8>, number: u64) {
+    put_digits(out, number, 10);
+}
+
+/// The digits of a number to a base of at most 16.
+#[inline]
+fn put_digits(out: &mut Vec<u8>, number: u64, base: u64) {
     let mut digits = [b'0'; 20];
     let (mut rest, mut from) = (number, digits.len());
     for digit in digits.iter_mut().rev() {
-        // One digit: it fits.
-        *digit = b'0'.saturating_add(u8::try_from(rest % 10).unwrap_or(0));
-        rest /= 10;
+        let value = usize::try_from(rest % base).unwrap_or(0);
+        *digit = DIGITS.get(value).copied().unwrap_or(b'0');
+        rest /= base;
         from = from.saturating_sub(1);
         if rest == 0 {
             break;
@@ -158,8 +191,18 @@ fn put_number(out: &mut Vec<u8>, number: u64) {
 
 /// As `Display`, which takes several times as long for what stands in every record.
 fn put_socket(out: &mut Vec<u8>, socket: SocketAddr) {
-    let IpAddr::V4(ip) = socket.ip() else {
-        if write!(out, "{socket}").is_err() {
+    if socket.is_ipv4() {
+        put_ip(out, socket.ip());
+        out.push(b':');
+        put_number(out, socket.port().into());
+    } else if write!(out, "{socket}").is_err() {
+        tracing::error!("an address of a record cannot be written");
+    }
+}
+
+fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
+    let IpAddr::V4(ip) = ip else {
+        if write!(out, "{ip}").is_err() {
             tracing::error!("an address of a record cannot be written");
         }
         return;
@@ -170,8 +213,6 @@ fn put_socket(out: &mut Vec<u8>, socket: SocketAddr) {
         }
         put_number(out, octet.into());
     }
-    out.push(b':');
-    put_number(out, socket.port().into());
 }
 
 /// A text in quotes.
@@ -211,9 +252,10 @@ fn plain_len(text: &[u8]) -> usize {
     skipped.saturating_add(more)
 }
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// RFC 8259 section 7.
 fn escape(out: &mut Vec<u8>, text: &str) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut rest = text.as_bytes();
     loop {
         let (plain, from) = rest.split_at_checked(plain_len(rest)).unwrap_or_default();
@@ -249,6 +291,9 @@ mod tests {
             let mut out = Vec::new();
             put_number(&mut out, number);
             assert_eq!(out, number.to_string().as_bytes());
+            out.clear();
+            put_digits(&mut out, number, 16);
+            assert_eq!(out, format!("{number:x}").as_bytes());
         }
         for socket in ["1.2.3.4:5", "255.0.10.100:65535", "[::1]:80"] {
             let socket: SocketAddr = socket.parse().unwrap();

@@ -1,6 +1,5 @@
 //! The decision record: one for every connection, tunnel and request, allowed or denied.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,8 +9,10 @@ use crate::exchange::close::CloseReason;
 use crate::http::baggage::Baggage;
 use crate::http::connect::{self, Told};
 use crate::policy::facts::{Connection, Request};
-use crate::policy::{Decision, Judged, explain};
-use crate::telemetry::json::Member::{self, Bool, Null, Number, Plain, Shown, Socket, Text};
+use crate::policy::{Decision, Judged, Reason, explain};
+use crate::telemetry::json::Member::{
+    self, Bool, Id, Ip, Null, Number, Pair, Plain, Shown, Socket, Text,
+};
 use crate::telemetry::json::Object;
 use crate::vocab::trace::TraceId;
 
@@ -66,6 +67,9 @@ impl Asked {
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
+
+/// `Reason::AllowRule` as its text, which most records hold.
+const ALLOW_RULE: &str = "matched an ALLOW rule";
 
 /// Why an exchange was refused before or after policy, in words.
 pub type Detail = String;
@@ -134,8 +138,7 @@ impl Record {
         let time = Stamp::of(self.time);
         out.put("time", Plain(time.text()));
         let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
-        let id = format_args!("{}/{millis:x}-{number}", self.generation);
-        out.put("id", Shown(&id));
+        out.put("id", Id(self.generation, millis, number));
         out.put("generation", Number(self.generation));
         out.put("role", Plain(self.role));
         out.put("instance", Text(&self.instance));
@@ -183,7 +186,7 @@ impl Record {
         source.put("address", Socket(self.peer));
         if let Some(connection) = connection.filter(|c| c.remote != c.peer) {
             // Rules compare the address that trusted proxies tell, so it is needed to judge again.
-            source.put("client", Shown(&connection.remote));
+            source.put("client", Ip(connection.remote));
         }
         if let Some(told) = &self.told {
             tell(source, told);
@@ -194,7 +197,7 @@ impl Record {
         destination.put("service", Member::text(self.service.as_deref()));
         destination.put("workload", Member::text(self.workload.as_deref()));
         if let Some(connection) = &self.connection {
-            destination.put("address", Shown(&connection.destination));
+            destination.put("address", Ip(connection.destination));
             destination.put("port", Number(connection.port.into()));
             if let Some(sni) = &connection.sni {
                 destination.put("sni", Text(sni.as_str()));
@@ -205,13 +208,16 @@ impl Record {
     fn judgement(&self, out: &mut Object<'_>) {
         let judged = self.judged.as_ref();
         match judged.and_then(|j| j.policy.as_ref()) {
-            Some(policy) => out.put("policy", Shown(policy)),
+            Some(policy) => out.put("policy", Pair(&policy.namespace, '/', &policy.name)),
             None => out.put("policy", Null),
         }
         let rule = judged.and_then(|j| j.rule);
         out.put("rule", Member::number(rule.and_then(|r| r.try_into().ok())));
         match (&self.detail, judged, &self.connection) {
             (Some(detail), ..) => out.put("reason", Text(detail)),
+            (None, Some(judged), _) if judged.reason == Reason::AllowRule => {
+                out.put("reason", Plain(ALLOW_RULE));
+            }
             (None, Some(judged), Some(conn)) => {
                 let text = judged.reason.text(conn, self.request.as_deref());
                 out.put("reason", Text(&text));
@@ -238,24 +244,11 @@ impl Record {
     }
 }
 
-/// Istio's request principal.
-struct User<'a>(&'a str, &'a str);
-
-impl fmt::Display for User<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)?;
-        f.write_str("/")?;
-        f.write_str(self.1)
-    }
-}
-
 fn put_request(out: &mut Object<'_>, request: &Request) {
     let claims = request.claims.as_ref();
-    let user = claims.and_then(|c| Some(User(c.issuer()?, c.subject()?)));
-    out.object("user", |out| match &user {
-        Some(user) => out.put("principal", Shown(user)),
-        None => out.put("principal", Null),
-    });
+    // Istio's request principal.
+    let user = claims.and_then(|c| Some(Pair(c.issuer()?, '/', c.subject()?)));
+    out.object("user", |out| out.put("principal", user.unwrap_or(Null)));
     out.object("request", |out| {
         out.put("method", Text(request.method.as_str()));
         out.put("host", Text(request.host.as_str()));
@@ -370,6 +363,11 @@ impl Stamp {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_usual_reason_is_as_the_engine_tells_it() {
+        assert_eq!(Reason::AllowRule.to_string(), ALLOW_RULE);
+    }
 
     #[test]
     fn times() {

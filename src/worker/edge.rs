@@ -325,6 +325,7 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
         scheme: "https",
         told: None,
         taken: Rc::default(),
+        said: Rc::default(),
     };
     Box::pin(serve::http(core, site, stream, proof.h2)).await;
 }

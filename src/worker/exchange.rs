@@ -677,13 +677,8 @@ fn own_fields(site: &Site, request: &Request, going: &Going, told: Vec<HeaderVal
     }
     let peer: IpAddr = site.connection.peer;
     let principal = site.connection.principal.as_ref().map(|id| id.as_str());
-    forward::set(
-        &mut extra,
-        peer,
-        principal,
-        going.own.as_deref().unwrap_or_default(),
-        site.scheme,
-    );
+    let own = going.own.as_deref().unwrap_or_default();
+    forward::set(&mut extra, (peer, principal), own, site.scheme, &site.said);
     if going.via {
         // The workload's own waypoint said who calls; that it is the waypoint itself says nothing new.
         extra.remove(&forward::XFCC);

@@ -307,6 +307,7 @@ async fn through(
         scheme: "http",
         told: Some(told),
         taken: Rc::default(),
+        said: Rc::default(),
     };
     let snapshot = core.snapshot();
     let planned = judge::plan(&snapshot, &site, None, 0);
@@ -418,6 +419,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
         scheme: "http",
         told: None,
         taken: Rc::default(),
+        said: Rc::default(),
     };
     if is_proxy
         && !matches!(

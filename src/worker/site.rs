@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::http::connect::Told;
+use crate::http::forward::Said;
 use crate::identity::revocation::PeerLeaf;
 use crate::io::clock;
 use crate::io::relay::Meter;
@@ -42,6 +43,8 @@ pub struct Site {
     pub told: Option<Arc<Told>>,
     /// Its place among the connections of the workload.
     pub taken: Rc<OnceCell<Taken>>,
+    /// What is told of the peer with each of its requests.
+    pub said: Rc<Said>,
 }
 
 impl Site {

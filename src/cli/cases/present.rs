@@ -127,7 +127,8 @@ pub(super) fn upstream(conn: &Connection, request: &Request) -> HeaderMap {
     }
     let peer: IpAddr = conn.peer;
     let principal = conn.principal.as_ref().map(|id| id.as_str());
-    forward::set(&mut own, peer, principal, "", "http");
+    let said = forward::Said::default();
+    forward::set(&mut own, (peer, principal), "", "http", &said);
     let mut seen = HeaderMap::new();
     for (name, value) in forward::outgoing(&request.headers, &own) {
         seen.append(name.clone(), value.clone());

@@ -4,13 +4,15 @@
 //! told up to one tick late, and never early.
 
 use std::cell::RefCell;
+use std::future::Future;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::io::{clock, rt};
 
 /// Shorter limits are not for these timers.
-pub(super) const COARSE_MS: u64 = 1000;
+const COARSE_MS: u64 = 1000;
 
 const TICK_MS: u64 = 128;
 /// Lists of the wheel: what is due more than one turn later waits for the turns after.
@@ -52,7 +54,7 @@ fn list_of(tick: u64) -> usize {
 }
 
 fn tick_now() -> u64 {
-    clock::millis() / TICK_MS
+    clock::coarse_ms() / TICK_MS
 }
 
 impl Wheel {
@@ -135,18 +137,18 @@ impl Wheel {
 
 /// A time limit, which begins when it is first polled.
 #[derive(Debug)]
-pub(super) struct Timer {
+struct Timer {
     ms: u64,
     at: Option<u32>,
 }
 
 impl Timer {
-    pub(super) fn new(ms: u64) -> Self {
+    fn new(ms: u64) -> Self {
         Self { ms, at: None }
     }
 
     /// Ready when the time is over.
-    pub(super) fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
+    fn poll(&mut self, cx: &Context<'_>) -> Poll<()> {
         let begin = WHEEL.with_borrow_mut(|wheel| match self.at {
             Some(at) => {
                 let waker = wheel.entry(at).and_then(|entry| entry.waker.as_mut());
@@ -188,6 +190,58 @@ impl Drop for Timer {
         });
         drop(taken);
     }
+}
+
+/// A limit by its length: coarse timers cost next to nothing, short ones have to be exact.
+enum Limit {
+    Coarse(Timer),
+    Fine(Pin<Box<monoio::time::Sleep>>),
+}
+
+impl Limit {
+    fn new(ms: u64) -> Self {
+        if ms < COARSE_MS {
+            Self::Fine(Box::pin(monoio::time::sleep(Duration::from_millis(ms))))
+        } else {
+            Self::Coarse(Timer::new(ms))
+        }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Coarse(timer) => timer.poll(cx),
+            Self::Fine(sleep) => sleep.as_mut().poll(cx),
+        }
+    }
+}
+
+/// Waits; from a second on up to two ticks of `timers` longer.
+pub async fn sleep(ms: u64) {
+    let mut limit = Limit::new(ms);
+    std::future::poll_fn(|cx| limit.poll(cx)).await;
+}
+
+/// The time was over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("timed out")]
+pub struct Elapsed;
+
+/// Runs `work` for at most `ms`, as `sleep` counts it. Dropping unfinished work is safe: waits are by readiness.
+///
+/// # Errors
+/// `Elapsed`.
+pub async fn timeout<F: Future>(ms: u64, work: F) -> Result<F::Output, Elapsed> {
+    let mut work = pin!(work);
+    // What is done at once needs no timer.
+    let mut limit = None;
+    std::future::poll_fn(|cx| match work.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Ok(done)),
+        Poll::Pending => {
+            let limit = limit.get_or_insert_with(|| Limit::new(ms));
+            limit.poll(cx).map(|()| Err(Elapsed))
+        }
+    })
+    .await
 }
 
 /// Has the wheel turned as long as there is a timer.
