@@ -239,8 +239,11 @@ fn poisoned_connections(system: &System) {
             );
         }
     }
-    let (status, body) = system.call("frontend", "/lie/hints");
-    assert_eq!((status, &*body), (200, &b"truth"[..]));
+    let mut conn = system.via("frontend");
+    conn.send(b"GET /lie/hints HTTP/1.1\r\nhost: customer-api\r\n\r\n");
+    assert_eq!(conn.response().unwrap().status, 103);
+    let answer = conn.response().unwrap();
+    assert_eq!((answer.status, &*answer.body), (200, &b"truth"[..]));
 }
 
 fn early_answers(system: &System) {
