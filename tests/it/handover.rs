@@ -48,6 +48,15 @@ fn plain(pair: &Pair) -> std::io::Result<TcpStream> {
     }
 }
 
+/// Lets the threads of a test end, also if it fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 type Ask = fn(&Pair) -> Result<(), String>;
 
 /// What is asked again and again: of the listeners, of tunnels, of readiness.
@@ -85,6 +94,7 @@ fn under_load(pair: &mut Pair, work: impl FnOnce(&mut Pair)) -> Vec<String> {
     };
     std::thread::scope(|scope| {
         let again = &again;
+        let stopping = Stop(&stop);
         let loads: Vec<_> = ASKS
             .into_iter()
             .zip(&served)
@@ -96,7 +106,7 @@ fn under_load(pair: &mut Pair, work: impl FnOnce(&mut Pair)) -> Vec<String> {
         os::wait_until(LONG, || {
             counts().iter().zip(then).all(|(now, then)| now - then > 3)
         });
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         let failed = loads.into_iter().flat_map(|load| load.join().unwrap());
         failed.collect()
     })
@@ -255,6 +265,7 @@ fn an_authority_is_replaced_and_loses_nothing() {
     let eyes = pair.eyes();
     let stop = AtomicBool::new(false);
     let told = std::thread::scope(|scope| {
+        let stopping = Stop(&stop);
         let told = scope.spawn(|| {
             let mut told = Vec::new();
             while !stop.load(Ordering::Relaxed) {
@@ -265,7 +276,7 @@ fn an_authority_is_replaced_and_loses_nothing() {
         let failed = under_load(&mut pair, |pair| {
             replace_with(pair, Side::Client, with_authority());
         });
-        stop.store(true, Ordering::Relaxed);
+        drop(stopping);
         assert!(failed.is_empty(), "{failed:?}\n{}", pair.log(Side::Client));
         told.join().unwrap()
     });
