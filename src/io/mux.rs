@@ -551,6 +551,11 @@ impl<H: Heads> Mux<H> {
         Some(next)
     }
 
+    /// Whether anything waits to be taken up.
+    pub(super) fn has_incoming(&self) -> bool {
+        !self.0.borrow().incoming.is_empty()
+    }
+
     /// Ends the connection at once for what the peer does.
     pub(super) fn fail(&self, error: ConnectionError) {
         let mut state = self.0.borrow_mut();

@@ -63,13 +63,15 @@ impl ServerConnection {
     }
 
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<Taken>, MuxError>> {
-        if let Some(taken) = self.taken() {
-            return Poll::Ready(Ok(Some(taken)));
-        }
-        let polled = self.driver.poll(cx)?;
-        match self.taken() {
-            Some(taken) => Poll::Ready(Ok(Some(taken))),
-            None => polled.map(|()| Ok(None)),
+        loop {
+            if let Some(taken) = self.taken() {
+                return Poll::Ready(Ok(Some(taken)));
+            }
+            let polled = self.driver.poll(cx)?;
+            // Until what came is taken nothing more is read: also where all of it is no request.
+            if !self.mux.has_incoming() {
+                return polled.map(|()| Ok(None));
+            }
         }
     }
 
