@@ -326,14 +326,14 @@ mod tests {
             let mut core = rt::Core::build(want).unwrap();
             core.run(async {
                 let begun = clock::now();
-                let over = rt::timeout(COARSE_MS, std::future::pending::<()>()).await;
-                assert_eq!(over, Err(rt::Elapsed));
+                let over = timeout(COARSE_MS, std::future::pending::<()>()).await;
+                assert_eq!(over, Err(Elapsed));
                 assert!(begun.elapsed() >= Duration::from_millis(COARSE_MS));
-                let done = rt::timeout(COARSE_MS, rt::sleep(10)).await;
+                let done = timeout(COARSE_MS, sleep(10)).await;
                 assert_eq!(done, Ok(()));
                 // The wheel rests and begins anew.
-                rt::sleep(3 * TICK_MS).await;
-                rt::sleep(COARSE_MS).await;
+                sleep(3 * TICK_MS).await;
+                sleep(COARSE_MS).await;
             });
         }
     }
