@@ -268,6 +268,9 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) -> Result<(), BadRequest> {
     Ok(())
 }
 
+/// Of `Connection`: options that name no field beside those that go anyway.
+const NOT_A_FIELD: [&str; 2] = ["keep-alive", "close"];
+
 /// Removes the hop's own fields of a response.
 pub fn clean_response(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
@@ -275,7 +278,10 @@ pub fn clean_response(headers: &mut HeaderMap) {
         .iter()
         .filter_map(|v| v.to_str().ok())
         .flat_map(|v| v.split(','))
-        .filter_map(|t| HeaderName::try_from(t.trim()).ok())
+        .map(str::trim)
+        // What goes anyway is not looked for: most answers name nothing else.
+        .filter(|t| !NOT_A_FIELD.iter().any(|word| word.eq_ignore_ascii_case(t)))
+        .filter_map(|t| HeaderName::try_from(t).ok())
         .filter(|n| !END_TO_END.contains(&n.as_str()))
         .collect();
     for name in named {

@@ -22,6 +22,18 @@ pub struct HeaderEdits {
 }
 
 impl HeaderEdits {
+    /// Whether nothing changes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self {
+            remove,
+            set,
+            drop_cookies,
+            drop_params,
+        } = self;
+        remove.is_empty() && set.is_empty() && drop_cookies.is_empty() && drop_params.is_empty()
+    }
+
     /// Removes, drops cookies, then sets.
     pub fn apply(&self, headers: &mut HeaderMap) {
         if !self.remove.is_empty() {

@@ -49,7 +49,7 @@ pub fn tokens(
     // All look at the request as it came: what one of them takes out, another may refuse.
     let mut changes = Vec::new();
     for enforcement in plan.enforcements.iter().filter(|e| !e.tokens.is_empty()) {
-        changes.push(match verify(&enforcement.tokens, request) {
+        let edits = match verify(&enforcement.tokens, request) {
             TokenOutcome::Anonymous { edits } => edits,
             TokenOutcome::Valid { claims, edits } => {
                 request.claims = Some(claims);
@@ -68,7 +68,10 @@ pub fn tokens(
                     unknown_kid,
                 }));
             }
-        });
+        };
+        if !edits.is_empty() {
+            changes.push(edits);
+        }
     }
     for edits in changes {
         edits.apply(&mut request.headers);

@@ -21,6 +21,12 @@ impl ResourceName {
         }
     }
 
+    /// `namespace/name`, as one text.
+    #[must_use]
+    pub fn joined(&self) -> String {
+        [self.namespace.as_str(), self.name.as_str()].join("/")
+    }
+
     /// Parses `namespace/name`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -32,6 +38,8 @@ impl ResourceName {
 
 impl fmt::Display for ResourceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        f.write_str(&self.namespace)?;
+        f.write_str("/")?;
+        f.write_str(&self.name)
     }
 }

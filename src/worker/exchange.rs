@@ -31,6 +31,7 @@ use crate::role::plan::{Next, NoPlan, Plan, SitePoint};
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
+use crate::vocab::spiffe::SpiffeId;
 use crate::worker::attempt::Attempt;
 use crate::worker::connect;
 use crate::worker::core::Core;
@@ -337,7 +338,7 @@ impl Onward for Others<'_> {
 struct Going {
     target: Target,
     version: Version,
-    own: Option<String>,
+    own: Option<SpiffeId>,
     /// The peer is the workload's own waypoint.
     via: bool,
 }
@@ -406,11 +407,11 @@ async fn prepare<'s>(
         r.service = plan
             .service
             .and_then(|at| mesh.services.get(at))
-            .map(|s| s.name.to_string());
+            .map(|s| s.name.joined());
         r.workload = plan
             .workload
             .and_then(|at| mesh.workloads.get(at))
-            .map(|w| w.name.to_string());
+            .map(|w| w.name.joined());
     });
     let asker = Asker {
         core,
@@ -516,10 +517,7 @@ fn going(
     Ok(Going {
         target: target(core, snapshot, site, plan, Some(request), pick)?,
         version: version(plan.protocol),
-        own: plan
-            .own
-            .or_else(|| workload.map(|w| &w.id))
-            .map(|id| id.as_str().to_owned()),
+        own: plan.own.or_else(|| workload.map(|w| &w.id)).cloned(),
         via: plan.via.is_some(),
     })
 }
@@ -590,7 +588,7 @@ pub struct Beyond {
     /// HBONE listener.
     pub address: SocketAddr,
     /// Who must answer.
-    pub expected: crate::vocab::spiffe::SpiffeId,
+    pub expected: SpiffeId,
     /// The service that was asked for, as an index into `Mesh::services`.
     pub service: Option<usize>,
     /// `:authority`.
@@ -601,7 +599,7 @@ pub struct Beyond {
 #[must_use]
 pub fn hbone(
     snapshot: &Snapshot,
-    own: &crate::vocab::spiffe::SpiffeId,
+    own: &SpiffeId,
     origin: Origin,
     beyond: Beyond,
 ) -> Option<Target> {
@@ -677,7 +675,7 @@ fn own_fields(site: &Site, request: &Request, going: &Going, told: Vec<HeaderVal
     }
     let peer: IpAddr = site.connection.peer;
     let principal = site.connection.principal.as_ref().map(|id| id.as_str());
-    let own = going.own.as_deref().unwrap_or_default();
+    let own = going.own.as_ref().map_or("", |id| id.as_str());
     forward::set(&mut extra, (peer, principal), own, site.scheme, &site.said);
     if going.via {
         // The workload's own waypoint said who calls; that it is the waypoint itself says nothing new.
