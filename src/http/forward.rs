@@ -211,7 +211,13 @@ mod tests {
             if let Some(earlier) = earlier {
                 headers.insert(XFF, HeaderValue::from_static(earlier));
             }
-            set(&mut headers, (peer, id), own, "https", (&said, ForwardClientCert::default(), &[]));
+            set(
+                &mut headers,
+                (peer, id),
+                own,
+                "https",
+                (&said, ForwardClientCert::default(), &[]),
+            );
             assert_eq!(headers[XFF], want);
             assert_eq!(headers[XFCC], format!("By={own};URI=spiffe://td/a"));
             assert_eq!(headers[XFP], "https");

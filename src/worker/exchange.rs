@@ -715,7 +715,13 @@ fn own_fields(
     let peer: IpAddr = site.connection.peer;
     let principal = site.connection.principal.as_ref().map(|id| id.as_str());
     let own = going.own.as_deref().unwrap_or_default();
-    forward::set(&mut extra, (peer, principal), own, site.scheme, (&site.said, details, &told));
+    forward::set(
+        &mut extra,
+        (peer, principal),
+        own,
+        site.scheme,
+        (&site.said, details, &told),
+    );
     if going.via {
         // The workload's own waypoint said who calls; that it is the waypoint itself says nothing new.
         extra.remove(&forward::XFCC);

@@ -128,7 +128,13 @@ pub(super) fn upstream(conn: &Connection, request: &Request) -> HeaderMap {
     let peer: IpAddr = conn.peer;
     let principal = conn.principal.as_ref().map(|id| id.as_str());
     let (said, details) = (forward::Said::default(), ForwardClientCert::default());
-    forward::set(&mut own, (peer, principal), "", "http", (&said, details, &[]));
+    forward::set(
+        &mut own,
+        (peer, principal),
+        "",
+        "http",
+        (&said, details, &[]),
+    );
     let mut seen = HeaderMap::new();
     for (name, value) in forward::outgoing(&request.headers, &own) {
         seen.append(name.clone(), value.clone());
