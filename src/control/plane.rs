@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use crate::config::checked::life::Limits;
 use crate::config::checked::{
     Config, GatewayClass, IdentityFiles, IdentitySource, Mesh, Process, Service,
 };
@@ -31,6 +32,7 @@ use crate::control::http_client::{HttpClient, SYSTEM_ROOTS};
 use crate::control::identity_source::{self, Told};
 use crate::control::jwks::{JwksHandle, Sources, Timetable};
 use crate::control::login::LoginPart;
+use crate::control::memory;
 use crate::control::observe::{Observed, Reports};
 use crate::control::phase::Phase;
 use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
@@ -46,6 +48,7 @@ use crate::io::clock;
 use crate::jwt::KeySets;
 use crate::jwt::model::KeySource;
 use crate::telemetry::audit::Audit;
+use crate::telemetry::tally::Tally;
 
 /// What the cores get.
 #[derive(Clone, Debug)]
@@ -266,6 +269,7 @@ impl Plane {
         let (source, authority, told) = begun.await?;
         let known = (&status, authority.as_ref());
         let reports = endpoints(&config.process, known, &mut tasks, &mut shared).await?;
+        watch_memory(&config.process.limits, &reports.tally, &mut tasks);
         status.send_modify(|s| s.source = source.label());
         let wanted = wanted(&config);
         let signer = workload_api::signer(&source);
@@ -754,6 +758,13 @@ fn file_jobs(config: &Config) -> Vec<FilesJob> {
 fn key_sources(mesh: &Mesh) -> Sources {
     let rules = mesh.request_authentications.iter().flat_map(|r| &r.rules);
     Sources::of(rules.filter(|r| !matches!(r.keys, KeySource::Inline(_))))
+}
+
+fn watch_memory(limits: &Limits, tally: &Arc<Tally>, tasks: &mut Tasks) {
+    if let Some(ceiling) = memory::ceiling(limits.memory) {
+        let watch = memory::watch(Arc::clone(tally), ceiling);
+        tasks.spawn("watch of the memory ceiling", watch);
+    }
 }
 
 fn name_keeper(config: &Config, tasks: &mut Tasks) -> Names {
