@@ -18,6 +18,7 @@ mod identity_source;
 pub mod join_token_file;
 pub mod jwks;
 mod login;
+pub mod memory;
 pub mod observe;
 pub mod oidc_client;
 pub mod origination;

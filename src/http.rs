@@ -7,4 +7,5 @@ pub mod forward;
 pub mod grpc;
 pub mod h1;
 pub mod reply;
+pub mod request_id;
 pub mod upgrade;

@@ -27,6 +27,7 @@ pub mod serve;
 pub mod site;
 pub mod sockets;
 pub mod socks;
+pub mod sources;
 pub mod streams;
 pub mod upgrade;
 

@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod life;
+mod scope;
 pub mod workload_api;
 
 use std::collections::BTreeMap;
@@ -14,10 +15,11 @@ use crate::config::checked::life::{Limits, TcpOptions};
 use crate::config::checked::workload_api::{WorkloadApi, WorkloadApiSource};
 use crate::config::problem::{Lint, Problem};
 use crate::extauthz::Authorizer;
+use crate::http::forward::ForwardClientCert;
 use crate::identity::revocation::{NodeName, Revocations};
 use crate::jwt::model::RequestAuthentication;
+use crate::policy::L4Deny;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
-use crate::policy::{L4Deny, Scope};
 use crate::upstream::health::OutlierDetection;
 use crate::vocab::cidr::Cidr;
 use crate::vocab::locality::Locality;
@@ -449,6 +451,8 @@ pub struct Mesh {
     pub outbound_allow_any: bool,
     /// `mesh.numTrustedProxies`.
     pub num_trusted_proxies: usize,
+    /// `mesh.forwardClientCertDetails`.
+    pub forward_client_cert: ForwardClientCert,
     /// `mesh.compat.gatewayNameSelector`.
     pub gateway_name_selector: bool,
     /// `mesh.compat.gatewaySelectors`.
@@ -775,26 +779,4 @@ pub struct OidcProvider {
     pub cookie_key: Option<Secret>,
     /// `dangerous_allowHttpIssuerOnLoopback`.
     pub allow_http_loopback: bool,
-}
-
-impl Mesh {
-    /// What a policy applies to in this mesh.
-    #[must_use]
-    pub fn scope(&self) -> Scope<'_> {
-        Scope {
-            root_namespace: &self.root_namespace,
-            gateway_name_selector: self.gateway_name_selector,
-            gateway_selectors: self.gateway_selectors,
-        }
-    }
-}
-
-impl Workload {
-    /// `namespace/serviceAccount` that it runs as.
-    #[must_use]
-    pub fn account(&self) -> Option<ResourceName> {
-        self.id
-            .k8s()
-            .map(|(namespace, account)| ResourceName::new(namespace, account))
-    }
 }

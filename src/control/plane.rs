@@ -31,6 +31,7 @@ use crate::control::http_client::{HttpClient, SYSTEM_ROOTS};
 use crate::control::identity_source::{self, Told};
 use crate::control::jwks::{JwksHandle, Sources, Timetable};
 use crate::control::login::LoginPart;
+use crate::control::memory;
 use crate::control::observe::{Observed, Reports};
 use crate::control::phase::Phase;
 use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
@@ -266,6 +267,10 @@ impl Plane {
         let (source, authority, told) = begun.await?;
         let known = (&status, authority.as_ref());
         let reports = endpoints(&config.process, known, &mut tasks, &mut shared).await?;
+        if let Some(ceiling) = memory::ceiling(config.process.limits.memory) {
+            let tally = Arc::clone(&reports.tally);
+            tasks.spawn("watch of the memory ceiling", memory::watch(tally, ceiling));
+        }
         status.send_modify(|s| s.source = source.label());
         let wanted = wanted(&config);
         let signer = workload_api::signer(&source);

@@ -35,6 +35,10 @@ pub enum CloseReason {
     Timeout,
     /// A size or count limit.
     Limit,
+    /// The body of the request is longer than it may be.
+    BodyTooLarge,
+    /// The process holds as much memory as it may.
+    Overload,
     /// A policy change forbids what was open.
     PolicyChanged,
     /// The certificate, the identity or the node of a peer is revoked.
@@ -98,6 +102,12 @@ impl CloseReason {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 Side::Downstream,
             ),
+            Self::BodyTooLarge => (
+                "body_too_large",
+                StatusCode::PAYLOAD_TOO_LARGE,
+                Side::Downstream,
+            ),
+            Self::Overload => ("overload", StatusCode::SERVICE_UNAVAILABLE, Side::Local),
             Self::PolicyChanged => ("policy_changed", StatusCode::FORBIDDEN, Side::Local),
             Self::Revoked => ("revoked", StatusCode::FORBIDDEN, Side::Downstream),
             Self::Drain => ("drain", StatusCode::SERVICE_UNAVAILABLE, Side::Local),

@@ -23,6 +23,44 @@ fn is_of_earlier_hops(name: &str) -> bool {
     name.starts_with("x-forwarded-") || matches!(name, "forwarded" | "x-real-ip")
 }
 
+/// What becomes of the `x-forwarded-client-cert` that a request brings (Istio's `forwardClientCertDetails`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForwardClientCert {
+    /// `SANITIZE`: removed, and nothing is set.
+    Sanitize,
+    /// `FORWARD_ONLY`: goes on as it is if its sender has shown a certificate.
+    ForwardOnly,
+    /// `APPEND_FORWARD`: goes on if its sender has shown a certificate, with what was verified behind it.
+    AppendForward,
+    /// `SANITIZE_SET`: replaced by what was verified.
+    #[default]
+    SanitizeSet,
+    /// `ALWAYS_FORWARD_ONLY`: goes on as it is, whoever sent it.
+    AlwaysForwardOnly,
+}
+
+impl ForwardClientCert {
+    /// The field that goes on: of `told`, which the request brought, and `verified`, what its sender has shown.
+    #[must_use]
+    pub fn field(self, told: &[HeaderValue], verified: Option<HeaderValue>) -> Option<HeaderValue> {
+        let told = || {
+            let parts: Vec<&[u8]> = told.iter().map(HeaderValue::as_bytes).collect();
+            (!parts.is_empty()).then(|| parts.join(&b","[..]))
+        };
+        let value = |bytes: Vec<u8>| HeaderValue::from_bytes(&bytes).ok();
+        match (self, verified) {
+            (Self::Sanitize, _)
+            | (Self::ForwardOnly | Self::AppendForward | Self::SanitizeSet, None) => None,
+            (Self::SanitizeSet, Some(verified)) => Some(verified),
+            (Self::ForwardOnly, Some(_)) | (Self::AlwaysForwardOnly, _) => told().and_then(value),
+            (Self::AppendForward, Some(verified)) => match told() {
+                None => Some(verified),
+                Some(told) => value([&told, &b","[..], verified.as_bytes()].concat()),
+            },
+        }
+    }
+}
+
 /// Removes what only a proxy of ours may say.
 ///
 /// `outside`: the peer is not a member of the mesh, so what it says about earlier hops is not believed
@@ -108,7 +146,7 @@ pub fn set(
     (peer, principal): (IpAddr, Option<&str>),
     own: &str,
     scheme: &'static str,
-    said: &Said,
+    (said, details, told): (&Said, ForwardClientCert, &[HeaderValue]),
 ) {
     let address = match headers.contains_key(&XFF) {
         true => chain(headers, peer),
@@ -120,7 +158,8 @@ pub fn set(
     if !headers.contains_key(&XFP) {
         headers.insert(XFP, HeaderValue::from_static(scheme));
     }
-    if let Some(value) = principal.and_then(|principal| said.identity(principal, own)) {
+    let verified = principal.and_then(|principal| said.identity(principal, own));
+    if let Some(value) = details.field(told, verified) {
         headers.insert(XFCC, value);
     }
 }
@@ -172,11 +211,60 @@ mod tests {
             if let Some(earlier) = earlier {
                 headers.insert(XFF, HeaderValue::from_static(earlier));
             }
-            set(&mut headers, (peer, id), own, "https", &said);
+            set(
+                &mut headers,
+                (peer, id),
+                own,
+                "https",
+                (&said, ForwardClientCert::default(), &[]),
+            );
             assert_eq!(headers[XFF], want);
             assert_eq!(headers[XFCC], format!("By={own};URI=spiffe://td/a"));
             assert_eq!(headers[XFP], "https");
         }
+    }
+
+    #[test]
+    fn what_becomes_of_the_certificate_that_is_told() {
+        let told = ["By=a;URI=b", "By=c"].map(HeaderValue::from_static);
+        let verified = || Some(HeaderValue::from_static("By=x;URI=y"));
+        let text = |value: Option<HeaderValue>| value.map(|v| v.to_str().unwrap().to_owned());
+        for (details, with, without) in [
+            (ForwardClientCert::Sanitize, None, None),
+            (ForwardClientCert::SanitizeSet, Some("By=x;URI=y"), None),
+            (
+                ForwardClientCert::ForwardOnly,
+                Some("By=a;URI=b,By=c"),
+                None,
+            ),
+            (
+                ForwardClientCert::AppendForward,
+                Some("By=a;URI=b,By=c,By=x;URI=y"),
+                None,
+            ),
+            (
+                ForwardClientCert::AlwaysForwardOnly,
+                Some("By=a;URI=b,By=c"),
+                Some("By=a;URI=b,By=c"),
+            ),
+        ] {
+            assert_eq!(
+                text(details.field(&told, verified())).as_deref(),
+                with,
+                "{details:?}"
+            );
+            assert_eq!(
+                text(details.field(&told, None)).as_deref(),
+                without,
+                "{details:?}"
+            );
+        }
+        let appended = ForwardClientCert::AppendForward.field(&[], verified());
+        assert_eq!(text(appended).as_deref(), Some("By=x;URI=y"));
+        assert_eq!(
+            ForwardClientCert::AlwaysForwardOnly.field(&[], verified()),
+            None
+        );
     }
 
     #[test]

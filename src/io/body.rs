@@ -29,7 +29,14 @@ pub enum Source<'a> {
     H2(Incoming),
     /// Pieces that were read before, and the rest of the body behind them.
     Held(Box<(VecDeque<Chunk>, Self)>),
+    /// A body of which no more than so many bytes are taken.
+    Limited(Box<(u64, Self)>),
 }
+
+/// A body is longer than it may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("body is longer than the limit")]
+pub struct TooLong;
 
 impl Source<'_> {
     /// Puts pieces that were read before the rest.
@@ -39,6 +46,12 @@ impl Source<'_> {
             return self;
         }
         Self::Held(Box::new((pieces, self)))
+    }
+
+    /// The body, of which at most `most` bytes are taken; one that has more breaks off with `TooLong`.
+    #[must_use]
+    pub fn limited(self, most: u64) -> Self {
+        Self::Limited(Box::new((most, self)))
     }
 
     /// The next piece; `None` at the end.
@@ -83,6 +96,17 @@ impl Source<'_> {
                 Some(piece) => Poll::Ready(Ok(Some(piece))),
                 None => held.1.poll_next(cx),
             },
+            Self::Limited(limited) => {
+                let (left, body) = &mut **limited;
+                let next = ready!(body.poll_next(cx))?;
+                if let Some(Chunk::Data(data)) = &next {
+                    let taken = u64::try_from(data.len()).unwrap_or(u64::MAX);
+                    *left = left
+                        .checked_sub(taken)
+                        .ok_or_else(|| io::Error::other(TooLong))?;
+                }
+                Poll::Ready(Ok(next))
+            }
         }
     }
 
@@ -99,6 +123,7 @@ impl Source<'_> {
             Self::Empty | Self::H2(_) => Poll::Pending,
             Self::H1(reader, _) => reader.poll_gone(cx),
             Self::Held(held) => held.1.poll_gone(cx),
+            Self::Limited(limited) => limited.1.poll_gone(cx),
         }
     }
 
@@ -109,6 +134,7 @@ impl Source<'_> {
             Self::Empty | Self::H2(_) => true,
             Self::H1(_, decoder) => decoder.is_done(),
             Self::Held(held) => held.0.is_empty() && held.1.is_done(),
+            Self::Limited(limited) => limited.1.is_done(),
         }
     }
 
@@ -120,6 +146,7 @@ impl Source<'_> {
             Self::H1(_, decoder) => decoder.is_done(),
             Self::H2(stream) => stream.is_end(),
             Self::Held(held) => held.0.is_empty() && held.1.is_empty(),
+            Self::Limited(limited) => limited.1.is_empty(),
         }
     }
 }

@@ -549,7 +549,13 @@ impl Walker<'_, '_> {
         let principal = hop.connection.principal.as_ref().map(SpiffeId::as_str);
         let (peer, said) = (hop.connection.peer, forward::Said::default());
         let who = (peer, principal);
-        forward::set(&mut onward.headers, who, own, "http", &said);
+        forward::set(
+            &mut onward.headers,
+            who,
+            own,
+            "http",
+            (&said, mesh.forward_client_cert, &[]),
+        );
         self.request = Some(onward);
         Some(next)
     }

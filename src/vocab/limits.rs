@@ -175,6 +175,17 @@ pub const CGROUPS_PER_CORE: usize = 4096;
 pub const CONNECTIONS_PER_CORE: usize = 100_000;
 /// Connections and tunnels of one workload at a time, in each direction, where the configuration says nothing else.
 pub const CONNECTIONS_PER_WORKLOAD: usize = 100_000;
+/// Connections of one source address at the ingress, where the configuration says nothing else.
+pub const CONNECTIONS_PER_SOURCE: usize = 16 * 1024;
+/// Counters that all source addresses share.
+pub const SOURCE_COUNTERS: usize = 16 * 1024;
+/// Of the memory that the control group or the machine has, what the process may hold, where the configuration says
+/// nothing else.
+pub const MEMORY_PERCENT: u64 = 85;
+/// Of its ceiling, what a process that refuses new work must have come below to take some again.
+pub const MEMORY_ENOUGH_PERCENT: u64 = 95;
+/// What a client that is refused for want of memory is told to wait, in seconds.
+pub const OVERLOAD_RETRY_S: u64 = 1;
 /// Sockets that one process hands over to another.
 pub const HANDED_SOCKETS: usize = 16 * 1024;
 /// Decision records that wait for the writer, per core.

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Cache};
+use http::HeaderValue;
 use tokio::sync::{Semaphore, watch};
 
 use crate::config::checked::Process;
 use crate::control::ask::Asker;
 use crate::control::snapshot::Snapshot;
-use crate::exchange::close::CloseReason;
+use crate::http::request_id;
 use crate::io::rt::Tcp;
 use crate::io::upstream::Upstreams;
 use crate::io::{clock, rt};
@@ -50,6 +51,8 @@ pub struct Core {
     pub questions: Semaphore,
     /// Bytes of request bodies that are held for them.
     pub held: Rc<Cell<usize>>,
+    /// Where the names of requests begin, and how many there were.
+    names: ([u64; 2], Cell<u64>),
     records: RefCell<Sender>,
     recorded: Cell<u64>,
     turn: Cell<usize>,
@@ -69,6 +72,16 @@ pub struct Core {
 struct Latest {
     cache: Cache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>,
     held: Rc<Arc<Snapshot>>,
+}
+
+/// Where the names of this core's requests begin.
+fn random() -> [u64; 2] {
+    let mut bytes = [0; 16];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        tracing::error!("no randomness");
+    }
+    let whole = u128::from_ne_bytes(bytes);
+    [whole, whole >> 64].map(|part| u64::try_from(part & u128::from(u64::MAX)).unwrap_or(0))
 }
 
 /// Between two looks at whether all connections have ended, in milliseconds.
@@ -98,6 +111,7 @@ impl Core {
             asks,
             questions: Semaphore::new(limits::AUTHORIZER_ASKS_PER_CORE),
             held: Rc::default(),
+            names: (random(), Cell::new(0)),
             records: RefCell::new(records),
             recorded: Cell::new(0),
             turn: Cell::new(0),
@@ -182,6 +196,14 @@ impl Core {
         turn
     }
 
+    /// A name for a request that has none (`x-request-id`).
+    #[must_use]
+    pub fn request_name(&self) -> HeaderValue {
+        let (beginning, nth) = &self.names;
+        nth.set(nth.get().wrapping_add(1));
+        request_id::name(*beginning, nth.get())
+    }
+
     /// Hands a record to the writer.
     pub fn record(&self, record: &Record) {
         self.recorded.set(self.recorded.get().wrapping_add(1));
@@ -203,7 +225,7 @@ impl Core {
         Place(Rc::clone(self))
     }
 
-    /// The limit of the process that leaves no room for a stream which has its `place` already, if there is none.
+    /// Why there is no room for a stream which has its `place` already, if there is none.
     #[must_use]
     pub fn refuses_stream(&self) -> Option<Full> {
         self.places.refuses(true)
@@ -222,7 +244,7 @@ impl Core {
             let Ok(peer) = tcp.peer() else { return };
             let generation = self.snapshot().generation;
             return Story::about(self, who, peer, Kind::Connection, generation)
-                .fail(CloseReason::Limit, full);
+                .fail(full.close(), full);
         }
         let place = self.place();
         let serving = serve(Rc::clone(self), tcp);

@@ -288,6 +288,10 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
     let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else {
         return;
     };
+    let counted = core.places.enter_from(peer.ip());
+    if counted.is_err() {
+        tcp.reset_on_close();
+    }
     let config = snapshot
         .edge
         .get(at.0)
@@ -301,6 +305,13 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
         Kind::Connection,
         snapshot.generation,
     );
+    let _until_it_ends = match counted {
+        Ok(counted) => counted,
+        Err(most) => {
+            let detail = format!("`{}` has {most} connections", peer.ip().to_canonical());
+            return story.fail(CloseReason::Limit, detail);
+        }
+    };
     let (stream, proof) = match tls::accept(tcp.into(), |_sni| config).await {
         Ok(done) => done,
         Err(error) => return story.fail(error.close(), error),

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use crate::config::checked::capture::OriginalSource;
 use crate::config::checked::{Protocol, UpstreamTls};
@@ -14,8 +14,9 @@ use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::http::canonical::Form;
 use crate::http::connect::Head;
-use crate::http::forward;
+use crate::http::forward::{self, ForwardClientCert};
 use crate::http::reply::{Reply, is_grpc};
+use crate::http::request_id;
 use crate::io::body::Source;
 use crate::io::clock;
 use crate::io::hbone::Far;
@@ -42,6 +43,7 @@ use crate::worker::inbound;
 use crate::worker::judge::{self, NoTarget, Opened};
 use crate::worker::open::{Entry, Rejudge};
 use crate::worker::origin::Origin;
+use crate::worker::places::MEMORY;
 use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
 use crate::worker::upgrade::Upgrade;
@@ -93,6 +95,20 @@ impl Refusal {
             reply: Reply::unauthenticated(StatusCode::UNAUTHORIZED, text, challenge),
             close: CloseReason::Token,
             detail: Some("token: not of the login provider".to_owned()),
+            denied: None,
+        }
+    }
+
+    /// There is no memory for more.
+    fn overload() -> Self {
+        let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, "overload");
+        reply
+            .headers
+            .insert(header::RETRY_AFTER, limits::OVERLOAD_RETRY_S.into());
+        Self {
+            reply,
+            close: CloseReason::Overload,
+            detail: Some(MEMORY.to_owned()),
             denied: None,
         }
     }
@@ -159,11 +175,26 @@ pub async fn serve(
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let told = told(&request.headers);
+    if !matches!(site.point, SitePoint::Egress { .. }) {
+        request_id::set(&mut request.headers, outside, || core.request_name());
+    }
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks {
         grpc: is_grpc(&request.headers),
         length,
     };
+    if core.places.sheds() {
+        story.edit(|r| r.connection = Some(site.connection.clone()));
+        return refuse(Refusal::overload(), asks, story, body, responder).await;
+    }
+    if let Some(most) = core.process.limits.body {
+        if length.is_some_and(|length| length > most) {
+            story.edit(|r| r.connection = Some(site.connection.clone()));
+            let refusal = Refusal::close(CloseReason::BodyTooLarge);
+            return refuse(refusal, asks, story, body, responder).await;
+        }
+        body = body.limited(most);
+    }
     let upload = Upload {
         body: &mut body,
         responder: &mut responder,
@@ -184,7 +215,8 @@ pub async fn serve(
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     story.judged(permit.verdict());
-    let extra = own_fields(&site, &request, &going, told);
+    let details = snapshot.mesh.forward_client_cert;
+    let extra = own_fields(&site, &request, &going, (details, told));
     let (asked, workload) = (passed.asked, first.workload);
     let opened = Opened::new(site, Some(&request), asked, &snapshot, workload);
     let others = Others::new(core, &opened, &snapshot, &request, first);
@@ -660,7 +692,12 @@ pub(super) fn outside(
 const OWN_FIELDS: usize = 3;
 
 /// Header fields that we set ourselves; they replace those of the request.
-fn own_fields(site: &Site, request: &Request, going: &Going, told: Vec<HeaderValue>) -> HeaderMap {
+fn own_fields(
+    site: &Site,
+    request: &Request,
+    going: &Going,
+    (details, told): (ForwardClientCert, Vec<HeaderValue>),
+) -> HeaderMap {
     let mut extra = HeaderMap::with_capacity(OWN_FIELDS);
     if matches!(going.target, Target::Tls { .. }) || matches!(site.point, SitePoint::Egress { .. })
     {
@@ -676,7 +713,13 @@ fn own_fields(site: &Site, request: &Request, going: &Going, told: Vec<HeaderVal
     let peer: IpAddr = site.connection.peer;
     let principal = site.connection.principal.as_ref().map(|id| id.as_str());
     let own = going.own.as_ref().map_or("", |id| id.as_str());
-    forward::set(&mut extra, (peer, principal), own, site.scheme, &site.said);
+    forward::set(
+        &mut extra,
+        (peer, principal),
+        own,
+        site.scheme,
+        (&site.said, details, &told),
+    );
     if going.via {
         // The workload's own waypoint said who calls; that it is the waypoint itself says nothing new.
         extra.remove(&forward::XFCC);
@@ -699,7 +742,7 @@ async fn refuse(
     asks: Asks,
     mut story: Story,
     mut body: Source<'_>,
-    responder: Responder<'_>,
+    mut responder: Responder<'_>,
 ) -> bool {
     let Refusal {
         reply,
@@ -716,6 +759,10 @@ async fn refuse(
             .is_err()
     {
         tracing::debug!("a refused request is slow");
+    }
+    if close == CloseReason::Overload {
+        // The connection is memory too.
+        responder.close_after();
     }
     let reply = if asks.grpc { reply.into_grpc() } else { reply };
     story.edit(|r| {

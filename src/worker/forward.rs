@@ -18,7 +18,7 @@ use crate::http::grpc;
 use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawResponse};
 use crate::http::reply::{Reply, is_grpc};
 use crate::http::upgrade;
-use crate::io::body::{Coding, PumpError, Sink, Source, Trailers, pump};
+use crate::io::body::{Coding, PumpError, Sink, Source, TooLong, Trailers, pump};
 use crate::io::h1::{HeadError, Writer};
 use crate::io::hbone::HboneError;
 use crate::io::relay::Meter;
@@ -454,6 +454,9 @@ fn over(moving: &Moving<'_>, drove: Drove, stale_possible: bool) -> (Tried, bool
         Drove::ClientBroke(error) if error.get_ref().is_some_and(|e| e.is::<H1Error>()) => {
             ended(CloseReason::BadRequest, error.to_string())
         }
+        Drove::ClientBroke(error) if error.get_ref().is_some_and(|e| e.is::<TooLong>()) => {
+            ended(CloseReason::BodyTooLarge, error.to_string())
+        }
         Drove::ClientBroke(error) => ended(CloseReason::DownstreamReset, error.to_string()),
         // Who has not sent all of its request is the one that stalls.
         Drove::Stalled if !uploaded => ended(CloseReason::Timeout, "body stalls".to_owned()),
@@ -641,11 +644,18 @@ async fn answer(
     if moving.on_answer.at_edge {
         oidc::strip_response(&mut head.headers);
     }
+    let trailers = if responder.takes_trailers() || moving.request.headers.contains_key(header::TE)
+    {
+        Trailers::Clean
+    } else {
+        head.headers.remove(header::TRAILER);
+        Trailers::Drop
+    };
     let (mut sink, keep) = responder
         .start(head, framing)
         .map_err(AnswerError::Downstream)?;
     let seen = seen_sent(moving.passed);
-    match pump(&mut source, &mut sink, Trailers::Clean, seen).await {
+    match pump(&mut source, &mut sink, trailers, seen).await {
         Ok(()) => Ok(keep),
         Err(PumpError::Source(error)) => {
             sink.abort();
@@ -681,6 +691,10 @@ fn request_head(out: &mut BytesMut, moving: &Moving<'_>, coding: Option<Coding>)
         }
         None if moving.length == Some(0) => out.extend_from_slice(b"content-length: 0\r\n"),
         None => {}
+    }
+    if request.headers.contains_key(header::TE) && moving.upgrade.is_none() {
+        // We take trailers as well; the connection's own field says that it is the hop's.
+        out.extend_from_slice(b"te: trailers\r\nconnection: te\r\n");
     }
     if moving.awaited.get() {
         out.extend_from_slice(b"expect: 100-continue\r\n");

@@ -185,8 +185,8 @@ fn refuse_more(arrival: &Arrival, full: &Full, respond: &mut Respond) -> Rest {
     let generation = arrival.core.snapshot().generation;
     let who = (role, instance.as_str());
     Story::about(&arrival.core, who, arrival.peer, Kind::Tunnel, generation)
-        .fail(CloseReason::Limit, full);
-    refuse(respond, CloseReason::Limit.connect_status());
+        .fail(full.close(), full);
+    refuse(respond, full.close().connect_status());
     Rest::NONE
 }
 

@@ -4,22 +4,29 @@
 //! of one HBONE connection are on one core. They are touched when a connection begins and when it ends.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use thiserror::Error;
 
 use crate::config::checked::Process;
+use crate::exchange::close::CloseReason;
 use crate::telemetry::tally::Tally;
 use crate::vocab::limits;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
 use crate::worker::peers::{Counted, Peers};
+use crate::worker::sources::{self, Sources};
+
+/// What is said of work that the memory ceiling refuses.
+pub(super) const MEMORY: &str = "the process is at its memory ceiling";
 
 /// All places of the process.
 #[derive(Debug)]
 pub struct Places {
     tally: Arc<Tally>,
+    sources: Arc<Sources>,
     most: usize,
     workloads: BTreeMap<ResourceName, [Arc<Count>; 2]>,
     peers: Option<Peers>,
@@ -54,6 +61,22 @@ pub enum Full {
     /// Of the process.
     #[error("the process has {0} connections (limits.maxConnections)")]
     Process(usize),
+    /// The process's own memory.
+    #[error("{MEMORY}")]
+    Memory,
+}
+
+impl Full {
+    /// The reason of the end.
+    #[must_use]
+    pub fn close(&self) -> CloseReason {
+        match self {
+            Self::Memory => CloseReason::Overload,
+            Self::Inbound(..) | Self::Outbound(..) | Self::Peer(..) | Self::Process(_) => {
+                CloseReason::Limit
+            }
+        }
+    }
 }
 
 impl Drop for Taken {
@@ -78,6 +101,7 @@ impl Places {
         let own = limits::CONNECTIONS_PER_CORE.saturating_mul(cores);
         Self {
             tally,
+            sources: Sources::new(process.limits.per_source),
             most: process.limits.connections.map_or(own, |most| most.min(own)),
             workloads: workloads.collect(),
             peers: process.limits.per_peer.map(Peers::new),
@@ -145,15 +169,35 @@ impl Places {
         self.tally.leave();
     }
 
-    /// The limit of the process, if what is about to begin is too much; that it was refused is counted then. `entered`:
+    /// Why what is about to begin is too much for the process, if it is; that it was refused is counted then. `entered`:
     /// whether it was counted already.
     #[must_use]
     pub fn refuses(&self, entered: bool) -> Option<Full> {
         let others = self.tally.open().saturating_sub(entered.into());
-        let full = others >= self.most;
-        full.then(|| {
-            self.tally.refuse();
+        let full = if others >= self.most {
             Full::Process(self.most)
-        })
+        } else if self.tally.sheds() {
+            Full::Memory
+        } else {
+            return None;
+        };
+        self.tally.refuse();
+        Some(full)
+    }
+
+    /// Whether the process holds as much memory as it may, so that no request is begun.
+    #[must_use]
+    pub fn sheds(&self) -> bool {
+        self.tally.sheds()
+    }
+
+    /// Counts a connection of a source address at the edge.
+    ///
+    /// # Errors
+    /// The limit.
+    pub fn enter_from(&self, source: IpAddr) -> Result<sources::Counted, u32> {
+        self.sources
+            .enter(source)
+            .inspect_err(|_most| self.tally.refuse())
     }
 }

@@ -176,6 +176,12 @@ impl<'a> Responder<'a> {
         }
     }
 
+    /// Whether the protocol takes trailers of every answer; over HTTP/1 a client says so (RFC 9110 section 6.5.1).
+    #[must_use]
+    pub(super) fn takes_trailers(&self) -> bool {
+        matches!(self, Self::H2 { .. })
+    }
+
     /// Whether the client sends its body only when it is asked to.
     #[must_use]
     pub fn is_awaited(&self) -> bool {

@@ -11,7 +11,6 @@ use std::sync::Arc;
 use rustls::pki_types::UnixTime;
 
 use crate::config::checked::{Node, Process};
-use crate::exchange::close::CloseReason;
 use crate::http::connect::Told;
 use crate::identity::revocation::PeerLeaf;
 use crate::identity::verify::Usage;
@@ -114,8 +113,8 @@ async fn within(core: &Rc<Core>, far: &Far, client: SocketAddr) -> Within {
     if let Some(full) = core.places.refuses(false) {
         let generation = core.snapshot().generation;
         let who = ("node", node.name.as_str());
-        Story::about(core, who, client, Kind::Tunnel, generation).fail(CloseReason::Limit, full);
-        return Within::Refused(CloseReason::Limit.connect_status());
+        Story::about(core, who, client, Kind::Tunnel, generation).fail(full.close(), &full);
+        return Within::Refused(full.close().connect_status());
     }
     let asked = (&authority, Arc::new(told));
     match node::tunnelled(core, node, &caller, client, local, asked).await {

@@ -31,7 +31,7 @@ const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, is_h2: bool) {
     let is_h2 = is_h2
         || match core
-            .within(limits::HEAD_MS, stream.peek(H2_PREFACE.len()))
+            .within(core.process.limits.head_ms, stream.peek(H2_PREFACE.len()))
             .await
         {
             Ok(Ok(first)) => first == H2_PREFACE,
@@ -48,6 +48,8 @@ pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, is_h2: bool) {
 async fn serve_h1(core: &Rc<Core>, site: &Rc<Site>, stream: Stream) {
     let (mut reader, mut writer) = split(stream);
     let mut draining = pin!(core.draining());
+    let limits = &core.process.limits;
+    let mut left = limits.requests.unwrap_or(usize::MAX);
     loop {
         let started = tokio::select! {
             biased;
@@ -59,7 +61,7 @@ async fn serve_h1(core: &Rc<Core>, site: &Rc<Site>, stream: Stream) {
             // Idle for too long, ended or broken between two requests: nothing to tell.
             Ok(Ok(false) | Err(_)) | Err(rt::Elapsed) => return end(&mut writer).await,
         }
-        let head = match rt::timeout(limits::HEAD_MS, reader.head(h1::parse_request)).await {
+        let head = match rt::timeout(limits.head_ms, reader.head(h1::parse_request)).await {
             Ok(Ok(Some(head))) => head,
             Ok(Ok(None)) => return end(&mut writer).await,
             Ok(Err(error)) => {
@@ -79,10 +81,16 @@ async fn serve_h1(core: &Rc<Core>, site: &Rc<Site>, stream: Stream) {
             }
         };
         let upgrade = Upgrade::default();
-        let keep = one_h1(core, site, head, (&mut reader, &mut writer), &upgrade).await;
+        left = left.saturating_sub(1);
+        let asked = Asked {
+            head,
+            last: left == 0,
+            upgrade: &upgrade,
+        };
+        let keep = one_h1(core, site, asked, (&mut reader, &mut writer)).await;
         if let Some(switched) = upgrade.into_switched() {
             // Boxed, so that an idle connection does not hold room for a relay.
-            return Box::pin(switched.relay(reader, writer, limits::STREAM_IDLE_MS)).await;
+            return Box::pin(switched.relay(reader, writer, limits.stream_idle_ms)).await;
         }
         if !keep {
             break;
@@ -103,14 +111,26 @@ async fn end(writer: &mut Writer) {
     }
 }
 
+/// A request of an HTTP/1 connection, as its connection sees it.
+struct Asked<'a> {
+    head: RawRequest,
+    /// No other one is taken.
+    last: bool,
+    upgrade: &'a Upgrade,
+}
+
 /// One request on an HTTP/1 connection; `true` if it can take another.
 async fn one_h1(
     core: &Rc<Core>,
     site: &Rc<Site>,
-    head: RawRequest,
+    asked: Asked<'_>,
     (reader, writer): (&mut Reader, &mut Writer),
-    upgrade: &Upgrade,
 ) -> bool {
+    let Asked {
+        head,
+        last,
+        upgrade,
+    } = asked;
     let framing = match h1::request_framing(&head) {
         Ok(framing) => framing,
         Err(error) => {
@@ -120,7 +140,7 @@ async fn one_h1(
     };
     let upgrade = upgrade::asks(&head, framing).then_some(upgrade);
     // What comes behind a request to switch is not HTTP if its client believes to have switched.
-    let keep = upgrade.is_none() && h1::keeps_alive(&head.headers, head.is_11);
+    let keep = upgrade.is_none() && !last && h1::keeps_alive(&head.headers, head.is_11);
     let is_11 = head.is_11;
     let method = head.method.clone();
     let expects_continue = is_11

@@ -50,6 +50,8 @@ impl Answer {
             | CloseReason::DownstreamReset
             | CloseReason::Timeout
             | CloseReason::Limit
+            | CloseReason::BodyTooLarge
+            | CloseReason::Overload
             | CloseReason::Drain => Self::Failed,
         }
     }

@@ -112,6 +112,12 @@ impl Conn {
         self.tcp.set_read_timeout(Some(limit)).unwrap();
     }
 
+    /// Sets how long a send may wait.
+    #[allow(dead_code, reason = "each suite uses its part of the client")]
+    pub(crate) fn wait_to_send(&self, limit: Duration) {
+        self.tcp.set_write_timeout(Some(limit)).unwrap();
+    }
+
     fn fill(&mut self) -> bool {
         let mut piece = [0; 16 * 1024];
         match self.wire.read(&mut piece) {

@@ -6,7 +6,6 @@ use crate::client::Conn;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Answer {
     pub(crate) status: u16,
-    pub(crate) reason: String,
     /// Names in lower case.
     pub(crate) fields: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
@@ -67,11 +66,10 @@ pub(crate) fn head(conn: &mut Conn) -> Option<Answer> {
     let start = line(conn)?;
     let (version, rest) = start.split_once(' ').expect("a status line has words");
     assert!(matches!(version, "HTTP/1.1" | "HTTP/1.0"), "{start}");
-    let (status, reason) = rest.split_once(' ').expect("a status line has a reason");
+    let (status, _reason) = rest.split_once(' ').expect("a status line has a reason");
     let fields = fields(conn)?;
     let answer = Answer {
         status: status.parse().expect("a status is a number"),
-        reason: reason.to_owned(),
         fields,
         ..Answer::default()
     };

@@ -73,6 +73,13 @@ pub(crate) const ECHO: &str = "@echo";
 /// Waits until `Backend::go` is called.
 pub(crate) const WAIT: &str = "@wait";
 
+/// Sends `FLOOD_BYTES`.
+pub(crate) const FLOOD: &str = "@flood";
+/// Takes the body of the request and forgets it.
+pub(crate) const DRAIN: &str = "@drain";
+/// One GiB.
+pub(crate) const FLOOD_BYTES: usize = 1 << 30;
+
 #[derive(Default)]
 struct Shared {
     log: Mutex<Vec<(usize, Message)>>,
@@ -166,7 +173,10 @@ impl Backend {
         let mut script = self.0.script.lock().unwrap().clone();
         if script.is_empty() || message.target().starts_with("/api/probe") {
             script = vec![BODY.into(), plain(&message)];
-        } else if !script.iter().any(|step| step == BODY.as_bytes()) {
+        } else if !script
+            .iter()
+            .any(|step| step == BODY.as_bytes() || step == DRAIN.as_bytes())
+        {
             script.insert(0, BODY.into());
         }
         let mut noted = false;
@@ -188,6 +198,17 @@ impl Backend {
                     if !whole {
                         return None;
                     }
+                }
+                step if step == FLOOD.as_bytes() => {
+                    let piece = vec![b'x'; 1 << 16];
+                    for _ in 0..FLOOD_BYTES / piece.len() {
+                        stream.get_mut().write_all(&piece).ok()?;
+                    }
+                }
+                step if step == DRAIN.as_bytes() => {
+                    let length = message.all("content-length").first()?.parse().ok()?;
+                    let mut rest = stream.by_ref().take(length);
+                    std::io::copy(&mut rest, &mut std::io::sink()).ok()?;
                 }
                 step if step == ECHO.as_bytes() => {
                     let mut piece = [0; 4096];

@@ -8,7 +8,7 @@
 //! * `reaches`: the messages that reach the backend, in any order of fields and chunks; `cut = true`: parts of others may.
 //! * `ends`: whether the connection ends then; if so another request was sent behind, which nobody may see.
 //! * `says`: what the backend answers, in steps (see `backend.rs`).
-//! * `body`, `has`, `lacks`: of the last answer; `whole = false`: it must not look complete.
+//! * `body`, `has`, `lacks`, `trailers`: of the last answer; `whole = false`: it must not look complete.
 //! * `settles`: what the backend says unasked has arrived before the next request is sent.
 //! * `at`: the places, if it is not all of them.
 
@@ -69,6 +69,7 @@ pub(crate) struct Case {
     body: Option<String>,
     has: Vec<String>,
     lacks: Vec<String>,
+    trailers: Vec<String>,
     whole: bool,
     /// What the backend says unasked arrives before the next request.
     settles: bool,
@@ -133,9 +134,9 @@ impl Keys<'_> {
     }
 }
 
-const KEYS: [&str; 16] = [
-    "name", "send", "answers", "reaches", "cut", "ends", "says", "body", "has", "lacks", "whole",
-    "settles", "at", "fields", "content", "line",
+const KEYS: [&str; 17] = [
+    "name", "send", "answers", "reaches", "cut", "ends", "says", "body", "has", "lacks",
+    "trailers", "whole", "settles", "at", "fields", "content", "line",
 ];
 
 /// All cases for a place.
@@ -187,6 +188,7 @@ pub(crate) fn cases(place: Place) -> Vec<Case> {
                 body: keys.text("body"),
                 has: keys.texts("has"),
                 lacks: keys.texts("lacks"),
+                trailers: keys.texts("trailers"),
                 whole: keys.flag("whole", true),
                 settles: keys.flag("settles", false),
             });
@@ -267,6 +269,14 @@ fn look(case: &Case, last: &answer::Answer) -> Result<(), String> {
         if !last.all(name).contains(&value) {
             return Err(format!("lacks `{line}`: {last:?}"));
         }
+    }
+    let trailers: Vec<String> = last
+        .trailers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}"))
+        .collect();
+    if trailers != case.trailers {
+        return Err(format!("trailers {trailers:?}"));
     }
     for name in &case.lacks {
         if !last.all(name).is_empty() {

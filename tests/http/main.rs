@@ -24,7 +24,11 @@ mod cases;
 #[allow(dead_code, reason = "each suite uses its part of the client")]
 #[path = "../attack/client.rs"]
 mod client;
+mod guards;
+mod own_fields;
+mod streaming;
 mod system;
+mod websocket;
 
 /// Runs each function against a system of its own, once with each driver.
 macro_rules! both {

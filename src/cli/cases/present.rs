@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::cli::cases::harness::Harness;
 use crate::cli::cases::json::{Broken, list, member, pairs, text_or};
-use crate::http::forward;
+use crate::http::forward::{self, ForwardClientCert};
 use crate::policy::{Connection, Request};
 
 /// A request as sent: nothing is canonical yet.
@@ -127,8 +127,14 @@ pub(super) fn upstream(conn: &Connection, request: &Request) -> HeaderMap {
     }
     let peer: IpAddr = conn.peer;
     let principal = conn.principal.as_ref().map(|id| id.as_str());
-    let said = forward::Said::default();
-    forward::set(&mut own, (peer, principal), "", "http", &said);
+    let (said, details) = (forward::Said::default(), ForwardClientCert::default());
+    forward::set(
+        &mut own,
+        (peer, principal),
+        "",
+        "http",
+        (&said, details, &[]),
+    );
     let mut seen = HeaderMap::new();
     for (name, value) in forward::outgoing(&request.headers, &own) {
         seen.append(name.clone(), value.clone());

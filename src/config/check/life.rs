@@ -12,7 +12,10 @@ use crate::vocab::limits;
 
 /// `sun_path`, its closing NUL and the suffix of a socket that is being made included (unix(7)).
 const SOCKET_PATH_BYTES: usize = 100;
+const SHORTEST_MS: u64 = 100;
 const SECOND_MS: u64 = 1000;
+/// Less than this the process holds when it serves nobody.
+const MEMORY_MIN_MIB: u32 = 16;
 const HOUR_MS: u64 = 3_600_000;
 const DAY_MS: u64 = 24 * HOUR_MS;
 /// The kernel's own bounds of keepalive: `MAX_TCP_KEEPIDLE`, `MAX_TCP_KEEPCNT`.
@@ -64,7 +67,46 @@ pub(super) fn of_process(file: &File, cx: &mut Context<'_>) -> Limits {
         inbound: count(raw.and_then(|l| l.max_inbound.as_ref()), cx).unwrap_or(default.inbound),
         outbound: count(raw.and_then(|l| l.max_outbound.as_ref()), cx).unwrap_or(default.outbound),
         per_peer: count(raw.and_then(|l| l.per_peer.as_ref()), cx),
+        per_source: count(raw.and_then(|l| l.max_per_source.as_ref()), cx)
+            .unwrap_or(default.per_source),
+        requests: count(raw.and_then(|l| l.max_requests.as_ref()), cx),
+        body: raw
+            .and_then(|l| l.max_request_body.as_ref())
+            .map(|at| at.value.into()),
+        memory: memory(raw.and_then(|l| l.max_memory.as_ref()), cx),
+        head_ms: time(
+            raw.and_then(|l| l.request_headers_timeout.as_ref()),
+            default.head_ms,
+            cx,
+        ),
+        stream_idle_ms: time(
+            raw.and_then(|l| l.stream_idle_timeout.as_ref()),
+            default.stream_idle_ms,
+            cx,
+        ),
     }
+}
+
+/// A time limit; it cannot be switched off.
+fn time(written: Option<&At<Millis>>, default: u64, cx: &mut Context<'_>) -> u64 {
+    let Some(at) = written else { return default };
+    if !(SHORTEST_MS..=DAY_MS).contains(&at.0) {
+        cx.out
+            .error(&at.place, "expected a duration from 100ms to 24h");
+    }
+    at.0
+}
+
+/// `maxMemoryMib`, in bytes.
+fn memory(written: Option<&At<u32>>, cx: &mut Context<'_>) -> Option<u64> {
+    let at = written?;
+    if at.value < MEMORY_MIN_MIB {
+        cx.out.error(
+            &at.place,
+            format!("too little to serve anybody, expected at least {MEMORY_MIN_MIB}"),
+        );
+    }
+    u64::from(at.value).checked_mul(1 << 20)
 }
 
 /// Those of a workload: its own, else those of all.
@@ -74,6 +116,7 @@ pub(super) fn of_workload(raw: &NodeWorkload, all: Limits, cx: &mut Context<'_>)
         inbound: count(raw.max_inbound.as_ref(), cx).unwrap_or(all.inbound),
         outbound: count(raw.max_outbound.as_ref(), cx).unwrap_or(all.outbound),
         per_peer: None,
+        ..all
     }
 }
 

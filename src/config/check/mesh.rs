@@ -90,6 +90,9 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
         path_normalization: path_normalization(table),
         outbound_allow_any: allow_any,
         num_trusted_proxies: table.and_then(|t| t.num_trusted_proxies).map_or(0, |n| n.0),
+        forward_client_cert: table
+            .and_then(|t| t.forward_client_cert)
+            .unwrap_or_default(),
         gateway_name_selector: compat.and_then(|c| c.gateway_name_selector).unwrap_or(true),
         gateway_selectors: compat.and_then(|c| c.gateway_selectors).unwrap_or(true),
         audience_stripping: compat.and_then(|c| c.audience_stripping).unwrap_or(false),

@@ -2,7 +2,7 @@
 
 use crate::vocab::limits;
 
-/// `[limits]`: connections and tunnels at a time.
+/// `[limits]`: connections and tunnels at a time, and what one of them may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Of the process (`maxConnections`); `None`: `limits::CONNECTIONS_PER_CORE` for each core.
@@ -13,6 +13,18 @@ pub struct Limits {
     pub outbound: usize,
     /// Of each peer, by its identity, to all workloads of the process (`maxConnectionsPerPeer`); `None`: no such limit.
     pub per_peer: Option<usize>,
+    /// Of each source address at the ingress (`maxConnectionsPerSource`).
+    pub per_source: usize,
+    /// Requests of one HTTP/1 connection (`maxRequestsPerConnection`).
+    pub requests: Option<usize>,
+    /// Bytes of one request's body (`maxRequestBodyBytes`).
+    pub body: Option<u64>,
+    /// Bytes that the process may hold (`maxMemoryMib`).
+    pub memory: Option<u64>,
+    /// A whole request head, in milliseconds (`requestHeadersTimeout`).
+    pub head_ms: u64,
+    /// How long a WebSocket may be idle, in milliseconds (`streamIdleTimeout`).
+    pub stream_idle_ms: u64,
 }
 
 impl Default for Limits {
@@ -22,6 +34,12 @@ impl Default for Limits {
             inbound: limits::CONNECTIONS_PER_WORKLOAD,
             outbound: limits::CONNECTIONS_PER_WORKLOAD,
             per_peer: None,
+            per_source: limits::CONNECTIONS_PER_SOURCE,
+            requests: None,
+            body: None,
+            memory: None,
+            head_ms: limits::HEAD_MS,
+            stream_idle_ms: limits::STREAM_IDLE_MS,
         }
     }
 }

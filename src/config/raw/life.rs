@@ -14,6 +14,18 @@ table! {
         max_outbound: Option<At<u32>> = "maxOutboundConnections",
         /// Ours: of each peer, by its identity, to all workloads.
         per_peer: Option<At<u32>> = "maxConnectionsPerPeer",
+        /// Ours: of each source address, at the ingress.
+        max_per_source: Option<At<u32>> = "maxConnectionsPerSource",
+        /// Istio's `connectionPool.http.maxRequestsPerConnection`, of clients.
+        max_requests: Option<At<u32>> = "maxRequestsPerConnection",
+        /// Ours: of one request's body.
+        max_request_body: Option<At<u32>> = "maxRequestBodyBytes",
+        /// Ours: what the process may hold.
+        max_memory: Option<At<u32>> = "maxMemoryMib",
+        /// Envoy's `request_headers_timeout`.
+        request_headers_timeout: Option<At<Millis>> = "requestHeadersTimeout",
+        /// Envoy's `stream_idle_timeout`, of WebSockets.
+        stream_idle_timeout: Option<At<Millis>> = "streamIdleTimeout",
     }
 }
 

@@ -6,6 +6,7 @@ use crate::config::checked::{GatewayClass, Location, Preference, Protocol};
 use crate::config::place::At;
 use crate::config::raw::authorizer::{EnvoyExtAuthzGrpc, EnvoyExtAuthzHttp};
 use crate::config::read::{AnyText, Count, Map, MaybeEmpty, Millis, Port, table, words};
+use crate::http::forward::ForwardClientCert;
 use crate::policy::L4Deny;
 use crate::vocab::cidr::Cidr;
 use crate::vocab::path::PathNormalization;
@@ -30,6 +31,10 @@ words!(OutboundTrafficPolicy, "one of REGISTRY_ONLY, ALLOW_ANY",
 
 words!(L4Deny, "one of api, ztunnel", "api" => Self::Api, "ztunnel" => Self::Ztunnel);
 
+words!(ForwardClientCert, "one of SANITIZE, FORWARD_ONLY, APPEND_FORWARD, SANITIZE_SET, ALWAYS_FORWARD_ONLY",
+    "SANITIZE" => Self::Sanitize, "FORWARD_ONLY" => Self::ForwardOnly, "APPEND_FORWARD" => Self::AppendForward,
+    "SANITIZE_SET" => Self::SanitizeSet, "ALWAYS_FORWARD_ONLY" => Self::AlwaysForwardOnly);
+
 table! {
     /// `[mesh]`
     MeshSettings {
@@ -39,6 +44,7 @@ table! {
         path_normalization: Option<PathNormalization> = "pathNormalization",
         outbound_traffic_policy: Option<At<OutboundTrafficPolicy>> = "outboundTrafficPolicy",
         num_trusted_proxies: Option<Count> = "numTrustedProxies",
+        forward_client_cert: Option<ForwardClientCert> = "forwardClientCertDetails",
         dry_run: Option<At<bool>> = "dangerous_dryRun",
         compat: Option<Compat> = "compat",
     }

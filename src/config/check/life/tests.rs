@@ -36,6 +36,44 @@ fn what_is_not_said_is_sane() {
 }
 
 #[test]
+fn guards_are_what_is_said() {
+    let tables = "[limits]\nmaxConnectionsPerSource = 7\nmaxRequestsPerConnection = 8\nmaxRequestBodyBytes = 9\n\
+                  maxMemoryMib = 64\nrequestHeadersTimeout = \"2s\"\nstreamIdleTimeout = \"5m\"\n";
+    let limits = good("", &format!("{tables}{}", node(""))).process.limits;
+    assert_eq!((limits.per_source, limits.requests), (7, Some(8)));
+    assert_eq!((limits.body, limits.memory), (Some(9), Some(64 << 20)));
+    assert_eq!((limits.head_ms, limits.stream_idle_ms), (2000, 300_000));
+    for (line, key, expected) in [
+        (
+            "maxConnectionsPerSource = 0",
+            "maxConnectionsPerSource",
+            "at least 1",
+        ),
+        (
+            "maxRequestsPerConnection = 0",
+            "maxRequestsPerConnection",
+            "at least 1",
+        ),
+        ("maxMemoryMib = 15", "maxMemoryMib", "at least 16"),
+        (
+            "requestHeadersTimeout = \"0s\"",
+            "requestHeadersTimeout",
+            "100ms to 24h",
+        ),
+        (
+            "streamIdleTimeout = \"25h\"",
+            "streamIdleTimeout",
+            "100ms to 24h",
+        ),
+    ] {
+        let file = text("", &format!("[limits]\n{line}\n{}", node("")));
+        let said = parse(&file).unwrap_err().to_string();
+        assert!(said.contains(&format!("limits.{key}")), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
+}
+
+#[test]
 fn what_is_said_holds() {
     let tables = "[limits]\nmaxConnections = 10\nmaxInboundConnections = 7\nmaxOutboundConnections = 8\n\
                   [tcp]\ntcpKeepalive = { time = \"30s\", interval = \"10s\", probes = 4 }\n";

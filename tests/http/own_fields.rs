@@ -1,0 +1,111 @@
+//! Fields that proxies set: who calls, from where, under which name; what others say of it is believed where the
+//! configuration says so.
+
+use crate::answer;
+use crate::backend::Message;
+use crate::system::{PLACES, Place, System};
+
+crate::both!(names_of_requests, who_calls, who_called_before);
+
+fn call(system: &System, place: Place, fields: &str) -> Message {
+    let backend = system.backend(place);
+    backend.says(&[]);
+    let mut conn = system.connect(place);
+    let head = format!(
+        "GET /api/own HTTP/1.1\r\nhost: {}\r\n{fields}\r\n",
+        place.host()
+    );
+    conn.send(head.as_bytes());
+    let answer = answer::read(&mut conn, "GET").expect("an answer");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    backend.seen().pop().expect("it arrived")
+}
+
+fn names_of_requests(system: &System) {
+    let name = |place, fields: &str| {
+        let seen = call(system, place, fields);
+        let all = seen.all("x-request-id");
+        assert!(all.len() <= 1, "{all:?}");
+        all.first().map(|name| (*name).to_owned())
+    };
+    let mine = "x-request-id: 11111111-1111-4111-8111-111111111111\r\n";
+    // At the edge anyone could choose it.
+    let one = name(Place::Ingress, mine).expect("a name");
+    let two = name(Place::Ingress, "").expect("a name");
+    assert!(one != two && !mine.contains(&one), "{one}, {two}");
+    assert_eq!((one.len(), one.as_bytes()[14]), (36, b'4'), "{one}");
+    // Inside it stays, and is given where there is none.
+    let kept = name(Place::Waypoint, mine).expect("a name");
+    assert!(mine.contains(&kept), "{kept}");
+    assert_eq!(name(Place::Waypoint, "").expect("a name").len(), 36);
+    // The outside is told nothing.
+    assert_eq!(name(Place::Egress, ""), None);
+}
+
+const EVIL: &str = "x-forwarded-client-cert: By=spiffe://cluster.local/ns/evil/sa/evil;URI=spiffe://cluster.local/ns/evil/sa/evil\r\nX_Forwarded_Client_Cert: By=x;URI=spiffe://evil\r\n";
+const FRONTEND: &str = "spiffe://cluster.local/ns/default/sa/frontend-service";
+
+fn who_calls(system: &System) {
+    for place in PLACES {
+        let seen = call(system, place, EVIL);
+        let text = format!("{seen:?}");
+        assert!(!text.contains("evil"), "{place:?}: {text}");
+    }
+    let seen = call(system, Place::Waypoint, "");
+    let xfcc = seen.all("x-forwarded-client-cert");
+    assert_eq!(xfcc.len(), 1, "{seen:?}");
+    assert!(
+        xfcc[0].starts_with("By=spiffe://") && xfcc[0].ends_with(&format!("URI={FRONTEND}")),
+        "{xfcc:?}"
+    );
+    assert_eq!(seen.all("x-forwarded-proto"), ["https"]);
+    let seen = call(system, Place::Egress, "");
+    assert!(
+        seen.all("x-forwarded-client-cert").is_empty() && seen.all("x-forwarded-for").is_empty(),
+        "{seen:?}"
+    );
+    let seen = call(
+        system,
+        Place::Ingress,
+        "x-forwarded-for: 6.6.6.6\r\nforwarded: for=6.6.6.6\r\nx-real-ip: 6.6.6.6\r\n",
+    );
+    assert!(!format!("{seen:?}").contains("6.6.6.6"), "{seen:?}");
+    assert!(!seen.all("x-forwarded-for").is_empty(), "{seen:?}");
+}
+
+/// `forwardClientCertDetails`, by Istio's words.
+fn who_called_before(system: &System) {
+    let told = "By=spiffe://cluster.local/ns/a/sa/b;URI=spiffe://cluster.local/ns/c/sa/d";
+    let field = format!("x-forwarded-client-cert: {told}\r\n");
+    let mut before = "[mesh]\n".to_owned();
+    for details in [
+        "SANITIZE",
+        "FORWARD_ONLY",
+        "APPEND_FORWARD",
+        "SANITIZE_SET",
+        "ALWAYS_FORWARD_ONLY",
+    ] {
+        let after = format!("[mesh]\nforwardClientCertDetails = \"{details}\"\n");
+        system.reload(|config| config.replacen(&before, &after, 1));
+        before = after;
+        let seen = call(system, Place::Waypoint, &field);
+        let xfcc = seen.all("x-forwarded-client-cert").join("|");
+        let own = xfcc.ends_with(&format!("URI={FRONTEND}"));
+        let theirs = xfcc.starts_with(told);
+        let want = match details {
+            "SANITIZE" => (false, false),
+            "FORWARD_ONLY" | "ALWAYS_FORWARD_ONLY" => (false, true),
+            "APPEND_FORWARD" => (true, true),
+            _ => (true, false),
+        };
+        assert_eq!((own, theirs), want, "{details}: {xfcc}");
+        // Who has shown no certificate is believed in one case alone.
+        let seen = call(system, Place::Ingress, &field);
+        let believed = format!("{seen:?}").contains("/ns/c/sa/d");
+        assert_eq!(
+            believed,
+            details == "ALWAYS_FORWARD_ONLY",
+            "{details}: {seen:?}"
+        );
+    }
+}
