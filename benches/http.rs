@@ -159,6 +159,9 @@ fn onward(criterion: &mut Criterion) {
     let (bearer, _) = token("alg/RS256");
     let request = canonical(&head(&bearer));
     let peer = IpAddr::V4(Ipv4Addr::new(10, 1, 0, 7));
+    // As a connection keeps it: made with its first request.
+    let said = forward::Said::default();
+    let details = forward::ForwardClientCert::default();
     criterion.bench_function("forward/fields", |b| {
         let setup = || (request.headers.clone(), BytesMut::with_capacity(4096));
         b.iter_batched(
@@ -168,7 +171,13 @@ fn onward(criterion: &mut Criterion) {
                 let mut own = HeaderMap::new();
                 let principal = Some("spiffe://cluster.local/ns/default/sa/frontend-service");
                 let to = "spiffe://cluster.local/ns/default/sa/customer-api";
-                forward::set(&mut own, peer, principal, to, "https");
+                forward::set(
+                    &mut own,
+                    (peer, principal),
+                    to,
+                    "https",
+                    (&said, details, &[]),
+                );
                 for (name, value) in forward::outgoing(&headers, &own) {
                     out.extend_from_slice(name.as_str().as_bytes());
                     out.extend_from_slice(b": ");

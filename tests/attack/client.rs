@@ -113,7 +113,6 @@ impl Conn {
     }
 
     /// Sets how long a send may wait.
-    #[allow(dead_code, reason = "each suite uses its part of the client")]
     pub(crate) fn wait_to_send(&self, limit: Duration) {
         self.tcp.set_write_timeout(Some(limit)).unwrap();
     }

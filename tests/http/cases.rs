@@ -179,7 +179,7 @@ pub(crate) fn cases(place: Place) -> Vec<Case> {
                 send: bytes(&keys.text("send").expect("what to send")),
                 answers: answers
                     .iter()
-                    .map(|v| v.as_integer().unwrap() as u16)
+                    .map(|v| u16::try_from(v.as_integer().unwrap()).unwrap())
                     .collect(),
                 reaches: keys.texts("reaches"),
                 cut: keys.flag("cut", false),
@@ -291,7 +291,8 @@ fn reached(system: &System, place: Place, case: &Case) -> Result<(), String> {
     let want: Vec<String> = case.reaches.iter().map(|text| normal(text)).collect();
     let (mut seen, mut cut) = (Vec::new(), Vec::new());
     let look = |seen: &mut Vec<String>, cut: &mut Vec<String>| {
-        (seen.clear(), cut.clear());
+        seen.clear();
+        cut.clear();
         for message in backend.seen() {
             if message.target().starts_with("/api/probe") {
                 continue;

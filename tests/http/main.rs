@@ -21,7 +21,7 @@
 mod answer;
 mod backend;
 mod cases;
-#[allow(dead_code, reason = "each suite uses its part of the client")]
+#[expect(dead_code, reason = "each suite uses its part of the client")]
 #[path = "../attack/client.rs"]
 mod client;
 mod guards;
