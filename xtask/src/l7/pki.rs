@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn the_name_of_a_certificate_is_der() {
         let der = id_der("a");
-        assert!(der.starts_with("86257370696666653A2F2F"), "{der}");
+        assert!(der.starts_with("86267370696666653A2F2F"), "{der}");
         assert_eq!(der.len(), 2 * (2 + id("a").len()));
     }
 }
