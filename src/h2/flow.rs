@@ -71,8 +71,8 @@ impl ReceiveWindow {
     }
 }
 
-/// A bucket of what a peer may do that moves no byte of any tunnel: PING, SETTINGS, empty DATA, small updates, streams
-/// that are reset at once. Time and traffic fill it.
+/// A bucket of what a peer may do that brings nothing on: PING, SETTINGS, empty DATA, small updates, which time and traffic
+/// fill; and streams that are reset before anything came of them, which time and answered streams fill.
 #[derive(Clone, Copy, Debug)]
 pub struct Flood {
     left: u32,
@@ -106,6 +106,11 @@ impl Flood {
     /// Fills it for a frame that moved something.
     pub(super) fn useful(&mut self) {
         self.fill(1);
+    }
+
+    /// Fills it for a stream that was answered: it pays for one that is not.
+    pub(super) fn answered(&mut self) {
+        self.fill(limits::H2_RESET_COST);
     }
 
     fn fill(&mut self, more: u32) {

@@ -84,7 +84,7 @@ pub enum Malformed {
     Pseudo,
     /// A field of the connection (RFC 9113 section 8.2.2).
     Connection,
-    /// A `content-length` that is no number, two different ones, or one that is not the length of the content.
+    /// A `content-length` that is no number, more than one, or one that is not the length of the content.
     Length,
     /// More fields or bytes than we take.
     Large,

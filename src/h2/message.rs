@@ -256,10 +256,15 @@ impl Reader {
         match wrong {
             Some(Malformed::Large) => {
                 let head = RequestHead {
+                    // Its pseudo-header fields came first; the answer to a HEAD has no content, whatever it says.
+                    method: pseudo.method.unwrap_or_default(),
                     oversized: true,
                     ..RequestHead::default()
                 };
-                let shape = Shape::default();
+                let shape = Shape {
+                    is_head: head.method == Method::HEAD,
+                    ..Shape::default()
+                };
                 return Ok(Asked { head, shape });
             }
             Some(wrong) => return Err(wrong),

@@ -239,6 +239,8 @@ pub struct Session<H: Heads> {
     block_of: Option<Block>,
     settled: bool,
     pub(crate) flood: Flood,
+    /// Streams that it may have reset before anything came of them.
+    pub(crate) premature: Flood,
     resets: VecDeque<u32>,
     going: Going,
     peer_going: Option<u32>,
@@ -287,6 +289,7 @@ impl<H: Heads> Session<H> {
             block_of: None,
             settled: false,
             flood: Flood::default(),
+            premature: Flood::default(),
             resets: VecDeque::new(),
             going: Going::No,
             peer_going: None,
@@ -333,7 +336,9 @@ impl<H: Heads> Session<H> {
     #[must_use]
     pub fn is_finished(&self) -> bool {
         let going = matches!(self.going, Going::Final(_)) || self.peer_going.is_some();
-        self.failed.is_some() || (going && self.open == 0 && self.settled)
+        // A server that never says its settings must not hold a client that gives up.
+        let begun = self.settled || self.own.side == Side::Client;
+        self.failed.is_some() || (going && self.open == 0 && begun)
     }
 
     /// Whether one side has said that it takes no new streams, or the connection is lost.
@@ -409,6 +414,9 @@ impl<H: Heads> Session<H> {
         }
         entry.head();
         self.flood.useful();
+        if self.own.side == Side::Server {
+            self.premature.answered();
+        }
         self.put_head(id, end, encode);
         if end {
             self.close_local(id);

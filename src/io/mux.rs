@@ -40,7 +40,7 @@ const GATHERED_BYTES: usize = 4096;
 /// So are all once a connection holds so many, which may hold a buffer of `buffers::Size::Large` each.
 const HELD_CHUNKS: usize = 256;
 
-/// Why a connection of tunnels, or a stream of it, ended.
+/// Why an HTTP/2 connection, or a stream of it, ended.
 #[derive(Debug, Error)]
 pub enum MuxError {
     /// The carrier broke.

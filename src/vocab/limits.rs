@@ -152,20 +152,20 @@ pub const H2_BLOCK_BYTES: usize = 64 << 10;
 pub const H2_CONTINUATIONS: u32 = 16;
 /// Table of the header decompression of one connection (RFC 9113's initial value).
 pub const HPACK_TABLE_BYTES: usize = 4096;
-/// One SETTINGS frame of a connection that carries tunnels.
+/// One SETTINGS frame of an HTTP/2 connection.
 pub const H2_SETTINGS_BYTES: u32 = 1024;
 /// Frames that move nothing (PING, SETTINGS, empty DATA, small updates, resets) which a peer may send at once.
 pub const H2_IDLE_FRAMES: u32 = 10_000;
 /// Such frames that it may send in a second from then on, beside one for each frame that moves something.
 pub const H2_IDLE_FRAMES_PER_S: u64 = 1000;
-/// What a stream counts as such frames that the peer resets before we have looked at it (CVE-2023-44487), or that it makes
-/// us reset.
+/// What a stream counts that the peer resets before anything came of it (CVE-2023-44487), or that it makes us reset, in a
+/// bucket of the same size and filling, but that a stream which is answered puts in as much, and nothing else.
 pub const H2_RESET_COST: u32 = 20;
 /// Window updates below this many bytes move nothing.
 pub const H2_SMALL_UPDATE_BYTES: u32 = 1024;
 /// Streams that we have reset lately, whose frames may still be under way.
 pub const H2_RESETS_KEPT: usize = 256;
-/// What waits to be written to a connection that carries tunnels, beyond which its streams wait and nothing is read.
+/// What waits to be written to an HTTP/2 connection, beyond which its streams wait and nothing is read.
 pub const H2_OUTBOX_BYTES: usize = 256 << 10;
 /// Control groups that are looked through for one of them.
 pub const CGROUPS: usize = 65_536;

@@ -40,14 +40,17 @@ pub async fn serve<F: Future<Output = ()> + 'static>(
                 None => return Ok(()),
                 Some(taken) => Some(taken),
             },
-            () = &mut idle, if !ending => {
+            () = &mut idle => {
                 // It was idle for one to two of them.
                 if !std::mem::take(&mut busy) && open.get() == 0 {
+                    if ending {
+                        // Nor did it say that it has heard of the end.
+                        return Ok(());
+                    }
                     ending = true;
                     server.drain();
-                } else {
-                    idle.set(rt::sleep(limits::IDLE_MS));
                 }
+                idle.set(rt::sleep(limits::IDLE_MS));
                 continue;
             }
         };

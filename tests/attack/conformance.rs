@@ -715,6 +715,12 @@ fn floods_are_told(system: &System) {
         let id = n * 2 - 1;
         [ask(id), frame(RST_STREAM, 0, id, &[0, 0, 0, 8])].concat()
     });
+    // The same, paid for with a byte of content at a time.
+    calm("rapid reset beside content", &post(1), &mut |n| {
+        let id = n * 2 + 1;
+        let reset = [ask(id), frame(RST_STREAM, 0, id, &[0, 0, 0, 8])].concat();
+        [frame(DATA, 0, 1, b"x").repeat(20), reset].concat()
+    });
     // CVE-2025-8671: we are made to reset.
     calm("made to reset", b"", &mut |n| {
         let id = n * 2 - 1;

@@ -159,15 +159,14 @@ impl<H: Heads> Session<H> {
             sink(Event::Room { id });
             return Ok(());
         }
-        let late = self.is_late(id);
-        if self.is_idle(id) && !late {
+        if self.is_idle(id) && !self.is_late(id) {
             return protocol("WINDOW_UPDATE on a stream that is not open");
         }
         let Some(entry) = self.streams.find_mut(id) else {
-            return Ok(());
+            return self.spend(1);
         };
         if entry.is_reset() {
-            return Ok(());
+            return self.spend(1);
         }
         if more == 0 {
             return self.stream_error(id, Code::PROTOCOL_ERROR, sink);

@@ -89,6 +89,7 @@ impl<H: Heads> Session<H> {
             return Err(failed);
         }
         self.flood.pass(now_ms);
+        self.premature.pass(now_ms);
         self.now_ms = self.now_ms.max(now_ms);
         let mut at = 0;
         loop {
@@ -259,6 +260,18 @@ impl<H: Heads> Session<H> {
         }
     }
 
+    /// Pays for a stream of which nothing came. What is sent on other streams does not earn it: a byte is cheap.
+    fn spend_reset(&mut self) -> Outcome {
+        if self.premature.spend(limits::H2_RESET_COST) {
+            Ok(())
+        } else {
+            error(
+                Code::ENHANCE_YOUR_CALM,
+                "too many streams that are reset at once",
+            )
+        }
+    }
+
     /// Whether no one has used the identifier yet.
     pub(super) fn is_idle(&self, id: u32) -> bool {
         let odd = id % 2 == 1;
@@ -289,21 +302,21 @@ impl<H: Heads> Session<H> {
         }
         let end = head.has(flag::END_STREAM);
         let padded = head.has(flag::PADDED);
-        if !padded {
-            self.moved(len, end)?;
-        }
         let Some(entry) = self.streams.find_mut(id) else {
             let late = self.is_late(id);
             if self.is_idle(id) && !late {
                 return protocol("DATA on a stream that is not open");
             }
-            if !late {
-                self.spend(limits::H2_RESET_COST)?;
+            if late {
+                self.spend(1)?;
+            } else {
+                self.spend_reset()?;
                 self.put_reset(id, Code::STREAM_CLOSED);
             }
             return Ok(self.discard(len));
         };
         let wrong = if entry.is_reset() {
+            self.spend(1)?;
             return Ok(self.discard(len));
         } else if entry.remote_closed() {
             Some(Code::STREAM_CLOSED)
@@ -324,6 +337,7 @@ impl<H: Heads> Session<H> {
             }
             return Ok(Read::Pad(head));
         }
+        self.moved(len, end)?;
         Ok(Read::Data(Data {
             id,
             left: len,
@@ -443,7 +457,7 @@ impl<H: Heads> Session<H> {
         code: Code,
         sink: &mut impl FnMut(Event<H>),
     ) -> Outcome {
-        self.spend(limits::H2_RESET_COST)?;
+        self.spend_reset()?;
         match self.streams.find_mut(id) {
             Some(entry) if entry.is_reset() => {}
             Some(entry) => {
@@ -733,6 +747,7 @@ impl<H: Heads> Session<H> {
         if end && !complete {
             return self.stream_error(id, Code::PROTOCOL_ERROR, sink);
         }
+        self.premature.answered();
         sink(Event::Response { id, head });
         if end { self.end(id, sink) } else { Ok(()) }
     }
@@ -761,11 +776,11 @@ impl<H: Heads> Session<H> {
                 ours: false,
             });
         }
-        self.spend(if taken && !early {
-            1
+        if taken && !early {
+            self.spend(1)
         } else {
-            limits::H2_RESET_COST
-        })
+            self.spend_reset()
+        }
     }
 }
 

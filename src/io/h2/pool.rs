@@ -31,8 +31,15 @@ impl Drop for Shared {
 }
 
 impl Shared {
-    fn has_room(&self) -> bool {
-        self.mux.is_alive() && self.streams.get() < self.mux.peer_max_streams()
+    /// `known`: the limit of an earlier connection to the same far end, which holds until this one has told its own.
+    fn has_room(&self, known: usize) -> bool {
+        let most = self.mux.peer_max_streams();
+        let most = if self.mux.is_settled() {
+            most
+        } else {
+            most.min(known)
+        };
+        self.mux.is_alive() && self.streams.get() < most
     }
 
     fn client(&mut self, reused: bool) -> Client {
@@ -49,6 +56,8 @@ struct Slot {
     connecting: tokio::sync::Mutex<()>,
     /// How often that has failed.
     failures: Cell<u64>,
+    /// Streams that the far end takes at a time, as it told last.
+    most: Cell<Option<usize>>,
 }
 
 impl Slot {
@@ -57,7 +66,12 @@ impl Slot {
         let mut shared = self.shared.borrow_mut();
         // After GOAWAY it carries what it carries, and takes no more.
         shared.retain(|s| s.mux.is_alive());
-        let found = shared.iter_mut().find(|s| s.has_room())?;
+        if let Some(told) = shared.iter().rev().find(|s| s.mux.is_settled()) {
+            self.most.set(Some(told.mux.peer_max_streams()));
+        }
+        // One stream is always tried, so that a far end that took none for a while is asked again.
+        let known = self.most.get().unwrap_or(usize::MAX).max(1);
+        let found = shared.iter_mut().find(|s| s.has_room(known))?;
         Some(found.client(true))
     }
 }

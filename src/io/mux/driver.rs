@@ -1,4 +1,4 @@
-//! What reads and writes a connection of tunnels.
+//! What reads and writes an HTTP/2 connection.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice};

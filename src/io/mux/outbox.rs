@@ -1,4 +1,4 @@
-//! What waits to be written to a connection of tunnels: small frames of all streams side by side, large payloads as they
+//! What waits to be written to an HTTP/2 connection: small frames of all streams side by side, large payloads as they
 //! are, all in order.
 
 use std::collections::VecDeque;
