@@ -3,6 +3,9 @@
 //! The ceiling is what `limits.maxMemoryMib` says, else a share of what the control group of the process, or the machine,
 //! has. What the process holds is read from `/proc` here, for the cores never wait for a file.
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +17,11 @@ use crate::vocab::limits;
 const LOOK: Duration = Duration::from_millis(200);
 /// And while there is little.
 const NEAR: Duration = Duration::from_millis(50);
+/// What the kernel tells of a process, in files.
+pub(super) const STATUS: &str = "/proc/self/status";
+/// Bytes of it at once, and at most: the groups of a process may make it long.
+const STATUS_BYTES: usize = 4096;
+const STATUS_MOST: usize = 1 << 20;
 
 /// The part of `whole` that is `percent`.
 fn share(whole: u64, percent: u64) -> u64 {
@@ -68,16 +76,58 @@ fn held(text: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// Says to the cores, as long as the process runs, whether new work is to be refused.
-pub async fn watch(tally: Arc<Tally>, ceiling: u64) {
-    let enough = share(ceiling, limits::MEMORY_ENOUGH_PERCENT);
+/// What [`watch`] reads. It is opened once: where no descriptors are left the ceiling matters most.
+///
+/// # Errors
+/// The operating system's.
+pub fn status() -> io::Result<File> {
+    File::open(STATUS)
+}
+
+/// Resident bytes of the process, as `status` tells them now; `text` is for its content.
+fn look(status: &File, text: &mut Vec<u8>) -> io::Result<u64> {
+    let mut len = 0_usize;
     loop {
-        let text = read(Path::new("/proc/self/status"));
-        let Some(held) = text.and_then(|text| held(&text)) else {
-            tracing::error!("what memory the process holds cannot be read: no ceiling holds");
-            tally.shed(false);
-            return;
+        let room = len.saturating_add(STATUS_BYTES);
+        if room > STATUS_MOST {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        if text.len() < room {
+            text.resize(room, 0);
+        }
+        let at = u64::try_from(len).unwrap_or(u64::MAX);
+        match status.read_at(text.get_mut(len..).unwrap_or_default(), at)? {
+            0 => break,
+            n => len = len.saturating_add(n),
+        }
+    }
+    let told = String::from_utf8_lossy(text.get(..len).unwrap_or_default());
+    held(&told).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Says to the cores, as long as the process runs, whether new work is to be refused, by what `status` tells. What cannot be
+/// read changes nothing.
+pub async fn watch(status: File, tally: Arc<Tally>, ceiling: u64) {
+    let enough = share(ceiling, limits::MEMORY_ENOUGH_PERCENT);
+    let (mut text, mut complained) = (Vec::new(), false);
+    loop {
+        let held = match look(&status, &mut text) {
+            Ok(held) => held,
+            Err(error) => {
+                if !complained {
+                    let refused = tally.sheds();
+                    tracing::error!(
+                        %error,
+                        refused,
+                        "what memory the process holds cannot be read: new work is refused or taken as before"
+                    );
+                }
+                complained = true;
+                tokio::time::sleep(NEAR).await;
+                continue;
+            }
         };
+        complained = false;
         let before = tally.sheds();
         let now = if before {
             held > enough
@@ -115,8 +165,42 @@ mod tests {
             total("MemTotal:       16384 kB\nMemFree: 1 kB"),
             Some(16 << 20)
         );
-        let own = read(Path::new("/proc/self/status")).unwrap();
+        let own = read(Path::new(STATUS)).unwrap();
         assert!(held(&own).is_some_and(|n| n > 0));
+    }
+
+    #[test]
+    fn the_own_process_is_read_again_and_again() {
+        let (status, mut text) = (status().unwrap(), Vec::new());
+        let before = look(&status, &mut text).unwrap();
+        let more = vec![1_u8; 64 << 20];
+        assert!(look(&status, &mut text).unwrap() > before + (32 << 20));
+        drop(more);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_cannot_be_read_lifts_no_ceiling() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        // A long list of groups stands before what is looked for.
+        let tell = |kib: u64| {
+            let text = format!("Groups:\t{}\nRssAnon:\t{kib} kB\n", "65534 ".repeat(2000));
+            std::fs::write(file.path(), text).unwrap();
+        };
+        tell(10);
+        let tally = Arc::new(Tally::default());
+        let watching = watch(file.reopen().unwrap(), Arc::clone(&tally), 1 << 20);
+        let watching = tokio::spawn(watching);
+        let look = || tokio::time::sleep(LOOK * 2);
+        for (kib, sheds) in [(10, false), (2000, true), (10, false), (2000, true)] {
+            tell(kib);
+            look().await;
+            assert_eq!(tally.sheds(), sheds, "{kib}");
+            std::fs::write(file.path(), "nothing").unwrap();
+            look().await;
+            assert_eq!(tally.sheds(), sheds, "as before");
+        }
+        assert!(!watching.is_finished());
+        watching.abort();
     }
 
     #[test]

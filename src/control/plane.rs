@@ -269,7 +269,7 @@ impl Plane {
         let (source, authority, told) = begun.await?;
         let known = (&status, authority.as_ref());
         let reports = endpoints(&config.process, known, &mut tasks, &mut shared).await?;
-        watch_memory(&config.process.limits, &reports.tally, &mut tasks);
+        watch_memory(&config.process.limits, &reports.tally, &mut tasks)?;
         status.send_modify(|s| s.source = source.label());
         let wanted = wanted(&config);
         let signer = workload_api::signer(&source);
@@ -760,11 +760,18 @@ fn key_sources(mesh: &Mesh) -> Sources {
     Sources::of(rules.filter(|r| !matches!(r.keys, KeySource::Inline(_))))
 }
 
-fn watch_memory(limits: &Limits, tally: &Arc<Tally>, tasks: &mut Tasks) {
-    if let Some(ceiling) = memory::ceiling(limits.memory) {
-        let watch = memory::watch(Arc::clone(tally), ceiling);
-        tasks.spawn("watch of the memory ceiling", watch);
-    }
+fn watch_memory(limits: &Limits, tally: &Arc<Tally>, tasks: &mut Tasks) -> Result<(), PlaneError> {
+    let Some(ceiling) = memory::ceiling(limits.memory) else {
+        tracing::warn!("what memory the machine has cannot be read: there is no memory ceiling");
+        return Ok(());
+    };
+    let status = memory::status().map_err(|source| PlaneError::Io {
+        what: memory::STATUS.to_owned(),
+        source,
+    })?;
+    let watch = memory::watch(status, Arc::clone(tally), ceiling);
+    tasks.spawn("watch of the memory ceiling", watch);
+    Ok(())
 }
 
 fn name_keeper(config: &Config, tasks: &mut Tasks) -> Names {
