@@ -1,13 +1,13 @@
 //! From the cores to the file: one ring a core, one thread that writes.
 //!
 //! A core makes the text of its records: what a record is made of is at hand there and was allocated there, and a buffer
-//! that was written comes back to be filled again. A core never waits for the writer. A full ring loses records and counts them; the count is written
-//! as a line of its own, so that a gap is seen.
+//! that was written comes back to be filled again. A core never waits for the writer. A full ring, by records or by bytes, loses
+//! records and counts them; the count is written as a line of its own, so that a gap is seen.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -26,6 +26,8 @@ const GATHER: Duration = Duration::from_millis(5);
 const SPARE: usize = 1024;
 /// A longer buffer is not kept.
 const SPARE_BYTES: usize = 4096;
+/// What one round takes of each ring.
+const ROUND_BYTES: usize = 1 << 20;
 
 /// A core's end.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Sender {
     ring: rtrb::Producer<Vec<u8>>,
     /// Buffers whose text was written.
     spare: rtrb::Consumer<Vec<u8>>,
+    /// Bytes of the buffers in the ring.
+    waiting: Arc<AtomicUsize>,
     /// Of the next record, and how far it is to the one after it: no two cores give the same.
     number: u64,
     step: u64,
@@ -55,14 +59,19 @@ struct Shared {
 impl Sender {
     /// Hands a record over, or loses and counts it.
     pub fn send(&mut self, record: &Record) {
-        if self.ring.is_full() {
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if self.ring.is_full() || waiting >= limits::RECORD_RING_BYTES {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
         } else {
             let mut text = self.spare.pop().unwrap_or_default();
             record.write_json(self.number, &mut text);
             text.push(b'\n');
             self.number = self.number.wrapping_add(self.step);
+            let bytes = text.capacity();
+            // First: the writer may take it at once.
+            self.waiting.fetch_add(bytes, Ordering::Relaxed);
             if self.ring.push(text).is_err() {
+                self.waiting.fetch_sub(bytes, Ordering::Relaxed);
                 self.shared.lost.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -111,7 +120,13 @@ impl Writer {
             .map(|_| {
                 let (ring, texts) = rtrb::RingBuffer::new(limits::RECORDS_PER_CORE);
                 let (spares, spare) = rtrb::RingBuffer::new(SPARE);
-                ((ring, spare), Ring { texts, spares })
+                let waiting = Arc::<AtomicUsize>::default();
+                let theirs = Ring {
+                    texts,
+                    spares,
+                    waiting: Arc::clone(&waiting),
+                };
+                ((ring, spare, waiting), theirs)
             })
             .unzip();
         let theirs = Arc::clone(&shared);
@@ -119,9 +134,10 @@ impl Writer {
             .name("records".to_owned())
             .spawn(move || write_all(rings, out, &theirs, RETRY))?;
         let step = u64::try_from(cores).unwrap_or(1);
-        let sender = |(number, (ring, spare))| Sender {
+        let sender = |(number, (ring, spare, waiting))| Sender {
             ring,
             spare,
+            waiting,
             number,
             step,
             writer: thread.thread().clone(),
@@ -145,19 +161,22 @@ impl Writer {
 struct Ring {
     texts: rtrb::Consumer<Vec<u8>>,
     spares: rtrb::Producer<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
 }
 
 impl Ring {
-    /// Takes what waits, up to `most` bytes in `text`.
+    /// Appends what waits to `text`, up to `most` bytes and the rest of a line.
     fn drain(&mut self, text: &mut Vec<u8>, most: usize) {
+        let enough = text.len().saturating_add(most);
         while let Ok(mut line) = self.texts.pop() {
+            self.waiting.fetch_sub(line.capacity(), Ordering::Relaxed);
             text.extend_from_slice(&line);
             line.clear();
             if line.capacity() <= SPARE_BYTES {
                 // What finds no room is freed.
                 drop(self.spares.push(line));
             }
-            if text.len() > most {
+            if text.len() >= enough {
                 break;
             }
         }
@@ -175,7 +194,7 @@ fn write_all(
         let ended = shared.ended.load(Ordering::Acquire);
         text.clear();
         for ring in &mut rings {
-            ring.drain(&mut text, 1 << 20);
+            ring.drain(&mut text, ROUND_BYTES);
         }
         let lost = shared.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
@@ -240,6 +259,7 @@ fn put(out: &mut dyn Write, mut text: &[u8], shared: &Shared, retry: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::record::Kind;
 
     /// Takes a few bytes at a time, and nothing at every third call.
     struct Hesitant {
@@ -261,6 +281,93 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    fn ring(lines: usize) -> (Ring, rtrb::Producer<Vec<u8>>, Arc<AtomicUsize>) {
+        let (texts, spares) = (rtrb::RingBuffer::new(lines), rtrb::RingBuffer::new(SPARE));
+        let waiting = Arc::<AtomicUsize>::default();
+        let theirs = Ring {
+            texts: texts.1,
+            spares: spares.0,
+            waiting: Arc::clone(&waiting),
+        };
+        (theirs, texts.0, waiting)
+    }
+
+    #[test]
+    fn a_ring_that_is_full_keeps_no_other_one_waiting() {
+        let mut text = Vec::new();
+        let mut rings = [ring(8), ring(8)];
+        for (_ring, texts, waiting) in &mut rings {
+            for _ in 0..8 {
+                let line = vec![b'x'; 100];
+                waiting.fetch_add(line.capacity(), Ordering::Relaxed);
+                texts.push(line).unwrap();
+            }
+        }
+        for (ring, _texts, waiting) in &mut rings {
+            ring.drain(&mut text, 300);
+            assert_eq!(ring.texts.slots(), 5);
+            assert_eq!(waiting.load(Ordering::Relaxed), 500);
+        }
+        assert_eq!(text.len(), 600);
+    }
+
+    fn long(bytes: usize) -> Record {
+        Record {
+            time: Duration::ZERO,
+            generation: 1,
+            role: "node",
+            instance: "shop/web".into(),
+            kind: Kind::Request,
+            connection: None,
+            peer: ([127, 0, 0, 1], 1).into(),
+            trace: None,
+            told: None,
+            service: None,
+            workload: None,
+            request: None,
+            asked: Vec::new(),
+            judged: None,
+            detail: Some("x".repeat(bytes)),
+            would: None,
+            status: None,
+            close: None,
+            received: 0,
+            sent: 0,
+            duration: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn records_that_wait_are_bounded_in_bytes() {
+        let (mut theirs, producer, waiting) = ring(limits::RECORDS_PER_CORE);
+        let shared = Arc::new(Shared::default());
+        let mut sender = Sender {
+            ring: producer,
+            spare: rtrb::RingBuffer::new(1).1,
+            waiting: Arc::clone(&waiting),
+            number: 0,
+            step: 1,
+            writer: std::thread::current(),
+            shared: Arc::clone(&shared),
+        };
+        let record = long(64 << 10);
+        let sent = limits::RECORD_RING_BYTES / (64 << 10) + 10;
+        for _ in 0..sent {
+            sender.send(&record);
+        }
+        let lost = usize::try_from(shared.lost.load(Ordering::Relaxed)).unwrap();
+        assert!(lost >= 10, "{lost}");
+        assert_eq!(theirs.texts.slots() + lost, sent);
+        // One record may be beyond it.
+        let held = waiting.load(Ordering::Relaxed);
+        assert!(held < limits::RECORD_RING_BYTES + (256 << 10), "{held}");
+        let mut text = Vec::new();
+        theirs.drain(&mut text, usize::MAX);
+        assert_eq!(waiting.load(Ordering::Relaxed), 0);
+        sender.send(&record);
+        assert_eq!(theirs.texts.slots(), 1, "there is room again");
     }
 
     #[test]

@@ -190,6 +190,8 @@ pub const OVERLOAD_RETRY_S: u64 = 1;
 pub const HANDED_SOCKETS: usize = 16 * 1024;
 /// Decision records that wait for the writer, per core.
 pub const RECORDS_PER_CORE: usize = 16 * 1024;
+/// Bytes of them, per core: once there are so many, further records are lost.
+pub const RECORD_RING_BYTES: usize = 32 << 20;
 /// Series of metrics that one core keeps; what is more is counted in one series together.
 pub const SERIES_PER_CORE: usize = 10_000;
 /// New series that wait for the registry.
