@@ -22,6 +22,7 @@ use crate::control::join_token_file;
 use crate::control::plane;
 use crate::identity::revocation::{NodeName, Target};
 use crate::vocab::limits;
+use crate::vocab::spiffe::SpiffeId;
 use crate::vocab::text::chain;
 
 /// How long the running authority may take to answer.
@@ -298,7 +299,14 @@ fn known(
     let (kind, value) = target(args);
     let (nodes, tokens) = match ledger::target(&kind, &value)? {
         Target::Serial(_) => return Ok(()),
-        Target::Id(_) | Target::Node(_) => (ask(&Command::NodeList)?, ask(&Command::TokenList)?),
+        Target::Id(_) | Target::Node(_) => {
+            let asked = |command: &Command| {
+                ask(command).with_context(|| {
+                    format!("whether there is a {kind} `{value}` cannot be asked; `--force` revokes without asking")
+                })
+            };
+            (asked(&Command::NodeList)?, asked(&Command::TokenList)?)
+        }
     };
     let rows = |all: &Value| -> Vec<Value> {
         let rows = all.as_object().into_iter().flatten();
@@ -319,19 +327,30 @@ fn known(
                 let words = row.get("grant").and_then(Value::as_array);
                 words.into_iter().flatten().any(|word| word == id.as_str())
             });
-            let secret = settings.join_tokens.as_ref();
-            let held = secret.and_then(|secret| join_token_file::read(secret).ok());
-            own || written || granted || held.is_some_and(|tokens| tokens.allows_id(&id))
+            own || written || granted || may_be_asked_for(&id, settings.join_tokens.as_ref())?
         }
     };
     if !found {
         let what = if kind == "id" { "identity" } else { "node" };
         bail!(
             "no workload, gateway, node or join token has the {what} `{value}`: nothing is revoked; with --force it is, \
-             for whoever gets it later"
+             for whoever gets it later, or still holds it"
         );
     }
     Ok(())
+}
+
+/// Whether who holds a token of the file of join tokens may ask for it.
+fn may_be_asked_for(id: &SpiffeId, secret: Option<&checked::Secret>) -> anyhow::Result<bool> {
+    let Some(secret) = secret else {
+        return Ok(false);
+    };
+    let tokens = join_token_file::read_again(secret).with_context(|| {
+        format!(
+            "whether a join token is for `{id}` cannot be read; `--force` revokes without asking"
+        )
+    })?;
+    Ok(tokens.allows_id(id))
 }
 
 /// Whole seconds of `30s`, `15m`, `24h` or `7d`.
@@ -541,6 +560,21 @@ fn text(command: &AuthorityCommand, answer: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_file_that_cannot_be_read_names_nobody_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens");
+        let secret = checked::Secret::File(path.clone());
+        let id = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/b").unwrap();
+        let asked = || may_be_asked_for(&id, Some(&secret));
+        assert!(!asked().unwrap(), "it was taken away");
+        let put = |text: &str| os::write(&path, text.as_bytes(), 0o600).unwrap();
+        put("0123456789abcdef spiffe://cluster.local/ns/a/*\n");
+        assert!(asked().unwrap());
+        put("no token\n");
+        assert!(asked().unwrap_err().to_string().contains("--force"));
+    }
 
     #[test]
     fn times() {

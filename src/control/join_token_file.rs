@@ -28,7 +28,10 @@ fn parse(secret: &Secret, text: &str) -> Result<JoinTokens, PlaneError> {
 }
 
 /// Reads them again. A file that was emptied or taken away has no tokens; that is an error at a start alone.
-fn read_again(secret: &Secret) -> Result<JoinTokens, PlaneError> {
+///
+/// # Errors
+/// `PlaneError`: it cannot be read, or a line is bad.
+pub fn read_again(secret: &Secret) -> Result<JoinTokens, PlaneError> {
     match secret.read_text() {
         Ok(text) => parse(secret, &text),
         Err(SecretError::Empty(_)) => Ok(JoinTokens::default()),
