@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -13,6 +14,8 @@ use crate::vocab::addr::{ListenAddr, OriginalDst};
 
 /// Accept queue of one listener.
 const BACKLOG: i32 = 4096;
+/// Longest path of a socket (`sun_path` and its closing NUL, unix(7)).
+const UNIX_PATH_BYTES: usize = 107;
 
 /// How a listener is bound.
 #[derive(Clone, Copy, Debug, Default)]
@@ -21,6 +24,14 @@ pub struct ListenOptions {
     pub transparent: bool,
     /// `SO_MARK` of what it accepts, so that capture lets its answers pass.
     pub mark: Option<u32>,
+}
+
+/// The path to bind a unix socket by: absolute where it fits, for whoever takes the socket over may be in another directory.
+#[must_use]
+pub fn unix_path(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).ok();
+    let fits = absolute.filter(|path| path.as_os_str().len() <= UNIX_PATH_BYTES);
+    fits.unwrap_or_else(|| path.to_owned())
 }
 
 /// Binds a listener that other cores may bind as well (`SO_REUSEPORT`).

@@ -22,7 +22,7 @@ use super::{Authority, RotateError};
 use crate::control::svid::Clock;
 use crate::identity::pem;
 use crate::identity::revocation::{NodeName, RevocationError};
-use crate::io::listener::own_uid;
+use crate::io::listener::{own_uid, unix_path};
 use crate::vocab::limits;
 use crate::vocab::text::{chain, hex};
 
@@ -190,7 +190,7 @@ fn status(authority: &Authority) -> Value {
 /// The operating system's; a path of more than 107 bytes cannot be a socket.
 pub fn bind(path: &Path) -> io::Result<UnixListener> {
     crate::control::durable::remove(path)?;
-    let listener = UnixListener::bind(path)?;
+    let listener = UnixListener::bind(unix_path(path))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
 }

@@ -12,6 +12,7 @@ use tokio::net::{UnixListener, UnixSocket};
 
 use crate::config::checked::workload_api::WorkloadApi;
 use crate::control::tenure::Tenure;
+use crate::io::listener::unix_path;
 use crate::io::peer::{BootTime, FileId};
 
 /// Connections that wait to be accepted.
@@ -50,16 +51,6 @@ pub struct Listening {
     id: Option<FileId>,
 }
 
-/// Longest path of a socket (`sun_path` and its closing NUL, unix(7)).
-const PATH_BYTES: usize = 107;
-
-/// The path to bind: whoever takes the socket over may be in another directory.
-fn bound(path: &Path) -> PathBuf {
-    let absolute = std::path::absolute(path).ok();
-    let fits = absolute.filter(|path| path.as_os_str().len() <= PATH_BYTES);
-    fits.unwrap_or_else(|| path.to_owned())
-}
-
 impl Listening {
     /// Makes the socket with its mode and owner before anybody can connect. A socket that nobody serves any more is
     /// replaced. `taken` is what another process has handed over instead: mode and owner stay.
@@ -91,7 +82,7 @@ impl Listening {
         }
         remove_stale(path)?;
         let socket = UnixSocket::new_stream().map_err(failed)?;
-        socket.bind(bound(path)).map_err(failed)?;
+        socket.bind(unix_path(path)).map_err(failed)?;
         if settings.socket_uid.is_some() || settings.socket_gid.is_some() {
             chown(path, settings.socket_uid, settings.socket_gid).map_err(failed)?;
         }
