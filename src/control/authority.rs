@@ -280,7 +280,7 @@ impl Authority {
         trust_domain: TrustDomain,
         now: UnixTime,
     ) -> Result<Self, AuthorityError> {
-        let store = Arc::new(Store::inherited(state_dir, lock));
+        let store = Arc::new(Store::inherited(state_dir, lock)?);
         Self::of(Some(store), given, trust_domain, now)
     }
 

@@ -29,6 +29,7 @@ use crate::config::checked::{IdentitySource, Process};
 use crate::control::authority::Authority;
 use crate::control::pass;
 use crate::control::phase::Phase;
+use crate::control::tenure::Tenure;
 use crate::io::listener::own_uid;
 use crate::io::peer::FileId;
 use crate::vocab::limits;
@@ -309,11 +310,11 @@ fn bind(path: &Path) -> io::Result<(UnixListener, Served)> {
 }
 
 /// Offers `sockets` at `path` until a process has taken them or this one stops; they are closed here then. The state of
-/// `authority` goes with them.
+/// `authority` goes with them. If it stops while another process starts, that one may serve all the same: `tenure` says so.
 pub async fn serve(
     path: PathBuf,
     sockets: Vec<Arc<OwnedFd>>,
-    phase: watch::Sender<Phase>,
+    (phase, tenure): (watch::Sender<Phase>, Tenure),
     authority: Option<Arc<Authority>>,
 ) {
     let (listener, served) = match bind(&path) {
@@ -325,7 +326,9 @@ pub async fn serve(
     };
     let mut stop = phase.subscribe();
     tokio::select! {
-        () = offer(&listener, &sockets, authority.as_deref()) => {
+        // What the other process has said already counts.
+        biased;
+        () = offer(&listener, (&sockets, &tenure), authority.as_deref()) => {
             phase.send_modify(|phase| if *phase == Phase::Serve { *phase = Phase::HandedOver });
         }
         _ = stop.wait_for(|phase| phase.stops()) => {}
@@ -335,14 +338,21 @@ pub async fn serve(
 
 /// Returns when a process has taken over. One that comes while another one starts takes its place: it was started later,
 /// and the other one may never be ready.
-async fn offer(listener: &UnixListener, sockets: &[Arc<OwnedFd>], authority: Option<&Authority>) {
+async fn offer(
+    listener: &UnixListener,
+    (sockets, tenure): (&[Arc<OwnedFd>], &Tenure),
+    authority: Option<&Authority>,
+) {
     let mut next = None;
     loop {
         let mut stream = match next.take() {
             Some(stream) => stream,
             None => caller(listener).await,
         };
+        tenure.give(true);
         let ready = tokio::select! {
+            // One that is ready is not turned away for one that has just come.
+            biased;
             ready = give(&mut stream, sockets) => ready,
             other = caller(listener) => {
                 next = Some(other);
@@ -353,6 +363,7 @@ async fn offer(listener: &UnixListener, sockets: &[Arc<OwnedFd>], authority: Opt
             tracing::warn!(%error, "a hand-over was not finished, this process goes on");
             // It may have ended.
             drop(within(WORD, stream.write_all(&[NO])).await);
+            tenure.give(false);
             continue;
         }
         // Before the other one is told: it reads what has been written.
@@ -423,5 +434,90 @@ async fn within<T>(limit: Duration, work: impl Future<Output = io::Result<T>>) -
     match tokio::time::timeout(limit, work).await {
         Ok(done) => done,
         Err(_elapsed) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::UnixStream;
+    use tokio::time::sleep;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(5);
+
+    /// What a process that takes over has to do with.
+    struct Old {
+        dir: tempfile::TempDir,
+        phase: watch::Sender<Phase>,
+        tenure: Tenure,
+        serving: tokio::task::JoinHandle<()>,
+    }
+
+    impl Old {
+        fn start() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let (phase, begun) = (watch::Sender::new(Phase::Serve), watch::Sender::new(true));
+            let tenure = Tenure::new(begun.subscribe(), phase.subscribe());
+            let told = (phase.clone(), tenure.clone());
+            let serving = serve(dir.path().join("socket"), Vec::new(), told, None);
+            Self {
+                serving: tokio::spawn(serving),
+                dir,
+                phase,
+                tenure,
+            }
+        }
+
+        async fn connect(&self) -> UnixStream {
+            let path = self.dir.path().join("socket");
+            while !path.exists() {
+                sleep(SOON).await;
+            }
+            UnixStream::connect(path).await.unwrap()
+        }
+
+        /// One that has what it needs, and is not ready.
+        async fn successor(&self) -> UnixStream {
+            let mut stream = self.connect().await;
+            stream.write_all(HELLO).await.unwrap();
+            assert_eq!(stream.read_u32_le().await.unwrap(), 0);
+            stream
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_is_ready_is_not_turned_away_for_one_that_has_just_come() {
+        for _ in 0..20 {
+            let old = Old::start();
+            let mut first = old.successor().await;
+            let second = old.connect().await;
+            // Time to be accepted.
+            sleep(SOON).await;
+            // Both are heard at the same moment.
+            assert_eq!(second.try_write(HELLO).unwrap(), HELLO.len());
+            assert_eq!(first.try_write(&[TAKE]).unwrap(), 1);
+            assert_eq!(first.read_u8().await.unwrap(), GONE);
+            old.serving.await.unwrap();
+            assert_eq!(*old.phase.borrow(), Phase::HandedOver);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_another_process_may_have_is_left_to_it() {
+        let old = Old::start();
+        let first = old.successor().await;
+        assert!(!old.tenure.is_now());
+        // It has failed.
+        drop(first);
+        while !old.tenure.is_now() {
+            sleep(SOON).await;
+        }
+        // This one may be ready at any time, and this process is told to stop.
+        let second = old.successor().await;
+        old.phase.send_replace(Phase::Drain);
+        old.serving.await.unwrap();
+        assert!(!old.tenure.is_now());
+        drop(second);
     }
 }

@@ -166,8 +166,9 @@ async fn embedded(
 /// Takes the state when the process before goes, and follows it once another process has it.
 async fn take_over(authority: Arc<Authority>, mut tenure: Tenure) {
     tenure.begins().await;
-    if *authority.holds().borrow() == Hold::Waits {
-        while let Err(error) = authority.take_over() {
+    // Another one may take over from this one meanwhile.
+    while *authority.holds().borrow() == Hold::Waits {
+        if let Err(error) = authority.take_over() {
             tracing::error!(
                 error = chain(&error),
                 "the authority's state cannot be taken over yet: it issues, and changes nothing"

@@ -2,6 +2,9 @@
 //!
 //! A process that takes over holds nothing until the one before has told that it goes; from then on that one holds nothing.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::watch;
 
 use crate::control::phase::Phase;
@@ -11,13 +14,20 @@ use crate::control::phase::Phase;
 pub struct Tenure {
     begun: watch::Receiver<bool>,
     phase: watch::Receiver<Phase>,
+    /// Another process has the descriptors, and may take over without this one hearing of it.
+    given: Arc<AtomicBool>,
 }
 
 impl Tenure {
     /// It begins when `begun` says so, and ends when another process has taken over.
     #[must_use]
     pub fn new(begun: watch::Receiver<bool>, phase: watch::Receiver<Phase>) -> Self {
-        Self { begun, phase }
+        let given = Arc::default();
+        Self {
+            begun,
+            phase,
+            given,
+        }
     }
 
     /// Of a process that neither takes over nor is taken over.
@@ -27,10 +37,17 @@ impl Tenure {
         Self::new(begun.subscribe(), phase.subscribe())
     }
 
-    /// Whether it is now.
+    /// Whether it is now, and no other process may have taken over unheard.
     #[must_use]
     pub fn is_now(&self) -> bool {
-        *self.begun.borrow() && *self.phase.borrow() != Phase::HandedOver
+        *self.begun.borrow()
+            && *self.phase.borrow() != Phase::HandedOver
+            && !self.given.load(Ordering::Relaxed)
+    }
+
+    /// Whether another process has been given what it needs to take over, and was not turned away. All clones know it.
+    pub fn give(&self, given: bool) {
+        self.given.store(given, Ordering::Relaxed);
     }
 
     /// Returns when it has begun; never, if it does not.
@@ -75,6 +92,10 @@ mod tests {
         begun.send_replace(true);
         tenure.begins().await;
         assert!(tenure.is_now());
+        // What another process was given may be its own by now.
+        tenure.clone().give(true);
+        assert!(!tenure.is_now());
+        tenure.give(false);
         // To stop is not to hand over.
         phase.send_replace(Phase::Drain);
         assert!(tenure.is_now());

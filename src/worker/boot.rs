@@ -401,12 +401,13 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     } = wheel;
     let process = Arc::new(config.process.clone());
     let mut stop = phase.subscribe();
+    let tenure = Tenure::new(alone, phase.subscribe());
     let shared = Shared {
         taken,
         keeps: process.handover.is_some(),
         kept: Vec::new(),
         phase: phase.subscribe(),
-        tenure: Tenure::new(alone, phase.subscribe()),
+        tenure: tenure.clone(),
     };
     let started = tokio::select! {
         started = Plane::start(main, config, shared) => started.map_err(BootError::Plane),
@@ -421,7 +422,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     let offer = offer(
         (process.handover.clone(), plane.authority()),
         offered,
-        phase,
+        (phase, tenure),
     );
     let stopped = stop.clone();
     let keeper = async move {
@@ -458,7 +459,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
 async fn offer(
     (path, authority): (Option<PathBuf>, Option<Arc<Authority>>),
     offered: oneshot::Receiver<Vec<Arc<OwnedFd>>>,
-    phase: watch::Sender<Phase>,
+    phase: (watch::Sender<Phase>, Tenure),
 ) {
     if let (Some(path), Ok(sockets)) = (path, offered.await) {
         handover::serve(path, sockets, phase, authority).await;

@@ -4,8 +4,9 @@
 //! changes replace single files, and `ledger.json` is the one that says which of them count.
 //!
 //! While one process takes over from another, both hold the lock, and one of them may write: the one whose mark is in the
-//! file of the lock. Whoever takes the right to write puts a new mark there, and each write looks for its own before: a process
-//! that was told to go while it was stopped writes nothing when it goes on.
+//! file of the lock. Whoever takes the right to write puts a new mark there, and each write looks for its own before. Between
+//! that look and the end of the write it has `write.lock`, which whoever takes the right needs, too: a process that was
+//! stopped within a write holds up the other one, and one that was stopped before it writes nothing when it goes on.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
@@ -14,12 +15,13 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::ledger::{self, Data};
 use super::{AuthorityError, PRIVATE_MODE};
 use crate::control::durable;
 use crate::vocab::limits;
+use crate::vocab::text::chain;
 
 pub(super) const ROOT: &str = "root.pem";
 pub(super) const ROOT_KEY: &str = "root-key.pem";
@@ -32,16 +34,20 @@ const SOCKET: &str = "control.sock";
 const STATE: &str = "ca";
 const STATE_NEW: &str = ".ca.new";
 const LOCK: &str = "lock";
+/// Held for each write, and to take the right to write.
+const WRITE_LOCK: &str = "write.lock";
 /// Bytes of a writer's mark.
 const MARK_BYTES: usize = 16;
 /// No file of the state is longer, but for the ledger.
 const FILE_BYTES: u64 = 64 * 1024;
 
-/// An open state directory; the lock lasts as long as the value.
+/// An open state directory; the lock lasts as long as the value, or until it is released.
 #[derive(Debug)]
 pub(super) struct Store {
     dir: PathBuf,
-    lock: File,
+    lock: ArcSwapOption<File>,
+    /// Opened by each process for itself: two that hand over share the lock, but never this one.
+    write_lock: File,
     /// Looked at by each write; both are the control thread's.
     right: ArcSwap<Right>,
 }
@@ -49,10 +55,21 @@ pub(super) struct Store {
 /// Whether this process may write.
 #[derive(Debug)]
 enum Right {
-    /// Its mark is in the file of the lock; `None` where it could not be put there.
-    Held(Option<[u8; MARK_BYTES]>),
+    /// This is in the file of the lock: its mark, or what was there where no mark could be put.
+    Held(Vec<u8>),
     /// Another process writes.
     Elsewhere,
+}
+
+/// The lock of a write, while it lasts.
+struct Turn<'s>(&'s File);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::error!(%error, "the lock of the writes stays");
+        }
+    }
 }
 
 /// One root with its issuing CA, as PEM texts.
@@ -92,54 +109,72 @@ impl Store {
     pub(super) fn open(dir: &Path) -> Result<Self, AuthorityError> {
         durable::make_dir(dir).map_err(|e| failed(dir, e))?;
         let lock_path = lock_file(dir);
-        let lock = match durable::create_new(&lock_path, 0o600) {
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                OpenOptions::new().read(true).write(true).open(&lock_path)
-            }
-            // Once more, to be read as well.
-            made => {
-                made.and_then(|_made| OpenOptions::new().read(true).write(true).open(&lock_path))
-            }
-        };
-        let lock = lock.map_err(|e| failed(&lock_path, e))?;
+        let lock = open_lock(&lock_path)?;
         match lock.try_lock() {
-            Ok(()) => {
-                let store = Self::inherited(dir, lock);
-                store.take_right();
-                Ok(store)
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => {
+                return Err(AuthorityError::Locked(dir.to_owned()));
             }
-            Err(fs::TryLockError::WouldBlock) => Err(AuthorityError::Locked(dir.to_owned())),
-            Err(fs::TryLockError::Error(e)) => Err(failed(&lock_path, e)),
+            Err(fs::TryLockError::Error(e)) => return Err(failed(&lock_path, e)),
         }
+        let store = Self::inherited(dir, lock)?;
+        let turn = store.turn()?;
+        if let Err(error) = store.mark() {
+            // As on a full disk: nobody else has the lock, and whoever is given it puts a mark there.
+            let error = chain(&error);
+            tracing::warn!(error, dir = %dir.display(), "the lock is held without a new mark");
+            let found = store.found()?;
+            store.right.store(Arc::new(Right::Held(found)));
+        }
+        drop(turn);
+        Ok(store)
     }
 
     /// A directory whose lock another process has as well: that one writes until this one takes the right.
-    pub(super) fn inherited(dir: &Path, lock: File) -> Self {
-        Self {
+    pub(super) fn inherited(dir: &Path, lock: File) -> Result<Self, AuthorityError> {
+        Ok(Self {
             dir: dir.to_owned(),
-            lock,
+            lock: ArcSwapOption::from_pointee(lock),
+            write_lock: open_lock(&dir.join(WRITE_LOCK))?,
             right: ArcSwap::from_pointee(Right::Elsewhere),
-        }
+        })
     }
 
-    /// The lock once more, for a process that takes over: it is held as long as either descriptor is open.
-    pub(super) fn lock(&self) -> io::Result<OwnedFd> {
-        self.lock.try_clone().map(OwnedFd::from)
+    /// The lock once more, for a process that takes over: it is held as long as either descriptor is open. `None` once it
+    /// is released.
+    pub(super) fn lock(&self) -> io::Result<Option<OwnedFd>> {
+        let lock = self.lock.load_full();
+        lock.map(|lock| lock.try_clone().map(OwnedFd::from))
+            .transpose()
     }
 
     /// From here on this process writes, and no other one.
-    pub(super) fn take_right(&self) {
+    ///
+    /// # Errors
+    /// `AuthorityError`: a write of another process is not over, or the mark cannot be put; the right is where it was.
+    pub(super) fn take_right(&self) -> Result<(), AuthorityError> {
+        let _turn = self.turn()?;
+        self.mark()
+    }
+
+    /// Puts a new mark into the file of the lock.
+    fn mark(&self) -> Result<(), AuthorityError> {
+        let failed = |e| failed(&lock_file(&self.dir), e);
         let mut mark = [0; MARK_BYTES];
-        let marked = match aws_lc_rs::rand::fill(&mut mark) {
-            Ok(()) => self.lock.write_all_at(&mark, 0),
-            Err(_none) => Err(io::Error::other("no randomness")),
-        };
-        if let Err(error) = &marked {
-            // As on a full disk: the lock itself still keeps all others away.
-            tracing::warn!(%error, dir = %self.dir.display(), "the lock is held without a mark");
-        }
-        let held = Right::Held(marked.ok().map(|()| mark));
-        self.right.store(Arc::new(held));
+        aws_lc_rs::rand::fill(&mut mark).map_err(|_e| failed(io::Error::other("no randomness")))?;
+        let lock = self.lock.load_full().ok_or_else(|| self.elsewhere())?;
+        lock.write_all_at(&mark, 0).map_err(failed)?;
+        self.right.store(Arc::new(Right::Held(mark.to_vec())));
+        Ok(())
+    }
+
+    /// The mark that is in the file of the lock.
+    fn found(&self) -> Result<Vec<u8>, AuthorityError> {
+        let mut found = [0; MARK_BYTES];
+        let lock = self.lock.load_full().ok_or_else(|| self.elsewhere())?;
+        let read = lock.read_at(&mut found, 0);
+        let n = read.map_err(|e| failed(&lock_file(&self.dir), e))?;
+        Ok(found.into_iter().take(n).collect())
     }
 
     /// From here on this process writes nothing.
@@ -147,30 +182,57 @@ impl Store {
         self.right.store(Arc::new(Right::Elsewhere));
     }
 
+    /// As [`Self::give_up_right`], for good: the lock is left to whoever has it as well. It is not unlocked, which would
+    /// unlock it for that one, too.
+    pub(super) fn release(&self) {
+        self.give_up_right();
+        self.lock.store(None);
+    }
+
     /// Whether this process may write.
     pub(super) fn writes(&self) -> bool {
         self.may_write().is_ok()
+    }
+
+    /// Whether another process has the right to write; not where that cannot be read.
+    pub(super) fn lost(&self) -> bool {
+        matches!(self.may_write(), Err(AuthorityError::Elsewhere(_)))
     }
 
     /// # Errors
     /// `AuthorityError::Elsewhere`.
     fn may_write(&self) -> Result<(), AuthorityError> {
         let mine = match &**self.right.load() {
-            Right::Held(None) => true,
-            Right::Held(Some(mark)) => {
-                let mut found = [0; MARK_BYTES];
-                self.lock
-                    .read_exact_at(&mut found, 0)
-                    .map_err(|e| failed(&lock_file(&self.dir), e))?;
-                found == *mark
-            }
+            Right::Held(mark) => self.found()? == *mark,
             Right::Elsewhere => false,
         };
-        if mine {
-            Ok(())
-        } else {
-            Err(AuthorityError::Elsewhere(self.dir.clone()))
+        if mine { Ok(()) } else { Err(self.elsewhere()) }
+    }
+
+    fn elsewhere(&self) -> AuthorityError {
+        AuthorityError::Elsewhere(self.dir.clone())
+    }
+
+    /// The lock of the writes. Whoever finds it taken does not wait: the other process may be stopped.
+    ///
+    /// # Errors
+    /// `AuthorityError::Locked`.
+    fn turn(&self) -> Result<Turn<'_>, AuthorityError> {
+        match self.write_lock.try_lock() {
+            Ok(()) => Ok(Turn(&self.write_lock)),
+            Err(fs::TryLockError::WouldBlock) => Err(AuthorityError::Locked(self.dir.clone())),
+            Err(fs::TryLockError::Error(e)) => Err(failed(&self.dir.join(WRITE_LOCK), e)),
         }
+    }
+
+    /// What a write begins with: nobody takes the right before it is over.
+    ///
+    /// # Errors
+    /// `AuthorityError::Elsewhere`, `Locked`.
+    fn write_turn(&self) -> Result<Turn<'_>, AuthorityError> {
+        let turn = self.turn()?;
+        self.may_write()?;
+        Ok(turn)
     }
 
     /// Where a file of the state is.
@@ -214,7 +276,7 @@ impl Store {
         files: Option<&RootFiles>,
         token_key: &str,
     ) -> Result<(), AuthorityError> {
-        self.may_write()?;
+        let _turn = self.write_turn()?;
         let new = self.dir.join(STATE_NEW);
         // Left by a crash before the rename: nothing was ever issued with it, and the lock says nobody writes it.
         match fs::remove_dir_all(&new) {
@@ -256,7 +318,7 @@ impl Store {
 
     /// Removes a root that the ledger names no more.
     pub(super) fn remove_root(&self, number: u32) -> Result<(), AuthorityError> {
-        self.may_write()?;
+        let _turn = self.write_turn()?;
         let (root, key, issuing) = names(number);
         // The keys first: they are what must not stay.
         for name in [key, issuing, root] {
@@ -330,10 +392,20 @@ impl Store {
     }
 
     fn replace(&self, name: &str, content: &[u8]) -> Result<(), AuthorityError> {
-        self.may_write()?;
+        let _turn = self.write_turn()?;
         let path = self.path(name);
         durable::replace(&path, content, PRIVATE_MODE).map_err(|e| failed(&path, e))
     }
+}
+
+/// Opens the file of a lock to read and write, and makes it if need be.
+fn open_lock(path: &Path) -> Result<File, AuthorityError> {
+    match durable::create_new(path, 0o600) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(failed(path, e)),
+        Ok(_) | Err(_) => {}
+    }
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    opened.map_err(|e| failed(path, e))
 }
 
 fn failed(path: &Path, source: io::Error) -> AuthorityError {

@@ -201,6 +201,8 @@ impl CertificateService {
                 drop(place);
             });
         }
+        // Nothing waits here for nobody, and a third process may bind the address should the second one end.
+        drop(listener);
         // They end by themselves, and what they ask next is asked of the process that has taken over.
         while connections.join_next().await.is_some() {}
         std::future::pending().await

@@ -133,6 +133,8 @@ impl WorkloadApiServer {
                 drop(place);
             });
         }
+        // Nobody waits here in vain should the other process end. The file stays: the tenure is over.
+        drop(listening);
         // They are told to go, and ask the process that has taken over.
         while connections.join_next().await.is_some() {}
         std::future::pending::<()>().await;
