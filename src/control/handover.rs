@@ -510,9 +510,12 @@ mod tests {
         assert!(!old.tenure.is_now());
         // It has failed.
         drop(first);
-        while !old.tenure.is_now() {
-            sleep(SOON).await;
-        }
+        let told = async {
+            while !old.tenure.is_now() {
+                sleep(SOON).await;
+            }
+        };
+        within(WORD, async { Ok(told.await) }).await.unwrap();
         // This one may be ready at any time, and this process is told to stop.
         let second = old.successor().await;
         old.phase.send_replace(Phase::Drain);

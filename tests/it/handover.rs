@@ -305,6 +305,36 @@ fn an_authority_is_replaced_and_loses_nothing() {
     assert_eq!(listed.lines().count(), told.len() + 1, "{listed}");
 }
 
+/// The second process crashes while the first one drains: a third one begins with nothing but the files.
+#[test]
+fn a_third_process_serves_when_the_second_one_crashes() {
+    let mut pair = Pair::on_loopback(crate::PROGRAM, with_authority());
+    echo(TcpListener::bind(pair.app()).unwrap());
+    let socket = pair.home(Side::Client).join("run/handover.sock");
+    assert!(os::wait_until(LONG, || socket.exists()));
+    make_token(&pair).unwrap();
+    let mut tunnel = pair.open();
+    replace_with(&mut pair, Side::Client, with_authority());
+    make_token(&pair).unwrap();
+    pair.kill(Side::Client);
+    let old = &mut pair.children(Side::Client)[0];
+    assert_eq!(old.try_wait().unwrap(), None, "it drains");
+    let before = issued(&pair);
+    pair.raise(Side::Client);
+    assert!(pair.serves(), "{}", pair.log(Side::Client));
+    make_token(&pair).unwrap();
+    let listed = command(&pair, &["token", "list"]).unwrap();
+    assert_eq!(listed.lines().count(), 3, "{listed}");
+    // The certificate service is the third one's, too, and what it revokes ends what the first one still carries.
+    assert!(os::wait_until(LONG, || issued(&pair) > before + 1));
+    assert!(echoes(&mut tunnel));
+    let old = &mut pair.children(Side::Client)[0];
+    assert_eq!(old.try_wait().unwrap(), None, "it drains");
+    let peer = "spiffe://cluster.local/ns/shop/sa/server";
+    command(&pair, &["revoke", "--id", peer]).unwrap();
+    assert!(is_broken(tunnel), "{}", pair.log(Side::Client));
+}
+
 #[test]
 fn a_new_authority_that_fails_changes_nothing() {
     let mut pair = Pair::on_loopback(crate::PROGRAM, with_authority());

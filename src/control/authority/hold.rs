@@ -311,11 +311,13 @@ mod tests {
         tokio::time::sleep(LOOK * 3).await;
         assert_eq!(*hold.borrow(), Hold::Holds);
         new.take_over().unwrap();
-        gone(&mut hold).await;
+        let found = tokio::time::timeout(LOOK * 10, gone(&mut hold)).await;
+        assert!(found.is_ok());
         new.revoke(&serial("01"), "", UnixTime::now()).unwrap();
         let mut news = old.subscribe();
-        let told = news.wait_for(|news| news.revocations.len() == 1).await;
-        told.unwrap();
+        let told = news.wait_for(|news| news.revocations.len() == 1);
+        let told = tokio::time::timeout(LOOK * 10, told).await.unwrap();
+        assert_eq!(told.unwrap().revocations.len(), 1);
         following.abort();
     }
 
