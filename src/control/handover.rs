@@ -514,8 +514,9 @@ mod tests {
             while !old.tenure.is_now() {
                 sleep(SOON).await;
             }
+            Ok(())
         };
-        within(WORD, async { Ok(told.await) }).await.unwrap();
+        within(WORD, told).await.unwrap();
         // This one may be ready at any time, and this process is told to stop.
         let second = old.successor().await;
         old.phase.send_replace(Phase::Drain);
