@@ -219,12 +219,11 @@ fn start(case: &Case, peer: Peer, ground: &Ground) -> Result<Sample> {
     let mut all = Vec::new();
     for _ in 0..STARTS {
         let mut gun = Gun::load("first", &shot, &ground.tools.load)?;
-        let began = fire::unix_ns()?;
         let rig = Rig::start(peer, case.job, ground)?;
         let line = gun.line().with_context(|| rig.log())?;
         gun.end()?;
         let first: u128 = line.parse().context("nanoseconds")?;
-        all.push(milliseconds(first.saturating_sub(began))?);
+        all.push(milliseconds(first.saturating_sub(rig.began_ns))?);
     }
     all.sort_by(f64::total_cmp);
     let size = std::fs::metadata(peer.binary(&ground.tools)?)?.len();
