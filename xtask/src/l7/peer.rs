@@ -279,9 +279,12 @@ impl Rig {
         let answers = self.answered.get();
         let begun = Instant::now();
         loop {
+            // Requests that are not among the answers, those that opened connections, have records too: as many lines as
+            // answers do not say that none was lost.
             let lines = count_lines(&file)?;
+            let told = lost(&file)?;
+            let (lines, told) = (lines.saturating_sub(told.lines), told.records);
             let missing = answers.saturating_sub(lines);
-            let told = if missing == 0 { 0 } else { lost(&file)? };
             let few = match self.peer {
                 Peer::Haproxy => answers / 100,
                 _ => told,
@@ -338,11 +341,7 @@ impl Rig {
         self.templates.allow(account);
         let (peer, job) = (self.peer, self.job);
         match peer {
-            Peer::Ringgate | Peer::RinggateEpoll => {
-                write(peer, job, &self.templates, &self.directory)?;
-                Ok(())
-            }
-            Peer::Envoy | Peer::EnvoyJwtCache => {
+            Peer::Ringgate | Peer::RinggateEpoll | Peer::Envoy | Peer::EnvoyJwtCache => {
                 write(peer, job, &self.templates, &self.directory)?;
                 Ok(())
             }
@@ -427,19 +426,28 @@ pub(crate) struct Recorded {
     pub(crate) lost: u64,
 }
 
+/// Records that are not there, and the lines that say so.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Lost {
+    lines: u64,
+    records: u64,
+}
+
 /// Sum of ringgate's `{"kind":"lost","records":N}`.
-fn lost(file: &Path) -> Result<u64> {
+fn lost(file: &Path) -> Result<Lost> {
     let lines = Command::new("grep")
         .arg(r#"^{"kind":"lost""#)
         .arg(file)
         .output()?;
     let text = String::from_utf8(lines.stdout)?;
-    let of = |line: &str| -> Result<u64> {
+    let mut lost = Lost::default();
+    for line in text.lines() {
         let line: serde_json::Value = serde_json::from_str(line)?;
         let records = line.get("records").and_then(serde_json::Value::as_u64);
-        records.context("a line about lost records says how many")
-    };
-    text.lines().map(of).sum()
+        lost.records += records.context("a line about lost records says how many")?;
+        lost.lines += 1;
+    }
+    Ok(lost)
 }
 
 fn count_lines(file: &Path) -> Result<u64> {
@@ -473,4 +481,21 @@ pub(crate) fn upstream(ground: &Ground) -> Result<Proxy> {
         std::net::TcpStream::connect_timeout(&listener, Duration::from_millis(500)).is_ok()
     })?;
     Ok(nginx)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_about_lost_records_are_no_records() {
+        let name = format!("ringgate-xtask-lost-{}", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        let text = "{\"kind\":\"decision\"}\n{\"kind\":\"lost\",\"records\":3}\n{\"kind\":\"lost\",\"records\":4}\n";
+        fs::write(&file, text).expect("a file");
+        let found = lost(&file).expect("read");
+        assert_eq!((found.lines, found.records), (2, 7));
+        assert_eq!(count_lines(&file).expect("read"), 3);
+        fs::remove_file(&file).expect("removed");
+    }
 }
