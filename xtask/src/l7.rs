@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use self::case::{Case, Job, Load, Metric, Sample, number};
+use self::case::{Case, Job, Load, Metric, Sample};
 pub(crate) use self::fire::run as load;
 use self::fire::{Changed, Outcome, Shot};
 use self::gun::Gun;
@@ -34,6 +34,7 @@ use self::proxy::Proxy;
 use self::report::Results;
 use self::tools::Tools;
 use crate::l4::profile::Recording;
+use crate::samples::number;
 
 /// How long memory may take to settle.
 const SETTLE: Duration = Duration::from_secs(3);
