@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use notify::event::ModifyKind;
+use notify::event::{ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
@@ -15,7 +15,8 @@ use crate::config::load::EXTENSIONS;
 
 /// A file that is put in place by a rename is whole; others of the same change may follow.
 const WHOLE: Duration = Duration::from_millis(2);
-/// One that is written in place is whole some time after its last write. Half a file of policies is not the policy.
+/// What is written in place, moved away or removed is whole some time after the last of it. Half a file of policies is not
+/// the policy.
 const WRITTEN: Duration = Duration::from_millis(50);
 /// Whoever goes on writing is not waited for any longer than so many times.
 const ROUNDS: usize = 20;
@@ -107,11 +108,21 @@ pub fn start(paths: &[PathBuf], touch: Touch) -> Option<RecommendedWatcher> {
         }
         match event.kind {
             EventKind::Access(_) => {}
-            EventKind::Modify(ModifyKind::Name(_)) => touch.whole(),
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)) => touch.whole(),
+            EventKind::Modify(ModifyKind::Name(RenameMode::Both))
+                if !event.paths.first().is_some_and(touched) =>
+            {
+                touch.whole();
+            }
             EventKind::Any
             | EventKind::Create(_)
             | EventKind::Modify(
-                ModifyKind::Any | ModifyKind::Data(_) | ModifyKind::Metadata(_) | ModifyKind::Other,
+                ModifyKind::Any
+                | ModifyKind::Data(_)
+                | ModifyKind::Metadata(_)
+                // Editors move a file away before they write it anew. A directory without it is no policy that anybody wrote.
+                | ModifyKind::Name(_)
+                | ModifyKind::Other,
             )
             | EventKind::Remove(_)
             | EventKind::Other => touch.written(),
@@ -152,7 +163,13 @@ mod tests {
 
     /// What is told of a change in a watched directory: whether more of it may follow.
     async fn told(change: impl FnOnce(&Path)) -> bool {
+        told_of(|_| {}, change).await
+    }
+
+    /// The same, of a directory in which something is.
+    async fn told_of(before: impl FnOnce(&Path), change: impl FnOnce(&Path)) -> bool {
         let dir = tempfile::tempdir().unwrap();
+        before(dir.path());
         let (touch, mut changes) = channel();
         let watcher = start(&[dir.path().to_owned()], touch);
         assert!(watcher.is_some());
@@ -177,6 +194,15 @@ mod tests {
             std::fs::rename(dir.join("new"), dir.join("a.toml")).unwrap();
         };
         assert!(!told(renamed).await);
+    }
+
+    #[tokio::test]
+    async fn what_is_moved_away_may_come_back() {
+        for other in ["a.toml~", "b.toml"] {
+            let there = |dir: &Path| std::fs::write(dir.join("a.toml"), "x").unwrap();
+            let moves = |dir: &Path| std::fs::rename(dir.join("a.toml"), dir.join(other)).unwrap();
+            assert!(told_of(there, moves).await, "{other}");
+        }
     }
 
     /// How long it takes until what `touches` tells is settled.
