@@ -10,13 +10,10 @@
 )]
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use ringgate::h2::{Event, Requests, Session, Settings, Side, message};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 
 #[expect(
     dead_code,
@@ -24,6 +21,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 )]
 #[path = "support/allocations.rs"]
 mod allocations;
+#[path = "support/h2_peer.rs"]
+mod h2_peer;
+
+use h2_peer::{End, MOST, Random, STREAMS, all, drive, run, send_all};
 
 #[global_allocator]
 static ALLOCATOR: allocations::Counting = allocations::Counting;
@@ -46,50 +47,16 @@ const CLIENT: Settings = Settings {
     ..SERVER
 };
 
-/// A seeded xorshift generator.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+/// Fields of which some come again, so that tables are used.
+fn fields(random: &mut Random) -> HeaderMap {
+    let mut fields = HeaderMap::new();
+    for _ in 0..random.below(8) {
+        let name = format!("x-{}", random.below(5));
+        let value = "v".repeat(random.below(300) + 1) + &random.below(3).to_string();
+        let name: http::HeaderName = name.parse().unwrap();
+        fields.append(name, value.parse().unwrap());
     }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % n.max(1) as u64) as usize
-    }
-
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
-        let len = self.below(most);
-        (0..len).map(|_| self.below(256) as u8).collect()
-    }
-
-    /// Fields of which some come again, so that tables are used.
-    fn fields(&mut self) -> HeaderMap {
-        let mut fields = HeaderMap::new();
-        for _ in 0..self.below(8) {
-            let name = format!("x-{}", self.below(5));
-            let value = "v".repeat(self.below(300) + 1) + &self.below(3).to_string();
-            let name: http::HeaderName = name.parse().unwrap();
-            fields.append(name, value.parse().unwrap());
-        }
-        fields
-    }
-}
-
-fn run<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let limit = Duration::from_secs(60);
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(limit, work)
-            .await
-            .expect("ends in time")
-    })
+    fields
 }
 
 /// What one of our streams has to send, and has got.
@@ -116,7 +83,13 @@ struct Ends {
     echo: bool,
 }
 
-impl Ends {
+impl End for Ends {
+    type Heads = Requests;
+
+    fn session(&mut self) -> &mut Session<Requests> {
+        &mut self.session
+    }
+
     fn event(&mut self, event: Event<Requests>, input: &[u8]) {
         match event {
             Event::Request { id, head, end } => {
@@ -174,16 +147,6 @@ impl Ends {
         }
     }
 
-    fn receive(&mut self, input: &[u8]) {
-        let mut events = Vec::new();
-        let taken = self.session.receive(1, input, &mut |e| events.push(e));
-        taken.unwrap();
-        for event in events {
-            self.event(event, input);
-        }
-    }
-
-    /// Frames of random sizes into `out`, as far as the windows allow.
     fn pump(&mut self, random: &mut Random, out: &mut Vec<u8>) {
         for (id, ours) in self.streams.iter_mut().filter(|(_, o)| o.ready && !o.ended) {
             while ours.sent < ours.to_send.len() {
@@ -211,69 +174,7 @@ impl Ends {
         }
         self.session.take_output(out);
     }
-
-    /// Runs until `done` or the peer has ended the connection.
-    async fn drive(
-        &mut self,
-        io: DuplexStream,
-        random: &mut Random,
-        mut done: impl FnMut(&Self) -> bool,
-    ) {
-        let (mut read, mut write) = tokio::io::split(io);
-        let (mut out, mut input) = (Vec::new(), vec![0; 70_000]);
-        while !done(self) {
-            self.pump(random, &mut out);
-            let piece = out.len().min(1 + random.below(50_000));
-            let most = 1 + random.below(input.len());
-            tokio::select! {
-                n = read.read(&mut input[..most]) => {
-                    let n = n.unwrap();
-                    if n == 0 {
-                        return;
-                    }
-                    let mut rest = &input[..n];
-                    while !rest.is_empty() {
-                        let cut = rest.len().min(1 + random.below(20_000));
-                        self.receive(&rest[..cut]);
-                        rest = &rest[cut..];
-                    }
-                }
-                n = write.write(&out[..piece]), if piece > 0 => drop(out.drain(..n.unwrap())),
-            }
-        }
-        self.pump(random, &mut out);
-        write.write_all(&out).await.unwrap();
-    }
 }
-
-/// All of a body, with the window released, and its trailers.
-async fn all(mut body: h2::RecvStream) -> (Vec<u8>, Option<HeaderMap>) {
-    let mut got = Vec::new();
-    while let Some(piece) = body.data().await {
-        let piece = piece.unwrap();
-        body.flow_control().release_capacity(piece.len()).unwrap();
-        got.extend_from_slice(&piece);
-    }
-    (got, body.trailers().await.unwrap())
-}
-
-async fn send_all(mut send: h2::SendStream<Bytes>, bytes: Vec<u8>, trailers: HeaderMap) {
-    let mut bytes = Bytes::from(bytes);
-    while !bytes.is_empty() {
-        send.reserve_capacity(bytes.len());
-        let n = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
-        let n = n.unwrap().unwrap().min(bytes.len());
-        send.send_data(bytes.split_to(n), false).unwrap();
-    }
-    if trailers.is_empty() {
-        send.send_data(Bytes::new(), true).unwrap();
-    } else {
-        send.send_trailers(trailers).unwrap();
-    }
-}
-
-const STREAMS: usize = 12;
-const MOST: usize = 300_000;
 
 fn trailers_of(n: usize) -> HeaderMap {
     let mut trailers = HeaderMap::new();
@@ -288,7 +189,7 @@ fn our_server(seed: u64) {
     let (ours, theirs) = tokio::io::duplex(1 + random.below(100_000));
     run(async {
         let payloads: Vec<_> = (0..STREAMS).map(|_| random.bytes(MOST)).collect();
-        let heads: Vec<_> = (0..STREAMS).map(|_| random.fields()).collect();
+        let heads: Vec<_> = (0..STREAMS).map(|_| fields(&mut random)).collect();
         let client = tokio::task::spawn_local(async move {
             let (send, connection) = h2::client::Builder::new()
                 .initial_window_size(20_000)
@@ -328,7 +229,7 @@ fn our_server(seed: u64) {
             streams: BTreeMap::new(),
             echo: true,
         };
-        side.drive(ours, &mut random, |_| false).await;
+        drive(&mut side, ours, &mut random, |_| false).await;
         client.await.unwrap();
         assert_eq!(side.streams.len(), STREAMS, "seed {seed}");
         assert_eq!(side.session.open_streams(), 0);
@@ -370,7 +271,7 @@ fn our_client(seed: u64) {
         };
         let mut sent = BTreeMap::new();
         for n in 0..STREAMS {
-            let (fields, to_send) = (random.fields(), random.bytes(MOST));
+            let (fields, to_send) = (fields(&mut random), random.bytes(MOST));
             let trailers = trailers_of(n);
             let request = message::Request {
                 method: &Method::PUT,
@@ -395,7 +296,7 @@ fn our_client(seed: u64) {
             );
         }
         let all_done = |side: &Ends| side.streams.values().all(|s| s.got_end && s.ended);
-        side.drive(ours, &mut random, all_done).await;
+        drive(&mut side, ours, &mut random, all_done).await;
         for (id, ours) in &side.streams {
             assert!(ours.got == ours.to_send, "seed {seed}");
             assert_eq!(ours.headers, sent[id]);

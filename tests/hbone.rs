@@ -10,54 +10,21 @@
 )]
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{HeaderMap, Method, Request, Response};
 use ringgate::hbone::head::{Fields, Kept};
-use ringgate::hbone::{CLIENT, ConnectHead, Event, ResponseHead, SERVER, Session};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use ringgate::hbone::{CLIENT, ConnectHead, Event, ResponseHead, SERVER, Session, Tunnels};
 
 #[path = "support/allocations.rs"]
 mod allocations;
+#[path = "support/h2_peer.rs"]
+mod h2_peer;
+
+use h2_peer::{End, MOST, Random, STREAMS, all, drive, run, send_all};
 
 #[global_allocator]
 static ALLOCATOR: allocations::Counting = allocations::Counting;
-
-/// A seeded xorshift generator.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % n.max(1) as u64) as usize
-    }
-
-    fn bytes(&mut self, most: usize) -> Vec<u8> {
-        let len = self.below(most);
-        (0..len).map(|_| self.below(256) as u8).collect()
-    }
-}
-
-fn run<T>(work: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let limit = Duration::from_secs(60);
-    tokio::task::LocalSet::new().block_on(&runtime, async {
-        tokio::time::timeout(limit, work)
-            .await
-            .expect("ends in time")
-    })
-}
 
 /// What one of our streams has to send, and has got.
 #[derive(Default)]
@@ -79,7 +46,13 @@ struct Side {
     heads: Vec<(String, Fields)>,
 }
 
-impl Side {
+impl End for Side {
+    type Heads = Tunnels;
+
+    fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
     fn event(&mut self, event: Event, input: &[u8]) {
         match event {
             Event::Request { id, head, end } => {
@@ -119,16 +92,6 @@ impl Side {
         }
     }
 
-    fn receive(&mut self, input: &[u8]) {
-        let mut events = Vec::new();
-        let taken = self.session.receive(1, input, &mut |e| events.push(e));
-        taken.unwrap();
-        for event in events {
-            self.event(event, input);
-        }
-    }
-
-    /// Frames of random sizes into `out`, as far as the windows allow.
     fn pump(&mut self, random: &mut Random, out: &mut Vec<u8>) {
         for (id, ours) in &mut self.streams {
             loop {
@@ -151,39 +114,6 @@ impl Side {
         }
         self.session.take_output(out);
     }
-
-    /// Runs until `done` or the peer has ended the connection.
-    async fn drive(
-        &mut self,
-        io: DuplexStream,
-        random: &mut Random,
-        mut done: impl FnMut(&Self) -> bool,
-    ) {
-        let (mut read, mut write) = tokio::io::split(io);
-        let (mut out, mut input) = (Vec::new(), vec![0; 70_000]);
-        while !done(self) {
-            self.pump(random, &mut out);
-            let piece = out.len().min(1 + random.below(50_000));
-            let most = 1 + random.below(input.len());
-            tokio::select! {
-                n = read.read(&mut input[..most]) => {
-                    let n = n.unwrap();
-                    if n == 0 {
-                        return;
-                    }
-                    let mut rest = &input[..n];
-                    while !rest.is_empty() {
-                        let cut = rest.len().min(1 + random.below(20_000));
-                        self.receive(&rest[..cut]);
-                        rest = &rest[cut..];
-                    }
-                }
-                n = write.write(&out[..piece]), if piece > 0 => drop(out.drain(..n.unwrap())),
-            }
-        }
-        self.pump(random, &mut out);
-        write.write_all(&out).await.unwrap();
-    }
 }
 
 fn connect_to(authority: &str) -> Request<()> {
@@ -197,31 +127,6 @@ fn connect_to(authority: &str) -> Request<()> {
     fields.insert("forwarded", "for=\"10.0.0.1:5\"".parse().unwrap());
     request
 }
-
-/// All of a stream's bytes, with the window released.
-async fn all(mut body: h2::RecvStream) -> Vec<u8> {
-    let mut got = Vec::new();
-    while let Some(piece) = body.data().await {
-        let piece = piece.unwrap();
-        body.flow_control().release_capacity(piece.len()).unwrap();
-        got.extend_from_slice(&piece);
-    }
-    got
-}
-
-async fn send_all(mut send: h2::SendStream<Bytes>, bytes: Vec<u8>) {
-    let mut bytes = Bytes::from(bytes);
-    while !bytes.is_empty() {
-        send.reserve_capacity(bytes.len());
-        let n = std::future::poll_fn(|cx| send.poll_capacity(cx)).await;
-        let n = n.unwrap().unwrap().min(bytes.len());
-        send.send_data(bytes.split_to(n), false).unwrap();
-    }
-    send.send_data(Bytes::new(), true).unwrap();
-}
-
-const STREAMS: usize = 12;
-const MOST: usize = 300_000;
 
 fn our_server(seed: u64) {
     let mut random = Random::new(seed);
@@ -247,8 +152,9 @@ fn our_server(seed: u64) {
                     let answer = answer.await.unwrap();
                     assert_eq!(answer.status(), 200);
                     assert_eq!(answer.headers()["baggage"], "service.name=ours");
-                    let sending = tokio::task::spawn_local(send_all(stream, payload));
-                    let got = all(answer.into_body()).await;
+                    let sending =
+                        tokio::task::spawn_local(send_all(stream, payload, HeaderMap::new()));
+                    let (got, _) = all(answer.into_body()).await;
                     sending.await.unwrap();
                     got
                 }));
@@ -267,7 +173,7 @@ fn our_server(seed: u64) {
             echo: true,
             heads: Vec::new(),
         };
-        side.drive(ours, &mut random, |_| false).await;
+        drive(&mut side, ours, &mut random, |_| false).await;
         assert!(client.await.unwrap() == want, "seed {seed}");
         assert_eq!(side.heads.len(), STREAMS);
         for (authority, fields) in &side.heads {
@@ -302,8 +208,8 @@ fn our_client(seed: u64) {
                         .body(())
                         .unwrap();
                     let send = respond.send_response(answer, false).unwrap();
-                    let got = all(request.into_body()).await;
-                    send_all(send, got).await;
+                    let (got, _) = all(request.into_body()).await;
+                    send_all(send, got, HeaderMap::new()).await;
                 });
             }
             authorities
@@ -333,7 +239,7 @@ fn our_client(seed: u64) {
             );
         }
         let all_done = |side: &Side| side.streams.values().all(|s| s.got_end && s.ended);
-        side.drive(ours, &mut random, all_done).await;
+        drive(&mut side, ours, &mut random, all_done).await;
         for ours in side.streams.values() {
             assert!(
                 ours.got == ours.to_send && ours.status == 200,

@@ -352,12 +352,15 @@ impl Plane {
 
     /// Keeps snapshots fresh until the future is dropped. Runs within a `LocalSet`.
     pub async fn run(mut self) {
-        let (reload, mut reloads) = mpsc::channel(1);
-        let _watcher = watch_files::start(&config::load::load_files(&self.main), reload.clone());
-        watch_files::on_hangup(reload);
+        let (touch, mut changes) = watch_files::channel();
+        let _watcher = watch_files::start(&config::load::load_files(&self.main), touch.clone());
+        watch_files::on_hangup(touch);
         loop {
             tokio::select! {
-                Some(()) = reloads.recv() => self.reload().await,
+                Some(()) = changes.touched() => {
+                    changes.settle().await;
+                    self.reload().await;
+                }
                 Ok(()) = self.svids.changed() => self.renew(),
                 () = self.revoked.changed() => self.revoke(),
                 Ok(()) = self.keys.changed() => self.refresh("key sets"),
@@ -436,8 +439,6 @@ impl Plane {
 
     /// Reads the configuration again. What is wrong with it is told, and changes nothing.
     async fn reload(&mut self) {
-        // Editors write in several steps; the last one counts.
-        tokio::time::sleep(Duration::from_millis(50)).await;
         // Lints are for those who write policies; the cores wait for this.
         let options = Options {
             lints: Depth::None,

@@ -22,6 +22,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::io::{listener, tcp_options};
 
+#[cfg(test)]
+pub(crate) mod testing;
 mod timers;
 
 pub use timers::{Elapsed, sleep, timeout};

@@ -42,7 +42,8 @@ pub(crate) struct Conn {
 }
 
 impl Conn {
-    fn over(tcp: TcpStream) -> Self {
+    /// On a socket that is connected.
+    pub(crate) fn over(tcp: TcpStream) -> Self {
         tcp.set_read_timeout(Some(READ)).unwrap();
         tcp.set_write_timeout(Some(READ / 4)).unwrap();
         tcp.set_nodelay(true).unwrap();

@@ -26,6 +26,8 @@ mod headers;
 mod http2;
 mod lies;
 mod limits;
+#[path = "../support/mesh.rs"]
+mod mesh;
 mod paths;
 mod reload;
 mod smuggling;

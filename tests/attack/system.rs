@@ -2,18 +2,14 @@
 
 use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::ops::Deref;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ringgate::cli::drill::Scratch;
-use ringgate::cli::layout::{Layout, free_subnet};
-use ringgate::cli::{material, os};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use ringgate::cli::layout::Layout;
 
 use crate::client::Conn;
+use crate::mesh::{self, Mesh};
 
 /// Policies beside the demo's: a denied path for all, and a path that reviews-service alone may call.
 const POLICIES: &str = r#"
@@ -200,51 +196,26 @@ pub(crate) fn ok(seen: &Seen, out: &mut dyn Write) -> bool {
 
 /// A running mesh.
 pub(crate) struct System {
-    pub(crate) layout: Layout,
     pub(crate) customer: Backend,
     pub(crate) partner: Backend,
-    child: Mutex<Child>,
-    _dir: Scratch,
+    mesh: Mesh,
 }
 
 impl System {
     /// Starts it on a subnet of its own, with `ok` backends and with `lies::script` below `/lie/`.
     pub(crate) fn start(io: &str) -> Self {
-        let dir = Scratch::new(false).unwrap();
-        // Backends listen until the process ends, so no subnet is used twice.
-        let subnet = free_subnet().unwrap();
-        let layout = Layout::new(&dir.path, &subnet).unwrap();
-        material::write_keys(&layout).unwrap();
-        os::make_dir(&layout.file("log"), 0o755).unwrap();
-        os::write(
-            &layout.file("state/join-tokens"),
-            format!("{}\n", "0".repeat(64)).as_bytes(),
-            0o600,
-        )
-        .unwrap();
-        os::write(&layout.config(), config(&layout, io).as_bytes(), 0o644).unwrap();
+        let prepared = mesh::prepare(|layout| config(layout, io));
+        let layout = &prepared.layout;
         let customer = Backend::start(&layout.at(3, 18080), None, crate::lies::script);
-        let partner = Backend::start(&layout.at(40, 8443), Some(partner_tls(&layout)), ok);
-        serve_keys(&layout);
-        let log = std::fs::File::create(layout.file("run.log")).unwrap();
-        let child = Command::new(crate::PROGRAM)
-            .args(["run", "--config"])
-            .arg(layout.config())
-            .stdin(Stdio::null())
-            .stderr(log.try_clone().unwrap())
-            .stdout(log)
-            .spawn()
-            .expect("ringgate starts");
+        let partner = Backend::start(&layout.at(40, 8443), Some(prepared.partner_tls()), ok);
+        serve_keys(layout);
         let this = Self {
-            layout,
             customer,
             partner,
-            child: Mutex::new(child),
-            _dir: dir,
+            mesh: prepared.start(),
         };
         let ready = this.within(Duration::from_secs(30), || {
-            let ended = this.child.lock().unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "ringgate ended: {ended:?}\n{}", this.log());
+            this.lives();
             this.admin("/readyz").is_some_and(|status| status.0 == 200)
                 && this.file("stolen/frontend-service/istio/key.pem").exists()
                 && this.file("stolen/reviews-service/istio/key.pem").exists()
@@ -253,41 +224,6 @@ impl System {
         assert!(ready, "not ready: {}", this.log());
         this.customer.take();
         this
-    }
-
-    /// A file of the system.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.layout.file(name)
-    }
-
-    /// What the process said.
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.file("run.log")).unwrap_or_default()
-    }
-
-    /// Decision records so far.
-    pub(crate) fn records(&self) -> Vec<serde_json::Value> {
-        let text = std::fs::read_to_string(self.file("log/decisions.jsonl")).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
-    }
-
-    /// Process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.lock().unwrap().id()
-    }
-
-    /// Waits until `ready` or the limit.
-    pub(crate) fn within(&self, limit: Duration, mut ready: impl FnMut() -> bool) -> bool {
-        let until = Instant::now() + limit;
-        while Instant::now() < until {
-            if ready() {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        ready()
     }
 
     /// Status and body of an admin endpoint.
@@ -329,36 +265,18 @@ impl System {
         assert!(took < Duration::from_secs(10), "the victim waits {took:?}");
     }
 
-    /// Open descriptors of the process.
-    pub(crate) fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
-    }
-
-    /// Resident memory of the process, in bytes.
-    pub(crate) fn resident(&self) -> usize {
-        let text =
-            std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap_or_default();
-        let pages: usize = text
-            .split_whitespace()
-            .nth(1)
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(0);
-        pages * 4096
-    }
-
     /// The process lives, has not panicked anywhere, and serves.
     pub(crate) fn healthy(&self) {
-        let ended = self.child.lock().unwrap().try_wait().unwrap();
-        assert!(ended.is_none(), "ringgate ended: {ended:?}\n{}", self.log());
-        let log = self.log();
-        assert!(!log.contains("panicked"), "{log}");
+        self.lives();
         self.victim_is_served();
     }
 }
 
-impl Drop for System {
-    fn drop(&mut self) {
-        ringgate::cli::lab::end(self.child.get_mut().unwrap());
+impl Deref for System {
+    type Target = Mesh;
+
+    fn deref(&self) -> &Mesh {
+        &self.mesh
     }
 }
 
@@ -368,19 +286,6 @@ fn config(layout: &Layout, io: &str) -> String {
         .render(io)
         .replacen("forwardOriginalToken = true\n", claim, 1)
         + POLICIES
-}
-
-fn partner_tls(layout: &Layout) -> Arc<rustls::ServerConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let chain = CertificateDer::pem_file_iter(layout.file("state/partner/cert.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_file(layout.file("state/partner/key.pem")).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain.flatten().collect(), key)
-        .unwrap();
-    Arc::new(config)
 }
 
 /// The identity provider's key set, for any request.

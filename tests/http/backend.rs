@@ -62,6 +62,9 @@ impl Message {
     }
 }
 
+/// Line of what came instead of a head, or is half of one.
+pub(crate) const NO_HEAD: &str = "no head";
+
 /// What stands between its steps.
 pub(crate) const PAUSE: &str = "@pause";
 /// Reads the body of the request, which is read before the first step otherwise.
@@ -167,9 +170,22 @@ impl Backend {
     }
 
     fn one(&self, stream: &mut BufReader<impl Wire>, connection: usize) -> Option<()> {
-        let mut message = head(stream)?;
-        message.connection = connection;
+        // A clean end; whatever else comes is a message, or something that may not have come.
+        if stream.fill_buf().ok()?.is_empty() {
+            return None;
+        }
+        let head = head(stream);
         let at = self.0.generation.load(Ordering::SeqCst);
+        let Some(mut message) = head else {
+            let line = NO_HEAD.to_owned();
+            let message = Message {
+                line,
+                connection,
+                ..Message::default()
+            };
+            return self.note(at, message, false);
+        };
+        message.connection = connection;
         let mut script = self.0.script.lock().unwrap().clone();
         if script.is_empty() || message.target().starts_with("/api/probe") {
             script = vec![BODY.into(), plain(&message)];
@@ -322,4 +338,21 @@ pub(crate) fn body(stream: &mut impl BufRead, message: &mut Message) -> Option<(
         // Of two meanings.
         _ => None,
     }
+}
+
+/// What is no head, and half of one, is seen; who comes and goes is not.
+#[test]
+fn what_is_no_head_is_noted() {
+    let address = "127.87.61.1:18080";
+    let backend = Backend::start(address, None);
+    for bytes in ["", "GET / HTTP/1.1\r\nno colon\r\n\r\n", "GET / HT"] {
+        let mut tcp = TcpStream::connect(address).unwrap();
+        tcp.write_all(bytes.as_bytes()).unwrap();
+        tcp.shutdown(Shutdown::Write).unwrap();
+        // It has noted it before it closes.
+        assert_eq!(tcp.read_to_end(&mut Vec::new()).unwrap(), 0);
+    }
+    let seen = backend.seen();
+    let told: Vec<_> = seen.iter().map(|m| (m.line.as_str(), m.whole)).collect();
+    assert_eq!(told, [(NO_HEAD, false); 2]);
 }

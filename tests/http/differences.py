@@ -11,7 +11,6 @@ import argparse
 import os
 import pathlib
 import re
-import shutil
 import socket
 import subprocess
 import tempfile

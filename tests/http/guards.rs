@@ -1,6 +1,7 @@
 //! Limits on by default, made small: who takes too much is refused with a reason, who was there before goes on.
 
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::answer;
@@ -34,6 +35,8 @@ fn heads_have_their_time(io: &str) {
     for place in PLACES {
         // One that stops, and one that never stops but never ends either.
         for trickles in [false, true] {
+            let slow = |r: &serde_json::Value| r["role"] == place.role() && r["close"] == "timeout";
+            let before = system.records().iter().filter(|r| slow(r)).count();
             let mut conn = system.connect(place);
             conn.send(
                 format!("GET /api/slow HTTP/1.1\r\nhost: {}\r\nx: ", place.host()).as_bytes(),
@@ -49,8 +52,16 @@ fn heads_have_their_time(io: &str) {
                 "{place:?}: {status:?}"
             );
             assert!(conn.is_over(), "{place:?}: held");
-            let record = system.record(|r| r["role"] == place.role() && r["close"] == "timeout");
-            assert_eq!(record["reason"], "request head is too slow");
+            let mut records = Vec::new();
+            let more = system.within(Duration::from_secs(20), || {
+                records = system.records();
+                records.retain(|r| slow(r));
+                records.len() > before
+            });
+            assert!(more, "{place:?}: no record of its own");
+            for record in &records[before..] {
+                assert_eq!(record["reason"], "request head is too slow");
+            }
         }
         // Between two requests there is time.
         let mut conn = system.connect(place);
@@ -121,6 +132,15 @@ fn requests_of_a_connection(io: &str) {
     system.healthy();
 }
 
+/// A connection from an address of its own.
+fn from(source: &str, to: &str) -> Conn {
+    let address = |text: &str| text.parse::<SocketAddr>().unwrap().into();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&address(source)).unwrap();
+    socket.connect(&address(to)).unwrap();
+    Conn::over(socket.into())
+}
+
 fn connections_of_a_source(io: &str) {
     let system = with(io, "maxConnectionsPerSource = 4");
     let open = || system.try_connect(Place::Ingress, "http/1.1");
@@ -149,7 +169,13 @@ fn connections_of_a_source(io: &str) {
         held.iter_mut().all(serves),
         "those that were there are hurt"
     );
-    // Another source has places of its own, and one that is free is taken again.
+    // Another source has places of its own.
+    let other = from(&system.layout.at(77, 0), &system.layout.at(20, 8443))
+        .tls(client(&["http/1.1"], None), "portal.example.test");
+    assert!(serves(&mut other.ok()), "another source is refused");
+    assert_eq!(held.len(), 4);
+    assert!(held.iter_mut().all(serves), "its places were theirs");
+    // One that is free is taken again.
     drop(held.pop());
     let again = system.within(Duration::from_secs(10), || {
         let mut conn = open();

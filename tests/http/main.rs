@@ -25,6 +25,8 @@ mod cases;
 #[path = "../attack/client.rs"]
 mod client;
 mod guards;
+#[path = "../support/mesh.rs"]
+mod mesh;
 mod own_fields;
 mod streaming;
 mod system;

@@ -1,19 +1,14 @@
 //! The demo's mesh as one `ringgate run` process, with policies that let the cases through, and recording backends.
 
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::ops::Deref;
+use std::time::Duration;
 
-use ringgate::cli::drill::Scratch;
-use ringgate::cli::layout::{Layout, free_subnet};
-use ringgate::cli::{material, os};
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use ringgate::cli::os;
 
 use crate::answer;
 use crate::backend::Backend;
 use crate::client::{Conn, client, stolen};
+use crate::mesh::{self, Mesh};
 
 /// How long a start may take.
 const START: Duration = Duration::from_secs(60);
@@ -96,11 +91,9 @@ impl Place {
 
 /// A running mesh.
 pub(crate) struct System {
-    pub(crate) layout: Layout,
     customer: Backend,
     partner: Backend,
-    child: Mutex<Child>,
-    _dir: Scratch,
+    mesh: Mesh,
 }
 
 impl System {
@@ -111,56 +104,22 @@ impl System {
 
     /// As `start`, with a configuration that `edit` makes of the usual one.
     pub(crate) fn with(io: &str, edit: impl FnOnce(String) -> String) -> Self {
-        let dir = Scratch::new(false).unwrap();
-        // Backends listen until the process ends, so no subnet is used twice.
-        let layout = Layout::new(&dir.path, &free_subnet().unwrap()).unwrap();
-        material::write_keys(&layout).unwrap();
-        os::make_dir(&layout.file("log"), 0o755).unwrap();
-        let token = format!("{}\n", "0".repeat(64));
-        os::write(&layout.file("state/join-tokens"), token.as_bytes(), 0o600).unwrap();
-        let config = edit(layout.render(io) + POLICIES);
-        os::write(&layout.config(), config.as_bytes(), 0o644).unwrap();
+        let prepared = mesh::prepare(|layout| edit(layout.render(io) + POLICIES));
+        let layout = &prepared.layout;
         let customer = Backend::start(&layout.at(3, 18080), None);
-        let partner = Backend::start(&layout.at(40, 8443), Some(partner_tls(&layout)));
-        let log = std::fs::File::create(layout.file("run.log")).unwrap();
-        let child = Command::new(crate::PROGRAM)
-            .args(["run", "--config"])
-            .arg(layout.config())
-            .stdin(Stdio::null())
-            .stderr(log.try_clone().unwrap())
-            .stdout(log)
-            .spawn()
-            .expect("ringgate starts");
+        let partner = Backend::start(&layout.at(40, 8443), Some(prepared.partner_tls()));
         let this = Self {
-            layout,
             customer,
             partner,
-            child: Mutex::new(child),
-            _dir: dir,
+            mesh: prepared.start(),
         };
         let ready = this.within(START, || {
-            let ended = this.child.lock().unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "ringgate ended: {ended:?}\n{}", this.log());
+            this.lives();
             this.file("stolen/frontend-service/istio/key.pem").exists()
                 && PLACES.iter().all(|place| this.serves(*place))
         });
         assert!(ready, "not ready: {}", this.log());
         this
-    }
-
-    /// A file of the system.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.layout.file(name)
-    }
-
-    /// What the process said.
-    pub(crate) fn log(&self) -> String {
-        std::fs::read_to_string(self.file("run.log")).unwrap_or_default()
-    }
-
-    /// Process id.
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.lock().unwrap().id()
     }
 
     /// The backend behind a place.
@@ -202,14 +161,6 @@ impl System {
         probe(&mut conn, place) == Some(200)
     }
 
-    /// Decision records so far.
-    pub(crate) fn records(&self) -> Vec<serde_json::Value> {
-        let text = std::fs::read_to_string(self.file("log/decisions.jsonl")).unwrap_or_default();
-        text.lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect()
-    }
-
     /// The first record that is `wanted`, once there is one.
     pub(crate) fn record(&self, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
         let mut found = None;
@@ -218,18 +169,6 @@ impl System {
             found.is_some()
         });
         found.unwrap_or_else(|| panic!("no such record: {:#?}", self.records().last()))
-    }
-
-    /// Waits until `ready` or the limit.
-    pub(crate) fn within(&self, limit: Duration, mut ready: impl FnMut() -> bool) -> bool {
-        let until = Instant::now() + limit;
-        while Instant::now() < until {
-            if ready() {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        ready()
     }
 
     /// Changes the configuration and waits until it holds.
@@ -251,31 +190,15 @@ impl System {
         );
     }
 
-    /// Open descriptors of the process.
-    pub(crate) fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
-    }
-
-    /// Resident memory of the process, in bytes.
-    pub(crate) fn resident(&self) -> usize {
-        let text =
-            std::fs::read_to_string(format!("/proc/{}/statm", self.pid())).unwrap_or_default();
-        let pages: usize = text
-            .split_whitespace()
-            .nth(1)
-            .and_then(|n| n.parse().ok())
-            .unwrap_or(0);
-        pages * 4096
-    }
-
     /// The process lives, has not panicked anywhere, and serves.
     pub(crate) fn healthy(&self) {
-        let ended = self.child.lock().unwrap().try_wait().unwrap();
-        assert!(ended.is_none(), "ringgate ended: {ended:?}\n{}", self.log());
-        let log = self.log();
-        assert!(!log.contains("panicked"), "{log}");
+        self.lives();
         for place in PLACES {
-            assert!(self.serves(place), "{place:?} does not serve: {log}");
+            assert!(
+                self.serves(place),
+                "{place:?} does not serve: {}",
+                self.log()
+            );
         }
     }
 }
@@ -288,21 +211,10 @@ pub(crate) fn probe(conn: &mut Conn, place: Place) -> Option<u16> {
     (answer.status != 200 || answer.body == b"GET /api/probe\n").then_some(answer.status)
 }
 
-impl Drop for System {
-    fn drop(&mut self) {
-        ringgate::cli::lab::end(self.child.get_mut().unwrap());
-    }
-}
+impl Deref for System {
+    type Target = Mesh;
 
-fn partner_tls(layout: &Layout) -> Arc<rustls::ServerConfig> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let chain = CertificateDer::pem_file_iter(layout.file("state/partner/cert.pem")).unwrap();
-    let key = PrivateKeyDer::from_pem_file(layout.file("state/partner/key.pem")).unwrap();
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain.flatten().collect(), key)
-        .unwrap();
-    Arc::new(config)
+    fn deref(&self) -> &Mesh {
+        &self.mesh
+    }
 }

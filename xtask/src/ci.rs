@@ -100,7 +100,7 @@ const TOOLS: &[(&str, &str)] = &[
 const INITDB: &str = "initdb";
 /// Modules of Python: a `pip3` may be another Python's.
 const PIP: &str = "python3 -m pip";
-const VENV: &str = "python3 -m venv";
+pub(crate) const VENV: &str = "python3 -m venv";
 
 /// Node.js for machines whose own is too old for the tests' OpenID provider (Debian 12 has 18): the
 /// registry's package of the plain binary, in this version.
@@ -370,7 +370,8 @@ pub(crate) fn binary(root: &Path) -> Result<String> {
     Ok(path.to_string_lossy().into_owned())
 }
 
-fn is_root() -> Result<bool> {
+/// Whether this is the superuser.
+pub(crate) fn is_root() -> Result<bool> {
     let status = std::fs::read_to_string("/proc/self/status").context("/proc is not mounted")?;
     let line = status
         .lines()

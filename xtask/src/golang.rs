@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::ci;
 use crate::steps::{self, finish};
 
 const RELEASE: &str = "trixie";
@@ -20,7 +21,7 @@ const KEYRINGS: &[&str] = &[
 /// Written last: without it the directory is half of something.
 const STAMP: &str = "installed.txt";
 
-/// go-spiffe and its compiler below `target/go`, and what the tests build of it built once: they find it compiled.
+/// go-spiffe and its compiler below `target/go`.
 pub(crate) fn have_go_spiffe(root: &Path) -> Result<()> {
     let directory = steps::target(root).join("go");
     let wanted = format!("{RELEASE}\n{}\n", PACKAGES.join("\n"));
@@ -32,7 +33,6 @@ pub(crate) fn have_go_spiffe(root: &Path) -> Result<()> {
         std::fs::remove_dir_all(&directory)?;
     }
     fetch(&directory)?;
-    build(root, &directory)?;
     std::fs::write(directory.join(STAMP), wanted)?;
     Ok(())
 }
@@ -83,54 +83,101 @@ fn apt_config(directory: &Path) -> Result<PathBuf> {
         std::fs::create_dir_all(apt.join(name))?;
     }
     let keyring = KEYRINGS.iter().find(|path| Path::new(path).is_file());
-    let keyring = keyring.context("Debian's package `debian-archive-keyring` is missing")?;
+    let keyring = keyring.context(
+        "Debian's archive keys are missing; as root: apt-get install debian-archive-keyring",
+    )?;
     let source = format!("deb [signed-by={keyring}] {} {RELEASE} main\n", mirror()?);
     std::fs::write(apt.join("etc/sources.list"), source)?;
     std::fs::write(apt.join("state/status"), "")?;
+    let mut dump = Command::new("apt-config");
+    let config = apt.join("apt.conf");
+    std::fs::write(
+        &config,
+        settings(&apt, &output(dump.args(["dump", "Acquire"]))?),
+    )?;
+    Ok(config)
+}
+
+/// Places of its own; proxy, authorities and credentials are the machine's, of which `acquire` is what apt told.
+fn settings(apt: &Path, acquire: &str) -> String {
     let path = |name: &str| apt.join(name).display().to_string();
-    let text = format!(
-        "Dir::Etc \"{}\";\nDir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"-\";\nDir::State \"{}\";\n\
-         Dir::State::status \"{}\";\nDir::Cache \"{}\";\n",
+    format!(
+        "Dir::Etc \"{}\";\nDir::Etc::sourcelist \"{}\";\nDir::Etc::sourceparts \"-\";\n\
+         Dir::Etc::netrc \"/etc/apt/auth.conf\";\nDir::Etc::netrcparts \"/etc/apt/auth.conf.d\";\n\
+         Dir::State \"{}\";\nDir::State::status \"{}\";\nDir::Cache \"{}\";\n{acquire}",
         path("etc"),
         path("etc/sources.list"),
         path("state"),
         path("state/status"),
         path("cache"),
-    );
-    let config = apt.join("apt.conf");
-    std::fs::write(&config, text)?;
-    Ok(config)
+    )
 }
 
-/// The mirror of Debian that this machine uses.
+/// The mirror of Debian that this machine uses. One whose lists were never fetched knows none yet.
 fn mirror() -> Result<String> {
-    let output = Command::new("apt-get")
-        .args(["indextargets", "--format", "$(REPO_URI)"])
-        .args(["Label: Debian", "Created-By: Packages"])
-        .output()
-        .context("cannot start apt-get: this is no Debian system")?;
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    let Some(first) = told.lines().next() else {
-        bail!("apt knows no mirror of Debian; `apt-get update` first");
-    };
-    Ok(first.to_owned())
+    if let Some(known) = known_mirror()? {
+        return Ok(known);
+    }
+    if ci::is_root()? {
+        finish(Command::new("apt-get").args(["update", "-q"]))?;
+        if let Some(known) = known_mirror()? {
+            return Ok(known);
+        }
+    }
+    bail!(
+        "apt knows no mirror of Debian; add a source of Debian {RELEASE} to /etc/apt/sources.list.d, then, as root: \
+         apt-get update"
+    );
 }
 
-/// Compiles the tests' program, which fills the compiler's cache; the tests do it again, of what the source is then.
-fn build(root: &Path, directory: &Path) -> Result<()> {
-    let unpacked = directory.join("root/usr");
-    let goroot = unpacked.join("lib/go-1.24");
-    let mut build = Command::new(goroot.join("bin/go"));
-    build
-        .args(["build", "-o"])
-        .arg(directory.join("client"))
-        .arg("tests/workload_api/go/client.go")
-        .current_dir(root)
-        .env("GOROOT", goroot)
-        .env("GOPATH", unpacked.join("share/gocode"))
-        .env("GOCACHE", std::path::absolute(directory.join("cache"))?)
-        .env("GO111MODULE", "off")
-        .env("GOTOOLCHAIN", "local")
-        .env("CGO_ENABLED", "0");
-    finish(&mut build)
+fn known_mirror() -> Result<Option<String>> {
+    let mut targets = Command::new("apt-get");
+    targets
+        .args(["indextargets", "--format", "$(REPO_URI)"])
+        .args(["Label: Debian", "Created-By: Packages"]);
+    Ok(output(&mut targets)?.lines().next().map(str::to_owned))
+}
+
+/// What a program of apt prints.
+fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .output()
+        .context("cannot start apt: this is no Debian system")?;
+    ensure!(
+        output.status.success(),
+        "apt: {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// apt itself reads what was written.
+    #[test]
+    fn what_the_machine_says_of_fetching_is_kept() {
+        let name = format!("ringgate-xtask-apt-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&directory).expect("a directory");
+        let machine =
+            "Acquire::http::Proxy \"http://proxy.example:3128\";\nAcquire::Languages:: \"none\";\n";
+        let config = directory.join("apt.conf");
+        std::fs::write(&config, settings(&directory, machine)).expect("a file");
+        let mut dump = Command::new("apt-config");
+        let told = output(dump.arg("dump").env("APT_CONFIG", &config)).expect("apt-config");
+        let here = directory.join("etc/sources.list");
+        for line in [
+            "Acquire::http::Proxy \"http://proxy.example:3128\";",
+            "Acquire::Languages:: \"none\";",
+            "Dir::Etc::netrc \"/etc/apt/auth.conf\";",
+            "Dir::Etc::netrcparts \"/etc/apt/auth.conf.d\";",
+            &format!("Dir::Etc::sourcelist \"{}\";", here.display()),
+        ] {
+            assert!(told.lines().any(|l| l == line), "{line}\n{told}");
+        }
+        std::fs::remove_dir_all(&directory).expect("removed");
+    }
 }

@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 
-use self::case::{Case, Job, Load, Metric, Sample, number};
+use self::case::{Case, Job, Load, Metric, Sample};
 pub(crate) use self::fire::run as load;
 use self::fire::{Changed, Outcome, Shot};
 use self::gun::Gun;
@@ -34,6 +34,7 @@ use self::proxy::Proxy;
 use self::report::Results;
 use self::tools::Tools;
 use crate::l4::profile::Recording;
+use crate::samples::number;
 
 /// How long memory may take to settle.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -219,12 +220,11 @@ fn start(case: &Case, peer: Peer, ground: &Ground) -> Result<Sample> {
     let mut all = Vec::new();
     for _ in 0..STARTS {
         let mut gun = Gun::load("first", &shot, &ground.tools.load)?;
-        let began = fire::unix_ns()?;
         let rig = Rig::start(peer, case.job, ground)?;
         let line = gun.line().with_context(|| rig.log())?;
         gun.end()?;
         let first: u128 = line.parse().context("nanoseconds")?;
-        all.push(milliseconds(first.saturating_sub(began))?);
+        all.push(milliseconds(first.saturating_sub(rig.began_ns))?);
     }
     all.sort_by(f64::total_cmp);
     let size = std::fs::metadata(peer.binary(&ground.tools)?)?.len();

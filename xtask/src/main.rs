@@ -10,6 +10,7 @@ mod l4;
 mod l7;
 mod load;
 mod python;
+mod samples;
 mod steps;
 
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::ci;
 use crate::l4::envoy;
 use crate::steps::{self, command};
 
@@ -24,11 +25,16 @@ pub(crate) fn find_envoy(root: &Path) -> Result<Option<PathBuf>> {
     Ok(envoy::in_venv(&directory).filter(|_| current))
 }
 
-/// As `find_envoy`; installed if it is not there.
+/// As `find_envoy`; installed if it is not there, with the Python that it takes.
 pub(crate) fn have_envoy(root: &Path) -> Result<PathBuf> {
+    if let Some(path) = named(envoy::BINARY)? {
+        return Ok(path);
+    }
+    ci::have(root, &[(SYSTEM, "python3")])?;
     if let Some(found) = find_envoy(root)? {
         return Ok(found);
     }
+    ci::have(root, &[(ci::VENV, "python3-venv")])?;
     let directory = directory(root);
     if directory.exists() {
         std::fs::remove_dir_all(&directory)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 /// One step. Its function gets the workspace's root and fails with the reason.
 pub(crate) struct Step {
@@ -109,6 +109,15 @@ pub(crate) fn finish(command: &mut Command) -> Result<()> {
     if !status.success() {
         bail!("`{line}` ended with {status}");
     }
+    Ok(())
+}
+
+/// Sends a signal, by the shell, which has it built in: the program `kill` is of a package that may not be there.
+pub(crate) fn signal(name: &str, id: u32) -> Result<()> {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "kill -s \"$0\" \"$1\"", name, &id.to_string()]);
+    let sent = shell.status().context("cannot start sh")?;
+    ensure!(sent.success(), "kill -s {name} {id}: {sent}");
     Ok(())
 }
 

@@ -1,41 +1,20 @@
 //! Both ends over loopback, on both drivers.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
-use std::pin::Pin;
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Notify;
 
 use super::*;
 use crate::h2::message::Request;
-use crate::io::rt::{Acceptor, ConnectOptions, Core, Want};
+use crate::io::rt::testing::{self, Work, on_both};
 use crate::io::stream::Stream;
 use crate::io::tunnel::Lease;
 
-type Work = Pin<Box<dyn Future<Output = ()>>>;
-
-fn on_both(test: fn() -> Work) {
-    for want in [Want::Epoll, Want::IoUring] {
-        let mut core = Core::build(want).unwrap();
-        let done = core.run(async move { rt::timeout(60_000, test()).await });
-        done.expect("ends in time");
-    }
-}
-
 /// Both ends of a connection.
 async fn sockets() -> (Stream, Stream) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let any: SocketAddr = "127.91.44.1:0".parse().unwrap();
-    socket.bind(&any.into()).unwrap();
-    socket.listen(8).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let acceptor = Acceptor::new(socket).unwrap();
-    let up = rt::connect(address, ConnectOptions::default());
-    let up = up.await.unwrap();
-    (up.into(), acceptor.accept().await.unwrap().into())
+    let (up, down) = testing::sockets().await;
+    (up.into(), down.into())
 }
 
 /// Serves every request of a connection in a task of its own.

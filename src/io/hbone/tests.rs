@@ -1,22 +1,11 @@
 //! What a revocation finds in the pool, on both drivers.
 
-use std::pin::Pin;
-
 use http::{Method, Response};
-use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
 use crate::identity::revocation::Serial;
 use crate::io::mux::ServerConnection;
-use crate::io::rt::{Acceptor, Core, Want};
-
-fn on_both(test: fn() -> Pin<Box<dyn Future<Output = ()>>>) {
-    for want in [Want::Epoll, Want::IoUring] {
-        let mut core = Core::build(want).unwrap();
-        let done = core.run(async move { rt::timeout(60_000, test()).await });
-        done.expect("ends in time");
-    }
-}
+use crate::io::rt::testing::{on_both, sockets};
 
 fn peer(name: &str) -> Arc<PeerLeaf> {
     Arc::new(PeerLeaf {
@@ -34,17 +23,8 @@ fn revoked(name: &str) -> Arc<Revocations> {
 
 /// A connection to a far end that takes every tunnel, and a word when that far end has seen its end.
 async fn connected(name: &str) -> (Pooled, Rc<Notify>) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let any: SocketAddr = "127.83.77.1:0".parse().unwrap();
-    socket.bind(&any.into()).unwrap();
-    socket.listen(8).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let acceptor = Acceptor::new(socket).unwrap();
-    let up = rt::connect(address, ConnectOptions::default())
-        .await
-        .unwrap();
-    let mut far = ServerConnection::new(acceptor.accept().await.unwrap().into());
+    let (up, down) = sockets().await;
+    let mut far = ServerConnection::new(down.into());
     let over = Rc::new(Notify::new());
     let told = Rc::clone(&over);
     rt::spawn(async move {

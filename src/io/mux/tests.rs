@@ -1,25 +1,11 @@
 //! Both ends of a connection over loopback, on both drivers.
 
-use std::net::SocketAddr;
-use std::pin::Pin;
-
 use http::Method;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
 use super::*;
-use crate::io::rt::{Acceptor, ConnectOptions, Core, Tcp, Want};
-
-type Work = Pin<Box<dyn Future<Output = ()>>>;
-
-fn on_both(test: fn() -> Work) {
-    for want in [Want::Epoll, Want::IoUring] {
-        let mut core = Core::build(want).unwrap();
-        let done = core.run(async move { rt::timeout(60_000, test()).await });
-        done.expect("ends in time");
-    }
-}
+use crate::io::rt::testing::{Work, on_both, sockets};
 
 /// A connection between two ends on this core. Tunnels with `baggage` are refused, the others go to `serve`.
 struct Pair {
@@ -29,20 +15,6 @@ struct Pair {
     ended: Rc<RefCell<Option<Result<(), MuxError>>>>,
     /// Drops the server's end.
     cut: Rc<Notify>,
-}
-
-/// Both ends of a connection.
-async fn sockets() -> (Tcp, Tcp) {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
-    socket.set_nonblocking(true).unwrap();
-    let any: SocketAddr = "127.83.19.1:0".parse().unwrap();
-    socket.bind(&any.into()).unwrap();
-    socket.listen(8).unwrap();
-    let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let acceptor = Acceptor::new(socket).unwrap();
-    let up = rt::connect(address, ConnectOptions::default());
-    let up = up.await.unwrap();
-    (up, acceptor.accept().await.unwrap())
 }
 
 impl Pair {

@@ -1,8 +1,6 @@
 //! Connections over sockets: rustls's buffered streams are the peers, on the same core.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
@@ -11,10 +9,10 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use super::*;
 use crate::io::relay::{Broken, Meter, Passed, relay};
-use crate::io::rt::{self, ConnectOptions, Core, Tcp, Want};
+use crate::io::rt::testing::{on_both, sockets};
+use crate::io::rt::{self, Tcp};
 use crate::io::stream::Stream;
-use crate::io::{listener, tls};
-use crate::vocab::addr::ListenAddr;
+use crate::io::tls;
 
 const NAME: &str = "peer.example";
 
@@ -45,30 +43,10 @@ fn name() -> ServerName<'static> {
     ServerName::try_from(NAME).unwrap()
 }
 
-/// Ports of this process: listeners share them with others that ask, so no two tests may ask for the same.
-static PORT: AtomicU16 = AtomicU16::new(20_000);
-
-/// Two ends of a connection.
-async fn sockets(host: u8) -> (Tcp, Tcp) {
-    let port = PORT.fetch_add(1, Ordering::Relaxed);
-    let addr = SocketAddr::from(([127, 83, 42, host], port));
-    let acceptor = listener::bind(ListenAddr(addr)).unwrap();
-    let connect = rt::connect(addr, ConnectOptions::default());
-    let (accepted, connected) = tokio::join!(acceptor.accept(), connect);
-    (accepted.unwrap(), connected.unwrap())
-}
-
-fn both(test: impl AsyncFn(u8)) {
-    for (want, host) in [(Want::Epoll, 1), (Want::IoUring, 2)] {
-        let mut core = Core::build(want).unwrap();
-        core.run(async { rt::timeout(60_000, test(host)).await.unwrap() });
-    }
-}
-
 /// Our client end and rustls's server end.
-async fn connected(host: u8) -> (Stream, tokio_rustls::server::TlsStream<Tcp>) {
+async fn connected() -> (Stream, tokio_rustls::server::TlsStream<Tcp>) {
     let (server, client) = configs();
-    let (accepted, connected) = sockets(host).await;
+    let (connected, accepted) = sockets().await;
     let acceptor = TlsAcceptor::from(server);
     let (theirs, ours) = tokio::join!(
         acceptor.accept(accepted),
@@ -83,9 +61,9 @@ fn pattern(len: usize) -> Vec<u8> {
 
 #[test]
 fn a_server_takes_its_configuration_by_name_and_reads_to_the_end() {
-    both(async |host| {
+    on_both(async || {
         let (server, client) = configs();
-        let (accepted, connected) = sockets(host).await;
+        let (connected, accepted) = sockets().await;
         let connector = TlsConnector::from(client);
         let (theirs, ours) = tokio::join!(
             connector.connect(name(), connected),
@@ -117,8 +95,8 @@ fn a_server_takes_its_configuration_by_name_and_reads_to_the_end() {
 
 #[test]
 fn a_cut_stream_is_an_error() {
-    both(async |host| {
-        let (mut ours, mut theirs) = connected(host).await;
+    on_both(async || {
+        let (mut ours, mut theirs) = connected().await;
         theirs.write_all(b"not all").await.unwrap();
         theirs.flush().await.unwrap();
         theirs.get_ref().0.shutdown_both();
@@ -131,8 +109,8 @@ fn a_cut_stream_is_an_error() {
 
 #[test]
 fn a_forged_record_is_answered_by_an_alert() {
-    both(async |host| {
-        let (mut ours, theirs) = connected(host).await;
+    on_both(async || {
+        let (mut ours, theirs) = connected().await;
         let (mut socket, mut session) = theirs.into_inner();
         socket
             .write_all(&[&[23, 3, 3, 0, 64], [0_u8; 64].as_slice()].concat())
@@ -154,8 +132,8 @@ fn a_forged_record_is_answered_by_an_alert() {
 
 #[test]
 fn an_idle_connection_holds_no_buffer() {
-    both(async |host| {
-        let (mut ours, mut theirs) = connected(host).await;
+    on_both(async || {
+        let (mut ours, mut theirs) = connected().await;
         for len in [1, 100, 200_000] {
             let sent = pattern(len);
             let mut got = vec![0; len];
@@ -184,8 +162,8 @@ fn an_idle_connection_holds_no_buffer() {
 /// The beginning of a record behind many that came fast does not keep their buffer.
 #[test]
 fn a_record_that_stalls_holds_a_small_buffer() {
-    both(async |host| {
-        let (mut ours, mut theirs) = connected(host).await;
+    on_both(async || {
+        let (mut ours, mut theirs) = connected().await;
         let sent = pattern(400_000);
         theirs.write_all(&sent).await.unwrap();
         theirs.flush().await.unwrap();
@@ -204,8 +182,8 @@ fn a_record_that_stalls_holds_a_small_buffer() {
 
 #[test]
 fn keys_change_under_load_on_both_sides() {
-    both(async |host| {
-        let (mut ours, theirs) = connected(host).await;
+    on_both(async || {
+        let (mut ours, theirs) = connected().await;
         ours.tls().unwrap().records.update_after(3);
         let (mut read, mut write) = tokio::io::split(theirs);
         let (mut our_read, mut our_write) = ours.split();
@@ -228,9 +206,9 @@ fn keys_change_under_load_on_both_sides() {
 /// An app, the relay, and a TLS peer that answers after the end of what it got.
 #[test]
 fn the_relay_seals_and_opens_in_place() {
-    both(async |host| {
-        let (ours, theirs) = connected(host).await;
-        let (app, down) = sockets(host).await;
+    on_both(async || {
+        let (ours, theirs) = connected().await;
+        let (app, down) = sockets().await;
         let meter = Meter::default();
         let relayed = relay(down.into(), ours, &meter);
         let sent = pattern(5_000_000);
@@ -265,9 +243,9 @@ fn the_relay_seals_and_opens_in_place() {
 /// A peer that asks for new keys while bytes of the other direction wait to be sealed gets them.
 #[test]
 fn the_relay_changes_keys_between_two_slots() {
-    both(async |host| {
-        let (ours, mut theirs) = connected(host).await;
-        let (app, down) = sockets(host).await;
+    on_both(async || {
+        let (ours, mut theirs) = connected().await;
+        let (app, down) = sockets().await;
         let meter = Meter::default();
         let relayed = relay(down.into(), ours, &meter);
         let part = pattern(50_000);
@@ -302,9 +280,9 @@ fn the_relay_changes_keys_between_two_slots() {
 /// A TLS peer that vanishes without close_notify resets the app: what it has is not complete.
 #[test]
 fn the_relay_breaks_off_what_is_cut() {
-    both(async |host| {
-        let (ours, mut theirs) = connected(host).await;
-        let (app, down) = sockets(host).await;
+    on_both(async || {
+        let (ours, mut theirs) = connected().await;
+        let (app, down) = sockets().await;
         let meter = Meter::default();
         theirs.write_all(b"half an answer").await.unwrap();
         theirs.flush().await.unwrap();
@@ -326,9 +304,9 @@ fn the_relay_breaks_off_what_is_cut() {
 /// Slots with room for a frame header, as a tunnel uses them.
 #[test]
 fn slots_carry_frames() {
-    both(async |host| {
-        let (mut ours, mut theirs) = connected(host).await;
-        let (mut app, down) = sockets(host).await;
+    on_both(async || {
+        let (mut ours, mut theirs) = connected().await;
+        let (mut app, down) = sockets().await;
         let sent = pattern(2 * (PAYLOAD_BYTES - 9) + 100);
         app.write_all(&sent).await.unwrap();
         rt::sleep(20).await;

@@ -3,6 +3,7 @@
 
 pub mod certificate;
 pub mod config;
+mod connection;
 pub mod diag;
 pub mod dns;
 pub mod h2;

@@ -10,6 +10,7 @@ use super::peer::{Peer, Rig};
 use super::process::Threads;
 use super::serve::{ECHO, HTTP, SINK, SOURCE};
 use crate::load;
+use crate::samples::{self, number};
 
 /// What the load does, with how many connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,7 +176,7 @@ impl Metric {
 }
 
 /// The figures of one sample.
-pub(crate) type Sample = Vec<(Metric, f64)>;
+pub(crate) type Sample = samples::Sample<Metric>;
 
 impl Case {
     /// Whether `peer` has a place in this case: one core and one node are there for what they change.
@@ -333,15 +334,6 @@ pub(crate) fn memory(before: &[u64], with: &[u64], connections: usize) -> Result
         (Metric::HeldClient, each(client_with, client)),
         (Metric::HeldServer, each(server_with, server)),
     ])
-}
-
-/// Exact below 2^53, far above any count here.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts of one bench run are far below 2^53"
-)]
-fn number(value: u64) -> f64 {
-    value as f64
 }
 
 #[cfg(test)]

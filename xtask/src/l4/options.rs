@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::case::{self, Case};
 use super::peer::{self, Peer};
 use super::tools;
+use crate::samples::chosen;
 
 /// What to measure, how often and how long.
 #[derive(Debug)]
@@ -92,13 +93,8 @@ impl Options {
 }
 
 fn peers(names: &str) -> Result<Vec<Peer>> {
-    let names: Vec<&str> = names.split(',').collect();
-    let all: Vec<_> = peer::ALL.iter().map(|peer| peer.name()).collect();
-    if let Some(unknown) = names.iter().find(|name| !all.contains(name)) {
-        bail!("no peer `{unknown}`: {}", all.join(", "));
-    }
-    let chosen = peer::ALL.into_iter();
-    Ok(chosen.filter(|peer| names.contains(&peer.name())).collect())
+    let named = |asked: &str, name: &str| asked == name;
+    chosen("peer", names, &peer::ALL, |peer| peer.name(), named)
 }
 
 /// All peers; ztunnel only if its binary was named.

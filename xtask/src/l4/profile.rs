@@ -5,6 +5,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 
+use crate::steps;
+
 /// A recording; ended by [`Recording::end`].
 #[derive(Debug)]
 pub(crate) struct Recording {
@@ -33,9 +35,8 @@ impl Recording {
 
     /// Writes the list of symbols to `file`.
     pub(crate) fn end(mut self, file: &Path) -> Result<()> {
-        let pid = self.perf.id().to_string();
         // perf writes the rest of its file when it is interrupted.
-        Command::new("kill").args(["-INT", &pid]).status()?;
+        steps::signal("INT", self.perf.id())?;
         self.perf.wait()?;
         let report = Command::new("perf")
             .args(["report", "-q", "--stdio", "--no-children", "-i", &self.data])

@@ -1,48 +1,18 @@
 //! The table, as text and as JSON.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Value, json};
 
 use super::case::{Case, Metric, Sample};
 use super::options::Options;
 use super::peer::Peer;
+use crate::samples::Samples;
 
 /// All samples of a bench.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
-    samples: BTreeMap<(&'static str, Peer), Vec<Sample>>,
+    samples: Samples<Peer, Metric>,
     /// Lines about the decision with many policies.
     pub(crate) decision: Vec<String>,
-}
-
-/// Median, lowest and highest.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Spread {
-    /// Median.
-    pub(crate) median: f64,
-    /// Lowest.
-    pub(crate) low: f64,
-    /// Highest.
-    pub(crate) high: f64,
-}
-
-impl Spread {
-    /// `None` of nothing.
-    pub(crate) fn of(mut values: Vec<f64>) -> Option<Self> {
-        values.sort_by(f64::total_cmp);
-        Some(Self {
-            median: *values.get(values.len() / 2)?,
-            low: *values.first()?,
-            high: *values.last()?,
-        })
-    }
-
-    /// `median (lowest–highest)`.
-    pub(crate) fn text(self, digits: usize) -> String {
-        let Self { median, low, high } = self;
-        format!("{median:.digits$} ({low:.digits$}–{high:.digits$})")
-    }
 }
 
 /// What a figure of ringgate has to be.
@@ -105,38 +75,7 @@ const GOALS: [Goal; 17] = [
 impl Results {
     /// Adds one sample.
     pub(crate) fn add(&mut self, case: &Case, peer: Peer, sample: Sample) {
-        self.samples
-            .entry((case.name, peer))
-            .or_default()
-            .push(sample);
-    }
-
-    fn spread(&self, case: &'static str, peer: Peer, metric: Metric) -> Option<Spread> {
-        let samples = self.samples.get(&(case, peer))?;
-        let of = |sample: &Sample| {
-            let found = sample.iter().find(|(name, _)| *name == metric);
-            found.map(|(_, value)| *value)
-        };
-        Spread::of(samples.iter().filter_map(of).collect())
-    }
-
-    fn ratio(&self, case: &'static str, peer: Peer, to: Peer, metric: Metric) -> Option<f64> {
-        let median = |peer| self.spread(case, peer, metric).map(|spread| spread.median);
-        Some(median(peer)? / median(to)?)
-    }
-
-    /// The figures of a case, in the order in which they were added.
-    fn metrics(&self, case: &'static str, peers: &[Peer]) -> Vec<Metric> {
-        let mut metrics = Vec::new();
-        for peer in peers {
-            let samples = self.samples.get(&(case, *peer)).into_iter().flatten();
-            for (metric, _) in samples.flatten() {
-                if !metrics.contains(metric) {
-                    metrics.push(*metric);
-                }
-            }
-        }
-        metrics
+        self.samples.add(case.name, peer, sample);
     }
 
     /// The whole table, in Markdown.
@@ -160,30 +99,22 @@ impl Results {
     }
 
     fn case(&self, case: &Case, options: &Options) -> String {
-        let metrics = self.metrics(case.name, &options.peers);
-        let mut text = format!("**{}** (`{}`)\n\n| |", case.about, case.name);
-        for metric in &metrics {
-            text.push_str(&format!(" {} |", metric.heading()));
-        }
-        text.push_str(&format!("\n|---|{}\n", "---|".repeat(metrics.len())));
-        for peer in options.peers.iter().filter(|peer| case.holds(**peer)) {
-            text.push_str(&format!("| {} |", peer.name()));
-            for metric in &metrics {
-                text.push_str(&format!(" {} |", self.cell(case.name, *peer, *metric)));
-            }
-            text.push('\n');
-        }
-        text.push('\n');
-        text
+        let mut peers = options.peers.clone();
+        peers.retain(|peer| case.holds(*peer));
+        let cell = |peer, metric| self.cell(case.name, peer, metric);
+        let table = self
+            .samples
+            .table(case.name, &peers, Peer::name, Metric::heading, cell);
+        format!("**{}** (`{}`)\n\n{table}", case.about, case.name)
     }
 
     fn cell(&self, case: &'static str, peer: Peer, metric: Metric) -> String {
-        let Some(spread) = self.spread(case, peer, metric) else {
+        let Some(spread) = self.samples.spread(case, peer, metric) else {
             return "–".to_owned();
         };
         let mut text = spread.text(metric.digits());
         for (to, sign) in [(Peer::Ztunnel, "×z"), (Peer::Direct, "×d")] {
-            let ratio = self.ratio(case, peer, to, metric);
+            let ratio = self.samples.ratio(case, peer, to, metric);
             if let Some(ratio) = ratio.filter(|_| peer != to && metric.compares()) {
                 text.push_str(&format!(" {ratio:.2}{sign}"));
             }
@@ -196,10 +127,12 @@ impl Results {
         for goal in &GOALS {
             let (found, whose) = if goal.of_ztunnel {
                 let to = Peer::Ztunnel;
-                let ratio = self.ratio(goal.case, Peer::Ringgate, to, goal.metric);
+                let ratio = self
+                    .samples
+                    .ratio(goal.case, Peer::Ringgate, to, goal.metric);
                 (ratio, "×z")
             } else {
-                let spread = self.spread(goal.case, Peer::Ringgate, goal.metric);
+                let spread = self.samples.spread(goal.case, Peer::Ringgate, goal.metric);
                 (spread.map(|spread| spread.median), "")
             };
             let Some(found) = found else {
@@ -226,22 +159,11 @@ impl Results {
 
     /// Every sample.
     pub(crate) fn json(&self, options: &Options) -> Value {
-        let samples: Vec<Value> = self
-            .samples
-            .iter()
-            .map(|((case, peer), samples)| {
-                let runs: Vec<BTreeMap<_, _>> = samples
-                    .iter()
-                    .map(|sample| sample.iter().map(|(m, v)| (m.key(), *v)).collect())
-                    .collect();
-                json!({"case": case, "peer": peer.name(), "runs": runs})
-            })
-            .collect();
         json!({
             "seconds": options.seconds,
             "idle_connections": options.idle,
             "cores": std::thread::available_parallelism().map_or(0, usize::from),
-            "samples": samples,
+            "samples": self.samples.json(Peer::name, Metric::key),
             "decision": self.decision,
         })
     }

@@ -2,6 +2,7 @@
 
 use super::fire::Outcome;
 use super::peer::Peer;
+use crate::samples::{self, number};
 
 /// What a proxy does in between.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -302,7 +303,7 @@ impl Metric {
 }
 
 /// The figures of one sample.
-pub(crate) type Sample = Vec<(Metric, f64)>;
+pub(crate) type Sample = samples::Sample<Metric>;
 
 /// Of a load and the CPU time that the proxy used for it.
 pub(crate) fn figures(load: Load, outcome: &Outcome, cpu_ns: u64) -> Sample {
@@ -319,15 +320,6 @@ pub(crate) fn figures(load: Load, outcome: &Outcome, cpu_ns: u64) -> Sample {
         (Metric::P50, outcome.p50_us),
         (Metric::P99, outcome.p99_us),
     ]
-}
-
-/// Exact below 2^53, far above any count here.
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts of one bench run are far below 2^53"
-)]
-pub(crate) fn number(value: u64) -> f64 {
-    value as f64
 }
 
 #[cfg(test)]

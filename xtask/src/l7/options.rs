@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::case::{self, Case};
 use super::peer::{self, Peer};
+use crate::samples::chosen;
 
 /// What to measure, how often and how long.
 #[derive(Debug)]
@@ -93,32 +94,16 @@ impl Options {
 
 /// Cases by name, or all of a job by its letters and a `*`.
 fn cases(names: &str) -> Result<Vec<Case>> {
-    let names: Vec<&str> = names.split(',').collect();
-    let named = |case: &Case, name: &str| match name.strip_suffix('*') {
-        Some(start) => case.name.starts_with(start),
-        None => case.name == name,
+    let named = |asked: &str, name: &str| match asked.strip_suffix('*') {
+        Some(start) => name.starts_with(start),
+        None => asked == name,
     };
-    if let Some(unknown) = names
-        .iter()
-        .find(|name| !case::ALL.iter().any(|case| named(case, name)))
-    {
-        let all: Vec<_> = case::ALL.iter().map(|case| case.name).collect();
-        bail!("no case `{unknown}`: {}", all.join(", "));
-    }
-    let chosen = case::ALL.into_iter();
-    Ok(chosen
-        .filter(|case| names.iter().any(|name| named(case, name)))
-        .collect())
+    chosen("case", names, &case::ALL, |case| case.name, named)
 }
 
 fn peers(names: &str) -> Result<Vec<Peer>> {
-    let names: Vec<&str> = names.split(',').collect();
-    let all: Vec<_> = peer::ALL.iter().map(|peer| peer.name()).collect();
-    if let Some(unknown) = names.iter().find(|name| !all.contains(name)) {
-        bail!("no peer `{unknown}`: {}", all.join(", "));
-    }
-    let chosen = peer::ALL.into_iter();
-    Ok(chosen.filter(|peer| names.contains(&peer.name())).collect())
+    let named = |asked: &str, name: &str| asked == name;
+    chosen("peer", names, &peer::ALL, |peer| peer.name(), named)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use super::case::{Case, Metric};
 use super::options::Options;
 use super::peer::Peer;
 use super::report::Results;
+use crate::samples::Spread;
 
 /// Sizes, in pixels.
 const WIDTH: f64 = 760.0;
@@ -25,7 +26,7 @@ fn colour(peer: Peer) -> &'static str {
 }
 
 /// The bars of a case: peer, median, lowest and highest.
-fn bars(results: &Results, case: &Case, peers: &[Peer]) -> Vec<(Peer, crate::l4::report::Spread)> {
+fn bars(results: &Results, case: &Case, peers: &[Peer]) -> Vec<(Peer, Spread)> {
     let of = |peer: &Peer| {
         let spread = results.spread(case.name, *peer, Metric::CpuPer100k)?;
         Some((*peer, spread))

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::cpu;
 use crate::l4::process::Process;
+use crate::steps;
 
 /// How long a proxy may take to end by itself.
 const END: Duration = Duration::from_secs(10);
@@ -86,7 +87,7 @@ impl Proxy {
 
     /// Tells a process to reload.
     pub(crate) fn signal(&self, signal: &str) -> Result<()> {
-        send(signal, self.main()?.id())
+        steps::signal(signal, self.main()?.id())
     }
 }
 
@@ -95,7 +96,7 @@ impl Drop for Proxy {
         // A master that is killed leaves its workers behind.
         for process in &self.processes {
             if process.alive().is_ok()
-                && let Err(error) = send("TERM", process.id())
+                && let Err(error) = steps::signal("TERM", process.id())
             {
                 eprintln!("{error:#}");
             }
@@ -110,16 +111,6 @@ impl Drop for Proxy {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
-}
-
-fn send(signal: &str, id: u32) -> Result<()> {
-    let sent = Command::new("kill")
-        .arg(format!("-{signal}"))
-        .arg(id.to_string())
-        .status()
-        .context("cannot start kill")?;
-    ensure!(sent.success(), "kill -{signal} {id}: {sent}");
-    Ok(())
 }
 
 /// The parent of each process.

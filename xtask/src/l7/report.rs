@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 use super::case::{Case, Job, Metric, Sample};
 use super::options::Options;
 use super::peer::{Peer, Recorded};
-use crate::l4::report::Spread;
+use crate::samples::{Samples, Spread};
 
 /// All samples of a bench.
 #[derive(Debug, Default)]
 pub(crate) struct Results {
-    samples: BTreeMap<(&'static str, Peer), Vec<Sample>>,
+    samples: Samples<Peer, Metric>,
     /// Answers and lost records, over all runs.
     records: BTreeMap<(Job, Peer), (u64, u64)>,
 }
@@ -85,8 +85,7 @@ fn sign(peer: Peer) -> &'static str {
 impl Results {
     /// Adds one sample.
     pub(crate) fn add(&mut self, case: &Case, peer: Peer, sample: Sample) {
-        let samples = self.samples.entry((case.name, peer)).or_default();
-        samples.push(sample);
+        self.samples.add(case.name, peer, sample);
     }
 
     /// Adds what has become of records.
@@ -108,31 +107,7 @@ impl Results {
 
     /// A figure over all runs.
     pub(crate) fn spread(&self, case: &'static str, peer: Peer, metric: Metric) -> Option<Spread> {
-        let samples = self.samples.get(&(case, peer))?;
-        let of = |sample: &Sample| {
-            let found = sample.iter().find(|(name, _)| *name == metric);
-            found.map(|(_, value)| *value)
-        };
-        Spread::of(samples.iter().filter_map(of).collect())
-    }
-
-    fn ratio(&self, case: &'static str, peer: Peer, to: Peer, metric: Metric) -> Option<f64> {
-        let median = |peer| self.spread(case, peer, metric).map(|spread| spread.median);
-        Some(median(peer)? / median(to)?)
-    }
-
-    /// The figures of a case, in the order in which they were added.
-    fn metrics(&self, case: &'static str, peers: &[Peer]) -> Vec<Metric> {
-        let mut metrics = Vec::new();
-        for peer in peers {
-            let samples = self.samples.get(&(case, *peer)).into_iter().flatten();
-            for (metric, _) in samples.flatten() {
-                if !metrics.contains(metric) {
-                    metrics.push(*metric);
-                }
-            }
-        }
-        metrics
+        self.samples.spread(case, peer, metric)
     }
 
     /// The whole table, in Markdown.
@@ -158,21 +133,13 @@ impl Results {
     }
 
     fn case(&self, case: &Case, options: &Options) -> String {
-        let metrics = self.metrics(case.name, &options.peers);
-        let mut text = format!("**{}** (`{}`)\n\n| |", case.about, case.name);
-        for metric in &metrics {
-            text.push_str(&format!(" {} |", metric.heading()));
-        }
-        text.push_str(&format!("\n|---|{}\n", "---|".repeat(metrics.len())));
-        for peer in options.peers.iter().filter(|peer| case.holds(**peer)) {
-            text.push_str(&format!("| {} |", peer.name()));
-            for metric in &metrics {
-                text.push_str(&format!(" {} |", self.cell(case.name, *peer, *metric)));
-            }
-            text.push('\n');
-        }
-        text.push('\n');
-        text
+        let mut peers = options.peers.clone();
+        peers.retain(|peer| case.holds(*peer));
+        let cell = |peer, metric| self.cell(case.name, peer, metric);
+        let table = self
+            .samples
+            .table(case.name, &peers, Peer::name, Metric::heading, cell);
+        format!("**{}** (`{}`)\n\n{table}", case.about, case.name)
     }
 
     fn cell(&self, case: &'static str, peer: Peer, metric: Metric) -> String {
@@ -184,7 +151,7 @@ impl Results {
             return text;
         }
         for (to, sign) in COMPARED {
-            if let Some(ratio) = self.ratio(case, peer, to, metric) {
+            if let Some(ratio) = self.samples.ratio(case, peer, to, metric) {
                 text.push_str(&format!(" {ratio:.2}{sign}"));
             }
         }
@@ -201,7 +168,7 @@ impl Results {
                 of,
             } = goal;
             let found = match of {
-                Some(peer) => self.ratio(case, Peer::Ringgate, *peer, *metric),
+                Some(peer) => self.samples.ratio(case, Peer::Ringgate, *peer, *metric),
                 None => {
                     let spread = self.spread(case, Peer::Ringgate, *metric);
                     spread.map(|spread| spread.median)
@@ -225,19 +192,12 @@ impl Results {
 
     /// Every sample.
     pub(crate) fn json(&self, options: &Options) -> Value {
-        let one = |((case, peer), samples): (&(&str, Peer), &Vec<Sample>)| {
-            let runs = samples.iter().map(|sample| {
-                let figures = sample.iter().map(|(metric, value)| (metric.key(), *value));
-                figures.collect::<BTreeMap<_, _>>()
-            });
-            json!({"case": case, "peer": peer.name(), "runs": runs.collect::<Vec<_>>()})
-        };
         json!({
             "seconds": options.seconds,
             "idle_connections": options.idle,
             "proxy_cores": options.cores,
             "cores": std::thread::available_parallelism().map_or(0, usize::from),
-            "samples": self.samples.iter().map(one).collect::<Vec<_>>(),
+            "samples": self.samples.json(Peer::name, Metric::key),
             "records_lost": self.lost(),
         })
     }

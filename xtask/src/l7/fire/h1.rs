@@ -25,7 +25,7 @@ pub(super) struct Asker<S> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Asker<S> {
-    /// `close`: it is the connection's only request.
+    /// A connection on which nothing was asked yet.
     pub(super) fn new(stream: S, shot: &Shot, request: &Rc<[u8]>) -> Self {
         Self {
             stream,
