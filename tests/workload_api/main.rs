@@ -1,6 +1,6 @@
 //! The SPIFFE Workload API of a running process: real clients on its socket, and what is tried against it.
 //!
-//! Needs root (users, control groups, process numbers) py-spiffe in `target/python` and go-spiffe in `target/go`, which
+//! Needs root (users, control groups, process numbers), py-spiffe in `target/python` and go-spiffe in `target/go`, which
 //! `cargo xtask ci --only tools` puts there.
 
 #![allow(

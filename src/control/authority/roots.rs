@@ -120,7 +120,7 @@ impl Root {
             return Ok(current);
         };
         let (not_before, not_after) = current.validity();
-        // Where another process writes it renews; what it has renewed is read here.
+        // Where another process writes, it renews; what we have holds for as long as we drain.
         if now.as_secs() < next_rotation(not_before, not_after, 0.5).as_secs()
             || store.is_some_and(|store| !store.writes())
         {
