@@ -8,11 +8,12 @@ use http::{HeaderMap, StatusCode};
 use thiserror::Error;
 
 use crate::extauthz::Call;
+use crate::h2::ResponseHead;
 use crate::h2::message::Request;
 use crate::http::h1::{self, BodyDecoder, Chunk, Framing, RawResponse};
 use crate::io::body::Source;
 use crate::io::h1::{HeadError, Reader};
-use crate::io::h2::{Answering, Client, MuxError, is_unprocessed};
+use crate::io::h2::{self, Answering, Client, MuxError, is_unprocessed};
 use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
 use crate::policy::Permit;
 use crate::vocab::limits;
@@ -168,11 +169,14 @@ async fn over_h1(
 
 /// The head of the answer itself.
 async fn final_head(reader: &mut Reader) -> Result<RawResponse, CallError> {
-    for _interim in 0..=limits::INTERIM_RESPONSES {
+    for interim in 0..=limits::INTERIM_RESPONSES {
         match reader.head(h1::parse_response).await {
             Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => break,
             Ok(Some(head)) if head.status.is_informational() => {}
             Ok(Some(head)) => return Ok(head),
+            Ok(None) | Err(HeadError::Io(_)) if interim > 0 => {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
             Ok(None) | Err(HeadError::Io(_)) => return Err(CallError::Silent),
             Err(error) => return Err(CallError::Head(error)),
         }
@@ -202,12 +206,7 @@ async fn over_h2(client: Client, scheme: &'static str, call: &Call) -> Result<An
         std::future::pending::<Answer>().await
     };
     let answer = async {
-        let head = loop {
-            let head = answer.head().await?;
-            if !head.status.is_informational() {
-                break head;
-            }
-        };
+        let head = final_head_h2(&mut answer).await?;
         let mut source = Source::H2(answer.body());
         let (body, trailers) = whole(&mut source).await?;
         Ok(Answer {
@@ -221,6 +220,22 @@ async fn over_h2(client: Client, scheme: &'static str, call: &Call) -> Result<An
         answered = answer => answered,
         never = upload => Ok(never),
     }
+}
+
+/// As `final_head`.
+async fn final_head_h2(answer: &mut h2::Answer) -> Result<ResponseHead, CallError> {
+    for interim in 0..=limits::INTERIM_RESPONSES {
+        match answer.head().await {
+            Ok(head) if head.status.is_informational() => {}
+            Ok(head) => return Ok(head),
+            // Whoever has said something has looked at the question.
+            Err(error) if interim > 0 && is_unprocessed(&error) => {
+                return Err(io::Error::other(error).into());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(CallError::Interim)
 }
 
 /// All of a body, and its trailers.
