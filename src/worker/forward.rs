@@ -1,8 +1,9 @@
 //! A permitted request on its way: upstream, both bodies at once, the answer.
 
 mod h2;
+mod slot;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::pin::pin;
@@ -32,6 +33,7 @@ use crate::worker::open::Cancel;
 use crate::worker::respond::Responder;
 use crate::worker::site::Story;
 use crate::worker::upgrade::Upgrade;
+use slot::Slot;
 
 /// A permitted request.
 #[expect(
@@ -140,8 +142,6 @@ struct Answered {
     keep_upstream: bool,
 }
 
-type Slot<'a> = RefCell<Option<Responder<'a>>>;
-
 /// Forwards a request and its answer. `true`: the downstream connection can take another request.
 pub async fn exchange(
     work: Forward<'_>,
@@ -169,7 +169,7 @@ pub async fn exchange(
         status: Cell::new(None),
         switched: Cell::new(None),
     };
-    let slot: Slot<'_> = RefCell::new(Some(responder));
+    let slot = Slot::new(responder);
     let others = work.others;
     let deadline = is_grpc(&moving.request.headers)
         .then(|| grpc::timeout_ms(&moving.request.headers))
@@ -185,16 +185,14 @@ pub async fn exchange(
         within(deadline, tried).await
     };
     if let (Some(upgrade), Some(head)) = (moving.upgrade, moving.switched.take()) {
-        let waiting = slot.borrow_mut().take();
-        return switch(upgrade, *head, waiting, story).await;
+        return switch(upgrade, *head, slot.into_unanswered(), story, cancel).await;
     }
     story.edit(|r| {
         r.workload = others.moved().or_else(|| r.workload.take());
         r.status = moving.status.get();
         r.detail = detail;
     });
-    let unanswered = slot.borrow_mut().take();
-    let keep = match unanswered {
+    let keep = match slot.into_unanswered() {
         None => keep && close == CloseReason::Done,
         // There is nobody to answer.
         Some(_) if close == CloseReason::DownstreamReset => false,
@@ -259,14 +257,27 @@ async fn switch(
     head: RawResponse,
     waiting: Option<Responder<'_>>,
     story: Story,
+    cancel: &Cancel,
 ) -> bool {
-    let told = match waiting {
-        Some(responder) => responder.switch(head).await,
-        None => Err(io::ErrorKind::BrokenPipe.into()),
+    let Some(mut responder) = waiting else {
+        story.fail(CloseReason::DownstreamReset, "client is gone");
+        return false;
     };
-    match told {
-        Ok(()) => upgrade.told(story),
-        Err(error) => story.fail(CloseReason::DownstreamReset, error),
+    let told = tokio::select! {
+        biased;
+        why = cancel.cancelled() => Err((why, None)),
+        told = responder.switch(head) => {
+            told.map_err(|error| (CloseReason::DownstreamReset, Some(error)))
+        }
+    };
+    let Err((close, error)) = told else {
+        upgrade.told(story);
+        return false;
+    };
+    responder.break_off();
+    match error {
+        Some(error) => story.fail(close, error),
+        None => story.end(close),
     }
     false
 }
@@ -311,7 +322,12 @@ async fn attempts(
     others.reached();
     let mut tried = via(moving, upstream, body, slot, cancel, upstreams).await;
     if (matches!(tried, Tried::Stale) && repeatable) || matches!(tried, Tried::Unprocessed) {
-        tried = match upstreams.again(again, &target, version).await {
+        let again = tokio::select! {
+            biased;
+            why = cancel.cancelled() => return (why, None, false),
+            again = Box::pin(upstreams.again(again, &target, version)) => again,
+        };
+        tried = match again {
             Ok(upstream) => via(moving, upstream, body, slot, cancel, upstreams).await,
             Err(error) => return failed(&error),
         };
@@ -331,6 +347,10 @@ async fn via(
     cancel: &Cancel,
     upstreams: &Upstreams,
 ) -> Tried {
+    moving.uploaded.set(false);
+    if let Some(why) = cancel.why() {
+        return Tried::Over(why, None, false);
+    }
     match upstream {
         Upstream::H1(connection) => via_h1(moving, connection, body, slot, cancel, upstreams).await,
         Upstream::H2(client) => h2::via(moving, client, body, slot, cancel).await,
@@ -339,6 +359,7 @@ async fn via(
 
 const SILENT: &str = "upstream closed without an answer";
 const REFUSED: &str = "upstream takes no more streams";
+const UNANSWERED: &str = "no answer behind interim ones";
 
 /// Why an exchange ends whose upstream cannot be had.
 #[must_use]
@@ -412,10 +433,7 @@ async fn drive(
         if let Poll::Ready(answered) = answer.as_mut().poll(cx) {
             return Poll::Ready(Drove::Answered(answered));
         }
-        let waiting = slot.borrow_mut();
-        let gone = std::cell::RefMut::filter_map(waiting, Option::as_mut)
-            .map_or(Poll::Pending, |mut responder| responder.poll_gone(cx));
-        match (broke, gone) {
+        match (broke, slot.poll_gone(cx)) {
             (Poll::Ready(error), _) | (Poll::Pending, Poll::Ready(error)) => {
                 Poll::Ready(Drove::ClientBroke(error))
             }
@@ -436,7 +454,7 @@ async fn stalled(moving: &Moving<'_>, slot: &Slot<'_>) {
             continue;
         }
         quiet = quiet.saturating_add(1);
-        if slot.borrow().is_some() || quiet >= limits::STALLS {
+        if slot.is_waiting() || quiet >= limits::STALLS {
             return;
         }
     }
@@ -522,34 +540,37 @@ async fn invitation(moving: &Moving<'_>, writer: &mut Writer, slot: &Slot<'_>) -
 
 /// Asks the client for its body, unless it has its answer already.
 async fn invite(moving: &Moving<'_>, slot: &Slot<'_>) -> io::Result<()> {
-    // Out of the slot meanwhile: others look at it.
-    let waiting = slot.borrow_mut().take();
-    let Some(mut responder) = waiting else {
-        return std::future::pending().await;
-    };
-    moving.awaited.set(false);
-    let invited = responder.invite_body().await;
-    *slot.borrow_mut() = Some(responder);
-    invited
+    let invited = slot.before_answer(async |responder| {
+        moving.awaited.set(false);
+        responder.invite_body().await
+    });
+    match invited.await {
+        Some(invited) => invited,
+        None => std::future::pending().await,
+    }
 }
 
-/// What becomes of an interim answer.
+/// What becomes of interim answer number `count`.
 async fn interim_answer(
     moving: &Moving<'_>,
     head: RawResponse,
+    count: usize,
     slot: &Slot<'_>,
 ) -> Result<(), AnswerError> {
+    if count > limits::INTERIM_RESPONSES {
+        return Err(AnswerError::Upstream(
+            "too many interim responses".to_owned(),
+        ));
+    }
     if head.status == StatusCode::CONTINUE {
         moving.invited.notify_one();
         return Ok(());
     }
-    let waiting = slot.borrow_mut().take();
-    let Some(mut responder) = waiting else {
-        return Ok(());
-    };
-    let sent = responder.interim(head).await;
-    *slot.borrow_mut() = Some(responder);
-    sent.map_err(AnswerError::Downstream)
+    let sent = slot.before_answer(async move |responder| responder.interim(head).await);
+    match sent.await {
+        Some(sent) => sent.map_err(AnswerError::Downstream),
+        None => Ok(()),
+    }
 }
 
 async fn via_h1(
@@ -590,18 +611,11 @@ async fn via_h1(
                 }
                 Ok(Some(head)) if head.status.is_informational() => {
                     interim = interim.saturating_add(1);
-                    if interim > limits::INTERIM_RESPONSES {
-                        return Err(AnswerError::Upstream(
-                            "too many interim responses".to_owned(),
-                        ));
-                    }
-                    interim_answer(moving, head, slot).await?;
+                    interim_answer(moving, head, interim, slot).await?;
                 }
                 Ok(Some(head)) => break head,
                 Ok(None) | Err(HeadError::Io(_)) if interim > 0 => {
-                    return Err(AnswerError::Upstream(
-                        "no answer behind interim ones".to_owned(),
-                    ));
+                    return Err(AnswerError::Upstream(UNANSWERED.to_owned()));
                 }
                 Ok(None) | Err(HeadError::Io(_)) => return Err(AnswerError::Silent),
                 Err(error) => return Err(AnswerError::Upstream(chain(&error))),
@@ -637,10 +651,9 @@ async fn answer(
     mut source: Source<'_>,
     slot: &Slot<'_>,
 ) -> Result<bool, AnswerError> {
-    let Some(responder) = slot.borrow_mut().take() else {
+    let Some(mut responder) = slot.for_answer().await else {
         return Err(AnswerError::Upstream("answered twice".to_owned()));
     };
-    let mut responder = responder;
     if moving.awaited.get() {
         // Whether the client sends its body now that it has its answer cannot be told.
         responder.close_after();

@@ -254,16 +254,28 @@ impl<'a> Responder<'a> {
     /// Tells the client that its connection carries another protocol from here on.
     ///
     /// # Errors
-    /// The client is gone.
-    pub(super) async fn switch(self, mut head: RawResponse) -> io::Result<()> {
+    /// The client is gone, or does not take that much within the time that it has for a head itself.
+    pub(super) async fn switch(&mut self, mut head: RawResponse) -> io::Result<()> {
         clean_response(&mut head.headers);
         match self {
-            Self::H1 { writer, .. } => {
+            Self::H1 { writer, core, .. } => {
                 upgrade::head(&head, writer.out());
-                writer.flush().await
+                rt::timeout(core.process.limits.head_ms, writer.flush())
+                    .await
+                    .unwrap_or_else(|rt::Elapsed| Err(io::ErrorKind::TimedOut.into()))
             }
             // No request of HTTP/2 asks in this way.
             Self::H2 { .. } => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// What the client has of a message is not all of it: its connection or stream is broken off.
+    pub(super) fn break_off(self) {
+        match self {
+            // Whoever serves the connection sees that a message has no end.
+            Self::H1 { writer, .. } => writer.begin(),
+            // A stream that is dropped is reset.
+            Self::H2 { .. } => {}
         }
     }
 

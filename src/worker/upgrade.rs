@@ -14,6 +14,7 @@ use crate::http::h1::RawResponse;
 use crate::io::h1::{Reader, Writer, unite};
 use crate::io::relay::{Broken, Meter, relay};
 use crate::io::rt;
+use crate::io::stream::Stream;
 use crate::io::upstream::H1Upstream;
 use crate::worker::open::Entry;
 use crate::worker::site::Story;
@@ -109,11 +110,12 @@ impl Switched {
             ..
         } = *upstream;
         // Before the future is made, which lives long: it holds no more than the streams.
-        let sides = unite(reader, writer).zip(unite(up_reader, up_writer));
+        let sides = whole(unite(reader, writer), unite(up_reader, up_writer));
         let passed = Rc::clone(&story.passed);
         async move {
-            let Some((down, up)) = sides else {
-                return story.fail(CloseReason::DownstreamReset, "the connection is in use");
+            let (down, up) = match sides {
+                Ok(sides) => sides,
+                Err((close, why)) => return story.fail(close, why),
             };
             let ended = tokio::select! {
                 biased;
@@ -122,6 +124,28 @@ impl Switched {
                 () = idle(&passed, idle_ms) => Ok(None),
             };
             end(story, ended);
+        }
+    }
+}
+
+/// Both streams; if one cannot be had, the other one is broken off.
+fn whole(
+    down: Option<Stream>,
+    up: Option<Stream>,
+) -> Result<(Stream, Stream), (CloseReason, &'static str)> {
+    match (down, up) {
+        (Some(down), Some(up)) => Ok((down, up)),
+        (Some(mut down), None) => {
+            down.abort();
+            let why = "upstream switched before it had the whole request";
+            Err((CloseReason::UpstreamReset, why))
+        }
+        (None, up) => {
+            if let Some(mut up) = up {
+                up.abort();
+            }
+            let why = "the client's connection is in use";
+            Err((CloseReason::DownstreamReset, why))
         }
     }
 }

@@ -3,8 +3,8 @@
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    AnswerError, Answered, Moving, Slot, Tried, answer, drive, fields, interim_answer, invite,
-    over, upload,
+    AnswerError, Answered, Moving, Slot, Tried, UNANSWERED, answer, drive, fields, interim_answer,
+    invite, over, upload,
 };
 use crate::h2::ResponseHead;
 use crate::h2::message::Request;
@@ -74,12 +74,21 @@ async fn answered(
     mut answering: Answer,
     slot: &Slot<'_>,
 ) -> Result<Answered, AnswerError> {
+    let mut interim = 0_usize;
     let head = loop {
-        let head = answering.head().await.map_err(|error| failed(&error))?;
+        let head = match answering.head().await {
+            Ok(head) => head,
+            // Whoever has said something has looked at the request.
+            Err(error) if interim > 0 && (is_silent(&error) || is_unprocessed(&error)) => {
+                return Err(AnswerError::Upstream(UNANSWERED.to_owned()));
+            }
+            Err(error) => return Err(failed(&error)),
+        };
         if !head.status.is_informational() {
             break head;
         }
-        interim_answer(moving, raw(head), slot).await?;
+        interim = interim.saturating_add(1);
+        interim_answer(moving, raw(head), interim, slot).await?;
     };
     let body = answering.body();
     let bodiless = body.is_end() || h1::is_bodiless(head.status, &moving.request.method);
