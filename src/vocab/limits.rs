@@ -177,8 +177,12 @@ pub const CONNECTIONS_PER_CORE: usize = 100_000;
 pub const CONNECTIONS_PER_WORKLOAD: usize = 100_000;
 /// Connections of one source address at the ingress, where the configuration says nothing else.
 pub const CONNECTIONS_PER_SOURCE: usize = 16 * 1024;
-/// Counters that all source addresses share.
+/// Counters that all source addresses share, at least.
 pub const SOURCE_COUNTERS: usize = 16 * 1024;
+/// At most, of 4 bytes each.
+pub const SOURCE_COUNTERS_MOST: usize = 4 << 20;
+/// Counters for each source that can have all of its connections while others have theirs.
+pub const COUNTERS_PER_SOURCE: usize = 8;
 /// Of the memory that the control group or the machine has, what the process may hold, where the configuration says
 /// nothing else.
 pub const MEMORY_PERCENT: u64 = 85;
@@ -359,4 +363,5 @@ const _: () = assert!(WORKLOAD_API_CONNECTIONS_PER_USER < WORKLOAD_API_CONNECTIO
 const _: () =
     assert!(USER_TIMEOUT_MS >= 1000 * (KEEPALIVE_S + KEEPALIVE_INTERVAL_S * KEEPALIVE_PROBES));
 const _: () = assert!(FIRST_BYTE_MS < RESET_WAIT_MS);
+const _: () = assert!(SOURCE_COUNTERS < SOURCE_COUNTERS_MOST);
 const _: () = assert!(CONNECT_MS < CONNECT_ALL_MS);

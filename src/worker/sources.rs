@@ -1,8 +1,11 @@
 //! How many connections each source address has at the edge, counted over all cores without a lock.
 //!
-//! Addresses share a fixed table of counters, by two hashes with a key of this process: what counts is the smaller one, so
-//! that two addresses are taken for one only where both of their counters are those of others. Memory is the table's, however
-//! many addresses there are. An IPv6 source is its /64, which one machine has all of.
+//! Addresses share a table of counters, by two hashes with a key of this process: what counts is the smaller one, so
+//! that an address pays for others only where both of its counters are theirs. The table is sized for as many sources at
+//! their limit as the process has places for: they fill a quarter of it at most, two counters each of eight, so that one
+//! source in sixteen is taken for full when the process is, and far fewer before. (Within `SOURCE_COUNTERS_MOST`, which
+//! limits of a few connections come to in a process of very many cores.) Memory is the table's, however many addresses
+//! there are. An IPv6 source is its /64, which one machine has all of.
 
 use std::fmt;
 use std::hash::{BuildHasher as _, RandomState};
@@ -39,15 +42,20 @@ impl Drop for Counted {
 }
 
 impl Sources {
-    /// Counters for sources of which each may have `most` connections.
+    /// Counters for sources of which each may have `most` connections, in a process that may have `of_process`.
     #[must_use]
-    pub fn new(most: usize) -> Arc<Self> {
+    pub fn new(most: usize, of_process: usize) -> Arc<Self> {
+        let full = of_process.checked_div(most).unwrap_or(of_process);
+        let counters = full
+            .saturating_add(1)
+            .saturating_mul(limits::COUNTERS_PER_SOURCE)
+            .checked_next_power_of_two()
+            .unwrap_or(limits::SOURCE_COUNTERS_MOST)
+            .clamp(limits::SOURCE_COUNTERS, limits::SOURCE_COUNTERS_MOST);
         let count = || AtomicU32::new(0);
         Arc::new(Self {
             keys: [RandomState::new(), RandomState::new()],
-            counts: std::iter::repeat_with(count)
-                .take(limits::SOURCE_COUNTERS)
-                .collect(),
+            counts: std::iter::repeat_with(count).take(counters).collect(),
             most: u32::try_from(most).unwrap_or(u32::MAX),
         })
     }
@@ -106,7 +114,7 @@ mod tests {
 
     #[test]
     fn each_source_has_its_own() {
-        let sources = Sources::new(2);
+        let sources = Sources::new(2, 200_000);
         let held = [
             sources.enter(ip("192.0.2.1")).unwrap(),
             sources.enter(ip("::ffff:192.0.2.1")).unwrap(),
@@ -121,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_network_of_version_6_is_one() {
-        let sources = Sources::new(1);
+        let sources = Sources::new(1, 200_000);
         let _one = sources.enter(ip("2001:db8::1")).unwrap();
         assert!(sources.enter(ip("2001:db8::ffff")).is_err());
         let _other = sources.enter(ip("2001:db8:0:1::1")).unwrap();
@@ -129,7 +137,7 @@ mod tests {
 
     #[test]
     fn all_of_it_comes_back() {
-        let sources = Sources::new(100);
+        let sources = Sources::new(100, 200_000);
         let all: Vec<_> = (0..5000_u32)
             .map(|n| sources.enter(IpAddr::V4(n.into())))
             .collect();
@@ -137,5 +145,25 @@ mod tests {
         drop(all);
         let left = sources.counts.iter().map(|c| c.load(Ordering::Relaxed));
         assert_eq!(left.sum::<u32>(), 0);
+    }
+    /// Half of the places of a process are taken by sources that have all of theirs.
+    #[test]
+    fn a_small_limit_is_not_one_of_all_together() {
+        let sources = Sources::new(2, 100_000);
+        let each = || (0..25_000_u32).map(|n| IpAddr::V4(n.into()));
+        let all: Vec<_> = each().chain(each()).map(|ip| sources.enter(ip)).collect();
+        let refused = all.iter().filter(|entered| entered.is_err()).count();
+        assert!(refused < 1000, "{refused} of {}", all.len());
+        // Nor does a source have more than its limit by that.
+        assert!(each().all(|ip| sources.enter(ip).is_err()));
+    }
+
+    #[test]
+    fn counters_are_bounded() {
+        let counters = |most, of_process| Sources::new(most, of_process).counts.len();
+        assert_eq!(counters(16_384, 200_000), limits::SOURCE_COUNTERS);
+        assert_eq!(counters(8, 200_000), 262_144);
+        assert_eq!(counters(1, usize::MAX), limits::SOURCE_COUNTERS_MOST);
+        assert_eq!(counters(0, 10), limits::SOURCE_COUNTERS);
     }
 }
