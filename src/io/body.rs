@@ -35,7 +35,7 @@ pub enum Source<'a> {
 
 /// A body is longer than it may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("body is longer than the limit")]
+#[error("body is longer than the limit (limits.maxRequestBodyBytes)")]
 pub struct TooLong;
 
 impl Source<'_> {

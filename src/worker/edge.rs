@@ -307,10 +307,7 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
     );
     let _until_it_ends = match counted {
         Ok(counted) => counted,
-        Err(most) => {
-            let detail = format!("`{}` has {most} connections", peer.ip().to_canonical());
-            return story.fail(CloseReason::Limit, detail);
-        }
+        Err(full) => return story.fail(full.close(), full),
     };
     let (stream, proof) = match tls::accept(tcp.into(), |_sni| config).await {
         Ok(done) => done,

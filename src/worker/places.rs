@@ -20,7 +20,7 @@ use crate::worker::peers::{Counted, Peers};
 use crate::worker::sources::{self, Sources};
 
 /// What is said of work that the memory ceiling refuses.
-pub(super) const MEMORY: &str = "the process is at its memory ceiling";
+pub(super) const MEMORY: &str = "the process is at its memory ceiling (limits.maxMemoryMib)";
 
 /// All places of the process.
 #[derive(Debug)]
@@ -58,6 +58,9 @@ pub enum Full {
     /// Of a peer.
     #[error("`{0}` has {1} connections here (limits.maxConnectionsPerPeer)")]
     Peer(SpiffeId, usize),
+    /// Of a source address at the ingress.
+    #[error("`{0}` has {1} connections (limits.maxConnectionsPerSource)")]
+    Source(IpAddr, u32),
     /// Of the process.
     #[error("the process has {0} connections (limits.maxConnections)")]
     Process(usize),
@@ -72,9 +75,11 @@ impl Full {
     pub fn close(&self) -> CloseReason {
         match self {
             Self::Memory => CloseReason::Overload,
-            Self::Inbound(..) | Self::Outbound(..) | Self::Peer(..) | Self::Process(_) => {
-                CloseReason::Limit
-            }
+            Self::Inbound(..)
+            | Self::Outbound(..)
+            | Self::Peer(..)
+            | Self::Source(..)
+            | Self::Process(_) => CloseReason::Limit,
         }
     }
 }
@@ -99,10 +104,11 @@ impl Places {
             (w.workload.clone(), counts)
         });
         let own = limits::CONNECTIONS_PER_CORE.saturating_mul(cores);
+        let most = process.limits.connections.map_or(own, |most| most.min(own));
         Self {
             tally,
-            sources: Sources::new(process.limits.per_source),
-            most: process.limits.connections.map_or(own, |most| most.min(own)),
+            sources: Sources::new(process.limits.per_source, most),
+            most,
             workloads: workloads.collect(),
             peers: process.limits.per_peer.map(Peers::new),
         }
@@ -195,9 +201,10 @@ impl Places {
     ///
     /// # Errors
     /// The limit.
-    pub fn enter_from(&self, source: IpAddr) -> Result<sources::Counted, u32> {
-        self.sources
-            .enter(source)
-            .inspect_err(|_most| self.tally.refuse())
+    pub fn enter_from(&self, source: IpAddr) -> Result<sources::Counted, Full> {
+        self.sources.enter(source).map_err(|most| {
+            self.tally.refuse();
+            Full::Source(source.to_canonical(), most)
+        })
     }
 }
