@@ -15,7 +15,7 @@ use crate::exchange::close::CloseReason;
 use crate::extauthz::{self, Authorizer, Call, Held, Kind, Said, Subject};
 use crate::http::h1::Chunk;
 use crate::http::reply::Reply;
-use crate::io::body::Source;
+use crate::io::body::{Source, TooLong};
 use crate::io::call::{Answer, CallError, call};
 use crate::io::clock;
 use crate::io::rt::{self, ConnectOptions};
@@ -94,6 +94,13 @@ impl Stopped {
             detail: None,
             denied: Some(found.denied(reason)),
         })
+    }
+
+    /// A body is too long for its authorizer.
+    fn too_long() -> Box<Self> {
+        let detail = "body is longer than its authorizer's maxRequestBytes";
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        Self::body(status, "payload too large", CloseReason::Limit, detail)
     }
 
     fn body(status: StatusCode, text: &'static str, close: CloseReason, detail: &str) -> Box<Self> {
@@ -345,7 +352,9 @@ impl<'a> Asker<'a> {
 
     /// A body that is too long for its authorizer: in a mesh in dry run nothing comes of it, and the question is without.
     fn unheld(self, stopped: Box<Stopped>, story: &mut Story) -> Result<(), Box<Stopped>> {
-        let too_long = stopped.reply.status == StatusCode::PAYLOAD_TOO_LARGE;
+        // What is too long for the process itself is not there any more.
+        let too_long = stopped.reply.status == StatusCode::PAYLOAD_TOO_LARGE
+            && stopped.close != CloseReason::BodyTooLarge;
         if !self.snapshot.mesh.dry_run || !too_long {
             return Err(stopped);
         }
@@ -650,20 +659,11 @@ async fn hold(
     if most == 0 || request.method == Method::CONNECT {
         return Ok(None);
     }
-    let too_long = || {
-        let detail = "body is longer than its authorizer's maxRequestBytes";
-        Stopped::body(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "payload too large",
-            CloseReason::Limit,
-            detail,
-        )
-    };
     if upload
         .length
         .is_some_and(|n| usize::try_from(n).map_or(true, |n| n > strict))
     {
-        return Err(too_long());
+        return Err(Stopped::too_long());
     }
     let Some(room) = Room::take(&asker.core.held, most.saturating_mul(2)) else {
         let detail = "too many bodies are held for authorizers";
@@ -685,12 +685,17 @@ async fn hold(
         most
     };
     match rt::timeout(limits::HELD_BODY_MS, read(upload, enough)).await {
-        Ok(Ok((bytes, _))) if bytes.len() > strict => Err(too_long()),
+        Ok(Ok((bytes, _))) if bytes.len() > strict => Err(Stopped::too_long()),
         Ok(Ok((bytes, whole))) => Ok(Some(Holding {
             bytes,
             whole,
             _room: room,
         })),
+        Ok(Err(broke)) if broke.get_ref().is_some_and(|e| e.is::<TooLong>()) => {
+            let (status, close) = (StatusCode::PAYLOAD_TOO_LARGE, CloseReason::BodyTooLarge);
+            let detail = broke.to_string();
+            Err(Stopped::body(status, close.label(), close, &detail))
+        }
         Ok(Err(_broke)) => Err(left()),
         Err(rt::Elapsed) => {
             let (status, close) = (StatusCode::REQUEST_TIMEOUT, CloseReason::Timeout);

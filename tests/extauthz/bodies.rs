@@ -1,8 +1,8 @@
 //! Bodies that authorizers see.
 
-use crate::system::System;
+use crate::system::{MOST_OF_BODY, System};
 
-crate::both!(whole, partial, raw);
+crate::both!(whole, partial, raw, too_long);
 
 fn whole(system: &System) {
     for (args, size) in [
@@ -93,5 +93,20 @@ fn raw(system: &System) {
             http.headers["x-envoy-auth-partial-body"].as_str()
         ),
         ("", "false")
+    );
+}
+
+/// For the process, though not for its authorizer, and found only while it is held.
+fn too_long(system: &System) {
+    let file = system.layout.file("body");
+    std::fs::write(&file, vec![b'x'; MOST_OF_BODY + 1]).unwrap();
+    let data = format!("@{}", file.display());
+    let args = ["--data-binary", &data, "-H", "transfer-encoding: chunked"];
+    system.stopped("/grpc/a", &args, 413);
+    let record = system.record("waypoint", "/grpc/a");
+    assert_eq!(record["close"], "body_too_large");
+    assert_eq!(
+        record["reason"],
+        "body is longer than the limit (limits.maxRequestBodyBytes)"
     );
 }

@@ -32,6 +32,9 @@ pub(crate) struct System {
     _dir: Scratch,
 }
 
+/// Bytes that a body may have, fewer than the authorizer that sees most of it takes.
+pub(crate) const MOST_OF_BODY: usize = 1_040_000;
+
 impl System {
     /// Starts everything and waits until it serves.
     pub(crate) fn start(io: &str) -> Self {
@@ -54,7 +57,13 @@ impl System {
         );
         assert!(config.contains(&app) && config.contains("8081"));
         let config = config.replace(&app, &more);
-        os::write(&layout.config(), (config + &mesh).as_bytes(), 0o644).unwrap();
+        let limits = format!("\n[limits]\nmaxRequestBodyBytes = {MOST_OF_BODY}\n");
+        os::write(
+            &layout.config(),
+            (config + &mesh + &limits).as_bytes(),
+            0o644,
+        )
+        .unwrap();
         let app = authorizers::serve(&[layout.at(3, 18080)], authorizers::app);
         let http = authorizers::serve(&[layout.at(50, 9000)], authorizers::by_path);
         let inside = authorizers::serve(
