@@ -133,6 +133,7 @@ pub fn from_h2(
     unix_s: i64,
 ) -> Result<(Request, Form), BadRequest> {
     check_method(&method)?;
+    check_expectation(&headers)?;
     let named = single_host(&headers)?;
     let authority = match authority {
         Some(authority) => {
@@ -362,6 +363,23 @@ mod tests {
             "GET / HTTP/1.1\r\nhost: a\r\nconnection: authorization",
             Err(BadRequest::Connection),
         );
+    }
+
+    #[test]
+    fn expectations_are_the_same_over_http_2() {
+        let h2 = |expect: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for value in expect {
+                headers.append(header::EXPECT, HeaderValue::from_static(value));
+            }
+            let pseudo = (Method::POST, Some(&b"a"[..]), Some(&b"/"[..]));
+            from_h2(pseudo, headers, PathNormalization::MergeSlashes, 0).map(drop)
+        };
+        assert_eq!(h2(&[]), Ok(()));
+        assert_eq!(h2(&["100-Continue"]), Ok(()));
+        assert_eq!(h2(&["200-ok"]), Err(BadRequest::Expectation));
+        let twice = ["100-continue", "100-continue"];
+        assert_eq!(h2(&twice), Err(BadRequest::Expectation));
     }
 
     #[test]

@@ -206,14 +206,18 @@ async fn bad_head(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: &Hea
     unread(core, site, writer, (close, status), &error.to_string()).await;
 }
 
-async fn bad_request(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: BadRequest) {
-    let status = match error {
+/// What a request is answered with that cannot be read.
+fn bad_request_status(error: BadRequest) -> StatusCode {
+    match error {
         BadRequest::Expectation => StatusCode::EXPECTATION_FAILED,
         BadRequest::Method | BadRequest::Host | BadRequest::Target | BadRequest::Connection => {
             StatusCode::BAD_REQUEST
         }
-    };
-    let why = (CloseReason::BadRequest, status);
+    }
+}
+
+async fn bad_request(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: BadRequest) {
+    let why = (CloseReason::BadRequest, bad_request_status(error));
     unread(core, site, writer, why, &error.to_string()).await;
 }
 

@@ -71,6 +71,8 @@ fn malformed_requests(system: &System) {
     };
     assert_eq!(send(&good, b""), 200);
     assert_eq!(system.customer.targets(), ["/h2"]);
+    // 417, which the static table has not; 400 it has.
+    assert_eq!(send(&with(&[(b"expect", b"200-ok")]), b""), 1);
     for (what, fields) in [
         ("CR LF in a value", with(&[(b"x", b"a\r\ny: z")])),
         ("LF in a value", with(&[(b"x", b"a\ny: z")])),
@@ -97,6 +99,7 @@ fn malformed_requests(system: &System) {
         ("status", with(&[(b":status", b"200")])),
         ("protocol", with(&[(b":protocol", b"websocket")])),
         ("other host", with(&[(b"host", b"other")])),
+        ("an expectation", with(&[(b"expect", b"200-ok")])),
         (
             "two hosts",
             with(&[(b"host", b"customer-api"), (b"host", b"customer-api")]),

@@ -21,6 +21,8 @@ use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
 use crate::worker::streams;
 
+use super::bad_request_status;
+
 pub(super) async fn serve(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
     let windows = if matches!(site.point, SitePoint::Ingress { .. }) {
         Windows::Edge
@@ -104,7 +106,7 @@ async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
     let (request, form) = match canonical::from_h2(pseudo, headers, mode, clock::unix_s()) {
         Ok(canonical) => canonical,
         Err(error) => {
-            let why = (CloseReason::BadRequest, StatusCode::BAD_REQUEST);
+            let why = (CloseReason::BadRequest, bad_request_status(error));
             return unread(&core, &site, responder, why, &error.to_string()).await;
         }
     };
