@@ -62,11 +62,18 @@ pub(super) fn handover(file: &File, cx: &mut Context<'_>) -> Option<PathBuf> {
 pub(super) fn of_process(file: &File, cx: &mut Context<'_>) -> Limits {
     let raw = file.limits.as_ref();
     let default = Limits::default();
+    let per_peer = raw.and_then(|l| l.per_peer.as_ref());
+    if let Some(at) = per_peer.filter(|_| file.node.is_none()) {
+        cx.out.warn(
+            &at.place,
+            "connections of peers are counted at the workloads of a [[node]], and there is none here",
+        );
+    }
     Limits {
         connections: count(raw.and_then(|l| l.max_connections.as_ref()), cx),
         inbound: count(raw.and_then(|l| l.max_inbound.as_ref()), cx).unwrap_or(default.inbound),
         outbound: count(raw.and_then(|l| l.max_outbound.as_ref()), cx).unwrap_or(default.outbound),
-        per_peer: count(raw.and_then(|l| l.per_peer.as_ref()), cx),
+        per_peer: count(per_peer, cx),
         per_source: count(raw.and_then(|l| l.max_per_source.as_ref()), cx)
             .unwrap_or(default.per_source),
         requests: count(raw.and_then(|l| l.max_requests.as_ref()), cx),

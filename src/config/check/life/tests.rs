@@ -163,6 +163,18 @@ fn what_makes_no_sense_is_said_with_its_place() {
         "{errors}"
     );
     parse(&both("stateDir = \"state\"")).unwrap();
+    let peers = "[limits]\nmaxConnectionsPerPeer = 5\n";
+    let hosts = text("", &format!("{peers}{}", node("")));
+    for (file, warns) in [
+        (hosts, false),
+        (format!("{peers}[authority]\n[mesh]\n"), true),
+    ] {
+        let config = parse(&file).unwrap_or_else(|e| panic!("{e}"));
+        let mut warnings = config.warnings.iter().map(ToString::to_string);
+        let warned =
+            warnings.any(|w| w.contains("maxConnectionsPerPeer") && w.contains("[[node]]"));
+        assert_eq!(warned, warns, "{:?}", config.warnings);
+    }
     let config = good("", &format!("[tcp]\nuserTimeout = \"60s\"\n{}", node("")));
     let warned = config
         .warnings
