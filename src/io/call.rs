@@ -18,6 +18,9 @@ use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Ve
 use crate::policy::Permit;
 use crate::vocab::limits;
 
+#[cfg(test)]
+mod tests;
+
 /// A whole answer.
 #[derive(Clone, Debug)]
 pub struct Answer {

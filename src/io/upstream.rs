@@ -24,6 +24,9 @@ use crate::policy::Permit;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
 
+#[cfg(test)]
+mod tests;
+
 /// Where permitted traffic goes.
 #[derive(Clone, Debug)]
 pub enum Target {
