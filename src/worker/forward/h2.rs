@@ -13,6 +13,9 @@ use crate::io::body::{Sink, Source, announced_length};
 use crate::io::h2::{Answer, Answering, Client, MuxError, is_silent, is_unprocessed};
 use crate::worker::open::Cancel;
 
+#[cfg(test)]
+mod tests;
+
 pub(super) async fn via(
     moving: &Moving<'_>,
     client: Client,

@@ -1,0 +1,206 @@
+//! What an HTTP/2 upstream says before its answer, and who may write to the client meanwhile, on both drivers.
+
+use std::cell::Cell;
+use std::future::pending;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use http::{HeaderMap, Method, StatusCode};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::Notify;
+
+use super::*;
+use crate::io::h2::{Respond, Server, Taken, Windows};
+use crate::io::relay::Meter;
+use crate::io::rt::{self, Acceptor, ConnectOptions, Core, Want};
+use crate::io::upstream::{Target, Upstream, Upstreams, Version};
+use crate::policy::{self, OutboundTarget, decide_outbound};
+use crate::vocab::addr::UpstreamAddr;
+use crate::vocab::host::Host;
+use crate::vocab::limits;
+use crate::worker::forward::OnAnswer;
+use crate::worker::respond::Responder;
+
+fn on_both(test: fn() -> Pin<Box<dyn Future<Output = ()>>>) {
+    for want in [Want::Epoll, Want::IoUring] {
+        let mut core = Core::build(want).unwrap();
+        let done = core.run(async move { rt::timeout(60_000, test()).await });
+        done.expect("ends in time");
+    }
+}
+
+/// A connection of requests: what sends one, and the server's end.
+async fn connected(upstreams: &Upstreams) -> (Client, Server) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    socket.set_nonblocking(true).unwrap();
+    let any: SocketAddr = "127.91.47.1:0".parse().unwrap();
+    socket.bind(&any.into()).unwrap();
+    socket.listen(8).unwrap();
+    let address = socket.local_addr().unwrap().as_socket().unwrap();
+    let acceptor = Acceptor::new(socket).unwrap();
+    let target = Target::Plain {
+        addresses: vec![UpstreamAddr(address)],
+        options: ConnectOptions::default(),
+        source: None,
+    };
+    let permit = decide_outbound(OutboundTarget::Known, false).permit();
+    let asked = upstreams.request(permit.unwrap(), &target, Version::H2);
+    let Ok((Upstream::H2(client), _again)) = asked.await else {
+        panic!("no stream");
+    };
+    let stream = acceptor.accept().await.unwrap().into();
+    (client, Server::new(stream, Windows::Mesh, false))
+}
+
+async fn taken(server: &mut Server) -> Respond {
+    server.handshake().await.unwrap();
+    match server.accept().await {
+        Ok(Some(Taken::Request(asked))) => asked.respond,
+        _ => panic!("no request"),
+    }
+}
+
+fn asks() -> policy::Request {
+    policy::Request {
+        method: Method::GET,
+        host: Host::parse("a").unwrap(),
+        path: None,
+        headers: HeaderMap::new(),
+        claims: None,
+        time: 0,
+    }
+}
+
+/// A client that waits for its answer, and where that goes.
+async fn waiting(upstreams: &Upstreams) -> (Answering, Responder<'static>) {
+    let (client, mut server) = connected(upstreams).await;
+    let request = asks();
+    let answering = client.request(
+        Request {
+            method: &request.method,
+            scheme: "http",
+            authority: "a",
+            path: "/",
+            protocol: None,
+            fields: request.headers.iter(),
+            length: None,
+        },
+        true,
+    );
+    let respond = taken(&mut server).await;
+    rt::spawn(async move { while let Ok(Some(_)) = server.accept().await {} });
+    let responder = Responder::H2 {
+        respond,
+        is_head: false,
+    };
+    (answering.unwrap(), responder)
+}
+
+/// What comes of a request to an upstream that says so often that it is at work.
+async fn after(interim: usize, answers: bool) -> Result<Answered, AnswerError> {
+    let upstreams = Upstreams::default();
+    let (_client, responder) = waiting(&upstreams).await;
+    let (client, mut server) = connected(&upstreams).await;
+    rt::spawn(async move {
+        let mut respond = taken(&mut server).await;
+        let none = HeaderMap::new();
+        for _ in 0..interim {
+            let sent = respond.send_interim(StatusCode::PROCESSING, &none);
+            if sent.is_err() || server.flush().await.is_err() {
+                return;
+            }
+            // Each by itself, so that they do not wait together.
+            rt::sleep(5).await;
+        }
+        if answers {
+            drop(respond.send(StatusCode::OK, &none, true));
+            while let Ok(Some(_)) = server.accept().await {}
+        }
+    });
+    let (asked, extra, passed) = (asks(), HeaderMap::new(), Meter::default());
+    let moving = Moving {
+        request: &asked,
+        extra: &extra,
+        length: None,
+        on_answer: &OnAnswer::new(false, Vec::new()),
+        scheme: "http",
+        passed: &passed,
+        upgrade: None,
+        awaited: Cell::new(false),
+        invited: Notify::new(),
+        uploaded: Cell::new(true),
+        status: Cell::new(None),
+        switched: Cell::new(None),
+    };
+    let slot = Slot::new(responder);
+    let Answering { answer, content } = client.request(request(&moving), true).unwrap();
+    let answered = answered(&moving, answer, &slot).await;
+    drop(content);
+    answered
+}
+
+#[test]
+fn interim_answers_are_counted() {
+    on_both(|| {
+        Box::pin(async {
+            let most = limits::INTERIM_RESPONSES;
+            assert!(after(most, true).await.is_ok());
+            assert!(matches!(
+                after(most + 1, true).await,
+                Err(AnswerError::Upstream(_))
+            ));
+        })
+    });
+}
+
+#[test]
+fn who_has_said_something_was_there() {
+    on_both(|| {
+        Box::pin(async {
+            assert!(matches!(after(0, false).await, Err(AnswerError::Silent)));
+            assert!(matches!(
+                after(1, false).await,
+                Err(AnswerError::Upstream(why)) if why == UNANSWERED
+            ));
+        })
+    });
+}
+
+#[test]
+fn one_writes_at_a_time() {
+    on_both(|| {
+        Box::pin(async {
+            let upstreams = Upstreams::default();
+            let (_client, responder) = waiting(&upstreams).await;
+            let (slot, gate) = (Slot::new(responder), Notify::new());
+            let (wrote, answer, ()) = tokio::join!(
+                slot.before_answer(async |_| gate.notified().await),
+                slot.for_answer(),
+                async {
+                    rt::sleep(1).await;
+                    assert!(slot.is_waiting());
+                    gate.notify_one();
+                }
+            );
+            assert!(wrote.is_some() && answer.is_some());
+            // It has begun.
+            assert!(!slot.is_waiting() && slot.for_answer().await.is_none());
+            assert!(slot.before_answer(async |_| ()).await.is_none());
+        })
+    });
+}
+
+#[test]
+fn nothing_follows_half_a_message() {
+    on_both(|| {
+        Box::pin(async {
+            let upstreams = Upstreams::default();
+            let (_client, responder) = waiting(&upstreams).await;
+            let slot = Slot::new(responder);
+            let stuck = slot.before_answer(async |_| pending::<()>().await);
+            rt::timeout(1, stuck).await.unwrap_err();
+            assert!(slot.for_answer().await.is_none());
+            assert!(slot.into_unanswered().is_none());
+        })
+    });
+}
