@@ -17,7 +17,7 @@ use crate::http::connect::Head;
 use crate::http::forward;
 use crate::http::reply::{Reply, is_grpc};
 use crate::http::request_id;
-use crate::io::body::Source;
+use crate::io::body::{Source, TooLong};
 use crate::io::clock;
 use crate::io::hbone::Far;
 use crate::io::rt::{self, ConnectOptions};
@@ -181,11 +181,12 @@ pub async fn serve(
         grpc: is_grpc(&request.headers),
         length,
     };
-    if let Some(refusal) = turned_away(core, length) {
-        story.edit(|r| r.connection = Some(site.connection.clone()));
+    let most = most_of_body(core, &request);
+    if let Some(refusal) = turned_away(core, length, most) {
+        known(&mut story, &Arc::new(request), &site);
         return refuse(refusal, asks, story, body, responder).await;
     }
-    if let Some(most) = core.process.limits.body {
+    if let Some(most) = most {
         body = body.limited(most);
     }
     let upload = Upload {
@@ -196,7 +197,7 @@ pub async fn serve(
     let here = (core, &*site, &*snapshot);
     let prepared = prepare(here, &mut request, form, &mut story, upload).await;
     let request = Arc::new(request);
-    known(&mut story, &request, site.connection.remote);
+    known(&mut story, &request, &site);
     let (permit, going, passed, first) = match prepared {
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
@@ -241,22 +242,30 @@ fn name(core: &Core, site: &Site, request: &mut Request) {
     }
 }
 
-/// Why a request is not even looked at.
-fn turned_away(core: &Core, length: Option<u64>) -> Option<Refusal> {
+/// How long the body of a request may be. What follows a CONNECT is none.
+fn most_of_body(core: &Core, request: &Request) -> Option<u64> {
+    let most = core.process.limits.body?;
+    (request.method != Method::CONNECT).then_some(most)
+}
+
+/// Why a request is not even looked at. `most`: of its body, whose announced length is `length`.
+fn turned_away(core: &Core, length: Option<u64>, most: Option<u64>) -> Option<Refusal> {
     if core.places.sheds() {
         return Some(Refusal::overload());
     }
-    let most = core.process.limits.body?;
-    (length? > most).then(|| Refusal::close(CloseReason::BodyTooLarge))
+    let too_long = length.zip(most).is_some_and(|(length, most)| length > most);
+    too_long.then(|| Refusal {
+        detail: Some(TooLong.to_string()),
+        ..Refusal::close(CloseReason::BodyTooLarge)
+    })
 }
 
 /// The record knows the request, and whom it came from.
-fn known(story: &mut Story, request: &Arc<Request>, remote: IpAddr) {
+fn known(story: &mut Story, request: &Arc<Request>, site: &Site) {
     story.edit(|r| {
         r.request = Some(Arc::clone(request));
-        if let Some(connection) = &mut r.connection {
-            connection.remote = remote;
-        }
+        let connection = r.connection.get_or_insert_with(|| site.connection.clone());
+        connection.remote = site.connection.remote;
     });
 }
 
@@ -371,6 +380,8 @@ struct Going {
     target: Target,
     version: Version,
     own: Option<SpiffeId>,
+    /// It leaves the mesh.
+    outside: bool,
     /// The peer is the workload's own waypoint.
     via: bool,
 }
@@ -550,6 +561,7 @@ fn going(
         target: target(core, snapshot, site, plan, Some(request), pick)?,
         version: version(plan.protocol),
         own: plan.own.or_else(|| workload.map(|w| &w.id)).cloned(),
+        outside: matches!(plan.next, Next::Outside(..)),
         via: plan.via.is_some(),
     })
 }
@@ -700,8 +712,7 @@ fn own_fields(
 ) -> HeaderMap {
     let details = snapshot.mesh.forward_client_cert;
     let mut extra = HeaderMap::with_capacity(OWN_FIELDS);
-    if matches!(going.target, Target::Tls { .. }) || matches!(site.point, SitePoint::Egress { .. })
-    {
+    if going.outside || matches!(site.point, SitePoint::Egress { .. }) {
         // The outside learns nothing about the inside.
         return extra;
     }

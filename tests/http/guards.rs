@@ -4,8 +4,11 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
+
 use crate::answer;
-use crate::client::{Conn, client};
+use crate::client::{Conn, client, stolen};
 use crate::system::{PLACES, Place, System, probe};
 use crate::websocket;
 
@@ -111,9 +114,33 @@ fn bodies_have_a_limit(io: &str) {
         let long = "5\r\n01234\r\n6\r\n012345\r\n0\r\n\r\n";
         assert_eq!(post(chunked, long), (Some(413), 0), "{place:?}");
         let record = system.record(|r| r["role"] == place.role() && r["close"] == "body_too_large");
-        assert_eq!(record["status"], 413);
+        assert_eq!(
+            (&record["status"], &record["request"]["path"]),
+            (&413.into(), &"/api/b".into())
+        );
+        let why = "body is longer than the limit (limits.maxRequestBodyBytes)";
+        assert_eq!(record["reason"], why);
     }
+    tunnels_have_none(&system);
     system.healthy();
+}
+
+/// What a client says through the explicit proxy is no body.
+fn tunnels_have_none(system: &System) {
+    let identity = stolen(system, "frontend-service");
+    let mut conn = Conn::plain(&system.layout.at(30, 15081))
+        .tls(client(&["http/1.1"], Some(identity)), "egress")
+        .unwrap();
+    let target = format!("{}:80", Place::Egress.host());
+    conn.send(format!("CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n\r\n").as_bytes());
+    assert_eq!(answer::head(&mut conn).map(|head| head.status), Some(200));
+    let name = ServerName::try_from(Place::Egress.host()).unwrap();
+    let mut tls = ClientConnection::new(client(&["http/1.1"], None), name).unwrap();
+    let mut hello = Vec::new();
+    tls.write_tls(&mut hello).unwrap();
+    conn.send(&hello);
+    // The server's handshake record.
+    assert_eq!(conn.exactly(1).as_deref(), Some(&[22][..]));
 }
 
 fn requests_of_a_connection(io: &str) {
@@ -164,7 +191,10 @@ fn connections_of_a_source(io: &str) {
     assert_eq!(kind, Some(ErrorKind::ConnectionReset), "a fifth");
     let record = system.record(|r| r["role"] == "ingress" && r["close"] == "limit");
     let reason = record["reason"].as_str().unwrap();
-    assert!(reason.ends_with("has 4 connections"), "{reason}");
+    assert!(
+        reason.ends_with("has 4 connections (limits.maxConnectionsPerSource)"),
+        "{reason}"
+    );
     assert!(
         held.iter_mut().all(serves),
         "those that were there are hurt"
@@ -216,7 +246,10 @@ fn memory_has_a_ceiling(io: &str) {
         system.resident()
     );
     let record = system.record(|r| r["close"] == "overload");
-    assert_eq!(record["reason"], "the process is at its memory ceiling");
+    assert_eq!(
+        record["reason"],
+        "the process is at its memory ceiling (limits.maxMemoryMib)"
+    );
     // A request on a connection that was there: refused, and told when to come again.
     waiting.send(b"GET /api/new HTTP/1.1\r\nhost: customer-api\r\n\r\n");
     let answer = answer::read(&mut waiting, "GET").expect("an answer");
