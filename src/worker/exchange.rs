@@ -1,11 +1,14 @@
 //! One request from its canonical head to its record: tokens, policy, forward.
 
-use std::cell::RefCell;
+mod others;
+
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+
+use others::{First, Others};
 
 use crate::config::checked::capture::OriginalSource;
 use crate::config::checked::{Protocol, UpstreamTls};
@@ -21,13 +24,12 @@ use crate::io::body::{Source, TooLong};
 use crate::io::clock;
 use crate::io::hbone::Far;
 use crate::io::rt::{self, ConnectOptions};
-use crate::io::upstream::{DialError, Target, Version};
+use crate::io::upstream::{Target, Version};
 use crate::jwt::{TokenRules, authenticate_cached, www_authenticate};
 use crate::policy::{Denied, Permit, Request};
 use crate::role::authenticate::{self, TokenRefused};
 use crate::role::egress;
 use crate::role::endpoints::{Caller, Pick};
-use crate::role::enforcement::Enforcement;
 use crate::role::plan::{Next, NoPlan, Plan, SitePoint};
 use crate::telemetry::record::Kind;
 use crate::vocab::addr::UpstreamAddr;
@@ -38,7 +40,7 @@ use crate::worker::connect;
 use crate::worker::core::Core;
 use crate::worker::custom::{self, Asker, Passed, Stopped, Upload};
 use crate::worker::edge;
-use crate::worker::forward::{self as forwarding, Forward, OnAnswer, Onward};
+use crate::worker::forward::{self as forwarding, Forward, OnAnswer};
 use crate::worker::inbound;
 use crate::worker::judge::{self, NoTarget, Opened};
 use crate::worker::open::{Entry, Rejudge};
@@ -301,78 +303,6 @@ fn enter(
     let entry = core.open.enter(Rejudge::Opened(opened), story.sketch());
     entry.cancel.depends_on(leaf);
     Ok(entry)
-}
-
-/// What a request was judged by first, and where it was to go.
-struct First<'s> {
-    attempt: Attempt,
-    enforcements: Vec<&'s Enforcement>,
-    workload: Option<usize>,
-}
-
-/// The other endpoints that a request may go to.
-struct Others<'a> {
-    core: &'a Rc<Core>,
-    opened: Rc<Opened>,
-    snapshot: &'a Arc<Snapshot>,
-    request: &'a Request,
-    first: Vec<&'a Enforcement>,
-    attempt: RefCell<Attempt>,
-    moved: RefCell<Option<String>>,
-}
-
-impl<'a> Others<'a> {
-    fn new(
-        core: &'a Rc<Core>,
-        opened: &Rc<Opened>,
-        snapshot: &'a Arc<Snapshot>,
-        request: &'a Request,
-        first: First<'a>,
-    ) -> Self {
-        Self {
-            core,
-            opened: Rc::clone(opened),
-            snapshot,
-            request,
-            first: first.enforcements,
-            attempt: RefCell::new(first.attempt),
-            moved: RefCell::default(),
-        }
-    }
-}
-
-impl Onward for Others<'_> {
-    fn reached(&self) {
-        self.attempt.borrow().succeeded(self.snapshot);
-    }
-
-    fn next(&self, error: &DialError) -> Option<(Permit, Target)> {
-        let Self {
-            core,
-            opened,
-            snapshot,
-            first,
-            attempt,
-            ..
-        } = self;
-        let (site, request) = (&opened.site, Some(self.request));
-        let mut attempt = attempt.borrow_mut();
-        if !attempt.failed(snapshot, error) {
-            return None;
-        }
-        let plan = judge::elsewhere(&mut attempt, snapshot, site, request, first)?;
-        let permit = plan.judge(&site.connection, request).ok()?;
-        let pick = attempt.again(snapshot);
-        let target = target(core, snapshot, site, &plan, request, &pick).ok()?;
-        opened.moves(core, snapshot, plan.workload)?;
-        let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
-        *self.moved.borrow_mut() = workload.map(|w| w.name.to_string());
-        Some((permit, target))
-    }
-
-    fn moved(&self) -> Option<String> {
-        self.moved.borrow_mut().take()
-    }
 }
 
 /// Where a permitted request goes, and how.
