@@ -313,6 +313,8 @@ pub const USER_TIMEOUT_MS: u32 = 180_000;
 /// How long what is open may go on after the process was told to stop, in milliseconds, where the configuration says
 /// nothing else.
 pub const DRAIN_MS: u64 = 5000;
+/// How long a process that ends still waits for the first bytes of a connection that it has accepted, in milliseconds.
+pub const DRAIN_FIRST_MS: u64 = 2000;
 /// How long the first byte of a client is waited for where plaintext is allowed, in milliseconds: a ClientHello comes at
 /// once. Then the server is dialled, which may be the one to speak first.
 pub const FIRST_BYTE_MS: u64 = 50;

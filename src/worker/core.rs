@@ -133,16 +133,20 @@ impl Core {
         drop(self.drain.subscribe().wait_for(|drain| *drain).await);
     }
 
-    /// Runs `work`, which waits for the first bytes of a client, for at most `ms` and not beyond the end of the process.
+    /// Runs `work`, which waits for the first bytes of a client, for at most `ms`, and while the process ends for at most
+    /// [`limits::DRAIN_FIRST_MS`] more.
     ///
     /// # Errors
     /// `Elapsed`.
     pub async fn within<F: Future>(&self, ms: u64, work: F) -> Result<F::Output, rt::Elapsed> {
+        let mut work = pin!(rt::timeout(ms, work));
         tokio::select! {
             biased;
-            done = rt::timeout(ms, work) => done,
-            () = self.draining() => Err(rt::Elapsed),
+            done = &mut work => return done,
+            () = self.draining() => {}
         }
+        // Who was accepted a moment ago has its first bytes under way: it is served, or a hand-over would lose it.
+        rt::timeout(limits::DRAIN_FIRST_MS, work).await?
     }
 
     /// Ends this core: what is idle now, what is open by itself within `process.drain`, the rest then or when `at_once` is

@@ -305,6 +305,22 @@ fn an_authority_is_replaced_and_loses_nothing() {
     assert_eq!(listed.lines().count(), told.len() + 1, "{listed}");
 }
 
+/// The first process has accepted it: nobody else can serve it.
+#[test]
+fn a_connection_that_has_said_nothing_yet_is_not_lost() {
+    let mut pair = Pair::on_loopback(crate::PROGRAM, with_authority());
+    echo(TcpListener::bind(pair.app()).unwrap());
+    let socket = pair.home(Side::Client).join("run/handover.sock");
+    assert!(os::wait_until(LONG, || socket.exists()));
+    // The next one is accepted after it.
+    let silent = TcpStream::connect((pair.ip(Side::Client), 15080)).unwrap();
+    pair.open();
+    replace_with(&mut pair, Side::Client, with_authority());
+    let (code, mut stream) = Pair::socks_on(silent, pair.app()).unwrap();
+    assert_eq!(code, 0, "{}", pair.log(Side::Client));
+    assert!(echoes(&mut stream));
+}
+
 /// The second process crashes while the first one drains: a third one begins with nothing but the files.
 #[test]
 fn a_third_process_serves_when_the_second_one_crashes() {

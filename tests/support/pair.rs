@@ -319,7 +319,14 @@ impl Pair {
 
     /// As `socks`, to another address.
     pub(crate) fn socks_to(&self, to: SocketAddr) -> std::io::Result<(u8, TcpStream)> {
-        let mut stream = TcpStream::connect((self.client, 15080))?;
+        Self::socks_on(TcpStream::connect((self.client, 15080))?, to)
+    }
+
+    /// As `socks_to`, on a connection that is there.
+    pub(crate) fn socks_on(
+        mut stream: TcpStream,
+        to: SocketAddr,
+    ) -> std::io::Result<(u8, TcpStream)> {
         stream.set_read_timeout(Some(LONG))?;
         stream.write_all(&[5, 1, 0])?;
         let mut greeting = [0; 2];
