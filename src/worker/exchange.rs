@@ -211,18 +211,13 @@ pub async fn serve(
     let told = told(&request.headers);
     name(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
-    let asks = Asks {
-        grpc: is_grpc(&request.headers),
-        length,
-    };
+    let asks = Asks::new(&request, length);
     let most = most_of_body(core, &request);
     if let Some(refusal) = turned_away(core, length, most) {
         known(&mut story, &Arc::new(request), &site);
         return refuse(refusal, asks, story, body, responder).await;
     }
-    if let Some(most) = most {
-        body = body.limited(most);
-    }
+    body = bounded(body, most);
     let upload = Upload {
         body: &mut body,
         responder: &mut responder,
@@ -236,26 +231,21 @@ pub async fn serve(
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
-    story.judged(permit.verdict());
     let extra = own_fields(&site, &request, &going, (&snapshot, told));
-    let (asked, workload) = (passed.asked, first.workload);
-    let sent = first.routed.sent.clone();
-    let routed = (Some(&request), first.routed.clone());
-    let opened = Opened::routed(site, routed, asked, &snapshot, workload);
-    let rule = first.rule;
+    let answer = routed::on_answer(first.rule, outside, passed.downstream);
+    let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
+    let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
     let entry = match enter(core, opened, &snapshot, &story) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
-    let times = rule.map(|rule| rule.timeouts).unwrap_or_default();
-    let answer = routed::on_answer(rule, outside, passed.downstream);
     let work = Forward {
         upstreams: &core.upstreams,
         permit,
         target: going.target,
         version: going.version,
-        request: sent.as_deref().unwrap_or(&request),
+        request: others.sent(),
         extra: &extra,
         length,
         answer: &answer,
@@ -268,14 +258,9 @@ pub async fn serve(
         return deadline::within(times, true, &entry.cancel, Box::pin(tunnel).as_mut()).await;
     }
     let keep = {
-        let exchange = pin!(forwarding::exchange(
-            work,
-            body,
-            responder,
-            story,
-            &entry.cancel
-        ));
-        deadline::within(times, false, &entry.cancel, exchange).await
+        let cancel = &entry.cancel;
+        let exchange = pin!(forwarding::exchange(work, body, responder, story, cancel));
+        deadline::within(times, false, cancel, exchange).await
     };
     if let Some(upgrade) = upgrade {
         upgrade.enter(entry);
@@ -288,6 +273,14 @@ fn name(core: &Core, site: &Site, request: &mut Request) {
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     if !matches!(site.point, SitePoint::Egress { .. }) {
         request_id::set(&mut request.headers, outside, || core.request_name());
+    }
+}
+
+/// A body of which no more than `most` is taken.
+fn bounded(body: Source<'_>, most: Option<u64>) -> Source<'_> {
+    match most {
+        Some(most) => body.limited(most),
+        None => body,
     }
 }
 
@@ -455,6 +448,7 @@ async fn prepare<'s>(
         enforcements: plan.enforcements,
         attempt,
     };
+    story.judged(permit.verdict());
     Ok((permit, going, passed, first))
 }
 
@@ -729,6 +723,16 @@ fn own_fields(
 struct Asks {
     grpc: bool,
     length: Option<u64>,
+}
+
+impl Asks {
+    /// What `request` asks for, whose body is `length` long.
+    fn new(request: &Request, length: Option<u64>) -> Self {
+        Self {
+            grpc: is_grpc(&request.headers),
+            length,
+        }
+    }
 }
 
 async fn refuse(

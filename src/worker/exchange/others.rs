@@ -12,9 +12,11 @@ use crate::policy::{Permit, Request};
 use crate::role::enforcement::Enforcement;
 use crate::worker::attempt::Attempt;
 use crate::worker::core::Core;
+use crate::worker::custom::Asked;
 use crate::worker::forward::Onward;
 use crate::worker::judge::{self, Opened, Routed};
 use crate::worker::retry::Retries;
+use crate::worker::site::Site;
 
 /// What a request was judged by first, and where it was to go.
 pub(super) struct First<'s> {
@@ -23,6 +25,20 @@ pub(super) struct First<'s> {
     pub(super) routed: Routed,
     pub(super) enforcements: Vec<&'s Enforcement>,
     pub(super) workload: Option<usize>,
+}
+
+impl First<'_> {
+    /// The request as it is judged again while it is open.
+    pub(super) fn opens(
+        &self,
+        site: Rc<Site>,
+        request: &Arc<Request>,
+        asked: Asked,
+        judged_by: &Snapshot,
+    ) -> Rc<Opened> {
+        let routed = (Some(request), self.routed.clone());
+        Opened::routed(site, routed, asked, judged_by, self.workload)
+    }
 }
 
 /// The other endpoints that a request may go to.
@@ -91,6 +107,11 @@ impl Onward for Others<'_> {
 }
 
 impl Others<'_> {
+    /// The request as it is sent.
+    pub(super) fn sent(&self) -> &Request {
+        self.sent.as_deref().unwrap_or(self.request)
+    }
+
     /// The next choice, judged.
     fn chosen(&self) -> Option<(Permit, Target)> {
         let Self {
