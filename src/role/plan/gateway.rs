@@ -91,8 +91,11 @@ impl<'s> Onward<'s, '_> {
             enforcements.push(rules.services.get(leg.service)?.as_ref()?);
         }
         let spread = Pick {
-            // Which endpoint follows from the turn in the same way as which backend.
-            turn: balance::after(pick.turn, usize::from(rule.is_some())),
+            // Which endpoint follows from the turn in the same way as which backend, if there are several.
+            turn: balance::after(
+                pick.turn,
+                usize::from(rule.is_some_and(|r| r.backends.len() > 1)),
+            ),
             ..*pick
         };
         let (workload, next) = if here {
