@@ -317,6 +317,8 @@ fn records(criterion: &mut Criterion) {
             told: None,
             service: Some("default/customer-api".to_owned()),
             workload: Some("default/customer-api".to_owned()),
+            route: None,
+            attempts: None,
             request: Some(Arc::clone(&request)),
             asked: Vec::new(),
             judged: Some((*verdict).clone()),

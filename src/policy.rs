@@ -41,5 +41,6 @@ pub use decide::{
 pub use facts::{Connection, Request};
 pub use nearest::LOOKED_AT;
 pub use peer::mtls_mode;
+pub use regex::{Regexes, WholeRegex};
 pub use set::PolicySet;
 pub use verdict::{Decision, Denied, Judged, Permit, Reason, Shadow, Verdict};

@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod health;
 pub mod resolved;
+pub mod retry;
 
 /// Chooses by turns; `None` if there is nothing to choose from.
 #[must_use]

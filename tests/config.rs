@@ -15,9 +15,10 @@ use std::path::{Path, PathBuf};
 use ringgate::config::checked::capture::{
     Capture, CaptureMode, CaptureScope, OnFailure, OriginalSource, OwnerMatch, UdpMode, Unowned,
 };
+use ringgate::config::checked::route::{PathMatch, RouteParent};
 use ringgate::config::checked::{
-    DnsUnknown, GatewayClass, IdentitySource, IoDriver, Location, PathMatch, Preference, Protocol,
-    RecordSink, Secret, ServiceEndpoint, UpstreamTls,
+    DnsUnknown, GatewayClass, IdentitySource, IoDriver, Location, Preference, Protocol, RecordSink,
+    Secret, ServiceEndpoint, UpstreamTls,
 };
 use ringgate::config::{self, Config, ConfigErrors};
 use ringgate::control::dns;
@@ -322,18 +323,19 @@ fn demo_mesh() {
     );
 
     let route = &m.routes[0];
+    let [RouteParent::Gateway(gateway)] = route.parents[..] else {
+        panic!("one gateway")
+    };
+    assert_eq!(m.gateways[gateway].name.name, "public");
+    assert_eq!(route.hostnames, ["portal.example.test"]);
     assert_eq!(
-        (route.parents.as_slice(), route.hostnames.as_slice()),
-        (
-            ["public".to_owned()].as_slice(),
-            ["portal.example.test".to_owned()].as_slice()
-        )
+        route.rules[0].matches[0].path,
+        PathMatch::Prefix("/api".to_owned())
     );
-    assert_eq!(
-        route.rules[0].matches,
-        [PathMatch::Prefix("/api/".to_owned())]
-    );
-    assert_eq!((route.rules[0].service, route.rules[0].port), (2, 80));
+    let [to] = route.rules[0].backends[..] else {
+        panic!("one backend")
+    };
+    assert_eq!((to.backend.service, to.backend.port, to.weight), (2, 80, 1));
 }
 
 #[test]

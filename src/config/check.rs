@@ -17,6 +17,7 @@ mod process;
 mod provider;
 mod revocation;
 mod route;
+mod route_filter;
 mod service;
 mod target;
 mod url;

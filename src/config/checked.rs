@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod life;
+pub mod route;
 mod scope;
 pub mod workload_api;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use crate::config::checked::capture::{Capture, OriginalSource, OwnerMatch, Unowned};
 use crate::config::checked::life::{Limits, TcpOptions};
+use crate::config::checked::route::HttpRoute;
 use crate::config::checked::workload_api::{WorkloadApi, WorkloadApiSource};
 use crate::config::problem::{Lint, Problem};
 use crate::extauthz::Authorizer;
@@ -723,39 +725,6 @@ pub enum UpstreamTls {
         /// `caCertificates`; the system's roots if absent.
         ca_certificates: Option<PathBuf>,
     },
-}
-
-/// `[[httpRoute]]` (gateway.networking.k8s.io HTTPRoute).
-#[derive(Clone, Debug, PartialEq)]
-pub struct HttpRoute {
-    /// Namespace and name.
-    pub name: ResourceName,
-    /// `parentRefs`: gateways in the route's namespace.
-    pub parents: Vec<String>,
-    /// `hostnames`, lower case; empty means any; `*.suffix` allowed.
-    pub hostnames: Vec<String>,
-    /// Rules.
-    pub rules: Vec<RouteRule>,
-}
-
-/// One rule of a route.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RouteRule {
-    /// `matches`; any one suffices. Never empty: absent is `PathPrefix /`.
-    pub matches: Vec<PathMatch>,
-    /// Service of `backendRefs[0]`, as an index into `Mesh::services`.
-    pub service: usize,
-    /// Its port.
-    pub port: u16,
-}
-
-/// `matches[].path`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PathMatch {
-    /// `Exact`.
-    Exact(String),
-    /// `PathPrefix`, by whole segments.
-    Prefix(String),
 }
 
 /// `[[extensionProvider]]` with `oidc`.

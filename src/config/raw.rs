@@ -8,13 +8,14 @@ pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod revocation;
+pub(crate) mod route;
 pub(crate) mod workload_api;
 
 use crate::config::raw::authn::{PeerAuthentication, RequestAuthentication};
 use crate::config::raw::life::{Limits, Tcp};
 use crate::config::raw::mesh::{
-    DestinationRule, ExtensionProvider, Gateway, HttpRoute, MeshSettings, Namespace,
-    ServiceAccount, ServiceEntry, WorkloadEntry,
+    DestinationRule, ExtensionProvider, Gateway, MeshSettings, Namespace, ServiceAccount,
+    ServiceEntry, WorkloadEntry,
 };
 use crate::config::raw::policy::AuthorizationPolicy;
 use crate::config::raw::process::{
@@ -22,6 +23,7 @@ use crate::config::raw::process::{
     Readiness, Records, Waypoint,
 };
 use crate::config::raw::revocation::Revocation;
+use crate::config::raw::route::HttpRoute;
 use crate::config::raw::workload_api::WorkloadApi;
 use crate::config::read::table;
 

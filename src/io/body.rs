@@ -54,6 +54,17 @@ impl Source<'_> {
         Self::Limited(Box::new((most, self)))
     }
 
+    /// Puts pieces that were read before in the place of those that are left of them: they are all read once more.
+    pub fn again(&mut self, pieces: &VecDeque<Chunk>) {
+        match self {
+            Self::Held(held) => held.0.clone_from(pieces),
+            Self::Empty | Self::H1(..) | Self::H2(_) | Self::Limited(_) => {
+                let rest = std::mem::replace(self, Self::Empty);
+                *self = rest.with(pieces.clone());
+            }
+        }
+    }
+
     /// The next piece; `None` at the end.
     ///
     /// # Errors

@@ -16,7 +16,7 @@ use crate::vocab::limits;
 
 /// A regular expression that must match a whole value.
 #[derive(Clone, Debug)]
-pub(super) struct WholeRegex {
+pub struct WholeRegex {
     prefix: Arc<[u8]>,
     suffix: Arc<[u8]>,
     /// `None`: the value is the prefix (and the suffix is empty).
@@ -46,7 +46,8 @@ thread_local! {
 
 impl WholeRegex {
     /// Whether it matches the whole of `value`.
-    pub(super) fn matches(&self, value: &[u8]) -> bool {
+    #[must_use]
+    pub fn matches(&self, value: &[u8]) -> bool {
         let Some(rest) = value.strip_prefix(&*self.prefix) else {
             return false;
         };
@@ -103,7 +104,7 @@ impl Middle {
 
 /// Compiles regular expressions; equal ones, and equal middles, once.
 #[derive(Debug, Default)]
-pub(super) struct Regexes {
+pub struct Regexes {
     whole: FxHashMap<Box<str>, WholeRegex>,
     middles: FxHashMap<String, Arc<Middle>>,
     literals: FxHashMap<Vec<u8>, Arc<[u8]>>,
@@ -114,7 +115,7 @@ impl Regexes {
     ///
     /// # Errors
     /// What is wrong with it, in one line.
-    pub(super) fn whole(&mut self, pattern: &str) -> Result<WholeRegex, String> {
+    pub fn whole(&mut self, pattern: &str) -> Result<WholeRegex, String> {
         if let Some(known) = self.whole.get(pattern) {
             return Ok(known.clone());
         }

@@ -167,6 +167,19 @@ pub struct Pick<'a> {
     pub chosen: Option<&'a Cell<Option<Chosen>>>,
     /// The workload that was chosen before, and nothing else: what is open is judged by where it goes.
     pub only: Option<usize>,
+    /// The backend that a route has chosen before: the next endpoint is one of it.
+    pub leg: Option<Leg>,
+}
+
+/// The backend of a route that was chosen for a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leg {
+    /// Index into `Mesh::services`.
+    pub service: usize,
+    /// Service port.
+    pub port: u16,
+    /// What is sent is not what was asked for.
+    pub edited: bool,
 }
 
 impl From<usize> for Pick<'static> {

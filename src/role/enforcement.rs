@@ -13,6 +13,7 @@ use crate::policy::{
 };
 use crate::role::directory::{Directory, waypointed_services};
 use crate::role::metadata::Metadata;
+use crate::role::routes::Routes;
 use crate::vocab::spiffe::TrustDomain;
 
 /// What judges at one enforcement point.
@@ -56,6 +57,8 @@ pub struct Enforcements {
     pub services: Vec<Option<Enforcement>>,
     /// By gateway: what it enforces for everything (ingress).
     pub gateways: Vec<Enforcement>,
+    /// Which way requests take at gateways.
+    pub routes: Routes,
     /// What the ends of a tunnel tell each other about themselves.
     pub metadata: Metadata,
     /// Some policy has a time window: what is open is judged again as time goes on.
@@ -133,6 +136,7 @@ impl Enforcements {
         };
         Ok(Self {
             timed,
+            routes: Routes::new(&mesh),
             metadata: Metadata::new(&mesh),
             directory: Directory::new(&mesh),
             waypointed: (0..mesh.workloads.len())

@@ -139,6 +139,23 @@ struct Asked<'a> {
     authority: &'a dyn Fn() -> String,
 }
 
+/// The way to a service that is meant by itself, not by what a client says; `host` is what its gateway is asked for.
+#[must_use]
+pub fn to(
+    mesh: &Mesh,
+    (service, port): (usize, u16),
+    host: &str,
+    from: &Caller<'_>,
+    pick: &Pick<'_>,
+) -> Route {
+    let asked = Asked {
+        port,
+        address: None,
+        authority: &|| format!("{host}:{port}"),
+    };
+    to_service(mesh, service, from, &asked, pick)
+}
+
 fn declares(mesh: &Mesh, service: usize, port: u16) -> bool {
     let service = mesh.services.get(service);
     service.is_some_and(|s| s.ports.iter().any(|p| p.number == port))

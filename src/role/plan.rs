@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::Method;
 
 use crate::config::checked::capture::OriginalSource;
+use crate::config::checked::route::RouteRule;
 use crate::config::checked::{Location, Mesh, Protocol, Workload};
 use crate::exchange::close::CloseReason;
 use crate::extauthz::{Authorizer, Kind};
@@ -15,15 +16,14 @@ use crate::policy::{
     custom_matches, decide_connect, decide_looking_at, decide_outbound, decide_plaintext,
     decide_via_waypoint, mtls_mode,
 };
-use crate::role::directory::service_port;
-use crate::role::endpoints::{Caller, Pick};
+use crate::role::endpoints::{Leg, Pick};
 use crate::role::enforcement::{Enforcement, Enforcements};
-use crate::role::outbound::{self, Route, Wanted};
-use crate::role::waypoint::For;
-use crate::role::{ingress, waypoint};
+use crate::role::waypoint::{self, For};
 use crate::vocab::host::Host;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
+
+mod gateway;
 
 /// Port of a request to an egress gateway or waypoint that names none.
 const HTTP_PORT: u16 = 80;
@@ -68,6 +68,12 @@ pub enum SitePoint {
 pub struct Plan<'s> {
     /// All of them must allow.
     pub enforcements: Vec<&'s Enforcement>,
+    /// So many of them, from the first, judge what was asked for; the others what is sent after a route has changed it.
+    pub asked: usize,
+    /// The rule of a route that it takes.
+    pub rule: Option<&'s RouteRule>,
+    /// The backend that a route has chosen.
+    pub leg: Option<Leg>,
     /// The workload's own waypoint is the peer: its L7 policies were judged there.
     pub via: Option<&'s SpiffeId>,
     /// Who we are towards the upstream; `None` towards the workload's own app.
@@ -93,6 +99,8 @@ pub enum Next {
     Gateway(usize, String),
     /// An outside service: index, port; the address that was asked for, where that is what is dialled.
     Outside(usize, u16, Option<IpAddr>),
+    /// Nowhere: the rule redirects.
+    Redirect,
 }
 
 /// Why there is no plan: a reason to close, or a denial by the registry.
@@ -159,7 +167,7 @@ pub fn plan_past_peer_authentication<'s, 'p>(
             };
             match found.ok_or_else(none)? {
                 For::Service { service, port, .. } => {
-                    through_waypoint(rules, at, (service, port), pick)
+                    gateway::through_waypoint(rules, at, (service, port), request, pick)
                 }
                 For::Workload { workload, port } => to_workload(rules, at, workload, port),
             }
@@ -198,12 +206,13 @@ pub fn plan_past_peer_authentication<'s, 'p>(
             {
                 return Err(unknown(Some(&request.host)));
             }
-            through_egress(rules, at, (service, port), address).ok_or_else(none)
+            gateway::through_egress(rules, at, (service, port), address, request, pick)
+                .ok_or_else(none)
         }
         SitePoint::Ingress { gateway } => {
             let at = rules.directory.gateway(gateway).ok_or_else(none)?;
             let request = request.ok_or_else(none)?;
-            through_ingress(rules, at, gateway, request, pick).ok_or_else(none)
+            gateway::through_ingress(rules, at, request, pick).ok_or_else(none)
         }
     }
 }
@@ -246,7 +255,10 @@ fn at_workload<'s>(
     }
     let (service, protocol) = port_of(&rules.mesh, at, connection.port);
     Some(Plan {
+        asked: enforcements.len(),
         enforcements,
+        rule: None,
+        leg: None,
         via,
         own: None,
         service,
@@ -277,41 +289,6 @@ fn port_of(mesh: &Mesh, workload: usize, port: u16) -> (Option<usize>, Protocol)
     (first, Protocol::Http)
 }
 
-fn through_waypoint<'s>(
-    rules: &'s Enforcements,
-    gateway: usize,
-    (at, asked): (usize, u16),
-    pick: &Pick<'_>,
-) -> Option<Plan<'s>> {
-    let service = rules.mesh.services.get(at)?;
-    let ports = || service.ports.iter().enumerate();
-    let (nth, port) = ports()
-        .find(|(_, p)| p.number == asked)
-        .or_else(|| ports().find(|(_, p)| p.target_port == asked))
-        .or_else(|| ports().find(|(_, p)| p.number == HTTP_PORT))?;
-    let own = rules.mesh.gateways.get(gateway)?;
-    let workload = pick.workload(&rules.mesh, at, nth, &Caller::gateway(own))?;
-    let mut enforcements = vec![rules.services.get(at)?.as_ref()?];
-    // The node takes this waypoint's word for its workload, so what else would be enforced on another way to the same port
-    // is judged here: by the waypoints of its other services, and by its own.
-    for (other, _) in rules.waypointed.get(workload)? {
-        if *other != at && leads_to(&rules.mesh, *other, port.target_port) {
-            enforcements.push(rules.services.get(*other)?.as_ref()?);
-        }
-    }
-    let others = rules.own_waypoints.get(workload)?.as_ref();
-    enforcements.extend(others.filter(|(at, _)| *at != gateway).map(|(_, e)| e));
-    Some(Plan {
-        enforcements,
-        via: None,
-        own: Some(&own.id),
-        service: Some(at),
-        workload: Some(workload),
-        protocol: port.protocol,
-        next: Next::Workload(workload, port.target_port),
-    })
-}
-
 /// A workload by its own address, through its waypoint: that enforces also what its services' waypoints would, so that
 /// neither way in is a way around the other's policies.
 fn to_workload(
@@ -330,87 +307,16 @@ fn to_workload(
     }
     let (service, protocol) = port_of(&rules.mesh, workload, port);
     Some(Plan {
+        asked: enforcements.len(),
         enforcements,
+        rule: None,
+        leg: None,
         via: None,
         own: Some(&rules.mesh.gateways.get(gateway)?.id),
         service,
         workload: Some(workload),
         protocol,
         next: Next::Workload(workload, port),
-    })
-}
-
-fn through_egress(
-    rules: &Enforcements,
-    gateway: usize,
-    (at, asked): (usize, u16),
-    address: Option<IpAddr>,
-) -> Option<Plan<'_>> {
-    let service = rules.mesh.services.get(at)?;
-    let port = service_port(service, asked)?;
-    let address = address.filter(|_| service.passthrough);
-    if service.passthrough && address.is_none() {
-        // There is no address but the one that is asked for.
-        return None;
-    }
-    Some(Plan {
-        enforcements: vec![rules.services.get(at)?.as_ref()?],
-        via: None,
-        own: Some(&rules.mesh.gateways.get(gateway)?.id),
-        service: Some(at),
-        workload: None,
-        protocol: port.protocol,
-        next: Next::Outside(at, port.target_port, address),
-    })
-}
-
-fn through_ingress<'s>(
-    rules: &'s Enforcements,
-    gateway: usize,
-    name: &ResourceName,
-    request: &Request,
-    pick: &Pick<'_>,
-) -> Option<Plan<'s>> {
-    let mesh = &rules.mesh;
-    let at_edge = mesh.gateways.get(gateway)?;
-    let backend = ingress::route(mesh, name, &request.host, request.path.as_ref()?)?;
-    let service = mesh.services.get(backend.service)?;
-    let protocol = service_port(service, backend.port)?.protocol;
-    let host = service.hosts.first()?.clone();
-    // The route names the service itself: of services with one host its own namespace's is meant.
-    let from = Caller {
-        namespace: Some(&service.name.namespace),
-        ..Caller::gateway(at_edge)
-    };
-    let wanted = Wanted::Name(host);
-    let route = outbound::route(
-        mesh,
-        &rules.directory,
-        &from,
-        (&wanted, backend.port),
-        *pick,
-    );
-    let (workload, next) = match route {
-        Route::Gateway {
-            gateway, authority, ..
-        } => (None, Next::Gateway(gateway, authority)),
-        Route::Workload { workload, port, .. } => (Some(workload), Next::Workload(workload, port)),
-        // Only what no egress gateway stands before comes here, and so has no policies of its own.
-        Route::Outside {
-            service,
-            port,
-            address,
-        } => (None, Next::Outside(service, port, address)),
-        Route::Unknown(_) | Route::Unreachable { .. } => return None,
-    };
-    Some(Plan {
-        enforcements: vec![rules.gateways.get(gateway)?],
-        via: None,
-        own: Some(&at_edge.id),
-        service: Some(backend.service),
-        workload,
-        protocol,
-        next,
     })
 }
 
@@ -432,21 +338,30 @@ pub fn refused_plaintext(
 }
 
 /// The plan of an open exchange by newer rules or at a later time (`connection.time` is now); `None` if there is none any
-/// more. `towards`: the workload that a gateway chose for it, whose policies are the ones that count.
+/// more. `towards`: the workload that a gateway chose for it, whose policies are the ones that count. `leg`: the backend that a
+/// route chose, by its name: routes that have changed since are for what comes after.
 #[must_use]
 pub fn again<'s>(
     rules: &'s Enforcements,
     point: &SitePoint,
     connection: &Connection,
     request: Option<&Request>,
-    towards: Option<&ResourceName>,
+    (towards, leg): (Option<&ResourceName>, Option<&(ResourceName, Leg)>),
 ) -> Option<Plan<'s>> {
     let only = match towards {
         Some(name) => Some(rules.directory.workload(name)?),
         None => None,
     };
+    let leg = match leg {
+        Some((name, leg)) => Some(Leg {
+            service: rules.directory.service(name)?,
+            ..*leg
+        }),
+        None => None,
+    };
     let pick = Pick {
         only,
+        leg,
         ..Pick::default()
     };
     let plan = plan(rules, point, connection, request, pick).ok()?;
@@ -463,10 +378,22 @@ impl<'s> Plan<'s> {
         connection: &Connection,
         request: Option<&Request>,
     ) -> bool {
+        self.still_allows_sent(point, connection, request, None)
+    }
+
+    /// As [`Self::still_allows`], of a request that was `sent` otherwise than it was asked for.
+    #[must_use]
+    pub fn still_allows_sent(
+        &self,
+        point: &SitePoint,
+        connection: &Connection,
+        request: Option<&Request>,
+        sent: Option<&Request>,
+    ) -> bool {
         let at_gateway = !matches!(point, SitePoint::Workload { .. });
         // Bytes that nobody reads cannot be judged by a request rule or token rule that has come since.
         let is_judged = request.is_some() || !self.needs_http(at_gateway);
-        is_judged && self.judge(connection, request).is_ok()
+        is_judged && self.judge_sent(connection, request, sent).is_ok()
     }
 
     /// Whether providers that were asked and tokens that were verified for `first` are those of this plan, too.
@@ -536,8 +463,22 @@ impl<'s> Plan<'s> {
         connection: &Connection,
         request: Option<&Request>,
     ) -> Result<Permit, Option<Denied>> {
+        self.judge_sent(connection, request, None)
+    }
+
+    /// As [`Self::judge`], of a request that is `sent` otherwise than it was asked for.
+    ///
+    /// # Errors
+    /// As [`Self::judge`].
+    pub fn judge_sent(
+        &self,
+        connection: &Connection,
+        request: Option<&Request>,
+        sent: Option<&Request>,
+    ) -> Result<Permit, Option<Denied>> {
         let mut permit: Result<Permit, Option<Denied>> = Err(None);
-        for enforcement in &self.enforcements {
+        for (enforcement, as_sent) in self.judges() {
+            let request = if as_sent { sent.or(request) } else { request };
             let verdict = self.verdict(enforcement, connection, request, LOOKED_AT);
             let next = verdict.permit().map_err(Some)?;
             // In dry run the first that would have denied is the one to tell of.
@@ -547,6 +488,23 @@ impl<'s> Plan<'s> {
             };
         }
         permit
+    }
+
+    /// The enforcement points in their order, and whether each judges what is sent.
+    pub fn judges(&self) -> impl Iterator<Item = (&'s Enforcement, bool)> + '_ {
+        let all = self.enforcements.iter().enumerate();
+        all.map(|(nth, enforcement)| (*enforcement, nth >= self.asked))
+    }
+
+    /// A provider of a CUSTOM policy that has a say in what is sent. It was asked about something else, and is not asked
+    /// again.
+    #[must_use]
+    pub fn unasked(&self, connection: &Connection, sent: &Request) -> Option<&'s str> {
+        let mut sets = self.judges().filter(|(_, as_sent)| *as_sent);
+        sets.find_map(|(enforcement, _)| {
+            let matches = custom_matches(&enforcement.set, connection, Some(sent));
+            matches.first().map(|m| m.provider)
+        })
     }
 
     /// What one of the plan's enforcement points says by itself; a denial because no rule matched looks at so many

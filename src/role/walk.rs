@@ -2,6 +2,7 @@
 //! denied on the way is followed on as if it had been allowed, so that one walk shows everything in its way.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
 use http::StatusCode;
 
@@ -17,6 +18,7 @@ use crate::role::endpoints::Caller;
 use crate::role::enforcement::{Enforcements, Of};
 use crate::role::outbound::{self, Route, Wanted};
 use crate::role::plan::{self, Next, NoPlan, Plan, SitePoint};
+use crate::role::rewrite;
 use crate::vocab::host::Host;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
@@ -81,6 +83,8 @@ pub struct Hop {
     pub request: Option<Request>,
     /// The way from here, at the caller's own node.
     pub route: Option<Route>,
+    /// The rule of a route that it takes here, as records name it.
+    pub rule: Option<Arc<str>>,
     /// What passes is an HTTP request, whether or not it is read here.
     pub http: bool,
     /// Index into `Mesh::services`.
@@ -543,8 +547,24 @@ impl Walker<'_, '_> {
             }
         }
         let next = (plan.next.clone(), plan.own.cloned());
-        let mut onward = request.clone();
-        hop.judge(&plan, Some(request));
+        let sent = match plan.rule.map(|rule| rewrite::sent(rule, &request, mode)) {
+            Some(Ok(sent)) => sent,
+            Some(Err(_)) => {
+                hop.close(
+                    CloseReason::BadRequest,
+                    "what a route makes of it is no path",
+                );
+                None
+            }
+            None => None,
+        };
+        if let Some(provider) = sent.as_ref().and_then(|s| plan.unasked(&hop.connection, s)) {
+            let why = format!("`{provider}` would have to be asked about what a route makes of it");
+            hop.close(CloseReason::Denied, why);
+        }
+        hop.rule = plan.rule.map(|rule| Arc::clone(&rule.label));
+        let mut onward = sent.as_ref().unwrap_or(&request).clone();
+        hop.judge_sent(&plan, Some(request), sent.as_ref());
         let own = plan.own.map_or("", SpiffeId::as_str);
         let principal = hop.connection.principal.as_ref().map(SpiffeId::as_str);
         let (peer, said) = (hop.connection.peer, forward::Said::default());
@@ -564,7 +584,7 @@ impl Walker<'_, '_> {
     fn onward(&mut self, next: &Next, own: Option<SpiffeId>) -> Option<Stretch> {
         let mesh = &self.rules.mesh;
         let stretch = match next {
-            Next::App(..) | Next::Outside(..) => return None,
+            Next::App(..) | Next::Outside(..) | Next::Redirect => return None,
             Next::Workload(at, port) => Stretch::Node(*at, *port),
             Next::Gateway(at, authority) => Stretch::Tunnel(*at, Host::parse(authority).ok()?),
         };
@@ -585,6 +605,7 @@ impl Hop {
             connection,
             request: None,
             route: None,
+            rule: None,
             http: false,
             service: None,
             workload: None,
@@ -607,10 +628,19 @@ impl Hop {
     }
 
     fn judge(&mut self, plan: &Plan<'_>, request: Option<Request>) {
+        self.judge_sent(plan, request, None);
+    }
+
+    fn judge_sent(&mut self, plan: &Plan<'_>, request: Option<Request>, sent: Option<&Request>) {
         self.service = plan.service.or(self.service);
         self.workload = plan.workload.or(self.workload);
-        for enforcement in &plan.enforcements {
-            let verdict = plan.verdict(enforcement, &self.connection, request.as_ref(), usize::MAX);
+        for (enforcement, as_sent) in plan.judges() {
+            let judged = if as_sent {
+                sent.or(request.as_ref())
+            } else {
+                request.as_ref()
+            };
+            let verdict = plan.verdict(enforcement, &self.connection, judged, usize::MAX);
             self.say(By::Rules(enforcement.of), verdict.judged().clone());
         }
         self.request = request;

@@ -99,6 +99,10 @@ pub struct Record {
     pub service: Option<String>,
     /// Workload or outside address.
     pub workload: Option<String>,
+    /// The rule of a route that it takes.
+    pub route: Option<Arc<str>>,
+    /// How often it was sent, if more than once.
+    pub attempts: Option<u32>,
     /// Canonical request; `None` at L4.
     pub request: Option<Arc<Request>>,
     /// Providers of CUSTOM policies that were asked, in this order.
@@ -159,6 +163,12 @@ impl Record {
         self.judgement(&mut out);
         if !self.asked.is_empty() {
             out.objects("custom", &self.asked, |out, asked| asked.put(out));
+        }
+        if let Some(route) = &self.route {
+            out.put("route", Text(route));
+        }
+        if let Some(attempts) = self.attempts {
+            out.put("attempts", Number(attempts.into()));
         }
         out.put("status", Member::number(self.status.map(u64::from)));
         let event = if self.close.is_some() {

@@ -50,6 +50,29 @@ where
     nearest(candidates, open, turn)
 }
 
+/// One of so many weights, each as often as its share says; those of weight 0 never. `None` if there is no other.
+#[must_use]
+pub fn by_weight<I>(weights: I, turn: usize) -> Option<usize>
+where
+    I: Iterator<Item = u32> + Clone,
+{
+    let total: u128 = weights.clone().map(u128::from).sum();
+    let point = point(total, turn);
+    let mut passed = 0_u128;
+    let mut shares = weights.enumerate();
+    let chosen = shares.find(|(_, weight)| {
+        passed = passed.saturating_add(u128::from(*weight));
+        point < passed
+    });
+    chosen.map(|(at, _)| at)
+}
+
+/// Where a turn falls among so many shares.
+fn point(total: u128, turn: usize) -> u128 {
+    let turn = u64::try_from(turn).unwrap_or(0);
+    u128::from(turn.wrapping_mul(STEP)).saturating_mul(total) >> 64
+}
+
 /// The turn of the next choice after `tried` endpoints have failed in this one. A turn that led to an endpoint says
 /// something of where it lies, so that the others would not get their shares of it: it is mixed (the finish of splitmix64).
 #[must_use]
@@ -75,8 +98,7 @@ where
     let taken = |c: &Candidate| fit(c) && c.distance == distance;
     let weight = |c: &Candidate| u128::from(c.weight.max(1));
     let total: u128 = candidates.clone().filter(&taken).map(|c| weight(&c)).sum();
-    let turn = u64::try_from(turn).unwrap_or(0);
-    let point = u128::from(turn.wrapping_mul(STEP)).saturating_mul(total) >> 64;
+    let point = point(total, turn);
     let mut passed = 0_u128;
     for (at, candidate) in candidates.enumerate() {
         if !taken(&candidate) {

@@ -68,6 +68,28 @@ pub const HEADERS: usize = 100;
 pub const INTERIM_RESPONSES: usize = 16;
 /// Longest request target.
 pub const TARGET_BYTES: usize = 16 * 1024;
+/// Matches of one path that are looked at one after the other, at one gateway and host or at one service.
+pub const ROUTE_MATCHES_PER_PATH: usize = 256;
+/// Regular expressions of paths of one host.
+pub const ROUTE_REGEXES_PER_HOST: usize = 64;
+/// Longest timeout of a route, in milliseconds.
+pub const ROUTE_TIMEOUT_MS: u64 = 24 * 3_600_000;
+/// Attempts of one request beside the first one.
+pub const ROUTE_RETRIES: usize = 10;
+/// Longest configured back-off before a second attempt, in milliseconds.
+pub const RETRY_BACKOFF_MS: u64 = 10_000;
+/// Share of a core's requests that may be under way more than once, in percent.
+pub const RETRY_BUDGET_PERCENT: u32 = 20;
+/// So many may be in any case.
+pub const RETRY_BUDGET_LEAST: u32 = 3;
+/// Back-off before a second attempt where none is configured, in milliseconds.
+pub const RETRY_BACKOFF_LEAST_MS: u64 = 25;
+/// Copies of requests that a core has under way for mirrors.
+pub const MIRRORS_PER_CORE: usize = 64;
+/// Longest body that is kept, so that it can be sent once more or to a mirror.
+pub const REPEATED_BODY_BYTES: u64 = 16 * 1024;
+/// How long a client may take for such a body, in milliseconds.
+pub const KEPT_BODY_MS: u64 = 30_000;
 /// Longest token, checked before anything of it is parsed.
 pub const TOKEN_BYTES: usize = 16 * 1024;
 /// Depth of JSON in tokens and key sets.

@@ -9,7 +9,7 @@ use crate::control::snapshot::Snapshot;
 use crate::io::clock;
 use crate::io::hbone::HboneError;
 use crate::io::upstream::DialError;
-use crate::role::endpoints::{Chosen, Pick};
+use crate::role::endpoints::{Chosen, Leg, Pick};
 use crate::vocab::limits;
 use crate::worker::core::Core;
 
@@ -20,6 +20,8 @@ pub struct Attempt {
     begun_ms: u64,
     tried: Vec<usize>,
     chosen: Cell<Option<Chosen>>,
+    /// The backend of a route, which all attempts go to.
+    leg: Cell<Option<Leg>>,
 }
 
 impl Attempt {
@@ -31,6 +33,7 @@ impl Attempt {
             begun_ms: clock::millis(),
             tried: Vec::new(),
             chosen: Cell::new(None),
+            leg: Cell::new(None),
         }
     }
 
@@ -45,7 +48,13 @@ impl Attempt {
             tried: &self.tried,
             chosen: Some(&self.chosen),
             only: None,
+            leg: self.leg.get(),
         }
+    }
+
+    /// A route has chosen this backend.
+    pub fn stays_with(&self, leg: Option<Leg>) {
+        self.leg.set(leg);
     }
 
     /// The same choice once more, where what was chosen before is not forgotten.
@@ -64,6 +73,20 @@ impl Attempt {
         };
         self.tried.push(chosen.endpoint);
         self.tried.len() < limits::ENDPOINTS_TRIED
+    }
+
+    /// Another attempt follows one that was answered or broke: at another endpoint, if there is one.
+    pub fn repeats(&mut self, snapshot: &Snapshot) {
+        let Some(chosen) = self.chosen.get() else {
+            return;
+        };
+        if !self.tried.contains(&chosen.endpoint) {
+            self.tried.push(chosen.endpoint);
+        }
+        let all = snapshot.endpoints.of(chosen.service).len();
+        if self.tried.len() >= all.min(limits::ENDPOINTS_TRIED) {
+            self.tried.clear();
+        }
     }
 
     /// What was chosen could be connected to.

@@ -22,6 +22,7 @@ use crate::jwt::TokenCache;
 use crate::telemetry::metrics::Meters;
 use crate::telemetry::record::{Kind, Record};
 use crate::telemetry::writer::Sender;
+use crate::upstream::retry::Budget;
 use crate::vocab::limits;
 use crate::worker::open::Open;
 use crate::worker::owner::Owners;
@@ -37,6 +38,8 @@ pub struct Core {
     snapshot: RefCell<Latest>,
     /// Upstream connections.
     pub upstreams: Upstreams,
+    /// How many requests are sent more than once.
+    pub retries: Budget,
     /// Verified tokens.
     pub tokens: RefCell<TokenCache>,
     /// Metrics.
@@ -104,6 +107,7 @@ impl Core {
             process,
             snapshot: RefCell::new(Latest { cache, held }),
             upstreams: Upstreams::default(),
+            retries: Budget::default(),
             tokens: RefCell::new(TokenCache::with_capacity(limits::TOKENS_PER_CORE)),
             meters,
             open: Rc::new(Open::default()),

@@ -3,6 +3,7 @@
 mod others;
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -26,7 +27,7 @@ use crate::io::hbone::Far;
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::upstream::{Target, Version};
 use crate::jwt::{TokenRules, authenticate_cached, www_authenticate};
-use crate::policy::{Denied, Permit, Request};
+use crate::policy::{Denied, Judged, Permit, Request};
 use crate::role::authenticate::{self, TokenRefused};
 use crate::role::egress;
 use crate::role::endpoints::{Caller, Pick};
@@ -39,14 +40,16 @@ use crate::worker::attempt::Attempt;
 use crate::worker::connect;
 use crate::worker::core::Core;
 use crate::worker::custom::{self, Asker, Passed, Stopped, Upload};
+use crate::worker::deadline;
 use crate::worker::edge;
-use crate::worker::forward::{self as forwarding, Forward, OnAnswer};
+use crate::worker::forward::{self as forwarding, Forward};
 use crate::worker::inbound;
 use crate::worker::judge::{self, NoTarget, Opened};
 use crate::worker::open::{Entry, Rejudge};
 use crate::worker::origin::Origin;
 use crate::worker::places::MEMORY;
 use crate::worker::respond::Responder;
+use crate::worker::routed;
 use crate::worker::site::{Site, Story};
 use crate::worker::upgrade::Upgrade;
 
@@ -71,6 +74,8 @@ struct Refusal {
     close: CloseReason,
     detail: Option<String>,
     denied: Option<Denied>,
+    /// What policy said, where it is not what refuses.
+    judged: Option<Judged>,
 }
 
 impl Refusal {
@@ -85,6 +90,28 @@ impl Refusal {
             close,
             detail: None,
             denied: None,
+            judged: None,
+        }
+    }
+
+    /// There is no plan for it.
+    fn unplanned(why: NoPlan) -> Self {
+        match why {
+            NoPlan::Close(close) => Self::close(close),
+            NoPlan::Denied(denied) => Self::denied(Some(denied)),
+            NoPlan::Plaintext(denied) => Self {
+                close: CloseReason::PlaintextRefused,
+                ..Self::denied(Some(denied))
+            },
+        }
+    }
+
+    /// Policy lets it pass, and the answer is ours.
+    fn permitted(reply: Reply, close: CloseReason, permit: &Permit) -> Self {
+        Self {
+            reply,
+            judged: Some(permit.verdict().clone()),
+            ..Self::close(close)
         }
     }
 
@@ -98,6 +125,7 @@ impl Refusal {
             close: CloseReason::Token,
             detail: Some("token: not of the login provider".to_owned()),
             denied: None,
+            judged: None,
         }
     }
 
@@ -112,6 +140,7 @@ impl Refusal {
             close: CloseReason::Overload,
             detail: Some(MEMORY.to_owned()),
             denied: None,
+            judged: None,
         }
     }
 
@@ -122,6 +151,7 @@ impl Refusal {
             close: CloseReason::Limit,
             detail: Some(detail),
             denied: None,
+            judged: None,
         }
     }
 
@@ -138,6 +168,7 @@ impl Refusal {
             close: CloseReason::Denied,
             detail: None,
             denied,
+            judged: None,
         }
     }
 }
@@ -155,6 +186,7 @@ impl From<Box<Stopped>> for Box<Refusal> {
             close,
             detail,
             denied,
+            judged: None,
         })
     }
 }
@@ -179,18 +211,13 @@ pub async fn serve(
     let told = told(&request.headers);
     name(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
-    let asks = Asks {
-        grpc: is_grpc(&request.headers),
-        length,
-    };
+    let asks = Asks::new(&request, length);
     let most = most_of_body(core, &request);
     if let Some(refusal) = turned_away(core, length, most) {
         known(&mut story, &Arc::new(request), &site);
         return refuse(refusal, asks, story, body, responder).await;
     }
-    if let Some(most) = most {
-        body = body.limited(most);
-    }
+    body = bounded(body, most);
     let upload = Upload {
         body: &mut body,
         responder: &mut responder,
@@ -204,32 +231,37 @@ pub async fn serve(
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
-    story.judged(permit.verdict());
     let extra = own_fields(&site, &request, &going, (&snapshot, told));
-    let (asked, workload) = (passed.asked, first.workload);
-    let opened = Opened::new(site, Some(&request), asked, &snapshot, workload);
+    let answer = routed::on_answer(first.rule, outside, passed.downstream);
+    let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
+    let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
     let entry = match enter(core, opened, &snapshot, &story) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
-    let answer = OnAnswer::new(outside, passed.downstream);
     let work = Forward {
         upstreams: &core.upstreams,
         permit,
         target: going.target,
         version: going.version,
-        request: &request,
+        request: others.sent(),
         extra: &extra,
         length,
         answer: &answer,
         others: &others,
         upgrade,
+        times,
     };
     if request.method == Method::CONNECT {
-        return connect::connect(work, body, responder, story, &entry.cancel).await;
+        let tunnel = connect::connect(work, body, responder, story, &entry.cancel);
+        return deadline::within(times, true, &entry.cancel, Box::pin(tunnel).as_mut()).await;
     }
-    let keep = forwarding::exchange(work, body, responder, story, &entry.cancel).await;
+    let keep = {
+        let cancel = &entry.cancel;
+        let exchange = pin!(forwarding::exchange(work, body, responder, story, cancel));
+        deadline::within(times, false, cancel, exchange).await
+    };
     if let Some(upgrade) = upgrade {
         upgrade.enter(entry);
     }
@@ -241,6 +273,14 @@ fn name(core: &Core, site: &Site, request: &mut Request) {
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     if !matches!(site.point, SitePoint::Egress { .. }) {
         request_id::set(&mut request.headers, outside, || core.request_name());
+    }
+}
+
+/// A body of which no more than `most` is taken.
+fn bounded(body: Source<'_>, most: Option<u64>) -> Source<'_> {
+    match most {
+        Some(most) => body.limited(most),
+        None => body,
     }
 }
 
@@ -360,32 +400,15 @@ async fn prepare<'s>(
                 close: answered.close,
                 detail: answered.detail,
                 denied: None,
+                judged: None,
             })
         })?;
     let attempt = Attempt::new(core);
     let pick = attempt.pick(snapshot);
-    let plan = match judge::plan(snapshot, site, Some(request), pick) {
-        Ok(plan) => plan,
-        Err(NoPlan::Close(close)) => return Err(Box::new(Refusal::close(close))),
-        Err(NoPlan::Denied(denied)) => return Err(Box::new(Refusal::denied(Some(denied)))),
-        Err(NoPlan::Plaintext(denied)) => {
-            return Err(Box::new(Refusal {
-                close: CloseReason::PlaintextRefused,
-                ..Refusal::denied(Some(denied))
-            }));
-        }
-    };
-    let mesh = &snapshot.mesh;
-    story.edit(|r| {
-        r.service = plan
-            .service
-            .and_then(|at| mesh.services.get(at))
-            .map(|s| s.name.joined());
-        r.workload = plan
-            .workload
-            .and_then(|at| mesh.workloads.get(at))
-            .map(|w| w.name.joined());
-    });
+    let plan = judge::plan(snapshot, site, Some(request), pick)
+        .map_err(|why| Box::new(Refusal::unplanned(why)))?;
+    planned(story, &plan, snapshot);
+    attempt.stays_with(plan.leg);
     let asker = Asker {
         core,
         site,
@@ -402,10 +425,16 @@ async fn prepare<'s>(
         return Err(Box::new(Refusal::missing_token(site, request)));
     }
     // Tokens may have taken a parameter out of the target; nothing else of the plan depends on them.
+    let sent = routed::sent(&plan, site, snapshot, request)?;
     let permit = plan
-        .judge(&site.connection, Some(request))
+        .judge_sent(&site.connection, Some(request), sent.as_ref())
         .map_err(|d| Box::new(Refusal::denied(d)))?;
-    let going = going(core, snapshot, site, &plan, request, &pick).map_err(|why| {
+    if let Some(reply) = routed::answer(&plan, site, request) {
+        let answered = Refusal::permitted(reply, CloseReason::Done, &permit);
+        return Err(Box::new(answered));
+    }
+    let goes = sent.as_ref().unwrap_or(request);
+    let going = going(core, snapshot, site, &plan, goes, &pick).map_err(|why| {
         let (close, detail) = why.close();
         Box::new(Refusal {
             detail,
@@ -414,10 +443,25 @@ async fn prepare<'s>(
     })?;
     let first = First {
         workload: plan.workload,
+        rule: plan.rule,
+        routed: routed::remembered(&plan, snapshot, sent),
         enforcements: plan.enforcements,
         attempt,
     };
+    story.judged(permit.verdict());
     Ok((permit, going, passed, first))
+}
+
+/// The record knows where it goes.
+fn planned(story: &mut Story, plan: &Plan<'_>, snapshot: &Snapshot) {
+    let mesh = &snapshot.mesh;
+    story.edit(|r| {
+        let service = plan.service.and_then(|at| mesh.services.get(at));
+        r.service = service.map(|s| s.name.joined());
+        let workload = plan.workload.and_then(|at| mesh.workloads.get(at));
+        r.workload = workload.map(|w| w.name.joined());
+        r.route = routed::label(plan);
+    });
 }
 
 /// Verifies what the request presents.
@@ -467,6 +511,7 @@ fn tokens(
         close: CloseReason::Token,
         detail: Some(detail),
         denied: None,
+        judged: None,
     }))
 }
 
@@ -534,6 +579,7 @@ pub fn target(
             service: plan.service,
             authority: SocketAddr::new(workload.address, *port).to_string(),
         }),
+        Next::Redirect => None,
         Next::Gateway(at, authority) => mesh.gateways.get(*at).map(|gateway| Beyond {
             address: gateway.hbone,
             expected: gateway.id.clone(),
@@ -679,6 +725,16 @@ struct Asks {
     length: Option<u64>,
 }
 
+impl Asks {
+    /// What `request` asks for, whose body is `length` long.
+    fn new(request: &Request, length: Option<u64>) -> Self {
+        Self {
+            grpc: is_grpc(&request.headers),
+            length,
+        }
+    }
+}
+
 async fn refuse(
     refusal: Refusal,
     asks: Asks,
@@ -691,6 +747,7 @@ async fn refuse(
         close,
         detail,
         denied,
+        judged,
     } = refusal;
     // Most clients write their request before they read: a form that is cut off would lose them the answer.
     let small = asks.length.is_some_and(|n| n <= limits::REFUSED_BODY_BYTES);
@@ -708,7 +765,7 @@ async fn refuse(
     }
     let reply = if asks.grpc { reply.into_grpc() } else { reply };
     story.edit(|r| {
-        r.judged = denied.map(|d| d.judged);
+        r.judged = denied.map(|d| d.judged).or(judged);
         r.detail = detail;
         r.status = Some(reply.status.as_u16());
         r.sent = u64::try_from(reply.body.len()).unwrap_or(0);

@@ -1,5 +1,6 @@
 //! A permitted request on its way: upstream, both bodies at once, the answer.
 
+mod attempts;
 mod h2;
 mod slot;
 
@@ -13,6 +14,7 @@ use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use tokio::sync::Notify;
 
+use crate::config::checked::route::{HeaderChange, Timeouts};
 use crate::exchange::close::CloseReason;
 use crate::http::forward::outgoing;
 use crate::http::grpc;
@@ -27,10 +29,13 @@ use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Ve
 use crate::io::{rt, tls};
 use crate::oidc;
 use crate::policy::{Permit, Request};
+use crate::role::rewrite;
 use crate::vocab::limits;
 use crate::vocab::text::chain;
+use crate::worker::forward::attempts::{Ended, attempts, within};
 use crate::worker::open::Cancel;
 use crate::worker::respond::Responder;
+use crate::worker::retry::{Cause, Retries};
 use crate::worker::site::Story;
 use crate::worker::upgrade::Upgrade;
 use slot::Slot;
@@ -61,6 +66,8 @@ pub struct Forward<'a> {
     pub others: &'a dyn Onward,
     /// It asks for a WebSocket.
     pub upgrade: Option<&'a Upgrade>,
+    /// Times of its route.
+    pub times: Timeouts,
 }
 
 /// Where else a request may go that could not be sent at all.
@@ -70,6 +77,12 @@ pub trait Onward {
 
     /// The next upstream after one that could not be connected to, judged anew.
     fn next(&self, error: &DialError) -> Option<(Permit, Target)>;
+
+    /// How often it is sent.
+    fn retries(&self) -> &Retries<'_>;
+
+    /// The upstream of the next attempt, judged anew.
+    fn another(&self) -> Option<(Permit, Target)>;
 
     /// The workload that it came to, if that is not the one that was chosen first.
     fn moved(&self) -> Option<String>;
@@ -82,14 +95,8 @@ pub struct OnAnswer {
     pub at_edge: bool,
     /// Fields that authorizers add.
     pub added: Vec<(HeaderName, HeaderValue)>,
-}
-
-impl OnAnswer {
-    /// Of an exchange that leaves through an ingress, or not.
-    #[must_use]
-    pub const fn new(at_edge: bool, added: Vec<(HeaderName, HeaderValue)>) -> Self {
-        Self { at_edge, added }
-    }
+    /// What a route changes.
+    pub changed: Option<HeaderChange>,
 }
 
 /// What moves through an exchange besides the bodies.
@@ -108,8 +115,38 @@ struct Moving<'a> {
     invited: Notify,
     /// The body was sent whole.
     uploaded: Cell<bool>,
+    /// All of the request can be sent once more.
+    whole: Cell<bool>,
+    times: Timeouts,
+    others: &'a dyn Onward,
     status: Cell<Option<u16>>,
     switched: Cell<Option<Box<RawResponse>>>,
+}
+
+impl<'a> Moving<'a> {
+    /// Nothing has moved yet. `awaited`: the client sends its body only when it is asked to.
+    fn new(work: &Forward<'a>, passed: &'a Meter, bodiless: bool, awaited: bool) -> Self {
+        Self {
+            request: work.request,
+            extra: work.extra,
+            length: work.length,
+            on_answer: work.answer,
+            scheme: match work.target {
+                Target::Tls { .. } => "https",
+                Target::Hbone(_) | Target::Plain { .. } => "http",
+            },
+            passed,
+            upgrade: work.upgrade.filter(|_| work.version == Version::H1),
+            awaited: Cell::new(!bodiless && awaited),
+            invited: Notify::new(),
+            uploaded: Cell::new(false),
+            whole: Cell::new(bodiless),
+            times: work.times,
+            others: work.others,
+            status: Cell::new(None),
+            switched: Cell::new(None),
+        }
+    }
 }
 
 /// How an attempt ended.
@@ -118,6 +155,8 @@ enum Tried {
     Stale,
     /// The upstream has surely not looked at it, and no body is lost.
     Unprocessed,
+    /// Nobody has an answer yet, and there is another attempt: why this one is over.
+    Again(CloseReason, String),
     /// It is over: why, and whether the downstream connection can go on.
     Over(CloseReason, Option<String>, bool),
 }
@@ -130,6 +169,8 @@ enum AnswerError {
     Unprocessed,
     /// The upstream broke off or speaks nonsense.
     Upstream(String),
+    /// An answer with this status is not sent on: there is another attempt.
+    Unwanted(StatusCode),
     /// The downstream broke off.
     Downstream(io::Error),
     /// None of it: the upstream speaks another protocol now, as it was asked to.
@@ -152,23 +193,7 @@ pub async fn exchange(
 ) -> bool {
     let bodiless = body.is_empty();
     let passed = std::rc::Rc::clone(&story.passed);
-    let moving = Moving {
-        request: work.request,
-        extra: work.extra,
-        length: work.length,
-        on_answer: work.answer,
-        scheme: match work.target {
-            Target::Tls { .. } => "https",
-            Target::Hbone(_) | Target::Plain { .. } => "http",
-        },
-        passed: &passed,
-        upgrade: work.upgrade.filter(|_| work.version == Version::H1),
-        awaited: Cell::new(!bodiless && responder.is_awaited()),
-        invited: Notify::new(),
-        uploaded: Cell::new(false),
-        status: Cell::new(None),
-        switched: Cell::new(None),
-    };
+    let moving = Moving::new(&work, &passed, bodiless, responder.is_awaited());
     let slot = Slot::new(responder);
     let others = work.others;
     let deadline = is_grpc(&moving.request.headers)
@@ -187,7 +212,9 @@ pub async fn exchange(
     if let (Some(upgrade), Some(head)) = (moving.upgrade, moving.switched.take()) {
         return switch(upgrade, *head, slot.into_unanswered(), story, cancel).await;
     }
+    let detail = detail.or_else(|| cancel.time().map(str::to_owned));
     story.edit(|r| {
+        r.attempts = others.retries().attempts();
         r.workload = others.moved().or_else(|| r.workload.take());
         r.status = moving.status.get();
         r.detail = detail;
@@ -197,13 +224,12 @@ pub async fn exchange(
         // There is nobody to answer.
         Some(_) if close == CloseReason::DownstreamReset => false,
         Some(mut responder) => {
-            let reply = own_reply(close);
             let reply = if late {
                 Reply::deadline_exceeded()
             } else if is_grpc(&moving.request.headers) {
-                reply.into_grpc()
+                own_reply(close).into_grpc()
             } else {
-                reply
+                own_reply(close)
             };
             if !keep {
                 responder.close_after();
@@ -214,41 +240,6 @@ pub async fn exchange(
     };
     story.end(close);
     keep
-}
-
-/// How the attempts ended.
-struct Ended {
-    close: CloseReason,
-    detail: Option<String>,
-    /// The downstream connection can go on.
-    keep: bool,
-    /// The deadline of a gRPC call was over.
-    late: bool,
-}
-
-/// Runs the attempts of a call until its deadline. What is dropped then breaks off.
-async fn within(
-    deadline_ms: Option<u64>,
-    tried: impl Future<Output = (CloseReason, Option<String>, bool)>,
-) -> Ended {
-    let done = match deadline_ms {
-        None => Ok(tried.await),
-        Some(ms) => rt::timeout(ms, tried).await,
-    };
-    match done {
-        Ok((close, detail, keep)) => Ended {
-            close,
-            detail,
-            keep,
-            late: false,
-        },
-        Err(rt::Elapsed) => Ended {
-            close: CloseReason::UpstreamTimeout,
-            detail: Some("deadline of the call is over".to_owned()),
-            keep: false,
-            late: true,
-        },
-    }
 }
 
 /// Tells the client that the upstream has switched.
@@ -280,63 +271,6 @@ async fn switch(
         None => story.end(close),
     }
     false
-}
-
-/// Asks the upstream, and once more if a pooled connection turns out to be closed.
-async fn attempts(
-    work: Forward<'_>,
-    moving: &Moving<'_>,
-    body: &mut Source<'_>,
-    slot: &Slot<'_>,
-    cancel: &Cancel,
-) -> (CloseReason, Option<String>, bool) {
-    let Forward {
-        upstreams,
-        mut permit,
-        mut target,
-        version,
-        request,
-        others,
-        ..
-    } = work;
-    let repeatable = body.is_empty() && request.method.is_idempotent();
-    let failed = |error: &DialError| (dial_reason(error), Some(chain(error)), true);
-    let (upstream, again) = loop {
-        let asked = match upstreams.pooled(permit, &target, version) {
-            Ok(pooled) => Ok(pooled),
-            Err(permit) => tokio::select! {
-                biased;
-                why = cancel.cancelled() => return (why, None, false),
-                asked = Box::pin(upstreams.request(permit, &target, version)) => asked,
-            },
-        };
-        match asked {
-            Ok(asked) => break asked,
-            // Nothing was sent yet, so that another endpoint can have it whole.
-            Err(error) => match others.next(&error) {
-                Some(next) => (permit, target) = next,
-                None => return failed(&error),
-            },
-        }
-    };
-    others.reached();
-    let mut tried = via(moving, upstream, body, slot, cancel, upstreams).await;
-    if (matches!(tried, Tried::Stale) && repeatable) || matches!(tried, Tried::Unprocessed) {
-        let again = tokio::select! {
-            biased;
-            why = cancel.cancelled() => return (why, None, false),
-            again = Box::pin(upstreams.again(again, &target, version)) => again,
-        };
-        tried = match again {
-            Ok(upstream) => via(moving, upstream, body, slot, cancel, upstreams).await,
-            Err(error) => return failed(&error),
-        };
-    }
-    match tried {
-        Tried::Stale => (CloseReason::UpstreamReset, Some(SILENT.to_owned()), true),
-        Tried::Unprocessed => (CloseReason::UpstreamReset, Some(REFUSED.to_owned()), true),
-        Tried::Over(close, detail, keep) => (close, detail, keep),
-    }
 }
 
 async fn via(
@@ -413,6 +347,8 @@ enum Drove {
     ClientBroke(io::Error),
     Cancelled(CloseReason),
     Stalled,
+    /// The time of one attempt is over.
+    Expired,
 }
 
 /// Runs both directions until the answer is complete, the client breaks off, policy ends it or nothing moves any more.
@@ -424,7 +360,7 @@ async fn drive(
     cancel: &Cancel,
 ) -> Drove {
     let (mut upload, mut answer) = (pin!(upload), pin!(answer));
-    let (mut cancelled, mut stalled) = (pin!(cancel.cancelled()), pin!(stalled(moving, slot)));
+    let (mut cancelled, mut idle) = (pin!(cancel.cancelled()), pin!(idle(moving, slot)));
     std::future::poll_fn(|cx| {
         if let Poll::Ready(why) = cancelled.as_mut().poll(cx) {
             return Poll::Ready(Drove::Cancelled(why));
@@ -437,10 +373,26 @@ async fn drive(
             (Poll::Ready(error), _) | (Poll::Pending, Poll::Ready(error)) => {
                 Poll::Ready(Drove::ClientBroke(error))
             }
-            (Poll::Pending, Poll::Pending) => stalled.as_mut().poll(cx).map(|()| Drove::Stalled),
+            (Poll::Pending, Poll::Pending) => idle.as_mut().poll(cx),
         }
     })
     .await
+}
+
+/// Ends when nothing has moved for too long, or when the time of this attempt is over.
+async fn idle(moving: &Moving<'_>, slot: &Slot<'_>) -> Drove {
+    let Some(ms) = moving.times.backend_request_ms else {
+        stalled(moving, slot).await;
+        return Drove::Stalled;
+    };
+    let timed = async {
+        tokio::select! {
+            biased;
+            () = stalled(moving, slot) => Drove::Stalled,
+            () = rt::sleep(ms) => Drove::Expired,
+        }
+    };
+    Box::pin(timed).await
 }
 
 /// Ends when nothing has moved for too long: much sooner while the answer has not begun.
@@ -448,13 +400,14 @@ async fn stalled(moving: &Moving<'_>, slot: &Slot<'_>) {
     let mut quiet = 0_u32;
     loop {
         let before = moving.passed.get();
-        rt::sleep(limits::STALL_MS).await;
+        rt::sleep(moving.times.idle_ms.unwrap_or(limits::STALL_MS)).await;
         if moving.passed.get() != before {
             quiet = 0;
             continue;
         }
         quiet = quiet.saturating_add(1);
-        if slot.is_waiting() || quiet >= limits::STALLS {
+        let configured = moving.times.idle_ms.is_some();
+        if configured || slot.is_waiting() || quiet >= limits::STALLS {
             return;
         }
     }
@@ -471,22 +424,38 @@ async fn upload(moving: &Moving<'_>, body: &mut Source<'_>, sink: &mut Sink<'_>)
     std::future::poll_fn(|cx| body.poll_gone(cx)).await
 }
 
+/// Why an exchange ends whose client did not send all of its request.
+fn client_broke(error: &io::Error) -> CloseReason {
+    match error.get_ref() {
+        Some(why) if why.is::<H1Error>() => CloseReason::BadRequest,
+        Some(why) if why.is::<TooLong>() => CloseReason::BodyTooLarge,
+        Some(_) | None => CloseReason::DownstreamReset,
+    }
+}
+
 /// How an attempt ended, and whether the upstream connection can be used again.
-fn over(moving: &Moving<'_>, drove: Drove, stale_possible: bool) -> (Tried, bool) {
+fn over(moving: &Moving<'_>, slot: &Slot<'_>, drove: Drove, stale_possible: bool) -> (Tried, bool) {
     let uploaded = moving.uploaded.get();
+    let again = |cause, close, detail: &str| {
+        let unanswered = slot.is_waiting();
+        let again = unanswered && moving.others.retries().again(cause, moving.whole.get());
+        again.then(|| (Tried::Again(close, detail.to_owned()), false))
+    };
     let ended = |close, detail: String| (Tried::Over(close, Some(detail), false), false);
     match drove {
         Drove::Cancelled(why) => (Tried::Over(why, None, false), false),
-        Drove::ClientBroke(error) if error.get_ref().is_some_and(|e| e.is::<H1Error>()) => {
-            ended(CloseReason::BadRequest, error.to_string())
-        }
-        Drove::ClientBroke(error) if error.get_ref().is_some_and(|e| e.is::<TooLong>()) => {
-            ended(CloseReason::BodyTooLarge, error.to_string())
-        }
-        Drove::ClientBroke(error) => ended(CloseReason::DownstreamReset, error.to_string()),
+        Drove::ClientBroke(error) => ended(client_broke(&error), error.to_string()),
         // Who has not sent all of its request is the one that stalls.
         Drove::Stalled if !uploaded => ended(CloseReason::Timeout, "body stalls".to_owned()),
         Drove::Stalled => ended(CloseReason::UpstreamTimeout, "answer stalls".to_owned()),
+        Drove::Expired => {
+            let (close, detail) = (CloseReason::UpstreamTimeout, "timeout of one attempt");
+            again(Cause::Slow, close, detail).unwrap_or_else(|| ended(close, detail.to_owned()))
+        }
+        Drove::Answered(Err(AnswerError::Unwanted(status))) => {
+            let detail = format!("answered with {status}");
+            (Tried::Again(CloseReason::UpstreamReset, detail), false)
+        }
         Drove::Answered(Ok(answered)) => (
             Tried::Over(
                 CloseReason::Done,
@@ -496,23 +465,30 @@ fn over(moving: &Moving<'_>, drove: Drove, stale_possible: bool) -> (Tried, bool
             answered.keep_upstream && uploaded,
         ),
         Drove::Answered(Err(AnswerError::Silent)) if stale_possible => (Tried::Stale, false),
-        Drove::Answered(Err(AnswerError::Silent)) => (
-            Tried::Over(CloseReason::UpstreamReset, Some(SILENT.to_owned()), true),
-            false,
-        ),
         // What was read of a body is gone; as long as that is nothing, the request is whole.
         Drove::Answered(Err(AnswerError::Unprocessed)) if moving.passed.get().received == 0 => {
             (Tried::Unprocessed, false)
         }
-        Drove::Answered(Err(AnswerError::Unprocessed)) => (
-            Tried::Over(CloseReason::UpstreamReset, Some(REFUSED.to_owned()), true),
-            false,
-        ),
-        // Where nothing of it was sent on, our own answer is whole.
-        Drove::Answered(Err(AnswerError::Upstream(what))) => (
-            Tried::Over(CloseReason::UpstreamReset, Some(what), uploaded),
-            false,
-        ),
+        Drove::Answered(Err(AnswerError::Unprocessed)) => {
+            let close = CloseReason::UpstreamReset;
+            again(Cause::Broken, close, REFUSED).unwrap_or_else(|| {
+                let detail = Some(REFUSED.to_owned());
+                (Tried::Over(close, detail, true), false)
+            })
+        }
+        Drove::Answered(Err(AnswerError::Silent)) => {
+            let close = CloseReason::UpstreamReset;
+            again(Cause::Broken, close, SILENT).unwrap_or_else(|| {
+                let detail = Some(SILENT.to_owned());
+                (Tried::Over(close, detail, true), false)
+            })
+        }
+        Drove::Answered(Err(AnswerError::Upstream(what))) => {
+            let close = CloseReason::UpstreamReset;
+            // Where nothing of it was sent on, our own answer is whole.
+            let again = again(Cause::Broken, close, &what);
+            again.unwrap_or((Tried::Over(close, Some(what), uploaded), false))
+        }
         Drove::Answered(Err(AnswerError::Downstream(error))) => {
             ended(CloseReason::DownstreamReset, error.to_string())
         }
@@ -634,7 +610,7 @@ async fn via_h1(
     };
     let drove = drive(moving, upload, answer, slot, cancel).await;
     let switched = matches!(&drove, Drove::Answered(Err(AnswerError::Switched(_))));
-    let (tried, keep_upstream) = over(moving, drove, reused);
+    let (tried, keep_upstream) = over(moving, slot, drove, reused);
     if let (true, Some(upgrade)) = (switched, moving.upgrade) {
         upgrade.agreed(connection);
     } else if keep_upstream {
@@ -651,6 +627,10 @@ async fn answer(
     mut source: Source<'_>,
     slot: &Slot<'_>,
 ) -> Result<bool, AnswerError> {
+    let cause = Cause::Answer(head.status);
+    if moving.others.retries().again(cause, moving.whole.get()) {
+        return Err(AnswerError::Unwanted(head.status));
+    }
     let Some(mut responder) = slot.for_answer().await else {
         return Err(AnswerError::Upstream("answered twice".to_owned()));
     };
@@ -659,6 +639,9 @@ async fn answer(
         responder.close_after();
     }
     moving.status.set(Some(head.status.as_u16()));
+    if let Some(changed) = &moving.on_answer.changed {
+        rewrite::change(changed, &mut head.headers);
+    }
     for (name, value) in &moving.on_answer.added {
         head.headers.append(name.clone(), value.clone());
     }

@@ -11,7 +11,7 @@ use crate::io::clock;
 use crate::io::listener::is_local;
 use crate::policy::{Connection, Request};
 use crate::role::egress::NoEndpoint;
-use crate::role::endpoints::{Caller, Pick};
+use crate::role::endpoints::{Caller, Leg, Pick};
 use crate::role::enforcement::Enforcement;
 use crate::role::plan::{self, NoPlan, Plan, SitePoint};
 use crate::vocab::addr::UpstreamAddr;
@@ -63,12 +63,22 @@ pub fn elsewhere<'s>(
     }
 }
 
+/// What a route has made of a request.
+#[derive(Clone, Debug, Default)]
+pub struct Routed {
+    /// The backend, with the name of its service.
+    pub leg: Option<(ResourceName, Leg)>,
+    /// What is sent, if that is not what was asked for.
+    pub sent: Option<Arc<Request>>,
+}
+
 /// What is open, as it is judged again by a newer snapshot or at a later time.
 #[derive(Debug)]
 pub struct Opened {
     /// Where.
     pub site: Rc<Site>,
     request: Option<Arc<Request>>,
+    routed: Routed,
     asked: Asked,
     /// The workload that a gateway has chosen.
     towards: RefCell<Option<ResourceName>>,
@@ -85,9 +95,23 @@ impl Opened {
         judged_by: &Snapshot,
         workload: Option<usize>,
     ) -> Rc<Self> {
+        let routed = Routed::default();
+        Self::routed(site, (request, routed), asked, judged_by, workload)
+    }
+
+    /// As [`Self::new`], of a request that a route has sent on its way.
+    #[must_use]
+    pub fn routed(
+        site: impl Into<Rc<Site>>,
+        (request, routed): (Option<&Arc<Request>>, Routed),
+        asked: Asked,
+        judged_by: &Snapshot,
+        workload: Option<usize>,
+    ) -> Rc<Self> {
         let opened = Self {
             site: site.into(),
             request: request.map(Arc::clone),
+            routed,
             asked,
             towards: RefCell::default(),
         };
@@ -131,10 +155,16 @@ impl Opened {
             ..site.connection.clone()
         };
         let (rules, towards) = (&snapshot.enforcements, self.towards.borrow());
-        let plan = plan::again(rules, &site.point, &connection, request, towards.as_ref());
+        let goes = (towards.as_ref(), self.routed.leg.as_ref());
+        let plan = plan::again(rules, &site.point, &connection, request, goes);
         plan.is_some_and(|plan| {
             self.asked.covers(&plan, &connection, request)
-                && plan.still_allows(&site.point, &connection, request)
+                && plan.still_allows_sent(
+                    &site.point,
+                    &connection,
+                    request,
+                    self.routed.sent.as_deref(),
+                )
         })
     }
 }

@@ -67,6 +67,8 @@ impl std::fmt::Debug for Open {
 #[derive(Debug, Default)]
 pub struct Cancel {
     cancelled: Cell<Option<CloseReason>>,
+    /// Which time is over, if that is why.
+    time: Cell<Option<&'static str>>,
     waker: RefCell<Option<Waker>>,
     /// Certificates of the peers on either side that this exchange is for or goes to.
     peers: RefCell<Peers>,
@@ -122,6 +124,20 @@ impl Cancel {
         let peers = self.peers.borrow();
         let mut all = peers.first.iter().chain(&peers.more);
         all.any(|peer| snapshot.revocations.of(peer).is_some())
+    }
+
+    /// Ends the exchange because a time of its route is over.
+    pub(super) fn time_is_over(&self, why: CloseReason, what: &'static str) {
+        if self.cancelled.get().is_none() {
+            self.time.set(Some(what));
+            self.cancel(why);
+        }
+    }
+
+    /// Which time was over.
+    #[must_use]
+    pub fn time(&self) -> Option<&'static str> {
+        self.time.get()
     }
 
     fn cancel(&self, why: CloseReason) {

@@ -119,6 +119,8 @@ impl Story {
             told: None,
             service: None,
             workload: None,
+            route: None,
+            attempts: None,
             request: None,
             asked: Vec::new(),
             judged: None,

@@ -9,6 +9,8 @@
 )]
 
 mod dns;
+mod retries;
+mod routes;
 mod same_node;
 mod strict;
 mod system;

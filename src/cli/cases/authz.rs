@@ -64,6 +64,9 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
     let trial = Trial {
         plan: Plan {
             enforcements: vec![&enforcement],
+            asked: 1,
+            rule: None,
+            leg: None,
             via: None,
             own: None,
             service: None,

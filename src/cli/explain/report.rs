@@ -169,6 +169,8 @@ impl Report {
         report
             .notes
             .extend(subject.hops.iter().find_map(|hop| subject.chosen_way(hop)));
+        let routed = subject.hops.iter().filter_map(|hop| subject.routed(hop));
+        report.notes.extend(routed);
         report.record = subject
             .recorded
             .map(|r| subject.compared(r, recorded_as(subject.hops)));

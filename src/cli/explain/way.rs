@@ -1,8 +1,9 @@
 //! Which way a call takes where there is more than one, in words.
 
+use crate::config::checked::route::HttpRoute;
 use crate::config::checked::{Preference, Service};
 use crate::role::outbound::Route;
-use crate::role::walk::Hop;
+use crate::role::walk::{Hop, Place};
 
 use crate::cli::explain::report::Subject;
 
@@ -10,6 +11,26 @@ use crate::cli::explain::report::Subject;
 const NAMED: usize = 8;
 
 impl Subject<'_> {
+    /// The rule of a route that it takes at a gateway.
+    pub(super) fn routed(&self, hop: &Hop) -> Option<String> {
+        let Place::Gateway(at) = hop.place else {
+            return None;
+        };
+        let mesh = &self.rules.mesh;
+        let (label, gateway) = (hop.rule.as_ref()?, mesh.gateways.get(at)?);
+        let mut routes = mesh.routes.iter();
+        let of = |route: &HttpRoute| route.rules.iter().position(|r| r.label == *label);
+        let (route, rule) = routes.find_map(|route| Some((route, route.rules.get(of(route)?)?)))?;
+        let first = if rule.backends.len() > 1 {
+            "; the first of its backends is walked here"
+        } else {
+            ""
+        };
+        let chosen = route.rules.len() > 1 || !first.is_empty() || rule.edits_request();
+        let name = &gateway.name;
+        chosen.then(|| format!("way: route `{label}` at `{name}`{first}"))
+    }
+
     /// The way that the caller's node chooses; `None` where there is no choice to tell of.
     pub(super) fn chosen_way(&self, hop: &Hop) -> Option<String> {
         let mesh = &self.rules.mesh;

@@ -35,11 +35,11 @@ pub(crate) fn mesh(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
     service::services(files, &mut mesh, &bindings, cx);
     address::allocate(&mut mesh);
     destination::destination_rules(files, &mut mesh, cx);
-    route::routes(files, &mut mesh, cx);
     provider::providers(files, &mut mesh, cx);
     policy::policies(files, &mut mesh, cx);
     authn::peer_authentications(files, &mut mesh, cx);
     authn::request_authentications(files, &mut mesh, cx);
+    route::routes(files, &mut mesh, cx);
     mesh.revocations = revocation::revocations(files, cx);
     Some(mesh)
 }

@@ -13,6 +13,7 @@ use crate::role::authenticate::{self, TokenRefused};
 use crate::vocab::claims::Claims;
 use crate::vocab::path::{CanonicalPath, PathNormalization};
 
+mod routed;
 mod ways;
 
 const MESH: &str = r#"
@@ -72,7 +73,7 @@ fn check(more: &str, at: i64, want: bool) {
         time: at,
     };
     let rules = rules(more);
-    let got = again(&rules, &point, &connection, None, None)
+    let got = again(&rules, &point, &connection, None, (None, None))
         .is_some_and(|plan| plan.still_allows(&point, &connection, None));
     assert_eq!(got, want, "{more} at {at}");
 }

@@ -1,24 +1,44 @@
-//! The endpoints that a request may go to besides the one that was chosen first.
+//! The endpoints that a request may go to besides the one that was chosen first, each judged anew.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::target;
+use crate::config::checked::route::RouteRule;
 use crate::control::snapshot::Snapshot;
 use crate::io::upstream::{DialError, Target};
 use crate::policy::{Permit, Request};
 use crate::role::enforcement::Enforcement;
 use crate::worker::attempt::Attempt;
 use crate::worker::core::Core;
+use crate::worker::custom::Asked;
 use crate::worker::forward::Onward;
-use crate::worker::judge::{self, Opened};
+use crate::worker::judge::{self, Opened, Routed};
+use crate::worker::retry::Retries;
+use crate::worker::site::Site;
 
 /// What a request was judged by first, and where it was to go.
 pub(super) struct First<'s> {
     pub(super) attempt: Attempt,
+    pub(super) rule: Option<&'s RouteRule>,
+    pub(super) routed: Routed,
     pub(super) enforcements: Vec<&'s Enforcement>,
     pub(super) workload: Option<usize>,
+}
+
+impl First<'_> {
+    /// The request as it is judged again while it is open.
+    pub(super) fn opens(
+        &self,
+        site: Rc<Site>,
+        request: &Arc<Request>,
+        asked: Asked,
+        judged_by: &Snapshot,
+    ) -> Rc<Opened> {
+        let routed = (Some(request), self.routed.clone());
+        Opened::routed(site, routed, asked, judged_by, self.workload)
+    }
 }
 
 /// The other endpoints that a request may go to.
@@ -28,6 +48,8 @@ pub(super) struct Others<'a> {
     snapshot: &'a Arc<Snapshot>,
     request: &'a Request,
     first: Vec<&'a Enforcement>,
+    sent: Option<Arc<Request>>,
+    retries: Retries<'a>,
     attempt: RefCell<Attempt>,
     moved: RefCell<Option<String>>,
 }
@@ -46,6 +68,12 @@ impl<'a> Others<'a> {
             snapshot,
             request,
             first: first.enforcements,
+            sent: first.routed.sent,
+            retries: Retries::new(
+                first.rule.and_then(|rule| rule.retry.as_ref()),
+                &request.method,
+                &core.retries,
+            ),
             attempt: RefCell::new(first.attempt),
             moved: RefCell::default(),
         }
@@ -58,6 +86,34 @@ impl Onward for Others<'_> {
     }
 
     fn next(&self, error: &DialError) -> Option<(Permit, Target)> {
+        if !self.attempt.borrow_mut().failed(self.snapshot, error) {
+            return None;
+        }
+        self.chosen()
+    }
+
+    fn retries(&self) -> &Retries<'_> {
+        &self.retries
+    }
+
+    fn another(&self) -> Option<(Permit, Target)> {
+        self.attempt.borrow_mut().repeats(self.snapshot);
+        self.chosen()
+    }
+
+    fn moved(&self) -> Option<String> {
+        self.moved.borrow_mut().take()
+    }
+}
+
+impl Others<'_> {
+    /// The request as it is sent.
+    pub(super) fn sent(&self) -> &Request {
+        self.sent.as_deref().unwrap_or(self.request)
+    }
+
+    /// The next choice, judged.
+    fn chosen(&self) -> Option<(Permit, Target)> {
         let Self {
             core,
             opened,
@@ -68,20 +124,15 @@ impl Onward for Others<'_> {
         } = self;
         let (site, request) = (&opened.site, Some(self.request));
         let mut attempt = attempt.borrow_mut();
-        if !attempt.failed(snapshot, error) {
-            return None;
-        }
         let plan = judge::elsewhere(&mut attempt, snapshot, site, request, first)?;
-        let permit = plan.judge(&site.connection, request).ok()?;
+        let sent = self.sent.as_deref();
+        let permit = plan.judge_sent(&site.connection, request, sent).ok()?;
         let pick = attempt.again(snapshot);
-        let target = target(core, snapshot, site, &plan, request, &pick).ok()?;
+        let goes = sent.or(request);
+        let target = target(core, snapshot, site, &plan, goes, &pick).ok()?;
         opened.moves(core, snapshot, plan.workload)?;
         let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
         *self.moved.borrow_mut() = workload.map(|w| w.name.to_string());
         Some((permit, target))
-    }
-
-    fn moved(&self) -> Option<String> {
-        self.moved.borrow_mut().take()
     }
 }

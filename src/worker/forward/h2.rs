@@ -48,12 +48,8 @@ pub(super) async fn via(
         upload(moving, body, &mut sink).await
     };
     let answer = answered(moving, answering, slot);
-    over(
-        moving,
-        drive(moving, upload, answer, slot, cancel).await,
-        reused,
-    )
-    .0
+    let drove = drive(moving, upload, answer, slot, cancel).await;
+    over(moving, slot, drove, reused).0
 }
 
 fn request<'m>(

@@ -1,6 +1,7 @@
 //! Several ways to one workload: its services, their waypoints, its own, its own address, plaintext.
 
 use super::*;
+use crate::role::endpoints::Caller;
 use crate::role::outbound::{Route, Wanted, route};
 
 const WAYS: &str = r#"
@@ -152,8 +153,14 @@ fn what_is_open_is_judged_by_where_it_goes() {
     let (point, request) = (at_g(), get());
     let still = |rules: &Enforcements, towards: &str| {
         let towards = ResourceName::new("default", towards);
-        again(rules, &point, &web(80), Some(&request), Some(&towards))
-            .is_some_and(|plan| plan.still_allows(&point, &web(80), Some(&request)))
+        again(
+            rules,
+            &point,
+            &web(80),
+            Some(&request),
+            (Some(&towards), None),
+        )
+        .is_some_and(|plan| plan.still_allows(&point, &web(80), Some(&request)))
     };
     let before = mesh("");
     assert!(still(&before, "w0") && still(&before, "w1"));
@@ -223,7 +230,7 @@ fn strict_holds_for_what_is_open() {
     };
     let (point, plain) = (at_w("other", 8080), connection(None, 8080));
     let open = |rules: &Enforcements, connection: &Connection| {
-        again(rules, &point, connection, None, None)
+        again(rules, &point, connection, None, (None, None))
             .is_some_and(|plan| plan.still_allows(&point, connection, None))
     };
     for (rules, want) in [

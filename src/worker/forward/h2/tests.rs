@@ -10,16 +10,42 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Notify;
 
 use super::*;
+use crate::config::checked::route::Timeouts;
 use crate::io::h2::{Respond, Server, Taken, Windows};
 use crate::io::relay::Meter;
 use crate::io::rt::{self, Acceptor, ConnectOptions, Core, Want};
-use crate::io::upstream::{Target, Upstream, Upstreams, Version};
-use crate::policy::{self, OutboundTarget, decide_outbound};
+use crate::io::upstream::{DialError, Target, Upstream, Upstreams, Version};
+use crate::policy::{self, OutboundTarget, Permit, decide_outbound};
+use crate::upstream::retry::Budget;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::host::Host;
 use crate::vocab::limits;
-use crate::worker::forward::OnAnswer;
+use crate::worker::forward::{OnAnswer, Onward};
 use crate::worker::respond::Responder;
+use crate::worker::retry::Retries;
+
+/// There is no other endpoint.
+struct Nowhere<'a>(Retries<'a>);
+
+impl Onward for Nowhere<'_> {
+    fn reached(&self) {}
+
+    fn next(&self, _error: &DialError) -> Option<(Permit, Target)> {
+        None
+    }
+
+    fn retries(&self) -> &Retries<'_> {
+        &self.0
+    }
+
+    fn another(&self) -> Option<(Permit, Target)> {
+        None
+    }
+
+    fn moved(&self) -> Option<String> {
+        None
+    }
+}
 
 fn on_both(test: fn() -> Pin<Box<dyn Future<Output = ()>>>) {
     for want in [Want::Epoll, Want::IoUring] {
@@ -118,17 +144,26 @@ async fn after(interim: usize, answers: bool) -> Result<Answered, AnswerError> {
         }
     });
     let (asked, extra, passed) = (asks(), HeaderMap::new(), Meter::default());
+    let budget = Budget::default();
+    let nowhere = Nowhere(Retries::new(None, &asked.method, &budget));
     let moving = Moving {
         request: &asked,
         extra: &extra,
         length: None,
-        on_answer: &OnAnswer::new(false, Vec::new()),
+        on_answer: &OnAnswer {
+            at_edge: false,
+            added: Vec::new(),
+            changed: None,
+        },
         scheme: "http",
         passed: &passed,
         upgrade: None,
         awaited: Cell::new(false),
         invited: Notify::new(),
         uploaded: Cell::new(true),
+        whole: Cell::new(true),
+        times: Timeouts::default(),
+        others: &nowhere,
         status: Cell::new(None),
         switched: Cell::new(None),
     };

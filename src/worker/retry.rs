@@ -1,0 +1,129 @@
+//! When a request is sent once more, and what was learnt of the endpoint that did not answer it.
+
+use std::cell::Cell;
+
+use http::{Method, StatusCode};
+
+use crate::config::checked::route::Retry;
+use crate::io::random;
+use crate::upstream::retry::{Active, Budget, backoff_ms};
+
+/// Why a request would be sent once more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// No endpoint could be connected to.
+    Connect,
+    /// The connection broke before an answer.
+    Broken,
+    /// There was no answer in the time of one attempt.
+    Slow,
+    /// It was answered with this.
+    Answer(StatusCode),
+}
+
+/// The attempts of one request.
+#[derive(Debug)]
+pub struct Retries<'a> {
+    rule: Option<&'a Retry>,
+    /// Its method says that to do it twice is to do it once (RFC 9110 section 9.2.2), or its route does.
+    may: bool,
+    sent: Cell<u32>,
+    active: Active<'a>,
+}
+
+impl<'a> Retries<'a> {
+    /// Of a request that is about to be sent.
+    #[must_use]
+    pub fn new(rule: Option<&'a Retry>, method: &Method, budget: &'a Budget) -> Self {
+        Self {
+            rule: rule.filter(|rule| rule.attempts > 0),
+            may: method.is_idempotent() || rule.is_some_and(|rule| rule.any_method),
+            sent: Cell::new(1),
+            active: budget.enter(),
+        }
+    }
+
+    /// Whether its body is worth keeping.
+    #[must_use]
+    pub fn keeps_body(&self) -> bool {
+        self.may && self.rule.is_some()
+    }
+
+    /// Whether it is sent once more; if so, room for that is taken. `whole`: all of it can be sent again.
+    #[must_use]
+    pub fn again(&self, cause: Cause, whole: bool) -> bool {
+        let Some(rule) = self.rule else {
+            return false;
+        };
+        let wanted = match cause {
+            // Nothing of it has been seen by anybody.
+            Cause::Connect => true,
+            Cause::Broken | Cause::Slow => self.may && whole,
+            Cause::Answer(status) => self.may && whole && rule.codes.contains(&status),
+        };
+        if !wanted || self.sent.get() > rule.attempts || !self.active.repeats() {
+            return false;
+        }
+        self.sent.set(self.sent.get().saturating_add(1));
+        true
+    }
+
+    /// How long to wait before, in milliseconds.
+    #[must_use]
+    pub fn wait_ms(&self) -> u64 {
+        let chance = random::bytes().map_or(0, u64::from_le_bytes);
+        let nth = self.sent.get().saturating_sub(1);
+        self.rule
+            .map_or(0, |rule| backoff_ms(rule.backoff_ms, nth, chance))
+    }
+
+    /// How often it was sent, if more than once.
+    #[must_use]
+    pub fn attempts(&self) -> Option<u32> {
+        Some(self.sent.get()).filter(|sent| *sent > 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(any_method: bool) -> Retry {
+        Retry {
+            codes: vec![StatusCode::SERVICE_UNAVAILABLE],
+            attempts: 2,
+            backoff_ms: 1,
+            any_method,
+        }
+    }
+
+    #[test]
+    fn what_may_be_done_twice_is_sent_so_many_times() {
+        let (budget, rule, any) = (Budget::default(), rule(false), rule(true));
+        let unavailable = Cause::Answer(StatusCode::SERVICE_UNAVAILABLE);
+        let get = Retries::new(Some(&rule), &Method::GET, &budget);
+        assert_eq!(get.attempts(), None);
+        assert!(!get.again(Cause::Answer(StatusCode::NOT_FOUND), true));
+        assert!(!get.again(unavailable, false), "a part of its body is gone");
+        assert!(get.again(unavailable, true) && get.again(Cause::Slow, true));
+        assert!(!get.again(Cause::Broken, true), "twice is all");
+        assert_eq!(get.attempts(), Some(3));
+        let post = Retries::new(Some(&rule), &Method::POST, &budget);
+        assert!(!post.again(unavailable, true) && !post.again(Cause::Slow, true));
+        assert!(post.again(Cause::Connect, false), "nobody has seen it");
+        let post = Retries::new(Some(&any), &Method::POST, &budget);
+        assert!(post.again(unavailable, true));
+        let none = Retries::new(None, &Method::GET, &budget);
+        assert!(!none.again(Cause::Broken, true) && !none.keeps_body());
+    }
+
+    #[test]
+    fn under_trouble_the_budget_holds() {
+        let (budget, rule) = (Budget::default(), rule(false));
+        let all: Vec<_> = (0..10)
+            .map(|_| Retries::new(Some(&rule), &Method::GET, &budget))
+            .collect();
+        let again = all.iter().filter(|one| one.again(Cause::Broken, true));
+        assert_eq!(again.count(), 3);
+    }
+}

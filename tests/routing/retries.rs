@@ -1,0 +1,171 @@
+//! Times of routes, and requests that are sent once more.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use ringgate::cli::os;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::routes::CONFIG;
+use crate::system::{Subnet, System};
+
+const ROUTES: &str = r#"
+[[httpRoute]]
+name = "reviews"
+namespace = "shop"
+parentRefs = [{ kind = "Service", name = "reviews" }]
+
+[[httpRoute.rules]]
+name = "retried"
+matches = [{ path.value = "/" }]
+retry = { attempts = 2, codes = [503], backoff = "1ms" }
+timeouts = { backendRequest = "300ms", request = "20s" }
+backendRefs = [{ name = "reviews", port = 80 }]
+
+[[httpRoute.rules]]
+name = "any"
+matches = [{ path.value = "/any" }]
+retry = { attempts = 2, codes = [503], backoff = "1ms", dangerous_anyMethod = true }
+backendRefs = [{ name = "reviews", port = 80 }]
+
+[[httpRoute.rules]]
+name = "timed"
+matches = [{ path.value = "/timed" }]
+timeouts.request = "200ms"
+backendRefs = [{ name = "reviews", port = 80 }]
+
+[[httpRoute.rules]]
+name = "idle"
+matches = [{ path.value = "/idle" }]
+timeouts.idle = "200ms"
+backendRefs = [{ name = "reviews", port = 80 }]
+"#;
+
+/// An app of which the first `bad` requests go wrong as their path says: it answers 503, is silent, or breaks off. The rest
+/// is answered with the body that came.
+async fn flaky(address: SocketAddr, bad: usize) -> Arc<AtomicUsize> {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let listener = TcpListener::bind(address).await.unwrap();
+    let count = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let nth = count.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(serve(stream, nth < bad));
+        }
+    });
+    seen
+}
+
+async fn serve(mut stream: TcpStream, bad: bool) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return,
+        }
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let length = head
+        .lines()
+        .find_map(|l| l.strip_prefix("content-length: "));
+    let mut body = vec![0; length.map_or(0, |n| n.parse().unwrap())];
+    os::ignore(stream.read_exact(&mut body).await);
+    if bad && head.contains("/silent") {
+        os::ignore(stream.read_u8().await);
+        return;
+    }
+    if bad && head.contains("/broken") {
+        return;
+    }
+    let status = if bad {
+        "503 Service Unavailable"
+    } else {
+        "200 OK"
+    };
+    let answer = format!(
+        "HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
+        body.len()
+    );
+    os::ignore(stream.write_all(answer.as_bytes()).await);
+    os::ignore(stream.write_all(&body).await);
+}
+
+/// Status and body of the answer.
+async fn asked(system: &System, method: &str, path: &str, body: &str) -> (u16, String) {
+    let (code, mut stream) = system.socks("reviews", 80).await;
+    assert_eq!(code, 0);
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    let within = tokio::time::timeout(Duration::from_secs(60), read).await;
+    within.expect("an answer").unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+async fn system(bad: usize) -> (System, Arc<AtomicUsize>) {
+    let subnet = Subnet::free();
+    let seen = flaky(subnet.at(11, 8080), bad).await;
+    (
+        System::start(subnet, &format!("{CONFIG}{ROUTES}")).await,
+        seen,
+    )
+}
+
+#[tokio::test]
+async fn what_may_be_repeated_is_sent_until_it_is_answered() {
+    for path in ["/", "/silent", "/broken"] {
+        let (system, seen) = system(2).await;
+        assert_eq!(asked(&system, "GET", path, "").await.0, 200, "{path}");
+        assert_eq!(seen.load(Ordering::Relaxed), 3, "{path}");
+        let at_waypoint = |r: &serde_json::Value| r["role"] == "waypoint" && r["kind"] == "request";
+        let record = system.record(at_waypoint).await;
+        assert_eq!(record["attempts"], 3, "{record}");
+    }
+}
+
+#[tokio::test]
+async fn a_small_body_goes_along_each_time() {
+    let (system, seen) = system(1).await;
+    let answer = asked(&system, "PUT", "/", "all of it").await;
+    assert_eq!(answer, (200, "all of it".to_owned()));
+    assert_eq!(seen.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn what_may_not_be_repeated_is_not() {
+    let (system, seen) = system(1).await;
+    assert_eq!(asked(&system, "POST", "/", "once").await.0, 503);
+    assert_eq!(seen.load(Ordering::Relaxed), 1);
+    // Not more often than the route says.
+    let (system, seen) = self::system(9).await;
+    assert_eq!(asked(&system, "GET", "/", "").await.0, 503);
+    assert_eq!(seen.load(Ordering::Relaxed), 3);
+    // Unless its route does.
+    let (system, _) = self::system(1).await;
+    let answer = asked(&system, "POST", "/any", "twice").await;
+    assert_eq!(answer, (200, "twice".to_owned()));
+}
+
+#[tokio::test]
+async fn times_of_a_route_end_it_with_504() {
+    let (system, seen) = system(9).await;
+    for (path, why) in [
+        ("/timed/silent", "timeout of the request"),
+        ("/idle/silent", "answer stalls"),
+    ] {
+        let (status, body) = asked(&system, "GET", path, "").await;
+        assert_eq!((status, body.as_str()), (504, "upstream_timeout"), "{path}");
+        let record = system.record(|r| r["status"] == 504).await;
+        assert!(record.to_string().contains(why), "{record}");
+    }
+    assert_eq!(seen.load(Ordering::Relaxed), 2);
+}
