@@ -342,7 +342,11 @@ impl Rig {
     pub(crate) fn rewrite(&self, more: &str) -> Result<()> {
         let name = format!("ringgate-{}.toml", self.job.name());
         let text = self.templates.render(&name)? + more;
-        put(&self.directory.join("ringgate.toml"), &self.directory, &text)
+        put(
+            &self.directory.join("ringgate.toml"),
+            &self.directory,
+            &text,
+        )
     }
 
     /// Last lines of what it prints.

@@ -38,12 +38,35 @@ const CHURN: u64 = 200;
 
 /// What is fired at once.
 const FIRED: [(Peer, Case); 6] = [
-    (NODE, case("h1", Job::Waypoint, Load::Http1(32), Ask::Allowed)),
-    (NODE, case("h1, denied", Job::Waypoint, Load::Http1(8), Ask::Denied)),
-    (NODE, case("h2", Job::Waypoint, Load::Http2(4, 16), Ask::Allowed)),
-    (NODE, case("HBONE", Job::WaypointHbone, Load::Hbone(16, 2), Ask::Allowed)),
-    (EGRESS, case("egress, h1", Job::Egress, Load::Http1(32), Ask::Allowed)),
-    (EGRESS, case("egress, h2", Job::Egress, Load::Http2(4, 16), Ask::Allowed)),
+    (
+        NODE,
+        case("h1", Job::Waypoint, Load::Http1(32), Ask::Allowed),
+    ),
+    (
+        NODE,
+        case("h1, denied", Job::Waypoint, Load::Http1(8), Ask::Denied),
+    ),
+    (
+        NODE,
+        case("h2", Job::Waypoint, Load::Http2(4, 16), Ask::Allowed),
+    ),
+    (
+        NODE,
+        case(
+            "HBONE",
+            Job::WaypointHbone,
+            Load::Hbone(16, 2),
+            Ask::Allowed,
+        ),
+    ),
+    (
+        EGRESS,
+        case("egress, h1", Job::Egress, Load::Http1(32), Ask::Allowed),
+    ),
+    (
+        EGRESS,
+        case("egress, h2", Job::Egress, Load::Http2(4, 16), Ask::Allowed),
+    ),
 ];
 const NODE: Peer = Peer::Ringgate;
 const EGRESS: Peer = Peer::RinggateEpoll;
@@ -118,7 +141,10 @@ fn soak(options: &Options, ground: &Ground) -> Result<()> {
     let (mut answers, mut reloads) = (0, 0);
     while began.elapsed() < options.span {
         let outcomes = round(options.round(), &mut soaked, &mut reloads, ground)?;
-        answers += outcomes.iter().map(|(_, outcome)| outcome.operations).sum::<u64>();
+        answers += outcomes
+            .iter()
+            .map(|(_, outcome)| outcome.operations)
+            .sum::<u64>();
         told(began, &outcomes, &soaked);
     }
     println!(
@@ -256,7 +282,8 @@ impl Soaked {
     fn generation(&self) -> Result<String> {
         let mut stream = TcpStream::connect(self.rig.admin())?;
         stream.set_read_timeout(Some(HOLDS))?;
-        stream.write_all(b"GET /generation HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")?;
+        stream
+            .write_all(b"GET /generation HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         ensure!(answer.starts_with("HTTP/1.1 200 "), "admin: `{answer}`");
@@ -329,7 +356,12 @@ impl Soaked {
             number(ended) / 1e6,
             number(bound) / 1e6
         );
-        ensure!(ended <= bound, "{}: memory grows: {:?}", self.job.name(), self.memory);
+        ensure!(
+            ended <= bound,
+            "{}: memory grows: {:?}",
+            self.job.name(),
+            self.memory
+        );
         Ok(())
     }
 
