@@ -1,7 +1,12 @@
 //! `Upgrade` on HTTP/1.1 (RFC 9110 section 7.8): which requests ask for a WebSocket (RFC 6455 section 4), and which
-//! answers agree to one. No other protocol is switched to: its `Upgrade` goes no further than this hop.
+//! answers agree to one. No other protocol is switched to: its `Upgrade` goes no further than this hop. Extended CONNECT
+//! (RFC 8441) asks for the same over HTTP/2, and becomes such a request.
 
-use http::{HeaderMap, Method, StatusCode, header};
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use thiserror::Error;
 
 use crate::http::h1::{Framing, RawRequest, RawResponse};
 
@@ -51,6 +56,56 @@ pub fn agrees(head: &RawResponse) -> bool {
         && once(&head.headers, header::SEC_WEBSOCKET_ACCEPT)
         && !head.headers.contains_key(header::CONTENT_LENGTH)
         && !head.headers.contains_key(header::TRANSFER_ENCODING)
+}
+
+/// Why an extended CONNECT is not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum NotServed {
+    /// `:protocol` is not `websocket`.
+    #[error("extended CONNECT for another protocol than websocket")]
+    Protocol,
+    /// What follows the head is no content, whose length could be said.
+    #[error("extended CONNECT with content-length")]
+    Length,
+}
+
+/// What the server hashes behind the key (RFC 6455 section 1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// `Sec-WebSocket-Accept` for a key (RFC 6455 section 4.2.2).
+fn accept(key: &HeaderValue) -> Option<HeaderValue> {
+    let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(key.as_bytes());
+    hash.update(GUID);
+    HeaderValue::try_from(STANDARD.encode(hash.finish())).ok()
+}
+
+/// Makes the fields of an extended CONNECT those of a request for a WebSocket over HTTP/1.1, but for what is of the hop:
+/// over HTTP/2 nobody sends a key (RFC 8441 section 5), and one that was sent all the same is not taken. What comes back
+/// is the one `Sec-WebSocket-Accept` that answers it.
+///
+/// # Errors
+/// `NotServed`.
+pub fn extended(
+    protocol: &HeaderValue,
+    headers: &mut HeaderMap,
+    random: [u8; 16],
+) -> Result<HeaderValue, NotServed> {
+    if !protocol
+        .as_bytes()
+        .eq_ignore_ascii_case(WEBSOCKET.as_bytes())
+    {
+        return Err(NotServed::Protocol);
+    }
+    if headers.contains_key(header::CONTENT_LENGTH) {
+        return Err(NotServed::Length);
+    }
+    let key = HeaderValue::try_from(STANDARD.encode(random)).ok();
+    let (key, accept) = key
+        .and_then(|key| accept(&key).map(|accept| (key, accept)))
+        .ok_or(NotServed::Protocol)?;
+    headers.insert(header::SEC_WEBSOCKET_KEY, key);
+    Ok(accept)
 }
 
 #[cfg(test)]
@@ -107,5 +162,30 @@ mod tests {
             let text = good.replacen(from, to, 1);
             assert!(text != good && !agreed(&text), "{text}");
         }
+    }
+
+    #[test]
+    fn keys_are_answered_as_the_standard_has_it() {
+        // RFC 6455 section 1.3.
+        let key = HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ==");
+        let accepted = accept(&key).unwrap();
+        assert_eq!(accepted, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let mut headers = HeaderMap::new();
+        headers.insert(
+            header::SEC_WEBSOCKET_KEY,
+            HeaderValue::from_static("theirs"),
+        );
+        let websocket = HeaderValue::from_static("WebSocket");
+        let accepted = extended(&websocket, &mut headers, *b"the sample nonce").unwrap();
+        assert_eq!(accepted, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        assert_eq!(headers[header::SEC_WEBSOCKET_KEY], key);
+        for other in ["h2c", "websocket ", "connect-udp", ""] {
+            let other = HeaderValue::from_static(other);
+            let refused = extended(&other, &mut headers, [0; 16]);
+            assert_eq!(refused, Err(NotServed::Protocol));
+        }
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let refused = extended(&websocket, &mut headers, [0; 16]);
+        assert_eq!(refused, Err(NotServed::Length));
     }
 }

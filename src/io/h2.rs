@@ -57,6 +57,13 @@ impl Incoming {
         })
     }
 
+    /// Both directions of a stream that carries another protocol from here on (RFC 8441 section 5).
+    #[must_use]
+    pub fn both_ways(self) -> (Self, Outgoing) {
+        let other = Outgoing(Rc::clone(&self.0));
+        (self, other)
+    }
+
     /// Whether nothing is left to come.
     #[must_use]
     pub fn is_end(&self) -> bool {
@@ -142,6 +149,11 @@ impl Outgoing {
     /// Breaks the stream off, so that the peer cannot take it for complete.
     pub fn abort(&mut self) {
         self.0.mux.reset(self.0.id, Code::INTERNAL_ERROR);
+    }
+
+    /// Breaks the stream off as a connection is that it stands for (RFC 8441 section 5).
+    pub fn cancel(&mut self) {
+        self.0.mux.reset(self.0.id, Code::CANCEL);
     }
 
     /// Ready when the peer takes no more.

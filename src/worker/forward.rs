@@ -20,7 +20,6 @@ use crate::http::forward::outgoing;
 use crate::http::grpc;
 use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawResponse};
 use crate::http::reply::{Reply, is_grpc};
-use crate::http::upgrade;
 use crate::io::body::{Coding, PumpError, Sink, Source, TooLong, Trailers, pump};
 use crate::io::h1::{HeadError, Writer};
 use crate::io::hbone::HboneError;
@@ -109,6 +108,8 @@ struct Moving<'a> {
     scheme: &'static str,
     passed: &'a Meter,
     upgrade: Option<&'a Upgrade>,
+    /// To its client an answer of success says that it has a WebSocket.
+    must_switch: bool,
     /// The client sends its body only when it is asked to, which the upstream decides.
     awaited: Cell<bool>,
     /// Says that it has decided so.
@@ -137,6 +138,7 @@ impl<'a> Moving<'a> {
             },
             passed,
             upgrade: work.upgrade.filter(|_| work.version == Version::H1),
+            must_switch: work.upgrade.is_some_and(Upgrade::is_of_stream),
             awaited: Cell::new(!bodiless && awaited),
             invited: Notify::new(),
             uploaded: Cell::new(false),
@@ -579,7 +581,7 @@ async fn via_h1(
         let mut interim = 0_usize;
         let head = loop {
             match reader.head(h1::parse_response).await {
-                Ok(Some(head)) if moving.upgrade.is_some() && upgrade::agrees(&head) => {
+                Ok(Some(head)) if moving.upgrade.is_some_and(|u| u.is_agreed_by(&head)) => {
                     return Err(AnswerError::Switched(Box::new(head)));
                 }
                 Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
@@ -627,6 +629,10 @@ async fn answer(
     mut source: Source<'_>,
     slot: &Slot<'_>,
 ) -> Result<bool, AnswerError> {
+    if moving.must_switch && head.status.is_success() {
+        let why = "upstream answers a request for a WebSocket and does not switch";
+        return Err(AnswerError::Upstream(why.to_owned()));
+    }
     let cause = Cause::Answer(head.status);
     if moving.others.retries().again(cause, moving.whole.get()) {
         return Err(AnswerError::Unwanted(head.status));

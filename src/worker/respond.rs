@@ -264,8 +264,11 @@ impl<'a> Responder<'a> {
                     .await
                     .unwrap_or_else(|rt::Elapsed| Err(io::ErrorKind::TimedOut.into()))
             }
-            // No request of HTTP/2 asks in this way.
-            Self::H2 { .. } => Err(io::ErrorKind::Unsupported.into()),
+            Self::H2 { respond, .. } => {
+                // The key was ours.
+                head.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+                respond.send(StatusCode::OK, &head.headers, false).map(drop)
+            }
         }
     }
 

@@ -1,6 +1,7 @@
 //! HTTP on a connection: which version, then request after request.
 
 mod h2;
+mod websocket;
 
 use std::pin::pin;
 use std::rc::Rc;

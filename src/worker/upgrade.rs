@@ -1,16 +1,21 @@
-//! WebSocket over HTTP/1.1: a permitted request whose upstream has switched protocols becomes a relay of bytes, judged
+//! WebSocket: a permitted request whose upstream has switched protocols becomes a relay of bytes, judged
 //! anew with every snapshot and recorded with its bytes.
 //!
 //! The request takes the way of all requests, so policy is judged first and nothing is relayed before the upstream's 101.
 //! What is left of it then are two connections, its record and its place among what is open; the exchange's own memory is
 //! freed before the relay begins.
 
+mod stream;
+
 use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
 
+use http::{HeaderValue, header};
+
 use crate::exchange::close::CloseReason;
 use crate::http::h1::RawResponse;
+use crate::http::upgrade;
 use crate::io::h1::{Reader, Writer, unite};
 use crate::io::relay::{Broken, Meter, relay};
 use crate::io::rt;
@@ -23,6 +28,8 @@ use crate::worker::site::Story;
 #[derive(Debug, Default)]
 pub struct Upgrade {
     stage: RefCell<Stage>,
+    /// It was asked for on an HTTP/2 stream: what must answer the key that we made.
+    accept: Option<HeaderValue>,
 }
 
 #[derive(Debug, Default)]
@@ -47,6 +54,25 @@ pub struct Switched {
 }
 
 impl Upgrade {
+    /// Of a stream of an HTTP/2 connection; `accept` answers the key of its request.
+    pub(super) fn of_stream(accept: HeaderValue) -> Self {
+        Self {
+            stage: RefCell::default(),
+            accept: Some(accept),
+        }
+    }
+
+    /// Whether it was asked for on an HTTP/2 stream, where an answer of success is the switch.
+    pub(super) fn is_of_stream(&self) -> bool {
+        self.accept.is_some()
+    }
+
+    /// Whether an upstream's answer is the one that switches.
+    pub(super) fn is_agreed_by(&self, head: &RawResponse) -> bool {
+        let accepted = |accept| head.headers.get(header::SEC_WEBSOCKET_ACCEPT) == Some(accept);
+        upgrade::agrees(head) && self.accept.as_ref().is_none_or(accepted)
+    }
+
     /// The upstream has switched.
     pub(super) fn agreed(&self, upstream: Box<H1Upstream>) {
         *self.stage.borrow_mut() = Stage::Agreed(upstream);
@@ -56,7 +82,8 @@ impl Upgrade {
     pub(super) fn told(&self, mut story: Story) {
         let before = self.stage.take();
         if let Stage::Agreed(upstream) = before {
-            story.edit(|r| r.status = Some(101));
+            let status = if self.is_of_stream() { 200 } else { 101 };
+            story.edit(|r| r.status = Some(status));
             story.opened();
             *self.stage.borrow_mut() = Stage::Told(upstream, story);
         }

@@ -20,6 +20,7 @@ mod client;
 mod conformance;
 mod egress;
 mod entry;
+mod extended;
 mod frames;
 mod hbone;
 mod headers;

@@ -6,6 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+
 /// Fields that proxies on the way set; what they say has tests of its own.
 const OWN: [&str; 4] = [
     "x-forwarded-for",
@@ -76,6 +80,8 @@ pub(crate) const ECHO: &str = "@echo";
 /// Waits until `Backend::go` is called.
 pub(crate) const WAIT: &str = "@wait";
 
+/// Agrees to a WebSocket, with the key's own answer.
+pub(crate) const SWITCH: &str = "@switch";
 /// Sends `FLOOD_BYTES`.
 pub(crate) const FLOOD: &str = "@flood";
 /// Takes the body of the request and forgets it.
@@ -206,6 +212,11 @@ impl Backend {
                     return self.note(at, message, noted);
                 }
                 step if step == WAIT.as_bytes() => self.wait(),
+                step if step == SWITCH.as_bytes() => {
+                    let head = switch(&message);
+                    stream.get_mut().write_all(head.as_bytes()).ok()?;
+                    stream.get_mut().flush().ok()?;
+                }
                 step if step == BODY.as_bytes() => {
                     message.whole = body(stream, &mut message).is_some();
                     let whole = message.whole;
@@ -229,7 +240,11 @@ impl Backend {
                 step if step == ECHO.as_bytes() => {
                     let mut piece = [0; 4096];
                     loop {
-                        let n = stream.read(&mut piece).ok().filter(|n| *n > 0)?;
+                        let n = stream.read(&mut piece).ok()?;
+                        if n == 0 {
+                            stream.get_mut().end();
+                            return None;
+                        }
                         stream.get_mut().write_all(&piece[..n]).ok()?;
                         stream.get_mut().flush().ok()?;
                     }
@@ -269,6 +284,17 @@ impl Backend {
         }
         None
     }
+}
+
+/// The answer to a request for a WebSocket (RFC 6455 section 4.2.2).
+fn switch(message: &Message) -> String {
+    let key = message.all("sec-websocket-key").concat();
+    let text = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+    let accept = STANDARD.encode(hash);
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: {accept}\r\nsec-websocket-protocol: chat\r\n\r\n"
+    )
 }
 
 fn plain(message: &Message) -> Vec<u8> {

@@ -24,13 +24,18 @@ mod cases;
 #[expect(dead_code, reason = "each suite uses its part of the client")]
 #[path = "../attack/client.rs"]
 mod client;
+#[expect(dead_code, reason = "each suite uses its part of the frames")]
+#[path = "../attack/frames.rs"]
+mod frames;
 mod guards;
 #[path = "../support/mesh.rs"]
 mod mesh;
 mod own_fields;
+mod stream;
 mod streaming;
 mod system;
 mod websocket;
+mod websocket_h2;
 
 /// Runs each function against a system of its own, once with each driver.
 macro_rules! both {

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::golang;
 use crate::l4::envoy;
+use crate::l7;
 use crate::python;
 use crate::steps::{self, Step, command};
 
@@ -47,6 +48,11 @@ const STEPS: &[Step] = &[
         name: "interop",
         about: "Envoy and ztunnel as peers, in network namespaces",
         run: interop,
+    },
+    Step {
+        name: "soak",
+        about: "full load with a reload every second, 20 seconds of it",
+        run: |root| l7::soak::run(root, &["--seconds", "20"]).map(drop),
     },
     Step {
         name: "drill-uring",

@@ -16,6 +16,7 @@ mod pki;
 mod plot;
 mod proxy;
 mod report;
+pub(crate) mod soak;
 mod tools;
 
 use std::path::Path;
@@ -63,22 +64,7 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> Result<bool> {
 }
 
 fn measured(root: &Path, options: &Options, tools: Tools) -> Result<Results> {
-    let pki = tools.directory.join("pki");
-    std::fs::create_dir_all(&pki)?;
-    let id = std::process::id();
-    // Bench runs side by side have nothing to do with each other.
-    let subnet = [
-        127,
-        u8::try_from(64 + id % 128)?,
-        u8::try_from(id / 128 % 250)?,
-    ];
-    let ground = Ground {
-        root: root.to_owned(),
-        pki: Pki::write(&pki)?,
-        tools,
-        cores: options.cores,
-        subnet,
-    };
+    let ground = ground(root, tools, options.cores)?;
     let _upstream = peer::upstream(&ground)?;
     let mut results = Results::default();
     for number in 0..options.runs {
@@ -88,6 +74,26 @@ fn measured(root: &Path, options: &Options, tools: Tools) -> Result<Results> {
         }
     }
     Ok(results)
+}
+
+/// Certificates, tokens and a subnet for one run.
+fn ground(root: &Path, tools: Tools, cores: usize) -> Result<Ground> {
+    let pki = tools.directory.join("pki");
+    std::fs::create_dir_all(&pki)?;
+    let id = std::process::id();
+    // Bench runs side by side have nothing to do with each other.
+    let subnet = [
+        127,
+        u8::try_from(64 + id % 128)?,
+        u8::try_from(id / 128 % 250)?,
+    ];
+    Ok(Ground {
+        root: root.to_owned(),
+        pki: Pki::write(&pki)?,
+        tools,
+        cores,
+        subnet,
+    })
 }
 
 /// All cases of a job, once.
@@ -150,15 +156,20 @@ fn told(case: &Case, peer: Peer, sample: &Sample) {
     eprintln!("  {:<14} {:<16} {words}", case.name, peer.name());
 }
 
-/// Requests or handshakes for some seconds.
-fn sampled(case: &Case, rig: &Rig, options: &Options, ground: &Ground) -> Result<Sample> {
-    let kind = match case.load {
+/// Word for the load of requests.
+fn kind(load: Load) -> Result<&'static str> {
+    Ok(match load {
         Load::Http1(_) => "h1",
         Load::Http2(..) => "h2",
         Load::Hbone(..) => "hbone",
         Load::Handshakes(_) => "handshake",
         Load::Idle | Load::Start | Load::Change => anyhow::bail!("no load of requests"),
-    };
+    })
+}
+
+/// Requests or handshakes for some seconds.
+fn sampled(case: &Case, rig: &Rig, options: &Options, ground: &Ground) -> Result<Sample> {
+    let kind = kind(case.load)?;
     let shot = Shot {
         span: Duration::from_secs(options.seconds),
         ..ground.shot(rig.peer, case)

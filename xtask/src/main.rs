@@ -26,6 +26,7 @@ usage: cargo xtask ci [--list | --only STEP[,STEP..]]
        cargo xtask bench l7 [--cases NAME[,NAME..]] [--peers NAME[,NAME..]] [--runs N] [--seconds N] [--idle N]
                             [--cores N] [--ringgate FILE] [--json FILE] [--profile DIRECTORY] [--write]
        cargo xtask bench all
+       cargo xtask soak [--minutes N | --seconds N] [--ringgate FILE]
        cargo xtask property [--cases N] [--seed N]
        cargo xtask fuzz [--target NAME] [--seconds N]";
 
@@ -50,6 +51,7 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
         ["bench", "l4", options @ ..] => l4::run(&root()?, options),
         ["bench", "l7", options @ ..] => l7::run(&root()?, options),
         ["bench", "all"] => Ok(l4::run(&root()?, &[])? && l7::run(&root()?, &[])?),
+        ["soak", options @ ..] => l7::soak::run(&root()?, options),
         ["bench", options @ ..] => bench::run(&root()?, options),
         ["property", options @ ..] => assure::property(&root()?, options),
         ["fuzz", options @ ..] => assure::fuzz(&root()?, options),

@@ -21,7 +21,7 @@ use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
 use crate::worker::streams;
 
-use super::bad_request_status;
+use super::{bad_request_status, websocket};
 
 pub(super) async fn serve(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
     let windows = if matches!(site.point, SitePoint::Ingress { .. }) {
@@ -30,7 +30,7 @@ pub(super) async fn serve(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
         Windows::Mesh
     };
     let story = || Story::begin(&core, &site, Kind::Connection, &core.snapshot());
-    let mut server = Server::new(stream, windows, false);
+    let mut server = Server::new(stream, windows, true);
     match rt::timeout(limits::HANDSHAKE_MS, server.handshake()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return story().fail(lost(&error, CloseReason::Handshake), error),
@@ -75,23 +75,26 @@ async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
         body,
         respond,
     } = asked;
+    let responder = Responder::H2 {
+        respond,
+        is_head: head.method == Method::HEAD,
+    };
+    if head.oversized {
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        let why = (CloseReason::Limit, status);
+        return unread(&core, &site, responder, why, Malformed::Large.text()).await;
+    }
+    if let Some(protocol) = head.protocol.clone() {
+        let here = (&core, &site);
+        return Box::pin(websocket::serve(here, &protocol, head, body, responder)).await;
+    }
     let RequestHead {
         method,
         authority,
         path,
         headers,
-        oversized,
         ..
     } = head;
-    let responder = Responder::H2 {
-        respond,
-        is_head: method == Method::HEAD,
-    };
-    if oversized {
-        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        let why = (CloseReason::Limit, status);
-        return unread(&core, &site, responder, why, Malformed::Large.text()).await;
-    }
     // It is well formed, or there were no request.
     let length = headers
         .get(header::CONTENT_LENGTH)
@@ -122,7 +125,7 @@ async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
 }
 
 /// Answers and records a request that cannot be read.
-async fn unread(
+pub(super) async fn unread(
     core: &Rc<Core>,
     site: &Site,
     responder: Responder<'_>,

@@ -176,6 +176,8 @@ impl Ground {
     }
 }
 
+/// Port of ringgate's admin listener.
+const ADMIN_PORT: u16 = 15000;
 /// How long a proxy may take to serve.
 const SERVES: Duration = Duration::from_secs(30);
 
@@ -185,6 +187,7 @@ pub(crate) struct Rig {
     /// Which it is.
     pub(crate) peer: Peer,
     job: Job,
+    address: Ipv4Addr,
     proxy: Proxy,
     templates: Templates,
     directory: PathBuf,
@@ -229,6 +232,7 @@ impl Rig {
             began_ns,
             peer,
             job,
+            address: ground.address(peer.host()),
             proxy,
             templates,
             directory,
@@ -317,7 +321,8 @@ impl Rig {
         }
     }
 
-    fn records(&self) -> PathBuf {
+    /// The file of its records.
+    pub(crate) fn records(&self) -> PathBuf {
         match self.peer {
             Peer::Haproxy => self.directory.join(format!("{}.log", log_name(self.peer))),
             Peer::Ringgate
@@ -326,6 +331,22 @@ impl Rig {
             | Peer::EnvoyJwtCache
             | Peer::Nginx => record_file(&self.directory),
         }
+    }
+
+    /// Where ringgate's admin listener is.
+    pub(crate) fn admin(&self) -> SocketAddr {
+        SocketAddr::from((self.address, ADMIN_PORT))
+    }
+
+    /// Another configuration: the usual one with `more` behind it.
+    pub(crate) fn rewrite(&self, more: &str) -> Result<()> {
+        let name = format!("ringgate-{}.toml", self.job.name());
+        let text = self.templates.render(&name)? + more;
+        put(
+            &self.directory.join("ringgate.toml"),
+            &self.directory,
+            &text,
+        )
     }
 
     /// Last lines of what it prints.
@@ -428,13 +449,14 @@ pub(crate) struct Recorded {
 
 /// Records that are not there, and the lines that say so.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Lost {
+pub(crate) struct Lost {
     lines: u64,
-    records: u64,
+    /// Records.
+    pub(crate) records: u64,
 }
 
 /// Sum of ringgate's `{"kind":"lost","records":N}`.
-fn lost(file: &Path) -> Result<Lost> {
+pub(crate) fn lost(file: &Path) -> Result<Lost> {
     let lines = Command::new("grep")
         .arg(r#"^{"kind":"lost""#)
         .arg(file)
@@ -448,6 +470,18 @@ fn lost(file: &Path) -> Result<Lost> {
         lost.lines += 1;
     }
     Ok(lost)
+}
+
+/// Records of requests.
+pub(crate) fn requests(file: &Path) -> Result<u64> {
+    let counted = Command::new("grep")
+        .args(["-c", r#""kind":"request""#])
+        .arg(file)
+        .output()?;
+    let text = String::from_utf8(counted.stdout)?;
+    text.trim()
+        .parse()
+        .with_context(|| format!("{}: no records", file.display()))
 }
 
 fn count_lines(file: &Path) -> Result<u64> {

@@ -158,6 +158,7 @@ async fn after(interim: usize, answers: bool) -> Result<Answered, AnswerError> {
         scheme: "http",
         passed: &passed,
         upgrade: None,
+        must_switch: false,
         awaited: Cell::new(false),
         invited: Notify::new(),
         uploaded: Cell::new(true),

@@ -1,0 +1,455 @@
+//! `cargo xtask soak`: full load over HTTP/1, HTTP/2 and HBONE at a node and an egress gateway whose configuration changes
+//! every second.
+//!
+//! Three things must hold: no request is lost (an answer of another status or length ends the run), every answer has its
+//! record, and the processes end with the memory and the descriptors that they began with. The node runs on io_uring, the
+//! egress gateway on epoll. The load comes in rounds, each on connections of its own.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::case::{Ask, Case, Job, Load};
+use super::fire::{Outcome, Shot};
+use super::gun::Gun;
+use super::peer::{self, Ground, Peer, Rig};
+use super::proxy::Proxy;
+use super::tools::Tools;
+use crate::samples::number;
+
+/// Between two configurations.
+const RELOAD: Duration = Duration::from_secs(1);
+/// How long a configuration may take to hold.
+const HOLDS: Duration = Duration::from_secs(30);
+/// How long records and descriptors may take to come and go.
+const SETTLE: Duration = Duration::from_secs(60);
+/// The longest round.
+const ROUND: Duration = Duration::from_secs(10);
+/// Memory may end this much higher than after the first minute, in parts of a hundred.
+const GROWTH_PERCENT: u64 = 10;
+/// And this much: pages that a reload has open when it is measured, in bytes.
+const GROWTH_BYTES: u64 = 4 << 20;
+/// Policies and services that come and go.
+const CHURN: u64 = 200;
+
+/// What is fired at once.
+const FIRED: [(Peer, Case); 6] = [
+    (
+        NODE,
+        case("h1", Job::Waypoint, Load::Http1(32), Ask::Allowed),
+    ),
+    (
+        NODE,
+        case("h1, denied", Job::Waypoint, Load::Http1(8), Ask::Denied),
+    ),
+    (
+        NODE,
+        case("h2", Job::Waypoint, Load::Http2(4, 16), Ask::Allowed),
+    ),
+    (
+        NODE,
+        case(
+            "HBONE",
+            Job::WaypointHbone,
+            Load::Hbone(16, 2),
+            Ask::Allowed,
+        ),
+    ),
+    (
+        EGRESS,
+        case("egress, h1", Job::Egress, Load::Http1(32), Ask::Allowed),
+    ),
+    (
+        EGRESS,
+        case("egress, h2", Job::Egress, Load::Http2(4, 16), Ask::Allowed),
+    ),
+];
+const NODE: Peer = Peer::Ringgate;
+const EGRESS: Peer = Peer::RinggateEpoll;
+
+const fn case(name: &'static str, job: Job, load: Load, ask: Ask) -> Case {
+    Case {
+        name,
+        about: "",
+        job,
+        load,
+        ask,
+    }
+}
+
+/// How long, and with what.
+#[derive(Debug, PartialEq)]
+struct Options {
+    span: Duration,
+    ringgate: Option<std::path::PathBuf>,
+}
+
+impl Options {
+    fn parse(words: &[&str]) -> Result<Self> {
+        let mut options = Self {
+            span: Duration::from_secs(600),
+            ringgate: None,
+        };
+        for pair in words.chunks(2) {
+            let [name, value] = pair else {
+                bail!("{} wants a value", pair.join(" "))
+            };
+            let seconds = || value.parse().with_context(|| (*name).to_owned());
+            match *name {
+                "--minutes" => options.span = Duration::from_secs(60 * seconds()?),
+                "--seconds" => options.span = Duration::from_secs(seconds()?),
+                "--ringgate" => options.ringgate = Some(std::path::absolute(value)?),
+                other => bail!("no option `{other}`"),
+            }
+        }
+        ensure!(
+            options.span >= Duration::from_secs(15),
+            "in less than 15 seconds nothing shows"
+        );
+        Ok(options)
+    }
+
+    /// Rounds as long as there is time for four of them.
+    fn round(&self) -> Duration {
+        ROUND.min(self.span / 4)
+    }
+}
+
+/// Runs it.
+pub(crate) fn run(root: &Path, words: &[&str]) -> Result<bool> {
+    let options = Options::parse(words)?;
+    let tools = Tools::find(root, &[NODE, EGRESS], options.ringgate.as_deref())?;
+    let directory = tools.directory.clone();
+    let ground = super::ground(root, tools, 2)?;
+    soak(&options, &ground)?;
+    // After an error it stays, for whoever looks for the reason.
+    fs::remove_dir_all(directory)?;
+    Ok(true)
+}
+
+fn soak(options: &Options, ground: &Ground) -> Result<()> {
+    let upstream = peer::upstream(ground)?;
+    let mut soaked = [(NODE, Job::Waypoint), (EGRESS, Job::Egress)]
+        .into_iter()
+        .map(|(peer, job)| Soaked::start(peer, job, ground))
+        .collect::<Result<Vec<_>>>()?;
+    let began = Instant::now();
+    let (mut answers, mut reloads) = (0, 0);
+    while began.elapsed() < options.span {
+        let outcomes = round(options.round(), &mut soaked, &mut reloads, ground)?;
+        answers += outcomes
+            .iter()
+            .map(|(_, outcome)| outcome.operations)
+            .sum::<u64>();
+        told(began, &outcomes, &soaked);
+    }
+    println!(
+        "{answers} answers and {reloads} reloads in {:.0} s: none lost, each recorded",
+        began.elapsed().as_secs_f64()
+    );
+    for one in &soaked {
+        one.remembers(options.span)?;
+    }
+    // Connections that are kept for the next request go with the service.
+    drop(upstream);
+    soaked.iter().try_for_each(Soaked::lets_go)
+}
+
+/// One line of what a round did.
+fn told(began: Instant, outcomes: &[(&str, Outcome)], soaked: &[Soaked]) {
+    let rates = outcomes.iter().map(|(name, outcome)| {
+        let rate = number(outcome.operations) / outcome.seconds;
+        format!("{name} {rate:.0}/s")
+    });
+    let memory = soaked.iter().filter_map(|one| one.memory.last());
+    let memory = memory.map(|(_, bytes)| format!("{:.1} MB", number(*bytes) / 1e6));
+    eprintln!(
+        "{:>5.0} s  {}; {}",
+        began.elapsed().as_secs_f64(),
+        rates.collect::<Vec<_>>().join(", "),
+        memory.collect::<Vec<_>>().join(", ")
+    );
+}
+
+/// Fires everything for `span`, with changes of both configurations meanwhile, and reckons up.
+fn round<'c>(
+    span: Duration,
+    soaked: &mut [Soaked],
+    reloads: &mut u64,
+    ground: &Ground,
+) -> Result<Vec<(&'c str, Outcome)>> {
+    for one in soaked.iter_mut() {
+        one.forget_records()?;
+    }
+    let mut guns = Vec::new();
+    for (peer, case) in &FIRED {
+        let shot = Shot {
+            span,
+            ..ground.shot(*peer, case)
+        };
+        let kind = super::kind(case.load)?;
+        guns.push((case, *peer, Gun::load(kind, &shot, &ground.tools.load)?));
+    }
+    for (_, _, gun) in &mut guns {
+        gun.go()?;
+    }
+    let end = Instant::now() + span;
+    while Instant::now() < end {
+        let next = Instant::now() + RELOAD;
+        *reloads += 1;
+        for one in soaked.iter_mut() {
+            one.reload(*reloads)?;
+        }
+        std::thread::sleep(next.min(end).saturating_duration_since(Instant::now()));
+    }
+    let mut outcomes = Vec::new();
+    for (case, peer, gun) in &mut guns {
+        let of = soaked.iter_mut().find(|one| one.rig.peer == *peer);
+        let of = of.context("a load has its process")?;
+        let line = gun.line().with_context(|| of.rig.log());
+        let outcome = Outcome::parse(&line.context(case.name)?)?;
+        // One more for each connection or tunnel, before the clock.
+        of.asked += outcome.operations + opening(case.load)?;
+        outcomes.push((case.name, outcome));
+    }
+    for one in soaked.iter_mut() {
+        one.note()?;
+    }
+    for (_, _, gun) in guns {
+        gun.end()?;
+    }
+    soaked.iter_mut().try_for_each(Soaked::recorded)?;
+    Ok(outcomes)
+}
+
+/// Requests that open a load.
+fn opening(load: Load) -> Result<u64> {
+    Ok(u64::try_from(match load {
+        Load::Http1(connections) | Load::Http2(connections, _) => connections,
+        Load::Hbone(tunnels, _) => tunnels,
+        Load::Handshakes(_) | Load::Idle | Load::Start | Load::Change => 0,
+    })?)
+}
+
+/// A process under load.
+struct Soaked {
+    rig: Rig,
+    job: Job,
+    began: Instant,
+    /// Requests that must have records.
+    asked: u64,
+    /// Resident memory at the end of each round, with the connections of the load open, in bytes.
+    memory: Vec<(Duration, u64)>,
+    /// Descriptors before any load.
+    descriptors: usize,
+}
+
+impl Soaked {
+    fn start(peer: Peer, job: Job, ground: &Ground) -> Result<Self> {
+        let rig = Rig::ready(peer, &case("", job, Load::Start, Ask::Allowed), ground)?;
+        let descriptors = descriptors(rig.proxy())?;
+        Ok(Self {
+            rig,
+            job,
+            began: Instant::now(),
+            asked: 0,
+            memory: Vec::new(),
+            descriptors,
+        })
+    }
+
+    /// Another configuration, once it holds: services and policies have come and gone, and whoever was allowed still is.
+    fn reload(&mut self, number: u64) -> Result<()> {
+        let before = self.generation()?;
+        self.rig.rewrite(&churn(self.job, number))?;
+        let begun = Instant::now();
+        while self.generation()? == before {
+            ensure!(
+                begun.elapsed() < HOLDS,
+                "configuration {number} does not hold after {HOLDS:?}\n{}",
+                self.rig.log()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// The number of the snapshot, which the admin listener tells.
+    fn generation(&self) -> Result<String> {
+        let mut stream = TcpStream::connect(self.rig.admin())?;
+        stream.set_read_timeout(Some(HOLDS))?;
+        stream
+            .write_all(b"GET /generation HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with("HTTP/1.1 200 "), "admin: `{answer}`");
+        let (_, body) = answer.split_once("\r\n\r\n").context("a body")?;
+        Ok(body.to_owned())
+    }
+
+    /// Empties the file of records, which the process appends to, once nothing more comes.
+    fn forget_records(&mut self) -> Result<()> {
+        let file = self.rig.records();
+        let mut length = None;
+        loop {
+            let now = fs::metadata(&file)?.len();
+            if length.replace(now) == Some(now) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(700));
+        }
+        fs::File::options().write(true).open(&file)?.set_len(0)?;
+        self.asked = 0;
+        Ok(())
+    }
+
+    /// As many records of requests as there were requests, and none that is told as lost.
+    fn recorded(&mut self) -> Result<()> {
+        let file = self.rig.records();
+        let begun = Instant::now();
+        loop {
+            let lost = peer::lost(&file)?.records;
+            let found = peer::requests(&file)?;
+            ensure!(lost == 0, "{}: {lost} records are lost", file.display());
+            ensure!(
+                found <= self.asked,
+                "{}: {found} records of {} requests",
+                file.display(),
+                self.asked
+            );
+            if found == self.asked {
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < SETTLE,
+                "{}: {found} records of {} requests",
+                file.display(),
+                self.asked
+            );
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn note(&mut self) -> Result<()> {
+        self.rig.proxy().main()?.alive()?;
+        let memory = self.rig.proxy().memory()?;
+        self.memory.push((self.began.elapsed(), memory.resident));
+        Ok(())
+    }
+
+    /// Memory at the end is what it was after the first minute (in a short run: the first half).
+    fn remembers(&self, span: Duration) -> Result<()> {
+        let first = Duration::from_secs(60).min(span / 2);
+        let (begun, ended) = (&self.memory, self.memory.last());
+        let begun = begun.iter().take_while(|(at, _)| *at <= first).last();
+        let begun = begun.or(self.memory.first()).context("no round")?.1;
+        let ended = ended.context("no round")?.1;
+        let bound = begun + begun * GROWTH_PERCENT / 100 + GROWTH_BYTES;
+        println!(
+            "{}: {:.1} MB resident at first, {:.1} MB at the end (at most {:.1} MB)",
+            self.job.name(),
+            number(begun) / 1e6,
+            number(ended) / 1e6,
+            number(bound) / 1e6
+        );
+        ensure!(
+            ended <= bound,
+            "{}: memory grows: {:?}",
+            self.job.name(),
+            self.memory
+        );
+        Ok(())
+    }
+
+    /// No descriptor is left of what came and went.
+    fn lets_go(&self) -> Result<()> {
+        let begun = Instant::now();
+        loop {
+            let now = descriptors(self.rig.proxy())?;
+            if now <= self.descriptors {
+                println!(
+                    "{}: {now} descriptors, {} before the load",
+                    self.job.name(),
+                    self.descriptors
+                );
+                return Ok(());
+            }
+            ensure!(
+                begun.elapsed() < SETTLE,
+                "{}: {now} descriptors, {} before the load",
+                self.job.name(),
+                self.descriptors
+            );
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn descriptors(proxy: &Proxy) -> Result<usize> {
+    let directory = format!("/proc/{}/fd", proxy.main()?.id());
+    Ok(fs::read_dir(&directory).context(directory)?.count())
+}
+
+/// Services and policies of configuration `number`: none of them is of what the load asks.
+fn churn(job: Job, number: u64) -> String {
+    let policies_of = match job {
+        Job::Egress => {
+            "targetRefs = [{ group = \"networking.istio.io\", kind = \"ServiceEntry\", name = \"external\" }]"
+        }
+        Job::Waypoint | Job::WaypointHbone | Job::Ingress => {
+            "selector.matchLabels = { app = \"customer-api\" }"
+        }
+    };
+    let mut text = String::new();
+    // Some stay, some come, some go; and from time to time all go.
+    for n in number..number + number * 37 % CHURN {
+        text.push_str(&format!(
+            "\n[[serviceEntry]]\nname = \"soak-{n}\"\nhosts = [\"soak-{n}.example.test\"]\n\
+             ports = [{{ number = 80, name = \"http\", protocol = \"HTTP\" }}]\nlocation = \"MESH_EXTERNAL\"\n\
+             resolution = \"STATIC\"\nendpoints = [{{ address = \"192.0.2.{}\" }}]\n\
+             \n[[authorizationPolicy]]\nname = \"soak-{n}\"\n{policies_of}\naction = \"{}\"\n\
+             rules = [{{ to = [{{ operation.paths = [\"/soak/{n}\"] }}] }}]\n",
+            n % 250 + 1,
+            if n % 2 == 0 { "DENY" } else { "ALLOW" },
+        ));
+    }
+    // Never the same text twice in a row.
+    text.push_str(&format!("# {number}\n"));
+    text.push_str(&format!(
+        "\n[[authorizationPolicy]]\nname = \"turn-{number}\"\n{policies_of}\naction = \"DENY\"\n\
+         rules = [{{ to = [{{ operation.paths = [\"/turn/{number}\"] }}] }}]\n"
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_checked() {
+        for bad in [
+            &["--minutes"][..],
+            &["--minutes", "x"],
+            &["--seconds", "3"],
+            &["--runs", "3"],
+        ] {
+            assert!(Options::parse(bad).is_err(), "{bad:?}");
+        }
+        let usual = Options::parse(&[]).expect("valid");
+        assert_eq!((usual.span.as_secs(), usual.round()), (600, ROUND));
+        let short = Options::parse(&["--seconds", "20"]).expect("valid");
+        assert_eq!(short.round().as_secs(), 5);
+    }
+
+    #[test]
+    fn configurations_differ() {
+        let (one, other) = (churn(Job::Egress, 1), churn(Job::Egress, 2));
+        assert_ne!(one, other);
+        assert!(one.contains("soak-37") && !one.contains("soak-38"), "{one}");
+    }
+}
