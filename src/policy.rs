@@ -42,4 +42,4 @@ pub use facts::{Connection, Request};
 pub use nearest::LOOKED_AT;
 pub use peer::mtls_mode;
 pub use set::PolicySet;
-pub use verdict::{Decision, Denied, Judged, Permit, Reason, Shadow, Verdict};
+pub use verdict::{Decision, Denied, InWords, Judged, Permit, Reason, Shadow, Verdict};
