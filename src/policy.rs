@@ -43,4 +43,4 @@ pub use nearest::LOOKED_AT;
 pub use peer::mtls_mode;
 pub use regex::{Regexes, WholeRegex};
 pub use set::PolicySet;
-pub use verdict::{Decision, Denied, Judged, Permit, Reason, Shadow, Verdict};
+pub use verdict::{Decision, Denied, InWords, Judged, Permit, Reason, Shadow, Verdict};

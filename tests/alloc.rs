@@ -1,4 +1,4 @@
-//! Deciding allocates nothing: hit or miss, with HTTP or without, whatever kind of value is compared.
+//! Deciding allocates nothing: hit or miss, with HTTP or without, whatever kind of value is compared. Nor does telling why.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -6,6 +6,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
@@ -14,7 +15,7 @@ use ringgate::policy::model::{
 };
 use ringgate::policy::{
     Connection, Decision, L4Deny, MeshPolicies, Point, PointKind, PolicySet, Request, Scope,
-    compile, custom_providers, decide, decide_connect,
+    compile, custom_providers, decide, decide_connect, explain,
 };
 use ringgate::vocab::claims::Claims;
 use ringgate::vocab::host::Host;
@@ -292,4 +293,37 @@ fn deciding_allocates_nothing() {
     let (none, asked) =
         allocations::asked_by(|| custom_providers(&sets[0].1, &conn, Some(&missed)));
     assert_eq!((none.len(), asked), (0, 0));
+}
+
+/// Who is not let in may ask as often as others: the words of its records are written where they go.
+#[test]
+fn telling_a_denial_allocates_nothing() {
+    let set = set(
+        &[policy("one", Action::Allow, rules("frontend"))],
+        Decision::Allow,
+    );
+    let conn = connection("nobody", 8080);
+    let asked = request("GET", "/exact");
+    let verdict = decide(&set, &conn, Some(&asked));
+    assert_eq!(verdict.decision, Decision::Deny);
+    let mut out = String::with_capacity(4096);
+    let tell = || {
+        for step in explain::steps(&verdict, &conn, Some(&asked), "default/api") {
+            write!(out, "{step}; ").unwrap();
+        }
+        write!(out, "{}", verdict.reason.told(&conn, Some(&asked))).unwrap();
+    };
+    let ((), asked_for) = allocations::asked_by(tell);
+    assert_eq!(asked_for, 0);
+    let want = "required: principal cluster.local/ns/default/sa/frontend, presented: \
+                cluster.local/ns/default/sa/nobody: mismatch";
+    assert!(out.contains(want), "{out}");
+    assert!(
+        out.contains(", end user https://id.example/user-7"),
+        "{out}"
+    );
+    assert!(
+        out.ends_with(", got cluster.local/ns/default/sa/nobody"),
+        "{out}"
+    );
 }

@@ -1,7 +1,7 @@
 //! What belongs to streams, by their identifiers.
 
-/// Values by stream. Identifiers grow, so that a new one goes to the end; a search is binary, and once the table has been
-/// as full as it gets it allocates nothing.
+/// Values by stream. Identifiers grow, so that a new one goes to the end; a search is binary. An empty table holds no
+/// memory: a connection without streams may be idle for long.
 #[derive(Debug)]
 pub struct Table<T> {
     entries: Vec<(u32, T)>,
@@ -28,7 +28,13 @@ impl<T> Table<T> {
                     entry.1 = value;
                 }
             }
-            Err(at) => self.entries.insert(at, (id, value)),
+            Err(at) => {
+                if self.entries.capacity() == 0 {
+                    // Many connections carry one stream at a time.
+                    self.entries.reserve_exact(1);
+                }
+                self.entries.insert(at, (id, value));
+            }
         }
     }
 
@@ -49,8 +55,7 @@ impl<T> Table<T> {
     pub fn remove(&mut self, id: u32) -> Option<T> {
         let at = self.at(id).ok()?;
         let (_, value) = self.entries.remove(at);
-        // A connection that once was full and is idle now gives the room back.
-        if self.entries.is_empty() && self.entries.capacity() > 16 {
+        if self.entries.is_empty() {
             self.entries = Vec::new();
         }
         Some(value)
@@ -98,5 +103,9 @@ mod tests {
         let all: Vec<_> = table.iter().map(|(id, v)| (id, *v)).collect();
         assert_eq!(all, [(1, 10), (5, 55), (9, 91)]);
         assert!(table.len() == 3 && !table.is_empty());
+        for id in [1, 5, 9] {
+            table.remove(id);
+        }
+        assert_eq!(table.entries.capacity(), 0);
     }
 }

@@ -504,11 +504,16 @@ fn trailers(buf: &mut BytesMut) -> Result<Option<HeaderMap>, H1Error> {
 /// Writes header fields and the empty line that ends the head.
 pub fn write_fields(out: &mut BytesMut, headers: &HeaderMap) {
     for (name, value) in headers {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
+        write_field(out, name, value);
     }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Writes one header field.
+pub fn write_field(out: &mut BytesMut, name: &HeaderName, value: &HeaderValue) {
+    out.extend_from_slice(name.as_str().as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
     out.extend_from_slice(b"\r\n");
 }
 

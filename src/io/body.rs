@@ -347,6 +347,12 @@ pub async fn pump(
         match next.map_err(PumpError::Source)? {
             Some(Chunk::Data(data)) => {
                 seen(u64::try_from(data.len()).unwrap_or(u64::MAX));
+                if let Sink::H2(stream) = sink
+                    && source.is_empty()
+                {
+                    // The end goes with it, instead of in a frame of its own.
+                    return stream.send_last(data).await.map_err(PumpError::Sink);
+                }
                 sink.send(Chunk::Data(data))
                     .await
                     .map_err(PumpError::Sink)?;

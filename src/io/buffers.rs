@@ -97,6 +97,9 @@ pub(super) fn take(size: Size) -> BytesMut {
 
 /// Gives back a buffer that was received into; it is kept only if nobody else holds a part of it.
 pub(super) fn give(mut buffer: BytesMut) {
+    if buffer.capacity() == 0 {
+        return;
+    }
     buffer.clear();
     for size in [Size::Large, Size::Medium, Size::Small] {
         if buffer.try_reclaim(size.bytes()) {

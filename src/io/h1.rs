@@ -10,6 +10,7 @@ use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 
 use crate::http::h1::{H1Error, may_decide};
+use crate::io::buffers::{self, Size};
 use crate::io::rt;
 use crate::io::stream::{Half, Stream};
 use crate::record::PAYLOAD_BYTES;
@@ -84,7 +85,7 @@ impl Reader {
     /// Reads more into the buffer; 0 at the end of the stream.
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         ready!(self.half.poll_readable(cx))?;
-        self.buf.reserve(self.room);
+        self.make_room();
         let n = {
             let mut limited = (&mut self.buf).limit(self.room);
             ready!(pin!(self.half.read_buf(&mut limited)).poll(cx))?
@@ -95,6 +96,28 @@ impl Reader {
             LONG_READ_BYTES
         };
         Poll::Ready(Ok(n))
+    }
+
+    /// Has room for the next read, in a buffer of the core: what was given back last is still in the caches.
+    fn make_room(&mut self) {
+        if !self.buf.is_empty() {
+            return self.buf.reserve(self.room);
+        }
+        if !self.buf.try_reclaim(self.room) {
+            let size = if self.room > READ_BYTES {
+                Size::Medium
+            } else {
+                Size::Small
+            };
+            buffers::give(std::mem::replace(&mut self.buf, buffers::take(size)));
+        }
+    }
+
+    /// Holds no buffer without anything in it.
+    fn let_go(&mut self) {
+        if self.buf.is_empty() {
+            buffers::give(std::mem::take(&mut self.buf));
+        }
     }
 
     /// The next piece of what is received, in the memory that it was received in, if the stream has such pieces and none of
@@ -133,8 +156,8 @@ impl Reader {
     /// As `poll_fill`, but an idle connection holds no buffer.
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let polled = self.poll_fill(cx);
-        if polled.is_pending() && self.buf.is_empty() {
-            self.buf = BytesMut::new();
+        if polled.is_pending() {
+            self.let_go();
         }
         polled
     }
@@ -186,6 +209,7 @@ impl Reader {
                 && let Some((head, len)) = parse(&self.buf)?
             {
                 self.buf.advance(len);
+                self.let_go();
                 return Ok(Some(head));
             }
             seen = self.buf.len();
@@ -236,9 +260,22 @@ impl Writer {
         self.half.abort();
     }
 
-    /// What waits to be written.
+    /// What waits to be written, in a buffer of the core: while there is nothing, none is held.
     pub fn out(&mut self) -> &mut BytesMut {
+        if self.out.capacity() == 0 {
+            self.out = buffers::take(Size::Small);
+        }
         &mut self.out
+    }
+
+    /// Whether nothing waits to be written.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        self.out.is_empty()
+    }
+
+    fn let_go(&mut self) {
+        buffers::give(std::mem::take(&mut self.out));
     }
 
     /// Writes all that waits.
@@ -248,7 +285,7 @@ impl Writer {
     pub async fn flush(&mut self) -> io::Result<()> {
         if !self.out.is_empty() {
             self.half.write_all(&self.out).await?;
-            self.out.clear();
+            self.let_go();
         }
         self.half.flush().await
     }
@@ -271,7 +308,7 @@ impl Writer {
             }
             done = done.saturating_add(n);
         }
-        self.out.clear();
+        self.let_go();
         let rest = data.get(done.saturating_sub(waiting)..);
         self.half.write_all(rest.unwrap_or_default()).await
     }

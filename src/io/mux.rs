@@ -548,6 +548,10 @@ impl<H: Heads> Mux<H> {
         if let Ok((id, _)) = &next {
             state.session.take(*id);
         }
+        if state.incoming.is_empty() {
+            // An idle connection holds no room for heads.
+            state.incoming = VecDeque::new();
+        }
         Some(next)
     }
 

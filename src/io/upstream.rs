@@ -275,7 +275,7 @@ impl Upstreams {
     /// Gives back a connection whose exchange is complete. It is watched from here on: one that says something unasked or
     /// ends is not used again. Nor is one on which something waits to be written: that would go before the next request.
     pub fn give_back(&self, mut connection: Box<H1Upstream>) {
-        if !connection.writer.out().is_empty() || !connection.reader.is_quiet() {
+        if !connection.writer.is_written() || !connection.reader.is_quiet() {
             return;
         }
         let mut idle = self.idle.borrow_mut();

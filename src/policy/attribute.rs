@@ -1,5 +1,7 @@
 //! Attributes of a connection or request that rules compare, each a list of values, perhaps empty.
 
+use std::borrow::Cow;
+
 use http::header::HeaderName;
 use serde_json::Value;
 
@@ -252,46 +254,46 @@ impl Attribute {
     }
 
     /// What was presented, for a reason. Values that may be secret are not shown.
-    pub(super) fn presented(&self, facts: Facts<'_>) -> String {
+    pub(super) fn presented<'f>(&self, facts: Facts<'f>) -> Cow<'f, str> {
         let conn = facts.conn;
         let id = conn.principal.as_ref();
         let request = facts.request;
         let claims = request.and_then(|r| r.claims.as_ref());
         let path = request.and_then(|r| r.path.as_ref());
         let text = match self {
-            Self::Principal => id.map(|id| id.principal().to_owned()),
-            Self::Namespace => id.and_then(SpiffeId::k8s).map(|(ns, _)| ns.to_owned()),
+            Self::Principal => id.map(|id| Cow::from(id.principal())),
+            Self::Namespace => id.and_then(SpiffeId::k8s).map(|(ns, _)| ns.into()),
             Self::ServiceAccount => id
                 .and_then(SpiffeId::k8s)
-                .map(|(ns, sa)| format!("{ns}/{sa}")),
-            Self::TrustDomain => id.map(|id| id.trust_domain().to_owned()),
-            Self::SourceIp => Some(conn.peer.to_string()),
-            Self::RemoteIp => Some(conn.remote.to_string()),
-            Self::DestinationIp => Some(conn.destination.to_string()),
-            Self::DestinationPort => Some(conn.port.to_string()),
-            Self::Sni => conn.sni.clone(),
+                .map(|(ns, sa)| format!("{ns}/{sa}").into()),
+            Self::TrustDomain => id.map(|id| id.trust_domain().into()),
+            Self::SourceIp => Some(conn.peer.to_string().into()),
+            Self::RemoteIp => Some(conn.remote.to_string().into()),
+            Self::DestinationIp => Some(conn.destination.to_string().into()),
+            Self::DestinationPort => Some(conn.port.to_string().into()),
+            Self::Sni => conn.sni.as_deref().map(Cow::from),
             Self::Time => jiff::Timestamp::from_second(facts.time())
                 .ok()
-                .map(|t| t.to_string()),
-            Self::RequestPrincipal => claims.and_then(Claims::request_principal),
+                .map(|t| t.to_string().into()),
+            Self::RequestPrincipal => claims.and_then(Claims::request_principal).map(Cow::from),
             Self::Claim(names) => claims
                 .and_then(|c| claim(c, names))
-                .map(|_v| "another value".to_owned()),
-            Self::Host => request.map(|r| r.host.as_str().to_owned()),
-            Self::Method => request.map(|r| r.method.as_str().to_owned()),
-            Self::Path | Self::Target => path.map(|p| p.path().to_owned()),
+                .map(|_v| "another value".into()),
+            Self::Host => request.map(|r| r.host.as_str().into()),
+            Self::Method => request.map(|r| r.method.as_str().into()),
+            Self::Path | Self::Target => path.map(|p| p.path().into()),
             Self::Header(name) => request
                 .filter(|r| r.headers.contains_key(&**name))
-                .map(|_r| "another value".to_owned()),
+                .map(|_r| "another value".into()),
             Self::Query(name) => path
                 .filter(|p| p.any_query_value(name.as_bytes(), |_v| true))
-                .map(|_p| "another value".to_owned()),
+                .map(|_p| "another value".into()),
         };
-        text.map_or_else(|| "none".to_owned(), |t| shorten(&t))
+        text.map_or(Cow::Borrowed("none"), shorten)
     }
 
     /// How a reason calls it.
-    pub(super) fn noun(&self) -> String {
+    pub(super) fn noun(&self) -> Cow<'static, str> {
         let noun = match self {
             Self::Principal => "principal",
             Self::Namespace => "namespace",
@@ -308,11 +310,11 @@ impl Attribute {
             Self::Method => "method",
             Self::Path => "path",
             Self::Target => "path with query",
-            Self::Claim(names) => return format!("claim {}", names.join(".")),
-            Self::Header(name) => return format!("header {name}"),
-            Self::Query(name) => return format!("query parameter {name}"),
+            Self::Claim(names) => return format!("claim {}", names.join(".")).into(),
+            Self::Header(name) => return format!("header {name}").into(),
+            Self::Query(name) => return format!("query parameter {name}").into(),
         };
-        noun.to_owned()
+        noun.into()
     }
 }
 
@@ -320,10 +322,9 @@ impl Attribute {
 const SHOWN: usize = 256;
 
 /// Cuts and escapes what a peer sent, so that a record stays one readable line.
-fn shorten(text: &str) -> String {
-    let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\'' | b'\\');
-    if text.len() <= SHOWN && text.as_bytes().iter().all(plain) {
-        return text.to_owned();
+fn shorten(text: Cow<'_, str>) -> Cow<'_, str> {
+    if text.len() <= SHOWN && is_plain(&text) {
+        return text;
     }
     let mut out: String = text
         .chars()
@@ -333,7 +334,13 @@ fn shorten(text: &str) -> String {
     if text.chars().nth(SHOWN).is_some() {
         out.push_str("...");
     }
-    out
+    out.into()
+}
+
+/// Whether nothing in a text has to be escaped.
+pub(super) fn is_plain(text: &str) -> bool {
+    let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\'' | b'\\');
+    text.as_bytes().iter().all(plain)
 }
 
 /// A field value without the spaces and tabs around it (RFC 9110 section 5.5).

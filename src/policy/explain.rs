@@ -2,8 +2,10 @@
 
 use std::fmt::{self, Display, Formatter};
 
+use crate::policy::attribute::is_plain;
 use crate::policy::facts::{Connection, Request};
 use crate::policy::verdict::{Decision, Judged, Reason};
+use crate::vocab::claims::Claims;
 
 /// What a decision is told of.
 #[derive(Clone, Copy)]
@@ -82,10 +84,21 @@ fn target(of: Told<'_>, f: &mut Formatter<'_>) -> fmt::Result {
     f.write_str(request.method.as_str())?;
     f.write_str(if path.is_empty() { "" } else { " " })?;
     f.write_str(path)?;
-    match request.claims.as_ref().and_then(|c| c.request_principal()) {
-        Some(user) => write!(f, ", end user {}", user.escape_debug()),
-        None => Ok(()),
+    let Some((issuer, subject)) = request.claims.as_ref().and_then(end_user) else {
+        return Ok(());
+    };
+    f.write_str(", end user ")?;
+    if is_plain(issuer) && is_plain(subject) {
+        f.write_str(issuer)?;
+        f.write_str("/")?;
+        f.write_str(subject)
+    } else {
+        write!(f, "{}", format!("{issuer}/{subject}").escape_debug())
     }
+}
+
+fn end_user(claims: &Claims) -> Option<(&str, &str)> {
+    claims.issuer().zip(claims.subject())
 }
 
 fn policy(of: Told<'_>, f: &mut Formatter<'_>) -> fmt::Result {
@@ -95,7 +108,7 @@ fn policy(of: Told<'_>, f: &mut Formatter<'_>) -> fmt::Result {
     };
     Display::fmt(name, f)?;
     if let Some(action) = of.judged.reason.action() {
-        write!(f, " ({})", format!("{action:?}").to_uppercase())?;
+        write!(f, " ({})", action.word())?;
     }
     match of.judged.rule {
         Some(rule) => write!(f, ", rule {rule}"),
@@ -108,8 +121,9 @@ fn comparison(of: Told<'_>, f: &mut Formatter<'_>) -> fmt::Result {
     let presented = presented.map_or("no identity", |id| id.principal());
     match &of.judged.reason {
         Reason::NoRuleMatched(Some(near)) => {
-            let (needs, got) = (near.needs(), near.got(of.conn, of.request));
-            write!(f, "required: {needs}, presented: {got}: mismatch")
+            write!(f, "required: {near}, presented: ")?;
+            f.write_str(&near.got(of.conn, of.request))?;
+            f.write_str(": mismatch")
         }
         Reason::PlaintextUnderStrict => {
             f.write_str("required: mTLS, presented: plaintext: mismatch")

@@ -1,5 +1,6 @@
 //! One field or condition of a rule: an attribute and how it is compared.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::policy::attribute::{Attribute, Facts};
@@ -74,16 +75,20 @@ impl Test {
             }
         }
     }
+}
 
-    /// What it asks for, such as `principal x` or `path other than /a or /b`.
-    pub(super) fn needs(&self) -> String {
-        let mut text = self.attribute.noun();
-        text.push_str(if self.not { " other than " } else { " " });
-        let listed: Vec<&str> = self.written.iter().take(LISTED).map(|v| &**v).collect();
-        text.push_str(&listed.join(" or "));
-        if let Some(more) = self.written.len().checked_sub(LISTED).filter(|m| *m > 0) {
-            text.push_str(&format!(" or {more} more"));
+/// What it asks for, such as `principal x` or `path other than /a or /b`.
+impl fmt::Display for Test {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.attribute.noun())?;
+        f.write_str(if self.not { " other than " } else { " " })?;
+        for (nth, value) in self.written.iter().take(LISTED).enumerate() {
+            f.write_str(if nth > 0 { " or " } else { "" })?;
+            f.write_str(value)?;
         }
-        text
+        match self.written.len().checked_sub(LISTED).filter(|m| *m > 0) {
+            Some(more) => write!(f, " or {more} more"),
+            None => Ok(()),
+        }
     }
 }

@@ -55,6 +55,19 @@ pub enum Action {
     Custom,
 }
 
+impl Action {
+    /// As Istio writes it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "ALLOW",
+            Self::Deny => "DENY",
+            Self::Audit => "AUDIT",
+            Self::Custom => "CUSTOM",
+        }
+    }
+}
+
 /// An AuthorizationPolicy (`security.istio.io/v1`).
 #[derive(Clone, Debug, PartialEq)]
 pub struct AuthorizationPolicy {

@@ -1,5 +1,6 @@
 //! What the engine says: verdict, reason, and the permit that dialling upstream takes by value.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -82,19 +83,26 @@ impl Nearest {
     /// What it asks for, such as `principal cluster.local/ns/default/sa/frontend-service`.
     #[must_use]
     pub fn needs(&self) -> String {
-        match &self.test {
-            Some(test) => test.needs(),
-            None => "an HTTP request".to_owned(),
-        }
+        self.to_string()
     }
 
     /// What was presented by the facts that were judged, such as `cluster.local/ns/default/sa/reviews-service` or
     /// `none`.
     #[must_use]
-    pub fn got(&self, conn: &Connection, request: Option<&Request>) -> String {
+    pub fn got<'f>(&self, conn: &'f Connection, request: Option<&'f Request>) -> Cow<'f, str> {
         match &self.test {
             Some(test) => test.attribute.presented(Facts { conn, request }),
-            None => "a bare connection".to_owned(),
+            None => "a bare connection".into(),
+        }
+    }
+}
+
+/// What it asks for.
+impl fmt::Display for Nearest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.test {
+            Some(test) => test.fmt(f),
+            None => f.write_str("an HTTP request"),
         }
     }
 }
@@ -122,23 +130,16 @@ impl Reason {
     /// The reason in words, with what was presented by the facts that were judged.
     #[must_use]
     pub fn text(&self, conn: &Connection, request: Option<&Request>) -> String {
-        match self {
-            Self::NoRuleMatched(Some(nearest)) => {
-                let (needs, got) = (nearest.needs(), nearest.got(conn, request));
-                format!("needs {needs}, got {got}")
-            }
-            Self::DenyRule
-            | Self::AllowRule
-            | Self::NoPolicy
-            | Self::NoPolicyDefaultDeny
-            | Self::NoRuleMatched(None)
-            | Self::PlaintextUnderStrict
-            | Self::ViaWaypoint
-            | Self::KnownDestination
-            | Self::UnknownDestinationAllowed
-            | Self::CustomDenied(_)
-            | Self::CustomError(_)
-            | Self::UnknownDestination(_) => self.to_string(),
+        self.told(conn, request).to_string()
+    }
+
+    /// As `text`, to be shown.
+    #[must_use]
+    pub fn told<'a>(&'a self, conn: &'a Connection, request: Option<&'a Request>) -> InWords<'a> {
+        InWords {
+            reason: self,
+            conn,
+            request,
         }
     }
 
@@ -189,7 +190,7 @@ impl fmt::Display for Reason {
                 f.write_str("no ALLOW policy applies, and the default is to deny")
             }
             Self::NoRuleMatched(None) => f.write_str("no ALLOW policy has a rule"),
-            Self::NoRuleMatched(Some(nearest)) => write!(f, "needs {}", nearest.needs()),
+            Self::NoRuleMatched(Some(nearest)) => write!(f, "needs {nearest}"),
             Self::PlaintextUnderStrict => f.write_str("plaintext, and the mTLS mode is STRICT"),
             Self::ViaWaypoint => f.write_str("via waypoint"),
             Self::KnownDestination => f.write_str("destination is in the registry"),
@@ -202,6 +203,38 @@ impl fmt::Display for Reason {
             ),
             Self::CustomDenied(provider) => write!(f, "provider `{provider}` said no"),
             Self::CustomError(trouble) => write!(f, "provider {trouble}"),
+        }
+    }
+}
+
+/// A reason with what was presented.
+#[derive(Debug)]
+pub struct InWords<'a> {
+    reason: &'a Reason,
+    conn: &'a Connection,
+    request: Option<&'a Request>,
+}
+
+impl fmt::Display for InWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)?;
+        match self.reason {
+            Reason::NoRuleMatched(Some(nearest)) => {
+                f.write_str(", got ")?;
+                f.write_str(&nearest.got(self.conn, self.request))
+            }
+            Reason::DenyRule
+            | Reason::AllowRule
+            | Reason::NoPolicy
+            | Reason::NoPolicyDefaultDeny
+            | Reason::NoRuleMatched(None)
+            | Reason::PlaintextUnderStrict
+            | Reason::ViaWaypoint
+            | Reason::KnownDestination
+            | Reason::UnknownDestinationAllowed
+            | Reason::CustomDenied(_)
+            | Reason::CustomError(_)
+            | Reason::UnknownDestination(_) => Ok(()),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::config::checked::{GatewayClass, Mesh, Service, ServicePort};
+use crate::config::checked::{GatewayClass, Location, Mesh, Service, ServicePort};
 use crate::vocab::cidr::Cidr;
 use crate::vocab::resource::ResourceName;
 
@@ -22,6 +22,8 @@ pub struct Directory {
     workload_by_address: BTreeMap<IpAddr, usize>,
     workload_by_name: BTreeMap<ResourceName, usize>,
     gateway_by_name: BTreeMap<ResourceName, usize>,
+    /// By workload: the services within the mesh that it serves.
+    services_by_workload: Vec<Vec<usize>>,
 }
 
 impl Directory {
@@ -35,6 +37,17 @@ impl Directory {
         }
         for (at, gateway) in mesh.gateways.iter().enumerate() {
             this.gateway_by_name.insert(gateway.name.clone(), at);
+        }
+        this.services_by_workload
+            .resize(mesh.workloads.len(), Vec::new());
+        let services = mesh.services.iter().enumerate();
+        for (at, service) in services.filter(|(_, s)| s.location == Location::Internal) {
+            for workload in &service.workloads {
+                let list = this.services_by_workload.get_mut(*workload);
+                if let Some(list) = list.filter(|list| list.last() != Some(&at)) {
+                    list.push(at);
+                }
+            }
         }
         this
     }
@@ -62,6 +75,13 @@ impl Directory {
             }
         }
         this
+    }
+
+    /// The services within the mesh that a workload serves, as indices in order.
+    #[must_use]
+    pub fn services_of(&self, workload: usize) -> &[usize] {
+        let list = self.services_by_workload.get(workload);
+        list.map(Vec::as_slice).unwrap_or_default()
     }
 
     /// The service that is registered for a host name in lower case and a port, as a namespace sees it. The most specific

@@ -8,7 +8,7 @@ use http::Method;
 
 use crate::config::checked::capture::OriginalSource;
 use crate::config::checked::route::RouteRule;
-use crate::config::checked::{Location, Mesh, Protocol, Workload};
+use crate::config::checked::{Mesh, Protocol, Workload};
 use crate::exchange::close::CloseReason;
 use crate::extauthz::{Authorizer, Kind};
 use crate::policy::{
@@ -253,7 +253,7 @@ fn at_workload<'s>(
         }
         enforcements.extend(own_waypoint.map(|(_, enforcement)| enforcement));
     }
-    let (service, protocol) = port_of(&rules.mesh, at, connection.port);
+    let (service, protocol) = port_of(rules, at, connection.port);
     Some(Plan {
         asked: enforcements.len(),
         enforcements,
@@ -275,18 +275,14 @@ fn leads_to(mesh: &Mesh, service: usize, port: u16) -> bool {
 }
 
 /// The service and protocol of a workload's port; HTTP is assumed where a waypointed service does not list it.
-fn port_of(mesh: &Mesh, workload: usize, port: u16) -> (Option<usize>, Protocol) {
-    let mut first = None;
-    for (at, service) in mesh.services.iter().enumerate() {
-        if service.location != Location::Internal || !service.workloads.contains(&workload) {
-            continue;
-        }
-        if let Some(declared) = service.ports.iter().find(|p| p.target_port == port) {
-            return (Some(at), declared.protocol);
-        }
-        first = first.or(Some(at));
-    }
-    (first, Protocol::Http)
+fn port_of(rules: &Enforcements, workload: usize, port: u16) -> (Option<usize>, Protocol) {
+    let services = rules.directory.services_of(workload);
+    let declared = services.iter().find_map(|at| {
+        let mut ports = rules.mesh.services.get(*at)?.ports.iter();
+        let declared = ports.find(|p| p.target_port == port)?;
+        Some((Some(*at), declared.protocol))
+    });
+    declared.unwrap_or_else(|| (services.first().copied(), Protocol::Http))
 }
 
 /// A workload by its own address, through its waypoint: that enforces also what its services' waypoints would, so that
@@ -305,7 +301,7 @@ fn to_workload(
     for (service, _) in rules.waypointed.get(workload)? {
         enforcements.push(rules.services.get(*service)?.as_ref()?);
     }
-    let (service, protocol) = port_of(&rules.mesh, workload, port);
+    let (service, protocol) = port_of(rules, workload, port);
     Some(Plan {
         asked: enforcements.len(),
         enforcements,

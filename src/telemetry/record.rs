@@ -229,8 +229,8 @@ impl Record {
                 out.put("reason", Plain(ALLOW_RULE));
             }
             (None, Some(judged), Some(conn)) => {
-                let text = judged.reason.text(conn, self.request.as_deref());
-                out.put("reason", Text(&text));
+                let told = judged.reason.told(conn, self.request.as_deref());
+                out.put("reason", Shown(&told));
             }
             (None, Some(judged), None) => out.put("reason", Shown(&judged.reason)),
             (None, None, _) => out.put("reason", Text(self.close.map_or("", CloseReason::label))),

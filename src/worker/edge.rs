@@ -22,6 +22,7 @@ use crate::vocab::path::CanonicalPath;
 use crate::vocab::resource::ResourceName;
 use crate::worker::core::Core;
 use crate::worker::custom::Before;
+use crate::worker::relaying::Rest;
 use crate::worker::serve;
 use crate::worker::site::{Site, Story};
 
@@ -283,10 +284,15 @@ fn unreachable(provider: &Provider, exchange: &oidc::Exchange) -> Respond {
 }
 
 /// Serves one edge connection; `at` is the listener as configured.
-pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (usize, usize)) {
+pub async fn connection(
+    core: Rc<Core>,
+    tcp: Tcp,
+    gateway: ResourceName,
+    at: (usize, usize),
+) -> Rest {
     let snapshot = core.snapshot();
     let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else {
-        return;
+        return Rest::NONE;
     };
     let counted = core.places.enter_from(peer.ip());
     if counted.is_err() {
@@ -305,13 +311,19 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
         Kind::Connection,
         snapshot.generation,
     );
-    let _until_it_ends = match counted {
+    let counted = match counted {
         Ok(counted) => counted,
-        Err(full) => return story.fail(full.close(), full),
+        Err(full) => {
+            story.fail(full.close(), full);
+            return Rest::NONE;
+        }
     };
     let (stream, proof) = match tls::accept(tcp.into(), |_sni| config).await {
         Ok(done) => done,
-        Err(error) => return story.fail(error.close(), error),
+        Err(error) => {
+            story.fail(error.close(), error);
+            return Rest::NONE;
+        }
     };
     story.forget();
     let peer_ip = peer.ip().to_canonical();
@@ -335,5 +347,6 @@ pub async fn connection(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, at: (us
         taken: Rc::default(),
         said: Rc::default(),
     };
-    Box::pin(serve::http(core, site, stream, proof.h2)).await;
+    let rest = serve::http(core, site, stream, proof.h2).await;
+    rest.holding(counted)
 }

@@ -1,7 +1,9 @@
 //! Tunnels that arrive (at a node, a waypoint, an egress gateway), direct mTLS at a waypoint, the explicit proxy.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -29,7 +31,7 @@ use crate::worker::core::Core;
 use crate::worker::judge;
 use crate::worker::node::{self, Tunnelled};
 use crate::worker::places::Full;
-use crate::worker::relaying::{Going, Rest};
+use crate::worker::relaying::{Going, Rest, Setup};
 use crate::worker::serve;
 use crate::worker::site::{Site, Story};
 use crate::worker::streams;
@@ -81,11 +83,11 @@ impl At {
     }
 }
 
-/// One HBONE connection and its tunnels.
-pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
+/// An HBONE connection; what is left are its tunnels.
+pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) -> Rest {
     let snapshot = core.snapshot();
     let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else {
-        return;
+        return Rest::NONE;
     };
     let (role, instance) = at.label();
     let story = Story::about(
@@ -95,56 +97,100 @@ pub async fn tunnels(core: Rc<Core>, tcp: Tcp, at: At) {
         Kind::Connection,
         snapshot.generation,
     );
+    let failed = |story: Story, close, why: &dyn fmt::Display| {
+        story.fail(close, why);
+        Rest::NONE
+    };
     let Some(config) = at.tls(&snapshot, local) else {
-        return story.fail(CloseReason::Handshake, "no identity for this address");
+        let why = "no identity for this address";
+        return failed(story, CloseReason::Handshake, &why);
     };
     let (stream, proof) = match tls::accept(tcp.into(), |_sni| Some(config.hbone)).await {
         Ok(done) => done,
-        Err(error) => return story.fail(error.close(), error),
+        Err(error) => return failed(story, error.close(), &error),
     };
     let Some(leaf) = proof.leaf else {
-        return story.fail(CloseReason::Handshake, "client showed no certificate");
+        let why = "client showed no certificate";
+        return failed(story, CloseReason::Handshake, &why);
     };
     let mut connection = ServerConnection::new(stream);
     match rt::timeout(limits::HANDSHAKE_MS, connection.handshake()).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => return story.fail(CloseReason::Handshake, error),
+        Ok(Err(error)) => return failed(story, CloseReason::Handshake, &error),
         Err(rt::Elapsed) => {
-            return story.fail(CloseReason::Timeout, "HTTP/2 handshake is too slow");
+            let why = "HTTP/2 handshake is too slow";
+            return failed(story, CloseReason::Timeout, &why);
         }
     }
     story.forget();
     let local = OriginalDst(SocketAddr::new(local.ip().to_canonical(), local.port()));
-    let last = Rc::new(RefCell::new(LastBaggage::default()));
-    let served = Box::pin(streams::serve_tunnels(
-        &core,
-        connection,
-        |request, respond| {
-            let arrival = Arrival {
-                core: Rc::clone(&core),
-                at: at.clone(),
-                leaf: Arc::clone(&leaf),
-                peer,
-                local,
-                last: Rc::clone(&last),
-            };
-            Box::pin(tunnel(arrival, request, respond))
-        },
-    ));
-    let trusted = Some(Arc::clone(&leaf));
-    // The handshake may have taken its time: what counts is what is revoked now.
-    let now = core.snapshot();
-    let served = core.open.while_trusted(trusted, &now, served).await;
-    if served.is_none() {
+    let tunnelling = Tunnelling {
+        core,
+        at,
+        leaf,
+        peer,
+        local,
+    };
+    Rest::serve(tunnelling.serve(connection))
+}
+
+/// An HBONE connection after its handshakes.
+struct Tunnelling {
+    core: Rc<Core>,
+    at: At,
+    leaf: Arc<PeerLeaf>,
+    peer: SocketAddr,
+    local: OriginalDst,
+}
+
+impl Tunnelling {
+    async fn serve(self, connection: ServerConnection) {
+        // The handshake may have taken its time: what counts is what is revoked now.
+        let served = {
+            let now = self.core.snapshot();
+            let (open, trusted) = (&self.core.open, Some(Arc::clone(&self.leaf)));
+            open.while_trusted(trusted, &now, self.streams(connection))
+        };
+        if served.await.is_some() {
+            return;
+        }
         // Its streams have records of their own; a connection without any has this one.
-        Story::about(
-            &core,
-            (role, &instance),
+        let Self {
+            core,
+            at,
+            leaf,
             peer,
-            Kind::Connection,
-            core.snapshot().generation,
-        )
-        .fail(CloseReason::Revoked, format!("`{}` is revoked", leaf.id));
+            ..
+        } = self;
+        let (role, instance) = at.label();
+        let generation = core.snapshot().generation;
+        let who = (role, instance.as_str());
+        Story::about(&core, who, peer, Kind::Connection, generation)
+            .fail(CloseReason::Revoked, format!("`{}` is revoked", leaf.id));
+    }
+
+    fn streams(&self, connection: ServerConnection) -> Pin<Box<dyn Future<Output = ()>>> {
+        let last = Rc::new(RefCell::new(LastBaggage::default()));
+        let (core, at, leaf) = (
+            Rc::clone(&self.core),
+            self.at.clone(),
+            Arc::clone(&self.leaf),
+        );
+        let (peer, local) = (self.peer, self.local);
+        Box::pin(async move {
+            let each = |request, respond| -> Setup {
+                let arrival = Arrival {
+                    core: Rc::clone(&core),
+                    at: at.clone(),
+                    leaf: Arc::clone(&leaf),
+                    peer,
+                    local,
+                    last: Rc::clone(&last),
+                };
+                Box::pin(tunnel(arrival, request, respond))
+            };
+            streams::serve_tunnels(&core, connection, each).await;
+        })
     }
 }
 
@@ -361,8 +407,7 @@ async fn http(
             return Box::pin(node::direct(core, site, stream, tls, outer)).await;
         }
     }
-    Box::pin(serve::http(core, site, stream, false)).await;
-    Rest::NONE
+    serve::http(core, site, stream, false).await
 }
 
 fn refuse(respond: &mut Respond, status: StatusCode) -> Rest {
@@ -381,10 +426,10 @@ fn accept(respond: &mut Respond, body: Tunnel, baggage: Option<&HeaderValue>) ->
 }
 
 /// Direct mTLS at a waypoint, or a client of the egress gateway's explicit proxy (plaintext or TLS).
-pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
+pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) -> Rest {
     let snapshot = core.snapshot();
     let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else {
-        return;
+        return Rest::NONE;
     };
     let (role, instance) = at.label();
     let story = Story::about(
@@ -398,7 +443,10 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
     let (point, is_proxy) = match at.clone() {
         At::Waypoint(gateway) => (SitePoint::Waypoint { gateway, authority }, false),
         At::Egress(gateway, _) => (SitePoint::Egress { gateway, authority }, true),
-        At::Node(_) => return story.end(CloseReason::NoRoute),
+        At::Node(_) => {
+            story.end(CloseReason::NoRoute);
+            return Rest::NONE;
+        }
     };
     let peer_ip = peer.ip().to_canonical();
     let site = Site {
@@ -428,13 +476,14 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) {
         )
     {
         story.forget();
-        return Box::pin(serve::http(core, site, tcp.into(), false)).await;
+        return serve::http(core, site, tcp.into(), false).await;
     }
     let Some(tls) = at.tls(&snapshot, local) else {
-        return story.fail(CloseReason::Handshake, "no identity for this gateway yet");
+        story.fail(CloseReason::Handshake, "no identity for this gateway yet");
+        return Rest::NONE;
     };
     let config = if is_proxy { tls.proxy } else { tls.direct };
-    secured(core, site, tcp, config, story).await;
+    secured(core, site, tcp, config, story).await
 }
 
 /// HTTP over TLS that ends here, of a client that shows who it is or may.
@@ -444,10 +493,13 @@ async fn secured(
     tcp: Tcp,
     config: Arc<rustls::ServerConfig>,
     story: Story,
-) {
+) -> Rest {
     let (stream, proof) = match tls::accept(tcp.into(), |_sni| Some(config)).await {
         Ok(done) => done,
-        Err(error) => return story.fail(error.close(), error),
+        Err(error) => {
+            story.fail(error.close(), error);
+            return Rest::NONE;
+        }
     };
     story.forget();
     site.connection.principal = proof.peer;
@@ -456,5 +508,6 @@ async fn secured(
     site.scheme = "https";
     let (open, now) = (Rc::clone(&core.open), core.snapshot());
     let served = Box::pin(serve::http(core, site, stream, proof.h2));
-    open.while_trusted(proof.leaf, &now, served).await;
+    let served = open.while_trusted(proof.leaf, &now, served).await;
+    served.unwrap_or(Rest::NONE)
 }

@@ -208,7 +208,7 @@ fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
         if let Some(address) = waypoint.mtls {
             let to = starts.open(address, "direct mTLS")?;
             starts.push(accepting(core, to, who, move |core, tcp| {
-                to_its_end(gateway::listener(core, tcp, at.clone()))
+                Box::pin(gateway::listener(core, tcp, at.clone()))
             }));
         }
     }
@@ -219,7 +219,7 @@ fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
         if let Some(address) = egress.proxy {
             let to = starts.open(address, "proxy")?;
             starts.push(accepting(core, to, who, move |core, tcp| {
-                to_its_end(gateway::listener(core, tcp, at.clone()))
+                Box::pin(gateway::listener(core, tcp, at.clone()))
             }));
         }
     }
@@ -231,7 +231,7 @@ fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
                 starts.open(listener.address, "ingress")?,
             );
             starts.push(accepting(core, to, who.clone(), move |core, tcp| {
-                to_its_end(edge::connection(core, tcp, name.clone(), (at, nth)))
+                Box::pin(edge::connection(core, tcp, name.clone(), (at, nth)))
             }));
         }
     }
@@ -245,8 +245,7 @@ fn tunnels(
     at: &At,
 ) -> Result<(), ListenError> {
     let (at, who, to) = (at.clone(), at.who(), starts.open(address, "HBONE")?);
-    let serve: Serve =
-        Rc::new(move |core, tcp| to_its_end(gateway::tunnels(core, tcp, at.clone())));
+    let serve: Serve = Rc::new(move |core, tcp| Box::pin(gateway::tunnels(core, tcp, at.clone())));
     let (balance, listener) = (Rc::clone(&starts.balance), starts.spread.len());
     starts.spread.push((who.clone(), Rc::clone(&serve)));
     starts.push(accepting(core, to, who, move |core, tcp| {
@@ -269,7 +268,7 @@ fn spread(balance: &Balance, listener: usize, core: Rc<Core>, tcp: Tcp, serve: &
         })
     });
     match handed {
-        Some(Ok(())) => to_its_end(std::future::ready(())),
+        Some(Ok(())) => Box::pin(std::future::ready(Rest::NONE)),
         Some(Err(_)) | None => carrying(serve(core, tcp), balance.stay()),
     }
 }
@@ -311,16 +310,7 @@ async fn taking(core: Rc<Core>, mut handed: mpsc::Receiver<Handed>, listeners: V
 fn carrying(setup: Setup, carried: Carried) -> Setup {
     Box::pin(async move {
         let rest = setup.await;
-        drop(carried);
-        rest
-    })
-}
-
-/// A connection that leaves nothing to do.
-fn to_its_end(serve: impl Future<Output = ()> + 'static) -> Setup {
-    Box::pin(async move {
-        serve.await;
-        Rest::NONE
+        rest.holding(carried)
     })
 }
 

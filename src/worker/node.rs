@@ -169,8 +169,7 @@ pub(super) async fn admit(core: Rc<Core>, site: Site, stream: Stream, h2: bool) 
         Err(_none) => false,
     };
     if needs_http {
-        Box::pin(serve::http(core, site, stream, h2)).await;
-        return Rest::NONE;
+        return serve::http(core, site, stream, h2).await;
     }
     let mut stream = stream;
     match dialled(&core, site, &snapshot).await {

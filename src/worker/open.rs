@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -185,30 +185,31 @@ impl Open {
 
     /// Serves a connection of `peer` until it has ended or the peer's certificate is revoked; `None` if it was. What it
     /// leaves to do must depend on that certificate itself. `snapshot` is that of this moment, not the one that the
-    /// handshake began with.
-    pub async fn while_trusted<T>(
+    /// handshake began with; it is not held while the connection is served.
+    pub fn while_trusted<T>(
         self: &Rc<Self>,
         peer: Option<Arc<PeerLeaf>>,
         snapshot: &Snapshot,
-        serve: impl Future<Output = T>,
-    ) -> Option<T> {
+        serve: Pin<Box<dyn Future<Output = T>>>,
+    ) -> impl Future<Output = Option<T>> + use<T> {
         let entry = self.enter(Rejudge::Nothing, None);
         entry.cancel.depends_on(peer);
-        if entry.cancel.is_revoked(snapshot) {
-            return None;
+        let trusted = !entry.cancel.is_revoked(snapshot);
+        let serve = trusted.then_some(serve);
+        async move {
+            let mut serve = serve?;
+            // What is served goes first: it hears of the same revocation, and its record is to say so.
+            let why = tokio::select! {
+                biased;
+                served = &mut serve => return Some(served),
+                why = entry.cancel.cancelled() => why,
+            };
+            if why == CloseReason::Revoked {
+                return None;
+            }
+            // At the end of the process what is served ends by itself.
+            Some(serve.await)
         }
-        // What is served goes first: it hears of the same revocation, and its record is to say so.
-        let mut serve = pin!(serve);
-        let why = tokio::select! {
-            biased;
-            served = &mut serve => return Some(served),
-            why = entry.cancel.cancelled() => why,
-        };
-        if why == CloseReason::Revoked {
-            return None;
-        }
-        // At the end of the process what is served ends by itself.
-        Some(serve.await)
     }
 
     /// Judges all of it by a new snapshot and ends what is no longer allowed; how many that were. What is entered

@@ -1,7 +1,8 @@
-//! What is left of a connection once it was judged and dialled: its relay, which holds nothing of what came before.
+//! What is left of a connection once its handshake is done and it was judged and dialled: its relay, or the serving of its
+//! requests, which hold nothing of what came before.
 //!
-//! The futures of handshake, judging and dialling are many times as large as that of a relay, and a relay may be idle for
-//! hours. So a task first runs them to their end and frees them, and then runs what they have left to do.
+//! The futures of handshake, judging and dialling are many times as large as what is left, and that may be idle for hours.
+//! So a task first runs them to their end and frees them, and then runs what they have left to do.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -71,20 +72,52 @@ pub struct FarSide {
 }
 
 /// What a task has left to do.
-#[derive(Debug)]
-pub struct Rest(Option<Box<(Going, Stream)>>);
+pub struct Rest(Option<Serving>);
 
-/// All of a connection but its relay.
+type Serving = Pin<Box<dyn Future<Output = ()>>>;
+
+impl std::fmt::Debug for Rest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let what = if self.0.is_some() { "some" } else { "none" };
+        write!(f, "Rest({what})")
+    }
+}
+
+impl From<Serving> for Rest {
+    fn from(serving: Serving) -> Self {
+        Self(Some(serving))
+    }
+}
+
+/// All of a connection but what lasts.
 pub type Setup = Pin<Box<dyn Future<Output = Rest>>>;
 
 impl Rest {
     /// Nothing.
     pub const NONE: Self = Self(None);
 
+    /// To serve what is left.
+    #[must_use]
+    pub fn serve(rest: impl Future<Output = ()> + 'static) -> Self {
+        Self(Some(Box::pin(rest)))
+    }
+
+    /// As it is, and to let go of `held` at its end.
+    #[must_use]
+    pub fn holding<H: 'static>(self, held: H) -> Self {
+        let serving = self.0.map(|serving| -> Serving {
+            Box::pin(async move {
+                serving.await;
+                drop(held);
+            })
+        });
+        Self(serving)
+    }
+
     /// To relay bytes until both sides have ended or policy forbids it.
     #[must_use]
     pub fn relay(going: Going, down: Stream) -> Self {
-        Self(Some(Box::new((going, down))))
+        Self::serve(relayed(going, down))
     }
 
     /// As `relay`, with a client of whom something may be on its way already.
@@ -111,9 +144,13 @@ impl Rest {
 pub(super) async fn run(setup: Setup) {
     // A statement of its own: at its end the setup is freed.
     let rest = setup.await;
-    let Some((going, down)) = rest.0.map(|rest| *rest) else {
-        return;
-    };
+    if let Some(serving) = rest.0 {
+        serving.await;
+    }
+}
+
+/// Relays a connection to its end.
+async fn relayed(going: Going, down: Stream) {
     let Going {
         up,
         story,
@@ -188,10 +225,16 @@ fn end(story: Story, entry: &Entry, done: Option<&Result<(), Broken>>, other: Cl
 mod tests {
     use super::*;
 
-    /// What a relay holds while it is idle is memory of every open connection: a size that is known, and no more.
+    fn future_bytes<A, B, F: Future>(_made_by: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What a connection holds while it is idle is memory of every open one: a size that is known, and no more.
     #[test]
-    fn a_relay_is_small() {
+    fn what_is_left_is_small() {
         let size = size_of_val(&run(Box::pin(async { Rest::NONE })));
+        assert!(size < 64, "{size} bytes");
+        let size = future_bytes(relayed);
         assert!((600..1300).contains(&size), "{size} bytes");
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::task::{Context, Poll};
 
 use bytes::BytesMut;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::http::canonical::clean_response;
 use crate::http::h1::{self, Framing, RawResponse};
@@ -69,10 +69,16 @@ impl<'a> Responder<'a> {
                 out.extend_from_slice(b"content-length: ");
                 h1::write_number(out, u64::try_from(content.len()).unwrap_or(0));
                 out.extend_from_slice(b"\r\n");
-                let mut fields = headers;
-                finish_fields(&mut fields);
-                connection_field(&mut fields, keep, is_11);
-                h1::write_fields(out, &fields);
+                // Straight into the head: a header map would only be made for it.
+                for (name, value) in headers.iter().filter(|(name, _)| !is_own(name)) {
+                    h1::write_field(out, name, value);
+                }
+                h1::write_field(out, &header::DATE, &date());
+                h1::write_field(out, &header::SERVER, &SERVER);
+                if let Some(connection) = connection(keep, is_11) {
+                    h1::write_field(out, &header::CONNECTION, &connection);
+                }
+                out.extend_from_slice(b"\r\n");
                 if method != Method::HEAD {
                     out.extend_from_slice(&content);
                 }
@@ -334,10 +340,22 @@ fn finish_fields(headers: &mut HeaderMap) {
     headers.insert(header::SERVER, SERVER);
 }
 
+/// Whether a field of an answer of our own is set for each.
+fn is_own(name: &HeaderName) -> bool {
+    [header::DATE, header::SERVER, header::CONNECTION].contains(name)
+}
+
+/// What `connection` says, if it has to.
+fn connection(keep: bool, is_11: bool) -> Option<HeaderValue> {
+    match (keep, is_11) {
+        (false, _) => Some(HeaderValue::from_static("close")),
+        (true, false) => Some(HeaderValue::from_static("keep-alive")),
+        (true, true) => None,
+    }
+}
+
 fn connection_field(headers: &mut HeaderMap, keep: bool, is_11: bool) {
-    if !keep {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    } else if !is_11 {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("keep-alive"));
+    if let Some(value) = connection(keep, is_11) {
+        headers.insert(header::CONNECTION, value);
     }
 }

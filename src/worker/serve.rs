@@ -3,7 +3,7 @@
 mod h2;
 mod websocket;
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 
 use http::{Method, StatusCode, header};
@@ -21,6 +21,7 @@ use crate::telemetry::record::Kind;
 use crate::vocab::limits;
 use crate::worker::core::Core;
 use crate::worker::exchange::{self, Arrived};
+use crate::worker::relaying::Rest;
 use crate::worker::respond::Responder;
 use crate::worker::site::{Site, Story};
 use crate::worker::upgrade::Upgrade;
@@ -28,8 +29,8 @@ use crate::worker::upgrade::Upgrade;
 /// The client preface of HTTP/2 begins with what no HTTP/1 request does.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
-/// Serves a stream that carries HTTP. `is_h2`: negotiated by ALPN; else the first bytes tell.
-pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, is_h2: bool) {
+/// What is left of a stream that carries HTTP: its requests. `is_h2`: negotiated by ALPN; else the first bytes tell.
+pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, is_h2: bool) -> Rest {
     let is_h2 = is_h2
         || match core
             .within(core.process.limits.head_ms, stream.peek(H2_PREFACE.len()))
@@ -38,15 +39,24 @@ pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, is_h2: bool) {
             Ok(Ok(first)) => first == H2_PREFACE,
             Ok(Err(_)) | Err(rt::Elapsed) => false,
         };
+    let (open, leaf, now) = (Rc::clone(&core.open), site.leaf.clone(), core.snapshot());
     let site = Rc::new(site);
-    if is_h2 {
-        h2::serve(core, site, stream).await;
+    let served: Pin<Box<dyn Future<Output = ()>>> = if is_h2 {
+        Box::pin(h2::serve(core, site, stream))
     } else {
-        serve_h1(&core, &site, stream).await;
+        Box::pin(serve_h1(core, site, stream))
+    };
+    if leaf.is_none() {
+        return Rest::from(served);
     }
+    let served = open.while_trusted(leaf, &now, served);
+    Rest::serve(async move {
+        served.await;
+    })
 }
 
-async fn serve_h1(core: &Rc<Core>, site: &Rc<Site>, stream: Stream) {
+async fn serve_h1(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
+    let (core, site) = (&core, &site);
     let (mut reader, mut writer) = split(stream);
     let mut draining = pin!(core.draining());
     let limits = &core.process.limits;
@@ -66,18 +76,13 @@ async fn serve_h1(core: &Rc<Core>, site: &Rc<Site>, stream: Stream) {
             Ok(Ok(Some(head))) => head,
             Ok(Ok(None)) => return end(&mut writer).await,
             Ok(Err(error)) => {
-                bad_head(core, site, &mut writer, &error).await;
+                Box::pin(bad_head(core, site, &mut writer, &error)).await;
                 break;
             }
             Err(rt::Elapsed) => {
-                unread(
-                    core,
-                    site,
-                    &mut writer,
-                    (CloseReason::Timeout, StatusCode::REQUEST_TIMEOUT),
-                    "request head is too slow",
-                )
-                .await;
+                let why = (CloseReason::Timeout, StatusCode::REQUEST_TIMEOUT);
+                let detail = "request head is too slow";
+                Box::pin(unread(core, site, &mut writer, why, detail)).await;
                 break;
             }
         };
@@ -88,7 +93,8 @@ async fn serve_h1(core: &Rc<Core>, site: &Rc<Site>, stream: Stream) {
             last: left == 0,
             upgrade: &upgrade,
         };
-        let keep = one_h1(core, site, asked, (&mut reader, &mut writer)).await;
+        // Boxed, so that an idle connection does not hold room for an exchange.
+        let keep = Box::pin(one_h1(core, site, asked, (&mut reader, &mut writer))).await;
         if let Some(switched) = upgrade.into_switched() {
             // Boxed, so that an idle connection does not hold room for a relay.
             return Box::pin(switched.relay(reader, writer, limits.stream_idle_ms)).await;
@@ -121,6 +127,10 @@ struct Asked<'a> {
 }
 
 /// One request on an HTTP/1 connection; `true` if it can take another.
+#[expect(
+    clippy::large_futures,
+    reason = "whoever calls it has it boxed whole, as long as it lasts"
+)]
 async fn one_h1(
     core: &Rc<Core>,
     site: &Rc<Site>,
@@ -175,20 +185,14 @@ async fn one_h1(
         expects_continue,
         core,
     };
-    // Boxed, so that an idle connection does not hold room for an exchange.
-    Box::pin(exchange::serve(
-        core,
-        site,
-        Arrived {
-            request,
-            form,
-            body,
-            length,
-            upgrade,
-        },
-        responder,
-    ))
-    .await
+    let arrived = Arrived {
+        request,
+        form,
+        body,
+        length,
+        upgrade,
+    };
+    exchange::serve(core, site, arrived, responder).await
 }
 
 async fn bad_head(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: &HeadError) {
@@ -245,4 +249,22 @@ async fn unread(
         .reply(Reply::text(why.1, text), true, &mut Source::Empty)
         .await;
     story.fail(why.0, detail);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<A, B, C, F: Future>(_made_by: impl FnOnce(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// What an idle connection holds, besides its TLS: a request has its room only while it is served.
+    #[test]
+    fn what_serves_an_idle_connection_is_small() {
+        let size = future_bytes(serve_h1);
+        assert!((200..1200).contains(&size), "{size} bytes");
+        let size = future_bytes(h2::serve);
+        assert!((200..1200).contains(&size), "{size} bytes");
+    }
 }
