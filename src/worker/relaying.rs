@@ -149,14 +149,14 @@ pub(super) async fn run(setup: Setup) {
     }
 }
 
-/// Relays a connection to its end.
-async fn relayed(going: Going, down: Stream) {
+/// Relays a connection to its end. What it holds is made here, outside of the future, which would hold it twice.
+fn relayed(going: Going, down: Stream) -> impl Future<Output = ()> {
     let Going {
         up,
         story,
         entry,
         far,
-        taken: _until_it_ends,
+        taken,
     } = going;
     story.opened();
     if let Some(far) = &far {
@@ -164,14 +164,17 @@ async fn relayed(going: Going, down: Stream) {
         story.passed.pair(&far.story.passed);
     }
     let passed = Rc::clone(&story.passed);
-    let relay = relay(down, up, &passed);
     let sides = Sides { story, entry, far };
-    let done = tokio::select! {
-        biased;
-        () = poll_fn(|cx| sides.poll_cut(cx)) => None,
-        done = relay => Some(done),
-    };
-    sides.end(done.as_ref());
+    async move {
+        let relay = relay(down, up, &passed);
+        let done = tokio::select! {
+            biased;
+            () = poll_fn(|cx| sides.poll_cut(cx)) => None,
+            done = relay => Some(done),
+        };
+        sides.end(done.as_ref());
+        drop(taken);
+    }
 }
 
 /// Both sides of a relay, as far as they are here.

@@ -1,14 +1,18 @@
 //! Both ends over loopback, on both drivers.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
 use super::*;
 use crate::h2::message::Request;
+use crate::http::h1::{BodyDecoder, Framing};
+use crate::io::body::{Sink, Source, Trailers, pump};
+use crate::io::h1;
 use crate::io::rt::testing::{self, Work, on_both};
-use crate::io::stream::Stream;
+use crate::io::stream::{Half, Stream};
 use crate::io::tunnel::Lease;
 
 /// Both ends of a connection.
@@ -320,6 +324,61 @@ fn who_waits_for_a_dial_that_fails_does_not_dial_once_more() {
             go.notify_one();
             assert!(!get().await, "the next one tries");
             assert_eq!(dials.get(), 2);
+        })
+    });
+}
+
+/// Answers with five bytes that come over HTTP/1 with their length.
+fn five(asked: Asked) -> Work {
+    Box::pin(async move {
+        let Asked { mut respond, .. } = asked;
+        let (up, mut far) = sockets().await;
+        far.write_all(b"12345").await.unwrap();
+        let (mut reader, _writer) = h1::split(up);
+        let mut source = Source::H1(&mut reader, BodyDecoder::new(Framing::Length(5)));
+        let out = respond.send(StatusCode::OK, &HeaderMap::new(), false);
+        let mut sink = Sink::H2(out.unwrap());
+        pump(&mut source, &mut sink, Trailers::Clean, |_n| ())
+            .await
+            .unwrap();
+    })
+}
+
+/// Hands on what comes, and keeps it.
+async fn overhear(mut from: Half, mut to: Half, seen: Rc<RefCell<Vec<u8>>>) {
+    let mut bytes = [0; 4096];
+    while let Ok(n @ 1..) = from.read(&mut bytes).await {
+        seen.borrow_mut().extend_from_slice(&bytes[..n]);
+        to.write_all(&bytes[..n]).await.unwrap();
+    }
+}
+
+#[test]
+fn the_end_goes_with_the_last_data() {
+    on_both(|| {
+        Box::pin(async {
+            let (up, near) = sockets().await;
+            let (far, down) = sockets().await;
+            serve(down, five);
+            let ((near_in, near_out), (far_in, far_out)) = (near.split(), far.split());
+            let seen = Rc::new(RefCell::new(Vec::new()));
+            rt::spawn(overhear(near_in, far_out, Rc::default()));
+            rt::spawn(overhear(far_in, near_out, Rc::clone(&seen)));
+            let mut asked = ask(clients(up)(), "/", true).unwrap();
+            asked.answer.head().await.unwrap();
+            let (n, trailers) = whole(asked.answer.body()).await.unwrap();
+            assert_eq!((n, trailers), (5, None));
+            // RFC 9113 section 4.1: length, type, flags.
+            let seen = seen.borrow();
+            let (mut rest, mut data) = (seen.as_slice(), Vec::new());
+            while let [a, b, c, kind, flags, _, _, _, _, behind @ ..] = rest {
+                let len = u32::from_be_bytes([0, *a, *b, *c]);
+                if *kind == 0 {
+                    data.push((len, *flags));
+                }
+                rest = &behind[len as usize..];
+            }
+            assert_eq!(data, [(5, 1)], "one DATA frame, with END_STREAM");
         })
     });
 }
