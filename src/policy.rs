@@ -7,6 +7,7 @@ pub mod custom;
 pub mod decide;
 pub mod explain;
 pub mod facts;
+pub mod limit;
 pub mod lint;
 pub mod model;
 pub mod pattern;

@@ -14,6 +14,7 @@ pub mod gateway;
 pub mod inbound;
 pub mod judge;
 mod leave;
+pub mod limited;
 pub mod listen;
 pub mod node;
 pub mod open;

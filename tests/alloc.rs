@@ -7,9 +7,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::hash::RandomState;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ringgate::policy::limit::{Buckets, Key, Limit, RateLimit, TokenBucket};
 use ringgate::policy::model::{
     Action, AuthorizationPolicy, Condition, Operation, Rule, Source, Target,
 };
@@ -326,4 +328,66 @@ fn telling_a_denial_allocates_nothing() {
         out.ends_with(", got cluster.local/ns/default/sa/nobody"),
         "{out}"
     );
+}
+
+/// Whether there is a token, and to take it: counted apart by every kind of key.
+#[test]
+fn a_rate_limit_allocates_nothing() {
+    let by = [
+        "source.principal",
+        "source.serviceAccount",
+        "source.ip",
+        "remote.ip",
+        "request.auth.principal",
+        "request.auth.claims[realm][roles]",
+        "request.headers[x-part]",
+        "request.query[q r]",
+        "request.path",
+        "request.host",
+    ];
+    let bucket = TokenBucket {
+        max_tokens: 2,
+        tokens_per_fill: 1,
+        fill_interval_ms: 1000,
+    };
+    let rule = RateLimit {
+        name: ResourceName::new("default", "all"),
+        target: Target::Namespace,
+        rules: rules("frontend"),
+        by: by.iter().map(|key| Key::parse(key).unwrap()).collect(),
+        bucket,
+    };
+    let scope = Scope {
+        root_namespace: "istio-system",
+        gateway_name_selector: true,
+        gateway_selectors: true,
+    };
+    let domains = [TrustDomain::parse("cluster.local").unwrap()];
+    let limit = Limit::compile(&rule, &domains, scope).unwrap();
+    let mut buckets = Buckets::new(&bucket, 1, true);
+    let keys = [RandomState::new(), RandomState::new()];
+    let conn = connection("frontend", 8080);
+    let mut counted = 0;
+    for target in TARGETS {
+        let request = request("GET", target);
+        let mut passes = || {
+            let key = limit.key(&keys, &conn, &request);
+            if !limit.counts(&conn, &request) {
+                return None;
+            }
+            let passes = buckets.look(key, 5).is_ok();
+            if passes {
+                buckets.take(key, 5);
+            }
+            Some(passes)
+        };
+        // What a thread keeps is made by the first.
+        let first = passes();
+        let (again, asked) = allocations::asked_by(&mut passes);
+        assert_eq!(asked, 0, "{target}: {asked} allocations");
+        assert_eq!(first, again, "{target}");
+        counted += usize::from(first.is_some());
+        assert_ne!(passes(), Some(true), "{target}: two tokens are all");
+    }
+    assert!((5..TARGETS.len()).contains(&counted), "{counted}");
 }

@@ -24,6 +24,7 @@ use ringgate::config::{self, Config, ConfigErrors};
 use ringgate::control::dns;
 use ringgate::jwt::model::KeySource;
 use ringgate::policy::L4Deny;
+use ringgate::policy::limit::Key;
 use ringgate::policy::model::{Action, MtlsMode, Target, TargetKind};
 use ringgate::upstream::resolved::Name;
 use ringgate::vocab::path::PathNormalization;
@@ -431,6 +432,28 @@ fn examples_load() {
     assert_eq!(owner.unit.as_deref(), Some("customer-api.service"));
     assert_eq!(config.mesh.authorization_policies.len(), 1);
     assert_eq!(config.sources.len(), 3);
+}
+
+#[test]
+fn rate_limit_keys() {
+    let config =
+        parse("routing.toml", &read("config/routing.toml")).unwrap_or_else(|e| panic!("{e}"));
+    let [ledger, exports] = config.mesh.rate_limits.as_slice() else {
+        panic!("{:?}", config.mesh.rate_limits);
+    };
+    assert_eq!(ledger.name.to_string(), "shop/ledger");
+    assert_eq!(ledger.by, [Key::parse("source.principal").unwrap()]);
+    assert!(ledger.rules.is_empty() && exports.by.is_empty());
+    assert_eq!(exports.rules[0].to[0].paths, ["/export*"]);
+    let buckets = [ledger, exports].map(|l| {
+        let bucket = l.bucket;
+        (
+            bucket.max_tokens,
+            bucket.tokens_per_fill,
+            bucket.fill_interval_ms,
+        )
+    });
+    assert_eq!(buckets, [(200, 100, 1000), (4, 1, 900_000)]);
 }
 
 #[test]

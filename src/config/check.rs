@@ -15,6 +15,7 @@ mod names;
 mod policy;
 mod process;
 mod provider;
+mod rate_limit;
 mod revocation;
 mod route;
 mod route_filter;

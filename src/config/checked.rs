@@ -21,6 +21,7 @@ use crate::http::forward::ForwardClientCert;
 use crate::identity::revocation::{NodeName, Revocations};
 use crate::jwt::model::RequestAuthentication;
 use crate::policy::L4Deny;
+use crate::policy::limit::RateLimit;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
 use crate::upstream::health::OutlierDetection;
 use crate::vocab::cidr::Cidr;
@@ -475,6 +476,8 @@ pub struct Mesh {
     pub destination_rules: Vec<DestinationRule>,
     /// `[[httpRoute]]`.
     pub routes: Vec<HttpRoute>,
+    /// `[[rateLimit]]`.
+    pub rate_limits: Vec<RateLimit>,
     /// `[[authorizationPolicy]]`.
     pub authorization_policies: Vec<AuthorizationPolicy>,
     /// `[[peerAuthentication]]`.

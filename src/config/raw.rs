@@ -7,6 +7,7 @@ pub(crate) mod life;
 pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod process;
+pub(crate) mod rate_limit;
 pub(crate) mod revocation;
 pub(crate) mod route;
 pub(crate) mod workload_api;
@@ -22,6 +23,7 @@ use crate::config::raw::process::{
     Admin, Authority, Egress, Identity, IdentityFiles, Ingress, Metrics, Node, ProcessSettings,
     Readiness, Records, Waypoint,
 };
+use crate::config::raw::rate_limit::RateLimit;
 use crate::config::raw::revocation::Revocation;
 use crate::config::raw::route::HttpRoute;
 use crate::config::raw::workload_api::WorkloadApi;
@@ -53,6 +55,7 @@ table! {
         service_entry: Option<Vec<ServiceEntry>> = "serviceEntry",
         destination_rule: Option<Vec<DestinationRule>> = "destinationRule",
         http_route: Option<Vec<HttpRoute>> = "httpRoute",
+        rate_limit: Option<Vec<RateLimit>> = "rateLimit",
         peer_authentication: Option<Vec<PeerAuthentication>> = "peerAuthentication",
         request_authentication: Option<Vec<RequestAuthentication>> = "requestAuthentication",
         authorization_policy: Option<Vec<AuthorizationPolicy>> = "authorizationPolicy",

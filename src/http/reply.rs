@@ -65,8 +65,9 @@ impl Reply {
             StatusCode::FORBIDDEN => "7",
             StatusCode::BAD_REQUEST => "13",
             StatusCode::NOT_FOUND => "12",
-            StatusCode::TOO_MANY_REQUESTS
-            | StatusCode::BAD_GATEWAY
+            // What gRPC's own servers say to it; RESOURCE_EXHAUSTED.
+            StatusCode::TOO_MANY_REQUESTS => "8",
+            StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => "14",
             // The table of gRPC over HTTP/2 knows no more: unknown.

@@ -7,6 +7,7 @@ use thiserror::Error;
 use crate::config::checked::{Gateway, GatewayClass, Mesh, Service, Workload};
 use crate::jwt::model::JwtRule;
 use crate::jwt::{TokenRules, TokenRulesError};
+use crate::policy::limit::Limit;
 use crate::policy::{
     Compiled, Decision, MeshPolicies, Point, PointKind, PolicyProblem, PolicySet, ServiceKind,
     attaches, compile,
@@ -25,6 +26,8 @@ pub struct Enforcement {
     pub set: Arc<PolicySet>,
     /// Request authentication.
     pub tokens: TokenRules,
+    /// Local rate limits, as indices into `Mesh::rate_limits` and `Enforcements::limits`.
+    pub limits: Vec<usize>,
 }
 
 /// Whose rules an enforcement point judges by; indices into `Mesh`.
@@ -57,6 +60,8 @@ pub struct Enforcements {
     pub services: Vec<Option<Enforcement>>,
     /// By gateway: what it enforces for everything (ingress).
     pub gateways: Vec<Enforcement>,
+    /// Local rate limits.
+    pub limits: Vec<Arc<Limit>>,
     /// Which way requests take at gateways.
     pub routes: Routes,
     /// What the ends of a tunnel tell each other about themselves.
@@ -136,6 +141,7 @@ impl Enforcements {
         };
         Ok(Self {
             timed,
+            limits: rate_limits(&mesh, &domains)?,
             routes: Routes::new(&mesh),
             metadata: Metadata::new(&mesh),
             directory: Directory::new(&mesh),
@@ -185,7 +191,26 @@ fn enforcement(
     let tokens = TokenRules::compile(&rules)
         .map_err(EnforcementError::Tokens)?
         .with_audience_stripping(mesh.audience_stripping);
-    Ok(Enforcement { of, set, tokens })
+    let limits = mesh.rate_limits.iter().enumerate();
+    let limits = limits.filter(|(_, limit)| {
+        let namespace = &limit.name.namespace;
+        attaches(&limit.target, namespace, point, mesh.scope())
+    });
+    Ok(Enforcement {
+        of,
+        set,
+        tokens,
+        limits: limits.map(|(at, _)| at).collect(),
+    })
+}
+
+fn rate_limits(mesh: &Mesh, domains: &[TrustDomain]) -> Result<Vec<Arc<Limit>>, EnforcementError> {
+    let limits = mesh.rate_limits.iter().map(|limit| {
+        Limit::compile(limit, domains, mesh.scope())
+            .map(Arc::new)
+            .map_err(|problems| EnforcementError::Policy { problems })
+    });
+    limits.collect()
 }
 
 /// The point at which a workload's node judges for it.

@@ -539,7 +539,17 @@ impl<'s> Plan<'s> {
         self.enforcements.len() > 1 && claims.is_some_and(|c| !enforcement.tokens.takes(c))
     }
 
-    /// Whether HTTP has to be understood here: a policy or token rule asks for it, and the port carries HTTP.
+    /// The rate limits that hold, each once.
+    pub fn limits(&self) -> impl Iterator<Item = usize> {
+        let all = self.enforcements.iter().enumerate();
+        all.flat_map(|(nth, e)| {
+            let before = self.enforcements.get(..nth).unwrap_or_default();
+            let is_new = move |at: &&usize| !before.iter().any(|b| b.limits.contains(at));
+            e.limits.iter().filter(is_new).copied()
+        })
+    }
+
+    /// Whether HTTP has to be understood here: a policy, token rule or rate limit asks for it, and the port carries HTTP.
     #[must_use]
     pub fn needs_http(&self, at_gateway: bool) -> bool {
         let http = match self.protocol {
@@ -548,7 +558,10 @@ impl<'s> Plan<'s> {
         };
         // An authorizer judges requests wherever there are any, whatever the rules of its policy look at.
         let asks = |e: &&Enforcement| {
-            e.set.needs_http() || !e.tokens.is_empty() || !e.set.providers().is_empty()
+            e.set.needs_http()
+                || !e.tokens.is_empty()
+                || !e.set.providers().is_empty()
+                || !e.limits.is_empty()
         };
         http && (at_gateway || self.enforcements.len() > 1 || self.enforcements.iter().any(asks))
     }

@@ -84,12 +84,20 @@ pub const RETRY_BUDGET_PERCENT: u32 = 20;
 pub const RETRY_BUDGET_LEAST: u32 = 3;
 /// Back-off before a second attempt where none is configured, in milliseconds.
 pub const RETRY_BACKOFF_LEAST_MS: u64 = 25;
-/// Copies of requests that a core has under way for mirrors.
-pub const MIRRORS_PER_CORE: usize = 64;
-/// Longest body that is kept, so that it can be sent once more or to a mirror.
+/// Longest body that is kept, so that it can be sent once more.
 pub const REPEATED_BODY_BYTES: u64 = 16 * 1024;
 /// How long a client may take for such a body, in milliseconds.
 pub const KEPT_BODY_MS: u64 = 30_000;
+/// Local rate limits of a mesh: each has a table of buckets on each core.
+pub const RATE_LIMITS: usize = 64;
+/// Buckets of a limit that tells callers apart, on each core.
+pub const RATE_LIMIT_BUCKETS: usize = 16 * 1024;
+/// Places in that table where the bucket of a key may be.
+pub const RATE_LIMIT_WAYS: usize = 8;
+/// Most tokens of a bucket.
+pub const RATE_LIMIT_TOKENS: u32 = 1_000_000;
+/// Longest interval after which tokens come, in milliseconds.
+pub const RATE_LIMIT_INTERVAL_MS: u64 = 24 * 3_600_000;
 /// Longest token, checked before anything of it is parsed.
 pub const TOKEN_BYTES: usize = 16 * 1024;
 /// Depth of JSON in tokens and key sets.

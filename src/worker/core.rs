@@ -24,6 +24,7 @@ use crate::telemetry::record::{Kind, Record};
 use crate::telemetry::writer::Sender;
 use crate::upstream::retry::Budget;
 use crate::vocab::limits;
+use crate::worker::limited::Rates;
 use crate::worker::open::Open;
 use crate::worker::owner::Owners;
 use crate::worker::places::{Full, Places};
@@ -40,6 +41,8 @@ pub struct Core {
     pub upstreams: Upstreams,
     /// How many requests are sent more than once.
     pub retries: Budget,
+    /// Buckets of local rate limits.
+    pub rates: Rates,
     /// Verified tokens.
     pub tokens: RefCell<TokenCache>,
     /// Metrics.
@@ -101,6 +104,7 @@ impl Core {
         meters: Meters,
         places: Arc<Places>,
     ) -> Self {
+        let rates = Rates::new(&process);
         let mut cache = Cache::new(snapshot);
         let held = Rc::new(Arc::clone(cache.load()));
         Self {
@@ -108,6 +112,7 @@ impl Core {
             snapshot: RefCell::new(Latest { cache, held }),
             upstreams: Upstreams::default(),
             retries: Budget::default(),
+            rates,
             tokens: RefCell::new(TokenCache::with_capacity(limits::TOKENS_PER_CORE)),
             meters,
             open: Rc::new(Open::default()),

@@ -45,6 +45,7 @@ use crate::worker::edge;
 use crate::worker::forward::{self as forwarding, Forward};
 use crate::worker::inbound;
 use crate::worker::judge::{self, NoTarget, Opened};
+use crate::worker::limited;
 use crate::worker::open::{Entry, Rejudge};
 use crate::worker::origin::Origin;
 use crate::worker::places::MEMORY;
@@ -104,6 +105,22 @@ impl Refusal {
                 ..Self::denied(Some(denied))
             },
         }
+    }
+
+    /// The login provider's part of it.
+    fn answered(answered: edge::Answered) -> Self {
+        Self {
+            reply: answered.reply,
+            detail: answered.detail,
+            ..Self::close(answered.close)
+        }
+    }
+
+    /// Policy lets it pass, and a rate limit does not.
+    fn limited(why: Box<Stopped>, permit: &Permit) -> Box<Self> {
+        let mut refusal: Box<Self> = why.into();
+        refusal.judged = Some(permit.verdict().clone());
+        refusal
     }
 
     /// Policy lets it pass, and the answer is ours.
@@ -394,15 +411,7 @@ async fn prepare<'s>(
     // Login comes before routing: the provider's callback is no route of its own.
     let mut login = edge::login(core, site, snapshot, request)
         .await
-        .map_err(|answered| {
-            Box::new(Refusal {
-                reply: answered.reply,
-                close: answered.close,
-                detail: answered.detail,
-                denied: None,
-                judged: None,
-            })
-        })?;
+        .map_err(|answered| Box::new(Refusal::answered(*answered)))?;
     let attempt = Attempt::new(core);
     let pick = attempt.pick(snapshot);
     let plan = judge::plan(snapshot, site, Some(request), pick)
@@ -429,6 +438,8 @@ async fn prepare<'s>(
     let permit = plan
         .judge_sent(&site.connection, Some(request), sent.as_ref())
         .map_err(|d| Box::new(Refusal::denied(d)))?;
+    limited::check(&core.rates, snapshot, &plan, &site.connection, request)
+        .map_err(|why| Refusal::limited(why, &permit))?;
     if let Some(reply) = routed::answer(&plan, site, request) {
         let answered = Refusal::permitted(reply, CloseReason::Done, &permit);
         return Err(Box::new(answered));

@@ -32,6 +32,7 @@ mod guards;
 mod mesh;
 mod own_fields;
 mod stream;
+mod rate_limits;
 mod streaming;
 mod system;
 mod websocket;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::config::check::names::{dns_label, dns_subdomain};
 use crate::config::check::waypoint::{Bindings, waypoint_for};
 use crate::config::check::{
-    Context, address, authn, destination, policy, provider, revocation, route, service,
+    Context, address, authn, destination, policy, provider, rate_limit, revocation, route, service,
 };
 use crate::config::checked::{Gateway, Mesh, Workload};
 use crate::config::place::At;
@@ -40,6 +40,7 @@ pub(crate) fn mesh(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
     authn::peer_authentications(files, &mut mesh, cx);
     authn::request_authentications(files, &mut mesh, cx);
     route::routes(files, &mut mesh, cx);
+    rate_limit::rate_limits(files, &mut mesh, cx);
     mesh.revocations = revocation::revocations(files, cx);
     Some(mesh)
 }
@@ -103,6 +104,7 @@ fn settings(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
         services: Vec::new(),
         destination_rules: Vec::new(),
         routes: Vec::new(),
+        rate_limits: Vec::new(),
         authorization_policies: Vec::new(),
         peer_authentications: Vec::new(),
         request_authentications: Vec::new(),

@@ -222,6 +222,7 @@ pub(crate) fn duplicates(files: &[File], out: &mut Problems) {
     kind!("serviceEntry", service_entry);
     kind!("destinationRule", destination_rule);
     kind!("httpRoute", http_route);
+    kind!("rateLimit", rate_limit);
     kind!("peerAuthentication", peer_authentication);
     kind!("requestAuthentication", request_authentication);
     kind!("authorizationPolicy", authorization_policy);

@@ -67,17 +67,22 @@ fn policy(
         dry_run,
         rules,
     };
-    for problem in validate(&policy) {
+    refused(&policy, &locator, cx);
+    policy
+}
+
+/// What the policy engine refuses, at its place.
+pub(crate) fn refused(policy: &AuthorizationPolicy, locator: &Locator, cx: &mut Context<'_>) {
+    for problem in validate(policy) {
         let Some(place) = locator.find(&problem.field) else {
             continue;
         };
         let mut message = problem.message;
-        if let Some(key) = condition_key(&policy, &problem.field) {
+        if let Some(key) = condition_key(policy, &problem.field) {
             message.push_str(&key_hint(key));
         }
         cx.out.error(place, message);
     }
-    policy
 }
 
 /// Where the keys stand that are not in `rules`.
@@ -214,7 +219,8 @@ fn dry_run(raw: &raw::AuthorizationPolicy, action: Action, cx: &mut Context<'_>)
 }
 
 impl Reader {
-    fn rule(&mut self, raw: &raw::Rule, field: &str) -> Rule {
+    /// A rule; `field` is its name for the policy engine.
+    pub(crate) fn rule(&mut self, raw: &raw::Rule, field: &str) -> Rule {
         let from = raw.from.iter().flatten().enumerate();
         let from = from
             .map(|(i, f)| self.source(&f.source, &format!("{field}.from[{i}].source")))
