@@ -19,6 +19,7 @@ mod revocation;
 mod route;
 mod service;
 mod target;
+mod traffic;
 mod url;
 mod values;
 mod waypoint;

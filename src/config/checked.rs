@@ -20,6 +20,8 @@ use crate::identity::revocation::{NodeName, Revocations};
 use crate::jwt::model::RequestAuthentication;
 use crate::policy::L4Deny;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
+use crate::upstream::balance::Simple;
+use crate::upstream::hash::ConsistentHash;
 use crate::upstream::health::OutlierDetection;
 use crate::vocab::cidr::Cidr;
 use crate::vocab::locality::Locality;
@@ -614,6 +616,10 @@ impl ServiceEndpoint {
 pub struct Balance {
     /// `destinationRule.trafficPolicy.outlierDetection`.
     pub outlier: OutlierDetection,
+    /// `trafficPolicy.loadBalancer.simple`.
+    pub simple: Simple,
+    /// `trafficPolicy.loadBalancer.consistentHash`.
+    pub hash: Option<ConsistentHash>,
     /// `trafficDistribution` or `loadBalancer.localityLbSetting`.
     pub preference: Preference,
     /// `localityLbSetting.failover`: of a region, the region that takes over.
@@ -705,6 +711,8 @@ pub struct DestinationRule {
     pub tls: Option<UpstreamTls>,
     /// `trafficPolicy.outlierDetection`.
     pub outlier: Option<OutlierDetection>,
+    /// `trafficPolicy.loadBalancer.simple` and `.consistentHash`; `Some` if one is written.
+    pub choice: Option<(Simple, Option<ConsistentHash>)>,
     /// `trafficPolicy.loadBalancer.localityLbSetting.failover`; `Some` if locality counts.
     pub locality: Option<Vec<(String, String)>>,
 }

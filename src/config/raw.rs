@@ -8,6 +8,7 @@ pub(crate) mod mesh;
 pub(crate) mod policy;
 pub(crate) mod process;
 pub(crate) mod revocation;
+pub(crate) mod traffic;
 pub(crate) mod workload_api;
 
 use crate::config::raw::authn::{PeerAuthentication, RequestAuthentication};

@@ -200,12 +200,16 @@ pub async fn serve(
     let prepared = prepare(here, &mut request, form, &mut story, upload).await;
     let request = Arc::new(request);
     known(&mut story, &request, &site);
-    let (permit, going, passed, first) = match prepared {
+    let (permit, going, mut passed, first) = match prepared {
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     story.judged(permit.verdict());
     let extra = own_fields(&site, &request, &going, (&snapshot, told));
+    let secure = site.scheme == "https";
+    if let Some(cookie) = first.attempt.cookie(&snapshot, &request, secure) {
+        passed.downstream.push((header::SET_COOKIE, cookie));
+    }
     let (asked, workload) = (passed.asked, first.workload);
     let opened = Opened::new(site, Some(&request), asked, &snapshot, workload);
     let others = Others::new(core, &opened, &snapshot, &request, first);
@@ -521,6 +525,7 @@ pub fn target(
             let gateway = mesh.gateways.iter().find(|g| Some(&g.id) == plan.own);
             let from = gateway.map_or_else(Caller::default, Caller::gateway);
             let asked = (*service, *port, *asked);
+            let pick = &pick.of(request, site.connection.remote);
             let addresses = vec![judge::endpoint(core, snapshot, asked, &from, pick)?];
             let version = version(plan.protocol);
             // CONNECT and bytes carry the client's own TLS, which must not be wrapped once more.

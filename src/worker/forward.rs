@@ -68,6 +68,9 @@ pub trait Onward {
     /// The upstream could be connected to.
     fn reached(&self);
 
+    /// The upstream has answered with this status; 502 and 504 stand for no answer.
+    fn answered(&self, status: u16);
+
     /// The next upstream after one that could not be connected to, judged anew.
     fn next(&self, error: &DialError) -> Option<(Permit, Target)>;
 
@@ -98,6 +101,7 @@ struct Moving<'a> {
     extra: &'a HeaderMap,
     length: Option<u64>,
     on_answer: &'a OnAnswer,
+    others: &'a dyn Onward,
     /// Scheme of the upstream, which HTTP/2 names.
     scheme: &'static str,
     passed: &'a Meter,
@@ -157,6 +161,7 @@ pub async fn exchange(
         extra: work.extra,
         length: work.length,
         on_answer: work.answer,
+        others: work.others,
         scheme: match work.target {
             Target::Tls { .. } => "https",
             Target::Hbone(_) | Target::Plain { .. } => "http",
@@ -351,10 +356,20 @@ async fn via(
     if let Some(why) = cancel.why() {
         return Tried::Over(why, None, false);
     }
-    match upstream {
+    let tried = match upstream {
         Upstream::H1(connection) => via_h1(moving, connection, body, slot, cancel, upstreams).await,
         Upstream::H2(client) => h2::via(moving, client, body, slot, cancel).await,
+    };
+    if let Tried::Over(close, ..) = &tried
+        && moving.status.get().is_none()
+        && matches!(
+            close,
+            CloseReason::UpstreamReset | CloseReason::UpstreamTimeout
+        )
+    {
+        moving.others.answered(close.status().as_u16());
     }
+    tried
 }
 
 const SILENT: &str = "upstream closed without an answer";
@@ -659,6 +674,9 @@ async fn answer(
         responder.close_after();
     }
     moving.status.set(Some(head.status.as_u16()));
+    moving
+        .others
+        .answered(grpc::outcome(head.status, &head.headers).as_u16());
     for (name, value) in &moving.on_answer.added {
         head.headers.append(name.clone(), value.clone());
     }

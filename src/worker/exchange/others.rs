@@ -8,6 +8,7 @@ use super::target;
 use crate::control::snapshot::Snapshot;
 use crate::io::upstream::{DialError, Target};
 use crate::policy::{Permit, Request};
+use crate::role::endpoints::Busy;
 use crate::role::enforcement::Enforcement;
 use crate::worker::attempt::Attempt;
 use crate::worker::core::Core;
@@ -29,6 +30,8 @@ pub(super) struct Others<'a> {
     request: &'a Request,
     first: Vec<&'a Enforcement>,
     attempt: RefCell<Attempt>,
+    /// What the endpoint that it goes to has with it.
+    busy: RefCell<Option<Busy>>,
     moved: RefCell<Option<String>>,
 }
 
@@ -46,6 +49,7 @@ impl<'a> Others<'a> {
             snapshot,
             request,
             first: first.enforcements,
+            busy: RefCell::new(first.attempt.begins(snapshot)),
             attempt: RefCell::new(first.attempt),
             moved: RefCell::default(),
         }
@@ -55,6 +59,10 @@ impl<'a> Others<'a> {
 impl Onward for Others<'_> {
     fn reached(&self) {
         self.attempt.borrow().succeeded(self.snapshot);
+    }
+
+    fn answered(&self, status: u16) {
+        self.attempt.borrow().answered(self.snapshot, status);
     }
 
     fn next(&self, error: &DialError) -> Option<(Permit, Target)> {
@@ -76,6 +84,7 @@ impl Onward for Others<'_> {
         let pick = attempt.again(snapshot);
         let target = target(core, snapshot, site, &plan, request, &pick).ok()?;
         opened.moves(core, snapshot, plan.workload)?;
+        *self.busy.borrow_mut() = attempt.begins(snapshot);
         let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
         *self.moved.borrow_mut() = workload.map(|w| w.name.to_string());
         Some((permit, target))

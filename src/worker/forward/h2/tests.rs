@@ -13,12 +13,12 @@ use super::*;
 use crate::io::h2::{Respond, Server, Taken, Windows};
 use crate::io::relay::Meter;
 use crate::io::rt::{self, Acceptor, ConnectOptions, Core, Want};
-use crate::io::upstream::{Target, Upstream, Upstreams, Version};
-use crate::policy::{self, OutboundTarget, decide_outbound};
+use crate::io::upstream::{DialError, Target, Upstream, Upstreams, Version};
+use crate::policy::{self, OutboundTarget, Permit, decide_outbound};
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::host::Host;
 use crate::vocab::limits;
-use crate::worker::forward::OnAnswer;
+use crate::worker::forward::{OnAnswer, Onward};
 use crate::worker::respond::Responder;
 
 fn on_both(test: fn() -> Pin<Box<dyn Future<Output = ()>>>) {
@@ -96,6 +96,23 @@ async fn waiting(upstreams: &Upstreams) -> (Answering, Responder<'static>) {
     (answering.unwrap(), responder)
 }
 
+/// There is one endpoint, of which nothing is remembered.
+struct Nobody;
+
+impl Onward for Nobody {
+    fn reached(&self) {}
+
+    fn answered(&self, _status: u16) {}
+
+    fn next(&self, _error: &DialError) -> Option<(Permit, Target)> {
+        None
+    }
+
+    fn moved(&self) -> Option<String> {
+        None
+    }
+}
+
 /// What comes of a request to an upstream that says so often that it is at work.
 async fn after(interim: usize, answers: bool) -> Result<Answered, AnswerError> {
     let upstreams = Upstreams::default();
@@ -123,6 +140,7 @@ async fn after(interim: usize, answers: bool) -> Result<Answered, AnswerError> {
         extra: &extra,
         length: None,
         on_answer: &OnAnswer::new(false, Vec::new()),
+        others: &Nobody,
         scheme: "http",
         passed: &passed,
         upgrade: None,
