@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod hash;
 pub mod health;
+pub mod load;
 pub mod resolved;
 
 /// Chooses by turns; `None` if there is nothing to choose from.

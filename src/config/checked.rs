@@ -23,6 +23,7 @@ use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
 use crate::upstream::balance::Simple;
 use crate::upstream::hash::ConsistentHash;
 use crate::upstream::health::OutlierDetection;
+use crate::upstream::load::Pool;
 use crate::vocab::cidr::Cidr;
 use crate::vocab::locality::Locality;
 use crate::vocab::path::PathNormalization;
@@ -616,6 +617,8 @@ impl ServiceEndpoint {
 pub struct Balance {
     /// `destinationRule.trafficPolicy.outlierDetection`.
     pub outlier: OutlierDetection,
+    /// `trafficPolicy.connectionPool`.
+    pub pool: Pool,
     /// `trafficPolicy.loadBalancer.simple`.
     pub simple: Simple,
     /// `trafficPolicy.loadBalancer.consistentHash`.
@@ -711,6 +714,8 @@ pub struct DestinationRule {
     pub tls: Option<UpstreamTls>,
     /// `trafficPolicy.outlierDetection`.
     pub outlier: Option<OutlierDetection>,
+    /// `trafficPolicy.connectionPool`.
+    pub pool: Option<Pool>,
     /// `trafficPolicy.loadBalancer.simple` and `.consistentHash`; `Some` if one is written.
     pub choice: Option<(Simple, Option<ConsistentHash>)>,
     /// `trafficPolicy.loadBalancer.localityLbSetting.failover`; `Some` if locality counts.

@@ -24,7 +24,10 @@ pub fn to_json(mesh: &Mesh, endpoints: &Endpoints, now_ms: u64) -> Value {
                     "active": health.map_or(0, |h| h.active()),
                 })
             };
+            let load = endpoints.load(at, nth);
             json!({
+                "connections": load.map(|(connections, _)| connections),
+                "requests": load.map(|(_, requests)| requests),
                 "service": service.name.to_string(),
                 "port": port.number,
                 "endpoints": all.map(one).collect::<Vec<_>>(),
@@ -46,7 +49,7 @@ fn place(mesh: &Mesh, place: Place) -> String {
 
 /// Ejections so far, and what is left out now.
 #[must_use]
-pub fn metrics(mesh: &Mesh, endpoints: &Endpoints, now_ms: u64) -> [Own; 2] {
+pub fn metrics(mesh: &Mesh, endpoints: &Endpoints, now_ms: u64) -> [Own; 3] {
     let services = (0..mesh.services.len()).flat_map(|at| endpoints.of(at));
     let ports = services.flat_map(|endpoint| &endpoint.health);
     let out = ports.filter(|health| health.is_ejected(now_ms)).count();
@@ -61,6 +64,12 @@ pub fn metrics(mesh: &Mesh, endpoints: &Endpoints, now_ms: u64) -> [Own; 2] {
             help: "Ejections of endpoints by outlier detection",
             counts: true,
             values: reasons.map(value).to_vec(),
+        },
+        Own {
+            name: "ringgate_upstream_overflows",
+            help: "Requests and connections that a connectionPool has refused",
+            counts: true,
+            values: vec![(Vec::new(), endpoints.overflows())],
         },
         Own::gauge(
             "ringgate_endpoints_ejected",

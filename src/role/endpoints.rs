@@ -17,6 +17,7 @@ use crate::upstream::balance::{Candidate, How, Simple, after, choose};
 use crate::upstream::by_turns;
 use crate::upstream::hash::{Member, Table};
 use crate::upstream::health::Health;
+use crate::upstream::load::{self, Kind, Load, Overflow, Pool};
 use crate::upstream::resolved::Resolved;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::locality::Locality;
@@ -96,6 +97,10 @@ pub struct Endpoints {
     /// By service, where keys decide.
     tables: BTreeMap<usize, Arc<Table>>,
     names: BTreeMap<ResourceName, Arc<Table>>,
+    /// By service and the index of its port, where there are limits.
+    loads: BTreeMap<(usize, usize), Arc<Load>>,
+    loads_by_name: BTreeMap<(ResourceName, u16), Arc<Load>>,
+    overflows: Arc<AtomicU64>,
     ejections: Arc<Ejections>,
 }
 
@@ -106,9 +111,11 @@ impl Endpoints {
     pub fn new(mesh: &Mesh, resolved: &Resolved, last: Option<&Self>) -> Self {
         let mut this = Self {
             ejections: last.map_or_else(Arc::default, |last| Arc::clone(&last.ejections)),
+            overflows: last.map_or_else(Arc::default, |last| Arc::clone(&last.overflows)),
             ..Self::default()
         };
         for (at, service) in mesh.services.iter().enumerate() {
+            this.limits(at, service, last);
             let places = places(mesh, service, resolved);
             if let Some(hash) = &service.balance.hash {
                 let member = |found: &Found| Member {
@@ -139,6 +146,55 @@ impl Endpoints {
             this.services.push(endpoints);
         }
         this
+    }
+
+    /// What a service has to do stays counted after a reload.
+    fn limits(&mut self, at: usize, service: &Service, last: Option<&Self>) {
+        if service.balance.pool == Pool::default() {
+            return;
+        }
+        for (nth, port) in service.ports.iter().enumerate() {
+            let key = (service.name.clone(), port.number);
+            let kept = last.and_then(|last| last.loads_by_name.get(&key));
+            let load = kept.map_or_else(Arc::default, Arc::clone);
+            self.loads.insert((at, nth), Arc::clone(&load));
+            self.loads_by_name.insert(key, load);
+        }
+    }
+
+    /// What was chosen gets a request or connection, until what comes back is dropped; `None` where there are no limits
+    /// (`connectionPool`).
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub fn take(
+        &self,
+        mesh: &Mesh,
+        chosen: Chosen,
+        kind: Kind,
+    ) -> Result<Option<load::Place>, Overflow> {
+        let service = mesh.services.get(chosen.service);
+        let load = self.loads.get(&(chosen.service, chosen.port));
+        let (Some(service), Some(load)) = (service, load) else {
+            return Ok(None);
+        };
+        let taken = Load::take(load, &service.balance.pool, kind);
+        if taken.is_err() {
+            self.overflows.fetch_add(1, Ordering::Relaxed);
+        }
+        taken.map(Some)
+    }
+
+    /// How often a limit was reached, since the process began.
+    #[must_use]
+    pub fn overflows(&self) -> u64 {
+        self.overflows.load(Ordering::Relaxed)
+    }
+
+    /// Connections and requests that a port of a service has now, by its index; `None` where nobody counts them.
+    #[must_use]
+    pub fn load(&self, service: usize, port: usize) -> Option<(u32, u32)> {
+        self.loads.get(&(service, port)).map(|load| load.now())
     }
 
     /// Those of a service, by its index.

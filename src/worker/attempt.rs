@@ -6,13 +6,16 @@ use std::cell::Cell;
 use http::{HeaderValue, StatusCode};
 
 use crate::control::snapshot::Snapshot;
+use crate::exchange::close::CloseReason;
 use crate::io::clock;
 use crate::io::hbone::HboneError;
 use crate::io::upstream::DialError;
 use crate::policy::Request;
 use crate::role::endpoints::{Busy, Chosen, Pick, affinity};
+use crate::upstream::load::{Kind, Place};
 use crate::vocab::limits;
 use crate::worker::core::Core;
+use crate::worker::site::Story;
 
 /// What was tried so far.
 #[derive(Debug)]
@@ -89,6 +92,41 @@ impl Attempt {
         let (endpoints, mesh) = (&snapshot.endpoints, &snapshot.mesh);
         if endpoints.answered(mesh, chosen, status, now_ms) {
             left_out(snapshot, chosen, "answers fail");
+        }
+    }
+
+    /// Takes a place at the service of what was chosen, if places are counted there.
+    ///
+    /// # Errors
+    /// The limit that is reached, for the record.
+    pub fn takes(&self, snapshot: &Snapshot, kind: Kind) -> Result<Option<Place>, String> {
+        let Some(chosen) = self.chosen.get() else {
+            return Ok(None);
+        };
+        let mesh = &snapshot.mesh;
+        let taken = snapshot.endpoints.take(mesh, chosen, kind);
+        taken.map_err(|full| {
+            let service = mesh.services.get(chosen.service);
+            let name = service.map(|s| s.name.to_string()).unwrap_or_default();
+            format!("{full} of {name} is reached")
+        })
+    }
+
+    /// As `takes`, for a connection of bytes.
+    ///
+    /// # Errors
+    /// There is none; it is recorded.
+    pub fn placed(
+        &self,
+        snapshot: &Snapshot,
+        story: Story,
+    ) -> Result<(Option<Place>, Story), CloseReason> {
+        match self.takes(snapshot, Kind::Bytes) {
+            Ok(place) => Ok((place, story)),
+            Err(detail) => {
+                story.fail(CloseReason::Overflow, detail);
+                Err(CloseReason::Overflow)
+            }
         }
     }
 

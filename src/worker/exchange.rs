@@ -32,6 +32,7 @@ use crate::role::egress;
 use crate::role::endpoints::{Caller, Pick};
 use crate::role::plan::{Next, NoPlan, Plan, SitePoint};
 use crate::telemetry::record::Kind;
+use crate::upstream::load;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
@@ -125,6 +126,16 @@ impl Refusal {
         }
     }
 
+    /// The service that it goes to has enough to do.
+    fn overflow(detail: String) -> Self {
+        Self {
+            reply: Reply::text(StatusCode::SERVICE_UNAVAILABLE, "overflow"),
+            close: CloseReason::Overflow,
+            detail: Some(detail),
+            denied: None,
+        }
+    }
+
     fn policy_changed() -> Self {
         Self {
             close: CloseReason::PolicyChanged,
@@ -200,23 +211,20 @@ pub async fn serve(
     let prepared = prepare(here, &mut request, form, &mut story, upload).await;
     let request = Arc::new(request);
     known(&mut story, &request, &site);
-    let (permit, going, mut passed, first) = match prepared {
+    let (permit, going, passed, first) = match prepared {
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     story.judged(permit.verdict());
     let extra = own_fields(&site, &request, &going, (&snapshot, told));
-    let secure = site.scheme == "https";
-    if let Some(cookie) = first.attempt.cookie(&snapshot, &request, secure) {
-        passed.downstream.push((header::SET_COOKIE, cookie));
-    }
     let (asked, workload) = (passed.asked, first.workload);
     let opened = Opened::new(site, Some(&request), asked, &snapshot, workload);
     let others = Others::new(core, &opened, &snapshot, &request, first);
-    let entry = match enter(core, opened, &snapshot, &story) {
+    let mut entry = match enter(core, opened, &snapshot, &story) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
+    entry.place = going.place;
     let answer = OnAnswer::new(outside, passed.downstream);
     let work = Forward {
         upstreams: &core.upstreams,
@@ -238,6 +246,14 @@ pub async fn serve(
         upgrade.enter(entry);
     }
     keep
+}
+
+/// What a request needs of a service that counts it.
+const fn kind(version: Version) -> load::Kind {
+    match version {
+        Version::H1 => load::Kind::Alone,
+        Version::H2 => load::Kind::Shared,
+    }
 }
 
 /// Gives a request the name by which its records are found (`x-request-id`), but for the outside world.
@@ -318,6 +334,8 @@ struct Going {
     outside: bool,
     /// The peer is the workload's own waypoint.
     via: bool,
+    /// At the service, where places are counted.
+    place: Option<load::Place>,
 }
 
 /// What is refused before anything is looked at: a revoked peer, and a form of target that this site does not serve.
@@ -397,7 +415,7 @@ async fn prepare<'s>(
         plan: &plan,
     };
     let asked = std::mem::take(&mut login.asked);
-    let passed = match custom::nobody(&plan, asked) {
+    let mut passed = match custom::nobody(&plan, asked) {
         Ok(passed) => passed,
         Err(before) => Box::pin(custom::request(asker, request, before, upload, story)).await?,
     };
@@ -409,13 +427,11 @@ async fn prepare<'s>(
     let permit = plan
         .judge(&site.connection, Some(request))
         .map_err(|d| Box::new(Refusal::denied(d)))?;
-    let going = going(core, snapshot, site, &plan, request, &pick).map_err(|why| {
-        let (close, detail) = why.close();
-        Box::new(Refusal {
-            detail,
-            ..Refusal::close(close)
-        })
-    })?;
+    let going = going(core, snapshot, site, &plan, request, (&attempt, &pick))?;
+    let cookie = attempt.cookie(snapshot, request, site.scheme == "https");
+    passed
+        .downstream
+        .extend(cookie.map(|value| (header::SET_COOKIE, value)));
     let first = First {
         workload: plan.workload,
         enforcements: plan.enforcements,
@@ -488,15 +504,26 @@ fn going(
     site: &Site,
     plan: &Plan<'_>,
     request: &Request,
-    pick: &Pick<'_>,
-) -> Result<Going, NoTarget> {
+    (attempt, pick): (&Attempt, &Pick<'_>),
+) -> Result<Going, Box<Refusal>> {
     let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
+    let target = target(core, snapshot, site, plan, Some(request), pick).map_err(|why| {
+        let (close, detail) = why.close();
+        Box::new(Refusal {
+            detail,
+            ..Refusal::close(close)
+        })
+    })?;
+    let version = version(plan.protocol);
     Ok(Going {
-        target: target(core, snapshot, site, plan, Some(request), pick)?,
-        version: version(plan.protocol),
+        target,
+        version,
         own: plan.own.or_else(|| workload.map(|w| &w.id)).cloned(),
         outside: matches!(plan.next, Next::Outside(..)),
         via: plan.via.is_some(),
+        place: attempt
+            .takes(snapshot, kind(version))
+            .map_err(|detail| Box::new(Refusal::overflow(detail)))?,
     })
 }
 

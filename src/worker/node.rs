@@ -348,6 +348,7 @@ pub async fn dialled(
 ) -> Result<Going, CloseReason> {
     let mut attempt = Attempt::new(core);
     let (permit, target, story, asked, plan) = permitted(core, &site, snapshot, &attempt).await?;
+    let (place, story) = attempt.placed(snapshot, story)?;
     let opened = Opened::new(site, None, asked, snapshot, plan.workload);
     // A policy that changed while providers were asked was not heard by anybody.
     let latest = core.snapshot();
@@ -357,7 +358,8 @@ pub async fn dialled(
     }
     // On the list before the dial: one that changes from now on is heard.
     let still = Rejudge::Opened(Rc::clone(&opened));
-    let entry = core.open.enter(still, story.sketch());
+    let mut entry = core.open.enter(still, story.sketch());
+    entry.place = place;
     entry.cancel.depends_on(opened.site.leaf.clone());
     let first = plan.enforcements;
     let next = |error: &DialError, story: &mut Story| {
@@ -695,7 +697,9 @@ pub(super) async fn leave(
         }
     };
     let still = still_leaving(Rc::clone(node), at, wanted.clone(), port);
-    let entry = core.open.enter(still, story.sketch());
+    let (place, story) = attempt.placed(&snapshot, story)?;
+    let mut entry = core.open.enter(still, story.sketch());
+    entry.place = place;
     let next = |error: &DialError, story: &mut Story| {
         if !attempt.failed(&snapshot, error) {
             return None;

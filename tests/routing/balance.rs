@@ -230,6 +230,59 @@ async fn a_key_goes_to_one_endpoint() {
     }
 }
 
+#[tokio::test]
+async fn who_has_enough_to_do_gets_no_more() {
+    let services = [
+        service(
+            "narrow",
+            "connectionPool = { tcp.maxConnections = 2, http.http2MaxRequests = 5 }",
+        ),
+        service("few", "connectionPool.http.http2MaxRequests = 1"),
+        // Bytes, straight to the node.
+        service("bytes", "connectionPool.tcp.maxConnections = 1")
+            .replace("protocol = \"HTTP\"", "protocol = \"TCP\"")
+            .replace("= \"wp\"", "= \"none\""),
+    ]
+    .concat();
+    let (system, held) = system(&services).await;
+    let system = Arc::new(system);
+    let mut before = 0;
+    for (host, most, told) in [
+        ("narrow", 2, "`maxConnections` of shop/narrow is reached"),
+        ("few", 1, "`http2MaxRequests` of shop/few is reached"),
+    ] {
+        while held.load(Ordering::SeqCst) < before + most {
+            let one = Arc::clone(&system);
+            let asked = tokio::spawn(async move { ask(&one, host, "/hold", "x: y").await });
+            // It is held by the one app, or has its answer from the other.
+            let now = held.load(Ordering::SeqCst);
+            wait_for(async || {
+                (held.load(Ordering::SeqCst) > now || asked.is_finished()).then_some(())
+            })
+            .await;
+        }
+        before += most;
+        let (head, body) = ask(&system, host, "/", "x: y").await;
+        assert!(
+            head.starts_with("HTTP/1.1 503 ") && body == "overflow",
+            "{head} {body}"
+        );
+        let record = system.record(|r| r["close"] == "overflow").await;
+        assert_eq!(record["detail"], told, "{record}");
+    }
+    let (code, first) = system.socks("bytes", 80).await;
+    assert_eq!(code, 0);
+    assert_eq!(system.socks("bytes", 80).await.0, 1);
+    let metrics = page(&system, "/metrics").await;
+    assert!(
+        metrics.contains("ringgate_upstream_overflows_total 3\n"),
+        "{metrics}"
+    );
+    drop(first);
+    // Its place is free again.
+    wait_for(async || (system.socks("bytes", 80).await.0 == 0).then_some(())).await;
+}
+
 /// A page of the admin endpoint.
 async fn page(system: &System, path: &str) -> String {
     let stream = TcpStream::connect(system.subnet.at(1, 15000))

@@ -2,8 +2,10 @@
 
 use crate::config::check::Context;
 use crate::config::check::service::subject_alt_names;
-use crate::config::check::traffic::{choice, failover, outlier};
-use crate::config::checked::{DestinationRule, Location, Mesh, Preference, UpstreamTls};
+use crate::config::check::traffic::{choice, failover, outlier, pool};
+use crate::config::checked::{
+    DestinationRule, Location, Mesh, Preference, Protocol, ServicePort, UpstreamTls,
+};
 use crate::config::place::At;
 use crate::config::raw::File;
 use crate::config::raw::mesh::{ClientTls, TlsMode};
@@ -24,11 +26,12 @@ pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Contex
         if policy.tls.is_none()
             && policy.load_balancer.is_none()
             && policy.outlier_detection.is_none()
+            && policy.connection_pool.is_none()
             && policy.whole()
         {
             cx.out.error(
                 policy.place(),
-                "says nothing, expected `tls`, `loadBalancer` or `outlierDetection`",
+                "says nothing, expected `tls`, `loadBalancer`, `outlierDetection` or `connectionPool`",
             );
         }
         let Some(host) = cx.host(&raw.host, true) else {
@@ -56,11 +59,13 @@ pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Contex
             Some(_) => {}
             None => unknown_host(&raw.host, files, mesh, cx),
         }
+        let shares = sharing(mesh, &host);
         let rule = DestinationRule {
             name,
             host,
             tls: tls.and_then(|(tls, _)| tls),
             outlier: policy.outlier_detection.as_ref().map(|o| outlier(o, cx)),
+            pool: policy.connection_pool.as_ref().map(|p| pool(p, shares, cx)),
             choice: policy.load_balancer.as_ref().and_then(|l| choice(l, cx)),
             locality: policy
                 .load_balancer
@@ -83,6 +88,8 @@ fn apply(mesh: &mut Mesh) {
         };
         let outlier = rule(|r| r.outlier.is_some()).and_then(|r| r.outlier);
         let locality = rule(|r| r.locality.is_some()).and_then(|r| r.locality.clone());
+        let pool = rule(|r| r.pool.is_some()).and_then(|r| r.pool);
+        service.balance.pool = pool.unwrap_or_default();
         let choice = rule(|r| r.choice.is_some()).and_then(|r| r.choice.clone());
         if let Some(outlier) = outlier {
             service.balance.outlier = outlier;
@@ -98,6 +105,15 @@ fn apply(mesh: &mut Mesh) {
             service.balance.failover = failover;
         }
     }
+}
+
+/// A port of the services of a rule where requests share connections.
+fn sharing(mesh: &Mesh, rule: &str) -> Option<u16> {
+    let meant = |host: &String| covers(host, rule) || covers(rule, host);
+    let services = mesh.services.iter().filter(|s| s.hosts.iter().any(meant));
+    let shares = |p: &&ServicePort| matches!(p.protocol, Protocol::Http2 | Protocol::Grpc);
+    let port = services.flat_map(|s| &s.ports).find(shares);
+    port.map(|port| port.number)
 }
 
 /// Whether the host of a service takes in the host of a rule.

@@ -9,6 +9,7 @@ use crate::config::read::{Count, Table as _};
 use crate::upstream::balance::Simple;
 use crate::upstream::hash::{ConsistentHash, Cookie, HashKey, Shape, is_prime};
 use crate::upstream::health::OutlierDetection;
+use crate::upstream::load::Pool;
 use crate::vocab::limits;
 
 /// `consecutive5xxErrors` where it is not written.
@@ -180,6 +181,46 @@ pub(super) fn outlier(raw: &raw::OutlierDetection, cx: &mut Context<'_>) -> Outl
         max_ejection_percent,
         min_health_percent,
     }
+}
+
+/// `connectionPool`. `shares`: a port of the hosts whose connections carry many requests at a time.
+pub(super) fn pool(raw: &raw::ConnectionPool, shares: Option<u16>, cx: &mut Context<'_>) -> Pool {
+    let mut most = |at: Option<&At<Count>>| {
+        let at = at?;
+        let most = u32::try_from(at.value.0).unwrap_or(u32::MAX);
+        if most == 0 {
+            cx.out.error(&at.place, "at least 1");
+        }
+        Some(most)
+    };
+    let connections = raw
+        .tcp
+        .as_ref()
+        .and_then(|tcp| tcp.max_connections.as_ref());
+    let requests = raw
+        .http
+        .as_ref()
+        .and_then(|http| http.max_requests.as_ref());
+    let pool = Pool {
+        max_connections: most(connections),
+        max_requests: most(requests),
+    };
+    if let (Some(at), Some(port)) = (connections, shares) {
+        cx.out.error(
+            &at.place,
+            format!(
+                "requests share connections at port {port} (HTTP2, GRPC), which are not counted; expected \
+                 `http.http2MaxRequests`"
+            ),
+        );
+    }
+    if pool == Pool::default() && raw.whole() {
+        cx.out.error(
+            raw.place(),
+            "says nothing, expected `tcp.maxConnections` or `http.http2MaxRequests`",
+        );
+    }
+    pool
 }
 
 /// `localityLbSetting`, unless it is turned off.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::config::checked::{GatewayClass, Location, Preference, Protocol};
 use crate::config::place::At;
 use crate::config::raw::authorizer::{EnvoyExtAuthzGrpc, EnvoyExtAuthzHttp};
-use crate::config::raw::traffic::{LoadBalancer, OutlierDetection};
+use crate::config::raw::traffic::{ConnectionPool, LoadBalancer, OutlierDetection};
 use crate::config::read::{AnyText, Count, Map, MaybeEmpty, Port, table, words};
 use crate::http::forward::ForwardClientCert;
 use crate::policy::L4Deny;
@@ -220,8 +220,9 @@ table! {
         tls: Option<ClientTls> = "tls",
         load_balancer: Option<LoadBalancer> = "loadBalancer",
         outlier_detection: Option<OutlierDetection> = "outlierDetection",
+        connection_pool: Option<ConnectionPool> = "connectionPool",
     }
-    later ["connectionPool", "portLevelSettings", "tunnel", "proxyProtocol", "retryBudget"]
+    later ["portLevelSettings", "tunnel", "proxyProtocol", "retryBudget"]
 }
 
 table! {

@@ -84,3 +84,28 @@ table! {
     }
     later ["consecutiveErrors", "splitExternalLocalOriginErrors"]
 }
+
+table! {
+    /// `destinationRule.trafficPolicy.connectionPool`
+    ConnectionPool {
+        tcp: Option<PoolTcp> = "tcp",
+        http: Option<PoolHttp> = "http",
+    }
+}
+
+table! {
+    /// `connectionPool.tcp`
+    PoolTcp {
+        max_connections: Option<At<Count>> = "maxConnections",
+    }
+    later ["connectTimeout", "tcpKeepalive", "maxConnectionDuration", "idleTimeout"]
+}
+
+table! {
+    /// `connectionPool.http`
+    PoolHttp {
+        max_requests: Option<At<Count>> = "http2MaxRequests",
+    }
+    later ["http1MaxPendingRequests", "maxRequestsPerConnection", "maxRetries", "idleTimeout", "h2UpgradePolicy",
+        "useClientProtocol", "maxConcurrentStreams"]
+}
