@@ -267,8 +267,9 @@ async fn who_has_enough_to_do_gets_no_more() {
             head.starts_with("HTTP/1.1 503 ") && body == "overflow",
             "{head} {body}"
         );
-        let record = system.record(|r| r["close"] == "overflow").await;
-        assert_eq!(record["detail"], told, "{record}");
+        let fits = |r: &Value| r["close"] == "overflow" && r["reason"] == told;
+        let record = system.record(fits).await;
+        assert_eq!(record["status"], 503, "{record}");
     }
     let (code, first) = system.socks("bytes", 80).await;
     assert_eq!(code, 0);

@@ -54,9 +54,6 @@ fn consistent_hash(raw: &raw::ConsistentHash, cx: &mut Context<'_>) -> Option<Co
     } else if let Some(raw) = &raw.cookie {
         HashKey::Cookie(cookie(raw, cx))
     } else if let Some(at) = &raw.query {
-        if at.is_empty() {
-            cx.out.error(&at.place, "an empty name");
-        }
         HashKey::Query(at.value.clone())
     } else {
         HashKey::SourceIp
@@ -113,12 +110,12 @@ fn shape(raw: &raw::ConsistentHash, cx: &mut Context<'_>) -> Shape {
         cx.out
             .error(ring.place(), "`maglev` says the same; expected one of them");
     }
-    let mut slots = |at: Option<&At<Count>>, least: usize, usual: usize| {
+    let mut slots = |at: Option<&At<u32>>, least: usize, usual: usize| {
         let Some(at) = at else {
             return usual;
         };
         let most = limits::HASH_SLOTS;
-        let size = at.value.0;
+        let size = usize::try_from(at.value).unwrap_or(usize::MAX);
         if size < least || size > most {
             cx.out.error(
                 &at.place,
@@ -132,10 +129,10 @@ fn shape(raw: &raw::ConsistentHash, cx: &mut Context<'_>) -> Shape {
         return Shape::Ring(slots(minimum, 1, RING));
     };
     let size = slots(maglev.size.as_ref(), 2, limits::HASH_SLOTS);
-    if let Some(at) = maglev.size.as_ref().filter(|at| !is_prime(at.value.0)) {
+    if let Some(at) = maglev.size.as_ref().filter(|_| !is_prime(size)) {
         cx.out.error(
             &at.place,
-            format!("{} is not a prime, such as 65537", at.value.0),
+            format!("{} is not a prime, such as 65537", at.value),
         );
     }
     Shape::Maglev(size)
@@ -185,13 +182,12 @@ pub(super) fn outlier(raw: &raw::OutlierDetection, cx: &mut Context<'_>) -> Outl
 
 /// `connectionPool`. `shares`: a port of the hosts whose connections carry many requests at a time.
 pub(super) fn pool(raw: &raw::ConnectionPool, shares: Option<u16>, cx: &mut Context<'_>) -> Pool {
-    let mut most = |at: Option<&At<Count>>| {
+    let mut most = |at: Option<&At<u32>>| {
         let at = at?;
-        let most = u32::try_from(at.value.0).unwrap_or(u32::MAX);
-        if most == 0 {
+        if at.value == 0 {
             cx.out.error(&at.place, "at least 1");
         }
-        Some(most)
+        Some(at.value)
     };
     let connections = raw
         .tcp

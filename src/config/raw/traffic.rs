@@ -43,14 +43,14 @@ table! {
 table! {
     /// `consistentHash.ringHash`
     RingHash {
-        minimum: Option<At<Count>> = "minimumRingSize",
+        minimum: Option<At<u32>> = "minimumRingSize",
     }
 }
 
 table! {
     /// `consistentHash.maglev`
     Maglev {
-        size: Option<At<Count>> = "tableSize",
+        size: Option<At<u32>> = "tableSize",
     }
 }
 
@@ -96,7 +96,7 @@ table! {
 table! {
     /// `connectionPool.tcp`
     PoolTcp {
-        max_connections: Option<At<Count>> = "maxConnections",
+        max_connections: Option<At<u32>> = "maxConnections",
     }
     later ["connectTimeout", "tcpKeepalive", "maxConnectionDuration", "idleTimeout"]
 }
@@ -104,7 +104,7 @@ table! {
 table! {
     /// `connectionPool.http`
     PoolHttp {
-        max_requests: Option<At<Count>> = "http2MaxRequests",
+        max_requests: Option<At<u32>> = "http2MaxRequests",
     }
     later ["http1MaxPendingRequests", "maxRequestsPerConnection", "maxRetries", "idleTimeout", "h2UpgradePolicy",
         "useClientProtocol", "maxConcurrentStreams"]
