@@ -56,6 +56,10 @@ const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 /// not looked at (`minHealthPercent`); where all in health were tried, ejected ones are the last resort. `None`: every one was tried, or
 /// there is none.
 #[must_use]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "an iterator, which callers make in place"
+)]
 pub fn choose<I>(candidates: I, how: How<'_>, turn: usize) -> Option<usize>
 where
     I: Iterator<Item = Candidate> + Clone,

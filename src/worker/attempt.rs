@@ -15,6 +15,7 @@ use crate::role::endpoints::{Busy, Chosen, Pick, affinity};
 use crate::upstream::load::{Kind, Place};
 use crate::vocab::limits;
 use crate::worker::core::Core;
+use crate::worker::open::Entry;
 use crate::worker::site::Story;
 
 /// What was tried so far.
@@ -112,7 +113,7 @@ impl Attempt {
         })
     }
 
-    /// As `takes`, for a connection of bytes.
+    /// As `takes`, for what is open as a connection of bytes.
     ///
     /// # Errors
     /// There is none; it is recorded.
@@ -120,9 +121,13 @@ impl Attempt {
         &self,
         snapshot: &Snapshot,
         story: Story,
-    ) -> Result<(Option<Place>, Story), CloseReason> {
+        entry: &mut Entry,
+    ) -> Result<Story, CloseReason> {
         match self.takes(snapshot, Kind::Bytes) {
-            Ok(place) => Ok((place, story)),
+            Ok(place) => {
+                entry.place = place;
+                Ok(story)
+            }
             Err(detail) => {
                 story.fail(CloseReason::Overflow, detail);
                 Err(CloseReason::Overflow)

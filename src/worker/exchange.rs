@@ -220,11 +220,10 @@ pub async fn serve(
     let (asked, workload) = (passed.asked, first.workload);
     let opened = Opened::new(site, Some(&request), asked, &snapshot, workload);
     let others = Others::new(core, &opened, &snapshot, &request, first);
-    let mut entry = match enter(core, opened, &snapshot, &story) {
+    let entry = match enter(core, opened, &snapshot, (&story, going.place)) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
-    entry.place = going.place;
     let answer = OnAnswer::new(outside, passed.downstream);
     let work = Forward {
         upstreams: &core.upstreams,
@@ -312,7 +311,7 @@ fn enter(
     core: &Core,
     opened: Rc<Opened>,
     judged_by: &Arc<Snapshot>,
-    story: &Story,
+    (story, place): (&Story, Option<load::Place>),
 ) -> Result<Entry, Box<Refusal>> {
     inbound::take(core, &opened.site).map_err(|detail| Box::new(Refusal::full(detail)))?;
     let latest = core.snapshot();
@@ -320,7 +319,8 @@ fn enter(
     if !Arc::ptr_eq(&latest, judged_by) && !opened.is_still_allowed(&latest) {
         return Err(Box::new(Refusal::policy_changed()));
     }
-    let entry = core.open.enter(Rejudge::Opened(opened), story.sketch());
+    let mut entry = core.open.enter(Rejudge::Opened(opened), story.sketch());
+    entry.place = place;
     entry.cancel.depends_on(leaf);
     Ok(entry)
 }

@@ -348,7 +348,6 @@ pub async fn dialled(
 ) -> Result<Going, CloseReason> {
     let mut attempt = Attempt::new(core);
     let (permit, target, story, asked, plan) = permitted(core, &site, snapshot, &attempt).await?;
-    let (place, story) = attempt.placed(snapshot, story)?;
     let opened = Opened::new(site, None, asked, snapshot, plan.workload);
     // A policy that changed while providers were asked was not heard by anybody.
     let latest = core.snapshot();
@@ -359,7 +358,7 @@ pub async fn dialled(
     // On the list before the dial: one that changes from now on is heard.
     let still = Rejudge::Opened(Rc::clone(&opened));
     let mut entry = core.open.enter(still, story.sketch());
-    entry.place = place;
+    let story = attempt.placed(snapshot, story, &mut entry)?;
     entry.cancel.depends_on(opened.site.leaf.clone());
     let first = plan.enforcements;
     let next = |error: &DialError, story: &mut Story| {
@@ -697,9 +696,8 @@ pub(super) async fn leave(
         }
     };
     let still = still_leaving(Rc::clone(node), at, wanted.clone(), port);
-    let (place, story) = attempt.placed(&snapshot, story)?;
     let mut entry = core.open.enter(still, story.sketch());
-    entry.place = place;
+    let story = attempt.placed(&snapshot, story, &mut entry)?;
     let next = |error: &DialError, story: &mut Story| {
         if !attempt.failed(&snapshot, error) {
             return None;
