@@ -7,6 +7,7 @@ pub mod capture;
 pub mod dns;
 pub mod dns_server;
 pub mod durable;
+pub mod endpoints;
 pub mod file_source;
 pub mod file_watch;
 pub mod files;

@@ -1,7 +1,9 @@
 //! Which endpoint takes the next connection, and what is known of those that have names.
 
 pub mod balance;
+pub mod hash;
 pub mod health;
+pub mod load;
 pub mod resolved;
 pub mod retry;
 

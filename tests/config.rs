@@ -26,6 +26,8 @@ use ringgate::jwt::model::KeySource;
 use ringgate::policy::L4Deny;
 use ringgate::policy::limit::Key;
 use ringgate::policy::model::{Action, MtlsMode, Target, TargetKind};
+use ringgate::upstream::balance::Simple;
+use ringgate::upstream::hash::{ConsistentHash, Cookie, HashKey, Shape};
 use ringgate::upstream::resolved::Name;
 use ringgate::vocab::path::PathNormalization;
 use ringgate::vocab::resource::ResourceName;
@@ -497,7 +499,7 @@ fn routing_keys() {
             (1, "eu/eu-2".to_owned(), Some(1)),
         ]
     );
-    let [ledger, orders, plant] = m.services.as_slice() else {
+    let [ledger, orders, carts, plant] = m.services.as_slice() else {
         panic!("{:?}", m.services);
     };
     assert_eq!(ledger.waypoint, Some(0));
@@ -512,6 +514,28 @@ fn routing_keys() {
         ),
         (5, 30_000, 50, 20)
     );
+    assert_eq!(
+        (
+            outlier.consecutive_5xx,
+            outlier.consecutive_gateway,
+            outlier.interval_ms
+        ),
+        (5, 3, 10_000)
+    );
+    assert_eq!(
+        (ledger.balance.simple, &ledger.balance.hash),
+        (Simple::LeastRequest, &None)
+    );
+    let cookie = Cookie {
+        name: "cart".to_owned(),
+        path: Some("/".to_owned()),
+        ttl_s: Some(3600),
+    };
+    let hash = ConsistentHash {
+        key: HashKey::Cookie(cookie),
+        shape: Shape::Maglev(65_537),
+    };
+    assert_eq!(carts.balance.hash, Some(hash));
     assert_eq!(ledger.allocated, [] as [std::net::IpAddr; 0]);
     assert_eq!(orders.export_to.as_deref(), Some(&["shop".to_owned()][..]));
     assert_eq!(orders.balance.preference, Preference::Locality);

@@ -21,6 +21,7 @@ mod route;
 mod route_filter;
 mod service;
 mod target;
+mod traffic;
 mod url;
 mod values;
 mod waypoint;

@@ -23,7 +23,10 @@ use crate::jwt::model::RequestAuthentication;
 use crate::policy::L4Deny;
 use crate::policy::limit::RateLimit;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
+use crate::upstream::balance::Simple;
+use crate::upstream::hash::ConsistentHash;
 use crate::upstream::health::OutlierDetection;
+use crate::upstream::load::Pool;
 use crate::vocab::cidr::Cidr;
 use crate::vocab::locality::Locality;
 use crate::vocab::path::PathNormalization;
@@ -619,6 +622,12 @@ impl ServiceEndpoint {
 pub struct Balance {
     /// `destinationRule.trafficPolicy.outlierDetection`.
     pub outlier: OutlierDetection,
+    /// `trafficPolicy.connectionPool`.
+    pub pool: Pool,
+    /// `trafficPolicy.loadBalancer.simple`.
+    pub simple: Simple,
+    /// `trafficPolicy.loadBalancer.consistentHash`.
+    pub hash: Option<ConsistentHash>,
     /// `trafficDistribution` or `loadBalancer.localityLbSetting`.
     pub preference: Preference,
     /// `localityLbSetting.failover`: of a region, the region that takes over.
@@ -710,6 +719,10 @@ pub struct DestinationRule {
     pub tls: Option<UpstreamTls>,
     /// `trafficPolicy.outlierDetection`.
     pub outlier: Option<OutlierDetection>,
+    /// `trafficPolicy.connectionPool`.
+    pub pool: Option<Pool>,
+    /// `trafficPolicy.loadBalancer.simple` and `.consistentHash`; `Some` if one is written.
+    pub choice: Option<(Simple, Option<ConsistentHash>)>,
     /// `trafficPolicy.loadBalancer.localityLbSetting.failover`; `Some` if locality counts.
     pub locality: Option<Vec<(String, String)>>,
 }

@@ -10,6 +10,7 @@ pub(crate) mod process;
 pub(crate) mod rate_limit;
 pub(crate) mod revocation;
 pub(crate) mod route;
+pub(crate) mod traffic;
 pub(crate) mod workload_api;
 
 use crate::config::raw::authn::{PeerAuthentication, RequestAuthentication};

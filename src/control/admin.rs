@@ -16,10 +16,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::config::checked::Mesh;
 use crate::control::authority::Authority;
-use crate::control::identities;
 use crate::control::observe::Observed;
 use crate::control::svid::SvidSet;
+use crate::control::{endpoints, identities};
+use crate::io::clock;
+use crate::role::endpoints::Endpoints;
 
 /// What the endpoint tells.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +41,8 @@ pub struct Status {
     pub source: &'static str,
     /// How much is revoked.
     pub revocations: usize,
+    /// Services and their endpoints.
+    pub upstreams: Option<(Arc<Mesh>, Arc<Endpoints>)>,
 }
 
 const TEXT: &str = "text/plain";
@@ -137,6 +142,12 @@ async fn route(request: &Request<Incoming>, face: Face, source: &Source) -> Resp
         "/config/problems" if admin => {
             let problems = serde_json::to_string(&status.problems).unwrap_or_default();
             answer(StatusCode::OK, JSON, problems)
+        }
+        "/endpoints" if admin => {
+            let told = status.upstreams.as_ref().map(|(mesh, endpoints)| {
+                endpoints::to_json(mesh, endpoints, clock::millis()).to_string()
+            });
+            answer(StatusCode::OK, JSON, told.unwrap_or_default())
         }
         "/identities" if admin => {
             let now = rustls::pki_types::UnixTime::now();

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::control::admin::Status;
-use crate::control::identities;
+use crate::control::{endpoints, identities};
+use crate::io::clock;
 use crate::telemetry::live::Live;
 use crate::telemetry::metrics::registry::Own;
 use crate::telemetry::metrics::{Registry, Series};
@@ -83,6 +84,9 @@ impl Observed {
         let lost = inner.lost_records.load(Ordering::Relaxed);
         let mut all = own(status, lost);
         all.extend(connections(&inner.tally));
+        if let Some((mesh, known)) = &status.upstreams {
+            all.extend(endpoints::metrics(mesh, known, clock::millis()));
+        }
         inner.registry.encode(all)
     }
 

@@ -394,6 +394,7 @@ impl Plane {
             endpoints: Some(Arc::clone(&self.snapshot.load().endpoints)),
         };
         let snapshot = Snapshot::build(&parts)?;
+        let upstreams = (Arc::clone(&snapshot.mesh), Arc::clone(&snapshot.endpoints));
         self.snapshot.store(Arc::new(snapshot));
         self.version = self.version.wrapping_add(1);
         self.changed.send_replace(self.version);
@@ -404,6 +405,7 @@ impl Plane {
             s.identities = svids.by_id.len();
             s.svids = svids;
             s.revocations = revocations;
+            s.upstreams = Some(upstreams);
         });
         Ok(())
     }

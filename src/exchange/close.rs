@@ -39,6 +39,8 @@ pub enum CloseReason {
     BodyTooLarge,
     /// The process holds as much memory as it may.
     Overload,
+    /// The service has as much to do as it may (`connectionPool`).
+    Overflow,
     /// A policy change forbids what was open.
     PolicyChanged,
     /// The certificate, the identity or the node of a peer is revoked.
@@ -108,6 +110,7 @@ impl CloseReason {
                 Side::Downstream,
             ),
             Self::Overload => ("overload", StatusCode::SERVICE_UNAVAILABLE, Side::Local),
+            Self::Overflow => ("overflow", StatusCode::SERVICE_UNAVAILABLE, Side::Upstream),
             Self::PolicyChanged => ("policy_changed", StatusCode::FORBIDDEN, Side::Local),
             Self::Revoked => ("revoked", StatusCode::FORBIDDEN, Side::Downstream),
             Self::Drain => ("drain", StatusCode::SERVICE_UNAVAILABLE, Side::Local),

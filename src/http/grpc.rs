@@ -1,9 +1,12 @@
 //! What gRPC says beside HTTP: the deadline of a call (gRPC over HTTP/2, `grpc-timeout`).
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 /// `grpc-timeout`.
 pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// `grpc-status`.
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// The deadline of a call, in milliseconds, rounded up; `None` if it says none that can be read. A call that says it twice
 /// has the shorter one.
@@ -11,6 +14,19 @@ pub const TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 pub fn timeout_ms(headers: &HeaderMap) -> Option<u64> {
     let all = headers.get_all(TIMEOUT);
     all.iter().filter_map(|v| parse(v.as_bytes())).min()
+}
+
+/// The status that says of an answer how well its server is. A call that failed has 200 all the same, and `grpc-status` in
+/// its head where nothing follows (Trailers-Only).
+#[must_use]
+pub fn outcome(status: StatusCode, headers: &HeaderMap) -> StatusCode {
+    match headers.get(STATUS).map(HeaderValue::as_bytes) {
+        // UNKNOWN, INTERNAL, DATA_LOSS.
+        Some(b"2" | b"13" | b"15") => StatusCode::INTERNAL_SERVER_ERROR,
+        Some(b"4") => StatusCode::GATEWAY_TIMEOUT,
+        Some(b"14") => StatusCode::SERVICE_UNAVAILABLE,
+        Some(_) | None => status,
+    }
 }
 
 fn parse(value: &[u8]) -> Option<u64> {
@@ -33,6 +49,26 @@ fn parse(value: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn how_well_a_server_is() {
+        for (status, told, want) in [
+            (200, None, 200),
+            (503, None, 503),
+            (200, Some("0"), 200),
+            (200, Some("7"), 200),
+            (200, Some("13"), 500),
+            (200, Some("4"), 504),
+            (200, Some("14"), 503),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(told) = told {
+                headers.insert(STATUS, HeaderValue::from_static(told));
+            }
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(outcome(status, &headers).as_u16(), want, "{told:?}");
+        }
+    }
     use http::HeaderValue;
 
     #[test]

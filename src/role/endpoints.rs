@@ -1,15 +1,23 @@
 //! The endpoints of every service with their health, and the choice of one of them.
 
+pub mod affinity;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use affinity::Call;
 
 use crate::config::checked::{Balance, Gateway, Location, Mesh, Preference, Service, Workload};
+use crate::policy::Request;
 use crate::role::egress::{Endpoint as Written, NoEndpoint, written};
-use crate::upstream::balance::{Candidate, after, choose};
+use crate::upstream::balance::{Candidate, How, Simple, after, choose};
 use crate::upstream::by_turns;
+use crate::upstream::hash::{Member, Table};
 use crate::upstream::health::Health;
+use crate::upstream::load::{self, Kind, Load, Overflow, Pool};
 use crate::upstream::resolved::Resolved;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::locality::Locality;
@@ -44,12 +52,56 @@ pub struct Endpoint {
 
 type HealthKey = (ResourceName, IpAddr, u16);
 
+/// Why an endpoint was ejected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ejected {
+    /// It could not be connected to.
+    Connect,
+    /// Its answers were errors, or did not come.
+    Answers,
+}
+
+impl Ejected {
+    /// As metrics name it.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Answers => "answers",
+        }
+    }
+}
+
+/// How often endpoints were ejected, since the process began.
+#[derive(Debug, Default)]
+struct Ejections {
+    connect: AtomicU64,
+    answers: AtomicU64,
+}
+
+impl Ejections {
+    const fn of(&self, reason: Ejected) -> &AtomicU64 {
+        match reason {
+            Ejected::Connect => &self.connect,
+            Ejected::Answers => &self.answers,
+        }
+    }
+}
+
 /// The endpoints of all services. Health outlives what it is kept for: a reload does not make an endpoint healthy.
 #[derive(Debug, Default)]
 pub struct Endpoints {
     /// By service.
     services: Vec<Vec<Endpoint>>,
     health: BTreeMap<HealthKey, Arc<Health>>,
+    /// By service, where keys decide.
+    tables: BTreeMap<usize, Arc<Table>>,
+    names: BTreeMap<ResourceName, Arc<Table>>,
+    /// By service and the index of its port, where there are limits.
+    loads: BTreeMap<(usize, usize), Arc<Load>>,
+    loads_by_name: BTreeMap<(ResourceName, u16), Arc<Load>>,
+    overflows: Arc<AtomicU64>,
+    ejections: Arc<Ejections>,
 }
 
 impl Endpoints {
@@ -57,9 +109,24 @@ impl Endpoints {
     /// health.
     #[must_use]
     pub fn new(mesh: &Mesh, resolved: &Resolved, last: Option<&Self>) -> Self {
-        let mut this = Self::default();
-        for service in &mesh.services {
+        let mut this = Self {
+            ejections: last.map_or_else(Arc::default, |last| Arc::clone(&last.ejections)),
+            overflows: last.map_or_else(Arc::default, |last| Arc::clone(&last.overflows)),
+            ..Self::default()
+        };
+        for (at, service) in mesh.services.iter().enumerate() {
+            this.limits(at, service, last);
             let places = places(mesh, service, resolved);
+            if let Some(hash) = &service.balance.hash {
+                let member = |found: &Found| Member {
+                    address: found.1,
+                    weight: found.2,
+                };
+                let kept = last.and_then(|last| last.names.get(&service.name));
+                let table = Table::of(hash.shape, places.iter().map(member).collect(), kept);
+                this.tables.insert(at, Arc::clone(&table));
+                this.names.insert(service.name.clone(), table);
+            }
             let mut endpoints = Vec::with_capacity(places.len());
             for (place, address, weight, locality, node) in places {
                 let health = service.ports.iter().map(|port| {
@@ -81,6 +148,55 @@ impl Endpoints {
         this
     }
 
+    /// What a service has to do stays counted after a reload.
+    fn limits(&mut self, at: usize, service: &Service, last: Option<&Self>) {
+        if service.balance.pool == Pool::default() {
+            return;
+        }
+        for (nth, port) in service.ports.iter().enumerate() {
+            let key = (service.name.clone(), port.number);
+            let kept = last.and_then(|last| last.loads_by_name.get(&key));
+            let load = kept.map_or_else(Arc::default, Arc::clone);
+            self.loads.insert((at, nth), Arc::clone(&load));
+            self.loads_by_name.insert(key, load);
+        }
+    }
+
+    /// What was chosen gets a request or connection, until what comes back is dropped; `None` where there are no limits
+    /// (`connectionPool`).
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub fn take(
+        &self,
+        mesh: &Mesh,
+        chosen: Chosen,
+        kind: Kind,
+    ) -> Result<Option<load::Place>, Overflow> {
+        let service = mesh.services.get(chosen.service);
+        let load = self.loads.get(&(chosen.service, chosen.port));
+        let (Some(service), Some(load)) = (service, load) else {
+            return Ok(None);
+        };
+        let taken = Load::take(load, &service.balance.pool, kind);
+        if taken.is_err() {
+            self.overflows.fetch_add(1, Ordering::Relaxed);
+        }
+        taken.map(Some)
+    }
+
+    /// How often a limit was reached, since the process began.
+    #[must_use]
+    pub fn overflows(&self) -> u64 {
+        self.overflows.load(Ordering::Relaxed)
+    }
+
+    /// Connections and requests that a port of a service has now, by its index; `None` where nobody counts them.
+    #[must_use]
+    pub fn load(&self, service: usize, port: usize) -> Option<(u32, u32)> {
+        self.loads.get(&(service, port)).map(|load| load.now())
+    }
+
     /// Those of a service, by its index.
     #[must_use]
     pub fn of(&self, service: usize) -> &[Endpoint] {
@@ -96,8 +212,60 @@ impl Endpoints {
 
     /// Tells that what was chosen could not be connected to. `true`: it is left out from now on.
     pub fn failed(&self, mesh: &Mesh, chosen: Chosen, now_ms: u64) -> bool {
-        self.health_of(mesh, chosen)
-            .is_some_and(|(health, balance)| health.failed(now_ms, &balance.outlier))
+        let Some((health, balance)) = self.health_of(mesh, chosen) else {
+            return false;
+        };
+        let may = || self.may_eject(balance, chosen, now_ms);
+        let ejected = health.failed(now_ms, &balance.outlier, may);
+        self.count(ejected, Ejected::Connect)
+    }
+
+    /// What was chosen answered a request with this status, or broke off (502), or was silent (504). `true`: it is left out
+    /// from now on.
+    pub fn answered(&self, mesh: &Mesh, chosen: Chosen, status: u16, now_ms: u64) -> bool {
+        let Some((health, balance)) = self.health_of(mesh, chosen) else {
+            return false;
+        };
+        let may = || self.may_eject(balance, chosen, now_ms);
+        let ejected = health.answered(status, now_ms, &balance.outlier, may);
+        self.count(ejected, Ejected::Answers)
+    }
+
+    fn count(&self, ejected: bool, reason: Ejected) -> bool {
+        if ejected {
+            self.ejections.of(reason).fetch_add(1, Ordering::Relaxed);
+        }
+        ejected
+    }
+
+    /// How often endpoints were ejected for this reason.
+    #[must_use]
+    pub fn ejections(&self, reason: Ejected) -> u64 {
+        self.ejections.of(reason).load(Ordering::Relaxed)
+    }
+
+    /// Whether one more of a service's endpoints may be left out (`maxEjectionPercent`). Two cores that ask at the same
+    /// moment may both be told so.
+    fn may_eject(&self, balance: &Balance, chosen: Chosen, now_ms: u64) -> bool {
+        let all = self.of(chosen.service);
+        let health = all.iter().filter_map(|e| e.health.get(chosen.port));
+        let ejected = health.filter(|h| h.is_ejected(now_ms)).count();
+        let most = usize::try_from(balance.outlier.max_ejection_percent).unwrap_or(100);
+        ejected.saturating_add(1).saturating_mul(100) <= all.len().saturating_mul(most)
+    }
+
+    /// What was chosen has one request or connection more until what comes back is dropped; `None` where nobody looks at
+    /// them.
+    #[must_use]
+    pub fn begins(&self, mesh: &Mesh, chosen: Chosen) -> Option<Busy> {
+        let balance = &mesh.services.get(chosen.service)?.balance;
+        if balance.simple != Simple::LeastRequest {
+            return None;
+        }
+        let endpoint = self.of(chosen.service).get(chosen.endpoint)?;
+        let health = Arc::clone(endpoint.health.get(chosen.port)?);
+        health.begins();
+        Some(Busy(health))
     }
 
     fn health_of<'s>(
@@ -108,6 +276,16 @@ impl Endpoints {
         let endpoint = self.of(chosen.service).get(chosen.endpoint)?;
         let balance = &mesh.services.get(chosen.service)?.balance;
         Some((endpoint.health.get(chosen.port)?, balance))
+    }
+}
+
+/// One request or connection that an endpoint has.
+#[derive(Debug)]
+pub struct Busy(Arc<Health>);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.ends();
     }
 }
 
@@ -163,6 +341,10 @@ pub struct Pick<'a> {
     pub endpoints: Option<&'a Endpoints>,
     /// Endpoints that were tried for this connection.
     pub tried: &'a [usize],
+    /// Who calls and what, where keys decide.
+    pub call: Option<Call<'a>>,
+    /// The value of the cookie that a request without it may be given.
+    pub fresh: u64,
     /// Where the choice is told.
     pub chosen: Option<&'a Cell<Option<Chosen>>>,
     /// The workload that was chosen before, and nothing else: what is open is judged by where it goes.
@@ -257,7 +439,19 @@ impl<'a> Caller<'a> {
     }
 }
 
-impl Pick<'_> {
+impl<'a> Pick<'a> {
+    /// The same for a call.
+    #[must_use]
+    pub fn of<'c>(self, request: Option<&'c Request>, source: IpAddr) -> Pick<'c>
+    where
+        'a: 'c,
+    {
+        Pick {
+            call: Some(Call { request, source }),
+            ..self
+        }
+    }
+
     /// Chooses the workload of a service inside the mesh for one of its ports, by the port's index.
     #[must_use]
     pub fn workload(
@@ -295,9 +489,17 @@ impl Pick<'_> {
                     .get(port)
                     .is_some_and(|h| h.is_ejected(self.now_ms)),
                 tried: self.tried.contains(&nth),
+                active: endpoint.health.get(port).map_or(0, |h| h.active()),
             });
+        let table = self.endpoints.and_then(|all| all.tables.get(&at));
+        let key = || affinity::key(balance.hash.as_ref()?, self.call?, self.fresh);
+        let how = How {
+            outlier: &balance.outlier,
+            simple: balance.simple,
+            keyed: table.and_then(|table| Some((&**table, key()?))),
+        };
         let turn = after(self.turn, self.tried.len());
-        let nth = choose(candidates, &balance.outlier, turn)?;
+        let nth = choose(candidates, how, turn)?;
         if let Some(chosen) = self.chosen {
             chosen.set(Some(Chosen {
                 service: at,

@@ -266,6 +266,10 @@ pub const HELD_BODIES_BYTES: usize = 64 << 20;
 pub const IDLE_UPSTREAMS: usize = 64;
 /// Addresses kept of one outside name.
 pub const ADDRESSES_PER_NAME: usize = 16;
+/// Slots of a table for consistent hashing.
+pub const HASH_SLOTS: usize = 65_537;
+/// Slots that are looked at for one key.
+pub const HASH_WALK: usize = 256;
 /// Endpoints of a service that one connection or request tries.
 pub const ENDPOINTS_TRIED: usize = 8;
 /// Names that are resolved at a time.

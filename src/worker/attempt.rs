@@ -3,20 +3,26 @@
 
 use std::cell::Cell;
 
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 use crate::control::snapshot::Snapshot;
+use crate::exchange::close::CloseReason;
 use crate::io::clock;
 use crate::io::hbone::HboneError;
 use crate::io::upstream::DialError;
-use crate::role::endpoints::{Chosen, Leg, Pick};
+use crate::policy::Request;
+use crate::role::endpoints::{Busy, Chosen, Leg, Pick, affinity};
+use crate::upstream::load::{Kind, Place};
 use crate::vocab::limits;
 use crate::worker::core::Core;
+use crate::worker::open::Entry;
+use crate::worker::site::Story;
 
 /// What was tried so far.
 #[derive(Debug)]
 pub struct Attempt {
     turn: usize,
+    fresh: u64,
     begun_ms: u64,
     tried: Vec<usize>,
     chosen: Cell<Option<Chosen>>,
@@ -28,8 +34,10 @@ impl Attempt {
     /// Nothing yet.
     #[must_use]
     pub fn new(core: &Core) -> Self {
+        let turn = core.turn();
         Self {
-            turn: core.turn(),
+            turn,
+            fresh: core.chance(turn),
             begun_ms: clock::millis(),
             tried: Vec::new(),
             chosen: Cell::new(None),
@@ -46,6 +54,8 @@ impl Attempt {
             now_ms: clock::millis(),
             endpoints: Some(&snapshot.endpoints),
             tried: &self.tried,
+            call: None,
+            fresh: self.fresh,
             chosen: Some(&self.chosen),
             only: None,
             leg: self.leg.get(),
@@ -97,6 +107,76 @@ impl Attempt {
         }
     }
 
+    /// What was chosen answered with this status; 502 and 504 stand for no answer.
+    pub fn answered(&self, snapshot: &Snapshot, status: u16) {
+        let Some(chosen) = self.chosen.get() else {
+            return;
+        };
+        let now_ms = clock::millis();
+        let (endpoints, mesh) = (&snapshot.endpoints, &snapshot.mesh);
+        if endpoints.answered(mesh, chosen, status, now_ms) {
+            left_out(snapshot, chosen, "answers fail");
+        }
+    }
+
+    /// Takes a place at the service of what was chosen, if places are counted there.
+    ///
+    /// # Errors
+    /// The limit that is reached, for the record.
+    pub fn takes(&self, snapshot: &Snapshot, kind: Kind) -> Result<Option<Place>, String> {
+        let Some(chosen) = self.chosen.get() else {
+            return Ok(None);
+        };
+        let mesh = &snapshot.mesh;
+        let taken = snapshot.endpoints.take(mesh, chosen, kind);
+        taken.map_err(|full| {
+            let service = mesh.services.get(chosen.service);
+            let name = service.map(|s| s.name.to_string()).unwrap_or_default();
+            format!("{full} of {name} is reached")
+        })
+    }
+
+    /// As `takes`, for what is open as a connection of bytes.
+    ///
+    /// # Errors
+    /// There is none; it is recorded.
+    pub fn placed(
+        &self,
+        snapshot: &Snapshot,
+        story: Story,
+        entry: &mut Entry,
+    ) -> Result<Story, CloseReason> {
+        match self.takes(snapshot, Kind::Bytes) {
+            Ok(place) => {
+                entry.place = place;
+                Ok(story)
+            }
+            Err(detail) => {
+                story.fail(CloseReason::Overflow, detail);
+                Err(CloseReason::Overflow)
+            }
+        }
+    }
+
+    /// What was chosen gets a request or connection.
+    #[must_use]
+    pub fn begins(&self, snapshot: &Snapshot) -> Option<Busy> {
+        let chosen = self.chosen.get()?;
+        snapshot.endpoints.begins(&snapshot.mesh, chosen)
+    }
+
+    /// The cookie that the client is given, so that the endpoint which was chosen takes its next request (`set-cookie`).
+    #[must_use]
+    pub fn cookie(
+        &self,
+        snapshot: &Snapshot,
+        request: &Request,
+        secure: bool,
+    ) -> Option<HeaderValue> {
+        let service = snapshot.mesh.services.get(self.chosen.get()?.service)?;
+        affinity::given(service.balance.hash.as_ref()?, request, self.fresh, secure)
+    }
+
     /// What was chosen could not be connected to. `true`: another one may be tried.
     pub fn failed(&mut self, snapshot: &Snapshot, error: &DialError) -> bool {
         let Some(chosen) = self.chosen.get().filter(|_| is_endpoints_fault(error)) else {
@@ -104,16 +184,20 @@ impl Attempt {
         };
         let now_ms = clock::millis();
         if snapshot.endpoints.failed(&snapshot.mesh, chosen, now_ms) {
-            let service = snapshot.mesh.services.get(chosen.service);
-            let service = service.map(|s| s.name.to_string()).unwrap_or_default();
-            let endpoint = snapshot.endpoints.of(chosen.service).get(chosen.endpoint);
-            let place = endpoint.map(|e| e.place);
-            tracing::warn!(%service, ?place, "endpoint is left out for a time: connects fail");
+            left_out(snapshot, chosen, "connects fail");
         }
         self.tried.push(chosen.endpoint);
         self.tried.len() < limits::ENDPOINTS_TRIED
             && now_ms.saturating_sub(self.begun_ms) < limits::CONNECT_ALL_MS
     }
+}
+
+fn left_out(snapshot: &Snapshot, chosen: Chosen, why: &'static str) {
+    let service = snapshot.mesh.services.get(chosen.service);
+    let service = service.map(|s| s.name.to_string()).unwrap_or_default();
+    let endpoint = snapshot.endpoints.of(chosen.service).get(chosen.endpoint);
+    let place = endpoint.map(|e| e.place);
+    tracing::warn!(%service, ?place, why, "endpoint is left out for a time");
 }
 
 /// Whether another endpoint might do better. An answer of the far end's policy is an answer.

@@ -22,6 +22,7 @@ use crate::jwt::TokenCache;
 use crate::telemetry::metrics::Meters;
 use crate::telemetry::record::{Kind, Record};
 use crate::telemetry::writer::Sender;
+use crate::upstream::hash::mix;
 use crate::upstream::retry::Budget;
 use crate::vocab::limits;
 use crate::worker::limited::Rates;
@@ -207,6 +208,13 @@ impl Core {
         let turn = self.turn.get();
         self.turn.set(turn.wrapping_add(1));
         turn
+    }
+
+    /// A number that looks random, another one for each turn.
+    #[must_use]
+    pub fn chance(&self, turn: usize) -> u64 {
+        let ([beginning, _], _) = &self.names;
+        mix(beginning.wrapping_add(mix(u64::try_from(turn).unwrap_or(0))))
     }
 
     /// A name for a request that has none (`x-request-id`).

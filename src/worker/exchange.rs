@@ -1,15 +1,17 @@
 //! One request from its canonical head to its record: tokens, policy, forward.
 
 mod others;
+mod refusal;
 
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 
 use others::{First, Others};
+use refusal::Refusal;
 
 use crate::config::checked::capture::OriginalSource;
 use crate::config::checked::{Protocol, UpstreamTls};
@@ -27,19 +29,20 @@ use crate::io::hbone::Far;
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::upstream::{Target, Version};
 use crate::jwt::{TokenRules, authenticate_cached, www_authenticate};
-use crate::policy::{Denied, Judged, Permit, Request};
+use crate::policy::{Permit, Request};
 use crate::role::authenticate::{self, TokenRefused};
 use crate::role::egress;
 use crate::role::endpoints::{Caller, Pick};
-use crate::role::plan::{Next, NoPlan, Plan, SitePoint};
+use crate::role::plan::{Next, Plan, SitePoint};
 use crate::telemetry::record::Kind;
+use crate::upstream::load;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 use crate::worker::attempt::Attempt;
 use crate::worker::connect;
 use crate::worker::core::Core;
-use crate::worker::custom::{self, Asker, Passed, Stopped, Upload};
+use crate::worker::custom::{self, Asker, Passed, Upload};
 use crate::worker::deadline;
 use crate::worker::edge;
 use crate::worker::forward::{self as forwarding, Forward};
@@ -48,7 +51,6 @@ use crate::worker::judge::{self, NoTarget, Opened};
 use crate::worker::limited;
 use crate::worker::open::{Entry, Rejudge};
 use crate::worker::origin::Origin;
-use crate::worker::places::MEMORY;
 use crate::worker::respond::Responder;
 use crate::worker::routed;
 use crate::worker::site::{Site, Story};
@@ -67,145 +69,6 @@ pub struct Arrived<'a> {
     pub length: Option<u64>,
     /// It asks for a WebSocket.
     pub upgrade: Option<&'a Upgrade>,
-}
-
-/// An answer of our own, and why.
-struct Refusal {
-    reply: Reply,
-    close: CloseReason,
-    detail: Option<String>,
-    denied: Option<Denied>,
-    /// What policy said, where it is not what refuses.
-    judged: Option<Judged>,
-}
-
-impl Refusal {
-    fn close(close: CloseReason) -> Self {
-        let reply = match close.status() {
-            StatusCode::NOT_FOUND => Reply::text(StatusCode::NOT_FOUND, "not found"),
-            StatusCode::BAD_REQUEST => Reply::text(StatusCode::BAD_REQUEST, "bad request"),
-            other => Reply::text(other, ""),
-        };
-        Self {
-            reply,
-            close,
-            detail: None,
-            denied: None,
-            judged: None,
-        }
-    }
-
-    /// There is no plan for it.
-    fn unplanned(why: NoPlan) -> Self {
-        match why {
-            NoPlan::Close(close) => Self::close(close),
-            NoPlan::Denied(denied) => Self::denied(Some(denied)),
-            NoPlan::Plaintext(denied) => Self {
-                close: CloseReason::PlaintextRefused,
-                ..Self::denied(Some(denied))
-            },
-        }
-    }
-
-    /// The login provider's part of it.
-    fn answered(answered: edge::Answered) -> Self {
-        Self {
-            reply: answered.reply,
-            detail: answered.detail,
-            ..Self::close(answered.close)
-        }
-    }
-
-    /// Policy lets it pass, and a rate limit does not.
-    fn limited(why: Box<Stopped>, permit: &Permit) -> Box<Self> {
-        let mut refusal: Box<Self> = why.into();
-        refusal.judged = Some(permit.verdict().clone());
-        refusal
-    }
-
-    /// Policy lets it pass, and the answer is ours.
-    fn permitted(reply: Reply, close: CloseReason, permit: &Permit) -> Self {
-        Self {
-            reply,
-            judged: Some(permit.verdict().clone()),
-            ..Self::close(close)
-        }
-    }
-
-    /// The bearer token that stood in for a login is of an issuer that no rule knows, or not of the provider's.
-    fn missing_token(site: &Site, request: &Request) -> Self {
-        let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());
-        let challenge = challenge.to_str().unwrap_or_default();
-        let text = "Jwt issuer is not configured";
-        Self {
-            reply: Reply::unauthenticated(StatusCode::UNAUTHORIZED, text, challenge),
-            close: CloseReason::Token,
-            detail: Some("token: not of the login provider".to_owned()),
-            denied: None,
-            judged: None,
-        }
-    }
-
-    /// There is no memory for more.
-    fn overload() -> Self {
-        let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, "overload");
-        reply
-            .headers
-            .insert(header::RETRY_AFTER, limits::OVERLOAD_RETRY_S.into());
-        Self {
-            reply,
-            close: CloseReason::Overload,
-            detail: Some(MEMORY.to_owned()),
-            denied: None,
-            judged: None,
-        }
-    }
-
-    /// A limit of connections is reached.
-    fn full(detail: String) -> Self {
-        Self {
-            reply: Reply::text(StatusCode::SERVICE_UNAVAILABLE, ""),
-            close: CloseReason::Limit,
-            detail: Some(detail),
-            denied: None,
-            judged: None,
-        }
-    }
-
-    fn policy_changed() -> Self {
-        Self {
-            close: CloseReason::PolicyChanged,
-            ..Self::denied(None)
-        }
-    }
-
-    fn denied(denied: Option<Denied>) -> Self {
-        Self {
-            reply: Reply::denied(),
-            close: CloseReason::Denied,
-            detail: None,
-            denied,
-            judged: None,
-        }
-    }
-}
-
-impl From<Box<Stopped>> for Box<Refusal> {
-    fn from(stopped: Box<Stopped>) -> Self {
-        let Stopped {
-            reply,
-            close,
-            detail,
-            denied,
-        } = *stopped;
-        Self::new(Refusal {
-            reply,
-            close,
-            detail,
-            denied,
-            judged: None,
-        })
-    }
 }
 
 /// Serves one request. `true`: the downstream connection can take another one.
@@ -253,7 +116,7 @@ pub async fn serve(
     let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
     let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
-    let entry = match enter(core, opened, &snapshot, &story) {
+    let entry = match enter(core, opened, &snapshot, (&story, going.place)) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
@@ -283,6 +146,14 @@ pub async fn serve(
         upgrade.enter(entry);
     }
     keep
+}
+
+/// What a request needs of a service that counts it.
+const fn kind(version: Version) -> load::Kind {
+    match version {
+        Version::H1 => load::Kind::Alone,
+        Version::H2 => load::Kind::Shared,
+    }
 }
 
 /// Gives a request the name by which its records are found (`x-request-id`), but for the outside world.
@@ -349,7 +220,7 @@ fn enter(
     core: &Core,
     opened: Rc<Opened>,
     judged_by: &Arc<Snapshot>,
-    story: &Story,
+    (story, place): (&Story, Option<load::Place>),
 ) -> Result<Entry, Box<Refusal>> {
     inbound::take(core, &opened.site).map_err(|detail| Box::new(Refusal::full(detail)))?;
     let latest = core.snapshot();
@@ -357,7 +228,8 @@ fn enter(
     if !Arc::ptr_eq(&latest, judged_by) && !opened.is_still_allowed(&latest) {
         return Err(Box::new(Refusal::policy_changed()));
     }
-    let entry = core.open.enter(Rejudge::Opened(opened), story.sketch());
+    let mut entry = core.open.enter(Rejudge::Opened(opened), story.sketch());
+    entry.place = place;
     entry.cancel.depends_on(leaf);
     Ok(entry)
 }
@@ -371,6 +243,8 @@ struct Going {
     outside: bool,
     /// The peer is the workload's own waypoint.
     via: bool,
+    /// At the service, where places are counted.
+    place: Option<load::Place>,
 }
 
 /// What is refused before anything is looked at: a revoked peer, and a form of target that this site does not serve.
@@ -425,7 +299,7 @@ async fn prepare<'s>(
         plan: &plan,
     };
     let asked = std::mem::take(&mut login.asked);
-    let passed = match custom::nobody(&plan, asked) {
+    let mut passed = match custom::nobody(&plan, asked) {
         Ok(passed) => passed,
         Err(before) => Box::pin(custom::request(asker, request, before, upload, story)).await?,
     };
@@ -445,13 +319,11 @@ async fn prepare<'s>(
         return Err(Box::new(answered));
     }
     let goes = sent.as_ref().unwrap_or(request);
-    let going = going(core, snapshot, site, &plan, goes, &pick).map_err(|why| {
-        let (close, detail) = why.close();
-        Box::new(Refusal {
-            detail,
-            ..Refusal::close(close)
-        })
-    })?;
+    let going = going(core, snapshot, site, &plan, goes, (&attempt, &pick))?;
+    let cookie = attempt.cookie(snapshot, request, site.scheme == "https");
+    passed
+        .downstream
+        .extend(cookie.map(|value| (header::SET_COOKIE, value)));
     let first = First {
         workload: plan.workload,
         rule: plan.rule,
@@ -540,15 +412,26 @@ fn going(
     site: &Site,
     plan: &Plan<'_>,
     request: &Request,
-    pick: &Pick<'_>,
-) -> Result<Going, NoTarget> {
+    (attempt, pick): (&Attempt, &Pick<'_>),
+) -> Result<Going, Box<Refusal>> {
     let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
+    let target = target(core, snapshot, site, plan, Some(request), pick).map_err(|why| {
+        let (close, detail) = why.close();
+        Box::new(Refusal {
+            detail,
+            ..Refusal::close(close)
+        })
+    })?;
+    let version = version(plan.protocol);
     Ok(Going {
-        target: target(core, snapshot, site, plan, Some(request), pick)?,
-        version: version(plan.protocol),
+        target,
+        version,
         own: plan.own.or_else(|| workload.map(|w| &w.id)).cloned(),
         outside: matches!(plan.next, Next::Outside(..)),
         via: plan.via.is_some(),
+        place: attempt
+            .takes(snapshot, kind(version))
+            .map_err(|detail| Box::new(Refusal::overflow(detail)))?,
     })
 }
 
@@ -577,6 +460,7 @@ pub fn target(
             let gateway = mesh.gateways.iter().find(|g| Some(&g.id) == plan.own);
             let from = gateway.map_or_else(Caller::default, Caller::gateway);
             let asked = (*service, *port, *asked);
+            let pick = &pick.of(request, site.connection.remote);
             let addresses = vec![judge::endpoint(core, snapshot, asked, &from, pick)?];
             let version = version(plan.protocol);
             // CONNECT and bytes carry the client's own TLS, which must not be wrapped once more.

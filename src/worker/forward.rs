@@ -74,6 +74,9 @@ pub trait Onward {
     /// The upstream could be connected to.
     fn reached(&self);
 
+    /// The upstream has answered with this status; 502 and 504 stand for no answer.
+    fn answered(&self, status: u16);
+
     /// The next upstream after one that could not be connected to, judged anew.
     fn next(&self, error: &DialError) -> Option<(Permit, Target)>;
 
@@ -287,10 +290,20 @@ async fn via(
     if let Some(why) = cancel.why() {
         return Tried::Over(why, None, false);
     }
-    match upstream {
+    let tried = match upstream {
         Upstream::H1(connection) => via_h1(moving, connection, body, slot, cancel, upstreams).await,
         Upstream::H2(client) => h2::via(moving, client, body, slot, cancel).await,
+    };
+    if let Tried::Over(close, ..) = &tried
+        && moving.status.get().is_none()
+        && matches!(
+            close,
+            CloseReason::UpstreamReset | CloseReason::UpstreamTimeout
+        )
+    {
+        moving.others.answered(close.status().as_u16());
     }
+    tried
 }
 
 const SILENT: &str = "upstream closed without an answer";
@@ -633,6 +646,9 @@ async fn answer(
         let why = "upstream answers a request for a WebSocket and does not switch";
         return Err(AnswerError::Upstream(why.to_owned()));
     }
+    // Before anything is done about it: also an answer that nobody wants tells of the endpoint.
+    let outcome = grpc::outcome(head.status, &head.headers);
+    moving.others.answered(outcome.as_u16());
     let cause = Cause::Answer(head.status);
     if moving.others.retries().again(cause, moving.whole.get()) {
         return Err(AnswerError::Unwanted(head.status));

@@ -31,8 +31,9 @@ pub fn plan<'s, 'p>(
     request: Option<&Request>,
     pick: impl Into<Pick<'p>>,
 ) -> Result<Plan<'s>, NoPlan> {
-    let rules = &snapshot.enforcements;
-    plan::plan(rules, &site.point, &site.connection, request, pick)
+    let (rules, connection) = (&snapshot.enforcements, &site.connection);
+    let pick = pick.into().of(request, connection.remote);
+    plan::plan(rules, &site.point, connection, request, pick)
 }
 
 /// Whether the peer's certificate is revoked.

@@ -356,7 +356,8 @@ pub async fn dialled(
     }
     // On the list before the dial: one that changes from now on is heard.
     let still = Rejudge::Opened(Rc::clone(&opened));
-    let entry = core.open.enter(still, story.sketch());
+    let mut entry = core.open.enter(still, story.sketch());
+    let story = attempt.placed(snapshot, story, &mut entry)?;
     entry.cancel.depends_on(opened.site.leaf.clone());
     let first = plan.enforcements;
     let next = |error: &DialError, story: &mut Story| {
@@ -376,7 +377,8 @@ pub async fn dialled(
     };
     let going = dial(core, (permit, target), None, story, entry, next).await?;
     attempt.succeeded(snapshot);
-    Ok(going)
+    let busy = attempt.begins(snapshot);
+    Ok(Going { busy, ..going })
 }
 
 /// Dials, and again whatever `next` says after a failure: nothing was sent until then. `client`: whose connection it is that
@@ -413,6 +415,7 @@ pub(super) async fn dial(
                     entry,
                     far,
                     taken: None,
+                    busy: None,
                 });
             }
             Err(error) => error,
@@ -658,7 +661,8 @@ pub(super) async fn leave(
     let rules = &snapshot.enforcements;
     let from = leaving_from(node, own);
     let mut attempt = Attempt::new(core);
-    let pick = attempt.pick(&snapshot);
+    let source = client.address.ip().to_canonical();
+    let pick = attempt.pick(&snapshot).of(None, source);
     let (route, verdict) = outbound::judge(rules, &from, (wanted, port), pick);
     story.judged(&verdict);
     tell_route(&mut story, &snapshot, (own_at, &own.id), &route);
@@ -691,12 +695,13 @@ pub(super) async fn leave(
         }
     };
     let still = still_leaving(Rc::clone(node), at, wanted.clone(), port);
-    let entry = core.open.enter(still, story.sketch());
+    let mut entry = core.open.enter(still, story.sketch());
+    let story = attempt.placed(&snapshot, story, &mut entry)?;
     let next = |error: &DialError, story: &mut Story| {
         if !attempt.failed(&snapshot, error) {
             return None;
         }
-        let pick = attempt.pick(&snapshot);
+        let pick = attempt.pick(&snapshot).of(None, source);
         let (route, verdict) = outbound::judge(rules, &from, (wanted, port), pick);
         let permit = verdict.permit().ok()?;
         tell_route(story, &snapshot, (own_at, &own.id), &route);
@@ -704,7 +709,12 @@ pub(super) async fn leave(
     };
     let going = dial(core, (permit, target), Some(client), story, entry, next).await?;
     attempt.succeeded(&snapshot);
-    Ok(Going { taken, ..going })
+    let busy = attempt.begins(&snapshot);
+    Ok(Going {
+        taken,
+        busy,
+        ..going
+    })
 }
 
 /// Why what was allowed does not get on its way.

@@ -12,6 +12,7 @@ use crate::exchange::close::CloseReason;
 use crate::identity::revocation::PeerLeaf;
 use crate::io::rt;
 use crate::telemetry::live::Live;
+use crate::upstream::load::Place;
 use crate::worker::judge::Opened;
 use crate::worker::site::Sketch;
 
@@ -155,6 +156,8 @@ pub struct Entry {
     id: u64,
     /// Tells the exchange to end.
     pub cancel: Rc<Cancel>,
+    /// Its place at the service that it goes to.
+    pub(super) place: Option<Place>,
 }
 
 impl Drop for Entry {
@@ -180,6 +183,7 @@ impl Open {
             open: Rc::clone(self),
             id,
             cancel,
+            place: None,
         }
     }
 

@@ -16,6 +16,7 @@ use crate::io::mux::MuxError;
 use crate::io::relay::{Broken, relay};
 use crate::io::rt::Tcp;
 use crate::io::stream::Stream;
+use crate::role::endpoints::Busy;
 use crate::worker::core::Place;
 use crate::worker::open::Entry;
 use crate::worker::places::Taken;
@@ -34,6 +35,8 @@ pub struct Going {
     pub(super) far: Option<Box<FarSide>>,
     /// Its place among the connections of the workload that it leaves.
     pub(super) taken: Option<Taken>,
+    /// What the endpoint that it goes to has with it.
+    pub(super) busy: Option<Busy>,
 }
 
 /// Who spoke first.
@@ -157,6 +160,7 @@ fn relayed(going: Going, down: Stream) -> impl Future<Output = ()> {
         entry,
         far,
         taken,
+        busy,
     } = going;
     story.opened();
     if let Some(far) = &far {
@@ -173,7 +177,7 @@ fn relayed(going: Going, down: Stream) -> impl Future<Output = ()> {
             done = relay => Some(done),
         };
         sides.end(done.as_ref());
-        drop(taken);
+        drop((taken, busy));
     }
 }
 

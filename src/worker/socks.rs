@@ -52,6 +52,7 @@ impl Answer {
             | CloseReason::Limit
             | CloseReason::BodyTooLarge
             | CloseReason::Overload
+            | CloseReason::Overflow
             | CloseReason::Drain => Self::Failed,
         }
     }

@@ -31,8 +31,8 @@ mod guards;
 #[path = "../support/mesh.rs"]
 mod mesh;
 mod own_fields;
-mod stream;
 mod rate_limits;
+mod stream;
 mod streaming;
 mod system;
 mod websocket;

@@ -8,6 +8,7 @@
     reason = "a test ends by panicking"
 )]
 
+mod balance;
 mod dns;
 mod retries;
 mod routes;

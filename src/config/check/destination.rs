@@ -2,13 +2,14 @@
 
 use crate::config::check::Context;
 use crate::config::check::service::subject_alt_names;
-use crate::config::checked::{DestinationRule, Location, Mesh, Preference, UpstreamTls};
+use crate::config::check::traffic::{choice, failover, outlier, pool};
+use crate::config::checked::{
+    DestinationRule, Location, Mesh, Preference, Protocol, ServicePort, UpstreamTls,
+};
 use crate::config::place::At;
 use crate::config::raw::File;
-use crate::config::raw::mesh as raw;
 use crate::config::raw::mesh::{ClientTls, TlsMode};
-use crate::config::read::{Count, Table as _};
-use crate::upstream::health::OutlierDetection;
+use crate::config::read::Table as _;
 
 /// Every `[[destinationRule]]`.
 pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
@@ -25,11 +26,12 @@ pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Contex
         if policy.tls.is_none()
             && policy.load_balancer.is_none()
             && policy.outlier_detection.is_none()
+            && policy.connection_pool.is_none()
             && policy.whole()
         {
             cx.out.error(
                 policy.place(),
-                "says nothing, expected `tls`, `loadBalancer` or `outlierDetection`",
+                "says nothing, expected `tls`, `loadBalancer`, `outlierDetection` or `connectionPool`",
             );
         }
         let Some(host) = cx.host(&raw.host, true) else {
@@ -57,15 +59,18 @@ pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Contex
             Some(_) => {}
             None => unknown_host(&raw.host, files, mesh, cx),
         }
+        let shares = sharing(mesh, &host);
         let rule = DestinationRule {
             name,
             host,
             tls: tls.and_then(|(tls, _)| tls),
             outlier: policy.outlier_detection.as_ref().map(|o| outlier(o, cx)),
+            pool: policy.connection_pool.as_ref().map(|p| pool(p, shares, cx)),
+            choice: policy.load_balancer.as_ref().and_then(|l| choice(l, cx)),
             locality: policy
                 .load_balancer
                 .as_ref()
-                .and_then(|l| failover(&l.locality, cx)),
+                .and_then(|l| failover(l.locality.as_ref()?, cx)),
         };
         mesh.destination_rules.push(rule);
     }
@@ -83,8 +88,14 @@ fn apply(mesh: &mut Mesh) {
         };
         let outlier = rule(|r| r.outlier.is_some()).and_then(|r| r.outlier);
         let locality = rule(|r| r.locality.is_some()).and_then(|r| r.locality.clone());
+        let pool = rule(|r| r.pool.is_some()).and_then(|r| r.pool);
+        service.balance.pool = pool.unwrap_or_default();
+        let choice = rule(|r| r.choice.is_some()).and_then(|r| r.choice.clone());
         if let Some(outlier) = outlier {
             service.balance.outlier = outlier;
+        }
+        if let Some((simple, hash)) = choice {
+            (service.balance.simple, service.balance.hash) = (simple, hash);
         }
         if let Some(failover) = locality {
             // What the service itself prefers is the more specific word.
@@ -96,67 +107,13 @@ fn apply(mesh: &mut Mesh) {
     }
 }
 
-fn outlier(raw: &raw::OutlierDetection, cx: &mut Context<'_>) -> OutlierDetection {
-    let usual = OutlierDetection::default();
-    let mut percent = |at: Option<&At<Count>>, usual: u32| {
-        let Some(at) = at else {
-            return usual;
-        };
-        if at.value.0 > 100 {
-            cx.out.error(&at.place, "out of range, expected 0 to 100");
-        }
-        u32::try_from(at.value.0).unwrap_or(usual)
-    };
-    let max_ejection_percent = percent(
-        raw.max_ejection_percent.as_ref(),
-        usual.max_ejection_percent,
-    );
-    let min_health_percent = percent(raw.min_health_percent.as_ref(), usual.min_health_percent);
-    if let Some(at) = raw.base_ejection_time.as_ref().filter(|at| at.value.0 == 0) {
-        cx.out.error(
-            &at.place,
-            "at least 1ms; `consecutiveLocalOriginFailures = 0` turns it off",
-        );
-    }
-    OutlierDetection {
-        consecutive_failures: raw
-            .consecutive_failures
-            .map_or(usual.consecutive_failures, |n| {
-                u32::try_from(n.0).unwrap_or(usual.consecutive_failures)
-            }),
-        base_ejection_ms: raw
-            .base_ejection_time
-            .as_ref()
-            .map_or(usual.base_ejection_ms, |at| at.value.0),
-        max_ejection_percent,
-        min_health_percent,
-    }
-}
-
-/// `localityLbSetting`, unless it is turned off.
-fn failover(raw: &raw::LocalityLb, cx: &mut Context<'_>) -> Option<Vec<(String, String)>> {
-    let mut pairs: Vec<(String, String)> = Vec::new();
-    for pair in raw.failover.iter().flatten() {
-        for at in [&pair.from, &pair.to] {
-            if at.contains('/') {
-                let text = at.escape_debug();
-                cx.out.error(&at.place, format!("`{text}` is not a region"));
-            }
-        }
-        if pair.from.value == pair.to.value {
-            cx.out
-                .error(&pair.to.place, "a region does not take over from itself");
-        }
-        if pairs.iter().any(|(from, _)| *from == pair.from.value) {
-            let text = pair.from.escape_debug();
-            cx.out.error(
-                &pair.from.place,
-                format!("a second `failover` of region `{text}`"),
-            );
-        }
-        pairs.push((pair.from.value.clone(), pair.to.value.clone()));
-    }
-    raw.enabled.unwrap_or(true).then_some(pairs)
+/// A port of the services of a rule where requests share connections.
+fn sharing(mesh: &Mesh, rule: &str) -> Option<u16> {
+    let meant = |host: &String| covers(host, rule) || covers(rule, host);
+    let services = mesh.services.iter().filter(|s| s.hosts.iter().any(meant));
+    let shares = |p: &&ServicePort| matches!(p.protocol, Protocol::Http2 | Protocol::Grpc);
+    let port = services.flat_map(|s| &s.ports).find(shares);
+    port.map(|port| port.number)
 }
 
 /// Whether the host of a service takes in the host of a rule.

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use crate::config::checked::{GatewayClass, Location, Preference, Protocol};
 use crate::config::place::At;
 use crate::config::raw::authorizer::{EnvoyExtAuthzGrpc, EnvoyExtAuthzHttp};
-use crate::config::read::{AnyText, Count, Map, MaybeEmpty, Millis, Port, table, words};
+use crate::config::raw::traffic::{ConnectionPool, LoadBalancer, OutlierDetection};
+use crate::config::read::{AnyText, Count, Map, MaybeEmpty, Port, table, words};
 use crate::http::forward::ForwardClientCert;
 use crate::policy::L4Deny;
 use crate::vocab::cidr::Cidr;
@@ -219,45 +220,9 @@ table! {
         tls: Option<ClientTls> = "tls",
         load_balancer: Option<LoadBalancer> = "loadBalancer",
         outlier_detection: Option<OutlierDetection> = "outlierDetection",
+        connection_pool: Option<ConnectionPool> = "connectionPool",
     }
-    later ["connectionPool", "portLevelSettings", "tunnel", "proxyProtocol", "retryBudget"]
-}
-
-table! {
-    /// `destinationRule.trafficPolicy.loadBalancer`
-    LoadBalancer {
-        locality: LocalityLb = "localityLbSetting",
-    }
-    later ["simple", "consistentHash", "warmup", "warmupDurationSecs"]
-}
-
-table! {
-    /// `loadBalancer.localityLbSetting`
-    LocalityLb {
-        enabled: Option<bool> = "enabled",
-        failover: Option<Vec<Failover>> = "failover",
-    }
-    later ["distribute", "failoverPriority"]
-}
-
-table! {
-    /// `localityLbSetting.failover[]`
-    Failover {
-        from: At<String> = "from",
-        to: At<String> = "to",
-    }
-}
-
-table! {
-    /// `destinationRule.trafficPolicy.outlierDetection`
-    OutlierDetection {
-        consecutive_failures: Option<Count> = "consecutiveLocalOriginFailures",
-        base_ejection_time: Option<At<Millis>> = "baseEjectionTime",
-        max_ejection_percent: Option<At<Count>> = "maxEjectionPercent",
-        min_health_percent: Option<At<Count>> = "minHealthPercent",
-    }
-    later ["consecutiveErrors", "consecutive5xxErrors", "consecutiveGatewayErrors", "interval",
-        "splitExternalLocalOriginErrors"]
+    later ["portLevelSettings", "tunnel", "proxyProtocol", "retryBudget"]
 }
 
 table! {

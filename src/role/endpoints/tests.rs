@@ -81,6 +81,10 @@ fn chosen(config: &Config, endpoints: &Endpoints, from: &Caller<'_>, now_ms: u64
     all.concat()
 }
 
+fn plain() -> Config {
+    config("")
+}
+
 fn service(more: &str) -> String {
     format!("[[destinationRule]]\nname = \"api\"\nhost = \"api\"\n{more}\n")
 }
@@ -244,4 +248,80 @@ fn names_of_outside_services_stand_for_their_addresses() {
     seen.sort();
     seen.dedup();
     assert_eq!(seen.len(), known.addresses.len() + 1, "{seen:?}");
+}
+
+#[test]
+fn a_key_comes_to_the_same_endpoint_after_a_reload() {
+    let rule = "trafficPolicy.loadBalancer.consistentHash.useSourceIp = true";
+    let config = config(&service(rule));
+    let endpoints = Endpoints::new(&config.mesh, &Resolved::default(), None);
+    let goes = |endpoints: &Endpoints, client: u8, turn| {
+        let pick = Pick {
+            turn,
+            endpoints: Some(endpoints),
+            ..Pick::default()
+        };
+        let pick = pick.of(None, [192, 0, 2, client].into());
+        pick.workload(&config.mesh, 0, 0, &Caller::default())
+    };
+    let reloaded = Endpoints::new(&config.mesh, &Resolved::default(), Some(&endpoints));
+    let mut seen = std::collections::BTreeSet::new();
+    for client in 0..100 {
+        let first = goes(&endpoints, client, 0);
+        assert!((1..5).all(|turn| goes(&endpoints, client, turn) == first));
+        assert_eq!(goes(&reloaded, client, 7), first);
+        seen.insert(first);
+    }
+    assert_eq!(seen.len(), 4);
+    // Nobody knows who calls where nothing is said of it.
+    let pick = Pick {
+        endpoints: Some(&endpoints),
+        ..Pick::default()
+    };
+    let by_turns = |turn| Pick { turn, ..pick }.workload(&config.mesh, 0, 0, &Caller::default());
+    assert!((1..9).any(|turn| by_turns(turn) != by_turns(0)));
+}
+
+#[test]
+fn no_more_are_ejected_than_may_be() {
+    let rule = "trafficPolicy.outlierDetection = { consecutiveLocalOriginFailures = 1, consecutive5xxErrors = 1, \
+                baseEjectionTime = \"600s\", maxEjectionPercent = 50 }";
+    let config = config(&service(rule));
+    let endpoints = Endpoints::new(&config.mesh, &Resolved::default(), None);
+    let at = |endpoint| Chosen {
+        service: 0,
+        endpoint,
+        port: 0,
+    };
+    assert!(endpoints.failed(&config.mesh, at(0), 0));
+    assert!(endpoints.answered(&config.mesh, at(1), 500, 0));
+    assert!(!endpoints.answered(&config.mesh, at(2), 500, 0));
+    assert!(!endpoints.failed(&config.mesh, at(3), 0));
+    assert_eq!(chosen(&config, &endpoints, &Caller::default(), 0), "cd");
+    let told = [Ejected::Connect, Ejected::Answers].map(|reason| endpoints.ejections(reason));
+    assert_eq!(told, [1, 1]);
+    // What was counted stays after a reload.
+    let reloaded = Endpoints::new(&config.mesh, &Resolved::default(), Some(&endpoints));
+    assert_eq!(reloaded.ejections(Ejected::Connect), 1);
+    // Once those are back, others may go.
+    assert!(endpoints.answered(&config.mesh, at(2), 500, 600_000));
+}
+
+#[test]
+fn who_is_busy_is_told_where_it_is_asked_for() {
+    let rule = "trafficPolicy.loadBalancer.simple = \"LEAST_REQUEST\"";
+    let config = config(&service(rule));
+    let endpoints = Endpoints::new(&config.mesh, &Resolved::default(), None);
+    let at = Chosen {
+        service: 0,
+        endpoint: 1,
+        port: 0,
+    };
+    let busy = endpoints.begins(&config.mesh, at).unwrap();
+    assert_eq!(endpoints.of(0)[1].health[0].active(), 1);
+    assert_eq!(endpoints.of(0)[1].health[1].active(), 0);
+    drop(busy);
+    assert_eq!(endpoints.of(0)[1].health[0].active(), 0);
+    let plain = plain();
+    assert!(endpoints.begins(&plain.mesh, at).is_none());
 }

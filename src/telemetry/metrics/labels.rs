@@ -101,9 +101,10 @@ impl From<CloseReason> for Flag {
             CloseReason::UpstreamReset => Self::UpstreamReset,
             CloseReason::DownstreamReset => Self::DownstreamReset,
             CloseReason::Timeout => Self::Idle,
-            CloseReason::Limit | CloseReason::BodyTooLarge | CloseReason::Overload => {
-                Self::Overflow
-            }
+            CloseReason::Limit
+            | CloseReason::BodyTooLarge
+            | CloseReason::Overload
+            | CloseReason::Overflow => Self::Overflow,
             CloseReason::Revoked => Self::Revoked,
             CloseReason::Drain => Self::Drain,
         }

@@ -9,6 +9,7 @@ use crate::config::checked::route::RouteRule;
 use crate::control::snapshot::Snapshot;
 use crate::io::upstream::{DialError, Target};
 use crate::policy::{Permit, Request};
+use crate::role::endpoints::Busy;
 use crate::role::enforcement::Enforcement;
 use crate::worker::attempt::Attempt;
 use crate::worker::core::Core;
@@ -51,6 +52,8 @@ pub(super) struct Others<'a> {
     sent: Option<Arc<Request>>,
     retries: Retries<'a>,
     attempt: RefCell<Attempt>,
+    /// What the endpoint that it goes to has with it.
+    busy: RefCell<Option<Busy>>,
     moved: RefCell<Option<String>>,
 }
 
@@ -74,6 +77,7 @@ impl<'a> Others<'a> {
                 &request.method,
                 &core.retries,
             ),
+            busy: RefCell::new(first.attempt.begins(snapshot)),
             attempt: RefCell::new(first.attempt),
             moved: RefCell::default(),
         }
@@ -83,6 +87,10 @@ impl<'a> Others<'a> {
 impl Onward for Others<'_> {
     fn reached(&self) {
         self.attempt.borrow().succeeded(self.snapshot);
+    }
+
+    fn answered(&self, status: u16) {
+        self.attempt.borrow().answered(self.snapshot, status);
     }
 
     fn next(&self, error: &DialError) -> Option<(Permit, Target)> {
@@ -131,6 +139,7 @@ impl Others<'_> {
         let goes = sent.or(request);
         let target = target(core, snapshot, site, &plan, goes, &pick).ok()?;
         opened.moves(core, snapshot, plan.workload)?;
+        *self.busy.borrow_mut() = attempt.begins(snapshot);
         let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
         *self.moved.borrow_mut() = workload.map(|w| w.name.to_string());
         Some((permit, target))

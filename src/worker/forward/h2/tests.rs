@@ -30,6 +30,8 @@ struct Nowhere<'a>(Retries<'a>);
 impl Onward for Nowhere<'_> {
     fn reached(&self) {}
 
+    fn answered(&self, _status: u16) {}
+
     fn next(&self, _error: &DialError) -> Option<(Permit, Target)> {
         None
     }

@@ -1,0 +1,249 @@
+//! `destinationRule.trafficPolicy`: how an endpoint is chosen, and which is left out.
+
+use http::HeaderName;
+
+use crate::config::check::Context;
+use crate::config::place::At;
+use crate::config::raw::traffic as raw;
+use crate::config::read::{Count, Table as _};
+use crate::upstream::balance::Simple;
+use crate::upstream::hash::{ConsistentHash, Cookie, HashKey, Shape, is_prime};
+use crate::upstream::health::OutlierDetection;
+use crate::upstream::load::Pool;
+use crate::vocab::limits;
+
+/// `consecutive5xxErrors` where it is not written.
+const CONSECUTIVE_5XX: u32 = 5;
+/// `ringHash.minimumRingSize` where it is not written.
+const RING: usize = 1024;
+
+/// `loadBalancer.simple` and `.consistentHash`; `None` if neither is written.
+pub(super) fn choice(
+    raw: &raw::LoadBalancer,
+    cx: &mut Context<'_>,
+) -> Option<(Simple, Option<ConsistentHash>)> {
+    if let (Some(simple), Some(_)) = (&raw.simple, &raw.consistent_hash) {
+        cx.out.error(
+            &simple.place,
+            "`consistentHash` says the same; expected one of them",
+        );
+    }
+    if let Some(hash) = &raw.consistent_hash {
+        return Some((Simple::default(), consistent_hash(hash, cx)));
+    }
+    raw.simple.as_ref().map(|at| (at.value, None))
+}
+
+fn consistent_hash(raw: &raw::ConsistentHash, cx: &mut Context<'_>) -> Option<ConsistentHash> {
+    let source_ip = raw.source_ip.as_ref().filter(|at| at.value);
+    let written = [
+        raw.header.is_some(),
+        raw.cookie.is_some(),
+        raw.query.is_some(),
+        source_ip.is_some(),
+    ];
+    if written.iter().filter(|is| **is).count() != 1 && raw.whole() {
+        cx.out.error(
+            raw.place(),
+            "expected one of `httpHeaderName`, `httpCookie`, `httpQueryParameterName`, `useSourceIp = true`",
+        );
+    }
+    let shape = shape(raw, cx);
+    let key = if let Some(at) = &raw.header {
+        HashKey::Header(header(at, cx)?)
+    } else if let Some(raw) = &raw.cookie {
+        HashKey::Cookie(cookie(raw, cx))
+    } else if let Some(at) = &raw.query {
+        HashKey::Query(at.value.clone())
+    } else {
+        HashKey::SourceIp
+    };
+    Some(ConsistentHash { key, shape })
+}
+
+fn header(at: &At<String>, cx: &mut Context<'_>) -> Option<HeaderName> {
+    let name = HeaderName::from_bytes(at.as_bytes()).ok();
+    if name.is_none() {
+        let text = at.escape_debug();
+        cx.out.error(
+            &at.place,
+            format!("`{text}` is not the name of a header field"),
+        );
+    }
+    name
+}
+
+fn cookie(raw: &raw::HttpCookie, cx: &mut Context<'_>) -> Cookie {
+    // Both are tokens (RFC 6265 section 4.1.1, RFC 9110 section 5.1).
+    if HeaderName::from_bytes(raw.name.as_bytes()).is_err() {
+        let text = raw.name.escape_debug();
+        cx.out.error(
+            &raw.name.place,
+            format!("`{text}` is not the name of a cookie"),
+        );
+    }
+    if let Some(at) = &raw.path {
+        let plain = |b: u8| b.is_ascii_graphic() && b != b';';
+        if !at.starts_with('/') || !at.bytes().all(plain) {
+            let text = at.escape_debug();
+            cx.out.error(
+                &at.place,
+                format!("`{text}` is not the path of a cookie, expected one such as \"/\""),
+            );
+        }
+    }
+    if let Some(at) = raw.ttl.as_ref().filter(|at| at.value.0 % 1000 != 0) {
+        cx.out.error(
+            &at.place,
+            "a cookie lives for whole seconds, such as \"3600s\"",
+        );
+    }
+    Cookie {
+        name: raw.name.value.clone(),
+        path: raw.path.as_ref().map(|at| at.value.clone()),
+        ttl_s: raw.ttl.as_ref().map(|at| at.value.0 / 1000),
+    }
+}
+
+fn shape(raw: &raw::ConsistentHash, cx: &mut Context<'_>) -> Shape {
+    if let (Some(ring), Some(_)) = (&raw.ring, &raw.maglev) {
+        cx.out
+            .error(ring.place(), "`maglev` says the same; expected one of them");
+    }
+    let mut slots = |at: Option<&At<u32>>, least: usize, usual: usize| {
+        let Some(at) = at else {
+            return usual;
+        };
+        let most = limits::HASH_SLOTS;
+        let size = usize::try_from(at.value).unwrap_or(usize::MAX);
+        if size < least || size > most {
+            cx.out.error(
+                &at.place,
+                format!("out of range, expected {least} to {most}"),
+            );
+        }
+        size.min(most)
+    };
+    let Some(maglev) = &raw.maglev else {
+        let minimum = raw.ring.as_ref().and_then(|ring| ring.minimum.as_ref());
+        return Shape::Ring(slots(minimum, 1, RING));
+    };
+    let size = slots(maglev.size.as_ref(), 2, limits::HASH_SLOTS);
+    if let Some(at) = maglev.size.as_ref().filter(|_| !is_prime(size)) {
+        cx.out.error(
+            &at.place,
+            format!("{} is not a prime, such as 65537", at.value),
+        );
+    }
+    Shape::Maglev(size)
+}
+
+/// `outlierDetection`.
+pub(super) fn outlier(raw: &raw::OutlierDetection, cx: &mut Context<'_>) -> OutlierDetection {
+    let usual = OutlierDetection::default();
+    let mut percent = |at: Option<&At<Count>>, usual: u32| {
+        let Some(at) = at else {
+            return usual;
+        };
+        if at.value.0 > 100 {
+            cx.out.error(&at.place, "out of range, expected 0 to 100");
+        }
+        u32::try_from(at.value.0).unwrap_or(usual)
+    };
+    let max_ejection_percent = percent(
+        raw.max_ejection_percent.as_ref(),
+        usual.max_ejection_percent,
+    );
+    let min_health_percent = percent(raw.min_health_percent.as_ref(), usual.min_health_percent);
+    if let Some(at) = raw.base_ejection_time.as_ref().filter(|at| at.value.0 == 0) {
+        cx.out.error(
+            &at.place,
+            "at least 1ms; `maxEjectionPercent = 0` turns ejections off",
+        );
+    }
+    if let Some(at) = raw.interval.as_ref().filter(|at| at.value.0 == 0) {
+        cx.out.error(&at.place, "at least 1ms");
+    }
+    let count =
+        |n: Option<Count>, usual: u32| n.map_or(usual, |n| u32::try_from(n.0).unwrap_or(u32::MAX));
+    OutlierDetection {
+        consecutive_failures: count(raw.consecutive_failures, usual.consecutive_failures),
+        consecutive_5xx: count(raw.consecutive_5xx, CONSECUTIVE_5XX),
+        consecutive_gateway: count(raw.consecutive_gateway, usual.consecutive_gateway),
+        interval_ms: raw.interval.as_ref().map_or(0, |at| at.value.0),
+        base_ejection_ms: raw
+            .base_ejection_time
+            .as_ref()
+            .map_or(usual.base_ejection_ms, |at| at.value.0),
+        max_ejection_percent,
+        min_health_percent,
+    }
+}
+
+/// `connectionPool`. `shares`: a port of the hosts whose connections carry many requests at a time.
+pub(super) fn pool(raw: &raw::ConnectionPool, shares: Option<u16>, cx: &mut Context<'_>) -> Pool {
+    let mut most = |at: Option<&At<u32>>| {
+        let at = at?;
+        if at.value == 0 {
+            cx.out.error(&at.place, "at least 1");
+        }
+        Some(at.value)
+    };
+    let connections = raw
+        .tcp
+        .as_ref()
+        .and_then(|tcp| tcp.max_connections.as_ref());
+    let requests = raw
+        .http
+        .as_ref()
+        .and_then(|http| http.max_requests.as_ref());
+    let pool = Pool {
+        max_connections: most(connections),
+        max_requests: most(requests),
+    };
+    if let (Some(at), Some(port)) = (connections, shares) {
+        cx.out.error(
+            &at.place,
+            format!(
+                "requests share connections at port {port} (HTTP2, GRPC), which are not counted; expected \
+                 `http.http2MaxRequests`"
+            ),
+        );
+    }
+    if pool == Pool::default() && raw.whole() {
+        cx.out.error(
+            raw.place(),
+            "says nothing, expected `tcp.maxConnections` or `http.http2MaxRequests`",
+        );
+    }
+    pool
+}
+
+/// `localityLbSetting`, unless it is turned off.
+pub(super) fn failover(
+    raw: &raw::LocalityLb,
+    cx: &mut Context<'_>,
+) -> Option<Vec<(String, String)>> {
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for pair in raw.failover.iter().flatten() {
+        for at in [&pair.from, &pair.to] {
+            if at.contains('/') {
+                let text = at.escape_debug();
+                cx.out.error(&at.place, format!("`{text}` is not a region"));
+            }
+        }
+        if pair.from.value == pair.to.value {
+            cx.out
+                .error(&pair.to.place, "a region does not take over from itself");
+        }
+        if pairs.iter().any(|(from, _)| *from == pair.from.value) {
+            let text = pair.from.escape_debug();
+            cx.out.error(
+                &pair.from.place,
+                format!("a second `failover` of region `{text}`"),
+            );
+        }
+        pairs.push((pair.from.value.clone(), pair.to.value.clone()));
+    }
+    raw.enabled.unwrap_or(true).then_some(pairs)
+}

@@ -1,0 +1,164 @@
+//! Answers of our own to a request: what is said, and why.
+
+use http::{StatusCode, header};
+
+use crate::exchange::close::CloseReason;
+use crate::http::reply::Reply;
+use crate::jwt::www_authenticate;
+use crate::policy::{Denied, Judged, Permit, Request};
+use crate::role::plan::NoPlan;
+use crate::vocab::limits;
+use crate::worker::custom::Stopped;
+use crate::worker::edge;
+use crate::worker::places::MEMORY;
+use crate::worker::site::Site;
+
+/// An answer of our own, and why.
+pub(super) struct Refusal {
+    pub(super) reply: Reply,
+    pub(super) close: CloseReason,
+    pub(super) detail: Option<String>,
+    pub(super) denied: Option<Denied>,
+    /// What policy said, where it is not what refuses.
+    pub(super) judged: Option<Judged>,
+}
+
+impl Refusal {
+    pub(super) fn close(close: CloseReason) -> Self {
+        let reply = match close.status() {
+            StatusCode::NOT_FOUND => Reply::text(StatusCode::NOT_FOUND, "not found"),
+            StatusCode::BAD_REQUEST => Reply::text(StatusCode::BAD_REQUEST, "bad request"),
+            other => Reply::text(other, ""),
+        };
+        Self {
+            reply,
+            close,
+            detail: None,
+            denied: None,
+            judged: None,
+        }
+    }
+
+    /// There is no plan for it.
+    pub(super) fn unplanned(why: NoPlan) -> Self {
+        match why {
+            NoPlan::Close(close) => Self::close(close),
+            NoPlan::Denied(denied) => Self::denied(Some(denied)),
+            NoPlan::Plaintext(denied) => Self {
+                close: CloseReason::PlaintextRefused,
+                ..Self::denied(Some(denied))
+            },
+        }
+    }
+
+    /// The login provider's part of it.
+    pub(super) fn answered(answered: edge::Answered) -> Self {
+        Self {
+            reply: answered.reply,
+            detail: answered.detail,
+            ..Self::close(answered.close)
+        }
+    }
+
+    /// Policy lets it pass, and a rate limit does not.
+    pub(super) fn limited(why: Box<Stopped>, permit: &Permit) -> Box<Self> {
+        let mut refusal: Box<Self> = why.into();
+        refusal.judged = Some(permit.verdict().clone());
+        refusal
+    }
+
+    /// Policy lets it pass, and the answer is ours.
+    pub(super) fn permitted(reply: Reply, close: CloseReason, permit: &Permit) -> Self {
+        Self {
+            reply,
+            judged: Some(permit.verdict().clone()),
+            ..Self::close(close)
+        }
+    }
+
+    /// The bearer token that stood in for a login is of an issuer that no rule knows, or not of the provider's.
+    pub(super) fn missing_token(site: &Site, request: &Request) -> Self {
+        let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());
+        let challenge = challenge.to_str().unwrap_or_default();
+        let text = "Jwt issuer is not configured";
+        Self {
+            reply: Reply::unauthenticated(StatusCode::UNAUTHORIZED, text, challenge),
+            close: CloseReason::Token,
+            detail: Some("token: not of the login provider".to_owned()),
+            denied: None,
+            judged: None,
+        }
+    }
+
+    /// There is no memory for more.
+    pub(super) fn overload() -> Self {
+        let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, "overload");
+        reply
+            .headers
+            .insert(header::RETRY_AFTER, limits::OVERLOAD_RETRY_S.into());
+        Self {
+            reply,
+            close: CloseReason::Overload,
+            detail: Some(MEMORY.to_owned()),
+            denied: None,
+            judged: None,
+        }
+    }
+
+    /// A limit of connections is reached.
+    pub(super) fn full(detail: String) -> Self {
+        Self {
+            reply: Reply::text(StatusCode::SERVICE_UNAVAILABLE, ""),
+            close: CloseReason::Limit,
+            detail: Some(detail),
+            denied: None,
+            judged: None,
+        }
+    }
+
+    /// The service that it goes to has enough to do.
+    pub(super) fn overflow(detail: String) -> Self {
+        Self {
+            reply: Reply::text(StatusCode::SERVICE_UNAVAILABLE, "overflow"),
+            close: CloseReason::Overflow,
+            detail: Some(detail),
+            denied: None,
+            judged: None,
+        }
+    }
+
+    pub(super) fn policy_changed() -> Self {
+        Self {
+            close: CloseReason::PolicyChanged,
+            ..Self::denied(None)
+        }
+    }
+
+    pub(super) fn denied(denied: Option<Denied>) -> Self {
+        Self {
+            reply: Reply::denied(),
+            close: CloseReason::Denied,
+            detail: None,
+            denied,
+            judged: None,
+        }
+    }
+}
+
+impl From<Box<Stopped>> for Box<Refusal> {
+    fn from(stopped: Box<Stopped>) -> Self {
+        let Stopped {
+            reply,
+            close,
+            detail,
+            denied,
+        } = *stopped;
+        Self::new(Refusal {
+            reply,
+            close,
+            detail,
+            denied,
+            judged: None,
+        })
+    }
+}
