@@ -623,6 +623,10 @@ async fn rest(core: Rc<Core>, text: Arc<Text>) {
     let (mut quiet, mut is_due) = (0_u32, true);
     loop {
         rt::sleep(REST_LOOK_MS).await;
+        // Refusals are recorded, so whoever goes on asking keeps this core from its rest: what is free has to count as free.
+        if core.places.sheds() {
+            memory::collect();
+        }
         let (recorded, work) = (core.recorded(), clock::thread_cpu());
         let before = std::mem::replace(&mut worked, work);
         if recorded != std::mem::replace(&mut seen, recorded) {
