@@ -499,7 +499,7 @@ fn routing_keys() {
             (1, "eu/eu-2".to_owned(), Some(1)),
         ]
     );
-    let [ledger, orders, _carts, plant] = m.services.as_slice() else {
+    let [ledger, orders, _, plant] = m.services.as_slice() else {
         panic!("{:?}", m.services);
     };
     assert_eq!(ledger.waypoint, Some(0));
@@ -539,6 +539,32 @@ fn traffic_policy_keys() {
         ),
         (5, 30_000, 50, 20)
     );
+    assert_eq!(ledger.allocated, [] as [std::net::IpAddr; 0]);
+    assert_eq!(orders.export_to.as_deref(), Some(&["shop".to_owned()][..]));
+    assert_eq!(orders.balance.preference, Preference::Locality);
+    assert_eq!(
+        orders.balance.failover,
+        [("eu".to_owned(), "us".to_owned())]
+    );
+    assert_eq!(orders.endpoints[0].weight, 9);
+    assert_eq!(orders.endpoints[1].locality.to_string(), "us/us-1");
+    let [four, six] = orders.allocated.as_slice() else {
+        panic!("{:?}", orders.allocated);
+    };
+    assert!(four.to_string().starts_with("240.240."), "{four}");
+    assert!(six.to_string().starts_with("2001:2::"), "{six}");
+    assert!(plant.passthrough && plant.waypoint.is_none() && plant.allocated.is_empty());
+    assert_eq!(plant.blocks[0].parts().1, 16);
+}
+
+#[test]
+fn traffic_keys() {
+    let config =
+        parse("routing.toml", &read("config/routing.toml")).unwrap_or_else(|e| panic!("{e}"));
+    let [ledger, _, carts, _] = config.mesh.services.as_slice() else {
+        panic!("{:?}", config.mesh.services);
+    };
+    let outlier = &ledger.balance.outlier;
     assert_eq!(
         (
             outlier.consecutive_5xx,
@@ -561,6 +587,11 @@ fn traffic_policy_keys() {
         shape: Shape::Maglev(65_537),
     };
     assert_eq!(carts.balance.hash, Some(hash));
+    let limits = &ledger.balance.pool;
+    assert_eq!(
+        (limits.max_connections, limits.max_requests),
+        (Some(1000), Some(1000))
+    );
 }
 
 #[test]

@@ -148,7 +148,7 @@ impl Attempt {
     ) -> Result<Story, CloseReason> {
         match self.takes(snapshot, Kind::Bytes) {
             Ok(place) => {
-                entry.place = place;
+                entry.takes(place);
                 Ok(story)
             }
             Err(detail) => {

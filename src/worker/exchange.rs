@@ -229,7 +229,7 @@ fn enter(
         return Err(Box::new(Refusal::policy_changed()));
     }
     let mut entry = core.open.enter(Rejudge::Opened(opened), story.sketch());
-    entry.place = place;
+    entry.takes(place);
     entry.cancel.depends_on(leaf);
     Ok(entry)
 }

@@ -375,10 +375,10 @@ pub async fn dialled(
         count_inbound(story, snapshot, site, plan.workload, plan.service);
         Some((permit, target.ok()?))
     };
-    let going = dial(core, (permit, target), None, story, entry, next).await?;
+    let mut going = dial(core, (permit, target), None, story, entry, next).await?;
     attempt.succeeded(snapshot);
-    let busy = attempt.begins(snapshot);
-    Ok(Going { busy, ..going })
+    going.entry.keeps(attempt.begins(snapshot));
+    Ok(going)
 }
 
 /// Dials, and again whatever `next` says after a failure: nothing was sent until then. `client`: whose connection it is that
@@ -415,7 +415,6 @@ pub(super) async fn dial(
                     entry,
                     far,
                     taken: None,
-                    busy: None,
                 });
             }
             Err(error) => error,
@@ -707,14 +706,10 @@ pub(super) async fn leave(
         tell_route(story, &snapshot, (own_at, &own.id), &route);
         Some((permit, leaving.target(route, &pick).ok()?))
     };
-    let going = dial(core, (permit, target), Some(client), story, entry, next).await?;
+    let mut going = dial(core, (permit, target), Some(client), story, entry, next).await?;
     attempt.succeeded(&snapshot);
-    let busy = attempt.begins(&snapshot);
-    Ok(Going {
-        taken,
-        busy,
-        ..going
-    })
+    going.entry.keeps(attempt.begins(&snapshot));
+    Ok(Going { taken, ..going })
 }
 
 /// Why what was allowed does not get on its way.

@@ -11,6 +11,7 @@ use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::identity::revocation::PeerLeaf;
 use crate::io::rt;
+use crate::role::endpoints::Busy;
 use crate::telemetry::live::Live;
 use crate::upstream::load::Place;
 use crate::worker::judge::Opened;
@@ -156,8 +157,31 @@ pub struct Entry {
     id: u64,
     /// Tells the exchange to end.
     pub cancel: Rc<Cancel>,
-    /// Its place at the service that it goes to.
-    pub(super) place: Option<Place>,
+    /// What it takes of the service that it goes to; most take nothing.
+    at_service: Option<Box<AtService>>,
+}
+
+/// What an exchange takes of the service that it goes to, until it ends.
+#[derive(Debug, Default)]
+struct AtService {
+    place: Option<Place>,
+    busy: Option<Busy>,
+}
+
+impl Entry {
+    /// It has this place at its service.
+    pub(super) fn takes(&mut self, place: Option<Place>) {
+        if place.is_some() {
+            self.at_service.get_or_insert_default().place = place;
+        }
+    }
+
+    /// The endpoint that it goes to has this with it.
+    pub(super) fn keeps(&mut self, busy: Option<Busy>) {
+        if busy.is_some() {
+            self.at_service.get_or_insert_default().busy = busy;
+        }
+    }
 }
 
 impl Drop for Entry {
@@ -183,7 +207,7 @@ impl Open {
             open: Rc::clone(self),
             id,
             cancel,
-            place: None,
+            at_service: None,
         }
     }
 

@@ -16,7 +16,6 @@ use crate::io::mux::MuxError;
 use crate::io::relay::{Broken, relay};
 use crate::io::rt::Tcp;
 use crate::io::stream::Stream;
-use crate::role::endpoints::Busy;
 use crate::worker::core::Place;
 use crate::worker::open::Entry;
 use crate::worker::places::Taken;
@@ -35,8 +34,6 @@ pub struct Going {
     pub(super) far: Option<Box<FarSide>>,
     /// Its place among the connections of the workload that it leaves.
     pub(super) taken: Option<Taken>,
-    /// What the endpoint that it goes to has with it.
-    pub(super) busy: Option<Busy>,
 }
 
 /// Who spoke first.
@@ -160,7 +157,6 @@ fn relayed(going: Going, down: Stream) -> impl Future<Output = ()> {
         entry,
         far,
         taken,
-        busy,
     } = going;
     story.opened();
     if let Some(far) = &far {
@@ -177,7 +173,7 @@ fn relayed(going: Going, down: Stream) -> impl Future<Output = ()> {
             done = relay => Some(done),
         };
         sides.end(done.as_ref());
-        drop((taken, busy));
+        drop(taken);
     }
 }
 
