@@ -124,6 +124,8 @@ struct Moving<'a> {
     times: Timeouts,
     others: &'a dyn Onward,
     status: Cell<Option<u16>>,
+    /// The endpoint of this attempt has been judged by its answer.
+    told: Cell<bool>,
     switched: Cell<Option<Box<RawResponse>>>,
 }
 
@@ -149,6 +151,7 @@ impl<'a> Moving<'a> {
             times: work.times,
             others: work.others,
             status: Cell::new(None),
+            told: Cell::new(false),
             switched: Cell::new(None),
         }
     }
@@ -287,6 +290,7 @@ async fn via(
     upstreams: &Upstreams,
 ) -> Tried {
     moving.uploaded.set(false);
+    moving.told.set(false);
     if let Some(why) = cancel.why() {
         return Tried::Over(why, None, false);
     }
@@ -294,8 +298,8 @@ async fn via(
         Upstream::H1(connection) => via_h1(moving, connection, body, slot, cancel, upstreams).await,
         Upstream::H2(client) => h2::via(moving, client, body, slot, cancel).await,
     };
-    if let Tried::Over(close, ..) = &tried
-        && moving.status.get().is_none()
+    if let Tried::Over(close, ..) | Tried::Again(close, ..) = &tried
+        && !moving.told.get()
         && matches!(
             close,
             CloseReason::UpstreamReset | CloseReason::UpstreamTimeout
@@ -649,6 +653,7 @@ async fn answer(
     // Before anything is done about it: also an answer that nobody wants tells of the endpoint.
     let outcome = grpc::outcome(head.status, &head.headers);
     moving.others.answered(outcome.as_u16());
+    moving.told.set(true);
     let cause = Cause::Answer(head.status);
     if moving.others.retries().again(cause, moving.whole.get()) {
         return Err(AnswerError::Unwanted(head.status));

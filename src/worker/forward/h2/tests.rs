@@ -168,6 +168,7 @@ async fn after(interim: usize, answers: bool) -> Result<Answered, AnswerError> {
         times: Timeouts::default(),
         others: &nowhere,
         status: Cell::new(None),
+        told: Cell::new(false),
         switched: Cell::new(None),
     };
     let slot = Slot::new(responder);
