@@ -153,7 +153,7 @@ impl<H: Heads> Session<H> {
                     return Ok(false);
                 };
                 *at = at.saturating_add(1);
-                self.read = self.padded(head, *pad)?;
+                self.read = self.padded(head, *pad, sink)?;
                 Ok(true)
             }
             Read::Data(data) => self.data(data, rest.len(), at, sink),
@@ -324,6 +324,9 @@ impl<H: Heads> Session<H> {
             Some(Code::PROTOCOL_ERROR)
         } else if !entry.receive(len) {
             Some(Code::FLOW_CONTROL_ERROR)
+        } else if !padded && entry.count(len).is_err() {
+            // Before any of it is told: what fits would look whole.
+            Some(Code::PROTOCOL_ERROR)
         } else {
             None
         };
@@ -362,12 +365,23 @@ impl<H: Heads> Session<H> {
         Read::Skip(len)
     }
 
-    fn padded(&mut self, head: FrameHead, pad: u8) -> Outcome<Read> {
+    fn padded(
+        &mut self,
+        head: FrameHead,
+        pad: u8,
+        sink: &mut impl FnMut(Event<H>),
+    ) -> Outcome<Read> {
         let pad = u32::from(pad);
         let left = head.len.checked_sub(pad.saturating_add(1));
         let Some(left) = left else {
             return protocol("padding is longer than its frame");
         };
+        let entry = self.streams.find_mut(head.stream);
+        if entry.is_some_and(|entry| !entry.is_reset() && entry.count(left).is_err()) {
+            self.stream_error(head.stream, Code::PROTOCOL_ERROR, sink)?;
+            self.credit(1);
+            return Ok(self.discard(left.saturating_add(pad)));
+        }
         self.moved(left, head.has(flag::END_STREAM))?;
         // Padding counts to the windows (section 6.1), and nobody will read it.
         let padding = pad.saturating_add(1);
@@ -409,15 +423,10 @@ impl<H: Heads> Session<H> {
             data.left = data.left.saturating_sub(n);
             match self.streams.find_mut(data.id) {
                 Some(entry) if !entry.is_reset() => {
-                    if entry.count(n).is_err() {
-                        self.credit(n);
-                        self.stream_error(data.id, Code::PROTOCOL_ERROR, sink)?;
-                    } else {
-                        let back = entry.hold(n, &mut self.advance);
-                        self.credit(back);
-                        let (id, range) = (data.id, from..*at);
-                        sink(Event::Data { id, range });
-                    }
+                    let back = entry.hold(n, &mut self.advance);
+                    self.credit(back);
+                    let (id, range) = (data.id, from..*at);
+                    sink(Event::Data { id, range });
                 }
                 // It has been given up within the frame.
                 Some(_) | None => self.credit(n),

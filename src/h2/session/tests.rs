@@ -201,6 +201,29 @@ fn content_is_as_long_as_announced() {
     );
 }
 
+/// What fits of a frame that is too long would be taken for the whole content.
+#[test]
+fn nothing_is_told_of_a_frame_beyond_the_announced_length() {
+    let length = [("content-length", "5")];
+    let padded = frame(kind::DATA, flag::PADDED, 1, b"\x02dddddd\0\0");
+    for beyond in [data(1, 0, 6), padded] {
+        let next = request(3, END, "GET", &[]);
+        let input = [request(1, 0, "POST", &length), beyond, next].concat();
+        for pieces in [1, 7, usize::MAX] {
+            let mut server = Tested::begun(SERVER);
+            for piece in input.chunks(pieces) {
+                server.take(piece);
+            }
+            let want = [
+                "request 1 false",
+                "reset 1 PROTOCOL_ERROR true",
+                "request 3 true",
+            ];
+            assert_eq!(server.told(), want, "pieces of {pieces}");
+        }
+    }
+}
+
 #[test]
 fn trailers_are_the_end_and_have_no_pseudo_fields() {
     let begun = "request 1 false";
