@@ -17,10 +17,12 @@ pub fn timeout_ms(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// The status that says of an answer how well its server is. A call that failed has 200 all the same, and `grpc-status` in
-/// its head where nothing follows (Trailers-Only).
+/// its head where nothing follows (Trailers-Only). `asked`: the header of the request.
 #[must_use]
-pub fn outcome(status: StatusCode, headers: &HeaderMap) -> StatusCode {
+pub fn outcome(status: StatusCode, headers: &HeaderMap, asked: &HeaderMap) -> StatusCode {
     match headers.get(STATUS).map(HeaderValue::as_bytes) {
+        // A deadline that its client chose says nothing of the server.
+        Some(b"4") if timeout_ms(asked).is_some() => status,
         // UNKNOWN, INTERNAL, DATA_LOSS.
         Some(b"2" | b"13" | b"15") => StatusCode::INTERNAL_SERVER_ERROR,
         Some(b"4") => StatusCode::GATEWAY_TIMEOUT,
@@ -66,7 +68,20 @@ mod tests {
                 headers.insert(STATUS, HeaderValue::from_static(told));
             }
             let status = StatusCode::from_u16(status).unwrap();
-            assert_eq!(outcome(status, &headers).as_u16(), want, "{told:?}");
+            let asked = HeaderMap::new();
+            assert_eq!(outcome(status, &headers, &asked).as_u16(), want, "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_deadline_of_the_client_is_no_fault_of_the_server() {
+        let mut asked = HeaderMap::new();
+        asked.insert(TIMEOUT, HeaderValue::from_static("1n"));
+        for (told, want) in [("4", 200), ("14", 503)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(STATUS, HeaderValue::from_static(told));
+            let outcome = outcome(StatusCode::OK, &headers, &asked);
+            assert_eq!(outcome.as_u16(), want, "{told}");
         }
     }
     use http::HeaderValue;

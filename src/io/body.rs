@@ -272,7 +272,7 @@ async fn h1_data(writer: &mut Writer, coding: &mut Coding, data: &Bytes) -> io::
         }
         Coding::Close => gather(writer, data).await?,
     }
-    if writer.out().len() > GATHER_BYTES {
+    if writer.waiting() > GATHER_BYTES {
         writer.flush().await
     } else {
         Ok(())

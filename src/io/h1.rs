@@ -268,6 +268,12 @@ impl Writer {
         &mut self.out
     }
 
+    /// Bytes that wait to be written.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.out.len()
+    }
+
     /// Whether nothing waits to be written.
     #[must_use]
     pub fn is_written(&self) -> bool {

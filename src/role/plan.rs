@@ -1,6 +1,7 @@
 //! Which policies hold at a place, and what they say: the same for live traffic, for what is open after a reload, and for
 //! an explanation.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -397,7 +398,10 @@ impl<'s> Plan<'s> {
     pub fn is_judged_as(&self, first: &[&Enforcement]) -> bool {
         let same = |(a, b): (&&Enforcement, &&Enforcement)| {
             std::ptr::eq(*a, *b)
-                || (Arc::ptr_eq(&a.set, &b.set) && a.tokens.is_empty() && b.tokens.is_empty())
+                || (Arc::ptr_eq(&a.set, &b.set)
+                    && a.tokens.is_empty()
+                    && b.tokens.is_empty()
+                    && a.limits == b.limits)
         };
         self.enforcements.len() == first.len() && self.enforcements.iter().zip(first).all(same)
     }
@@ -410,9 +414,11 @@ impl<'s> Plan<'s> {
         connection: &Connection,
         request: Option<&Request>,
     ) -> Vec<CustomMatch<'s>> {
-        let sets = self.enforcements.iter().map(|e| &e.set);
-        let mut all: Vec<CustomMatch<'s>> = sets
-            .flat_map(|set| custom_matches(set, connection, request))
+        let moved = self.connection_sent(connection);
+        let of = |as_sent| if as_sent { moved.as_ref() } else { connection };
+        let mut all: Vec<CustomMatch<'s>> = self
+            .judges()
+            .flat_map(|(e, as_sent)| custom_matches(&e.set, of(as_sent), request))
             .collect();
         all.sort_by(|a, b| a.provider.cmp(b.provider));
         all.dedup_by(|a, b| a.provider == b.provider);
@@ -473,8 +479,13 @@ impl<'s> Plan<'s> {
         sent: Option<&Request>,
     ) -> Result<Permit, Option<Denied>> {
         let mut permit: Result<Permit, Option<Denied>> = Err(None);
+        let moved = self.connection_sent(connection);
         for (enforcement, as_sent) in self.judges() {
-            let request = if as_sent { sent.or(request) } else { request };
+            let (connection, request) = if as_sent {
+                (moved.as_ref(), sent.or(request))
+            } else {
+                (connection, request)
+            };
             let verdict = self.verdict(enforcement, connection, request, LOOKED_AT);
             let next = verdict.permit().map_err(Some)?;
             // In dry run the first that would have denied is the one to tell of.
@@ -484,6 +495,18 @@ impl<'s> Plan<'s> {
             };
         }
         permit
+    }
+
+    /// The connection as those see it who judge what is sent: it asks for the port that a route leads to.
+    #[must_use]
+    pub fn connection_sent<'c>(&self, connection: &'c Connection) -> Cow<'c, Connection> {
+        match self.leg {
+            Some(leg) if leg.port != connection.port => Cow::Owned(Connection {
+                port: leg.port,
+                ..connection.clone()
+            }),
+            Some(_) | None => Cow::Borrowed(connection),
+        }
     }
 
     /// The enforcement points in their order, and whether each judges what is sent.
@@ -496,9 +519,10 @@ impl<'s> Plan<'s> {
     /// again.
     #[must_use]
     pub fn unasked(&self, connection: &Connection, sent: &Request) -> Option<&'s str> {
+        let moved = self.connection_sent(connection);
         let mut sets = self.judges().filter(|(_, as_sent)| *as_sent);
         sets.find_map(|(enforcement, _)| {
-            let matches = custom_matches(&enforcement.set, connection, Some(sent));
+            let matches = custom_matches(&enforcement.set, &moved, Some(sent));
             matches.first().map(|m| m.provider)
         })
     }
@@ -539,13 +563,14 @@ impl<'s> Plan<'s> {
         self.enforcements.len() > 1 && claims.is_some_and(|c| !enforcement.tokens.takes(c))
     }
 
-    /// The rate limits that hold, each once.
-    pub fn limits(&self) -> impl Iterator<Item = usize> {
+    /// The rate limits that hold, each once, and whether each counts what is sent.
+    pub fn limits(&self) -> impl Iterator<Item = (usize, bool)> {
         let all = self.enforcements.iter().enumerate();
         all.flat_map(|(nth, e)| {
             let before = self.enforcements.get(..nth).unwrap_or_default();
             let is_new = move |at: &&usize| !before.iter().any(|b| b.limits.contains(at));
-            e.limits.iter().filter(is_new).copied()
+            let as_sent = nth >= self.asked;
+            e.limits.iter().filter(is_new).map(move |at| (*at, as_sent))
         })
     }
 

@@ -70,7 +70,7 @@ impl Routes {
     }
 
     /// The rule for a request to a port of a service at its gateway: by the service's own routes if it has any, else by
-    /// those of the gateway.
+    /// those of the gateway, if its host `is_named` by the request: those are found by that host.
     #[must_use]
     pub fn at_service<'m>(
         &self,
@@ -78,10 +78,14 @@ impl Routes {
         gateway: usize,
         (service, port): (usize, u16),
         request: &Request,
+        is_named: impl FnOnce() -> bool,
     ) -> Found<'m> {
         match self.services.get(&(service, port)) {
             Some(table) => found(mesh, Some(table), request),
-            None => self.at_gateway(mesh, gateway, request),
+            None if self.gateways.contains_key(&gateway) && is_named() => {
+                self.at_gateway(mesh, gateway, request)
+            }
+            None => Found::NoRoute,
         }
     }
 }

@@ -634,13 +634,14 @@ impl Hop {
     fn judge_sent(&mut self, plan: &Plan<'_>, request: Option<Request>, sent: Option<&Request>) {
         self.service = plan.service.or(self.service);
         self.workload = plan.workload.or(self.workload);
+        let moved = plan.connection_sent(&self.connection).into_owned();
         for (enforcement, as_sent) in plan.judges() {
-            let judged = if as_sent {
-                sent.or(request.as_ref())
+            let (connection, judged) = if as_sent {
+                (&moved, sent.or(request.as_ref()))
             } else {
-                request.as_ref()
+                (&self.connection, request.as_ref())
             };
-            let verdict = plan.verdict(enforcement, &self.connection, judged, usize::MAX);
+            let verdict = plan.verdict(enforcement, connection, judged, usize::MAX);
             self.say(By::Rules(enforcement.of), verdict.judged().clone());
         }
         self.request = request;

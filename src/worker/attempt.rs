@@ -183,7 +183,9 @@ impl Attempt {
             return false;
         };
         let now_ms = clock::millis();
-        if snapshot.endpoints.failed(&snapshot.mesh, chosen, now_ms) {
+        // Of those who waited for one connection only one has seen it fail.
+        let counts = !matches!(error, DialError::Busy);
+        if counts && snapshot.endpoints.failed(&snapshot.mesh, chosen, now_ms) {
             left_out(snapshot, chosen, "connects fail");
         }
         self.tried.push(chosen.endpoint);

@@ -312,14 +312,16 @@ async fn prepare<'s>(
     let permit = plan
         .judge_sent(&site.connection, Some(request), sent.as_ref())
         .map_err(|d| Box::new(Refusal::denied(d)))?;
-    limited::check(&core.rates, snapshot, &plan, &site.connection, request)
+    let counted = (&site.connection, &*request, sent.as_ref());
+    limited::check(&core.rates, snapshot, &plan, counted)
         .map_err(|why| Refusal::limited(why, &permit))?;
     if let Some(reply) = routed::answer(&plan, site, request) {
         let answered = Refusal::permitted(reply, CloseReason::Done, &permit);
         return Err(Box::new(answered));
     }
     let goes = sent.as_ref().unwrap_or(request);
-    let going = going(core, snapshot, site, &plan, goes, (&attempt, &pick))?;
+    let going = going(core, snapshot, site, &plan, goes, (&attempt, &pick))
+        .map_err(|refusal| refusal.behind(&permit))?;
     let cookie = attempt.cookie(snapshot, request, site.scheme == "https");
     passed
         .downstream

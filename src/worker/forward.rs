@@ -101,6 +101,26 @@ pub struct OnAnswer {
     pub changed: Option<HeaderChange>,
 }
 
+impl OnAnswer {
+    /// Changes the header of a final answer.
+    fn apply(&self, headers: &mut HeaderMap) {
+        if let Some(changed) = &self.changed {
+            rewrite::change(changed, headers);
+        }
+        for (name, value) in &self.added {
+            headers.append(name.clone(), value.clone());
+        }
+        self.apply_edge(headers);
+    }
+
+    /// Changes the header of any answer.
+    fn apply_edge(&self, headers: &mut HeaderMap) {
+        if self.at_edge {
+            oidc::strip_response(headers);
+        }
+    }
+}
+
 /// What moves through an exchange besides the bodies.
 struct Moving<'a> {
     request: &'a Request,
@@ -177,6 +197,8 @@ enum AnswerError {
     Unprocessed,
     /// The upstream broke off or speaks nonsense.
     Upstream(String),
+    /// It is whole, but not what its client takes it for.
+    NotSwitched,
     /// An answer with this status is not sent on: there is another attempt.
     Unwanted(StatusCode),
     /// The downstream broke off.
@@ -217,7 +239,8 @@ pub async fn exchange(
         let tried = pin!(attempts(work, &moving, &mut body, &slot, cancel));
         within(deadline, tried).await
     };
-    if let (Some(upgrade), Some(head)) = (moving.upgrade, moving.switched.take()) {
+    if let (Some(upgrade), Some(mut head)) = (moving.upgrade, moving.switched.take()) {
+        moving.on_answer.apply(&mut head.headers);
         return switch(upgrade, *head, slot.into_unanswered(), story, cancel).await;
     }
     let detail = detail.or_else(|| cancel.time().map(str::to_owned));
@@ -300,16 +323,19 @@ async fn via(
     };
     if let Tried::Over(close, ..) | Tried::Again(close, ..) = &tried
         && !moving.told.get()
-        && matches!(
-            close,
-            CloseReason::UpstreamReset | CloseReason::UpstreamTimeout
-        )
+        && match close {
+            CloseReason::UpstreamReset => true,
+            // Whose client has not sent all of it, has its client to wait for.
+            CloseReason::UpstreamTimeout => moving.uploaded.get(),
+            _ => false,
+        }
     {
         moving.others.answered(close.status().as_u16());
     }
     tried
 }
 
+const NOT_SWITCHED: &str = "upstream answers a request for a WebSocket and does not switch";
 const SILENT: &str = "upstream closed without an answer";
 const REFUSED: &str = "upstream takes no more streams";
 const UNANSWERED: &str = "no answer behind interim ones";
@@ -508,6 +534,13 @@ fn over(moving: &Moving<'_>, slot: &Slot<'_>, drove: Drove, stale_possible: bool
             let again = again(Cause::Broken, close, &what);
             again.unwrap_or((Tried::Over(close, Some(what), uploaded), false))
         }
+        Drove::Answered(Err(AnswerError::NotSwitched)) => {
+            let detail = Some(NOT_SWITCHED.to_owned());
+            (
+                Tried::Over(CloseReason::UpstreamReset, detail, uploaded),
+                false,
+            )
+        }
         Drove::Answered(Err(AnswerError::Downstream(error))) => {
             ended(CloseReason::DownstreamReset, error.to_string())
         }
@@ -548,7 +581,7 @@ async fn invite(moving: &Moving<'_>, slot: &Slot<'_>) -> io::Result<()> {
 /// What becomes of interim answer number `count`.
 async fn interim_answer(
     moving: &Moving<'_>,
-    head: RawResponse,
+    mut head: RawResponse,
     count: usize,
     slot: &Slot<'_>,
 ) -> Result<(), AnswerError> {
@@ -561,6 +594,7 @@ async fn interim_answer(
         moving.invited.notify_one();
         return Ok(());
     }
+    moving.on_answer.apply_edge(&mut head.headers);
     let sent = slot.before_answer(async move |responder| responder.interim(head).await);
     match sent.await {
         Some(sent) => sent.map_err(AnswerError::Downstream),
@@ -646,14 +680,13 @@ async fn answer(
     mut source: Source<'_>,
     slot: &Slot<'_>,
 ) -> Result<bool, AnswerError> {
-    if moving.must_switch && head.status.is_success() {
-        let why = "upstream answers a request for a WebSocket and does not switch";
-        return Err(AnswerError::Upstream(why.to_owned()));
-    }
     // Before anything is done about it: also an answer that nobody wants tells of the endpoint.
-    let outcome = grpc::outcome(head.status, &head.headers);
+    let outcome = grpc::outcome(head.status, &head.headers, &moving.request.headers);
     moving.others.answered(outcome.as_u16());
     moving.told.set(true);
+    if moving.must_switch && head.status.is_success() {
+        return Err(AnswerError::NotSwitched);
+    }
     let cause = Cause::Answer(head.status);
     if moving.others.retries().again(cause, moving.whole.get()) {
         return Err(AnswerError::Unwanted(head.status));
@@ -666,15 +699,7 @@ async fn answer(
         responder.close_after();
     }
     moving.status.set(Some(head.status.as_u16()));
-    if let Some(changed) = &moving.on_answer.changed {
-        rewrite::change(changed, &mut head.headers);
-    }
-    for (name, value) in &moving.on_answer.added {
-        head.headers.append(name.clone(), value.clone());
-    }
-    if moving.on_answer.at_edge {
-        oidc::strip_response(&mut head.headers);
-    }
+    moving.on_answer.apply(&mut head.headers);
     let trailers = if responder.takes_trailers() || moving.request.headers.contains_key(header::TE)
     {
         Trailers::Clean

@@ -159,13 +159,11 @@ impl Opened {
         let goes = (towards.as_ref(), self.routed.leg.as_ref());
         let plan = plan::again(rules, &site.point, &connection, request, goes);
         plan.is_some_and(|plan| {
+            let sent = self.routed.sent.as_deref();
+            let unasked = sent.and_then(|sent| plan.unasked(&connection, sent));
             self.asked.covers(&plan, &connection, request)
-                && plan.still_allows_sent(
-                    &site.point,
-                    &connection,
-                    request,
-                    self.routed.sent.as_deref(),
-                )
+                && (snapshot.mesh.dry_run || unasked.is_none())
+                && plan.still_allows_sent(&site.point, &connection, request, sent)
         })
     }
 }

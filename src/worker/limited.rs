@@ -1,6 +1,6 @@
 //! Local rate limits at a core: whose buckets there are, and what those are told who have no token left.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::RandomState;
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub struct Rates {
     keys: [RandomState; 2],
     cores: u64,
     all: RefCell<Vec<Held>>,
+    /// Of the latest configuration whose limits are in `all`.
+    generation: Cell<u64>,
 }
 
 impl Rates {
@@ -44,6 +46,7 @@ impl Rates {
             keys: [RandomState::new(), RandomState::new()],
             cores: u64::try_from(cores).unwrap_or(u64::MAX),
             all: RefCell::default(),
+            generation: Cell::new(0),
         }
     }
 
@@ -55,12 +58,21 @@ impl Rates {
         &self,
         limits: &[Arc<Limit>],
         plan: &Plan<'_>,
-        (connection, request): (&Connection, &Request),
-        now_ms: u64,
+        (connection, asked, sent): (&Connection, &Request, Option<&Request>),
+        (generation, now_ms): (u64, u64),
     ) -> Result<(), (Arc<Limit>, Empty)> {
         let mut all = self.all.borrow_mut();
+        // A request that was held up since before a reload does not bring back the limits of then.
+        let is_old = generation < self.generation.get();
+        self.generation.set(self.generation.get().max(generation));
+        let moved = plan.connection_sent(connection);
         for takes in [false, true] {
-            for at in plan.limits() {
+            for (at, as_sent) in plan.limits() {
+                let (connection, request) = if as_sent {
+                    (moved.as_ref(), sent.unwrap_or(asked))
+                } else {
+                    (connection, asked)
+                };
                 let Some(limit) = limits.get(at) else {
                     continue;
                 };
@@ -68,7 +80,11 @@ impl Rates {
                     continue;
                 }
                 let key = limit.key(&self.keys, connection, request);
-                let buckets = held(&mut all, limits, at, limit, self.cores);
+                let buckets = if is_old {
+                    of_today(&mut all, limit)
+                } else {
+                    held(&mut all, limits, at, limit, self.cores)
+                };
                 let Some(buckets) = buckets else { continue };
                 if takes {
                     buckets.take(key, now_ms);
@@ -79,6 +95,13 @@ impl Rates {
         }
         Ok(())
     }
+}
+
+/// The buckets of a limit of before a reload, if that left it as it was.
+fn of_today<'b>(all: &'b mut [Held], limit: &Limit) -> Option<&'b mut Buckets> {
+    let mut places = all.iter_mut().flatten();
+    let same = places.find(|(held, _)| held.rule() == limit.rule())?;
+    Some(&mut same.1)
 }
 
 /// The buckets of limit `at`. After a reload those of the same limit go on.
@@ -126,14 +149,14 @@ pub(super) fn check(
     rates: &Rates,
     snapshot: &Snapshot,
     plan: &Plan<'_>,
-    connection: &Connection,
-    request: &Request,
+    counted: (&Connection, &Request, Option<&Request>),
 ) -> Result<(), Box<Stopped>> {
     let limits = &snapshot.enforcements.limits;
     if limits.is_empty() || snapshot.mesh.dry_run {
         return Ok(());
     }
-    let taken = rates.take(limits, plan, (connection, request), clock::millis());
+    let now = (snapshot.generation, clock::millis());
+    let taken = rates.take(limits, plan, counted, now);
     taken.map_err(|(limit, empty)| {
         let name = &limit.rule().name;
         Box::new(Stopped {

@@ -280,8 +280,15 @@ impl Checking<'_, '_> {
         }
         let service = self.mesh.services.iter().position(|s| s.name == name)?;
         let port = raw.port.0;
-        let ports = self.mesh.services.get(service).map(|s| s.ports.as_slice());
-        if !ports.unwrap_or_default().iter().any(|p| p.number == port) {
+        let declared = self.mesh.services.get(service)?;
+        if !declared.is_visible_in(&self.route.namespace) {
+            let (own, whose) = (&self.route.namespace, "which its `exportTo` leaves out");
+            cx.out.error(
+                &raw.name.place,
+                format!("serviceEntry `{name}` is not for namespace `{own}`, {whose}"),
+            );
+        }
+        if !declared.ports.iter().any(|p| p.number == port) {
             cx.out.error(
                 &raw.port.place,
                 format!("serviceEntry `{name}` has no port `{port}`"),
@@ -398,6 +405,14 @@ impl Checking<'_, '_> {
             } else {
                 field.name.value.clone()
             };
+            if header && route_filter::holds_claims(&name, self.mesh) {
+                let text = name.escape_debug();
+                let why =
+                    "holds what a token says, which is not verified yet when a route is chosen";
+                self.cx
+                    .out
+                    .error(&field.name.place, format!("`{text}` {why}"));
+            }
             if fields.iter().any(|f| f.name == name) {
                 let message = format!("a second match of `{}`", name.escape_debug());
                 self.cx.out.error(&field.name.place, message);

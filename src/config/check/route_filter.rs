@@ -3,6 +3,7 @@
 use http::{HeaderName, HeaderValue, StatusCode};
 
 use crate::config::check::route::Checking;
+use crate::config::checked::Mesh;
 use crate::config::checked::route::{
     HeaderChange, Mirror, PathChange, PathMatch, Redirect, Rewrite, RouteMatch,
 };
@@ -24,12 +25,23 @@ pub(crate) struct Filters {
 }
 
 /// Fields that tell of the hops before; they are written from what was verified.
-const FORWARDED: [&str; 4] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-];
+fn is_of_hops(name: &str) -> bool {
+    let own = ["forwarded", "x-real-ip", "x-request-id"];
+    let named = own.iter().any(|other| field::alike(other, name));
+    named || field::alike("x-forwarded-", name.get(..12).unwrap_or_default())
+}
+
+/// Whether a header field holds what a token says, which is written when that has been verified.
+pub(crate) fn holds_claims(name: &str, mesh: &Mesh) -> bool {
+    let mut rules = mesh.request_authentications.iter().flat_map(|a| &a.rules);
+    rules.any(|rule| {
+        let payload = rule.output_payload_to_header.iter();
+        let claims = rule.output_claim_to_headers.iter();
+        payload
+            .chain(claims.map(|(header, _)| header))
+            .any(|header| field::alike(header.as_str(), name))
+    })
+}
 
 /// The filters of a rule with these matches.
 pub(crate) fn filters(
@@ -175,23 +187,12 @@ fn name(
         out.error(&at.place, message);
         return None;
     };
-    let is = |other: &&str| field::alike(other, name.as_str());
-    if field::is_reserved(name.as_str()) || (of_request && FORWARDED.iter().any(is)) {
+    if field::is_reserved(name.as_str()) || (of_request && is_of_hops(name.as_str())) {
         let message = format!("`{text}` is not a route's to change");
         out.error(&at.place, message);
         return None;
     }
-    let authentications = checking.mesh.request_authentications.iter();
-    let rules = authentications.flat_map(|a| &a.rules);
-    let mut claims = rules.flat_map(|rule| {
-        let payload = rule.output_payload_to_header.iter();
-        payload.chain(
-            rule.output_claim_to_headers
-                .iter()
-                .map(|(header, _)| header),
-        )
-    });
-    if of_request && claims.any(|claim| is(&claim.as_str())) {
+    if of_request && holds_claims(name.as_str(), checking.mesh) {
         let message = format!("`{text}` holds what a token says; a route may not say it");
         out.error(&at.place, message);
         return None;

@@ -11,6 +11,7 @@ use crate::role::enforcement::{Enforcement, Enforcements};
 use crate::role::outbound::{self, Route};
 use crate::role::plan::{HTTP_PORT, Next, Plan, leads_to};
 use crate::role::routes::{self, Found};
+use crate::role::waypoint;
 use crate::upstream::balance;
 use crate::vocab::host::Host;
 
@@ -66,14 +67,14 @@ fn redirects<'s>(
     }
 }
 
-/// Where a request goes that a route sends to a backend: `entry` has judged what was asked for, and of `service` if it is
-/// one.
+/// Where a request goes that a route sends to a backend: `entry` has judged what was asked for, and of that port of a
+/// service if it is one.
 struct Onward<'s, 'r> {
     rules: &'s Enforcements,
     gateway: usize,
     own: &'s Gateway,
     entry: &'s Enforcement,
-    service: Option<usize>,
+    service: Option<(usize, u16)>,
     host: &'r Host,
 }
 
@@ -84,7 +85,7 @@ impl<'s> Onward<'s, '_> {
         let mut ports = service.ports.iter().enumerate();
         let (nth, port) = ports.find(|(_, p)| p.number == leg.port)?;
         let mut enforcements = vec![self.entry];
-        let judged = |at: usize| self.service == Some(at) && !leg.edited;
+        let judged = |at: usize| self.service == Some((at, leg.port)) && !leg.edited;
         let here = service.waypoint == Some(self.gateway);
         if here && !judged(leg.service) {
             // What a route sends to a service is judged as if it had been asked for there.
@@ -115,7 +116,8 @@ impl<'s> Onward<'s, '_> {
                 }
             }
             let others = rules.own_waypoints.get(workload)?.as_ref();
-            let others = others.filter(|(at, _)| *at != self.gateway);
+            // What this gateway enforces for the backend holds its own policies, but only if it stands before that.
+            let others = others.filter(|(at, _)| !here || *at != self.gateway);
             enforcements.extend(others.map(|(_, e)| e));
         }
         Some(Plan {
@@ -212,9 +214,14 @@ pub(super) fn through_waypoint<'s>(
     let own = rules.mesh.gateways.get(gateway)?;
     let entry = rules.services.get(at)?.as_ref()?;
     if let Some(request) = request {
+        // Another host inside a tunnel is judged as what the tunnel is for, so that its routes are not for it.
+        let is_named = || {
+            let (mesh, directory) = (&rules.mesh, &rules.directory);
+            waypoint::service(mesh, directory, gateway, &request.host) == Some(at)
+        };
         let found = || {
             let routes = &rules.routes;
-            routes.at_service(&rules.mesh, gateway, (at, port.number), request)
+            routes.at_service(&rules.mesh, gateway, (at, port.number), request, is_named)
         };
         match way(found, pick)? {
             Way::Plain => {}
@@ -225,7 +232,7 @@ pub(super) fn through_waypoint<'s>(
                     gateway,
                     own,
                     entry,
-                    service: Some(at),
+                    service: Some((at, port.number)),
                     host: sent_host(rule, request),
                 };
                 return onward.plan(leg, rule, pick);
@@ -270,9 +277,14 @@ pub(super) fn through_egress<'s>(
     let own = rules.mesh.gateways.get(gateway)?;
     let entry = rules.services.get(at)?.as_ref()?;
     if let Some(request) = request {
+        // Another host inside a tunnel is judged as what the tunnel is for, so that its routes are not for it.
+        let is_named = || {
+            let (mesh, directory) = (&rules.mesh, &rules.directory);
+            waypoint::service(mesh, directory, gateway, &request.host) == Some(at)
+        };
         let found = || {
             let routes = &rules.routes;
-            routes.at_service(&rules.mesh, gateway, (at, port.number), request)
+            routes.at_service(&rules.mesh, gateway, (at, port.number), request, is_named)
         };
         match way(found, pick)? {
             Way::Plain => {}
@@ -283,7 +295,7 @@ pub(super) fn through_egress<'s>(
                     gateway,
                     own,
                     entry,
-                    service: Some(at),
+                    service: Some((at, port.number)),
                     host: sent_host(rule, request),
                 };
                 return onward.plan(leg, rule, pick);

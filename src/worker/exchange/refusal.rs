@@ -62,9 +62,13 @@ impl Refusal {
 
     /// Policy lets it pass, and a rate limit does not.
     pub(super) fn limited(why: Box<Stopped>, permit: &Permit) -> Box<Self> {
-        let mut refusal: Box<Self> = why.into();
-        refusal.judged = Some(permit.verdict().clone());
-        refusal
+        Box::<Self>::from(why).behind(permit)
+    }
+
+    /// It is not policy that refuses: that lets it pass.
+    pub(super) fn behind(mut self: Box<Self>, permit: &Permit) -> Box<Self> {
+        self.judged = Some(permit.verdict().clone());
+        self
     }
 
     /// Policy lets it pass, and the answer is ours.

@@ -14,6 +14,7 @@ trustDomain = "cluster.local"
 [[gateway]]
 name = "g"
 gatewayClassName = "istio-waypoint"
+labels = { "istio.io/waypoint-for" = "all" }
 address = "10.0.0.10"
 
 [[gateway]]
@@ -37,7 +38,10 @@ labels = { app = "shop", version = "v2" }
 name = "shop"
 labels = { "istio.io/use-waypoint" = "g" }
 hosts = ["shop"]
-ports = [{ number = 80, name = "http", protocol = "HTTP", targetPort = 8080 }]
+ports = [
+    { number = 80, name = "http", protocol = "HTTP", targetPort = 8080 },
+    { number = 81, name = "http-more", protocol = "HTTP", targetPort = 8088 },
+]
 location = "MESH_INTERNAL"
 resolution = "STATIC"
 workloadSelector.labels = { app = "shop", version = "v1" }
@@ -46,7 +50,10 @@ workloadSelector.labels = { app = "shop", version = "v1" }
 name = "shop-v2"
 labels = { "istio.io/use-waypoint" = "g" }
 hosts = ["shop-v2"]
-ports = [{ number = 80, name = "http", protocol = "HTTP2", targetPort = 8081 }]
+ports = [
+    { number = 80, name = "http", protocol = "HTTP2", targetPort = 8081 },
+    { number = 81, name = "http-more", protocol = "HTTP2", targetPort = 8089 },
+]
 location = "MESH_INTERNAL"
 resolution = "STATIC"
 workloadSelector.labels = { version = "v2" }
@@ -174,6 +181,83 @@ fn what_is_judged_for_a_backend_is_what_is_sent() {
     check("shop-v2", &denied("shop-v2", "/open/x"), true);
     check("shop-v2", &denied("shop", "/open/x"), false);
     check("shop-v2", &denied("shop", "/admin/x"), true);
+}
+
+#[test]
+fn the_port_that_is_judged_for_a_backend_is_the_one_that_it_leads_to() {
+    let denied = |service: &str, port: u16| {
+        let path = denied(service, "/");
+        let ports = format!("operation.ports = [\"{port}\"]");
+        path.replace("operation.paths = [\"/\"]", &ports)
+    };
+    for backend in ["shop", "shop-v2"] {
+        let to = route(&format!(
+            "{{ backendRefs = [{{ name = \"{backend}\", port = 81 }}] }}"
+        ));
+        let allowed = |more: &str| goes(&rules(&format!("{to}{more}")), "/").unwrap().1;
+        assert!(allowed(""));
+        assert!(!allowed(&denied(backend, 81)), "{backend}");
+        // That of the called service is asked about what was called.
+        let called = backend == "shop";
+        assert_eq!(allowed(&denied(backend, 80)), !called, "{backend}");
+    }
+}
+
+#[test]
+fn the_own_policies_of_a_backends_workload_judge_too() {
+    let bare = r#"
+[[workloadEntry]]
+name = "w"
+serviceAccount = "other"
+address = "10.0.1.3"
+labels = { app = "bare", "istio.io/use-waypoint" = "g" }
+
+[[serviceEntry]]
+name = "bare"
+labels = { "istio.io/use-waypoint" = "none" }
+hosts = ["bare"]
+ports = [{ number = 80, name = "http", protocol = "HTTP", targetPort = 8080 }]
+location = "MESH_INTERNAL"
+resolution = "STATIC"
+workloadSelector.labels = { app = "bare" }
+"#;
+    let rewritten = route(
+        "{ filters = [{ type = \"URLRewrite\", urlRewrite.path = { type = \"ReplaceFullPath\", \
+         replaceFullPath = \"/admin\" } }], backendRefs = [{ name = \"bare\", port = 80 }] }",
+    );
+    let gateway = denied("g", "/admin").replace(
+        "kind = \"ServiceEntry\", group = \"networking.istio.io\"",
+        "kind = \"Gateway\", group = \"gateway.networking.k8s.io\"",
+    );
+    let allowed = |more: &str| {
+        let rules = rules(&format!("{bare}{rewritten}{more}"));
+        goes(&rules, "/open").unwrap().1
+    };
+    assert!(allowed(""));
+    assert!(!allowed(&gateway));
+}
+
+#[test]
+fn routes_of_a_gateway_are_for_the_service_that_their_host_names() {
+    let by_host = "[[httpRoute]]\nname = \"r\"\nparentRefs = [{ kind = \"Gateway\", name = \"g\" }]\n\
+                   hostnames = [\"shop-v2\"]\n\
+                   rules = [{ backendRefs = [{ name = \"shop-v2\", port = 81 }] }]\n";
+    let rules = rules(by_host);
+    let request = Request {
+        host: Host::parse("shop-v2").unwrap(),
+        ..request("/")
+    };
+    let next = |authority: &str| {
+        let point = SitePoint::Waypoint {
+            gateway: ResourceName::new("default", "g"),
+            authority: Host::parse(authority).ok(),
+        };
+        plan(&rules, &point, &web(), Some(&request), 0)
+            .unwrap()
+            .next
+    };
+    assert_eq!(next("shop-v2:80"), Next::Workload(1, 8089));
+    assert_eq!(next("shop:80"), V1, "judged as `shop`, and sent there");
 }
 
 #[test]
