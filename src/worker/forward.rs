@@ -323,12 +323,9 @@ async fn via(
     };
     if let Tried::Over(close, ..) | Tried::Again(close, ..) = &tried
         && !moving.told.get()
-        && match close {
-            CloseReason::UpstreamReset => true,
-            // Whose client has not sent all of it, has its client to wait for.
-            CloseReason::UpstreamTimeout => moving.uploaded.get(),
-            _ => false,
-        }
+        // Whose client has not sent all of it, has its client to wait for.
+        && (*close == CloseReason::UpstreamReset
+            || (*close == CloseReason::UpstreamTimeout && moving.uploaded.get()))
     {
         moving.others.answered(close.status().as_u16());
     }
