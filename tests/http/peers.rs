@@ -168,9 +168,7 @@ fn node(io: &str) {
         let identity = identity(&system, place);
         well("node_client.mjs", &system, place, &identity);
         curl(&system, place, "--http1.1");
-        if place == Place::Ingress {
-            curl(&system, place, "--http2");
-        }
+        curl(&system, place, "--http2");
     }
     drop(server);
     system.healthy();
@@ -216,10 +214,8 @@ fn curl(system: &System, place: Place, version: &str) {
     let (echo, told) = ask("/api/peer/echo", &upload);
     assert_eq!(told, format!("{spoken} 200"), "{place:?} {version}");
     assert!(echo == upload, "{place:?} {version}: {} bytes", echo.len());
-    if version == "--http1.1" {
-        let (_, told) = ask("/api/denied", b"x");
-        assert_eq!(told, format!("{spoken} 403"), "{place:?} {version}");
-    }
+    let (_, told) = ask("/api/denied", b"x");
+    assert_eq!(told, format!("{spoken} 403"), "{place:?} {version}");
 }
 
 /// The test on both drivers.

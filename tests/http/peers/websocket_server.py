@@ -4,6 +4,7 @@ import asyncio
 import sys
 
 from websockets.asyncio.server import serve
+from websockets.exceptions import ConnectionClosed
 
 
 async def talk(socket):
@@ -24,9 +25,18 @@ async def talk(socket):
             await socket.send(message)
 
 
+async def talk_to_the_end(socket):
+    try:
+        await talk(socket)
+    except ConnectionClosed:
+        # Closed with a code of the client's own, or of ours.
+        pass
+
+
 async def main():
     host, port = sys.argv[1], int(sys.argv[2])
-    async with serve(talk, host, port, max_size=8 << 20, subprotocols=["chat"]):
+    limits = {"max_size": 8 << 20, "subprotocols": ["chat"]}
+    async with serve(talk_to_the_end, host, port, **limits):
         print("ready", flush=True)
         await asyncio.Future()
 
