@@ -4,9 +4,15 @@
 //! without them.
 
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use rustls::ClientConnection;
+use rustls::pki_types::ServerName;
+
+use crate::client::{client, stolen};
 use crate::system::{Place, System};
 
 /// A service beside the recording one: another port of the same workload.
@@ -95,7 +101,7 @@ fn address(system: &System, place: Place) -> String {
     match place {
         Place::Ingress => system.layout.at(20, 8443),
         Place::Waypoint => system.layout.at(13, 8443),
-        Place::Egress => unreachable!("no client of its own is there"),
+        Place::Egress => panic!("no client of its own is there"),
     }
 }
 
@@ -218,6 +224,29 @@ fn curl(system: &System, place: Place, version: &str) {
     assert_eq!(told, format!("{spoken} 403"), "{place:?} {version}");
 }
 
+/// What a server of mutual TLS speaks with a client that speaks both.
+fn chosen(system: &System, address: &str) -> Vec<u8> {
+    let config = client(
+        &["h2", "http/1.1"],
+        Some(stolen(system, "frontend-service")),
+    );
+    let name = ServerName::try_from("customer-api").unwrap();
+    let mut session = ClientConnection::new(config, name).unwrap();
+    let mut tcp = TcpStream::connect(address).unwrap();
+    tcp.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    while session.is_handshaking() {
+        session.complete_io(&mut tcp).unwrap();
+    }
+    session.alpn_protocol().unwrap_or_default().to_vec()
+}
+
+/// A gateway speaks HTTP itself; what a workload gets are the client's bytes where no rule is about requests.
+fn alpn(io: &str) {
+    let system = System::start(io);
+    assert_eq!(chosen(&system, &system.layout.at(13, 8443)), b"h2");
+    assert_eq!(chosen(&system, &system.layout.at(3, 8443)), b"http/1.1");
+}
+
 /// The test on both drivers.
 macro_rules! on_both {
     ($($name:ident),+ $(,)?) => {
@@ -227,4 +256,4 @@ macro_rules! on_both {
         })+
     };
 }
-on_both!(websockets, grpc, node);
+on_both!(websockets, grpc, node, alpn);
