@@ -30,8 +30,10 @@ use crate::vocab::spiffe::SpiffeId;
 pub struct MeshTls {
     /// HBONE server: mTLS, `h2`.
     pub hbone: Arc<ServerConfig>,
-    /// Direct mTLS server: a client certificate is demanded.
+    /// Direct mTLS server of a workload: a client certificate is demanded; `http/1.1` before `h2`.
     pub direct: Arc<ServerConfig>,
+    /// As `direct`, of a gateway: `h2` before `http/1.1`.
+    pub gateway: Arc<ServerConfig>,
     /// Explicit proxy: a client certificate is verified if shown.
     pub proxy: Arc<ServerConfig>,
     /// HBONE client.
@@ -305,12 +307,14 @@ impl Identities {
 
 fn mesh_tls(svid: &Svid, bundles: &Arc<TrustBundles>) -> Result<MeshTls, TlsError> {
     let bundles = || Arc::clone(bundles);
-    // HTTP/1.1 first: what is judged is readable at sight; who wants HTTP/2 offers nothing else.
-    let both: [&[u8]; 2] = [b"http/1.1", b"h2"];
+    // Which one is spoken is the server's to choose (RFC 7301 section 3.2). What a workload gets may be bytes, so it has to
+    // be what every HTTP server reads; who wants HTTP/2 there offers nothing else. A gateway speaks both itself.
+    let (http1, http2): ([&[u8]; 2], [&[u8]; 2]) = ([b"http/1.1", b"h2"], [b"h2", b"http/1.1"]);
     Ok(MeshTls {
         hbone: tls::mesh_server_config(svid, bundles(), &[b"h2"], ClientAuth::Required)?,
-        direct: tls::mesh_server_config(svid, bundles(), &both, ClientAuth::Required)?,
-        proxy: tls::mesh_server_config(svid, bundles(), &both, ClientAuth::Optional)?,
+        direct: tls::mesh_server_config(svid, bundles(), &http1, ClientAuth::Required)?,
+        gateway: tls::mesh_server_config(svid, bundles(), &http2, ClientAuth::Required)?,
+        proxy: tls::mesh_server_config(svid, bundles(), &http1, ClientAuth::Optional)?,
         client: tls::mesh_client_config(svid, bundles(), &[b"h2"], Expected::AnyOfBundles)?,
     })
 }

@@ -551,6 +551,21 @@ impl<H: Heads> Session<H> {
         }
     }
 
+    /// Whether our side of a stream has ended in order; the peer's may go on.
+    #[must_use]
+    pub fn is_sent(&self, id: u32) -> bool {
+        let found = self.streams.find(id);
+        found.is_some_and(|entry| entry.local_closed() && !entry.is_reset())
+    }
+
+    /// What a stream holds counts as read, without leave for more of it.
+    pub fn pass_over(&mut self, id: u32) {
+        if let Some(entry) = self.streams.find_mut(id) {
+            let back = entry.let_go(u32::MAX, &mut self.advance);
+            self.credit(back);
+        }
+    }
+
     /// The caller has taken a request up: a reset from now on is no abuse.
     pub fn take(&mut self, id: u32) {
         if let Some(entry) = self.streams.find_mut(id) {

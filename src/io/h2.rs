@@ -25,7 +25,7 @@ use crate::vocab::limits;
 pub use crate::io::mux::MuxError;
 pub use client::{Answer, Answering, Client, is_silent, is_unprocessed};
 pub(super) use pool::{NoClient, Pool};
-pub use server::{Asked, Respond, Server, Taken, Windows};
+pub use server::{Asked, Ending, Respond, Server, Taken, Windows};
 
 /// A stream of a connection.
 #[derive(Debug)]

@@ -5,6 +5,7 @@
 //! write. What comes is handed on in the pieces it was read in. While nothing moves, nothing is held.
 
 mod driver;
+mod ending;
 mod outbox;
 mod server;
 #[cfg(test)]

@@ -482,7 +482,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) -> Rest {
         story.fail(CloseReason::Handshake, "no identity for this gateway yet");
         return Rest::NONE;
     };
-    let config = if is_proxy { tls.proxy } else { tls.direct };
+    let config = if is_proxy { tls.proxy } else { tls.gateway };
     secured(core, site, tcp, config, story).await
 }
 

@@ -197,7 +197,8 @@ pub(crate) fn cases(place: Place) -> Vec<Case> {
     all
 }
 
-fn normal(text: &str) -> String {
+/// The meaning of a message with escapes.
+pub(crate) fn normal(text: &str) -> String {
     let raw = bytes(text);
     let mut stream = raw.as_slice();
     let mut message = backend::head(&mut stream).expect("a message is expected");

@@ -24,6 +24,7 @@ mod cases;
 #[expect(dead_code, reason = "each suite uses its part of the client")]
 #[path = "../attack/client.rs"]
 mod client;
+mod downgrade;
 #[expect(dead_code, reason = "each suite uses its part of the frames")]
 #[path = "../attack/frames.rs"]
 mod frames;
@@ -31,6 +32,7 @@ mod guards;
 #[path = "../support/mesh.rs"]
 mod mesh;
 mod own_fields;
+mod peers;
 mod rate_limits;
 mod stream;
 mod streaming;

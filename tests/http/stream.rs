@@ -4,8 +4,8 @@ use loona_hpack::Decoder;
 
 use crate::client::Conn;
 use crate::frames::{
-    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
-    block, frame, read,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, block, frame, read,
 };
 use crate::system::{Place, System};
 
@@ -68,6 +68,20 @@ impl Streams {
         let flags = END_HEADERS | if end { END_STREAM } else { 0 };
         self.conn
             .send(&frame(HEADERS, flags, stream, &block(fields)));
+    }
+
+    /// Sends a head that ends the stream, in as many frames as it takes.
+    pub(crate) fn long_head(&mut self, stream: u32, fields: &[(&[u8], &[u8])]) {
+        let block = block(fields);
+        let mut pieces = block.chunks(16_384).peekable();
+        let (mut kind, mut flags) = (HEADERS, END_STREAM);
+        while let Some(piece) = pieces.next() {
+            if pieces.peek().is_none() {
+                flags |= END_HEADERS;
+            }
+            self.conn.send(&frame(kind, flags, stream, piece));
+            (kind, flags) = (CONTINUATION, 0);
+        }
     }
 
     /// Sends content.

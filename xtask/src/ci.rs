@@ -157,6 +157,7 @@ fn tools(root: &Path) -> Result<()> {
         "tests/oidc/package-lock.json is missing"
     );
     python::have_spiffe(root)?;
+    python::have_http_peers(root)?;
     golang::have_go_spiffe(root)?;
     let mut install = Command::new("npm");
     install

@@ -56,10 +56,20 @@ pub(crate) fn have_envoy(root: &Path) -> Result<PathBuf> {
 
 /// py-spiffe for the tests of the Workload API.
 pub(crate) fn have_spiffe(root: &Path) -> Result<()> {
-    let packages = steps::target(root).join("python");
-    let list = root.join("tests/workload_api/requirements.txt");
+    have_packages(root, "python", "tests/workload_api/requirements.txt")
+}
+
+/// websockets and gRPC for the tests of the HTTP path.
+pub(crate) fn have_http_peers(root: &Path) -> Result<()> {
+    have_packages(root, "python-http", "tests/http/peers/requirements.txt")
+}
+
+/// The packages of `list` below the target directory.
+fn have_packages(root: &Path, directory: &str, list: &str) -> Result<()> {
+    let packages = steps::target(root).join(directory);
     let wanted =
-        std::fs::read_to_string(&list).context("tests/workload_api/requirements.txt is missing")?;
+        std::fs::read_to_string(root.join(list)).with_context(|| format!("{list} is missing"))?;
+    let list = root.join(list);
     let wanted = format!("{wanted}{}", version(TESTS)?);
     if is_current(&packages, &wanted) {
         return Ok(());

@@ -9,6 +9,7 @@ use http::{HeaderMap, StatusCode};
 use super::{Handle, Incoming, Outgoing};
 use crate::h2::{Code, ConnectionError, Malformed, RequestHead, Requests, Settings, Side};
 use crate::io::mux::{Driver, Mux, MuxError};
+use crate::io::rt;
 use crate::io::stream::Stream;
 use crate::vocab::limits;
 
@@ -203,8 +204,38 @@ impl Respond {
             .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
+    /// What ends the stream behind the answer.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        Ending(Rc::clone(&self.0))
+    }
+
     /// Ready when the client has given the stream up.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         self.0.poll_gone(cx)
+    }
+}
+
+/// The end of a stream whose answer may be complete before its request is.
+#[derive(Debug)]
+pub struct Ending(Rc<Handle>);
+
+impl Ending {
+    /// Lets a client that has the whole answer end its request too, for `limits::LINGER_MS`; then it is told to stop. That
+    /// may follow the answer at once (RFC 9113 section 8.1), but there are clients that lose an answer which they read
+    /// together with a reset. Returns at once if there is no whole answer.
+    pub async fn linger(self) {
+        self.linger_within(limits::LINGER_MS).await;
+    }
+
+    /// As `linger`, for so many milliseconds.
+    pub(super) async fn linger_within(self, linger_ms: u64) {
+        let Handle { mux, id } = &*self.0;
+        if mux.is_half_closed(*id) {
+            let end = std::future::poll_fn(|cx| mux.poll_peer_end(*id, cx));
+            if rt::timeout(linger_ms, end).await.is_err() {
+                tracing::trace!("client is told to send no more of its request");
+            }
+        }
     }
 }

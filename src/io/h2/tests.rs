@@ -7,6 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
 use super::*;
+use crate::h2::frame::{FrameHead, kind};
 use crate::h2::message::Request;
 use crate::http::h1::{BodyDecoder, Framing};
 use crate::io::body::{Sink, Source, Trailers, pump};
@@ -353,32 +354,128 @@ async fn overhear(mut from: Half, mut to: Half, seen: Rc<RefCell<Vec<u8>>>) {
     }
 }
 
+/// A client's end of a connection that is served by `each`, and what the server sends on it.
+async fn overheard(each: fn(Asked) -> Work) -> (Stream, Rc<RefCell<Vec<u8>>>) {
+    let (up, near) = sockets().await;
+    let (far, down) = sockets().await;
+    serve(down, each);
+    let ((near_in, near_out), (far_in, far_out)) = (near.split(), far.split());
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    rt::spawn(overhear(near_in, far_out, Rc::default()));
+    rt::spawn(overhear(far_in, near_out, Rc::clone(&seen)));
+    (up, seen)
+}
+
+/// Heads of the frames that were sent whole, and the first bytes of their payloads as a number.
+fn frames_and_words(mut seen: &[u8]) -> Vec<(FrameHead, u32)> {
+    let mut frames = Vec::new();
+    while let Some((head, behind)) = seen.split_first_chunk() {
+        let head = FrameHead::parse(*head);
+        let Some((payload, rest)) = behind.split_at_checked(head.len as usize) else {
+            break;
+        };
+        let word = payload.first_chunk().map_or(0, |b| u32::from_be_bytes(*b));
+        frames.push((head, word));
+        seen = rest;
+    }
+    frames
+}
+
+fn frames(seen: &[u8]) -> Vec<FrameHead> {
+    let frames = frames_and_words(seen).into_iter();
+    frames.map(|(head, _)| head).collect()
+}
+
 #[test]
 fn the_end_goes_with_the_last_data() {
     on_both(|| {
         Box::pin(async {
-            let (up, near) = sockets().await;
-            let (far, down) = sockets().await;
-            serve(down, five);
-            let ((near_in, near_out), (far_in, far_out)) = (near.split(), far.split());
-            let seen = Rc::new(RefCell::new(Vec::new()));
-            rt::spawn(overhear(near_in, far_out, Rc::default()));
-            rt::spawn(overhear(far_in, near_out, Rc::clone(&seen)));
+            let (up, seen) = overheard(five).await;
             let mut asked = ask(clients(up)(), "/", true).unwrap();
             asked.answer.head().await.unwrap();
             let (n, trailers) = whole(asked.answer.body()).await.unwrap();
             assert_eq!((n, trailers), (5, None));
-            // RFC 9113 section 4.1: length, type, flags.
-            let seen = seen.borrow();
-            let (mut rest, mut data) = (seen.as_slice(), Vec::new());
-            while let [a, b, c, kind, flags, _, _, _, _, behind @ ..] = rest {
-                let len = u32::from_be_bytes([0, *a, *b, *c]);
-                if *kind == 0 {
-                    data.push((len, *flags));
-                }
-                rest = &behind[len as usize..];
-            }
+            let data: Vec<_> = frames(&seen.borrow())
+                .into_iter()
+                .filter(|frame| frame.kind == kind::DATA)
+                .map(|frame| (frame.len, frame.flags))
+                .collect();
             assert_eq!(data, [(5, 1)], "one DATA frame, with END_STREAM");
+        })
+    });
+}
+
+/// Answers before the request is whole, and lets the client end it for long, or for no time where the path says so.
+fn early(asked: Asked) -> Work {
+    Box::pin(async move {
+        let Asked {
+            head,
+            body,
+            mut respond,
+        } = asked;
+        let ending = respond.ending();
+        let mut out = respond
+            .send(StatusCode::FORBIDDEN, &HeaderMap::new(), false)
+            .unwrap();
+        out.send_last(Bytes::from_static(b"no")).await.unwrap();
+        drop((out, respond, body));
+        let short = head.path.is_some_and(|path| path == "/short");
+        ending.linger_within(if short { 1 } else { 600_000 }).await;
+    })
+}
+
+/// What was sent on a stream: types and flags, and the codes of resets.
+fn on_stream(seen: &RefCell<Vec<u8>>, id: u32) -> Vec<(u8, u32)> {
+    let frames = frames_and_words(&seen.borrow()).into_iter();
+    frames
+        .filter(|(head, _)| head.stream == id)
+        .map(|(head, word)| match head.kind {
+            kind::RST_STREAM => (head.kind, word),
+            kind => (kind, u32::from(head.flags)),
+        })
+        .collect()
+}
+
+#[test]
+fn an_early_answer_is_whole_before_the_client_is_told_to_stop() {
+    const ANSWER: [(u8, u32); 2] = [(kind::HEADERS, 4), (kind::DATA, 1)];
+    on_both(|| {
+        Box::pin(async {
+            let (up, seen) = overheard(early).await;
+            let client = clients(up);
+            let told = async |asked: &mut Answering| {
+                let head = asked.answer.head().await.unwrap();
+                assert_eq!(head.status, StatusCode::FORBIDDEN);
+                assert_eq!(whole(asked.answer.body()).await.unwrap(), (2, None));
+            };
+            // Who ends its request is not reset. It may send what it has leave for, which is not renewed.
+            let mut ends = ask(client(), "/", false).unwrap();
+            told(&mut ends).await;
+            let mut goes_on = ask(client(), "/", false).unwrap();
+            told(&mut goes_on).await;
+            let window = Bytes::from(vec![7; 65_536]);
+            goes_on.content.send(window).await.unwrap();
+            ends.content
+                .send_last(Bytes::from_static(b"x"))
+                .await
+                .unwrap();
+            // Who does not is told, and not that anything were wrong.
+            let mut stops = ask(client(), "/short", false).unwrap();
+            told(&mut stops).await;
+            std::future::poll_fn(|cx| stops.content.poll_gone(cx)).await;
+            assert_eq!(on_stream(&seen, 1), ANSWER);
+            assert_eq!(on_stream(&seen, 3), ANSWER);
+            let reset = (kind::RST_STREAM, Code::NO_ERROR.0);
+            assert_eq!(on_stream(&seen, 5), [ANSWER[0], ANSWER[1], reset]);
+            // What they have sent and nobody reads takes none of the connection's window.
+            let mut held = Vec::new();
+            for _ in 0..60 {
+                let mut one = ask(client(), "/", false).unwrap();
+                told(&mut one).await;
+                let window = Bytes::from(vec![7; 65_536]);
+                one.content.send(window).await.unwrap();
+                held.push(one);
+            }
         })
     });
 }

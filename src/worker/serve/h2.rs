@@ -64,17 +64,24 @@ fn lost(error: &MuxError, other: CloseReason) -> CloseReason {
 
 async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
     let asked = match taken {
-        Taken::Request(asked) => *asked,
+        Taken::Request(asked) => asked,
         Taken::Malformed(why) => {
             let story = Story::begin(&core, &site, Kind::Request, &core.snapshot());
             return story.fail(CloseReason::BadRequest, why);
         }
     };
+    let ending = asked.respond.ending();
+    answer(&core, &site, asked).await;
+    ending.linger().await;
+}
+
+/// Serves and records a request.
+async fn answer(core: &Rc<Core>, site: &Rc<Site>, asked: Box<Asked>) {
     let Asked {
         head,
         body,
         respond,
-    } = asked;
+    } = *asked;
     let responder = Responder::H2 {
         respond,
         is_head: head.method == Method::HEAD,
@@ -82,10 +89,10 @@ async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
     if head.oversized {
         let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
         let why = (CloseReason::Limit, status);
-        return unread(&core, &site, responder, why, Malformed::Large.text()).await;
+        return unread(core, site, responder, why, Malformed::Large.text()).await;
     }
     if let Some(protocol) = head.protocol.clone() {
-        let here = (&core, &site);
+        let here = (core, site);
         return Box::pin(websocket::serve(here, &protocol, head, body, responder)).await;
     }
     let RequestHead {
@@ -110,7 +117,7 @@ async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
         Ok(canonical) => canonical,
         Err(error) => {
             let why = (CloseReason::BadRequest, bad_request_status(error));
-            return unread(&core, &site, responder, why, &error.to_string()).await;
+            return unread(core, site, responder, why, &error.to_string()).await;
         }
     };
     let arrived = Arrived {
@@ -121,7 +128,7 @@ async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
         upgrade: None,
     };
     // Boxed, so that it is made where it stays: the task that holds it is moved when it begins.
-    Box::pin(exchange::serve(&core, &site, arrived, responder)).await;
+    Box::pin(exchange::serve(core, site, arrived, responder)).await;
 }
 
 /// Answers and records a request that cannot be read.

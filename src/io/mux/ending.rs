@@ -1,0 +1,33 @@
+//! Streams on which we have sent everything while the peer has not.
+
+use std::task::{Context, Poll};
+
+use super::{Mux, register};
+use crate::h2::Heads;
+
+impl<H: Heads> Mux<H> {
+    /// Whether we have sent everything on a stream, and the peer may go on.
+    pub(in crate::io) fn is_half_closed(&self, id: u32) -> bool {
+        let state = self.0.borrow();
+        let open = state.slots.find(id).is_some_and(|slot| !slot.ended);
+        open && state.session.is_sent(id)
+    }
+
+    /// Ready when the peer has ended its side of a stream, in order or not. What it sends until then is passed over.
+    pub(in crate::io) fn poll_peer_end(&self, id: u32, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.0.borrow_mut();
+        let state = &mut *state;
+        let Some(slot) = state.slots.find_mut(id) else {
+            return Poll::Ready(());
+        };
+        state.held = state.held.saturating_sub(slot.chunks.len());
+        (slot.chunks, slot.tail) = Default::default();
+        if slot.ended || slot.reset.is_some() || state.ended {
+            return Poll::Ready(());
+        }
+        register(&mut slot.reader, cx);
+        state.session.pass_over(id);
+        state.sent();
+        Poll::Pending
+    }
+}
