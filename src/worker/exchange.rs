@@ -320,8 +320,15 @@ async fn prepare<'s>(
         return Err(Box::new(answered));
     }
     let goes = sent.as_ref().unwrap_or(request);
-    let going = going(core, snapshot, site, &plan, goes, (&attempt, &pick))
-        .map_err(|refusal| refusal.behind(&permit))?;
+    let going = going(core, snapshot, site, &plan, goes, (&attempt, &pick)).map_err(|refusal| {
+        // Where there is nothing that it may go to, that is a denial.
+        let full = refusal.close == CloseReason::Overflow;
+        if full {
+            refusal.behind(&permit)
+        } else {
+            refusal
+        }
+    })?;
     let cookie = attempt.cookie(snapshot, request, site.scheme == "https");
     passed
         .downstream
