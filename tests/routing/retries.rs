@@ -164,7 +164,8 @@ async fn times_of_a_route_end_it_with_504() {
     ] {
         let (status, body) = asked(&system, "GET", path, "").await;
         assert_eq!((status, body.as_str()), (504, "upstream_timeout"), "{path}");
-        let record = system.record(|r| r["status"] == 504).await;
+        let of_it = |r: &serde_json::Value| r["status"] == 504 && r["request"]["path"] == path;
+        let record = system.record(of_it).await;
         assert!(record.to_string().contains(why), "{record}");
     }
     assert_eq!(seen.load(Ordering::Relaxed), 2);
