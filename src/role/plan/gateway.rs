@@ -198,6 +198,49 @@ impl<'s> Onward<'s, '_> {
     }
 }
 
+/// A port of a service that is asked for at its own gateway, where `entry` judges it.
+struct Called<'s> {
+    rules: &'s Enforcements,
+    gateway: usize,
+    own: &'s Gateway,
+    entry: &'s Enforcement,
+    service: (usize, u16),
+}
+
+impl<'s> Called<'s> {
+    /// What routes make of a request for it: `Some(None)` if nothing, `None` if they lead nowhere.
+    fn routed(&self, request: &Request, pick: &Pick<'_>) -> Option<Option<Plan<'s>>> {
+        let Self {
+            rules,
+            gateway,
+            own,
+            entry,
+            service,
+        } = *self;
+        let mesh = &rules.mesh;
+        // Another host inside a tunnel is judged as what the tunnel is for, so that its routes are not for it.
+        let is_named =
+            || waypoint::service(mesh, &rules.directory, gateway, &request.host) == Some(service.0);
+        let routes = &rules.routes;
+        let found = || routes.at_service(mesh, gateway, service, request, is_named);
+        match way(found, pick)? {
+            Way::Plain => Some(None),
+            Way::Redirect(rule) => Some(Some(redirects(entry, own, Some(service.0), rule))),
+            Way::To(leg, rule) => {
+                let onward = Onward {
+                    rules,
+                    gateway,
+                    own,
+                    entry,
+                    service: Some(service),
+                    host: sent_host(rule, request),
+                };
+                onward.plan(leg, rule, pick).map(Some)
+            }
+        }
+    }
+}
+
 pub(super) fn through_waypoint<'s>(
     rules: &'s Enforcements,
     gateway: usize,
@@ -214,29 +257,15 @@ pub(super) fn through_waypoint<'s>(
     let own = rules.mesh.gateways.get(gateway)?;
     let entry = rules.services.get(at)?.as_ref()?;
     if let Some(request) = request {
-        // Another host inside a tunnel is judged as what the tunnel is for, so that its routes are not for it.
-        let is_named = || {
-            let (mesh, directory) = (&rules.mesh, &rules.directory);
-            waypoint::service(mesh, directory, gateway, &request.host) == Some(at)
+        let called = Called {
+            rules,
+            gateway,
+            own,
+            entry,
+            service: (at, port.number),
         };
-        let found = || {
-            let routes = &rules.routes;
-            routes.at_service(&rules.mesh, gateway, (at, port.number), request, is_named)
-        };
-        match way(found, pick)? {
-            Way::Plain => {}
-            Way::Redirect(rule) => return Some(redirects(entry, own, Some(at), rule)),
-            Way::To(leg, rule) => {
-                let onward = Onward {
-                    rules,
-                    gateway,
-                    own,
-                    entry,
-                    service: Some((at, port.number)),
-                    host: sent_host(rule, request),
-                };
-                return onward.plan(leg, rule, pick);
-            }
+        if let Some(plan) = called.routed(request, pick)? {
+            return Some(plan);
         }
     }
     let workload = pick.workload(&rules.mesh, at, nth, &Caller::gateway(own))?;
@@ -277,29 +306,15 @@ pub(super) fn through_egress<'s>(
     let own = rules.mesh.gateways.get(gateway)?;
     let entry = rules.services.get(at)?.as_ref()?;
     if let Some(request) = request {
-        // Another host inside a tunnel is judged as what the tunnel is for, so that its routes are not for it.
-        let is_named = || {
-            let (mesh, directory) = (&rules.mesh, &rules.directory);
-            waypoint::service(mesh, directory, gateway, &request.host) == Some(at)
+        let called = Called {
+            rules,
+            gateway,
+            own,
+            entry,
+            service: (at, port.number),
         };
-        let found = || {
-            let routes = &rules.routes;
-            routes.at_service(&rules.mesh, gateway, (at, port.number), request, is_named)
-        };
-        match way(found, pick)? {
-            Way::Plain => {}
-            Way::Redirect(rule) => return Some(redirects(entry, own, Some(at), rule)),
-            Way::To(leg, rule) => {
-                let onward = Onward {
-                    rules,
-                    gateway,
-                    own,
-                    entry,
-                    service: Some((at, port.number)),
-                    host: sent_host(rule, request),
-                };
-                return onward.plan(leg, rule, pick);
-            }
+        if let Some(plan) = called.routed(request, pick)? {
+            return Some(plan);
         }
     }
     let address = address.filter(|_| service.passthrough);
