@@ -147,7 +147,11 @@ async fn route(request: &Request<Incoming>, face: Face, source: &Source) -> Resp
             let told = status.upstreams.as_ref().map(|(mesh, endpoints)| {
                 endpoints::to_json(mesh, endpoints, clock::millis()).to_string()
             });
-            answer(StatusCode::OK, JSON, told.unwrap_or_default())
+            answer(
+                StatusCode::OK,
+                JSON,
+                told.unwrap_or_else(|| "[]".to_owned()),
+            )
         }
         "/identities" if admin => {
             let now = rustls::pki_types::UnixTime::now();

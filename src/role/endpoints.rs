@@ -20,6 +20,7 @@ use crate::upstream::health::Health;
 use crate::upstream::load::{self, Kind, Load, Overflow, Pool};
 use crate::upstream::resolved::Resolved;
 use crate::vocab::addr::UpstreamAddr;
+use crate::vocab::host::Host;
 use crate::vocab::locality::Locality;
 use crate::vocab::resource::ResourceName;
 
@@ -351,6 +352,22 @@ pub struct Pick<'a> {
     pub only: Option<usize>,
     /// The backend that a route has chosen before: the next endpoint is one of it.
     pub leg: Option<Leg>,
+    /// The host of what is sent, where a route has written it before.
+    pub host: Option<&'a Host>,
+    /// What is open: routes of today are for what comes after.
+    pub settled: bool,
+}
+
+impl Pick<'_> {
+    /// For an endpoint of what was chosen among `several` by the same turn: it follows from that in the same way, so that
+    /// it would be the same one each time.
+    #[must_use]
+    pub fn spread(self, several: bool) -> Self {
+        Self {
+            turn: after(self.turn, usize::from(several)),
+            ..self
+        }
+    }
 }
 
 /// The backend of a route that was chosen for a request.
@@ -478,19 +495,20 @@ impl<'a> Pick<'a> {
     fn endpoint(&self, mesh: &Mesh, at: usize, port: usize, from: &Caller<'_>) -> Option<Place> {
         let balance = &mesh.services.get(at)?.balance;
         let endpoints = self.endpoints?.of(at);
-        let candidates = endpoints
-            .iter()
-            .enumerate()
-            .map(|(nth, endpoint)| Candidate {
-                weight: endpoint.weight,
-                distance: from.distance(endpoint, balance),
-                ejected: endpoint
-                    .health
-                    .get(port)
-                    .is_some_and(|h| h.is_ejected(self.now_ms)),
-                tried: self.tried.contains(&nth),
-                active: endpoint.health.get(port).map_or(0, |h| h.active()),
-            });
+        let one = |nth: usize| {
+            endpoints
+                .get(nth)
+                .map_or_else(Candidate::default, |endpoint| {
+                    let health = endpoint.health.get(port);
+                    Candidate {
+                        weight: endpoint.weight,
+                        distance: from.distance(endpoint, balance),
+                        ejected: health.is_some_and(|h| h.is_ejected(self.now_ms)),
+                        tried: self.tried.contains(&nth),
+                        active: health.map_or(0, |h| h.active()),
+                    }
+                })
+        };
         let table = self.endpoints.and_then(|all| all.tables.get(&at));
         let key = || affinity::key(balance.hash.as_ref()?, self.call?, self.fresh);
         let how = How {
@@ -499,7 +517,7 @@ impl<'a> Pick<'a> {
             keyed: table.and_then(|table| Some((&**table, key()?))),
         };
         let turn = after(self.turn, self.tried.len());
-        let nth = choose(candidates, how, turn)?;
+        let nth = choose(endpoints.len(), one, how, turn)?;
         if let Some(chosen) = self.chosen {
             chosen.set(Some(Chosen {
                 service: at,

@@ -359,6 +359,7 @@ pub fn again<'s>(
     let pick = Pick {
         only,
         leg,
+        settled: true,
         ..Pick::default()
     };
     let plan = plan(rules, point, connection, request, pick).ok()?;
@@ -501,12 +502,24 @@ impl<'s> Plan<'s> {
     #[must_use]
     pub fn connection_sent<'c>(&self, connection: &'c Connection) -> Cow<'c, Connection> {
         match self.leg {
-            Some(leg) if leg.port != connection.port => Cow::Owned(Connection {
-                port: leg.port,
-                ..connection.clone()
-            }),
+            Some(leg) if leg.port != connection.port && self.judges_sent() => {
+                Cow::Owned(Connection {
+                    port: leg.port,
+                    ..connection.clone()
+                })
+            }
             Some(_) | None => Cow::Borrowed(connection),
         }
+    }
+
+    fn judges_sent(&self) -> bool {
+        self.asked < self.enforcements.len()
+    }
+
+    /// Whether a route chose this backend among several.
+    #[must_use]
+    pub fn is_spread(&self) -> bool {
+        self.rule.is_some_and(|rule| rule.backends.len() > 1)
     }
 
     /// The enforcement points in their order, and whether each judges what is sent.

@@ -8,7 +8,7 @@ use crate::upstream::hash::{Table, mix};
 use crate::upstream::health::OutlierDetection;
 
 /// What a choice looks at in one endpoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Candidate {
     /// `weight`; 0 takes part as 1.
     pub weight: u32,
@@ -56,16 +56,15 @@ const STEP: u64 = 0x9E37_79B9_7F4A_7C15;
 /// not looked at (`minHealthPercent`); where all in health were tried, ejected ones are the last resort. `None`: every one was tried, or
 /// there is none.
 #[must_use]
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "an iterator, which callers make in place"
-)]
-pub fn choose<I>(candidates: I, how: How<'_>, turn: usize) -> Option<usize>
-where
-    I: Iterator<Item = Candidate> + Clone,
-{
+pub fn choose(
+    len: usize,
+    one: impl Fn(usize) -> Candidate,
+    how: How<'_>,
+    turn: usize,
+) -> Option<usize> {
+    let candidates = Candidates { len, one: &one };
     let (mut all, mut ejected) = (0_u64, 0_u64);
-    for candidate in candidates.clone() {
+    for candidate in candidates.each() {
         all = all.saturating_add(1);
         ejected = ejected.saturating_add(u64::from(candidate.ejected));
     }
@@ -76,36 +75,57 @@ where
     let open = |c: &Candidate| !c.tried;
     if !panic {
         let fit = |c: &Candidate| open(c) && !c.ejected;
-        if let Some(found) = by(how, &candidates, fit, turn) {
+        if let Some(found) = by(how, candidates, fit, turn) {
             return Some(found);
         }
     }
-    by(how, &candidates, open, turn)
+    by(how, candidates, open, turn)
+}
+
+/// Looked at one by one where keys decide, so that the rest of them costs nothing.
+struct Candidates<'a, F> {
+    len: usize,
+    one: &'a F,
+}
+
+impl<F> Clone for Candidates<'_, F> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<F> Copy for Candidates<'_, F> {}
+
+impl<'a, F: Fn(usize) -> Candidate> Candidates<'a, F> {
+    fn each(self) -> impl Iterator<Item = Candidate> + Clone + use<'a, F> {
+        (0..self.len).map(self.one)
+    }
+
+    fn get(self, at: usize) -> Option<Candidate> {
+        (at < self.len).then(|| (self.one)(at))
+    }
 }
 
 /// Of those that fit and are nearest one, by key or else by `simple`.
-fn by<I>(
+fn by<F: Fn(usize) -> Candidate>(
     how: How<'_>,
-    candidates: &I,
+    candidates: Candidates<'_, F>,
     fit: impl Fn(&Candidate) -> bool,
     turn: usize,
-) -> Option<usize>
-where
-    I: Iterator<Item = Candidate> + Clone,
-{
+) -> Option<usize> {
     if let Some((table, key)) = how.keyed
         && let Some(found) = by_key(table, key, candidates, &fit)
     {
         return Some(found);
     }
-    let at = |turn| nearest(candidates.clone(), &fit, turn);
+    let at = |turn| nearest(candidates.each(), &fit, turn);
     match how.simple {
         Simple::RoundRobin => at(turn),
         Simple::Random => at(after(turn, FIRST)),
         Simple::LeastRequest => {
             let (first, second) = (at(after(turn, FIRST))?, at(after(turn, SECOND))?);
             let load = |nth: usize| {
-                let one = candidates.clone().nth(nth);
+                let one = candidates.get(nth);
                 one.map_or((0, 1), |c| {
                     (u64::from(c.active), u64::from(c.weight.max(1)))
                 })
@@ -119,18 +139,15 @@ where
 }
 
 /// Of those that fit and are nearest the first that may take a key.
-fn by_key<I>(
+fn by_key<F: Fn(usize) -> Candidate>(
     table: &Table,
     key: u64,
-    candidates: &I,
+    candidates: Candidates<'_, F>,
     fit: impl Fn(&Candidate) -> bool,
-) -> Option<usize>
-where
-    I: Iterator<Item = Candidate> + Clone,
-{
-    let distance = candidates.clone().filter(&fit).map(|c| c.distance).min()?;
+) -> Option<usize> {
+    let distance = candidates.each().filter(&fit).map(|c| c.distance).min()?;
     let takes = |at: &usize| {
-        let one = candidates.clone().nth(*at);
+        let one = candidates.get(*at);
         one.is_some_and(|c| fit(&c) && c.distance == distance)
     };
     table.walk(key).find(takes)
@@ -200,6 +217,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn choose(all: impl Iterator<Item = Candidate>, how: How<'_>, turn: usize) -> Option<usize> {
+        let all: Vec<Candidate> = all.collect();
+        super::choose(all.len(), |nth| all[nth], how, turn)
+    }
     use crate::upstream::hash::{Member, Shape};
 
     const PLAIN: Candidate = Candidate {

@@ -59,6 +59,8 @@ impl Attempt {
             chosen: Some(&self.chosen),
             only: None,
             leg: self.leg.get(),
+            host: None,
+            settled: false,
         }
     }
 
@@ -203,7 +205,7 @@ fn left_out(snapshot: &Snapshot, chosen: Chosen, why: &'static str) {
 }
 
 /// Whether another endpoint might do better. An answer of the far end's policy is an answer.
-fn is_endpoints_fault(error: &DialError) -> bool {
+pub(super) fn is_endpoints_fault(error: &DialError) -> bool {
     match error {
         DialError::Hbone(HboneError::Refused(status)) => matches!(
             *status,

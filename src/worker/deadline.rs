@@ -8,16 +8,15 @@ use crate::exchange::close::CloseReason;
 use crate::io::rt;
 use crate::worker::open::Cancel;
 
-/// Runs an exchange, and ends it when its time is over: a request with 504 if no answer has begun. `is_tunnel`: it goes on
-/// after its answer.
+/// Runs an exchange, and ends it when its time is over: a request with 504 if no answer has begun.
 pub(super) async fn within<T>(
     times: Timeouts,
-    is_tunnel: bool,
     cancel: &Cancel,
     mut exchange: Pin<&mut impl Future<Output = T>>,
 ) -> T {
-    let request = times.request_ms.filter(|_| !is_tunnel);
-    let request = request.map(|ms| (ms, CloseReason::UpstreamTimeout, "timeout of the request"));
+    let request = times
+        .request_ms
+        .map(|ms| (ms, CloseReason::UpstreamTimeout, "timeout of the request"));
     let stream = times
         .stream_ms
         .map(|ms| (ms, CloseReason::Timeout, "timeout of the stream"));

@@ -29,7 +29,7 @@ use crate::io::hbone::Far;
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::upstream::{Target, Version};
 use crate::jwt::{TokenRules, authenticate_cached, www_authenticate};
-use crate::policy::{Permit, Request};
+use crate::policy::{Judged, Permit, Request};
 use crate::role::authenticate::{self, TokenRefused};
 use crate::role::egress;
 use crate::role::endpoints::{Caller, Pick};
@@ -116,7 +116,8 @@ pub async fn serve(
     let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
     let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
-    let entry = match enter(core, opened, &snapshot, (&story, going.place)) {
+    let placed = (&story, going.place, permit.verdict());
+    let entry = match enter(core, opened, &snapshot, placed) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
@@ -133,14 +134,13 @@ pub async fn serve(
         upgrade,
         times,
     };
+    let cancel = &entry.cancel;
     if request.method == Method::CONNECT {
-        let tunnel = connect::connect(work, body, responder, story, &entry.cancel);
-        return deadline::within(times, true, &entry.cancel, Box::pin(tunnel).as_mut()).await;
+        return Box::pin(connect::connect(work, body, responder, story, cancel)).await;
     }
     let keep = {
-        let cancel = &entry.cancel;
         let exchange = pin!(forwarding::exchange(work, body, responder, story, cancel));
-        deadline::within(times, false, cancel, exchange).await
+        deadline::within(times, cancel, exchange).await
     };
     if let Some(upgrade) = upgrade {
         upgrade.enter(entry);
@@ -220,9 +220,10 @@ fn enter(
     core: &Core,
     opened: Rc<Opened>,
     judged_by: &Arc<Snapshot>,
-    (story, place): (&Story, Option<load::Place>),
+    (story, place, allowed): (&Story, Option<load::Place>, &Judged),
 ) -> Result<Entry, Box<Refusal>> {
-    inbound::take(core, &opened.site).map_err(|detail| Box::new(Refusal::full(detail)))?;
+    inbound::take(core, &opened.site)
+        .map_err(|detail| Box::new(Refusal::full(detail)).behind(allowed))?;
     let latest = core.snapshot();
     let leaf = opened.site.leaf.clone();
     if !Arc::ptr_eq(&latest, judged_by) && !opened.is_still_allowed(&latest) {
@@ -307,7 +308,7 @@ async fn prepare<'s>(
     if !login.is_met(request.claims.as_ref()) {
         return Err(Box::new(Refusal::missing_token(site, request)));
     }
-    // Tokens may have taken a parameter out of the target; nothing else of the plan depends on them.
+    // Tokens may have taken a parameter out of the target. The backend stays, whatever routes would say of what is left.
     let sent = routed::sent(&plan, site, snapshot, request)?;
     let permit = plan
         .judge_sent(&site.connection, Some(request), sent.as_ref())
@@ -324,7 +325,7 @@ async fn prepare<'s>(
         // Where there is nothing that it may go to, that is a denial.
         let full = refusal.close == CloseReason::Overflow;
         if full {
-            refusal.behind(&permit)
+            refusal.behind(permit.verdict())
         } else {
             refusal
         }
@@ -469,7 +470,8 @@ pub fn target(
             let gateway = mesh.gateways.iter().find(|g| Some(&g.id) == plan.own);
             let from = gateway.map_or_else(Caller::default, Caller::gateway);
             let asked = (*service, *port, *asked);
-            let pick = &pick.of(request, site.connection.remote);
+            let spread = pick.spread(plan.is_spread());
+            let pick = &spread.of(request, site.connection.remote);
             let addresses = vec![judge::endpoint(core, snapshot, asked, &from, pick)?];
             let version = version(plan.protocol);
             // CONNECT and bytes carry the client's own TLS, which must not be wrapped once more.

@@ -50,11 +50,15 @@ pub fn elsewhere<'s>(
     attempt: &mut Attempt,
     snapshot: &'s Snapshot,
     site: &Site,
-    request: Option<&Request>,
+    (request, sent): (Option<&Request>, Option<&Request>),
     first: &[&Enforcement],
 ) -> Option<Plan<'s>> {
     loop {
-        let plan = plan(snapshot, site, request, attempt.pick(snapshot)).ok()?;
+        let pick = Pick {
+            host: sent.map(|sent| &sent.host),
+            ..attempt.pick(snapshot)
+        };
+        let plan = plan(snapshot, site, request, pick).ok()?;
         if plan.is_judged_as(first) {
             return Some(plan);
         }

@@ -365,7 +365,7 @@ pub async fn dialled(
             return None;
         }
         let site = &opened.site;
-        let plan = judge::elsewhere(&mut attempt, snapshot, site, None, &first)?;
+        let plan = judge::elsewhere(&mut attempt, snapshot, site, (None, None), &first)?;
         let permit = plan.judge(&site.connection, None).ok()?;
         let pick = attempt.again(snapshot);
         let target = exchange::target(core, snapshot, site, &plan, None, &pick);

@@ -55,9 +55,22 @@ pub(crate) fn routes(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
         let hostnames = raw.hostnames.iter().flatten();
         let hostnames = hostnames.filter_map(|at| checking.cx.host(at, true));
         let hostnames = hostnames.collect();
-        let rules = raw.rules.iter().enumerate();
-        let rules = rules.filter_map(|(nth, rule)| checking.rule(nth, rule));
-        let rules = rules.collect();
+        let mut rules: Vec<RouteRule> = Vec::new();
+        for (nth, raw) in raw.rules.iter().enumerate() {
+            let Some(rule) = checking.rule(nth, raw) else {
+                continue;
+            };
+            if rules.iter().any(|other| other.label == rule.label) {
+                let place = raw
+                    .name
+                    .as_ref()
+                    .map_or_else(|| raw.place(), |name| &name.place);
+                let label = rule.label.escape_debug();
+                let why = format!("a second rule `{label}`, which records would not tell apart");
+                checking.cx.out.error(place, why);
+            }
+            rules.push(rule);
+        }
         all.push(HttpRoute {
             name,
             parents,

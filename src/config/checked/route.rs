@@ -192,7 +192,7 @@ pub struct Timeouts {
     pub backend_request_ms: Option<u64>,
     /// `idle`: nothing moves.
     pub idle_ms: Option<u64>,
-    /// `stream`: a tunnel or an upgraded connection.
+    /// `stream`: an exchange, also one whose answer goes on.
     pub stream_ms: Option<u64>,
 }
 

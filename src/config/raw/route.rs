@@ -210,7 +210,7 @@ table! {
         backend_request: Option<At<Millis>> = "backendRequest",
         /// Ours: how long nothing may move.
         idle: Option<At<Millis>> = "idle",
-        /// Ours: how long a tunnel or an upgraded connection may stay.
+        /// Ours: how long an exchange may take, also one whose answer goes on.
         stream: Option<At<Millis>> = "stream",
     }
 }

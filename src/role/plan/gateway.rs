@@ -12,7 +12,6 @@ use crate::role::outbound::{self, Route};
 use crate::role::plan::{HTTP_PORT, Next, Plan, leads_to};
 use crate::role::routes::{self, Found};
 use crate::role::waypoint;
-use crate::upstream::balance;
 use crate::vocab::host::Host;
 
 /// What routes make of a request.
@@ -29,6 +28,9 @@ enum Way<'s> {
 fn way<'s>(found: impl FnOnce() -> Found<'s>, pick: &Pick<'_>) -> Option<Way<'s>> {
     if let Some(leg) = pick.leg {
         return Some(Way::To(leg, None));
+    }
+    if pick.settled {
+        return Some(Way::Plain);
     }
     match found() {
         Found::NoRoute => Some(Way::Plain),
@@ -91,14 +93,7 @@ impl<'s> Onward<'s, '_> {
             // What a route sends to a service is judged as if it had been asked for there.
             enforcements.push(rules.services.get(leg.service)?.as_ref()?);
         }
-        let spread = Pick {
-            // Which endpoint follows from the turn in the same way as which backend, if there are several.
-            turn: balance::after(
-                pick.turn,
-                usize::from(rule.is_some_and(|r| r.backends.len() > 1)),
-            ),
-            ..*pick
-        };
+        let spread = pick.spread(rule.is_some_and(|rule| rule.backends.len() > 1));
         let (workload, next) = if here {
             self.inside(leg, (service, nth), &spread)?
         } else {
@@ -233,7 +228,7 @@ impl<'s> Called<'s> {
                     own,
                     entry,
                     service: Some(service),
-                    host: sent_host(rule, request),
+                    host: sent_host(rule, request, pick),
                 };
                 onward.plan(leg, rule, pick).map(Some)
             }
@@ -355,14 +350,14 @@ pub(super) fn through_ingress<'s>(
             own,
             entry,
             service: None,
-            host: sent_host(rule, request),
+            host: sent_host(rule, request, pick),
         }
         .plan(leg, rule, pick),
     }
 }
 
 /// The host of what is sent.
-fn sent_host<'a>(rule: Option<&'a RouteRule>, request: &'a Request) -> &'a Host {
+fn sent_host<'a>(rule: Option<&'a RouteRule>, request: &'a Request, pick: &Pick<'a>) -> &'a Host {
     let written = rule.and_then(|rule| rule.rewrite.host.as_ref());
-    written.unwrap_or(&request.host)
+    written.or(pick.host).unwrap_or(&request.host)
 }

@@ -132,8 +132,8 @@ impl Others<'_> {
         } = self;
         let (site, request) = (&opened.site, Some(self.request));
         let mut attempt = attempt.borrow_mut();
-        let plan = judge::elsewhere(&mut attempt, snapshot, site, request, first)?;
         let sent = self.sent.as_deref();
+        let plan = judge::elsewhere(&mut attempt, snapshot, site, (request, sent), first)?;
         let permit = plan.judge_sent(&site.connection, request, sent).ok()?;
         let pick = attempt.again(snapshot);
         let goes = sent.or(request);

@@ -62,12 +62,12 @@ impl Refusal {
 
     /// Policy lets it pass, and a rate limit does not.
     pub(super) fn limited(why: Box<Stopped>, permit: &Permit) -> Box<Self> {
-        Box::<Self>::from(why).behind(permit)
+        Box::<Self>::from(why).behind(permit.verdict())
     }
 
     /// It is not policy that refuses: that lets it pass.
-    pub(super) fn behind(mut self: Box<Self>, permit: &Permit) -> Box<Self> {
-        self.judged = Some(permit.verdict().clone());
+    pub(super) fn behind(mut self: Box<Self>, allowed: &Judged) -> Box<Self> {
+        self.judged = Some(allowed.clone());
         self
     }
 

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::future::Future;
 
+use bytes::BytesMut;
+
 use crate::exchange::close::CloseReason;
 use crate::http::h1::Chunk;
 use crate::io::body::Source;
@@ -11,6 +13,7 @@ use crate::io::upstream::{Again, DialError, Target, Upstream, Upstreams, Version
 use crate::policy::Permit;
 use crate::vocab::limits;
 use crate::vocab::text::chain;
+use crate::worker::attempt::is_endpoints_fault;
 use crate::worker::forward::{
     Forward, Moving, Onward, REFUSED, SILENT, Slot, Tried, client_broke, dial_reason, via,
 };
@@ -58,7 +61,7 @@ async fn keep(
     body: &mut Source<'_>,
     cancel: &Cancel,
 ) -> Result<VecDeque<Chunk>, (CloseReason, Option<String>)> {
-    let mut kept = VecDeque::new();
+    let (mut kept, mut flat) = (VecDeque::new(), BytesMut::new());
     let small = moving
         .length
         .is_some_and(|n| n <= limits::REPEATED_BODY_BYTES);
@@ -70,7 +73,9 @@ async fn keep(
     let read = async {
         loop {
             match std::future::poll_fn(|cx| body.poll_next(cx)).await {
-                Ok(Some(piece)) => kept.push_back(piece),
+                // A piece is a part of the buffer that it came in, all of which it would hold.
+                Ok(Some(Chunk::Data(piece))) => flat.extend_from_slice(&piece),
+                Ok(Some(trailers @ Chunk::Trailers(_))) => kept.push_back(trailers),
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -84,6 +89,9 @@ async fn keep(
         }
     };
     let whole = Box::pin(read).await?;
+    if !flat.is_empty() {
+        kept.push_front(Chunk::Data(flat.freeze()));
+    }
     body.again(&kept);
     match whole {
         Ok(Ok(())) => moving.whole.set(true),
@@ -183,7 +191,8 @@ async fn wait(others: &dyn Onward, cancel: &Cancel) -> Result<(), CloseReason> {
 /// No endpoint could be connected to.
 fn undialled(error: &DialError, others: &dyn Onward) -> Tried {
     let (close, detail) = (dial_reason(error), chain(error));
-    if others.retries().again(Cause::Connect, true) {
+    // An answer of the far end's policy is an answer.
+    if is_endpoints_fault(error) && others.retries().again(Cause::Connect, true) {
         Tried::Again(close, detail)
     } else {
         Tried::Over(close, Some(detail), true)

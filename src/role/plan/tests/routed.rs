@@ -307,6 +307,46 @@ fn weights_choose_once() {
 }
 
 #[test]
+fn what_is_open_without_a_route_takes_none_that_comes() {
+    let request = request("/");
+    let open = |more: &str| {
+        let rules = rules(more);
+        let towards = ResourceName::new("default", "v1");
+        again(
+            &rules,
+            &waypoint(),
+            &web(),
+            Some(&request),
+            (Some(&towards), None),
+        )
+        .is_some_and(|plan| plan.still_allows(&waypoint(), &web(), Some(&request)))
+    };
+    let redirect = route(
+        "{ filters = [{ type = \"RequestRedirect\", requestRedirect.hostname = \"b.example\" }] }",
+    );
+    let away = route(&format!("{{ {TO_V2} }}"));
+    let none = route(&format!(
+        "{{ matches = [{{ path.value = \"/v2\" }}], {TO_V2} }}"
+    ));
+    // Of another service that leads to the same port of its workload.
+    let other = r#"
+[[serviceEntry]]
+name = "other"
+labels = { "istio.io/use-waypoint" = "g" }
+hosts = ["other"]
+ports = [{ number = 80, name = "http", protocol = "HTTP", targetPort = 8080 }]
+location = "MESH_INTERNAL"
+resolution = "STATIC"
+workloadSelector.labels = { version = "v1" }
+"#;
+    let denied = denied("other", "/");
+    for routes in ["", &redirect, &away, &none] {
+        assert!(open(&format!("{routes}{other}")), "{routes}");
+        assert!(!open(&format!("{routes}{other}{denied}")), "{routes}");
+    }
+}
+
+#[test]
 fn what_is_open_stays_with_its_backend_when_routes_change() {
     let to_v2 = rules(&route(&format!("{{ {TO_V2} }}")));
     let request = request("/");
