@@ -64,6 +64,9 @@ type Latencies = Vec<u64>;
 /// A task that asks, and gives back what it asked on.
 type Asking<S> = JoinHandle<Result<(Latencies, S)>>;
 
+/// How long a connection with its first answer may take, and an answer once the time is over.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Tells the starter that everything is open, and waits for its word.
 fn ready() -> Result<()> {
     println!("ready");
@@ -71,12 +74,21 @@ fn ready() -> Result<()> {
     Ok(std::io::stdin().read_exact(&mut [0])?)
 }
 
-/// Waits for all tasks and prints the outcome; the first error is the run's. What they asked on is not closed before the
-/// starter has read what the proxy used.
-async fn gather<S>(tasks: Vec<Asking<S>>, began: Instant) -> Result<()> {
+/// What comes of `step`, if it does not take longer than it may.
+async fn within<T>(step: impl Future<Output = Result<T>>) -> Result<T> {
+    let step = tokio::time::timeout(PATIENCE, step).await;
+    step.with_context(|| format!("a connection or an answer does not come in {PATIENCE:?}"))?
+}
+
+/// Waits for all tasks and prints the outcome; the first error is the run's, and so is an answer that does not come. What
+/// they asked on is not closed before the starter has read what the proxy used.
+async fn gather<S>(tasks: Vec<Asking<S>>, began: Instant, span: Duration) -> Result<()> {
+    let late = began + span + PATIENCE;
     let (mut all, mut open) = (Vec::new(), Vec::new());
     for task in tasks {
-        let (latencies, asked_on) = task.await??;
+        let task = tokio::time::timeout_at(late.into(), task).await;
+        let task = task.with_context(|| format!("an answer does not come in {PATIENCE:?}"))?;
+        let (latencies, asked_on) = task??;
         all.extend(latencies);
         open.push(asked_on);
     }
@@ -136,6 +148,24 @@ impl Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_does_not_come_ends_the_run() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        LocalSet::new().block_on(&runtime, async {
+            let silent = std::future::pending::<Result<(Latencies, ())>>();
+            let silent = tokio::task::spawn_local(silent);
+            let began = Instant::now()
+                .checked_sub(2 * PATIENCE)
+                .expect("up so long");
+            let gathered = gather(vec![silent], began, Duration::ZERO).await;
+            let told = gathered.expect_err("no answer").to_string();
+            assert_eq!(told, "an answer does not come in 60s");
+        });
+    }
 
     #[test]
     fn percentiles_are_of_sorted_latencies() {

@@ -139,7 +139,8 @@ fn soak(options: &Options, ground: &Ground) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
     let (mut answers, mut reloads) = (0, 0);
-    while began.elapsed() < options.span {
+    // Memory is compared, which takes two rounds even if the first one takes longer than all.
+    while began.elapsed() < options.span || soaked.iter().any(|one| one.memory.len() < 2) {
         let outcomes = round(options.round(), &mut soaked, &mut reloads, ground)?;
         answers += outcomes
             .iter()
@@ -147,6 +148,7 @@ fn soak(options: &Options, ground: &Ground) -> Result<()> {
             .sum::<u64>();
         told(began, &outcomes, &soaked);
     }
+    soaked.iter().try_for_each(Soaked::exactly_recorded)?;
     println!(
         "{answers} answers and {reloads} reloads in {:.0} s: none lost, each recorded",
         began.elapsed().as_secs_f64()
@@ -252,14 +254,18 @@ impl Soaked {
     fn start(peer: Peer, job: Job, ground: &Ground) -> Result<Self> {
         let rig = Rig::ready(peer, &case("", job, Load::Start, Ask::Allowed), ground)?;
         let descriptors = descriptors(rig.proxy())?;
-        Ok(Self {
+        let this = Self {
             rig,
             job,
             began: Instant::now(),
             asked: 0,
             memory: Vec::new(),
             descriptors,
-        })
+        };
+        // Nobody has counted what was asked until it served.
+        this.quiet()?;
+        this.empty_records()?;
+        Ok(this)
     }
 
     /// Another configuration, once it holds: services and policies have come and gone, and whoever was allowed still is.
@@ -291,30 +297,66 @@ impl Soaked {
         Ok(body.to_owned())
     }
 
-    /// Empties the file of records, which the process appends to, once nothing more comes.
-    fn forget_records(&mut self) -> Result<()> {
+    /// Waits until nothing more comes into the file of records.
+    fn quiet(&self) -> Result<()> {
         let file = self.rig.records();
+        let begun = Instant::now();
         let mut length = None;
         loop {
             let now = fs::metadata(&file)?.len();
             if length.replace(now) == Some(now) {
-                break;
+                return Ok(());
             }
+            ensure!(
+                begun.elapsed() < SETTLE,
+                "{}: records still come after {SETTLE:?}",
+                file.display()
+            );
             std::thread::sleep(Duration::from_millis(700));
         }
-        fs::File::options().write(true).open(&file)?.set_len(0)?;
+    }
+
+    /// Empties the file of records, which the process appends to.
+    fn empty_records(&self) -> Result<()> {
+        let file = fs::File::options().write(true).open(self.rig.records())?;
+        Ok(file.set_len(0)?)
+    }
+
+    /// Empties the file of records, once nothing more comes: no request has two of them.
+    fn forget_records(&mut self) -> Result<()> {
+        self.exactly_recorded()?;
+        self.empty_records()?;
         self.asked = 0;
         Ok(())
     }
 
-    /// As many records of requests as there were requests, and none that is told as lost.
+    /// As many records as requests, once nothing more comes.
+    fn exactly_recorded(&self) -> Result<()> {
+        self.quiet()?;
+        let found = self.records()?;
+        ensure!(
+            found == self.asked,
+            "{}: {found} records of {} requests",
+            self.rig.records().display(),
+            self.asked
+        );
+        Ok(())
+    }
+
+    /// Records of requests, none of which may be told as lost.
+    fn records(&self) -> Result<u64> {
+        let file = self.rig.records();
+        let lost = peer::lost(&file)?.records;
+        ensure!(lost == 0, "{}: {lost} records are lost", file.display());
+        peer::requests(&file)
+    }
+
+    /// Waits for as many records as there were requests, and no more.
     fn recorded(&mut self) -> Result<()> {
         let file = self.rig.records();
         let begun = Instant::now();
         loop {
-            let lost = peer::lost(&file)?.records;
-            let found = peer::requests(&file)?;
-            ensure!(lost == 0, "{}: {lost} records are lost", file.display());
+            let found = self.records()?;
             ensure!(
                 found <= self.asked,
                 "{}: {found} records of {} requests",
@@ -344,10 +386,7 @@ impl Soaked {
     /// Memory at the end is what it was after the first minute (in a short run: the first half).
     fn remembers(&self, span: Duration) -> Result<()> {
         let first = Duration::from_secs(60).min(span / 2);
-        let (begun, ended) = (&self.memory, self.memory.last());
-        let begun = begun.iter().take_while(|(at, _)| *at <= first).last();
-        let begun = begun.or(self.memory.first()).context("no round")?.1;
-        let ended = ended.context("no round")?.1;
+        let (begun, ended) = compared(&self.memory, first).context("fewer than two rounds")?;
         let bound = begun + begun * GROWTH_PERCENT / 100 + GROWTH_BYTES;
         println!(
             "{}: {:.1} MB resident at first, {:.1} MB at the end (at most {:.1} MB)",
@@ -387,6 +426,15 @@ impl Soaked {
             std::thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// What is compared of measurements: the last one until `first`, or else the first, and the last of all. Never one with
+/// itself.
+fn compared(memory: &[(Duration, u64)], first: Duration) -> Option<(u64, u64)> {
+    let ((_, ended), before) = memory.split_last()?;
+    let begun = before.iter().take_while(|(at, _)| *at <= first).last();
+    let (_, begun) = begun.or(before.first())?;
+    Some((*begun, *ended))
 }
 
 fn descriptors(proxy: &Proxy) -> Result<usize> {
@@ -444,6 +492,20 @@ mod tests {
         assert_eq!((usual.span.as_secs(), usual.round()), (600, ROUND));
         let short = Options::parse(&["--seconds", "20"]).expect("valid");
         assert_eq!(short.round().as_secs(), 5);
+    }
+
+    #[test]
+    fn no_memory_is_compared_with_itself() {
+        let memory: Vec<_> = (1..=4).map(|n| (Duration::from_secs(10 * n), n)).collect();
+        let of = |rounds: usize, first| {
+            let memory = memory.get(..rounds).expect("so many");
+            compared(memory, Duration::from_secs(first))
+        };
+        assert_eq!(of(4, 20), Some((2, 4)));
+        assert_eq!(of(4, 5), Some((1, 4)));
+        assert_eq!(of(2, 60), Some((1, 2)));
+        assert_eq!(of(1, 60), None);
+        assert_eq!(of(0, 60), None);
     }
 
     #[test]

@@ -5,11 +5,13 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::task::spawn_local;
+use tokio_rustls::client::TlsStream;
 
 use super::answer::{Answer, Expected};
 use super::tls::Dialer;
-use super::{Latencies, Shot, gather, nanoseconds, ready};
+use super::{Latencies, Shot, gather, nanoseconds, ready, within};
 
 /// What one read takes at most, in bytes.
 pub(super) const READ: usize = 32 * 1024;
@@ -62,6 +64,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Asker<S> {
     }
 }
 
+impl Asker<TlsStream<TcpStream>> {
+    /// A new connection, on which the first request has its answer.
+    pub(super) async fn opened(dialer: &Dialer, shot: &Shot, request: &Rc<[u8]>) -> Result<Self> {
+        let mut asker = Self::new(dialer.connect().await?, shot, request);
+        asker.ask().await?;
+        Ok(asker)
+    }
+}
+
 impl Shot {
     /// What every answer has to be.
     pub(super) fn expected(&self) -> Expected {
@@ -78,9 +89,7 @@ pub(super) async fn keep_alive(shot: &Shot) -> Result<()> {
     let request: Rc<[u8]> = shot.http1(false).into();
     let mut askers = Vec::new();
     for _ in 0..shot.connections {
-        let mut asker = Asker::new(dialer.connect().await?, shot, &request);
-        asker.ask().await?;
-        askers.push(asker);
+        askers.push(within(Asker::opened(&dialer, shot, &request)).await?);
     }
     ready()?;
     let began = Instant::now();
@@ -98,7 +107,7 @@ pub(super) async fn keep_alive(shot: &Shot) -> Result<()> {
             }
         })
     });
-    gather(tasks.collect(), began).await
+    gather(tasks.collect(), began, shot.span).await
 }
 
 /// A connection for each request: TCP, full handshake, request, answer, close.
@@ -124,5 +133,5 @@ pub(super) async fn handshakes(shot: &Shot) -> Result<()> {
             }
         })
     });
-    gather(tasks.collect(), began).await
+    gather(tasks.collect(), began, shot.span).await
 }

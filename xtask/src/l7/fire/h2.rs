@@ -12,7 +12,7 @@ use tokio::task::spawn_local;
 
 use super::answer::{Answer, Expected};
 use super::tls::Dialer;
-use super::{Latencies, Shot, gather, nanoseconds, ready};
+use super::{Latencies, Shot, gather, nanoseconds, ready, within};
 
 /// Window of a stream, in bytes: no answer waits for it.
 const STREAM_WINDOW: u32 = 1024 * 1024;
@@ -47,9 +47,12 @@ pub(super) async fn streams(shot: &Shot) -> Result<()> {
     let request = shot.http2()?;
     let mut opened = Vec::new();
     for _ in 0..shot.connections {
-        let mut requests = open(&dialer).await?;
-        ask(&mut requests, &request, shot.expected()).await?;
-        opened.push(requests);
+        let one = async {
+            let mut requests = open(&dialer).await?;
+            ask(&mut requests, &request, shot.expected()).await?;
+            Ok(requests)
+        };
+        opened.push(within(one).await?);
     }
     ready()?;
     let began = Instant::now();
@@ -72,7 +75,7 @@ pub(super) async fn streams(shot: &Shot) -> Result<()> {
             }
         })
     });
-    gather(tasks.collect(), began).await
+    gather(tasks.collect(), began, shot.span).await
 }
 
 async fn ask(
@@ -139,16 +142,19 @@ pub(super) async fn tunnels(shot: &Shot) -> Result<()> {
     let dialer = Dialer::new(shot, "h2")?;
     let mut carriers = Vec::new();
     for _ in 0..shot.streams {
-        carriers.push(open(&dialer).await?);
+        carriers.push(within(open(&dialer)).await?);
     }
     let carriers = Rc::new(carriers);
     let mut tunnels = Vec::new();
     for number in 0..shot.connections {
         let carrier = carriers.get(number % carriers.len());
         let mut carrier = carrier.cloned().context("no connection")?;
-        let mut inner = Inner::open(&mut carrier, shot).await?;
-        inner.ask().await?;
-        tunnels.push(inner);
+        let one = async {
+            let mut inner = Inner::open(&mut carrier, shot).await?;
+            inner.ask().await?;
+            Ok(inner)
+        };
+        tunnels.push(within(one).await?);
     }
     ready()?;
     let began = Instant::now();
@@ -166,5 +172,5 @@ pub(super) async fn tunnels(shot: &Shot) -> Result<()> {
             }
         })
     });
-    gather(tasks.collect(), began).await
+    gather(tasks.collect(), began, shot.span).await
 }

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use anyhow::{Context as _, Result};
 use tokio::task::spawn_local;
 
-use super::Shot;
 use super::h1::{Asker, OPENING};
 use super::tls::Dialer;
+use super::{Shot, within};
 
 /// Opens `connections` and makes one request on each, prints `ready`, keeps them until the input ends, and then makes
 /// another request on each: none of them may have been lost.
@@ -21,8 +21,7 @@ pub(super) async fn hold(shot: &Shot) -> Result<()> {
         let opening = (0..many).map(|_| {
             let (dialer, request, shot) = (dialer.clone(), Rc::clone(&request), shot.clone());
             spawn_local(async move {
-                let mut asker = Asker::new(dialer.connect().await?, &shot, &request);
-                asker.ask().await?;
+                let mut asker = within(Asker::opened(&dialer, &shot, &request)).await?;
                 asker.rest();
                 anyhow::Ok(asker)
             })
@@ -35,7 +34,8 @@ pub(super) async fn hold(shot: &Shot) -> Result<()> {
     std::io::stdout().flush()?;
     std::io::stdin().read_to_end(&mut Vec::new())?;
     for asker in &mut held {
-        asker.ask().await.context("a held connection is gone")?;
+        let asked = within(asker.ask()).await;
+        asked.context("a held connection is gone")?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use super::answer::Wrong;
 use super::h1::Asker;
 use super::tls::Dialer;
-use super::{Shot, ready};
+use super::{PATIENCE, Shot, ready, within};
 
 /// Between two attempts.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -29,12 +29,9 @@ pub(super) async fn first(shot: &Shot) -> Result<()> {
     std::io::stdout().flush()?;
     let end = Instant::now() + shot.span;
     loop {
-        let attempt = tokio::time::timeout(ATTEMPT, async {
-            let mut asker = Asker::new(dialer.connect().await?, shot, &request);
-            asker.ask().await
-        });
-        match attempt.await {
-            Ok(Ok(())) => break,
+        let attempt = Asker::opened(&dialer, shot, &request);
+        match tokio::time::timeout(ATTEMPT, attempt).await {
+            Ok(Ok(_)) => break,
             Ok(Err(error)) if Instant::now() >= end => return Err(error),
             Err(late) if Instant::now() >= end => return Err(late.into()),
             Ok(Err(_)) | Err(_) => tokio::time::sleep(PAUSE).await,
@@ -80,9 +77,9 @@ impl Changed {
 pub(super) async fn change(shot: &Shot) -> Result<()> {
     let dialer = Dialer::new(shot, "http/1.1")?;
     let request: Rc<[u8]> = shot.http1(false).into();
-    let mut open = Asker::new(dialer.connect().await?, shot, &request);
-    for _ in 0..10 {
-        open.ask().await?;
+    let mut open = within(Asker::opened(&dialer, shot, &request)).await?;
+    for _ in 0..9 {
+        within(open.ask()).await?;
     }
     // Its starter changes the policy once it has said so.
     ready()?;
@@ -111,7 +108,9 @@ pub(super) async fn change(shot: &Shot) -> Result<()> {
         }
         Ok(None)
     };
-    let (open_ns, new_ns) = tokio::try_join!(busy, new)?;
+    let both = async { tokio::try_join!(busy, new) };
+    let both = tokio::time::timeout(shot.span + PATIENCE, both).await;
+    let (open_ns, new_ns) = both.context("an answer does not come")??;
     ensure!(
         new_ns.is_some(),
         "the change of policy was not seen on any connection"
