@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::routes::CONFIG;
-use crate::system::{Subnet, System};
+use crate::system::{Subnet, System, head};
 
 const ROUTES: &str = r#"
 [[httpRoute]]
@@ -22,7 +22,7 @@ parentRefs = [{ kind = "Service", name = "reviews" }]
 name = "retried"
 matches = [{ path.value = "/" }]
 retry = { attempts = 2, codes = [503], backoff = "1ms" }
-timeouts = { backendRequest = "300ms", request = "20s" }
+timeouts = { backendRequest = "2s", request = "20s" }
 backendRefs = [{ name = "reviews", port = 80 }]
 
 [[httpRoute.rules]]
@@ -34,13 +34,13 @@ backendRefs = [{ name = "reviews", port = 80 }]
 [[httpRoute.rules]]
 name = "timed"
 matches = [{ path.value = "/timed" }]
-timeouts.request = "200ms"
+timeouts.request = "1s"
 backendRefs = [{ name = "reviews", port = 80 }]
 
 [[httpRoute.rules]]
 name = "idle"
 matches = [{ path.value = "/idle" }]
-timeouts.idle = "200ms"
+timeouts.idle = "1s"
 backendRefs = [{ name = "reviews", port = 80 }]
 "#;
 
@@ -60,14 +60,9 @@ async fn flaky(address: SocketAddr, bad: usize) -> Arc<AtomicUsize> {
 }
 
 async fn serve(mut stream: TcpStream, bad: bool) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => return,
-        }
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
+    let Some(head) = head(&mut stream).await else {
+        return;
+    };
     let length = head
         .lines()
         .find_map(|l| l.strip_prefix("content-length: "));

@@ -6,7 +6,7 @@ use ringgate::cli::os;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::system::{Subnet, System};
+use crate::system::{Subnet, System, head};
 
 pub(crate) const CONFIG: &str = r#"
 [[node]]
@@ -151,14 +151,10 @@ async fn echo(address: SocketAddr, name: &'static str) {
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    match stream.read_u8().await {
-                        Ok(byte) => head.push(byte),
-                        Err(_) => return,
-                    }
-                }
-                let body = format!("{name}\n{}", String::from_utf8_lossy(&head));
+                let Some(head) = head(&mut stream).await else {
+                    return;
+                };
+                let body = format!("{name}\n{head}");
                 let answer = format!(
                     "HTTP/1.1 200 OK\r\nx-secret: 1\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
                     body.len()

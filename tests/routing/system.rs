@@ -148,18 +148,23 @@ pub(crate) async fn get(mut stream: TcpStream, host: &str, path: &str) -> (u16, 
     (status, body.to_owned())
 }
 
+/// The head of a message, up to its empty line; `None` if it does not come whole.
+pub(crate) async fn head(stream: &mut TcpStream) -> Option<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.ok()?);
+    }
+    Some(String::from_utf8_lossy(&head).into_owned())
+}
+
 /// An app that answers every request with its name.
 pub(crate) async fn app(address: SocketAddr, name: &'static str) {
     let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut head = Vec::new();
-                while !head.ends_with(b"\r\n\r\n") {
-                    match stream.read_u8().await {
-                        Ok(byte) => head.push(byte),
-                        Err(_) => return,
-                    }
+                if head(&mut stream).await.is_none() {
+                    return;
                 }
                 let len = name.len();
                 let answer = format!(

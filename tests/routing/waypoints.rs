@@ -6,7 +6,7 @@ use ringgate::cli::os;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::system::{LIMIT, Subnet, System};
+use crate::system::{LIMIT, Subnet, System, head};
 
 const CONFIG: &str = r#"
 [[node]]
@@ -100,14 +100,10 @@ async fn app(address: SocketAddr) {
 }
 
 async fn serve(mut stream: TcpStream) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match stream.read_u8().await {
-            Ok(byte) => head.push(byte),
-            Err(_) => return,
-        }
-    }
-    let length = if head.starts_with(b"GET /long") {
+    let Some(head) = head(&mut stream).await else {
+        return;
+    };
+    let length = if head.starts_with("GET /long") {
         100
     } else {
         2
