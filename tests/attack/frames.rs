@@ -41,6 +41,25 @@ pub(crate) fn field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
+/// Name and value.
+pub(crate) type Field = (&'static [u8], &'static [u8]);
+
+/// Fields and more of them.
+pub(crate) fn with(fields: &[Field], more: &[Field]) -> Vec<Field> {
+    [fields, more].concat()
+}
+
+/// Fields of which one has another value.
+pub(crate) fn instead(fields: &[Field], name: &'static [u8], value: &'static [u8]) -> Vec<Field> {
+    let field = |(n, v): &Field| if *n == name { (name, value) } else { (*n, *v) };
+    fields.iter().map(field).collect()
+}
+
+/// Fields but one.
+pub(crate) fn without(fields: &[Field], name: &[u8]) -> Vec<Field> {
+    fields.iter().filter(|(n, _)| *n != name).copied().collect()
+}
+
 /// A header block.
 pub(crate) fn block(fields: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();

@@ -4,13 +4,10 @@ use std::time::{Duration, Instant};
 
 use crate::client::{Conn, client, stolen};
 use crate::frames::{
-    CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM,
-    SETTINGS, WINDOW_UPDATE, block, field, frame, get, read,
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, Field, GOAWAY, HEADERS, PING, PREFACE, RST_STREAM,
+    SETTINGS, WINDOW_UPDATE, block, field, frame, get, instead, read, with, without,
 };
 use crate::system::System;
-
-/// Name and value.
-type Field = (&'static [u8], &'static [u8]);
 
 crate::both!(malformed_requests, floods, rapid_reset, header_memory);
 
@@ -51,14 +48,9 @@ fn malformed_requests(system: &System) {
         (b":authority", b"customer-api"),
         (b":path", b"/h2"),
     ];
-    let with = |fields: &[Field]| -> Vec<Field> { [&good[..], fields].concat() };
-    let instead = |name: &'static [u8], value: &'static [u8]| -> Vec<Field> {
-        good.iter()
-            .map(|(n, v)| if *n == name { (name, value) } else { (*n, *v) })
-            .collect()
-    };
-    let without =
-        |name: &[u8]| -> Vec<Field> { good.iter().filter(|(n, _)| *n != name).copied().collect() };
+    let with = |more: &[Field]| with(&good, more);
+    let instead = |name, value| instead(&good, name, value);
+    let without = |name: &[u8]| without(&good, name);
     let send = |fields: &[Field], rest: &[u8]| {
         let mut conn = open(system);
         let flags = if rest.is_empty() {
