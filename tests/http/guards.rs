@@ -16,16 +16,7 @@ fn with(io: &str, limits: &str) -> System {
     System::with(io, |config| format!("{config}\n[limits]\n{limits}\n"))
 }
 
-/// The test on both drivers.
-macro_rules! on_both {
-    ($($name:ident),+ $(,)?) => {
-        $(mod $name {
-            #[test] fn epoll() { super::$name("epoll"); }
-            #[test] fn io_uring() { super::$name("io_uring"); }
-        })+
-    };
-}
-on_both!(
+crate::on_both!(
     heads_have_their_time,
     bodies_have_a_limit,
     requests_of_a_connection,

@@ -53,5 +53,16 @@ macro_rules! both {
 }
 pub(crate) use both;
 
+/// Runs each function once with each driver, of which it gets the name.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name {
+            #[test] fn epoll() { super::$name("epoll"); }
+            #[test] fn io_uring() { super::$name("io_uring"); }
+        })+
+    };
+}
+pub(crate) use on_both;
+
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");

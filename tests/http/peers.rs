@@ -1,4 +1,5 @@
-//! Real peers on both sides: Python's websockets and gRPC, Node.js, curl; through the ingress and at the waypoint.
+//! Real peers on both sides: Python's websockets and gRPC, Node.js, curl; through the ingress and at the waypoint. gRPC
+//! through the ingress alone: its client verifies a name, which a waypoint's certificate does not have.
 //!
 //! Needs python3 with the packages of `tests/http/peers/requirements.txt` in `target/python-http`, node and curl, and fails
 //! without them.
@@ -9,11 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use ringgate::cli::os;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 
 use crate::client::{client, stolen};
 use crate::system::{Place, System};
+
+crate::on_both!(websockets, grpc, node, alpn);
 
 /// A service beside the recording one: another port of the same workload.
 const PEER: &str = r#"
@@ -90,9 +94,11 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // `timeout` passes it on to what it runs, which a kill would not reach.
-        let pid = self.0.id().to_string();
-        drop(Command::new("kill").arg(pid).status());
-        drop(self.0.wait());
+        let ended = os::terminate(self.0.id()).and_then(|()| self.0.wait());
+        // A test that fails already tells its own reason.
+        if !std::thread::panicking() {
+            ended.expect("the server ends");
+        }
     }
 }
 
@@ -246,14 +252,3 @@ fn alpn(io: &str) {
     assert_eq!(chosen(&system, &system.layout.at(13, 8443)), b"h2");
     assert_eq!(chosen(&system, &system.layout.at(3, 8443)), b"http/1.1");
 }
-
-/// The test on both drivers.
-macro_rules! on_both {
-    ($($name:ident),+ $(,)?) => {
-        $(mod $name {
-            #[test] fn epoll() { super::$name("epoll"); }
-            #[test] fn io_uring() { super::$name("io_uring"); }
-        })+
-    };
-}
-on_both!(websockets, grpc, node, alpn);

@@ -32,16 +32,7 @@ by = ["source.principal", "request.headers[x-tenant]"]
 tokenBucket = { maxTokens = 3, fillInterval = "1h" }
 "#;
 
-/// The test on both drivers.
-macro_rules! on_both {
-    ($($name:ident),+ $(,)?) => {
-        $(mod $name {
-            #[test] fn epoll() { super::$name("epoll"); }
-            #[test] fn io_uring() { super::$name("io_uring"); }
-        })+
-    };
-}
-on_both!(each_has_his_own_and_no_more);
+crate::on_both!(each_has_his_own_and_no_more);
 
 fn limit_of(place: Place) -> &'static str {
     match place {

@@ -190,6 +190,15 @@ impl System {
         );
     }
 
+    /// Waits until descriptors are as few as `before`, but for connections that are kept.
+    pub(crate) fn gives_back(&self, before: usize) {
+        let back = self.within(Duration::from_secs(10), || {
+            self.descriptors() <= before + 12
+        });
+        let now = self.descriptors();
+        assert!(back, "{now} descriptors, {before} before");
+    }
+
     /// The process lives, has not panicked anywhere, and serves.
     pub(crate) fn healthy(&self) {
         self.lives();

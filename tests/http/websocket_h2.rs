@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::backend::{BODY, ECHO, SWITCH, WAIT};
 use crate::stream::{Answer, Ended, Streams};
 use crate::system::{PLACES, Place, System};
+use crate::websocket::record;
 
 crate::both!(
     bytes_both_ways,
@@ -16,6 +15,7 @@ crate::both!(
     cut_by_policy,
     ends_with_its_peers
 );
+crate::on_both!(idle);
 
 const CANCEL: u32 = 8;
 
@@ -58,12 +58,6 @@ fn echoes(streams: &mut Streams, bytes: &[u8]) -> bool {
     streams.data(1, bytes, false);
     streams.until(1, &mut answer, |a| a.body.len() >= bytes.len());
     answer.body == bytes
-}
-
-fn record(system: &System, place: Place, path: &str, event: &str) -> Value {
-    system.record(|r| {
-        r["role"] == place.role() && r["request"]["path"] == path && r["event"] == event
-    })
 }
 
 fn bytes_both_ways(system: &System) {
@@ -237,26 +231,19 @@ fn ends_with_its_peers(system: &System) {
             assert_eq!(closed["close"], "downstream_reset", "{closed}");
         }
     }
-    let back = system.within(Duration::from_secs(10), || {
-        system.descriptors() <= before + 12
-    });
-    assert!(
-        back,
-        "{} descriptors, {before} before",
-        system.descriptors()
-    );
+    system.gives_back(before);
 }
 
 /// One that says nothing for longer than it may is cut.
 fn idle(io: &str) {
     let system = System::with(io, |config| {
-        format!("{config}\n[limits]\nstreamIdleTimeout = \"700ms\"\n")
+        format!("{config}\n[limits]\nstreamIdleTimeout = \"2s\"\n")
     });
     let mut quiet = open(&system, Place::Waypoint, "/api/ws2/quiet");
     let mut busy = open(&system, Place::Waypoint, "/api/ws2/busy");
-    for _ in 0..12 {
+    for _ in 0..14 {
         assert!(echoes(&mut busy, b"x"), "the busy one is cut");
-        std::thread::sleep(Duration::from_millis(150));
+        std::thread::sleep(Duration::from_millis(250));
     }
     assert_eq!(quiet.answer(1).ended, Ended::Reset(CANCEL));
     let closed = system.record(|r| {
@@ -264,14 +251,4 @@ fn idle(io: &str) {
     });
     assert_eq!(closed["reason"], "stream is idle");
     system.healthy();
-}
-
-#[test]
-fn idle_epoll() {
-    idle("epoll");
-}
-
-#[test]
-fn idle_io_uring() {
-    idle("io_uring");
 }

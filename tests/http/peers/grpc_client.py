@@ -48,7 +48,15 @@ failed = status("Fails")
 assert failed.code() is grpc.StatusCode.FAILED_PRECONDITION, failed
 assert failed.details() == "not – now", failed.details()
 assert dict(failed.trailing_metadata())["x-trailing"] == "of an error"
-assert status("Slow", timeout=0.5).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+assert status("Slow", timeout=2).code() is grpc.StatusCode.DEADLINE_EXCEEDED
+# Which the client's own clock says; the server has heard of the deadline, and that the call is over.
+told = channel.unary_unary("/api/peer/Ended")
+until = time.monotonic() + 30
+while not (slow := told(b"", timeout=60)):
+    assert time.monotonic() < until, "the server does not hear of it"
+    time.sleep(0.05)
+# On its way it is rounded up.
+assert float(slow) < 3, slow
 assert status("NoSuch").code() is grpc.StatusCode.UNIMPLEMENTED
 denied = status("../denied/Unary")
 assert denied.code() is grpc.StatusCode.PERMISSION_DENIED, denied

@@ -18,7 +18,14 @@ def fails(request, context):
     context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not – now")
 
 
+# Seconds that each of them had left at its begin, once it is over.
+over = []
+
+
 def slow(request, context):
+    left = context.time_remaining()
+    if not context.add_callback(lambda: over.append(left)):
+        over.append(left)
     while context.is_active():
         time.sleep(0.05)
     return request
@@ -55,10 +62,15 @@ def count(request, context):
     return b"%d" % cancelled
 
 
+def ended(request, context):
+    return " ".join(map(str, over)).encode()
+
+
 HANDLERS = {
     "/api/peer/Unary": grpc.unary_unary_rpc_method_handler(unary),
     "/api/peer/Fails": grpc.unary_unary_rpc_method_handler(fails),
     "/api/peer/Slow": grpc.unary_unary_rpc_method_handler(slow),
+    "/api/peer/Ended": grpc.unary_unary_rpc_method_handler(ended),
     "/api/peer/Down": grpc.unary_stream_rpc_method_handler(down),
     "/api/peer/Up": grpc.stream_unary_rpc_method_handler(up),
     "/api/peer/Both": grpc.stream_stream_rpc_method_handler(both),

@@ -37,7 +37,6 @@ const routes = {
     response.addTrailers({ "x-sum": "5" });
     response.end();
   },
-  "/api/peer/port": (request, response) => response.end(String(request.socket.remotePort)),
 };
 let events;
 
