@@ -70,6 +70,13 @@ impl Streams {
             .send(&frame(HEADERS, flags, stream, &block(fields)));
     }
 
+    /// Sends a head and content of one frame, which ends the stream, at once.
+    pub(crate) fn message(&mut self, stream: u32, fields: &[(&[u8], &[u8])], body: &[u8]) {
+        let head = frame(HEADERS, END_HEADERS, stream, &block(fields));
+        let body = frame(DATA, END_STREAM, stream, body);
+        self.conn.send(&[head, body].concat());
+    }
+
     /// Sends a head that ends the stream, in as many frames as it takes.
     pub(crate) fn long_head(&mut self, stream: u32, fields: &[(&[u8], &[u8])]) {
         let block = block(fields);
