@@ -169,15 +169,21 @@ impl Reader {
         Ok(())
     }
 
-    /// Takes a cookie; `true` if it is the first.
+    /// Takes a cookie; `true` if it is the first. One without content adds nothing: joined, it would leave a space at the
+    /// end of the value, which an HTTP/1 peer reads without it (RFC 9112 section 5.1).
     fn crumb(&mut self, value: &[u8]) -> bool {
         let Some(first) = self.headers.get(header::COOKIE) else {
             return true;
         };
+        if value.is_empty() {
+            return false;
+        }
         if self.crumbs.is_empty() {
             self.crumbs.extend_from_slice(first.as_bytes());
         }
-        self.crumbs.extend_from_slice(b"; ");
+        if !self.crumbs.is_empty() {
+            self.crumbs.extend_from_slice(b"; ");
+        }
         self.crumbs.extend_from_slice(value);
         false
     }
