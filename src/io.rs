@@ -15,6 +15,7 @@ pub mod listener;
 pub mod memory;
 pub mod mux;
 pub mod nft_turn;
+pub mod pace;
 pub mod peer;
 pub mod random;
 pub mod records;

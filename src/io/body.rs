@@ -11,6 +11,7 @@ use crate::http::canonical::clean_trailers;
 use crate::http::h1::{self, BodyDecoder, Chunk, Decoded};
 use crate::io::h1::{Reader, Writer};
 use crate::io::h2::{Incoming, Outgoing};
+use crate::io::pace::BodyPace;
 use crate::io::rt;
 
 /// Data up to this size is gathered with what was written before it.
@@ -31,6 +32,8 @@ pub enum Source<'a> {
     Held(Box<(VecDeque<Chunk>, Self)>),
     /// A body of which no more than so many bytes are taken.
     Limited(Box<(u64, Self)>),
+    /// A body that must not keep us waiting.
+    Paced(Box<(BodyPace<'a>, Self)>),
 }
 
 /// A body is longer than it may be.
@@ -38,7 +41,7 @@ pub enum Source<'a> {
 #[error("body is longer than the limit (limits.maxRequestBodyBytes)")]
 pub struct TooLong;
 
-impl Source<'_> {
+impl<'a> Source<'a> {
     /// Puts pieces that were read before the rest.
     #[must_use]
     pub fn with(self, pieces: VecDeque<Chunk>) -> Self {
@@ -58,11 +61,17 @@ impl Source<'_> {
     pub fn again(&mut self, pieces: &VecDeque<Chunk>) {
         match self {
             Self::Held(held) => held.0.clone_from(pieces),
-            Self::Empty | Self::H1(..) | Self::H2(_) | Self::Limited(_) => {
+            Self::Empty | Self::H1(..) | Self::H2(_) | Self::Limited(_) | Self::Paced(_) => {
                 let rest = std::mem::replace(self, Self::Empty);
                 *self = rest.with(pieces.clone());
             }
         }
+    }
+
+    /// The body, which breaks off with `TooSlow` where it keeps its reader waiting for longer than `pace` allows.
+    #[must_use]
+    pub fn paced(self, pace: BodyPace<'a>) -> Self {
+        Self::Paced(Box::new((pace, self)))
     }
 
     /// The next piece; `None` at the end.
@@ -118,6 +127,16 @@ impl Source<'_> {
                 }
                 Poll::Ready(Ok(next))
             }
+            Self::Paced(paced) => {
+                let (pace, body) = &mut **paced;
+                let next = body.poll_next(cx);
+                let size = |next: &io::Result<Option<Chunk>>| match next {
+                    Ok(Some(Chunk::Data(data))) => data.len(),
+                    Ok(Some(Chunk::Trailers(_)) | None) | Err(_) => 0,
+                };
+                let next = ready!(pace.poll(next, cx, size));
+                Poll::Ready(next.unwrap_or_else(|slow| Err(io::Error::other(slow))))
+            }
         }
     }
 
@@ -135,6 +154,7 @@ impl Source<'_> {
             Self::H1(reader, _) => reader.poll_gone(cx),
             Self::Held(held) => held.1.poll_gone(cx),
             Self::Limited(limited) => limited.1.poll_gone(cx),
+            Self::Paced(paced) => paced.1.poll_gone(cx),
         }
     }
 
@@ -146,6 +166,7 @@ impl Source<'_> {
             Self::H1(_, decoder) => decoder.is_done(),
             Self::Held(held) => held.0.is_empty() && held.1.is_done(),
             Self::Limited(limited) => limited.1.is_done(),
+            Self::Paced(paced) => paced.1.is_done(),
         }
     }
 
@@ -158,6 +179,7 @@ impl Source<'_> {
             Self::H2(stream) => stream.is_end(),
             Self::Held(held) => held.0.is_empty() && held.1.is_empty(),
             Self::Limited(limited) => limited.1.is_empty(),
+            Self::Paced(paced) => paced.1.is_empty(),
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _};
 
 use crate::http::h1::{H1Error, may_decide};
 use crate::io::buffers::{self, Size};
+use crate::io::pace::{Unread, Watch};
 use crate::io::rt;
 use crate::io::stream::{Half, Stream};
 use crate::record::PAYLOAD_BYTES;
@@ -50,6 +51,8 @@ pub struct Writer {
     out: BytesMut,
     /// A message has begun and not ended.
     within: bool,
+    /// How long the peer may take nothing of what is written, in milliseconds.
+    patience_ms: Option<u64>,
 }
 
 /// Splits a stream for HTTP/1.
@@ -66,6 +69,7 @@ pub fn split(stream: Stream) -> (Reader, Writer) {
             half: write,
             out: BytesMut::new(),
             within: false,
+            patience_ms: None,
         },
     )
 }
@@ -284,16 +288,22 @@ impl Writer {
         buffers::give(std::mem::take(&mut self.out));
     }
 
+    /// From here on a peer that takes nothing of what is written for `ms` breaks the stream, with `Unread`.
+    pub fn wait_at_most(&mut self, ms: Option<u64>) {
+        self.patience_ms = ms;
+    }
+
     /// Writes all that waits.
     ///
     /// # Errors
     /// The stream broke.
     pub async fn flush(&mut self) -> io::Result<()> {
+        let patience = self.patience_ms;
         if !self.out.is_empty() {
-            self.half.write_all(&self.out).await?;
+            write_all(&mut self.half, &self.out, patience).await?;
             self.let_go();
         }
-        self.half.flush().await
+        patiently(&mut self.half, patience, |half, cx| half.poll_flush(cx)).await
     }
 
     /// Writes `data` after all that waits, in one go with it and without copying it.
@@ -301,14 +311,15 @@ impl Writer {
     /// # Errors
     /// The stream broke.
     pub async fn write_through(&mut self, data: &[u8]) -> io::Result<()> {
+        let patience = self.patience_ms;
         let mut done = 0_usize;
         let waiting = self.out.len();
         while done < waiting {
             let head = self.out.get(done..).unwrap_or_default();
             let both = [io::IoSlice::new(head), io::IoSlice::new(data)];
-            let n =
-                std::future::poll_fn(|cx| Pin::new(&mut self.half).poll_write_vectored(cx, &both))
-                    .await?;
+            let write =
+                |half: Pin<&mut Half>, cx: &mut Context<'_>| half.poll_write_vectored(cx, &both);
+            let n = patiently(&mut self.half, patience, write).await?;
             if n == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
@@ -316,7 +327,7 @@ impl Writer {
         }
         self.let_go();
         let rest = data.get(done.saturating_sub(waiting)..);
-        self.half.write_all(rest.unwrap_or_default()).await
+        write_all(&mut self.half, rest.unwrap_or_default(), patience).await
     }
 
     /// Ends the writing direction.
@@ -327,4 +338,34 @@ impl Writer {
         self.flush().await?;
         self.half.shutdown().await
     }
+}
+
+/// Writes all of `data` to a peer that may take nothing for so many milliseconds.
+async fn write_all(half: &mut Half, mut data: &[u8], patience: Option<u64>) -> io::Result<()> {
+    while !data.is_empty() {
+        let write = |half: Pin<&mut Half>, cx: &mut Context<'_>| half.poll_write(cx, data);
+        let n = patiently(half, patience, write).await?;
+        if n == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        data = data.get(n..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Ready when `write` is, or with `Unread` when the peer has taken nothing for too long.
+async fn patiently<T>(
+    half: &mut Half,
+    patience: Option<u64>,
+    mut write: impl FnMut(Pin<&mut Half>, &mut Context<'_>) -> Poll<io::Result<T>>,
+) -> io::Result<T> {
+    let mut watch = Watch::new(patience);
+    std::future::poll_fn(|cx| match write(Pin::new(half), cx) {
+        Poll::Ready(written) => Poll::Ready(written),
+        Poll::Pending => {
+            let gone = || half.unsent().map(|unsent| u64::MAX.saturating_sub(unsent));
+            watch.poll(cx, gone).map(|()| Err(io::Error::other(Unread)))
+        }
+    })
+    .await
 }

@@ -11,16 +11,15 @@ mod tests;
 
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, header};
 
 use crate::h2::{Code, Requests};
 use crate::http::h1::Chunk;
 use crate::io::mux::{Mux, Payload};
-use crate::io::rt;
-use crate::vocab::limits;
+use crate::io::pace::{Pace, Unread};
 
 pub use crate::io::mux::MuxError;
 pub use client::{Answer, Answering, Client, is_silent, is_unprocessed};
@@ -32,6 +31,8 @@ pub use server::{Asked, Ending, Respond, Server, Taken, Windows};
 struct Handle {
     mux: Mux<Requests>,
     id: u32,
+    /// How long the peer may leave no room for what is to be sent, in milliseconds.
+    patience_ms: Option<u64>,
 }
 
 impl Drop for Handle {
@@ -42,40 +43,85 @@ impl Drop for Handle {
 
 /// What the peer sends behind a head.
 #[derive(Debug)]
-pub struct Incoming(Rc<Handle>);
+pub struct Incoming {
+    handle: Rc<Handle>,
+    /// What is still to come of an announced length.
+    left: Option<u64>,
+    /// The last piece of that length, until nothing more comes.
+    last: Option<Bytes>,
+}
 
 impl Incoming {
+    /// Of the length that a head announces: where more comes, the message breaks off before its last piece was given away,
+    /// so that nobody takes it for whole.
+    fn new(handle: Rc<Handle>, headers: &HeaderMap) -> Self {
+        Self {
+            handle,
+            left: announced(headers),
+            last: None,
+        }
+    }
+
     /// The next piece, trailers behind all data; `None` at the end.
     ///
     /// # Errors
     /// The stream was reset, or its connection ended.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Chunk>>> {
-        let Handle { mux, id } = &*self.0;
-        mux.poll_piece(*id, cx).map(|piece| {
-            let piece = piece.map_err(io::Error::other)?;
-            Ok(piece.map(|piece| piece.map_or_else(Chunk::Trailers, Chunk::Data)))
-        })
+        let Handle { mux, id, .. } = &*self.handle;
+        if self.last.is_none() {
+            let data = match ready!(mux.poll_piece(*id, cx)).map_err(broken)? {
+                None => return Poll::Ready(Ok(None)),
+                Some(Err(trailers)) => return Poll::Ready(Ok(Some(Chunk::Trailers(trailers)))),
+                Some(Ok(data)) => data,
+            };
+            if let Some(left) = &mut self.left {
+                *left = left.saturating_sub(u64::try_from(data.len()).unwrap_or(u64::MAX));
+            }
+            if self.left != Some(0) {
+                return Poll::Ready(Ok(Some(Chunk::Data(data))));
+            }
+            self.last = Some(data);
+        }
+        ready!(mux.poll_whole(*id, cx)).map_err(broken)?;
+        Poll::Ready(Ok(self.last.take().map(Chunk::Data)))
+    }
+
+    /// Waits until all has come, of a message that announces to have no content.
+    ///
+    /// # Errors
+    /// It has some, or the peer broke off.
+    pub async fn whole(&mut self) -> Result<(), MuxError> {
+        let Handle { mux, id, .. } = &*self.handle;
+        std::future::poll_fn(|cx| mux.poll_whole(*id, cx)).await
     }
 
     /// Both directions of a stream that carries another protocol from here on (RFC 8441 section 5).
     #[must_use]
     pub fn both_ways(self) -> (Self, Outgoing) {
-        let other = Outgoing(Rc::clone(&self.0));
+        let other = Outgoing::new(Rc::clone(&self.handle));
         (self, other)
     }
 
     /// Whether nothing is left to come.
     #[must_use]
     pub fn is_end(&self) -> bool {
-        self.0.mux.is_read(self.0.id)
+        self.last.is_none() && self.handle.mux.is_read(self.handle.id)
     }
 }
 
 /// What we send behind a head.
 #[derive(Debug)]
-pub struct Outgoing(Rc<Handle>);
+pub struct Outgoing {
+    handle: Rc<Handle>,
+    pace: Option<Pace>,
+}
 
 impl Outgoing {
+    fn new(handle: Rc<Handle>) -> Self {
+        let pace = handle.patience_ms.map(Pace::new);
+        Self { handle, pace }
+    }
+
     /// Sends a piece, as far as the peer's windows and the connection have room for it; waits for the rest.
     ///
     /// # Errors
@@ -100,7 +146,8 @@ impl Outgoing {
             let room = self.room(data.len()).await?;
             let piece = data.split_to(room);
             let end = last && data.is_empty();
-            if !self.0.mux.send(self.0.id, Payload::Held(piece), end) {
+            let Handle { mux, id, .. } = &*self.handle;
+            if !mux.send(*id, Payload::Held(piece), end) {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
         }
@@ -108,21 +155,24 @@ impl Outgoing {
     }
 
     /// Waits until something may be sent, `most` bytes at the most; how many.
-    async fn room(&self, most: usize) -> io::Result<usize> {
-        let Handle { mux, id } = &*self.0;
-        let at_once = std::future::poll_fn(|cx| Poll::Ready(mux.poll_room(*id, most, cx)));
-        if let Poll::Ready(room) = at_once.await {
-            return room;
-        }
-        // A timer only where it has to wait.
-        let room = std::future::poll_fn(|cx| mux.poll_room(*id, most, cx));
-        match rt::timeout(limits::H2_ZERO_WINDOW_MS, room).await {
-            Ok(room) => room,
-            Err(rt::Elapsed) => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "peer leaves no room in its windows",
-            )),
-        }
+    async fn room(&mut self, most: usize) -> io::Result<usize> {
+        let Handle { mux, id, .. } = &*self.handle;
+        let pace = &mut self.pace;
+        std::future::poll_fn(|cx| {
+            let polled = mux.poll_room(*id, most, cx);
+            let Some(pace) = pace else { return polled };
+            match polled {
+                Poll::Ready(Ok(room)) => pace.moves(room),
+                Poll::Ready(Err(_)) => {}
+                Poll::Pending if mux.is_shut(*id) => {
+                    return pace.waits(cx).map(|()| Err(io::Error::other(Unread)));
+                }
+                // It waits for its connection, whose peer has left room on the stream.
+                Poll::Pending => pace.rests(),
+            }
+            polled
+        })
+        .await
     }
 
     /// Sends trailers, which are the end.
@@ -130,7 +180,7 @@ impl Outgoing {
     /// # Errors
     /// Nothing can be sent any more.
     pub fn trailers(&mut self, trailers: &HeaderMap) -> io::Result<()> {
-        let Handle { mux, id } = &*self.0;
+        let Handle { mux, id, .. } = &*self.handle;
         let sent = mux.say(|session| session.send_trailers(*id, trailers));
         sent.then_some(())
             .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
@@ -141,29 +191,54 @@ impl Outgoing {
     /// # Errors
     /// Nothing can be sent any more.
     pub fn finish(&mut self) -> io::Result<()> {
-        let sent = self.0.mux.send(self.0.id, Payload::Copied(&[]), true);
+        let sent = self
+            .handle
+            .mux
+            .send(self.handle.id, Payload::Copied(&[]), true);
         sent.then_some(())
             .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
     }
 
     /// Breaks the stream off, so that the peer cannot take it for complete.
     pub fn abort(&mut self) {
-        self.0.mux.reset(self.0.id, Code::INTERNAL_ERROR);
+        self.handle.mux.reset(self.handle.id, Code::INTERNAL_ERROR);
     }
 
     /// Breaks the stream off as a connection is that it stands for (RFC 8441 section 5).
     pub fn cancel(&mut self) {
-        self.0.mux.reset(self.0.id, Code::CANCEL);
+        self.handle.mux.reset(self.handle.id, Code::CANCEL);
     }
 
     /// Ready when the peer takes no more.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        self.0.poll_gone(cx)
+        self.handle.poll_gone(cx)
+    }
+}
+
+/// `content-length` of a head.
+fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
+}
+
+/// What whoever moves a body is told.
+fn broken(error: MuxError) -> io::Error {
+    match error {
+        MuxError::Unread(why) => io::Error::other(why),
+        MuxError::Io(_)
+        | MuxError::Protocol(_)
+        | MuxError::Open(_)
+        | MuxError::Reset(_)
+        | MuxError::Ended => io::Error::other(error),
     }
 }
 
 impl Handle {
     fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        self.mux.poll_reset(self.id, cx).map(io::Error::other)
+        self.mux.poll_reset(self.id, cx).map(broken)
     }
 }

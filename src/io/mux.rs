@@ -27,6 +27,7 @@ use crate::h2::{
 use crate::hbone::head::{Fields, Kept};
 use crate::hbone::{CLIENT, ConnectHead, ResponseHead, Tunnels};
 use crate::io::early::Early;
+use crate::io::pace::Unread;
 use crate::io::rt;
 use crate::io::slots::Slots;
 use crate::io::stream::Stream;
@@ -59,6 +60,9 @@ pub enum MuxError {
     /// The connection ended first.
     #[error("connection has ended")]
     Ended,
+    /// It was ended because its peer took nothing.
+    #[error(transparent)]
+    Unread(Unread),
 }
 
 /// A piece of what a peer sends on a stream: payload, or trailers; `None` at its end.
@@ -136,12 +140,9 @@ impl<H: Heads> Slot<H> {
         wake(&mut self.reader);
     }
 
-    /// Why nothing more comes and goes, if that is so.
-    fn broken(&self, ended: bool) -> Option<MuxError> {
-        match self.reset {
-            Some(code) => Some(MuxError::Reset(code)),
-            None => ended.then_some(MuxError::Ended),
-        }
+    /// Why nothing more comes and goes, if that is so. `over`: the connection's end.
+    fn broken(&self, over: Option<MuxError>) -> Option<MuxError> {
+        self.reset.map(MuxError::Reset).or(over)
     }
 
     fn wake(&mut self) {
@@ -180,6 +181,8 @@ struct State<H: Heads> {
     /// Streams wait for the outbox.
     crowded: bool,
     ended: bool,
+    /// It ended because the peer takes nothing.
+    unread: bool,
     /// The carrier sends frames from the slots that they were read into.
     takes_slots: bool,
     /// Short payloads are copied also where nothing waits: of streams of anybody many may wait each with a short one, and
@@ -277,6 +280,15 @@ impl<H: Heads> State<H> {
         taken
     }
 
+    /// How the connection ended, if it has.
+    fn over(&self) -> Option<MuxError> {
+        self.ended.then_some(if self.unread {
+            MuxError::Unread(Unread)
+        } else {
+            MuxError::Ended
+        })
+    }
+
     /// Nothing moves any more.
     fn end(&mut self) {
         self.ended = true;
@@ -309,6 +321,7 @@ impl<H: Heads> Mux<H> {
             pong: None,
             crowded: false,
             ended: false,
+            unread: false,
             takes_slots,
             copies: false,
         };
@@ -438,7 +451,11 @@ impl<H: Heads> Mux<H> {
         let mut state = self.0.borrow_mut();
         let full = state.outbox.is_full();
         let Some(room) = room(&state.session, id).filter(|_room| !state.ended) else {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            return Poll::Ready(Err(if state.unread {
+                io::Error::other(Unread)
+            } else {
+                io::ErrorKind::BrokenPipe.into()
+            }));
         };
         let room = usize::try_from(room).unwrap_or(usize::MAX).min(most);
         if room > 0 && !full {
@@ -601,14 +618,14 @@ impl<H: Heads> Mux<H> {
         cx: &mut Context<'_>,
     ) -> Poll<Result<H::Response, MuxError>> {
         let mut state = self.0.borrow_mut();
-        let ended = state.ended;
+        let over = state.over();
         let Some(slot) = state.slots.find_mut(id) else {
             return Poll::Ready(Err(MuxError::Ended));
         };
         if let Some(head) = slot.interim.pop_front().or_else(|| slot.answer.take()) {
             return Poll::Ready(Ok(head));
         }
-        if let Some(error) = slot.broken(ended) {
+        if let Some(error) = slot.broken(over) {
             return Poll::Ready(Err(error));
         }
         register(&mut slot.reader, cx);
@@ -622,14 +639,14 @@ impl<H: Heads> Mux<H> {
         if let Some(chunk) = state.pop(id) {
             return Poll::Ready(Ok(Some(Ok(chunk))));
         }
-        let ended = state.ended;
+        let over = state.over();
         let Some(slot) = state.slots.find_mut(id) else {
             return Poll::Ready(Err(MuxError::Ended));
         };
         if slot.ended {
             return Poll::Ready(Ok(slot.trailers.take().map(Err)));
         }
-        if let Some(error) = slot.broken(ended) {
+        if let Some(error) = slot.broken(over) {
             return Poll::Ready(Err(error));
         }
         register(&mut slot.reader, cx);
@@ -648,11 +665,11 @@ impl<H: Heads> Mux<H> {
     /// As `poll_gone`, with the reason.
     pub(super) fn poll_reset(&self, id: u32, cx: &mut Context<'_>) -> Poll<MuxError> {
         let mut state = self.0.borrow_mut();
-        let ended = state.ended;
+        let over = state.over();
         let Some(slot) = state.slots.find_mut(id) else {
             return Poll::Ready(MuxError::Ended);
         };
-        if let Some(error) = slot.broken(ended) {
+        if let Some(error) = slot.broken(over) {
             return Poll::Ready(error);
         }
         register(&mut slot.gone, cx);

@@ -26,7 +26,7 @@ use crate::io::{listener, tcp_options};
 pub(crate) mod testing;
 mod timers;
 
-pub use timers::{Elapsed, sleep, timeout};
+pub use timers::{Alarm, Elapsed, sleep, timeout};
 
 /// Which driver a core runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::io::records::Tls;
 use crate::io::rt::Tcp;
+use crate::io::tcp_options;
 use crate::io::tunnel::Tunnel;
 
 /// A bidirectional byte stream.
@@ -105,6 +106,15 @@ impl Stream {
             Kind::Tcp(_) => Poll::Pending,
             Kind::Tls(tls) => tls.carrier().poll_gone(cx),
             Kind::Tunnel(tunnel) => tunnel.poll_gone(cx),
+        }
+    }
+
+    /// Bytes that the kernel still holds for the peer, if a kernel does.
+    pub(super) fn unsent(&mut self) -> Option<u64> {
+        match &mut self.kind {
+            Kind::Tcp(tcp) => tcp.option(tcp_options::unsent).ok(),
+            Kind::Tls(tls) => tls.carrier().unsent(),
+            Kind::Tunnel(_) => None,
         }
     }
 
@@ -285,6 +295,11 @@ impl Half {
     /// Ready when it is worth to try and read, as far as the carrier can tell.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.stream.borrow_mut().poll_readable(cx)
+    }
+
+    /// Bytes that the kernel still holds for the peer, if a kernel does.
+    pub(super) fn unsent(&self) -> Option<u64> {
+        self.stream.borrow_mut().unsent()
     }
 
     /// Has the next read see what the kernel has received by now.

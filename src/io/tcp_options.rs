@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
 use socket2::{Socket, TcpKeepalive};
@@ -43,4 +44,48 @@ pub(super) fn apply(socket: &Socket) -> io::Result<()> {
         .with_retries(options.probes);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(options.user_timeout)
+}
+
+/// Bytes that were written and that the peer has not acknowledged (`TIOCOUTQ`).
+///
+/// # Errors
+/// As `ioctl(2)`.
+pub(super) fn unsent(socket: &Socket) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the descriptor is open, and the call writes one int to where it is told.
+    #[expect(unsafe_code, reason = "no crate in use has TIOCOUTQ")]
+    let told = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    match told {
+        0 => Ok(u64::try_from(bytes).unwrap_or(0)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn what_the_peer_takes_is_seen() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut theirs, _) = listener.accept().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let mut written = 0;
+        while let Ok(n) = ours.write(&[0; 1 << 16]) {
+            written += n;
+        }
+        let left = || unsent(&socket2::SockRef::from(&ours)).unwrap();
+        let before = left();
+        assert!(before > 0);
+        let mut taken = vec![0; written];
+        theirs.read_exact(&mut taken).unwrap();
+        // The last acknowledgement may still be under way.
+        while left() > 0 {
+            std::thread::yield_now();
+        }
+    }
 }

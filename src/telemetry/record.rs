@@ -5,15 +5,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use crate::exchange::close::CloseReason;
 use crate::http::baggage::Baggage;
 use crate::http::connect::{self, Told};
+use crate::http::request_id::REQUEST_ID;
 use crate::policy::facts::{Connection, Request};
 use crate::policy::{Decision, Judged, Reason, explain};
 use crate::telemetry::json::Member::{
     self, Bool, Id, Ip, Null, Number, Pair, Plain, Shown, Socket, Text,
 };
 use crate::telemetry::json::Object;
+use crate::vocab::limits;
 use crate::vocab::trace::TraceId;
 
 /// What kind of exchange a record is about.
@@ -105,6 +109,8 @@ pub struct Record {
     pub attempts: Option<u32>,
     /// Canonical request; `None` at L4.
     pub request: Option<Arc<Request>>,
+    /// `x-request-id` that went upstream, where a route has changed it.
+    pub renamed: Option<HeaderValue>,
     /// Providers of CUSTOM policies that were asked, in this order.
     pub asked: Vec<Asked>,
     /// What the engine said; `None` if it was not asked.
@@ -156,7 +162,8 @@ impl Record {
         }
         out.object("destination", |to| self.destination(to));
         if let Some(request) = &self.request {
-            put_request(&mut out, request);
+            let name = self.renamed.as_ref();
+            put_request(&mut out, request, name.or(request.headers.get(REQUEST_ID)));
         }
         let verdict = if self.allowed() { "allow" } else { "deny" };
         out.put("verdict", Plain(verdict));
@@ -254,7 +261,7 @@ impl Record {
     }
 }
 
-fn put_request(out: &mut Object<'_>, request: &Request) {
+fn put_request(out: &mut Object<'_>, request: &Request, name: Option<&HeaderValue>) {
     let claims = request.claims.as_ref();
     // Istio's request principal.
     let user = claims.and_then(|c| Some(Pair(c.issuer()?, '/', c.subject()?)));
@@ -266,6 +273,11 @@ fn put_request(out: &mut Object<'_>, request: &Request) {
             "path",
             Member::text(request.path.as_ref().map(|p| p.as_str())),
         );
+        // Inside the mesh whoever calls may choose it.
+        let name = name.filter(|name| name.len() <= limits::RECORDED_NAME_BYTES);
+        if let Some(name) = name.and_then(|name| name.to_str().ok()) {
+            out.put("id", Text(name));
+        }
     });
 }
 

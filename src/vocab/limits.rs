@@ -88,6 +88,8 @@ pub const RETRY_BACKOFF_LEAST_MS: u64 = 25;
 pub const REPEATED_BODY_BYTES: u64 = 16 * 1024;
 /// How long a client may take for such a body, in milliseconds.
 pub const KEPT_BODY_MS: u64 = 30_000;
+/// Longest `x-request-id` that is recorded.
+pub const RECORDED_NAME_BYTES: usize = 256;
 /// Local rate limits of a mesh: each has a table of buckets on each core.
 pub const RATE_LIMITS: usize = 64;
 /// Buckets of a limit that tells callers apart, on each core.
@@ -153,9 +155,15 @@ pub const H2_FRAME_BYTES: u32 = 16 << 10;
 /// How long a stream of requests that its client gives up unanswered must have been open so as not to count as abuse
 /// (CVE-2023-44487), in milliseconds (Envoy's value).
 pub const H2_EARLY_RESET_MS: u64 = 1000;
-/// How long a stream with something to send may wait for its peer to widen a window, in milliseconds (Envoy's idle time of
-/// a stream).
+/// How long a stream to an upstream with something to send may wait for it to widen a window, in milliseconds (Envoy's idle
+/// time of a stream).
 pub const H2_ZERO_WINDOW_MS: u64 = 300_000;
+/// How long a client may take nothing of its answer, in milliseconds (Envoy's idle time of a stream).
+pub const RESPONSE_READ_MS: u64 = 300_000;
+/// Waiting for a client in which `PACE_BYTES` of its body must come, in milliseconds (nginx's `client_body_timeout`).
+pub const REQUEST_BODY_MS: u64 = 60_000;
+/// What must move within such a time.
+pub const PACE_BYTES: u64 = 1024;
 /// Header list of an upstream's answer that is taken.
 pub const H2_ANSWER_LIST_BYTES: u32 = 64 << 10;
 /// Streams that this process opens on one HBONE connection before it opens another (ztunnel's default).

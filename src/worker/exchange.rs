@@ -3,6 +3,7 @@
 mod others;
 mod refusal;
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
@@ -22,10 +23,11 @@ use crate::http::canonical::Form;
 use crate::http::connect::Head;
 use crate::http::forward;
 use crate::http::reply::{Reply, is_grpc};
-use crate::http::request_id;
+use crate::http::request_id::{self, REQUEST_ID};
 use crate::io::body::{Source, TooLong};
 use crate::io::clock;
 use crate::io::hbone::Far;
+use crate::io::pace::BodyPace;
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::upstream::{Target, Version};
 use crate::jwt::{TokenRules, authenticate_cached, www_authenticate};
@@ -78,6 +80,7 @@ pub async fn serve(
     arrived: Arrived<'_>,
     mut responder: Responder<'_>,
 ) -> bool {
+    let answered = Cell::new(false);
     let snapshot = core.snapshot();
     let mut story = Story::begin(core, site, Kind::Request, &snapshot);
     let Arrived {
@@ -98,6 +101,11 @@ pub async fn serve(
         return refuse(refusal, asks, story, body, responder).await;
     }
     body = bounded(body, most);
+    // The deadline of a call is for both sides of it to say; and what follows a CONNECT is no body.
+    let paced = !body.is_empty() && request.method != Method::CONNECT && !asks.grpc;
+    if paced && !site.is_own_hop(&snapshot) {
+        body = body.paced(BodyPace::new(core.process.limits.body_ms, &answered));
+    }
     let upload = Upload {
         body: &mut body,
         responder: &mut responder,
@@ -116,6 +124,10 @@ pub async fn serve(
     let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
     let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
+    let named = others.sent().headers.get(REQUEST_ID);
+    if named != request.headers.get(REQUEST_ID) {
+        story.edit(|r| r.renamed = named.cloned());
+    }
     let placed = (&story, going.place, permit.verdict());
     let entry = match enter(core, opened, &snapshot, placed) {
         Ok(entry) => entry,
@@ -133,6 +145,7 @@ pub async fn serve(
         others: &others,
         upgrade,
         times,
+        answered: &answered,
     };
     let cancel = &entry.cancel;
     if request.method == Method::CONNECT {

@@ -23,6 +23,7 @@ use crate::http::reply::{Reply, is_grpc};
 use crate::io::body::{Coding, PumpError, Sink, Source, TooLong, Trailers, pump};
 use crate::io::h1::{HeadError, Writer};
 use crate::io::hbone::HboneError;
+use crate::io::pace::{TooSlow, Unread};
 use crate::io::relay::Meter;
 use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
 use crate::io::{rt, tls};
@@ -67,6 +68,8 @@ pub struct Forward<'a> {
     pub upgrade: Option<&'a Upgrade>,
     /// Times of its route.
     pub times: Timeouts,
+    /// Told when the answer has begun.
+    pub answered: &'a Cell<bool>,
 }
 
 /// Where else a request may go that could not be sent at all.
@@ -131,12 +134,15 @@ struct Moving<'a> {
     scheme: &'static str,
     passed: &'a Meter,
     upgrade: Option<&'a Upgrade>,
+    answered: &'a Cell<bool>,
     /// To its client an answer of success says that it has a WebSocket.
     must_switch: bool,
     /// The client sends its body only when it is asked to, which the upstream decides.
     awaited: Cell<bool>,
     /// Says that it has decided so.
     invited: Notify,
+    /// Bytes of the body that this attempt has taken.
+    pushed: Cell<u64>,
     /// The body was sent whole.
     uploaded: Cell<bool>,
     /// All of the request can be sent once more.
@@ -163,9 +169,11 @@ impl<'a> Moving<'a> {
             },
             passed,
             upgrade: work.upgrade.filter(|_| work.version == Version::H1),
+            answered: work.answered,
             must_switch: work.upgrade.is_some_and(Upgrade::is_of_stream),
             awaited: Cell::new(!bodiless && awaited),
             invited: Notify::new(),
+            pushed: Cell::new(0),
             uploaded: Cell::new(false),
             whole: Cell::new(bodiless),
             times: work.times,
@@ -174,6 +182,15 @@ impl<'a> Moving<'a> {
             told: Cell::new(false),
             switched: Cell::new(None),
         }
+    }
+}
+
+impl Moving<'_> {
+    /// So many bytes of the body have come by now, however often they are sent.
+    fn has_come(&self, bytes: u64) {
+        let mut now = self.passed.get();
+        now.received = now.received.max(bytes);
+        self.passed.set(now);
     }
 }
 
@@ -313,6 +330,7 @@ async fn via(
     upstreams: &Upstreams,
 ) -> Tried {
     moving.uploaded.set(false);
+    moving.pushed.set(0);
     moving.told.set(false);
     if let Some(why) = cancel.why() {
         return Tried::Over(why, None, false);
@@ -457,7 +475,11 @@ async fn stalled(moving: &Moving<'_>, slot: &Slot<'_>) {
 
 /// Sends the body, then watches the client; ends only when the client breaks off.
 async fn upload(moving: &Moving<'_>, body: &mut Source<'_>, sink: &mut Sink<'_>) -> io::Error {
-    match pump(body, sink, Trailers::Drop, seen_received(moving.passed)).await {
+    let seen = |n| {
+        moving.pushed.set(moving.pushed.get().saturating_add(n));
+        moving.has_come(moving.pushed.get());
+    };
+    match pump(body, sink, Trailers::Drop, seen).await {
         Ok(()) => moving.uploaded.set(true),
         Err(PumpError::Source(error)) => return error,
         // The upstream takes no more; it may still answer why.
@@ -466,11 +488,12 @@ async fn upload(moving: &Moving<'_>, body: &mut Source<'_>, sink: &mut Sink<'_>)
     std::future::poll_fn(|cx| body.poll_gone(cx)).await
 }
 
-/// Why an exchange ends whose client did not send all of its request.
+/// Why an exchange ends whose client did not send all of its request, or did not take all of its answer.
 fn client_broke(error: &io::Error) -> CloseReason {
     match error.get_ref() {
         Some(why) if why.is::<H1Error>() => CloseReason::BadRequest,
         Some(why) if why.is::<TooLong>() => CloseReason::BodyTooLarge,
+        Some(why) if why.is::<TooSlow>() || why.is::<Unread>() => CloseReason::Timeout,
         Some(_) | None => CloseReason::DownstreamReset,
     }
 }
@@ -508,7 +531,7 @@ fn over(moving: &Moving<'_>, slot: &Slot<'_>, drove: Drove, stale_possible: bool
         ),
         Drove::Answered(Err(AnswerError::Silent)) if stale_possible => (Tried::Stale, false),
         // What was read of a body is gone; as long as that is nothing, the request is whole.
-        Drove::Answered(Err(AnswerError::Unprocessed)) if moving.passed.get().received == 0 => {
+        Drove::Answered(Err(AnswerError::Unprocessed)) if moving.pushed.get() == 0 => {
             (Tried::Unprocessed, false)
         }
         Drove::Answered(Err(AnswerError::Unprocessed)) => {
@@ -539,7 +562,7 @@ fn over(moving: &Moving<'_>, slot: &Slot<'_>, drove: Drove, stale_possible: bool
             )
         }
         Drove::Answered(Err(AnswerError::Downstream(error))) => {
-            ended(CloseReason::DownstreamReset, error.to_string())
+            ended(client_broke(&error), error.to_string())
         }
         Drove::Answered(Err(AnswerError::Switched(head))) => {
             moving.switched.set(Some(head));
@@ -696,6 +719,7 @@ async fn answer(
         responder.close_after();
     }
     moving.status.set(Some(head.status.as_u16()));
+    moving.answered.set(true);
     moving.on_answer.apply(&mut head.headers);
     let trailers = if responder.takes_trailers() || moving.request.headers.contains_key(header::TE)
     {

@@ -60,6 +60,7 @@ async fn serve_h1(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
     let (mut reader, mut writer) = split(stream);
     let mut draining = pin!(core.draining());
     let limits = &core.process.limits;
+    writer.wait_at_most(site.patience_ms(core));
     let mut left = limits.requests.unwrap_or(usize::MAX);
     loop {
         let started = tokio::select! {

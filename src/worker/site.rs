@@ -48,6 +48,21 @@ pub struct Site {
 }
 
 impl Site {
+    /// Whether the client is one of the mesh's own gateways: what it does slowly, it does for a client of its own, whom it
+    /// watches itself. From here such a client cannot be told from one that has stopped, for what lies between the two
+    /// moves in lumps.
+    #[must_use]
+    pub fn is_own_hop(&self, snapshot: &Snapshot) -> bool {
+        let principal = self.connection.principal.as_ref();
+        principal.is_some_and(|id| snapshot.mesh.gateways.iter().any(|g| g.id == *id))
+    }
+
+    /// How long the client may take nothing of its answers, in milliseconds; `None` for any time.
+    #[must_use]
+    pub fn patience_ms(&self, core: &Core) -> Option<u64> {
+        (!self.is_own_hop(&core.snapshot())).then_some(core.process.limits.read_ms)
+    }
+
     /// The same site with the client's address as trusted proxies tell it.
     #[must_use]
     pub fn of_client(self: &Rc<Self>, remote: IpAddr) -> Rc<Self> {
@@ -122,6 +137,7 @@ impl Story {
             route: None,
             attempts: None,
             request: None,
+            renamed: None,
             asked: Vec::new(),
             judged: None,
             detail: None,

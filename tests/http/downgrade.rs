@@ -9,7 +9,12 @@ use crate::cases::{bytes, normal};
 use crate::stream::{Ended, Streams};
 use crate::system::{PLACES, Place, System};
 
-crate::both!(cases, crumbs_without_number, no_upgrade_to_h2c);
+crate::both!(
+    cases,
+    crumbs_without_number,
+    content_behind_its_length,
+    no_upgrade_to_h2c
+);
 
 const KEYS: [&str; 11] = [
     "name",
@@ -180,6 +185,54 @@ fn crumbs_without_number(system: &System) {
             let cookies: Vec<_> = seen.iter().flat_map(|m| m.all("cookie")).collect();
             let want = (status == 200).then(|| crumbs.join("; "));
             assert_eq!(cookies, want.iter().map(String::as_str).collect::<Vec<_>>());
+        }
+    }
+}
+
+/// What comes behind the length that was announced, in a frame of its own and late, belongs to no request that was served.
+fn content_behind_its_length(system: &System) {
+    for place in PLACES {
+        for (length, content) in [("0", &b""[..]), ("5", b"hello")] {
+            for late in [&b""[..], b"x"] {
+                system.backend(place).says(&[]);
+                let path = format!("/api/late/{}/{length}/{}", place.role(), late.len());
+                let fields: [(&[u8], &[u8]); 5] = [
+                    (b":method", b"POST"),
+                    (b":scheme", b"https"),
+                    (b":authority", place.host().as_bytes()),
+                    (b":path", path.as_bytes()),
+                    (b"content-length", length.as_bytes()),
+                ];
+                let mut streams = Streams::open(system, place);
+                streams.head(1, &fields, false);
+                streams.data(1, content, false);
+                std::thread::sleep(Duration::from_millis(300));
+                let seen = || system.backend(place).seen();
+                assert!(!seen().iter().any(|m| m.whole), "{place:?}: {:?}", seen());
+                streams.data(1, late, false);
+                streams.end(1);
+                let answer = streams.answer(1);
+                let of_path = |r: &serde_json::Value| {
+                    r["role"] == place.role() && r["request"]["path"] == path.as_str()
+                };
+                if late.is_empty() {
+                    assert_eq!(answer.status, 200, "{place:?}: {answer:?}");
+                    let [message] = &seen()[..] else {
+                        panic!("{place:?}: {:?}", seen());
+                    };
+                    assert!(message.whole && message.body == content);
+                    assert_eq!(message.all("content-length"), [length]);
+                    // The name of the request is the same on both sides of the record.
+                    let record = system.record(of_path);
+                    let id = message.all("x-request-id");
+                    assert_eq!(record["request"]["id"].as_str(), id.first().copied());
+                    assert_eq!(id.len(), usize::from(place != Place::Egress));
+                } else {
+                    assert_eq!(answer.ended, Ended::Reset(1), "{place:?}: {answer:?}");
+                    let none = answer.status == 0;
+                    assert!(none && !seen().iter().any(|m| m.whole), "{:?}", seen());
+                }
+            }
         }
     }
 }

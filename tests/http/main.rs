@@ -34,6 +34,7 @@ mod mesh;
 mod own_fields;
 mod peers;
 mod rate_limits;
+mod slow;
 mod stream;
 mod streaming;
 mod system;

@@ -13,6 +13,7 @@ use super::question::{self, Asked};
 use crate::config::checked::Mesh;
 use crate::config::checked::capture::OriginalSource;
 use crate::http::forward;
+use crate::http::request_id::REQUEST_ID;
 use crate::policy::{Connection, Request};
 use crate::role::enforcement::Enforcements;
 use crate::role::plan::SitePoint;
@@ -260,6 +261,9 @@ impl Recorded {
             }
         };
         let mut headers = HeaderMap::new();
+        if let Some(name) = self.text(&["request", "id"]) {
+            headers.insert(REQUEST_ID, HeaderValue::try_from(name)?);
+        }
         // So that the client's address is read where it was read.
         if let Some(after) = mesh.num_trusted_proxies.checked_sub(1) {
             let peers = std::iter::repeat_n(connection.peer.to_string(), after);

@@ -86,6 +86,16 @@ pub(super) fn of_process(file: &File, cx: &mut Context<'_>) -> Limits {
             default.head_ms,
             cx,
         ),
+        body_ms: time(
+            raw.and_then(|l| l.request_body_timeout.as_ref()),
+            default.body_ms,
+            cx,
+        ),
+        read_ms: time(
+            raw.and_then(|l| l.response_read_timeout.as_ref()),
+            default.read_ms,
+            cx,
+        ),
         stream_idle_ms: time(
             raw.and_then(|l| l.stream_idle_timeout.as_ref()),
             default.stream_idle_ms,

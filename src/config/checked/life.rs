@@ -23,6 +23,10 @@ pub struct Limits {
     pub memory: Option<u64>,
     /// A whole request head, in milliseconds (`requestHeadersTimeout`).
     pub head_ms: u64,
+    /// Waiting for `limits::PACE_BYTES` of a request's body, in milliseconds (`requestBodyTimeout`).
+    pub body_ms: u64,
+    /// How long a client may take nothing of its answer, in milliseconds (`responseReadTimeout`).
+    pub read_ms: u64,
     /// How long a WebSocket may be idle, in milliseconds (`streamIdleTimeout`).
     pub stream_idle_ms: u64,
 }
@@ -39,6 +43,8 @@ impl Default for Limits {
             body: None,
             memory: None,
             head_ms: limits::HEAD_MS,
+            body_ms: limits::REQUEST_BODY_MS,
+            read_ms: limits::RESPONSE_READ_MS,
             stream_idle_ms: limits::STREAM_IDLE_MS,
         }
     }

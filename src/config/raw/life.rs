@@ -24,6 +24,10 @@ table! {
         max_memory: Option<At<u32>> = "maxMemoryMib",
         /// Envoy's `request_headers_timeout`.
         request_headers_timeout: Option<At<Millis>> = "requestHeadersTimeout",
+        /// Ours (nginx's `client_body_timeout`): a request body that keeps us waiting.
+        request_body_timeout: Option<At<Millis>> = "requestBodyTimeout",
+        /// Ours (nginx's `send_timeout`): a client that does not read.
+        response_read_timeout: Option<At<Millis>> = "responseReadTimeout",
         /// Envoy's `stream_idle_timeout`, of WebSockets.
         stream_idle_timeout: Option<At<Millis>> = "streamIdleTimeout",
     }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Handle, Incoming, Outgoing};
 use crate::h2::message::Request;
@@ -83,15 +83,20 @@ impl Client {
             other @ (MuxError::Io(_)
             | MuxError::Protocol(_)
             | MuxError::Open(_)
-            | MuxError::Reset(_)) => other,
+            | MuxError::Reset(_)
+            | MuxError::Unread(_)) => other,
         })?;
-        let handle = Rc::new(Handle { mux, id });
+        let handle = Rc::new(Handle {
+            mux,
+            id,
+            patience_ms: Some(limits::H2_ZERO_WINDOW_MS),
+        });
         Ok(Answering {
             answer: Answer {
                 handle: Rc::clone(&handle),
                 _place: place,
             },
-            content: Outgoing(handle),
+            content: Outgoing::new(handle),
         })
     }
 }
@@ -109,14 +114,14 @@ impl Answer {
     /// # Errors
     /// The stream was reset, or its connection ended.
     pub async fn head(&mut self) -> Result<ResponseHead, MuxError> {
-        let Handle { mux, id } = &*self.handle;
+        let Handle { mux, id, .. } = &*self.handle;
         std::future::poll_fn(|cx| mux.poll_head(*id, cx)).await
     }
 
-    /// What follows the head.
+    /// What follows the head, of these fields.
     #[must_use]
-    pub fn body(&self) -> Incoming {
-        Incoming(Rc::clone(&self.handle))
+    pub fn body(&self, headers: &HeaderMap) -> Incoming {
+        Incoming::new(Rc::clone(&self.handle), headers)
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::io;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use http::{HeaderMap, StatusCode};
 
 use super::{Handle, Incoming, Outgoing};
 use crate::h2::{Code, ConnectionError, Malformed, RequestHead, Requests, Settings, Side};
 use crate::io::mux::{Driver, Mux, MuxError};
+use crate::io::pace::Watch;
 use crate::io::rt;
 use crate::io::stream::Stream;
 use crate::vocab::limits;
@@ -75,6 +76,8 @@ pub enum Taken {
 pub struct Server {
     driver: Driver<Requests>,
     mux: Mux<Requests>,
+    patience_ms: Option<u64>,
+    watch: Watch,
 }
 
 impl Server {
@@ -89,7 +92,18 @@ impl Server {
         Self {
             driver: Driver::new(stream, mux.clone()),
             mux,
+            patience_ms: None,
+            watch: Watch::new(None),
         }
+    }
+
+    /// A client that leaves no room for what is sent to it on a stream for `ms` breaks the stream, and one that takes nothing
+    /// at all for so long the connection, with `Unread`.
+    #[must_use]
+    pub fn wait_at_most(mut self, ms: Option<u64>) -> Self {
+        self.patience_ms = ms;
+        self.watch = Watch::new(ms);
+        self
     }
 
     /// Waits until the client has shown that it speaks HTTP/2.
@@ -120,10 +134,19 @@ impl Server {
             return Poll::Ready(Ok(Some(taken)));
         }
         let polled = self.driver.poll(cx)?;
-        match self.at_hand() {
-            Some(taken) => Poll::Ready(Ok(Some(taken))),
-            None => polled.map(|()| Ok(None)),
+        if let Some(taken) = self.at_hand() {
+            return Poll::Ready(Ok(Some(taken)));
         }
+        if polled.is_ready() {
+            return Poll::Ready(Ok(None));
+        }
+        if self.mux.is_written() {
+            self.watch.rests();
+            return Poll::Pending;
+        }
+        let driver = &mut self.driver;
+        ready!(self.watch.poll(cx, || Some(driver.taken())));
+        Poll::Ready(Err(driver.give_up()))
     }
 
     /// As `accept`, of what is here already; `None` if there is no more.
@@ -136,10 +159,11 @@ impl Server {
         let handle = Rc::new(Handle {
             mux: self.mux.clone(),
             id,
+            patience_ms: self.patience_ms,
         });
         Some(Taken::Request(Box::new(Asked {
+            body: Incoming::new(Rc::clone(&handle), &head.headers),
             head,
-            body: Incoming(Rc::clone(&handle)),
             respond: Respond(handle),
         })))
     }
@@ -185,9 +209,9 @@ impl Respond {
         headers: &HeaderMap,
         end: bool,
     ) -> io::Result<Outgoing> {
-        let Handle { mux, id } = &*self.0;
+        let Handle { mux, id, .. } = &*self.0;
         if mux.say(|session| session.respond(*id, status, headers, end)) {
-            Ok(Outgoing(Rc::clone(&self.0)))
+            Ok(Outgoing::new(Rc::clone(&self.0)))
         } else {
             Err(io::ErrorKind::BrokenPipe.into())
         }
@@ -198,7 +222,7 @@ impl Respond {
     /// # Errors
     /// The stream is gone, or answered.
     pub fn send_interim(&mut self, status: StatusCode, headers: &HeaderMap) -> io::Result<()> {
-        let Handle { mux, id } = &*self.0;
+        let Handle { mux, id, .. } = &*self.0;
         let sent = mux.say(|session| session.respond_interim(*id, status, headers));
         sent.then_some(())
             .ok_or_else(|| io::ErrorKind::BrokenPipe.into())
@@ -230,7 +254,7 @@ impl Ending {
 
     /// As `linger`, for so many milliseconds.
     pub(super) async fn linger_within(self, linger_ms: u64) {
-        let Handle { mux, id } = &*self.0;
+        let Handle { mux, id, .. } = &*self.0;
         if mux.is_half_closed(*id) {
             let end = std::future::poll_fn(|cx| mux.poll_peer_end(*id, cx));
             if rt::timeout(linger_ms, end).await.is_err() {

@@ -14,6 +14,7 @@ use super::{Mux, MuxError, register, wake};
 use crate::h2::Heads;
 use crate::hbone::Tunnels;
 use crate::io::clock;
+use crate::io::pace::Unread;
 use crate::io::stream::Stream;
 
 /// A buffer that is received into.
@@ -31,6 +32,8 @@ pub struct Driver<H: Heads = Tunnels> {
     stream: Stream,
     mux: Mux<H>,
     started: Instant,
+    /// Bytes, before what TLS adds.
+    written: u64,
 }
 
 impl<H: Heads> Driver<H> {
@@ -39,7 +42,21 @@ impl<H: Heads> Driver<H> {
             stream,
             mux,
             started: clock::now(),
+            written: 0,
         }
+    }
+
+    /// What the peer has taken of what was written so far, as far as that is known: a number that only grows.
+    pub(in crate::io) fn taken(&mut self) -> u64 {
+        let unsent = self.stream.unsent().unwrap_or(0);
+        self.written.saturating_sub(unsent)
+    }
+
+    /// Ends the connection at once because its peer takes nothing.
+    pub(in crate::io) fn give_up(&mut self) -> MuxError {
+        self.stream.abort();
+        self.mux.0.borrow_mut().unread = true;
+        MuxError::Unread(Unread)
     }
 
     /// Reads and writes until the connection ends.
@@ -114,7 +131,12 @@ impl<H: Heads> Driver<H> {
         let mut state = self.mux.0.borrow_mut();
         let mut wrote = false;
         while !state.outbox.is_empty() {
+            let waits = state.outbox.len();
             ready!(poll_write_first(&mut self.stream, &mut state.outbox, cx))?;
+            let written = waits.saturating_sub(state.outbox.len());
+            self.written = self
+                .written
+                .saturating_add(u64::try_from(written).unwrap_or(0));
             wrote = true;
             if state.crowded && state.outbox.has_room() {
                 state.crowded = false;

@@ -1,8 +1,8 @@
-//! Streams on which we have sent everything while the peer has not.
+//! What is left to come and to go: streams on which one side has sent everything, and what waits for the peer.
 
 use std::task::{Context, Poll};
 
-use super::{Mux, register};
+use super::{Mux, MuxError, register};
 use crate::h2::Heads;
 
 impl<H: Heads> Mux<H> {
@@ -29,5 +29,36 @@ impl<H: Heads> Mux<H> {
         state.session.pass_over(id);
         state.sent();
         Poll::Pending
+    }
+
+    /// Ready when the peer has sent all of a stream; an error if it broke off.
+    pub(in crate::io) fn poll_whole(
+        &self,
+        id: u32,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), MuxError>> {
+        let mut state = self.0.borrow_mut();
+        let over = state.over();
+        let Some(slot) = state.slots.find_mut(id) else {
+            return Poll::Ready(Err(MuxError::Ended));
+        };
+        if slot.ended {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(error) = slot.broken(over) {
+            return Poll::Ready(Err(error));
+        }
+        register(&mut slot.reader, cx);
+        Poll::Pending
+    }
+
+    /// Whether the peer leaves no room for a stream, on it or on the connection.
+    pub(in crate::io) fn is_shut(&self, id: u32) -> bool {
+        self.0.borrow().session.window(id) == Some(0)
+    }
+
+    /// Whether all that was to be sent has been written.
+    pub(in crate::io) fn is_written(&self) -> bool {
+        self.0.borrow().outbox.is_empty()
     }
 }

@@ -40,6 +40,11 @@ impl Outbox {
         self.len == 0
     }
 
+    /// Bytes in it.
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
     /// Whether streams must wait, and the peer with them.
     pub(super) fn is_full(&self) -> bool {
         self.len >= limits::H2_OUTBOX_BYTES

@@ -215,6 +215,28 @@ impl Limit {
     }
 }
 
+/// A wait that is polled by hand.
+pub struct Alarm(Limit);
+
+impl Alarm {
+    /// Of `ms`, as `sleep` counts it.
+    #[must_use]
+    pub fn new(ms: u64) -> Self {
+        Self(Limit::new(ms))
+    }
+
+    /// Ready when it is over.
+    pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.poll(cx)
+    }
+}
+
+impl std::fmt::Debug for Alarm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Alarm").finish_non_exhaustive()
+    }
+}
+
 /// Waits; from a second on up to two ticks of `timers` longer.
 pub async fn sleep(ms: u64) {
     let mut limit = Limit::new(ms);

@@ -74,7 +74,10 @@ async fn keep(
         loop {
             match std::future::poll_fn(|cx| body.poll_next(cx)).await {
                 // A piece is a part of the buffer that it came in, all of which it would hold.
-                Ok(Some(Chunk::Data(piece))) => flat.extend_from_slice(&piece),
+                Ok(Some(Chunk::Data(piece))) => {
+                    flat.extend_from_slice(&piece);
+                    moving.has_come(u64::try_from(flat.len()).unwrap_or(u64::MAX));
+                }
                 Ok(Some(trailers @ Chunk::Trailers(_))) => kept.push_back(trailers),
                 Ok(None) => return Ok(()),
                 Err(error) => return Err(error),

@@ -89,12 +89,16 @@ async fn answered(
         interim = interim.saturating_add(1);
         interim_answer(moving, raw(head), interim, slot).await?;
     };
-    let body = answering.body();
+    let mut body = answering.body(&head.headers);
+    let length = announced_length(&head.headers);
     let bodiless = body.is_end() || h1::is_bodiless(head.status, &moving.request.method);
     let (framing, source) = if bodiless {
         (Framing::Empty, Source::Empty)
     } else {
-        let length = announced_length(&head.headers);
+        if length == Some(0) {
+            // Once its head has been sent on it is whole.
+            body.whole().await.map_err(|error| failed(&error))?;
+        }
         (
             length.map_or(Framing::Chunked, Framing::Length),
             Source::H2(body),

@@ -9,7 +9,8 @@ use crate::h2::{Code, Malformed, RequestHead};
 use crate::http::canonical;
 use crate::http::reply::Reply;
 use crate::io::body::Source;
-use crate::io::h2::{Asked, MuxError, Server, Taken, Windows};
+use crate::io::h2::{Asked, Incoming, MuxError, Server, Taken, Windows};
+use crate::io::pace::TooSlow;
 use crate::io::stream::Stream;
 use crate::io::{clock, rt};
 use crate::role::plan::SitePoint;
@@ -30,7 +31,7 @@ pub(super) async fn serve(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
         Windows::Mesh
     };
     let story = || Story::begin(&core, &site, Kind::Connection, &core.snapshot());
-    let mut server = Server::new(stream, windows, true);
+    let mut server = Server::new(stream, windows, true).wait_at_most(site.patience_ms(&core));
     match rt::timeout(limits::HANDSHAKE_MS, server.handshake()).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => return story().fail(lost(&error, CloseReason::Handshake), error),
@@ -42,7 +43,7 @@ pub(super) async fn serve(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
     match streams::serve(&core, server, each).await {
         Ok(()) => {}
         // Whom we have cut off, and for what.
-        Err(error @ MuxError::Protocol(_)) => {
+        Err(error @ (MuxError::Protocol(_) | MuxError::Unread(_))) => {
             story().fail(lost(&error, CloseReason::BadRequest), error);
         }
         // Its requests have records of their own.
@@ -54,6 +55,7 @@ pub(super) async fn serve(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
 fn lost(error: &MuxError, other: CloseReason) -> CloseReason {
     match error {
         MuxError::Protocol(error) if error.code == Code::ENHANCE_YOUR_CALM => CloseReason::Limit,
+        MuxError::Unread(_) => CloseReason::Timeout,
         MuxError::Protocol(_)
         | MuxError::Io(_)
         | MuxError::Open(_)
@@ -79,7 +81,7 @@ async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
 async fn answer(core: &Rc<Core>, site: &Rc<Site>, asked: Box<Asked>) {
     let Asked {
         head,
-        body,
+        mut body,
         respond,
     } = *asked;
     let responder = Responder::H2 {
@@ -107,6 +109,12 @@ async fn answer(core: &Rc<Core>, site: &Rc<Site>, asked: Box<Asked>) {
         .get(header::CONTENT_LENGTH)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.parse().ok());
+    if length == Some(0)
+        && method != Method::CONNECT
+        && let Err((why, detail)) = empty(core, &mut body).await
+    {
+        return unread(core, site, responder, why, &detail).await;
+    }
     let pseudo = (
         method,
         authority.as_ref().map(http::HeaderValue::as_bytes),
@@ -129,6 +137,32 @@ async fn answer(core: &Rc<Core>, site: &Rc<Site>, asked: Box<Asked>) {
     };
     // Boxed, so that it is made where it stays: the task that holds it is moved when it begins.
     Box::pin(exchange::serve(core, site, arrived, responder)).await;
+}
+
+/// Waits until a request that announces to have no content has ended without any: what came behind it later would belong to
+/// a request that was served.
+///
+/// # Errors
+/// It has some, breaks off, or keeps us waiting: why it is over, and what is said of it.
+async fn empty(
+    core: &Core,
+    body: &mut Incoming,
+) -> Result<(), ((CloseReason, StatusCode), String)> {
+    match rt::timeout(core.process.limits.body_ms, body.whole()).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(MuxError::Reset(Code::PROTOCOL_ERROR))) => Err((
+            (CloseReason::BadRequest, StatusCode::BAD_REQUEST),
+            Malformed::Length.text().to_owned(),
+        )),
+        Ok(Err(broke)) => Err((
+            (CloseReason::DownstreamReset, StatusCode::BAD_REQUEST),
+            broke.to_string(),
+        )),
+        Err(rt::Elapsed) => Err((
+            (CloseReason::Timeout, StatusCode::REQUEST_TIMEOUT),
+            TooSlow.to_string(),
+        )),
+    }
 }
 
 /// Answers and records a request that cannot be read.

@@ -38,11 +38,12 @@ fn what_is_not_said_is_sane() {
 #[test]
 fn guards_are_what_is_said() {
     let tables = "[limits]\nmaxConnectionsPerSource = 7\nmaxRequestsPerConnection = 8\nmaxRequestBodyBytes = 9\n\
-                  maxMemoryMib = 64\nrequestHeadersTimeout = \"2s\"\nstreamIdleTimeout = \"5m\"\n";
+                  maxMemoryMib = 64\nrequestHeadersTimeout = \"2s\"\nrequestBodyTimeout = \"5s\"\nresponseReadTimeout = \"90s\"\nstreamIdleTimeout = \"5m\"\n";
     let limits = good("", &format!("{tables}{}", node(""))).process.limits;
     assert_eq!((limits.per_source, limits.requests), (7, Some(8)));
     assert_eq!((limits.body, limits.memory), (Some(9), Some(64 << 20)));
     assert_eq!((limits.head_ms, limits.stream_idle_ms), (2000, 300_000));
+    assert_eq!((limits.body_ms, limits.read_ms), (5000, 90_000));
     for (line, key, expected) in [
         (
             "maxConnectionsPerSource = 0",

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
-use http::{HeaderMap, Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode, header};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Notify;
 
@@ -126,11 +126,7 @@ async fn waiting(upstreams: &Upstreams) -> (Answering, Responder<'static>) {
 
 /// What comes of a request to an upstream that says so often that it is at work.
 async fn after(interim: usize, answers: bool) -> Result<Answered, AnswerError> {
-    let upstreams = Upstreams::default();
-    let (_client, responder) = waiting(&upstreams).await;
-    let (client, mut server) = connected(&upstreams).await;
-    rt::spawn(async move {
-        let mut respond = taken(&mut server).await;
+    of(async move |mut respond, mut server| {
         let none = HeaderMap::new();
         for _ in 0..interim {
             let sent = respond.send_interim(StatusCode::PROCESSING, &none);
@@ -144,6 +140,20 @@ async fn after(interim: usize, answers: bool) -> Result<Answered, AnswerError> {
             drop(respond.send(StatusCode::OK, &none, true));
             while let Ok(Some(_)) = server.accept().await {}
         }
+    })
+    .await
+}
+
+/// What comes of a request to an upstream that does this.
+async fn of(
+    upstream: impl AsyncFnOnce(Respond, Server) + 'static,
+) -> Result<Answered, AnswerError> {
+    let upstreams = Upstreams::default();
+    let (_client, responder) = waiting(&upstreams).await;
+    let (client, mut server) = connected(&upstreams).await;
+    rt::spawn(async move {
+        let respond = taken(&mut server).await;
+        upstream(respond, server).await;
     });
     let (asked, extra, passed) = (asks(), HeaderMap::new(), Meter::default());
     let budget = Budget::default();
@@ -161,8 +171,10 @@ async fn after(interim: usize, answers: bool) -> Result<Answered, AnswerError> {
         passed: &passed,
         upgrade: None,
         must_switch: false,
+        answered: &Cell::new(false),
         awaited: Cell::new(false),
         invited: Notify::new(),
+        pushed: Cell::new(0),
         uploaded: Cell::new(true),
         whole: Cell::new(true),
         times: Timeouts::default(),
@@ -187,6 +199,36 @@ fn interim_answers_are_counted() {
             assert!(matches!(
                 after(most + 1, true).await,
                 Err(AnswerError::Upstream(_))
+            ));
+        })
+    });
+}
+
+/// What comes of an answer of no content behind which the upstream sends this, and then the end.
+async fn empty_with(late: &'static [u8]) -> Result<Answered, AnswerError> {
+    of(async move |mut respond, mut server| {
+        let length = (header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        let head = HeaderMap::from_iter([length]);
+        let mut content = respond.send(StatusCode::OK, &head, false).unwrap();
+        server.flush().await.unwrap();
+        rt::sleep(50).await;
+        if !late.is_empty() {
+            drop(content.send(late.into()).await);
+        }
+        drop(content.finish());
+        while let Ok(Some(_)) = server.accept().await {}
+    })
+    .await
+}
+
+#[test]
+fn what_announces_no_content_is_whole_before_it_goes_on() {
+    on_both(|| {
+        Box::pin(async {
+            assert!(empty_with(b"").await.is_ok());
+            assert!(matches!(
+                empty_with(b"late").await,
+                Err(AnswerError::Upstream(why)) if why.contains("PROTOCOL_ERROR")
             ));
         })
     });
