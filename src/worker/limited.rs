@@ -30,6 +30,8 @@ pub struct Rates {
     keys: [RandomState; 2],
     cores: u64,
     all: RefCell<Vec<Held>>,
+    /// The limits of the request at hand that have a token left for it, with its keys: room that is kept.
+    takes: RefCell<Vec<(usize, u128)>>,
     /// Of the latest configuration whose limits are in `all`.
     generation: Cell<u64>,
 }
@@ -46,6 +48,7 @@ impl Rates {
             keys: [RandomState::new(), RandomState::new()],
             cores: u64::try_from(cores).unwrap_or(u64::MAX),
             all: RefCell::default(),
+            takes: RefCell::default(),
             generation: Cell::new(0),
         }
     }
@@ -66,31 +69,41 @@ impl Rates {
         let is_old = generation < self.generation.get();
         self.generation.set(self.generation.get().max(generation));
         let moved = plan.connection_sent(connection);
-        for takes in [false, true] {
-            for (at, as_sent) in plan.limits() {
-                let (connection, request) = if as_sent {
-                    (moved.as_ref(), sent.unwrap_or(asked))
-                } else {
-                    (connection, asked)
-                };
-                let Some(limit) = limits.get(at) else {
-                    continue;
-                };
-                if !limit.counts(connection, request) {
-                    continue;
-                }
-                let key = limit.key(&self.keys, connection, request);
-                let buckets = if is_old {
-                    of_today(&mut all, limit)
-                } else {
-                    held(&mut all, limits, at, limit, self.cores)
-                };
-                let Some(buckets) = buckets else { continue };
-                if takes {
-                    buckets.take(key, now_ms);
-                } else if let Err(empty) = buckets.look(key, now_ms) {
-                    return Err((Arc::clone(limit), empty));
-                }
+        let mut takes = self.takes.borrow_mut();
+        takes.clear();
+        for (at, as_sent) in plan.limits() {
+            let (connection, request) = if as_sent {
+                (moved.as_ref(), sent.unwrap_or(asked))
+            } else {
+                (connection, asked)
+            };
+            let Some(limit) = limits.get(at) else {
+                continue;
+            };
+            if !limit.counts(connection, request) {
+                continue;
+            }
+            let key = limit.key(&self.keys, connection, request);
+            let buckets = match is_old {
+                true => of_today(&mut all, limit),
+                false => held(&mut all, limits, at, limit, self.cores),
+            };
+            let Some(buckets) = buckets else { continue };
+            if let Err(empty) = buckets.look(key, now_ms) {
+                return Err((Arc::clone(limit), empty));
+            }
+            takes.push((at, key));
+        }
+        for (at, key) in takes.drain(..) {
+            let Some(limit) = limits.get(at) else {
+                continue;
+            };
+            let buckets = match is_old {
+                true => of_today(&mut all, limit),
+                false => held(&mut all, limits, at, limit, self.cores),
+            };
+            if let Some(buckets) = buckets {
+                buckets.take(key, now_ms);
             }
         }
         Ok(())

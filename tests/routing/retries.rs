@@ -133,6 +133,13 @@ async fn a_small_body_goes_along_each_time() {
     let answer = asked(&system, "PUT", "/", "all of it").await;
     assert_eq!(answer, (200, "all of it".to_owned()));
     assert_eq!(seen.load(Ordering::Relaxed), 2);
+    // However often it is sent, the client has sent it once.
+    let at_waypoint = |r: &serde_json::Value| r["role"] == "waypoint" && r["kind"] == "request";
+    let record = system.record(at_waypoint).await;
+    assert_eq!(
+        (&record["attempts"], &record["bytes"]["received"]),
+        (&2.into(), &9.into())
+    );
 }
 
 #[tokio::test]
