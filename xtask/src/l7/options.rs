@@ -40,7 +40,8 @@ impl Options {
             cases: case::ALL.to_vec(),
             peers: peer::USUAL.to_vec(),
             runs: 3,
-            seconds: 4,
+            // 58 samples a run, with what lies between them: 17 minutes for all runs on two cores.
+            seconds: 3,
             idle: 2000,
             cores: 2,
             json: None,

@@ -71,11 +71,19 @@ const GOALS: [Goal; 21] = [
 ];
 
 /// Whom the others are compared with, and the sign of that ratio.
-const COMPARED: [(Peer, &str); 3] = [
+pub(crate) const COMPARED: [(Peer, &str); 3] = [
     (Peer::Envoy, "×e"),
     (Peer::Haproxy, "×h"),
     (Peer::Nginx, "×n"),
 ];
+
+/// Whose part a figure of ringgate has to be, and how large it may be.
+pub(crate) fn parts(case: &str, metric: Metric) -> impl Iterator<Item = (Peer, f64)> {
+    let of_case = GOALS
+        .iter()
+        .filter(move |goal| goal.case == case && goal.metric == metric);
+    of_case.filter_map(|goal| Some((goal.of?, goal.bound)))
+}
 
 fn sign(peer: Peer) -> &'static str {
     let found = COMPARED.iter().find(|(to, _)| *to == peer);
