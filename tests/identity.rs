@@ -698,6 +698,52 @@ fn a_stolen_certificate_without_its_key_is_no_use() {
     assert!(mesh_client_config(&thief, mesh.ours.bundles(), H2, Expected::AnyOfBundles).is_err());
 }
 
+/// Shows a chain without having its key.
+#[derive(Debug)]
+struct Thief(Arc<rustls::sign::CertifiedKey>);
+
+impl rustls::client::ResolvesClientCert for Thief {
+    fn resolve(
+        &self,
+        _hints: &[&[u8]],
+        _schemes: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_chain_that_is_remembered_proves_nothing_without_its_key() {
+    let mesh = Mesh::new();
+    let bundles = Arc::new(mesh.ours.bundles().with_revocations(Arc::default()));
+    let (owner, other) = (mesh.svid(FRONTEND), mesh.svid(FRONTEND));
+    let client = |svid: &Svid| {
+        mesh_client_config(svid, Arc::clone(&bundles), H2, Expected::only(id(API))).unwrap()
+    };
+    let server = mesh_server_config(
+        &mesh.svid(API),
+        Arc::clone(&bundles),
+        H2,
+        ClientAuth::Required,
+    )
+    .unwrap();
+    let mut thief = rustls::ClientConfig::clone(&client(&owner));
+    let key = tls::certified_key(&other).unwrap();
+    let stolen = rustls::sign::CertifiedKey::new(owner.chain.clone(), Arc::clone(&key.key));
+    thief.client_auth_cert_resolver = Arc::new(Thief(Arc::new(stolen)));
+    let thief = Arc::new(thief);
+    for _ in 0..2 {
+        // Before the chain is known, and when it is.
+        let met = meet(Arc::clone(&thief), Arc::clone(&server));
+        assert_eq!(reason(met), CertificateError::BadSignature);
+        assert!(meet(client(&owner), Arc::clone(&server)).is_ok());
+    }
+}
+
 // ---- the certificate service ------------------------------------------------------------------
 
 const TOKEN: &str = "token-of-the-frontend";

@@ -1,7 +1,8 @@
 //! rustls configurations of the mesh: TLS 1.3, both sides with an SVID, names never looked at.
 //!
-//! The key exchange offers X25519MLKEM768 first. There is no resumption: every connection is verified in full, so a
-//! certificate that has expired or a root that was withdrawn ends at the next connection.
+//! The key exchange offers X25519MLKEM768 first. There is no resumption: every connection proves its peer's key anew, and a
+//! certificate that has expired or is revoked, or a root that was withdrawn, ends at the next connection. What a chain of
+//! certificates says is remembered ([`TrustBundles::with_revocations`]), the signature over the handshake never.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
@@ -24,7 +25,7 @@ use super::bundle::TrustBundles;
 use super::leaf;
 use super::revocation::PeerLeaf;
 use super::svid::Svid;
-use super::verify::{SvidError, Usage, verify_svid};
+use super::verify::{SvidError, Usage, verify_peer};
 use crate::vocab::spiffe::SpiffeId;
 
 /// Why an SVID cannot be used for TLS.
@@ -220,15 +221,12 @@ impl PeerVerifier {
         now: UnixTime,
         usage: Usage,
     ) -> Result<(), rustls::Error> {
-        let chain: Vec<CertificateDer<'_>> = std::iter::once(end_entity)
-            .chain(intermediates)
-            .cloned()
-            .collect();
-        let id = verify_svid(&chain, &self.bundles, now, usage).map_err(tls_error)?;
-        if self.expected.accepts(&id) {
+        let peer =
+            verify_peer(end_entity, intermediates, &self.bundles, now, usage).map_err(tls_error)?;
+        if self.expected.accepts(&peer.id) {
             return Ok(());
         }
-        let reason = CertificateError::Other(OtherError(Arc::new(UnexpectedPeer(id))));
+        let reason = CertificateError::Other(OtherError(Arc::new(UnexpectedPeer(peer.id.clone()))));
         Err(rustls::Error::InvalidCertificate(reason))
     }
 
