@@ -12,4 +12,5 @@ pub mod revocation;
 pub mod rotation;
 pub mod svid;
 pub mod tls;
+mod verified;
 pub mod verify;

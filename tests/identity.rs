@@ -34,8 +34,15 @@ use ringgate::identity::tls::{self, ClientAuth, Expected, mesh_client_config, me
 use ringgate::identity::verify::{SvidError, Usage, verify_svid};
 use ringgate::telemetry::audit::Audit;
 use ringgate::vocab::spiffe::{SpiffeId, TrustDomain};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::crypto::aws_lc_rs::cipher_suite::{
+    TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384, TLS13_CHACHA20_POLY1305_SHA256,
+};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
-use rustls::{CertificateError, ClientConnection, NamedGroup, ProtocolVersion, ServerConnection};
+use rustls::{
+    CertificateError, CipherSuite, ClientConnection, NamedGroup, ProtocolVersion, ServerConnection,
+};
 use serde_json::Value;
 use time::OffsetDateTime;
 use tokio::net::TcpListener;
@@ -520,6 +527,8 @@ fn mutual_tls() {
         met.client.negotiated_key_exchange_group().unwrap().name(),
         NamedGroup::X25519MLKEM768
     );
+    let suite = met.client.negotiated_cipher_suite().unwrap().suite();
+    assert_eq!(suite, CipherSuite::TLS13_AES_128_GCM_SHA256);
     assert_eq!(met.server.alpn_protocol(), Some(b"h2".as_slice()));
     assert_eq!(met.server.server_name(), None);
     assert_eq!(
@@ -534,6 +543,75 @@ fn mutual_tls() {
     let any = Expected::OneOf(BTreeSet::from([id(FRONTEND), id(API)]));
     assert!(mesh.meet(&client, &server, any).is_ok());
     assert!(mesh.meet(&client, &server, Expected::AnyOfBundles).is_ok());
+}
+
+#[test]
+fn the_server_chooses_among_the_suites_of_a_client() {
+    let mesh = Mesh::new();
+    let (client, server) = (mesh.svid(FRONTEND), mesh.svid(API));
+    let server =
+        mesh_server_config(&server, mesh.ours.bundles(), H2, ClientAuth::Required).unwrap();
+    let with = |offer: &[rustls::SupportedCipherSuite]| {
+        let provider = Arc::new(CryptoProvider {
+            cipher_suites: offer.to_vec(),
+            ..CryptoProvider::clone(&tls::provider())
+        });
+        let bundles = mesh.ours.bundles();
+        let ours = mesh_client_config(&client, bundles, H2, Expected::AnyOfBundles).unwrap();
+        let mut theirs = rustls::ClientConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyServer))
+            .with_no_client_auth();
+        theirs.client_auth_cert_resolver = Arc::clone(&ours.client_auth_cert_resolver);
+        let met = meet(Arc::new(theirs), Arc::clone(&server)).unwrap();
+        met.server.negotiated_cipher_suite().unwrap()
+    };
+    let (short, long) = (TLS13_AES_128_GCM_SHA256, TLS13_AES_256_GCM_SHA384);
+    assert_eq!(with(&[long, short]), short);
+    assert_eq!(with(&[TLS13_CHACHA20_POLY1305_SHA256, long]), long);
+}
+
+/// Looks at no certificate: the server is the one under test.
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &rustls::pki_types::ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &rustls::DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
+        tls::provider()
+            .signature_verification_algorithms
+            .supported_schemes()
+    }
 }
 
 #[test]
@@ -696,6 +774,52 @@ fn a_stolen_certificate_without_its_key_is_no_use() {
         ..mesh.svid(FRONTEND)
     };
     assert!(mesh_client_config(&thief, mesh.ours.bundles(), H2, Expected::AnyOfBundles).is_err());
+}
+
+/// Shows a chain without having its key.
+#[derive(Debug)]
+struct Thief(Arc<rustls::sign::CertifiedKey>);
+
+impl rustls::client::ResolvesClientCert for Thief {
+    fn resolve(
+        &self,
+        _hints: &[&[u8]],
+        _schemes: &[rustls::SignatureScheme],
+    ) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(Arc::clone(&self.0))
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_chain_that_is_remembered_proves_nothing_without_its_key() {
+    let mesh = Mesh::new();
+    let bundles = Arc::new(mesh.ours.bundles().with_revocations(Arc::default()));
+    let (owner, other) = (mesh.svid(FRONTEND), mesh.svid(FRONTEND));
+    let client = |svid: &Svid| {
+        mesh_client_config(svid, Arc::clone(&bundles), H2, Expected::only(id(API))).unwrap()
+    };
+    let server = mesh_server_config(
+        &mesh.svid(API),
+        Arc::clone(&bundles),
+        H2,
+        ClientAuth::Required,
+    )
+    .unwrap();
+    let mut thief = rustls::ClientConfig::clone(&client(&owner));
+    let key = tls::certified_key(&other).unwrap();
+    let stolen = rustls::sign::CertifiedKey::new(owner.chain.clone(), Arc::clone(&key.key));
+    thief.client_auth_cert_resolver = Arc::new(Thief(Arc::new(stolen)));
+    let thief = Arc::new(thief);
+    for _ in 0..2 {
+        // Before the chain is known, and when it is.
+        let met = meet(Arc::clone(&thief), Arc::clone(&server));
+        assert_eq!(reason(met), CertificateError::BadSignature);
+        assert!(meet(client(&owner), Arc::clone(&server)).is_ok());
+    }
 }
 
 // ---- the certificate service ------------------------------------------------------------------

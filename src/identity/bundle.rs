@@ -10,6 +10,7 @@ use thiserror::Error;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::revocation::{PeerLeaf, Revocations, Target};
+use super::verified::{Validity, VerifiedChains};
 use crate::vocab::spiffe::TrustDomain;
 
 /// What is wrong with a root certificate.
@@ -29,6 +30,8 @@ pub struct TrustBundles {
     domains: BTreeMap<Box<str>, Bundle>,
     /// What is revoked at the moment of a handshake; without it nothing is.
     revoked: Option<Arc<ArcSwap<Revocations>>>,
+    /// Chains that these roots vouched for, where handshakes ask.
+    verified: Option<Arc<VerifiedChains>>,
 }
 
 /// The roots of one trust domain; `anchors[i]` was made of `roots[i]`.
@@ -76,6 +79,8 @@ impl TrustBundles {
         root: &CertificateDer<'_>,
     ) -> Result<(), BundleError> {
         let (limits, anchor) = parse_root(root)?;
+        // Other roots vouch for other chains.
+        self.verified = None;
         let bundle = self.domains.entry(domain.as_str().into()).or_default();
         if !bundle.roots.contains(root) {
             bundle.roots.push(root.clone().into_owned());
@@ -91,13 +96,20 @@ impl TrustBundles {
         self.domains.get(trust_domain)
     }
 
-    /// The same roots, and whatever `revoked` holds at the moment of a handshake is refused.
+    /// The same roots for handshakes: whatever `revoked` holds at that moment is refused, and a chain that was verified is
+    /// remembered as long as this value and its clones live.
     #[must_use]
     pub fn with_revocations(&self, revoked: Arc<ArcSwap<Revocations>>) -> Self {
         Self {
             domains: self.domains.clone(),
             revoked: Some(revoked),
+            verified: Some(Arc::default()),
         }
+    }
+
+    /// Chains that these very roots vouched for; `None` where none are remembered.
+    pub(super) fn verified(&self) -> Option<&VerifiedChains> {
+        self.verified.as_deref()
     }
 
     /// Why a certificate is refused now, though its chain may be good.
@@ -138,6 +150,14 @@ impl RootLimits {
     pub(super) fn valid_at(self, now: UnixTime) -> bool {
         i64::try_from(now.as_secs())
             .is_ok_and(|now| self.not_before <= now && now <= self.not_after)
+    }
+
+    /// When the root itself is valid.
+    pub(super) fn validity(self) -> Validity {
+        Validity {
+            not_before: unix_time(self.not_before),
+            not_after: unix_time(self.not_after),
+        }
     }
 
     /// Whether `intermediates` authorities may stand below the root.

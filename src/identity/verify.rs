@@ -1,15 +1,17 @@
 //! A peer's chain becomes a SPIFFE ID, or nothing (SPIFFE X509-SVID section 5).
 
 use std::cell::Cell;
+use std::sync::Arc;
 
 use rustls::pki_types::{CertificateDer, SignatureVerificationAlgorithm, UnixTime};
 use thiserror::Error;
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath, aws_lc_rs};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use super::bundle::{Bundle, TrustBundles};
+use super::bundle::{Bundle, TrustBundles, unix_time};
 use super::leaf::{self, LeafError};
-use super::revocation::Target;
+use super::revocation::{PeerLeaf, Target};
+use super::verified::{ChainDigest, Proved, Validity};
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 
@@ -89,26 +91,77 @@ pub fn verify_svid(
     now: UnixTime,
     usage: Usage,
 ) -> Result<SpiffeId, SvidError> {
-    let (leaf_der, intermediates) = chain.split_first().ok_or(SvidError::Empty)?;
-    if chain.len() > limits::SVID_CHAIN_CERTS {
+    let (leaf, intermediates) = chain.split_first().ok_or(SvidError::Empty)?;
+    verify_peer(leaf, intermediates, bundles, now, usage).map(|peer| peer.id.clone())
+}
+
+/// As [`verify_svid`]; a chain that `bundles` remember is not verified again, only its validity and the revocations are
+/// looked at.
+///
+/// # Errors
+/// `SvidError` names the first thing found wrong.
+pub(super) fn verify_peer(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    bundles: &TrustBundles,
+    now: UnixTime,
+    usage: Usage,
+) -> Result<Arc<PeerLeaf>, SvidError> {
+    if intermediates.len() >= limits::SVID_CHAIN_CERTS {
         return Err(SvidError::TooLong);
     }
+    let memory = bundles
+        .verified()
+        .map(|chains| (chains, ChainDigest::of(leaf, intermediates, usage)));
+    let known = memory.and_then(|(chains, digest)| chains.find(&digest, now));
+    if let Some(peer) = known {
+        return not_revoked(peer, bundles);
+    }
+    let proved = prove(leaf, intermediates, bundles, now, usage)?;
+    let peer = not_revoked(Arc::clone(&proved.leaf), bundles)?;
+    if let Some((chains, digest)) = memory {
+        chains.keep(digest, proved);
+    }
+    Ok(peer)
+}
+
+fn not_revoked(peer: Arc<PeerLeaf>, bundles: &TrustBundles) -> Result<Arc<PeerLeaf>, SvidError> {
+    match bundles.revoked(&peer) {
+        Some(target) => Err(SvidError::Revoked(target)),
+        None => Ok(peer),
+    }
+}
+
+fn prove(
+    leaf_der: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    bundles: &TrustBundles,
+    now: UnixTime,
+    usage: Usage,
+) -> Result<Proved, SvidError> {
     let found = leaf::check(leaf_der).map_err(SvidError::Leaf)?;
     let domain = found.id.trust_domain();
     let bundle = bundles
         .bundle(domain)
         .ok_or_else(|| SvidError::UnknownTrustDomain(domain.into()))?;
-    verify_path(leaf_der, intermediates, bundle, now, usage).map_err(|failure| match failure {
-        PathFailure::Webpki(source) => SvidError::Chain {
-            trust_domain: domain.into(),
-            source,
-        },
-        PathFailure::Refused(reason) => reason,
-    })?;
-    match bundles.revoked(&found.peer) {
-        Some(target) => Err(SvidError::Revoked(target)),
-        None => Ok(found.id),
-    }
+    let issuers =
+        verify_path(leaf_der, intermediates, bundle, now, usage).map_err(
+            |failure| match failure {
+                PathFailure::Webpki(source) => SvidError::Chain {
+                    trust_domain: domain.into(),
+                    source,
+                },
+                PathFailure::Refused(reason) => reason,
+            },
+        )?;
+    let own = Validity {
+        not_before: found.not_before,
+        not_after: found.not_after,
+    };
+    Ok(Proved {
+        leaf: Arc::new(found.peer),
+        validity: own.within(issuers),
+    })
 }
 
 enum PathFailure {
@@ -116,13 +169,14 @@ enum PathFailure {
     Refused(SvidError),
 }
 
+/// When the issuers of the path that was found are valid.
 fn verify_path(
     leaf_der: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
     bundle: &Bundle,
     now: UnixTime,
     usage: Usage,
-) -> Result<(), PathFailure> {
+) -> Result<Validity, PathFailure> {
     let end_entity = EndEntityCert::try_from(leaf_der).map_err(PathFailure::Webpki)?;
     let key_usage = match usage {
         Usage::Client => KeyUsage::client_auth(),
@@ -130,11 +184,16 @@ fn verify_path(
     };
     // webpki goes on to the next path after a refusal; the last reason is told if none was left.
     let refused = Cell::new(None);
-    let judge = |path: &VerifiedPath<'_>| {
-        judge_path(path, bundle, now).map_err(|reason| {
+    let accepted = Cell::new(None);
+    let judge = |path: &VerifiedPath<'_>| match judge_path(path, bundle, now) {
+        Ok(validity) => {
+            accepted.set(Some(validity));
+            Ok(())
+        }
+        Err(reason) => {
             refused.set(Some(reason));
-            webpki::Error::UnknownIssuer
-        })
+            Err(webpki::Error::UnknownIssuer)
+        }
     };
     let outcome = end_entity
         .verify_for_usage(
@@ -147,19 +206,26 @@ fn verify_path(
             Some(&judge),
         )
         .map(|_path| ());
-    outcome.map_err(|error| {
-        refused
+    match (outcome, accepted.take()) {
+        (Ok(()), Some(validity)) => Ok(validity),
+        (Ok(()), None) => Err(PathFailure::Webpki(webpki::Error::UnknownIssuer)),
+        (Err(error), _) => Err(refused
             .take()
-            .map_or(PathFailure::Webpki(error), PathFailure::Refused)
-    })
+            .map_or(PathFailure::Webpki(error), PathFailure::Refused)),
+    }
 }
 
-/// What webpki leaves out: key usage of the issuers, validity and path length of the root.
-fn judge_path(path: &VerifiedPath<'_>, bundle: &Bundle, now: UnixTime) -> Result<(), SvidError> {
+/// What webpki leaves out: key usage of the issuers, validity and path length of the root. When all of them are valid.
+fn judge_path(
+    path: &VerifiedPath<'_>,
+    bundle: &Bundle,
+    now: UnixTime,
+) -> Result<Validity, SvidError> {
     let root = bundle.limits_of(path.anchor()).ok_or(SvidError::RootTime)?;
     if !root.valid_at(now) {
         return Err(SvidError::RootTime);
     }
+    let mut validity = root.validity();
     let mut below_root = 0_u32;
     for issuer in path.intermediate_certificates() {
         let der = issuer.der();
@@ -168,13 +234,17 @@ fn judge_path(path: &VerifiedPath<'_>, bundle: &Bundle, now: UnixTime) -> Result
         if usage.is_some_and(|u| !u.value.key_cert_sign()) {
             return Err(SvidError::IssuerKeyUsage);
         }
+        validity = validity.within(Validity {
+            not_before: unix_time(cert.validity().not_before.timestamp()),
+            not_after: unix_time(cert.validity().not_after.timestamp()),
+        });
         // Self-issued certificates do not count (RFC 5280 section 6.1.4 (l)).
         if cert.issuer().as_raw() != cert.subject().as_raw() {
             below_root = below_root.saturating_add(1);
         }
     }
     if root.allows_depth(below_root) {
-        Ok(())
+        Ok(validity)
     } else {
         Err(SvidError::RootPathLen)
     }

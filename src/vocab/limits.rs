@@ -387,7 +387,11 @@ pub const DNS_IDLE_MS: u64 = 10_000;
 /// How long the chain of an own SVID that was verified counts as verified between workloads of one process, in seconds. Its
 /// validity and the revocations are looked at for each connection.
 pub const OWN_SVID_VERIFIED_S: u64 = 60;
+/// Chains of peers that count as verified, for each set of roots. Their validity and the revocations are looked at for each
+/// connection.
+pub const VERIFIED_CHAINS: usize = 1024;
 
+const _: () = assert!(VERIFIED_CHAINS <= 65_536);
 const _: () = assert!(REVOCATIONS_BYTES < NEWS_MESSAGE_BYTES);
 const _: () = assert!(6 * (NEWS_MESSAGE_BYTES as u64) < TRUST_BYTES);
 const _: () = assert!(TARGET_BYTES < HEAD_BYTES);

@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use super::answer::Wrong;
 use super::h1::Asker;
@@ -25,6 +25,8 @@ pub(crate) fn unix_ns() -> Result<u128> {
 pub(super) async fn first(shot: &Shot) -> Result<()> {
     let dialer = Dialer::new(shot, "http/1.1")?;
     let request: Rc<[u8]> = shot.http1(false).into();
+    // The first random bytes of a process may take long to get; they are not the proxy's.
+    aws_lc_rs::rand::fill(&mut [0; 32]).map_err(|_unspecified| anyhow!("no randomness"))?;
     println!("ready");
     std::io::stdout().flush()?;
     let end = Instant::now() + shot.span;
