@@ -75,12 +75,12 @@ pub async fn call(
     version: Version,
     call: &Call,
 ) -> Result<Answer, CallError> {
-    let (upstream, again) = upstreams.request(permit, target, version).await?;
+    let (upstream, again) = upstreams.request(permit, target, version.into()).await?;
     let reused = matches!(&upstream, Upstream::H1(connection) if connection.reused);
     match over(upstreams, target, upstream, call).await {
         // Nothing was answered, so nothing was decided either.
         Err(error) if is_repeatable(&error, reused) => {
-            let upstream = upstreams.again(again, target, version).await?;
+            let upstream = upstreams.again(again, target, version.into()).await?;
             over(upstreams, target, upstream, call).await
         }
         answered => answered,

@@ -323,6 +323,8 @@ pub const STALLS: u32 = 12;
 pub const HALF_CLOSED_MS: u64 = 3_600_000;
 /// How long an upstream connection without an exchange is kept, in milliseconds.
 pub const IDLE_UPSTREAM_MS: u64 = 60_000;
+/// Longest idle time of a `connectionPool`, in milliseconds.
+pub const POOL_IDLE_MS: u64 = 86_400_000;
 /// How long an HBONE connection without a tunnel is kept, in milliseconds (ztunnel's value).
 pub const IDLE_HBONE_MS: u64 = 300_000;
 /// Between two HBONE keep-alive pings, in milliseconds (ztunnel's value).

@@ -14,7 +14,7 @@ use others::{First, Others};
 use refusal::Refusal;
 
 use crate::config::checked::capture::OriginalSource;
-use crate::config::checked::{Protocol, UpstreamTls};
+use crate::config::checked::{Mesh, Protocol, UpstreamTls};
 use crate::control::ask::Ask;
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
@@ -27,7 +27,7 @@ use crate::io::body::{Source, TooLong};
 use crate::io::clock;
 use crate::io::hbone::Far;
 use crate::io::rt::{self, ConnectOptions};
-use crate::io::upstream::{Target, Version};
+use crate::io::upstream::{Manner, Target, Version};
 use crate::jwt::{TokenRules, authenticate_cached, www_authenticate};
 use crate::policy::{Judged, Permit, Request};
 use crate::role::authenticate::{self, TokenRefused};
@@ -125,7 +125,7 @@ pub async fn serve(
         upstreams: &core.upstreams,
         permit,
         target: going.target,
-        version: going.version,
+        manner: going.manner,
         request: others.sent(),
         extra: &extra,
         length,
@@ -238,7 +238,7 @@ fn enter(
 /// Where a permitted request goes, and how.
 struct Going {
     target: Target,
-    version: Version,
+    manner: Manner,
     own: Option<SpiffeId>,
     /// It leaves the mesh.
     outside: bool,
@@ -435,7 +435,10 @@ fn going(
     let version = version(plan.protocol);
     Ok(Going {
         target,
-        version,
+        manner: Manner {
+            version,
+            reuse: attempt.pool(snapshot).reuse,
+        },
         own: plan.own.or_else(|| workload.map(|w| &w.id)).cloned(),
         outside: matches!(plan.next, Next::Outside(..)),
         via: plan.via.is_some(),
@@ -462,7 +465,10 @@ pub fn target(
         Next::App(address, mark, source) => {
             return Ok(Target::Plain {
                 addresses: vec![UpstreamAddr(*address)],
-                options: ConnectOptions { mark: *mark },
+                options: ConnectOptions {
+                    mark: *mark,
+                    within_ms: None,
+                },
                 source: client_address(*source, site.peer, *address),
             });
         }
@@ -480,6 +486,7 @@ pub fn target(
             return outside(snapshot, *service, addresses, version, host).ok_or(NoTarget::NoRoute);
         }
         Next::Workload(at, port) => mesh.workloads.get(*at).map(|workload| Beyond {
+            connect_ms: plan.service.and_then(|at| connect_ms(mesh, at)),
             address: SocketAddr::new(workload.address, workload.hbone_port),
             expected: workload.id.clone(),
             service: plan.service,
@@ -487,6 +494,7 @@ pub fn target(
         }),
         Next::Redirect => None,
         Next::Gateway(at, authority) => mesh.gateways.get(*at).map(|gateway| Beyond {
+            connect_ms: None,
             address: gateway.hbone,
             expected: gateway.id.clone(),
             service: plan.service,
@@ -511,6 +519,8 @@ fn client_address(keep: OriginalSource, client: SocketAddr, app: SocketAddr) -> 
 /// The far end of a tunnel.
 #[derive(Clone, Debug)]
 pub struct Beyond {
+    /// How long it may take to connect to it, in milliseconds; `None` is as long as any.
+    pub connect_ms: Option<u64>,
     /// HBONE listener.
     pub address: SocketAddr,
     /// Who must answer.
@@ -546,8 +556,16 @@ pub fn hbone(
             baggage: origin.baggage,
             trace: origin.trace,
         },
-        options: ConnectOptions::default(),
+        options: ConnectOptions {
+            mark: None,
+            within_ms: beyond.connect_ms,
+        },
     })))
+}
+
+/// How long it may take to connect to an endpoint of a service (`connectTimeout`), in milliseconds.
+pub(super) fn connect_ms(mesh: &Mesh, service: usize) -> Option<u64> {
+    mesh.services.get(service)?.balance.pool.connect_ms
 }
 
 /// The way to an outside service. `host`: that of what is sent there, for the TLS that we originate; `None` if it brings
@@ -559,6 +577,10 @@ pub(super) fn outside(
     version: Version,
     host: Option<&str>,
 ) -> Option<Target> {
+    let options = ConnectOptions {
+        mark: None,
+        within_ms: connect_ms(&snapshot.mesh, service),
+    };
     match (egress::tls_rule(&snapshot.mesh, service), host) {
         (Some(UpstreamTls::Simple { sni, .. }), Some(host)) => {
             let service = snapshot.mesh.services.get(service)?;
@@ -568,6 +590,7 @@ pub(super) fn outside(
             let name = sni.clone().unwrap_or_else(|| host.to_owned());
             Some(Target::Tls {
                 addresses,
+                options,
                 config: Arc::clone(origination),
                 name: rustls::pki_types::ServerName::try_from(name).ok()?,
             })
@@ -575,7 +598,7 @@ pub(super) fn outside(
         (Some(UpstreamTls::Simple { .. } | UpstreamTls::Disable) | None, _) => {
             Some(Target::Plain {
                 addresses,
-                options: ConnectOptions::default(),
+                options,
                 source: None,
             })
         }

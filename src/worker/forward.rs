@@ -24,11 +24,12 @@ use crate::io::body::{Coding, PumpError, Sink, Source, TooLong, Trailers, pump};
 use crate::io::h1::{HeadError, Writer};
 use crate::io::hbone::HboneError;
 use crate::io::relay::Meter;
-use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
+use crate::io::upstream::{DialError, H1Upstream, Manner, Target, Upstream, Upstreams, Version};
 use crate::io::{rt, tls};
 use crate::oidc;
 use crate::policy::{Permit, Request};
 use crate::role::rewrite;
+use crate::upstream::load::Waiting;
 use crate::vocab::limits;
 use crate::vocab::text::chain;
 use crate::worker::forward::attempts::{Ended, attempts, within};
@@ -51,8 +52,8 @@ pub struct Forward<'a> {
     pub permit: Permit,
     /// Where to.
     pub target: Target,
-    /// Protocol there.
-    pub version: Version,
+    /// How it is spoken to there.
+    pub manner: Manner,
     /// The request that was judged.
     pub request: &'a Request,
     /// Fields that replace the request's.
@@ -79,6 +80,12 @@ pub trait Onward {
 
     /// The next upstream after one that could not be connected to, judged anew.
     fn next(&self, error: &DialError) -> Option<(Permit, Target)>;
+
+    /// It begins to wait for a connection.
+    ///
+    /// # Errors
+    /// Too many do, in words for the record.
+    fn waits(&self) -> Result<Option<Waiting>, String>;
 
     /// How often it is sent.
     fn retries(&self) -> &Retries<'_>;
@@ -162,7 +169,7 @@ impl<'a> Moving<'a> {
                 Target::Hbone(_) | Target::Plain { .. } => "http",
             },
             passed,
-            upgrade: work.upgrade.filter(|_| work.version == Version::H1),
+            upgrade: work.upgrade.filter(|_| work.manner.version == Version::H1),
             must_switch: work.upgrade.is_some_and(Upgrade::is_of_stream),
             awaited: Cell::new(!bodiless && awaited),
             invited: Notify::new(),

@@ -17,8 +17,7 @@ use crate::exchange::close::CloseReason;
 use crate::http::h1::RawResponse;
 use crate::http::upgrade;
 use crate::io::h1::{Reader, Writer, unite};
-use crate::io::relay::{Broken, Meter, relay};
-use crate::io::rt;
+use crate::io::relay::{Broken, relay};
 use crate::io::stream::Stream;
 use crate::io::upstream::H1Upstream;
 use crate::worker::open::Entry;
@@ -148,7 +147,7 @@ impl Switched {
                 biased;
                 why = entry.cancel.cancelled() => Err(why),
                 done = relay(down, up, &passed) => Ok(Some(done)),
-                () = idle(&passed, idle_ms) => Ok(None),
+                () = passed.idle(idle_ms) => Ok(None),
             };
             end(story, ended);
         }
@@ -183,16 +182,5 @@ fn end(story: Story, ended: Result<Option<Result<(), Broken>>, CloseReason>) {
         Ok(Some(Err(broken))) => story.fail(broken.close(), broken),
         Ok(None) => story.fail(CloseReason::Timeout, "stream is idle"),
         Err(why) => story.end(why),
-    }
-}
-
-/// Ends when nothing has moved for at least `ms`, and before it has not for twice as long.
-async fn idle(passed: &Meter, ms: u64) {
-    loop {
-        let before = passed.get();
-        rt::sleep(ms).await;
-        if before == passed.get() {
-            return;
-        }
     }
 }

@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::system::{Subnet, System, get, head, wait_for};
 
-const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 [admin]
 listen = "@1:15000"
 
@@ -62,7 +62,7 @@ labels = { app = "api" }
 "#;
 
 /// A service of both apps behind the waypoint, and what its rule says.
-fn service(name: &str, policy: &str) -> String {
+pub(crate) fn service(name: &str, policy: &str) -> String {
     format!(
         r#"
 [[serviceEntry]]
@@ -122,7 +122,7 @@ async fn system(services: &str) -> (System, Arc<AtomicUsize>) {
 }
 
 /// Head and body of the answer to a GET with one more field.
-async fn ask(system: &System, host: &str, path: &str, field: &str) -> (String, String) {
+pub(crate) async fn ask(system: &System, host: &str, path: &str, field: &str) -> (String, String) {
     let (code, mut stream) = system.socks(host, 80).await;
     assert_eq!(code, 0);
     let request =

@@ -10,6 +10,7 @@
 
 mod balance;
 mod dns;
+mod pool;
 mod retries;
 mod routes;
 mod same_node;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::rc::Rc;
 
-use super::{Switched, idle};
+use super::Switched;
 use crate::exchange::close::CloseReason;
 use crate::http::h1::{BodyDecoder, Framing};
 use crate::io::body::{Coding, PumpError, Sink, Source, Trailers, pump};
@@ -70,7 +70,7 @@ impl Switched {
                     Ok(_both) => Ended::Done,
                     Err((close, why)) => Ended::Broken(close, why),
                 },
-                () = idle(&passed, idle_ms) => Ended::Idle,
+                () = passed.idle(idle_ms) => Ended::Idle,
             };
             if !matches!(ended, Ended::Done) {
                 // What either side has by now is not complete.
