@@ -1,7 +1,10 @@
 //! Bodies in pieces, from either protocol to either protocol, never held whole.
 
+mod kept;
+
 use std::collections::VecDeque;
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -12,6 +15,8 @@ use crate::http::h1::{self, BodyDecoder, Chunk, Decoded};
 use crate::io::h1::{Reader, Writer};
 use crate::io::h2::{Incoming, Outgoing};
 use crate::io::rt;
+
+pub use kept::{Copied, Kept, NotKept};
 
 /// Data up to this size is gathered with what was written before it.
 const GATHER_BYTES: usize = 4 * 1024;
@@ -31,6 +36,8 @@ pub enum Source<'a> {
     Held(Box<(VecDeque<Chunk>, Self)>),
     /// A body of which no more than so many bytes are taken.
     Limited(Box<(u64, Self)>),
+    /// A body of which others get a copy.
+    Copied(Box<Copied<'a>>),
 }
 
 /// A body is longer than it may be.
@@ -38,7 +45,13 @@ pub enum Source<'a> {
 #[error("body is longer than the limit (limits.maxRequestBodyBytes)")]
 pub struct TooLong;
 
-impl Source<'_> {
+impl<'a> Source<'a> {
+    /// The body, of which `kept` gets a copy as it is read.
+    #[must_use]
+    pub fn copied(self, kept: Rc<Kept>) -> Self {
+        Self::Copied(Box::new(Copied::new(self, kept)))
+    }
+
     /// Puts pieces that were read before the rest.
     #[must_use]
     pub fn with(self, pieces: VecDeque<Chunk>) -> Self {
@@ -58,7 +71,7 @@ impl Source<'_> {
     pub fn again(&mut self, pieces: &VecDeque<Chunk>) {
         match self {
             Self::Held(held) => held.0.clone_from(pieces),
-            Self::Empty | Self::H1(..) | Self::H2(_) | Self::Limited(_) => {
+            Self::Empty | Self::H1(..) | Self::H2(_) | Self::Limited(_) | Self::Copied(_) => {
                 let rest = std::mem::replace(self, Self::Empty);
                 *self = rest.with(pieces.clone());
             }
@@ -118,6 +131,14 @@ impl Source<'_> {
                 }
                 Poll::Ready(Ok(next))
             }
+            Self::Copied(copied) => {
+                let next = ready!(copied.body.poll_next(cx))?;
+                match &next {
+                    Some(Chunk::Data(data)) => copied.read(Some(data)),
+                    Some(Chunk::Trailers(_)) | None => copied.read(None),
+                }
+                Poll::Ready(Ok(next))
+            }
         }
     }
 
@@ -135,6 +156,7 @@ impl Source<'_> {
             Self::H1(reader, _) => reader.poll_gone(cx),
             Self::Held(held) => held.1.poll_gone(cx),
             Self::Limited(limited) => limited.1.poll_gone(cx),
+            Self::Copied(copied) => copied.body.poll_gone(cx),
         }
     }
 
@@ -146,6 +168,7 @@ impl Source<'_> {
             Self::H1(_, decoder) => decoder.is_done(),
             Self::Held(held) => held.0.is_empty() && held.1.is_done(),
             Self::Limited(limited) => limited.1.is_done(),
+            Self::Copied(copied) => copied.body.is_done(),
         }
     }
 
@@ -158,6 +181,7 @@ impl Source<'_> {
             Self::H2(stream) => stream.is_end(),
             Self::Held(held) => held.0.is_empty() && held.1.is_empty(),
             Self::Limited(limited) => limited.1.is_empty(),
+            Self::Copied(copied) => copied.body.is_empty(),
         }
     }
 }

@@ -329,6 +329,7 @@ mod tests {
             route: None,
             request: None,
             attempts: None,
+            mirror: false,
             asked: Vec::new(),
             judged: None,
             detail: Some("x".repeat(bytes)),

@@ -34,7 +34,12 @@ impl Attempt {
     /// Nothing yet.
     #[must_use]
     pub fn new(core: &Core) -> Self {
-        let turn = core.turn();
+        Self::at_turn(core, core.turn())
+    }
+
+    /// Nothing yet, at a turn that the core's others do not miss.
+    #[must_use]
+    pub fn at_turn(core: &Core, turn: usize) -> Self {
         Self {
             turn,
             fresh: core.chance(turn),

@@ -1,5 +1,6 @@
 //! One request from its canonical head to its record: tokens, policy, forward.
 
+mod mirror;
 mod others;
 mod refusal;
 
@@ -54,7 +55,7 @@ use crate::worker::origin::Origin;
 use crate::worker::respond::Responder;
 use crate::worker::routed;
 use crate::worker::site::{Site, Story};
-use crate::worker::upgrade::Upgrade;
+use crate::worker::upgrade::{Times, Upgrade};
 
 /// A request as it arrived, canonical.
 #[derive(Debug)]
@@ -111,16 +112,28 @@ pub async fn serve(
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
+    let original = mirror::Original {
+        request: &request,
+        first: &first,
+        asked: &passed.asked,
+        told: &told,
+    };
+    let copies = match upgrade {
+        None => mirror::judged((core, &site, &snapshot), &original),
+        Some(_) => Vec::new(),
+    };
     let extra = own_fields(&site, &request, &going, (&snapshot, told));
     let answer = routed::on_answer(first.rule, outside, passed.downstream);
     let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
+    let lasts = Times::begin(&times);
     let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
     let placed = (&story, going.place, permit.verdict());
-    let entry = match enter(core, opened, &snapshot, placed) {
+    let mut entry = match enter(core, opened, &snapshot, placed) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
+    body = mirror::begin(core, copies, body, length);
     let work = Forward {
         upstreams: &core.upstreams,
         permit,
@@ -143,7 +156,9 @@ pub async fn serve(
         deadline::within(times, cancel, exchange).await
     };
     if let Some(upgrade) = upgrade {
-        upgrade.enter(entry);
+        // Its endpoint has it as long as it is open.
+        entry.keeps(others.into_busy());
+        upgrade.enter(entry, lasts);
     }
     keep
 }

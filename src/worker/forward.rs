@@ -154,6 +154,8 @@ struct Moving<'a> {
     /// The endpoint of this attempt has been judged by its answer.
     told: Cell<bool>,
     switched: Cell<Option<Box<RawResponse>>>,
+    /// Whom the next attempt goes to, once that is judged.
+    next: Cell<Option<(Permit, Target)>>,
 }
 
 impl<'a> Moving<'a> {
@@ -180,6 +182,7 @@ impl<'a> Moving<'a> {
             status: Cell::new(None),
             told: Cell::new(false),
             switched: Cell::new(None),
+            next: Cell::new(None),
         }
     }
 }
@@ -693,7 +696,12 @@ async fn answer(
     }
     let cause = Cause::Answer(head.status);
     if moving.others.retries().again(cause, moving.whole.get()) {
-        return Err(AnswerError::Unwanted(head.status));
+        // Before this answer is given up: where nobody else may be asked, it is the answer.
+        if let Some(next) = moving.others.another() {
+            moving.next.set(Some(next));
+            return Err(AnswerError::Unwanted(head.status));
+        }
+        moving.others.retries().stays();
     }
     let Some(mut responder) = slot.for_answer().await else {
         return Err(AnswerError::Upstream("answered twice".to_owned()));

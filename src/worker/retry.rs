@@ -92,6 +92,11 @@ impl<'a> Retries<'a> {
         self.active.repeats()
     }
 
+    /// There is no other endpoint that it may be sent to: what was to be repeated stays as it is.
+    pub fn stays(&self) {
+        self.sent.set(self.sent.get().saturating_sub(1).max(1));
+    }
+
     /// How long to wait before, in milliseconds.
     #[must_use]
     pub fn wait_ms(&self) -> u64 {
@@ -132,6 +137,8 @@ mod tests {
         assert!(get.again(unavailable, true) && get.again(Cause::Slow, true));
         assert!(!get.again(Cause::Broken, true), "twice is all");
         assert_eq!(get.attempts(), Some(3));
+        get.stays();
+        assert_eq!(get.attempts(), Some(2));
         let post = Retries::new(Some(&rule), &Method::POST, (&budget, None));
         assert!(!post.again(unavailable, true) && !post.again(Cause::Slow, true));
         assert!(post.again(Cause::Connect, false), "nobody has seen it");

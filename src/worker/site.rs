@@ -121,6 +121,7 @@ impl Story {
             workload: None,
             route: None,
             attempts: None,
+            mirror: false,
             request: None,
             asked: Vec::new(),
             judged: None,

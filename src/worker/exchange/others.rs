@@ -120,6 +120,11 @@ impl Onward for Others<'_> {
 }
 
 impl Others<'_> {
+    /// What the endpoint that it went to has with it.
+    pub(super) fn into_busy(self) -> Option<Busy> {
+        self.busy.into_inner()
+    }
+
     /// The request as it is sent.
     pub(super) fn sent(&self) -> &Request {
         self.sent.as_deref().unwrap_or(self.request)

@@ -170,9 +170,12 @@ pub(super) async fn attempts(
         if let Err(why) = Box::pin(wait(others, cancel)).await {
             return (why, None, false);
         }
-        match others.another() {
+        match moving.next.take().or_else(|| others.another()) {
             Some(next) => (permit, target) = next,
-            None => return (close, Some(detail), false),
+            None => {
+                others.retries().stays();
+                return (close, Some(detail), false);
+            }
         }
         if !kept.is_empty() {
             body.again(&kept);

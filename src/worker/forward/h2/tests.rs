@@ -175,6 +175,7 @@ async fn after(interim: usize, answers: bool) -> Result<Answered, AnswerError> {
         status: Cell::new(None),
         told: Cell::new(false),
         switched: Cell::new(None),
+        next: Cell::new(None),
     };
     let slot = Slot::new(responder);
     let Answering { answer, content } = client.request(request(&moving), true).unwrap();
