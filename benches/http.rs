@@ -319,6 +319,7 @@ fn records(criterion: &mut Criterion) {
             workload: Some("default/customer-api".to_owned()),
             route: None,
             attempts: None,
+            mirror: false,
             request: Some(Arc::clone(&request)),
             asked: Vec::new(),
             judged: Some((*verdict).clone()),

@@ -3,6 +3,7 @@
 pub mod attempt;
 pub mod balance;
 pub mod boot;
+mod both_ways;
 pub mod connect;
 pub mod core;
 pub mod custom;

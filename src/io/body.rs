@@ -1,7 +1,10 @@
 //! Bodies in pieces, from either protocol to either protocol, never held whole.
 
+mod kept;
+
 use std::collections::VecDeque;
 use std::io;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -13,6 +16,8 @@ use crate::io::h1::{Reader, Writer};
 use crate::io::h2::{Incoming, Outgoing};
 use crate::io::pace::BodyPace;
 use crate::io::rt;
+
+pub use kept::{Copied, Kept, NotKept};
 
 /// Data up to this size is gathered with what was written before it.
 const GATHER_BYTES: usize = 4 * 1024;
@@ -34,6 +39,8 @@ pub enum Source<'a> {
     Limited(Box<(u64, Self)>),
     /// A body that must not keep us waiting.
     Paced(Box<(BodyPace<'a>, Self)>),
+    /// A body of which others get a copy.
+    Copied(Box<Copied<'a>>),
 }
 
 /// A body is longer than it may be.
@@ -42,6 +49,12 @@ pub enum Source<'a> {
 pub struct TooLong;
 
 impl<'a> Source<'a> {
+    /// The body, of which `kept` gets a copy as it is read.
+    #[must_use]
+    pub fn copied(self, kept: Rc<Kept>) -> Self {
+        Self::Copied(Box::new(Copied::new(self, kept)))
+    }
+
     /// Puts pieces that were read before the rest.
     #[must_use]
     pub fn with(self, pieces: VecDeque<Chunk>) -> Self {
@@ -61,7 +74,12 @@ impl<'a> Source<'a> {
     pub fn again(&mut self, pieces: &VecDeque<Chunk>) {
         match self {
             Self::Held(held) => held.0.clone_from(pieces),
-            Self::Empty | Self::H1(..) | Self::H2(_) | Self::Limited(_) | Self::Paced(_) => {
+            Self::Empty
+            | Self::H1(..)
+            | Self::H2(_)
+            | Self::Limited(_)
+            | Self::Paced(_)
+            | Self::Copied(_) => {
                 let rest = std::mem::replace(self, Self::Empty);
                 *self = rest.with(pieces.clone());
             }
@@ -137,6 +155,14 @@ impl<'a> Source<'a> {
                 let next = ready!(pace.poll(next, cx, size));
                 Poll::Ready(next.unwrap_or_else(|slow| Err(io::Error::other(slow))))
             }
+            Self::Copied(copied) => {
+                let next = ready!(copied.body.poll_next(cx))?;
+                match &next {
+                    Some(Chunk::Data(data)) => copied.read(Some(data)),
+                    Some(Chunk::Trailers(_)) | None => copied.read(None),
+                }
+                Poll::Ready(Ok(next))
+            }
         }
     }
 
@@ -155,6 +181,7 @@ impl<'a> Source<'a> {
             Self::Held(held) => held.1.poll_gone(cx),
             Self::Limited(limited) => limited.1.poll_gone(cx),
             Self::Paced(paced) => paced.1.poll_gone(cx),
+            Self::Copied(copied) => copied.body.poll_gone(cx),
         }
     }
 
@@ -167,6 +194,7 @@ impl<'a> Source<'a> {
             Self::Held(held) => held.0.is_empty() && held.1.is_done(),
             Self::Limited(limited) => limited.1.is_done(),
             Self::Paced(paced) => paced.1.is_done(),
+            Self::Copied(copied) => copied.body.is_done(),
         }
     }
 
@@ -180,6 +208,7 @@ impl<'a> Source<'a> {
             Self::Held(held) => held.0.is_empty() && held.1.is_empty(),
             Self::Limited(limited) => limited.1.is_empty(),
             Self::Paced(paced) => paced.1.is_empty(),
+            Self::Copied(copied) => copied.body.is_empty(),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::http::h1::{self, BodyDecoder, Chunk, Framing, RawResponse};
 use crate::io::body::Source;
 use crate::io::h1::{HeadError, Reader};
 use crate::io::h2::{self, Answering, Client, MuxError, is_unprocessed};
-use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
+use crate::io::upstream::{DialError, H1Upstream, Manner, Target, Upstream, Upstreams, Version};
 use crate::policy::Permit;
 use crate::vocab::limits;
 
@@ -75,13 +75,47 @@ pub async fn call(
     version: Version,
     call: &Call,
 ) -> Result<Answer, CallError> {
-    let (upstream, again) = upstreams.request(permit, target, version).await?;
+    let wants = Wants::Answer;
+    asked(upstreams, permit, target, (version.into(), wants), call).await
+}
+
+/// As `call`, and of the answer, however long it is, nothing but its status is kept.
+///
+/// # Errors
+/// `CallError`.
+pub async fn tell(
+    upstreams: &Upstreams,
+    permit: Permit,
+    target: &Target,
+    manner: Manner,
+    call: &Call,
+) -> Result<StatusCode, CallError> {
+    let answer = asked(upstreams, permit, target, (manner, Wants::Status), call).await?;
+    Ok(answer.status)
+}
+
+/// What is kept of an answer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wants {
+    /// All of it, which is bounded.
+    Answer,
+    Status,
+}
+
+async fn asked(
+    upstreams: &Upstreams,
+    permit: Permit,
+    target: &Target,
+    (manner, wants): (Manner, Wants),
+    call: &Call,
+) -> Result<Answer, CallError> {
+    let (upstream, again) = upstreams.request(permit, target, manner).await?;
     let reused = matches!(&upstream, Upstream::H1(connection) if connection.reused);
-    match over(upstreams, target, upstream, call).await {
+    match over(upstreams, target, upstream, (call, wants)).await {
         // Nothing was answered, so nothing was decided either.
         Err(error) if is_repeatable(&error, reused) => {
-            let upstream = upstreams.again(again, target, version).await?;
-            over(upstreams, target, upstream, call).await
+            let upstream = upstreams.again(again, target, manner).await?;
+            over(upstreams, target, upstream, (call, wants)).await
         }
         answered => answered,
     }
@@ -105,16 +139,16 @@ async fn over(
     upstreams: &Upstreams,
     target: &Target,
     upstream: Upstream,
-    call: &Call,
+    (call, wants): (&Call, Wants),
 ) -> Result<Answer, CallError> {
     match upstream {
-        Upstream::H1(connection) => over_h1(upstreams, connection, call).await,
+        Upstream::H1(connection) => over_h1(upstreams, connection, (call, wants)).await,
         Upstream::H2(client) => {
             let scheme = match target {
                 Target::Tls { .. } => "https",
                 Target::Hbone(_) | Target::Plain { .. } => "http",
             };
-            over_h2(client, scheme, call).await
+            over_h2(client, scheme, (call, wants)).await
         }
     }
 }
@@ -139,7 +173,7 @@ fn h1_head(out: &mut BytesMut, call: &Call) {
 async fn over_h1(
     upstreams: &Upstreams,
     mut connection: Box<H1Upstream>,
-    call: &Call,
+    (call, wants): (&Call, Wants),
 ) -> Result<Answer, CallError> {
     let H1Upstream { reader, writer, .. } = &mut *connection;
     h1_head(writer.out(), call);
@@ -158,7 +192,7 @@ async fn over_h1(
     let framing = h1::response_framing(&head, &call.method)?;
     let keeps = h1::keeps_alive(&head.headers, head.is_11) && framing != Framing::UntilClose;
     let mut source = Source::H1(reader, BodyDecoder::new(framing));
-    let (body, _trailers) = whole(&mut source).await?;
+    let (body, _trailers) = whole(&mut source, wants).await?;
     if keeps && sent.get() {
         upstreams.give_back(connection);
     }
@@ -187,7 +221,11 @@ async fn final_head(reader: &mut Reader) -> Result<RawResponse, CallError> {
     Err(CallError::Interim)
 }
 
-async fn over_h2(client: Client, scheme: &'static str, call: &Call) -> Result<Answer, CallError> {
+async fn over_h2(
+    client: Client,
+    scheme: &'static str,
+    (call, wants): (&Call, Wants),
+) -> Result<Answer, CallError> {
     let request = Request {
         method: &call.method,
         scheme,
@@ -211,7 +249,7 @@ async fn over_h2(client: Client, scheme: &'static str, call: &Call) -> Result<An
     let answer = async {
         let head = final_head_h2(&mut answer).await?;
         let mut source = Source::H2(answer.body(&head.headers));
-        let (body, trailers) = whole(&mut source).await?;
+        let (body, trailers) = whole(&mut source, wants).await?;
         Ok(Answer {
             status: head.status,
             headers: head.headers,
@@ -241,11 +279,15 @@ async fn final_head_h2(answer: &mut h2::Answer) -> Result<ResponseHead, CallErro
     Err(CallError::Interim)
 }
 
-/// All of a body, and its trailers.
-async fn whole(source: &mut Source<'_>) -> Result<(Bytes, Option<HeaderMap>), CallError> {
+/// All of a body that is wanted, and its trailers.
+async fn whole(
+    source: &mut Source<'_>,
+    wants: Wants,
+) -> Result<(Bytes, Option<HeaderMap>), CallError> {
     let mut body = BytesMut::new();
     loop {
         match std::future::poll_fn(|cx| source.poll_next(cx)).await? {
+            Some(Chunk::Data(_)) if wants == Wants::Status => {}
             Some(Chunk::Data(data)) => {
                 if body.len().saturating_add(data.len()) > limits::AUTHORIZER_ANSWER_BYTES {
                     return Err(CallError::TooLong);

@@ -193,7 +193,8 @@ impl Pool {
         far: &Far,
         early: Option<&Early>,
     ) -> Result<(Stream, Arc<PeerLeaf>), HboneError> {
-        match rt::timeout(limits::CONNECT_MS, self.open_inner(far, early)).await {
+        let within_ms = far.options.within_ms.unwrap_or(limits::CONNECT_MS);
+        match rt::timeout(within_ms, self.open_inner(far, early)).await {
             Ok(opened) => opened,
             Err(rt::Elapsed) => Err(HboneError::Timeout),
         }

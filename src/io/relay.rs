@@ -54,6 +54,17 @@ impl Meter {
         }
     }
 
+    /// Ends when nothing has moved for at least `ms`, and before it has not for twice as long.
+    pub async fn idle(&self, ms: u64) {
+        loop {
+            let before = self.get();
+            rt::sleep(ms).await;
+            if before == self.get() {
+                return;
+            }
+        }
+    }
+
     /// Has `twin` count the same; the first call holds.
     pub fn pair(&self, twin: &Rc<Self>) {
         if self.twin.set(Rc::clone(twin)).is_ok() {

@@ -626,6 +626,8 @@ impl AsyncWrite for Tcp {
 pub struct ConnectOptions {
     /// `SO_MARK`, so that capture rules let it pass (needs `CAP_NET_ADMIN`).
     pub mark: Option<u32>,
+    /// How long it may take to make, in milliseconds, with TLS and tunnel; `None` is as long as any.
+    pub within_ms: Option<u64>,
 }
 
 /// An address of another machine that a connection comes from (`IP_TRANSPARENT`; needs `CAP_NET_ADMIN`).

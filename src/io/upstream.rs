@@ -21,6 +21,7 @@ use crate::io::rt::{self, ConnectOptions};
 use crate::io::stream::Stream;
 use crate::io::tls;
 use crate::policy::Permit;
+use crate::upstream::load::Reuse;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
 
@@ -45,6 +46,8 @@ pub enum Target {
     Tls {
         /// Addresses, tried in order.
         addresses: Vec<UpstreamAddr>,
+        /// Socket options.
+        options: ConnectOptions,
         /// Verifies the server.
         config: Arc<rustls::ClientConfig>,
         /// Name sent as SNI and looked for in the certificate.
@@ -78,6 +81,24 @@ pub enum Version {
     H2,
 }
 
+/// How an upstream is spoken to, and its connections used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Manner {
+    /// Protocol.
+    pub version: Version,
+    /// `connectionPool` of its service.
+    pub reuse: Reuse,
+}
+
+impl From<Version> for Manner {
+    fn from(version: Version) -> Self {
+        Self {
+            version,
+            reuse: Reuse::default(),
+        }
+    }
+}
+
 /// An upstream that takes one request.
 #[derive(Debug)]
 pub enum Upstream {
@@ -96,6 +117,10 @@ pub struct H1Upstream {
     pub writer: Writer,
     /// It served a request before, so the far end may have closed it meanwhile.
     pub reused: bool,
+    /// How it is used again, by its last request.
+    reuse: Reuse,
+    /// Requests that it has carried, with the one that it carries.
+    carried: u32,
     key: Rc<Key>,
 }
 
@@ -128,6 +153,7 @@ fn key(version: Version, target: &Target) -> Key {
             addresses,
             config,
             name,
+            ..
         } => {
             let first = addresses.first().map_or(none, |a| a.0);
             (
@@ -193,14 +219,15 @@ impl Upstreams {
         &self,
         permit: Permit,
         target: &Target,
-        version: Version,
+        manner: Manner,
     ) -> Result<(Upstream, Again), Permit> {
-        let idle = match version {
-            Version::H1 => self.take_idle(&key(version, target)),
-            Version::H2 => None,
+        let key = key(manner.version, target);
+        let ready = match manner.version {
+            Version::H1 => self.take_idle(&key, manner.reuse).map(Upstream::H1),
+            Version::H2 => self.h2.ready(&key, manner.reuse).map(Upstream::H2),
         };
-        match idle {
-            Some(idle) => Ok((Upstream::H1(idle), Again(permit))),
+        match ready {
+            Some(ready) => Ok((ready, Again(permit))),
             None => Err(permit),
         }
     }
@@ -213,15 +240,15 @@ impl Upstreams {
         &self,
         permit: Permit,
         target: &Target,
-        version: Version,
+        manner: Manner,
     ) -> Result<(Upstream, Again), DialError> {
-        let key = key(version, target);
-        let upstream = match version {
-            Version::H1 => match self.take_idle(&key) {
+        let (key, reuse) = (key(manner.version, target), manner.reuse);
+        let upstream = match manner.version {
+            Version::H1 => match self.take_idle(&key, reuse) {
                 Some(idle) => Upstream::H1(idle),
-                None => self.fresh_h1(&permit, target, key).await?,
+                None => self.fresh_h1(&permit, target, key, reuse).await?,
             },
-            Version::H2 => self.h2_stream(&permit, target, key).await?,
+            Version::H2 => self.h2_stream(&permit, target, key, reuse).await?,
         };
         Ok((upstream, Again(permit)))
     }
@@ -234,12 +261,12 @@ impl Upstreams {
         &self,
         again: Again,
         target: &Target,
-        version: Version,
+        Manner { version, reuse }: Manner,
     ) -> Result<Upstream, DialError> {
         let (Again(permit), key) = (again, key(version, target));
         match version {
-            Version::H1 => self.fresh_h1(&permit, target, key).await,
-            Version::H2 => self.h2_stream(&permit, target, key).await,
+            Version::H1 => self.fresh_h1(&permit, target, key, reuse).await,
+            Version::H2 => self.h2_stream(&permit, target, key, reuse).await,
         }
     }
 
@@ -248,24 +275,34 @@ impl Upstreams {
         permit: &Permit,
         target: &Target,
         key: Key,
+        reuse: Reuse,
     ) -> Result<Upstream, DialError> {
         let (reader, writer) = h1::split(self.open(permit, target, None).await?.0);
         Ok(Upstream::H1(Box::new(H1Upstream {
             reader,
             writer,
             reused: false,
+            reuse,
+            carried: 1,
             key: Rc::new(key),
         })))
     }
 
-    fn take_idle(&self, key: &Key) -> Option<Box<H1Upstream>> {
+    fn take_idle(&self, key: &Key, reuse: Reuse) -> Option<Box<H1Upstream>> {
         let mut idle = self.idle.borrow_mut();
         let list = idle.get_mut(key)?;
         // The last one in is the warmest.
-        while let Some(Idle { mut connection, .. }) = list.pop() {
+        while let Some(Idle {
+            mut connection,
+            since,
+        }) = list.pop()
+        {
             self.idle_count.set(self.idle_count.get().saturating_sub(1));
-            if connection.reader.is_quiet() {
+            let old = reuse.idle_ms.is_some() && !is_recent(since, clock::now(), reuse);
+            if !old && reuse.takes_more(connection.carried) && connection.reader.is_quiet() {
                 connection.reused = true;
+                connection.reuse = reuse;
+                connection.carried = connection.carried.saturating_add(1);
                 return Some(connection);
             }
         }
@@ -275,7 +312,10 @@ impl Upstreams {
     /// Gives back a connection whose exchange is complete. It is watched from here on: one that says something unasked or
     /// ends is not used again. Nor is one on which something waits to be written: that would go before the next request.
     pub fn give_back(&self, mut connection: Box<H1Upstream>) {
-        if !connection.writer.is_written() || !connection.reader.is_quiet() {
+        if !connection.writer.is_written()
+            || !connection.reader.is_quiet()
+            || !connection.reuse.takes_more(connection.carried)
+        {
             return;
         }
         let mut idle = self.idle.borrow_mut();
@@ -301,9 +341,10 @@ impl Upstreams {
         permit: &Permit,
         target: &Target,
         key: Key,
+        reuse: Reuse,
     ) -> Result<Upstream, DialError> {
         let dial = async || Ok(self.open(permit, target, None).await?.0);
-        match self.h2.client(key, dial).await {
+        match self.h2.client(key, reuse, dial).await {
             Ok(client) => Ok(Upstream::H2(client)),
             Err(NoClient::Dial(error)) => Err(error),
             Err(NoClient::Waited) => Err(DialError::Busy),
@@ -333,11 +374,12 @@ impl Upstreams {
             }
             Target::Tls {
                 addresses,
+                options,
                 config,
                 name,
             } => {
                 each(addresses, async |address| {
-                    tls_to(address, config, name).await
+                    tls_to(address, *options, config, name).await
                 })
                 .await
             }
@@ -352,19 +394,17 @@ impl Upstreams {
 
     /// Drops connections that ended or were idle for long, and keys that are empty; called now and then.
     pub fn sweep(&self) {
-        let (now, limit) = (
-            clock::now(),
-            Duration::from_millis(limits::IDLE_UPSTREAM_MS),
-        );
-        let recent = |at: Instant| now.saturating_duration_since(at) < limit;
+        let now = clock::now();
         self.hbone.sweep();
         let mut idle = self.idle.borrow_mut();
         idle.retain(|_key, list| {
-            list.retain_mut(|c| recent(c.since) && c.connection.reader.is_quiet());
+            list.retain_mut(|c| {
+                is_recent(c.since, now, c.connection.reuse) && c.connection.reader.is_quiet()
+            });
             !list.is_empty()
         });
         self.idle_count.set(idle.values().map(Vec::len).sum());
-        self.h2.sweep(recent);
+        self.h2.sweep(|used, reuse| is_recent(used, now, reuse));
     }
 
     /// Drops everything that is idle; what is in use ends with its exchange.
@@ -374,6 +414,12 @@ impl Upstreams {
         self.h2.clear();
         self.hbone.clear();
     }
+}
+
+/// Whether a connection that is idle since then is kept.
+fn is_recent(since: Instant, now: Instant, reuse: Reuse) -> bool {
+    let most = reuse.idle_ms.unwrap_or(limits::IDLE_UPSTREAM_MS);
+    now.saturating_duration_since(since) < Duration::from_millis(most)
 }
 
 /// Makes room for one more idle connection.
@@ -424,7 +470,7 @@ async fn tcp(
     source: Option<rt::Source>,
 ) -> Result<rt::Tcp, DialError> {
     match rt::timeout(
-        limits::CONNECT_MS,
+        options.within_ms.unwrap_or(limits::CONNECT_MS),
         rt::connect_from(source, address.0, options),
     )
     .await
@@ -436,10 +482,28 @@ async fn tcp(
 
 async fn tls_to(
     address: UpstreamAddr,
+    options: ConnectOptions,
     config: &Arc<rustls::ClientConfig>,
     name: &ServerName<'static>,
 ) -> Result<Stream, DialError> {
-    let stream = tcp(address, ConnectOptions::default(), None).await?.into();
+    let Some(within_ms) = options.within_ms else {
+        return tls_within(address, options, config, name).await;
+    };
+    // One time for both halves, on the heap as few have it.
+    let made = Box::pin(tls_within(address, options, config, name));
+    match rt::timeout(within_ms, made).await {
+        Ok(made) => made,
+        Err(rt::Elapsed) => Err(DialError::Timeout),
+    }
+}
+
+async fn tls_within(
+    address: UpstreamAddr,
+    options: ConnectOptions,
+    config: &Arc<rustls::ClientConfig>,
+    name: &ServerName<'static>,
+) -> Result<Stream, DialError> {
+    let stream = tcp(address, options, None).await?.into();
     let handshake = tls::connect(stream, Arc::clone(config), name.clone());
     match rt::timeout(limits::HANDSHAKE_MS, handshake).await {
         Ok(done) => done

@@ -17,7 +17,7 @@ use crate::upstream::balance::{Candidate, How, Simple, after, choose};
 use crate::upstream::by_turns;
 use crate::upstream::hash::{Member, Table};
 use crate::upstream::health::Health;
-use crate::upstream::load::{self, Kind, Load, Overflow, Pool};
+use crate::upstream::load::{self, Kind, Load, MaxRetries, Overflow, Waiting};
 use crate::upstream::resolved::Resolved;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::host::Host;
@@ -151,7 +151,7 @@ impl Endpoints {
 
     /// What a service has to do stays counted after a reload.
     fn limits(&mut self, at: usize, service: &Service, last: Option<&Self>) {
-        if service.balance.pool == Pool::default() {
+        if !service.balance.pool.counts() {
             return;
         }
         for (nth, port) in service.ports.iter().enumerate() {
@@ -184,6 +184,40 @@ impl Endpoints {
             self.overflows.fetch_add(1, Ordering::Relaxed);
         }
         taken.map(Some)
+    }
+
+    /// A request for what was chosen begins to wait for a connection (`http1MaxPendingRequests`).
+    ///
+    /// # Errors
+    /// The limit that is reached.
+    pub fn wait(&self, mesh: &Mesh, chosen: Chosen) -> Result<Option<Waiting>, Overflow> {
+        let pool = mesh.services.get(chosen.service).map(|s| &s.balance.pool);
+        let pool = pool.filter(|pool| pool.max_pending.is_some());
+        let load = self.loads.get(&(chosen.service, chosen.port));
+        let (Some(pool), Some(load)) = (pool, load) else {
+            return Ok(None);
+        };
+        let waits = Load::wait(load, pool);
+        if waits.is_err() {
+            self.overflows.fetch_add(1, Ordering::Relaxed);
+        }
+        waits.map(Some)
+    }
+
+    /// How many requests for what was chosen may be sent more than once (`maxRetries`).
+    #[must_use]
+    pub fn max_retries(&self, mesh: &Mesh, chosen: Chosen) -> Option<MaxRetries> {
+        let most = mesh
+            .services
+            .get(chosen.service)?
+            .balance
+            .pool
+            .max_retries?;
+        let load = self.loads.get(&(chosen.service, chosen.port))?;
+        Some(MaxRetries {
+            load: Arc::clone(load),
+            most,
+        })
     }
 
     /// How often a limit was reached, since the process began.

@@ -107,6 +107,8 @@ pub struct Record {
     pub route: Option<Arc<str>>,
     /// How often it was sent, if more than once.
     pub attempts: Option<u32>,
+    /// It is a copy of a request (`requestMirror`).
+    pub mirror: bool,
     /// Canonical request; `None` at L4.
     pub request: Option<Arc<Request>>,
     /// `x-request-id` that went upstream, where a route has changed it.
@@ -173,6 +175,9 @@ impl Record {
         }
         if let Some(route) = &self.route {
             out.put("route", Text(route));
+        }
+        if self.mirror {
+            out.put("mirror", Bool(true));
         }
         if let Some(attempts) = self.attempts {
             out.put("attempts", Number(attempts.into()));

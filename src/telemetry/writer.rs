@@ -330,6 +330,7 @@ mod tests {
             request: None,
             attempts: None,
             renamed: None,
+            mirror: false,
             asked: Vec::new(),
             judged: None,
             detail: Some("x".repeat(bytes)),

@@ -1,5 +1,5 @@
 //! How much a service has to do at a time, and how much it may have (`connectionPool`): what would be more is refused at
-//! once. Nothing waits in a queue.
+//! once. Nothing waits in a queue but for a connection that is being made.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +13,44 @@ pub struct Pool {
     pub max_connections: Option<u32>,
     /// Requests (`http.http2MaxRequests`).
     pub max_requests: Option<u32>,
+    /// Requests that wait for a connection to be made (`http.http1MaxPendingRequests`).
+    pub max_pending: Option<u32>,
+    /// Requests that were sent more than once (`http.maxRetries`).
+    pub max_retries: Option<u32>,
+    /// How long it may take to make a connection, in milliseconds (`tcp.connectTimeout`).
+    pub connect_ms: Option<u64>,
+    /// How long nothing may move on a connection of bytes, in milliseconds (`tcp.idleTimeout`).
+    pub bytes_idle_ms: Option<u64>,
+    /// How connections that carry requests are used again.
+    pub reuse: Reuse,
+}
+
+impl Pool {
+    /// Whether anything has to be counted.
+    #[must_use]
+    pub const fn counts(&self) -> bool {
+        self.max_connections.is_some()
+            || self.max_requests.is_some()
+            || self.max_pending.is_some()
+            || self.max_retries.is_some()
+    }
+}
+
+/// How connections that carry requests are used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reuse {
+    /// How long one without a request is kept, in milliseconds (`http.idleTimeout`).
+    pub idle_ms: Option<u64>,
+    /// How many requests one carries at most (`http.maxRequestsPerConnection`).
+    pub requests: Option<u32>,
+}
+
+impl Reuse {
+    /// Whether a connection that has carried so many requests takes another one.
+    #[must_use]
+    pub fn takes_more(&self, carried: u32) -> bool {
+        self.requests.is_none_or(|most| carried < most)
+    }
 }
 
 /// Which limit is reached.
@@ -24,6 +62,9 @@ pub enum Overflow {
     /// `http.http2MaxRequests`.
     #[error("`http2MaxRequests`")]
     Requests,
+    /// `http.http1MaxPendingRequests`.
+    #[error("`http1MaxPendingRequests`")]
+    Pending,
 }
 
 /// What comes to a service.
@@ -43,6 +84,34 @@ pub enum Kind {
 pub struct Load {
     connections: AtomicU32,
     requests: AtomicU32,
+    pending: AtomicU32,
+    retried: AtomicU32,
+}
+
+/// A request that waits for a connection, until it is dropped.
+#[derive(Debug)]
+pub struct Waiting(Arc<Load>);
+
+/// A request that is sent once more, until it is dropped.
+#[derive(Debug)]
+pub struct Retried(Arc<Load>);
+
+/// How many requests of a service may be sent more than once at a time.
+#[derive(Clone, Debug)]
+pub struct MaxRetries {
+    /// Counts them.
+    pub load: Arc<Load>,
+    /// `http.maxRetries`.
+    pub most: u32,
+}
+
+impl MaxRetries {
+    /// One more; `None` where there are enough.
+    #[must_use]
+    pub fn take(&self) -> Option<Retried> {
+        enter(&self.load.retried, Some(self.most), Overflow::Requests).ok()?;
+        Some(Retried(Arc::clone(&self.load)))
+    }
 }
 
 /// A place that is taken until it is dropped.
@@ -80,6 +149,15 @@ impl Load {
         Ok(place)
     }
 
+    /// A request begins to wait for a connection.
+    ///
+    /// # Errors
+    /// `Overflow::Pending`.
+    pub fn wait(load: &Arc<Self>, pool: &Pool) -> Result<Waiting, Overflow> {
+        enter(&load.pending, pool.max_pending, Overflow::Pending)?;
+        Ok(Waiting(Arc::clone(load)))
+    }
+
     /// Connections and requests that it has now.
     #[must_use]
     pub fn now(&self) -> (u32, u32) {
@@ -95,6 +173,18 @@ fn enter(count: &AtomicU32, most: Option<u32>, full: Overflow) -> Result<(), Ove
         return Err(full);
     }
     Ok(())
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.pending.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Retried {
+    fn drop(&mut self) {
+        self.0.retried.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Place {
@@ -119,7 +209,31 @@ mod tests {
     const POOL: Pool = Pool {
         max_connections: Some(2),
         max_requests: Some(3),
+        max_pending: Some(1),
+        max_retries: Some(1),
+        connect_ms: None,
+        bytes_idle_ms: None,
+        reuse: Reuse {
+            idle_ms: None,
+            requests: Some(2),
+        },
     };
+
+    #[test]
+    fn who_waits_and_who_is_sent_again() {
+        let load = Arc::<Load>::default();
+        let waits = Load::wait(&load, &POOL).unwrap();
+        assert_eq!(Load::wait(&load, &POOL).unwrap_err(), Overflow::Pending);
+        drop(waits);
+        assert!(Load::wait(&load, &POOL).is_ok());
+        let retries = MaxRetries { load, most: 1 };
+        let first = retries.take().unwrap();
+        assert!(retries.take().is_none());
+        drop(first);
+        assert!(retries.take().is_some());
+        assert!(POOL.reuse.takes_more(1) && !POOL.reuse.takes_more(2));
+        assert!(Reuse::default().takes_more(u32::MAX));
+    }
 
     #[test]
     fn what_each_kind_needs() {

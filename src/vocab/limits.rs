@@ -274,6 +274,10 @@ pub const HELD_BODIES_BYTES: usize = 64 << 20;
 pub const IDLE_UPSTREAMS: usize = 64;
 /// Addresses kept of one outside name.
 pub const ADDRESSES_PER_NAME: usize = 16;
+/// Longest body of a request that is mirrored.
+pub const MIRRORED_BODY_BYTES: usize = 64 * 1024;
+/// Copies of requests that one core has under way.
+pub const MIRRORS_PER_CORE: usize = 256;
 /// Slots of a table for consistent hashing.
 pub const HASH_SLOTS: usize = 65_537;
 /// Slots that are looked at for one key.
@@ -331,6 +335,10 @@ pub const STALLS: u32 = 12;
 pub const HALF_CLOSED_MS: u64 = 3_600_000;
 /// How long an upstream connection without an exchange is kept, in milliseconds.
 pub const IDLE_UPSTREAM_MS: u64 = 60_000;
+/// Longest idle time of a `connectionPool`, in milliseconds.
+pub const POOL_IDLE_MS: u64 = 86_400_000;
+/// How long the answer to a copy of a request may take, in milliseconds.
+pub const MIRROR_MS: u64 = 30_000;
 /// How long an HBONE connection without a tunnel is kept, in milliseconds (ztunnel's value).
 pub const IDLE_HBONE_MS: u64 = 300_000;
 /// Between two HBONE keep-alive pings, in milliseconds (ztunnel's value).

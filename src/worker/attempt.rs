@@ -12,7 +12,7 @@ use crate::io::hbone::HboneError;
 use crate::io::upstream::DialError;
 use crate::policy::Request;
 use crate::role::endpoints::{Busy, Chosen, Leg, Pick, affinity};
-use crate::upstream::load::{Kind, Place};
+use crate::upstream::load::{Kind, MaxRetries, Overflow, Place, Pool, Waiting};
 use crate::vocab::limits;
 use crate::worker::core::Core;
 use crate::worker::open::Entry;
@@ -34,7 +34,12 @@ impl Attempt {
     /// Nothing yet.
     #[must_use]
     pub fn new(core: &Core) -> Self {
-        let turn = core.turn();
+        Self::at_turn(core, core.turn())
+    }
+
+    /// Nothing yet, at a turn that the core's others do not miss.
+    #[must_use]
+    pub fn at_turn(core: &Core, turn: usize) -> Self {
         Self {
             turn,
             fresh: core.chance(turn),
@@ -131,11 +136,34 @@ impl Attempt {
         };
         let mesh = &snapshot.mesh;
         let taken = snapshot.endpoints.take(mesh, chosen, kind);
-        taken.map_err(|full| {
-            let service = mesh.services.get(chosen.service);
-            let name = service.map(|s| s.name.to_string()).unwrap_or_default();
-            format!("{full} of {name} is reached")
-        })
+        taken.map_err(|full| reached(snapshot, chosen, full))
+    }
+
+    /// Begins to wait for a connection to what was chosen, if those who wait are counted there.
+    ///
+    /// # Errors
+    /// The limit that is reached, for the record.
+    pub fn waits(&self, snapshot: &Snapshot) -> Result<Option<Waiting>, String> {
+        let Some(chosen) = self.chosen.get() else {
+            return Ok(None);
+        };
+        let waits = snapshot.endpoints.wait(&snapshot.mesh, chosen);
+        waits.map_err(|full| reached(snapshot, chosen, full))
+    }
+
+    /// How many requests of the service that was chosen may be sent more than once, if that is limited.
+    #[must_use]
+    pub fn max_retries(&self, snapshot: &Snapshot) -> Option<MaxRetries> {
+        let chosen = self.chosen.get()?;
+        snapshot.endpoints.max_retries(&snapshot.mesh, chosen)
+    }
+
+    /// `connectionPool` of the service that was chosen.
+    #[must_use]
+    pub fn pool(&self, snapshot: &Snapshot) -> Pool {
+        let service = self.chosen.get().map(|chosen| chosen.service);
+        let service = service.and_then(|at| snapshot.mesh.services.get(at));
+        service.map(|s| s.balance.pool).unwrap_or_default()
     }
 
     /// As `takes`, for what is open as a connection of bytes.
@@ -194,6 +222,12 @@ impl Attempt {
         self.tried.len() < limits::ENDPOINTS_TRIED
             && now_ms.saturating_sub(self.begun_ms) < limits::CONNECT_ALL_MS
     }
+}
+
+fn reached(snapshot: &Snapshot, chosen: Chosen, full: Overflow) -> String {
+    let service = snapshot.mesh.services.get(chosen.service);
+    let name = service.map(|s| s.name.to_string()).unwrap_or_default();
+    format!("{full} of {name} is reached")
 }
 
 fn left_out(snapshot: &Snapshot, chosen: Chosen, why: &'static str) {

@@ -8,16 +8,17 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 
 use crate::exchange::close::CloseReason;
-use crate::http::h1::{BodyDecoder, Chunk, Framing};
+use crate::http::h1::Chunk;
 use crate::identity::client_hello::{self, HelloError};
-use crate::io::body::{Coding, PumpError, Sink, Source, Trailers, pump};
+use crate::io::body::{Sink, Source};
 use crate::io::h1::split;
 use crate::io::rt;
 use crate::io::stream::Stream;
 use crate::vocab::host::Host;
 use crate::vocab::limits;
 use crate::vocab::text::chain;
-use crate::worker::forward::{Forward, dial_reason, own_reply, seen_received, seen_sent};
+use crate::worker::both_ways::both_ways;
+use crate::worker::forward::{Forward, dial_reason, own_reply, seen_received};
 use crate::worker::open::Cancel;
 use crate::worker::respond::Responder;
 use crate::worker::site::Story;
@@ -161,34 +162,12 @@ async fn relay(
     let passed = Rc::clone(&story.passed);
     let (mut up_reader, mut up_writer) = split(stream);
     up_writer.out().extend_from_slice(&hello);
-    let upward = async {
-        up_writer.flush().await.map_err(PumpError::Sink)?;
-        pump(
-            &mut body,
-            &mut Sink::H1(&mut up_writer, Coding::Close),
-            Trailers::Drop,
-            seen_received(&passed),
-        )
-        .await?;
-        up_writer.shutdown().await.map_err(PumpError::Sink)
-    };
-    let downward = async {
-        let mut source = Source::H1(&mut up_reader, BodyDecoder::new(Framing::UntilClose));
-        pump(&mut source, &mut sink, Trailers::Drop, seen_sent(&passed)).await?;
-        match &mut sink {
-            Sink::H1(writer, _) => writer.shutdown().await.map_err(PumpError::Sink),
-            Sink::Nothing | Sink::H2(_) => Ok(()),
-        }
-    };
     let broke = tokio::select! {
         biased;
         why = cancel.cancelled() => Some((why, None)),
-        both = async { tokio::try_join!(upward, downward) } => match both {
-            Ok(_both) => None,
-            Err(PumpError::Source(error) | PumpError::Sink(error)) => {
-                Some((CloseReason::DownstreamReset, Some(error.to_string())))
-            }
-        },
+        both = both_ways((&mut body, &mut sink), (&mut up_reader, &mut up_writer), &passed) => {
+            both.err().map(|(close, why)| (close, Some(why)))
+        }
     };
     if broke.is_some() {
         // What either side has by now is not complete.

@@ -58,6 +58,8 @@ pub struct Core {
     pub questions: Semaphore,
     /// Bytes of request bodies that are held for them.
     pub held: Rc<Cell<usize>>,
+    /// Copies of requests that are under way.
+    pub copies: Rc<Cell<usize>>,
     /// Where the names of requests begin, and how many there were.
     names: ([u64; 2], Cell<u64>),
     records: RefCell<Sender>,
@@ -121,6 +123,7 @@ impl Core {
             asks,
             questions: Semaphore::new(limits::AUTHORIZER_ASKS_PER_CORE),
             held: Rc::default(),
+            copies: Rc::default(),
             names: (random(), Cell::new(0)),
             records: RefCell::new(records),
             recorded: Cell::new(0),

@@ -422,7 +422,10 @@ impl<'a> Asker<'a> {
             own,
             origin: Origin::at(self.site, self.snapshot, None),
             from,
-            options: ConnectOptions { mark },
+            options: ConnectOptions {
+                mark,
+                within_ms: None,
+            },
         };
         leaving
             .target(route, &pick)

@@ -1,5 +1,6 @@
 //! One request from its canonical head to its record: tokens, policy, forward.
 
+mod mirror;
 mod others;
 mod refusal;
 
@@ -15,7 +16,7 @@ use others::{First, Others};
 use refusal::Refusal;
 
 use crate::config::checked::capture::OriginalSource;
-use crate::config::checked::{Protocol, UpstreamTls};
+use crate::config::checked::{Mesh, Protocol, UpstreamTls};
 use crate::control::ask::Ask;
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
@@ -29,7 +30,7 @@ use crate::io::clock;
 use crate::io::hbone::Far;
 use crate::io::pace::BodyPace;
 use crate::io::rt::{self, ConnectOptions};
-use crate::io::upstream::{Target, Version};
+use crate::io::upstream::{Manner, Target, Version};
 use crate::jwt::{TokenRules, authenticate_cached, www_authenticate};
 use crate::policy::{Judged, Permit, Request};
 use crate::role::authenticate::{self, TokenRefused};
@@ -56,7 +57,7 @@ use crate::worker::origin::Origin;
 use crate::worker::respond::Responder;
 use crate::worker::routed;
 use crate::worker::site::{Site, Story};
-use crate::worker::upgrade::Upgrade;
+use crate::worker::upgrade::{Times, Upgrade};
 
 /// A request as it arrived, canonical.
 #[derive(Debug)]
@@ -119,9 +120,20 @@ pub async fn serve(
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
+    let original = mirror::Original {
+        request: &request,
+        first: &first,
+        asked: &passed.asked,
+        told: &told,
+    };
+    let copies = match upgrade {
+        None => mirror::judged((core, &site, &snapshot), &original),
+        Some(_) => Vec::new(),
+    };
     let extra = own_fields(&site, &request, &going, (&snapshot, told));
     let answer = routed::on_answer(first.rule, outside, passed.downstream);
     let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
+    let lasts = Times::begin(&times);
     let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
     let named = others.sent().headers.get(REQUEST_ID);
@@ -129,15 +141,16 @@ pub async fn serve(
         story.edit(|r| r.renamed = named.cloned());
     }
     let placed = (&story, going.place, permit.verdict());
-    let entry = match enter(core, opened, &snapshot, placed) {
+    let mut entry = match enter(core, opened, &snapshot, placed) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
+    body = mirror::begin(core, copies, body, length);
     let work = Forward {
         upstreams: &core.upstreams,
         permit,
         target: going.target,
-        version: going.version,
+        manner: going.manner,
         request: others.sent(),
         extra: &extra,
         length,
@@ -156,7 +169,9 @@ pub async fn serve(
         deadline::within(times, cancel, exchange).await
     };
     if let Some(upgrade) = upgrade {
-        upgrade.enter(entry);
+        // Its endpoint has it as long as it is open.
+        entry.keeps(others.into_busy());
+        upgrade.enter(entry, lasts);
     }
     keep
 }
@@ -251,7 +266,7 @@ fn enter(
 /// Where a permitted request goes, and how.
 struct Going {
     target: Target,
-    version: Version,
+    manner: Manner,
     own: Option<SpiffeId>,
     /// It leaves the mesh.
     outside: bool,
@@ -448,7 +463,10 @@ fn going(
     let version = version(plan.protocol);
     Ok(Going {
         target,
-        version,
+        manner: Manner {
+            version,
+            reuse: attempt.pool(snapshot).reuse,
+        },
         own: plan.own.or_else(|| workload.map(|w| &w.id)).cloned(),
         outside: matches!(plan.next, Next::Outside(..)),
         via: plan.via.is_some(),
@@ -475,7 +493,10 @@ pub fn target(
         Next::App(address, mark, source) => {
             return Ok(Target::Plain {
                 addresses: vec![UpstreamAddr(*address)],
-                options: ConnectOptions { mark: *mark },
+                options: ConnectOptions {
+                    mark: *mark,
+                    within_ms: None,
+                },
                 source: client_address(*source, site.peer, *address),
             });
         }
@@ -493,6 +514,7 @@ pub fn target(
             return outside(snapshot, *service, addresses, version, host).ok_or(NoTarget::NoRoute);
         }
         Next::Workload(at, port) => mesh.workloads.get(*at).map(|workload| Beyond {
+            connect_ms: plan.service.and_then(|at| connect_ms(mesh, at)),
             address: SocketAddr::new(workload.address, workload.hbone_port),
             expected: workload.id.clone(),
             service: plan.service,
@@ -500,6 +522,7 @@ pub fn target(
         }),
         Next::Redirect => None,
         Next::Gateway(at, authority) => mesh.gateways.get(*at).map(|gateway| Beyond {
+            connect_ms: None,
             address: gateway.hbone,
             expected: gateway.id.clone(),
             service: plan.service,
@@ -524,6 +547,8 @@ fn client_address(keep: OriginalSource, client: SocketAddr, app: SocketAddr) -> 
 /// The far end of a tunnel.
 #[derive(Clone, Debug)]
 pub struct Beyond {
+    /// How long it may take to connect to it, in milliseconds; `None` is as long as any.
+    pub connect_ms: Option<u64>,
     /// HBONE listener.
     pub address: SocketAddr,
     /// Who must answer.
@@ -559,8 +584,16 @@ pub fn hbone(
             baggage: origin.baggage,
             trace: origin.trace,
         },
-        options: ConnectOptions::default(),
+        options: ConnectOptions {
+            mark: None,
+            within_ms: beyond.connect_ms,
+        },
     })))
+}
+
+/// How long it may take to connect to an endpoint of a service (`connectTimeout`), in milliseconds.
+pub(super) fn connect_ms(mesh: &Mesh, service: usize) -> Option<u64> {
+    mesh.services.get(service)?.balance.pool.connect_ms
 }
 
 /// The way to an outside service. `host`: that of what is sent there, for the TLS that we originate; `None` if it brings
@@ -572,6 +605,10 @@ pub(super) fn outside(
     version: Version,
     host: Option<&str>,
 ) -> Option<Target> {
+    let options = ConnectOptions {
+        mark: None,
+        within_ms: connect_ms(&snapshot.mesh, service),
+    };
     match (egress::tls_rule(&snapshot.mesh, service), host) {
         (Some(UpstreamTls::Simple { sni, .. }), Some(host)) => {
             let service = snapshot.mesh.services.get(service)?;
@@ -581,6 +618,7 @@ pub(super) fn outside(
             let name = sni.clone().unwrap_or_else(|| host.to_owned());
             Some(Target::Tls {
                 addresses,
+                options,
                 config: Arc::clone(origination),
                 name: rustls::pki_types::ServerName::try_from(name).ok()?,
             })
@@ -588,7 +626,7 @@ pub(super) fn outside(
         (Some(UpstreamTls::Simple { .. } | UpstreamTls::Disable) | None, _) => {
             Some(Target::Plain {
                 addresses,
-                options: ConnectOptions::default(),
+                options,
                 source: None,
             })
         }

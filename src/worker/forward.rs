@@ -25,11 +25,12 @@ use crate::io::h1::{HeadError, Writer};
 use crate::io::hbone::HboneError;
 use crate::io::pace::{TooSlow, Unread};
 use crate::io::relay::Meter;
-use crate::io::upstream::{DialError, H1Upstream, Target, Upstream, Upstreams, Version};
+use crate::io::upstream::{DialError, H1Upstream, Manner, Target, Upstream, Upstreams, Version};
 use crate::io::{rt, tls};
 use crate::oidc;
 use crate::policy::{Permit, Request};
 use crate::role::rewrite;
+use crate::upstream::load::Waiting;
 use crate::vocab::limits;
 use crate::vocab::text::chain;
 use crate::worker::forward::attempts::{Ended, attempts, within};
@@ -52,8 +53,8 @@ pub struct Forward<'a> {
     pub permit: Permit,
     /// Where to.
     pub target: Target,
-    /// Protocol there.
-    pub version: Version,
+    /// How it is spoken to there.
+    pub manner: Manner,
     /// The request that was judged.
     pub request: &'a Request,
     /// Fields that replace the request's.
@@ -82,6 +83,12 @@ pub trait Onward {
 
     /// The next upstream after one that could not be connected to, judged anew.
     fn next(&self, error: &DialError) -> Option<(Permit, Target)>;
+
+    /// It begins to wait for a connection.
+    ///
+    /// # Errors
+    /// Too many do, in words for the record.
+    fn waits(&self) -> Result<Option<Waiting>, String>;
 
     /// How often it is sent.
     fn retries(&self) -> &Retries<'_>;
@@ -153,6 +160,8 @@ struct Moving<'a> {
     /// The endpoint of this attempt has been judged by its answer.
     told: Cell<bool>,
     switched: Cell<Option<Box<RawResponse>>>,
+    /// Whom the next attempt goes to, once that is judged.
+    next: Cell<Option<(Permit, Target)>>,
 }
 
 impl<'a> Moving<'a> {
@@ -168,7 +177,7 @@ impl<'a> Moving<'a> {
                 Target::Hbone(_) | Target::Plain { .. } => "http",
             },
             passed,
-            upgrade: work.upgrade.filter(|_| work.version == Version::H1),
+            upgrade: work.upgrade.filter(|_| work.manner.version == Version::H1),
             answered: work.answered,
             must_switch: work.upgrade.is_some_and(Upgrade::is_of_stream),
             awaited: Cell::new(!bodiless && awaited),
@@ -181,6 +190,7 @@ impl<'a> Moving<'a> {
             status: Cell::new(None),
             told: Cell::new(false),
             switched: Cell::new(None),
+            next: Cell::new(None),
         }
     }
 }
@@ -709,7 +719,12 @@ async fn answer(
     }
     let cause = Cause::Answer(head.status);
     if moving.others.retries().again(cause, moving.whole.get()) {
-        return Err(AnswerError::Unwanted(head.status));
+        // Before this answer is given up: where nobody else may be asked, it is the answer.
+        if let Some(next) = moving.others.another() {
+            moving.next.set(Some(next));
+            return Err(AnswerError::Unwanted(head.status));
+        }
+        moving.others.retries().stays();
     }
     let Some(mut responder) = slot.for_answer().await else {
         return Err(AnswerError::Upstream("answered twice".to_owned()));

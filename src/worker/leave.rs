@@ -9,7 +9,7 @@ use crate::role::endpoints::{Caller, Pick};
 use crate::role::outbound::Route;
 use crate::vocab::spiffe::SpiffeId;
 use crate::worker::core::Core;
-use crate::worker::exchange::{Beyond, hbone};
+use crate::worker::exchange::{Beyond, connect_ms, hbone};
 use crate::worker::judge::{self, NoTarget};
 use crate::worker::origin::Origin;
 
@@ -39,6 +39,7 @@ impl Leaving<'_> {
                 service,
                 authority,
             } => mesh.gateways.get(gateway).map(|gateway| Beyond {
+                connect_ms: None,
                 address: gateway.hbone,
                 expected: gateway.id.clone(),
                 service,
@@ -49,6 +50,7 @@ impl Leaving<'_> {
                 port,
                 service,
             } => mesh.workloads.get(workload).map(|workload| Beyond {
+                connect_ms: service.and_then(|at| connect_ms(mesh, at)),
                 address: SocketAddr::new(workload.address, workload.hbone_port),
                 expected: workload.id.clone(),
                 service,
@@ -63,7 +65,10 @@ impl Leaving<'_> {
                 let address = judge::endpoint(self.core, self.snapshot, asked, &self.from, pick)?;
                 return Ok(Target::Plain {
                     addresses: vec![address],
-                    options: self.options,
+                    options: ConnectOptions {
+                        within_ms: connect_ms(mesh, service),
+                        ..self.options
+                    },
                     source: None,
                 });
             }

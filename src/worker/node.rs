@@ -377,6 +377,7 @@ pub async fn dialled(
     };
     let mut going = dial(core, (permit, target), None, story, entry, next).await?;
     attempt.succeeded(snapshot);
+    going.idle_ms = attempt.pool(snapshot).bytes_idle_ms;
     going.entry.keeps(attempt.begins(snapshot));
     Ok(going)
 }
@@ -415,6 +416,7 @@ pub(super) async fn dial(
                     entry,
                     far,
                     taken: None,
+                    idle_ms: None,
                 });
             }
             Err(error) => error,
@@ -669,7 +671,10 @@ pub(super) async fn leave(
         story.end(CloseReason::Denied);
         return Err(CloseReason::Denied);
     };
-    let options = rt::ConnectOptions { mark: node.mark };
+    let options = rt::ConnectOptions {
+        mark: node.mark,
+        within_ms: None,
+    };
     let trace = origin::new_trace();
     story.edit(|r| r.trace = trace);
     let origin = Origin {
@@ -708,6 +713,7 @@ pub(super) async fn leave(
     };
     let mut going = dial(core, (permit, target), Some(client), story, entry, next).await?;
     attempt.succeeded(&snapshot);
+    going.idle_ms = attempt.pool(&snapshot).bytes_idle_ms;
     going.entry.keeps(attempt.begins(&snapshot));
     Ok(Going { taken, ..going })
 }

@@ -191,7 +191,10 @@ async fn unowned(
     }
     let target = Target::Plain {
         addresses: vec![UpstreamAddr(dst.0)],
-        options: ConnectOptions { mark: node.mark },
+        options: ConnectOptions {
+            mark: node.mark,
+            within_ms: None,
+        },
         source: None,
     };
     let entry = core.open.enter(Rejudge::Nothing, story.sketch());

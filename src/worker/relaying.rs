@@ -4,7 +4,7 @@
 //! The futures of handshake, judging and dialling are many times as large as what is left, and that may be idle for hours.
 //! So a task first runs them to their end and frees them, and then runs what they have left to do.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -34,6 +34,8 @@ pub struct Going {
     pub(super) far: Option<Box<FarSide>>,
     /// Its place among the connections of the workload that it leaves.
     pub(super) taken: Option<Taken>,
+    /// How long nothing may move, in milliseconds (`tcp.idleTimeout`).
+    pub(super) idle_ms: Option<u64>,
 }
 
 /// Who spoke first.
@@ -157,6 +159,7 @@ fn relayed(going: Going, down: Stream) -> impl Future<Output = ()> {
         entry,
         far,
         taken,
+        idle_ms,
     } = going;
     story.opened();
     if let Some(far) = &far {
@@ -165,16 +168,30 @@ fn relayed(going: Going, down: Stream) -> impl Future<Output = ()> {
     }
     let passed = Rc::clone(&story.passed);
     let sides = Sides { story, entry, far };
+    // On the heap, as few services have such a time.
+    let meter = Rc::clone(&passed);
+    let idle = idle_ms.map(|ms| -> Serving { Box::pin(async move { meter.idle(ms).await }) });
     async move {
         let relay = relay(down, up, &passed);
         let done = tokio::select! {
             biased;
-            () = poll_fn(|cx| sides.poll_cut(cx)) => None,
-            done = relay => Some(done),
+            () = poll_fn(|cx| sides.poll_cut(cx)) => Over::Cut,
+            done = relay => Over::Relayed(done),
+            () = async { match idle { Some(idle) => idle.await, None => pending().await } } => Over::Idle,
         };
-        sides.end(done.as_ref());
+        sides.end(&done);
         drop(taken);
     }
+}
+
+/// How a relay came to its end.
+enum Over {
+    /// One of its sides has to end.
+    Cut,
+    /// Both have ended, or one broke off.
+    Relayed(Result<(), Broken>),
+    /// Nothing has moved for too long.
+    Idle,
 }
 
 /// Both sides of a relay, as far as they are here.
@@ -199,7 +216,7 @@ impl Sides {
     }
 
     /// Ends the records: of the relay if that has ended, else each of its own cut, or of the other side's, which breaks it off.
-    fn end(self, done: Option<&Result<(), Broken>>) {
+    fn end(self, done: &Over) {
         if let Some(far) = self.far {
             let FarSide {
                 story,
@@ -214,13 +231,14 @@ impl Sides {
 }
 
 /// Ends one record. `other`: what the end of the other side is to this one.
-fn end(story: Story, entry: &Entry, done: Option<&Result<(), Broken>>, other: CloseReason) {
+fn end(story: Story, entry: &Entry, done: &Over, other: CloseReason) {
     match (done, entry.cancel.why()) {
-        (Some(Ok(())), _) => story.end(CloseReason::Done),
-        (Some(Err(broken)), _) => story.fail(broken.close(), broken),
-        (None, Some(why)) => story.end(why),
+        (Over::Relayed(Ok(())), _) => story.end(CloseReason::Done),
+        (Over::Relayed(Err(broken)), _) => story.fail(broken.close(), broken),
+        (Over::Idle, _) => story.fail(CloseReason::Timeout, "connection is idle"),
+        (Over::Cut, Some(why)) => story.end(why),
         // As a tunnel tells it.
-        (None, None) => story.fail(other, MuxError::Reset(Code::CONNECT_ERROR)),
+        (Over::Cut, None) => story.fail(other, MuxError::Reset(Code::CONNECT_ERROR)),
     }
 }
 

@@ -1,11 +1,12 @@
 //! When a request is sent once more, and what was learnt of the endpoint that did not answer it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 
 use http::{Method, StatusCode};
 
 use crate::config::checked::route::Retry;
 use crate::io::random;
+use crate::upstream::load::{MaxRetries, Retried};
 use crate::upstream::retry::{Active, Budget, backoff_ms};
 
 /// Why a request would be sent once more.
@@ -29,17 +30,26 @@ pub struct Retries<'a> {
     may: bool,
     sent: Cell<u32>,
     active: Active<'a>,
+    /// Of its service.
+    most: Option<MaxRetries>,
+    retried: RefCell<Option<Retried>>,
 }
 
 impl<'a> Retries<'a> {
     /// Of a request that is about to be sent.
     #[must_use]
-    pub fn new(rule: Option<&'a Retry>, method: &Method, budget: &'a Budget) -> Self {
+    pub fn new(
+        rule: Option<&'a Retry>,
+        method: &Method,
+        (budget, most): (&'a Budget, Option<MaxRetries>),
+    ) -> Self {
         Self {
             rule: rule.filter(|rule| rule.attempts > 0),
             may: method.is_idempotent() || rule.is_some_and(|rule| rule.any_method),
             sent: Cell::new(1),
             active: budget.enter(),
+            most,
+            retried: RefCell::default(),
         }
     }
 
@@ -61,11 +71,30 @@ impl<'a> Retries<'a> {
             Cause::Broken | Cause::Slow => self.may && whole,
             Cause::Answer(status) => self.may && whole && rule.codes.contains(&status),
         };
-        if !wanted || self.sent.get() > rule.attempts || !self.active.repeats() {
+        if !wanted || self.sent.get() > rule.attempts || !self.has_room() {
             return false;
         }
         self.sent.set(self.sent.get().saturating_add(1));
         true
+    }
+
+    /// Takes room for one more attempt, within what its service and this core have.
+    fn has_room(&self) -> bool {
+        let mut retried = self.retried.borrow_mut();
+        if retried.is_none()
+            && let Some(most) = &self.most
+        {
+            let Some(room) = most.take() else {
+                return false;
+            };
+            *retried = Some(room);
+        }
+        self.active.repeats()
+    }
+
+    /// There is no other endpoint that it may be sent to: what was to be repeated stays as it is.
+    pub fn stays(&self) {
+        self.sent.set(self.sent.get().saturating_sub(1).max(1));
     }
 
     /// How long to wait before, in milliseconds.
@@ -101,19 +130,21 @@ mod tests {
     fn what_may_be_done_twice_is_sent_so_many_times() {
         let (budget, rule, any) = (Budget::default(), rule(false), rule(true));
         let unavailable = Cause::Answer(StatusCode::SERVICE_UNAVAILABLE);
-        let get = Retries::new(Some(&rule), &Method::GET, &budget);
+        let get = Retries::new(Some(&rule), &Method::GET, (&budget, None));
         assert_eq!(get.attempts(), None);
         assert!(!get.again(Cause::Answer(StatusCode::NOT_FOUND), true));
         assert!(!get.again(unavailable, false), "a part of its body is gone");
         assert!(get.again(unavailable, true) && get.again(Cause::Slow, true));
         assert!(!get.again(Cause::Broken, true), "twice is all");
         assert_eq!(get.attempts(), Some(3));
-        let post = Retries::new(Some(&rule), &Method::POST, &budget);
+        get.stays();
+        assert_eq!(get.attempts(), Some(2));
+        let post = Retries::new(Some(&rule), &Method::POST, (&budget, None));
         assert!(!post.again(unavailable, true) && !post.again(Cause::Slow, true));
         assert!(post.again(Cause::Connect, false), "nobody has seen it");
-        let post = Retries::new(Some(&any), &Method::POST, &budget);
+        let post = Retries::new(Some(&any), &Method::POST, (&budget, None));
         assert!(post.again(unavailable, true));
-        let none = Retries::new(None, &Method::GET, &budget);
+        let none = Retries::new(None, &Method::GET, (&budget, None));
         assert!(!none.again(Cause::Broken, true) && !none.keeps_body());
     }
 
@@ -121,7 +152,7 @@ mod tests {
     fn under_trouble_the_budget_holds() {
         let (budget, rule) = (Budget::default(), rule(false));
         let all: Vec<_> = (0..10)
-            .map(|_| Retries::new(Some(&rule), &Method::GET, &budget))
+            .map(|_| Retries::new(Some(&rule), &Method::GET, (&budget, None)))
             .collect();
         let again = all.iter().filter(|one| one.again(Cause::Broken, true));
         assert_eq!(again.count(), 3);

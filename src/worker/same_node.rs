@@ -77,7 +77,8 @@ pub(super) async fn dial(
     if let (Some(client), Target::Hbone(far)) = (client, target) {
         // Boxed: it judges and dials in its turn.
         let within = Box::pin(within(core, far, client.address));
-        match rt::timeout(limits::CONNECT_MS, within).await {
+        let within_ms = far.options.within_ms.unwrap_or(limits::CONNECT_MS);
+        match rt::timeout(within_ms, within).await {
             Ok(Within::Tunnel) => {}
             Ok(Within::Dialled(dialled)) => return Ok(dialled),
             Ok(Within::Refused(status)) => return Err(HboneError::Refused(status).into()),

@@ -136,6 +136,7 @@ impl Story {
             workload: None,
             route: None,
             attempts: None,
+            mirror: false,
             request: None,
             renamed: None,
             asked: Vec::new(),

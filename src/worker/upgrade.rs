@@ -10,17 +10,19 @@ mod stream;
 use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use http::{HeaderValue, header};
 
+use crate::config::checked::route::Timeouts;
 use crate::exchange::close::CloseReason;
 use crate::http::h1::RawResponse;
 use crate::http::upgrade;
 use crate::io::h1::{Reader, Writer, unite};
-use crate::io::relay::{Broken, Meter, relay};
-use crate::io::rt;
+use crate::io::relay::{Meter, relay};
 use crate::io::stream::Stream;
 use crate::io::upstream::H1Upstream;
+use crate::io::{clock, rt};
 use crate::worker::open::Entry;
 use crate::worker::site::Story;
 
@@ -51,6 +53,7 @@ pub struct Switched {
     upstream: Box<H1Upstream>,
     story: Story,
     entry: Entry,
+    times: Times,
 }
 
 impl Upgrade {
@@ -89,14 +92,15 @@ impl Upgrade {
         }
     }
 
-    /// Its place among what is open.
-    pub(super) fn enter(&self, entry: Entry) {
+    /// Its place among what is open, and how long it may last.
+    pub(super) fn enter(&self, entry: Entry, times: Times) {
         let before = self.stage.take();
         if let Stage::Told(upstream, story) = before {
             *self.stage.borrow_mut() = Stage::Whole(Box::new(Switched {
                 upstream,
                 story,
                 entry,
+                times,
             }));
         }
     }
@@ -119,7 +123,8 @@ pub(super) fn head(answer: &RawResponse, out: &mut bytes::BytesMut) {
 }
 
 impl Switched {
-    /// Relays until both sides have ended, nothing has moved for `idle_ms`, or it is no longer allowed.
+    /// Relays until both sides have ended, one of its times is over, or it is no longer allowed. Without an idle time of its
+    /// own it has `idle_ms`.
     pub(super) fn relay(
         self,
         reader: Reader,
@@ -130,6 +135,7 @@ impl Switched {
             upstream,
             story,
             entry,
+            times,
         } = self;
         let H1Upstream {
             reader: up_reader,
@@ -146,9 +152,12 @@ impl Switched {
             };
             let ended = tokio::select! {
                 biased;
-                why = entry.cancel.cancelled() => Err(why),
-                done = relay(down, up, &passed) => Ok(Some(done)),
-                () = idle(&passed, idle_ms) => Ok(None),
+                why = entry.cancel.cancelled() => Ended::Cancelled(why),
+                done = relay(down, up, &passed) => match done {
+                    Ok(()) => Ended::Done,
+                    Err(broken) => Ended::Broken(broken.close(), broken.to_string()),
+                },
+                what = times.over(&passed, idle_ms) => Ended::Late(what),
             };
             end(story, ended);
         }
@@ -177,22 +186,59 @@ fn whole(
     }
 }
 
-fn end(story: Story, ended: Result<Option<Result<(), Broken>>, CloseReason>) {
+/// How a relay came to its end.
+enum Ended {
+    /// Both sides have ended.
+    Done,
+    Broken(CloseReason, String),
+    /// This time is over.
+    Late(&'static str),
+    Cancelled(CloseReason),
+}
+
+fn end(story: Story, ended: Ended) {
     match ended {
-        Ok(Some(Ok(()))) => story.end(CloseReason::Done),
-        Ok(Some(Err(broken))) => story.fail(broken.close(), broken),
-        Ok(None) => story.fail(CloseReason::Timeout, "stream is idle"),
-        Err(why) => story.end(why),
+        Ended::Done => story.end(CloseReason::Done),
+        Ended::Broken(close, why) => story.fail(close, why),
+        Ended::Late(what) => story.fail(CloseReason::Timeout, what),
+        Ended::Cancelled(why) => story.end(why),
     }
 }
 
-/// Ends when nothing has moved for at least `ms`, and before it has not for twice as long.
-async fn idle(passed: &Meter, ms: u64) {
-    loop {
-        let before = passed.get();
-        rt::sleep(ms).await;
-        if before == passed.get() {
-            return;
+/// The times of a route that hold for a WebSocket.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// `idle`, in milliseconds.
+    idle_ms: Option<u64>,
+    /// When `stream` is over.
+    ends: Option<Instant>,
+}
+
+impl Times {
+    /// Of an exchange that begins now.
+    #[must_use]
+    pub fn begin(times: &Timeouts) -> Self {
+        let ends = |ms| clock::now().checked_add(Duration::from_millis(ms));
+        Self {
+            idle_ms: times.idle_ms,
+            ends: times.stream_ms.and_then(ends),
+        }
+    }
+
+    /// Ends when one of them is over, which it names; without an `idle` of its own it has `idle_ms`.
+    async fn over(self, passed: &Meter, idle_ms: u64) -> &'static str {
+        let idle = passed.idle(self.idle_ms.unwrap_or(idle_ms));
+        let Some(ends) = self.ends else {
+            idle.await;
+            return IDLE;
+        };
+        let left = ends.saturating_duration_since(clock::now()).as_millis();
+        let left = u64::try_from(left).unwrap_or(u64::MAX);
+        tokio::select! {
+            () = idle => IDLE,
+            () = rt::sleep(left) => "timeout of the stream",
         }
     }
 }
+
+const IDLE: &str = "stream is idle";

@@ -17,7 +17,7 @@ crate::both!(
     cut_by_policy,
     ends_with_its_peers
 );
-crate::on_both!(idle);
+crate::on_both!(idle, times_of_a_route);
 
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: WebSocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nsec-websocket-protocol: chat\r\nx-a: 1\r\nconnection: x-a\r\n\r\n";
 
@@ -173,5 +173,52 @@ fn idle(io: &str) {
         r["request"]["path"] == "/api/ws/quiet" && r["close"] == "timeout" && r["event"] == "close"
     });
     assert_eq!(closed["reason"], "stream is idle");
+    system.healthy();
+}
+
+/// Times that hold for WebSockets, too.
+pub(crate) const ROUTES: &str = r#"
+[[httpRoute]]
+name = "sockets"
+namespace = "default"
+parentRefs = [{ kind = "Service", name = "customer-api" }]
+
+[[httpRoute.rules]]
+matches = [{ path.value = "/api/still" }]
+timeouts.idle = "1s"
+backendRefs = [{ name = "customer-api", port = 80 }]
+
+[[httpRoute.rules]]
+matches = [{ path.value = "/api/long" }]
+timeouts.stream = "2s"
+backendRefs = [{ name = "customer-api", port = 80 }]
+
+[[httpRoute.rules]]
+backendRefs = [{ name = "customer-api", port = 80 }]
+"#;
+
+fn times_of_a_route(io: &str) {
+    let system = System::with(io, |config| format!("{config}{ROUTES}"));
+    let mut free = open(&system, Place::Waypoint, "/api/free");
+    for (path, why) in [
+        ("/api/still", "stream is idle"),
+        ("/api/long", "timeout of the stream"),
+    ] {
+        let mut conn = open(&system, Place::Waypoint, path);
+        if path == "/api/long" {
+            // That something moves does not help.
+            let ended = system.within(Duration::from_secs(30), || {
+                conn.send(b"x");
+                conn.exactly(1).is_none()
+            });
+            assert!(ended, "it goes on");
+        }
+        assert!(conn.is_over(), "{path}");
+        let fits = |r: &Value| r["request"]["path"] == path && r["close"] == "timeout";
+        let closed = system.record(fits);
+        assert_eq!(closed["reason"], why, "{closed}");
+        assert_eq!(closed["role"], "waypoint", "{closed}");
+    }
+    assert!(echoes(&mut free, b"x"), "without such a time it goes on");
     system.healthy();
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::backend::{BODY, ECHO, SWITCH, WAIT};
 use crate::stream::{Answer, Ended, Streams};
 use crate::system::{PLACES, Place, System};
-use crate::websocket::record;
+use crate::websocket::{ROUTES, record};
 
 crate::both!(
     bytes_both_ways,
@@ -15,7 +15,7 @@ crate::both!(
     cut_by_policy,
     ends_with_its_peers
 );
-crate::on_both!(idle);
+crate::on_both!(idle, times_of_a_route);
 
 const CANCEL: u32 = 8;
 
@@ -250,5 +250,21 @@ fn idle(io: &str) {
         r["request"]["path"] == "/api/ws2/quiet" && r["close"] == "timeout" && r["event"] == "close"
     });
     assert_eq!(closed["reason"], "stream is idle");
+    system.healthy();
+}
+
+fn times_of_a_route(io: &str) {
+    let system = System::with(io, |config| format!("{config}{ROUTES}"));
+    let mut free = open(&system, Place::Waypoint, "/api/free");
+    for (path, why) in [
+        ("/api/still", "stream is idle"),
+        ("/api/long", "timeout of the stream"),
+    ] {
+        let mut streams = open(&system, Place::Waypoint, path);
+        assert_eq!(streams.answer(1).ended, Ended::Reset(CANCEL), "{path}");
+        let closed = system.record(|r| r["request"]["path"] == path && r["close"] == "timeout");
+        assert_eq!(closed["reason"], why, "{closed}");
+    }
+    assert!(echoes(&mut free, b"x"), "without such a time it goes on");
     system.healthy();
 }

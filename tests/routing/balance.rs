@@ -10,7 +10,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::system::{Subnet, System, get, head, wait_for};
 
-const CONFIG: &str = r#"
+pub(crate) const CONFIG: &str = r#"
 [admin]
 listen = "@1:15000"
 
@@ -62,7 +62,7 @@ labels = { app = "api" }
 "#;
 
 /// A service of both apps behind the waypoint, and what its rule says.
-fn service(name: &str, policy: &str) -> String {
+pub(crate) fn service(name: &str, policy: &str) -> String {
     format!(
         r#"
 [[serviceEntry]]
@@ -114,15 +114,23 @@ async fn app(subnet: Subnet, host: u8, name: &'static str, holds: bool) -> Arc<A
 
 /// Two apps, of which `a` holds and fails.
 async fn system(services: &str) -> (System, Arc<AtomicUsize>) {
+    system_with(services, |config| config).await
+}
+
+/// As `system`, with what `edit` makes of the usual configuration.
+pub(crate) async fn system_with(
+    services: &str,
+    edit: impl FnOnce(String) -> String,
+) -> (System, Arc<AtomicUsize>) {
     let subnet = Subnet::free();
     let held = app(subnet, 11, "a", true).await;
     app(subnet, 12, "b", false).await;
-    let system = System::start(subnet, &[CONFIG, services].concat()).await;
+    let system = System::start(subnet, &edit([CONFIG, services].concat())).await;
     (system, held)
 }
 
 /// Head and body of the answer to a GET with one more field.
-async fn ask(system: &System, host: &str, path: &str, field: &str) -> (String, String) {
+pub(crate) async fn ask(system: &System, host: &str, path: &str, field: &str) -> (String, String) {
     let (code, mut stream) = system.socks(host, 80).await;
     assert_eq!(code, 0);
     let request =
@@ -289,7 +297,7 @@ async fn who_has_enough_to_do_gets_no_more() {
 }
 
 /// A page of the admin endpoint.
-async fn page(system: &System, path: &str) -> String {
+pub(crate) async fn page(system: &System, path: &str) -> String {
     let stream = TcpStream::connect(system.subnet.at(1, 15000))
         .await
         .unwrap();

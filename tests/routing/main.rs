@@ -10,10 +10,13 @@
 
 mod balance;
 mod dns;
+mod mirrors;
+mod pool;
 mod retries;
 mod routes;
 mod same_node;
 mod strict;
 mod system;
+mod upgrades;
 mod waypoints;
 mod ways;

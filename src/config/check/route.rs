@@ -226,6 +226,13 @@ impl Checking<'_, '_> {
             response_headers,
             mirrors,
         } = route_filter::filters(raw.filters.as_deref(), &matches, self);
+        if redirect.is_some() && !mirrors.is_empty() {
+            let mut filters = raw.filters.iter().flatten();
+            let mirror = filters.find_map(|filter| filter.mirror.as_ref());
+            let place = mirror.map_or_else(|| raw.place(), |at| &at.place);
+            let why = "a rule that redirects sends nothing that could be mirrored";
+            self.cx.out.error(place, why);
+        }
         let backends = self.backends(raw, redirect.is_some())?;
         let label = match &raw.name {
             Some(name) => format!("{}/{}", self.route, name.value),

@@ -128,21 +128,39 @@ fn one(
     if let Some(at) = &filter.rewrite {
         all.rewrite = rewrite(at, matches, checking);
     }
-    if filter.kind.value == FilterType::RequestMirror {
-        let why = "`RequestMirror` is not supported yet";
-        checking.cx.out.error(&filter.kind.place, why);
-    }
     if let Some(at) = &filter.mirror {
-        let percent = at.percent.as_ref();
-        if let Some(at) = percent.filter(|at| at.value.0 > 100) {
-            let why = "out of range, expected 0 to 100";
-            checking.cx.out.error(&at.place, why);
-        }
-        let percent = percent.map_or(100, |at| u32::try_from(at.value.0).unwrap_or(100));
+        let share = share(at, checking);
         let backend = checking.backend(&at.backend_ref);
-        let mirror = backend.map(|backend| Mirror { backend, percent });
-        all.mirrors.extend(mirror);
+        all.mirrors
+            .extend(backend.map(|backend| Mirror { backend, share }));
     }
+}
+
+/// How many requests of how many are mirrored.
+fn share(raw: &At<raw::Mirror>, checking: &mut Checking<'_, '_>) -> (u32, u32) {
+    let out = &mut checking.cx.out;
+    if let (Some(percent), Some(_)) = (&raw.percent, &raw.fraction) {
+        let why = "`fraction` says the same; expected one of them";
+        out.error(&percent.place, why);
+    }
+    if let Some(fraction) = &raw.fraction {
+        let denominator = fraction.denominator.as_ref();
+        if let Some(at) = denominator.filter(|at| at.value == 0) {
+            out.error(&at.place, "at least 1");
+        }
+        let of = denominator.map_or(100, |at| at.value);
+        if fraction.numerator.value > of {
+            let why = format!("more than the denominator, {of}");
+            out.error(&fraction.numerator.place, why);
+        }
+        return (fraction.numerator.value, of);
+    }
+    let percent = raw.percent.as_ref();
+    if let Some(at) = percent.filter(|at| at.value.0 > 100) {
+        out.error(&at.place, "out of range, expected 0 to 100");
+    }
+    let percent = percent.map_or(100, |at| u32::try_from(at.value.0).unwrap_or(100));
+    (percent, 100)
 }
 
 fn headers(

@@ -5,11 +5,11 @@ use http::HeaderName;
 use crate::config::check::Context;
 use crate::config::place::At;
 use crate::config::raw::traffic as raw;
-use crate::config::read::{Count, Table as _};
+use crate::config::read::{Count, Millis, Table as _};
 use crate::upstream::balance::Simple;
 use crate::upstream::hash::{ConsistentHash, Cookie, HashKey, Shape, is_prime};
 use crate::upstream::health::OutlierDetection;
-use crate::upstream::load::Pool;
+use crate::upstream::load::{Pool, Reuse};
 use crate::vocab::limits;
 
 /// `consecutive5xxErrors` where it is not written.
@@ -182,6 +182,7 @@ pub(super) fn outlier(raw: &raw::OutlierDetection, cx: &mut Context<'_>) -> Outl
 
 /// `connectionPool`. `shares`: a port of the hosts whose connections carry many requests at a time.
 pub(super) fn pool(raw: &raw::ConnectionPool, shares: Option<u16>, cx: &mut Context<'_>) -> Pool {
+    let (tcp, http) = (raw.tcp.as_ref(), raw.http.as_ref());
     let mut most = |at: Option<&At<u32>>| {
         let at = at?;
         if at.value == 0 {
@@ -189,17 +190,46 @@ pub(super) fn pool(raw: &raw::ConnectionPool, shares: Option<u16>, cx: &mut Cont
         }
         Some(at.value)
     };
-    let connections = raw
-        .tcp
-        .as_ref()
-        .and_then(|tcp| tcp.max_connections.as_ref());
-    let requests = raw
-        .http
-        .as_ref()
-        .and_then(|http| http.max_requests.as_ref());
+    let connections = tcp.and_then(|tcp| tcp.max_connections.as_ref());
+    let counts = (
+        most(connections),
+        most(http.and_then(|http| http.max_requests.as_ref())),
+        most(http.and_then(|http| http.max_pending.as_ref())),
+        most(http.and_then(|http| http.max_retries.as_ref())),
+    );
+    let mut time = |at: Option<&At<Millis>>, longest: u64| {
+        let at = at?;
+        if at.value.0 == 0 || at.value.0 > longest {
+            let longest = longest / 1000;
+            let why = format!("out of range, expected 1ms to {longest}s");
+            cx.out.error(&at.place, why);
+        }
+        Some(at.value.0)
+    };
     let pool = Pool {
-        max_connections: most(connections),
-        max_requests: most(requests),
+        max_connections: counts.0,
+        max_requests: counts.1,
+        max_pending: counts.2,
+        max_retries: counts.3,
+        connect_ms: time(
+            tcp.and_then(|tcp| tcp.connect_timeout.as_ref()),
+            limits::CONNECT_ALL_MS,
+        ),
+        bytes_idle_ms: time(
+            tcp.and_then(|tcp| tcp.idle_timeout.as_ref()),
+            limits::POOL_IDLE_MS,
+        ),
+        reuse: Reuse {
+            idle_ms: time(
+                http.and_then(|http| http.idle_timeout.as_ref()),
+                limits::POOL_IDLE_MS,
+            ),
+            // Istio's word for no limit is 0.
+            requests: http
+                .and_then(|http| http.requests_per_connection.as_ref())
+                .map(|at| at.value)
+                .filter(|most| *most > 0),
+        },
     };
     if let (Some(at), Some(port)) = (connections, shares) {
         cx.out.error(
@@ -210,10 +240,11 @@ pub(super) fn pool(raw: &raw::ConnectionPool, shares: Option<u16>, cx: &mut Cont
             ),
         );
     }
-    if pool == Pool::default() && raw.whole() {
+    let unlimited = http.is_some_and(|http| http.requests_per_connection.is_some());
+    if pool == Pool::default() && !unlimited && raw.whole() {
         cx.out.error(
             raw.place(),
-            "says nothing, expected `tcp.maxConnections` or `http.http2MaxRequests`",
+            "says nothing, expected a key of `tcp` or `http`, such as `tcp.maxConnections`",
         );
     }
     pool

@@ -127,8 +127,17 @@ pub struct Backend {
 pub struct Mirror {
     /// `backendRef`.
     pub backend: Backend,
-    /// `percent`, 100 if absent.
-    pub percent: u32,
+    /// `percent` or `fraction`: so many copies of so many requests; all if absent.
+    pub share: (u32, u32),
+}
+
+impl Mirror {
+    /// Whether a request is copied for which this number was drawn.
+    #[must_use]
+    pub fn takes(&self, chance: u64) -> bool {
+        let (copies, of) = self.share;
+        chance.checked_rem(of.into()).unwrap_or(0) < u64::from(copies)
+    }
 }
 
 /// `requestHeaderModifier`, `responseHeaderModifier`.
@@ -207,4 +216,27 @@ pub struct Retry {
     pub backoff_ms: u64,
     /// `dangerous_anyMethod`.
     pub any_method: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_of_so_many_are_mirrored() {
+        let backend = Backend {
+            service: 0,
+            port: 80,
+        };
+        for (share, want) in [
+            ((100, 100), 100),
+            ((0, 7), 0),
+            ((1, 4), 25),
+            ((50, 100), 50),
+        ] {
+            let mirror = Mirror { backend, share };
+            let taken = (0..100).filter(|chance| mirror.takes(*chance)).count();
+            assert_eq!(taken, want, "{share:?}");
+        }
+    }
 }

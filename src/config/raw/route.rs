@@ -186,8 +186,16 @@ table! {
     Mirror {
         backend_ref: BackendRef = "backendRef",
         percent: Option<At<Count>> = "percent",
+        fraction: Option<Fraction> = "fraction",
     }
-    later ["fraction"]
+}
+
+table! {
+    /// `requestMirror.fraction`
+    Fraction {
+        numerator: At<u32> = "numerator",
+        denominator: Option<At<u32>> = "denominator",
+    }
 }
 
 table! {

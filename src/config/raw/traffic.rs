@@ -97,15 +97,20 @@ table! {
     /// `connectionPool.tcp`
     PoolTcp {
         max_connections: Option<At<u32>> = "maxConnections",
+        connect_timeout: Option<At<Millis>> = "connectTimeout",
+        idle_timeout: Option<At<Millis>> = "idleTimeout",
     }
-    later ["connectTimeout", "tcpKeepalive", "maxConnectionDuration", "idleTimeout"]
+    later ["tcpKeepalive", "maxConnectionDuration"]
 }
 
 table! {
     /// `connectionPool.http`
     PoolHttp {
         max_requests: Option<At<u32>> = "http2MaxRequests",
+        max_pending: Option<At<u32>> = "http1MaxPendingRequests",
+        requests_per_connection: Option<At<u32>> = "maxRequestsPerConnection",
+        max_retries: Option<At<u32>> = "maxRetries",
+        idle_timeout: Option<At<Millis>> = "idleTimeout",
     }
-    later ["http1MaxPendingRequests", "maxRequestsPerConnection", "maxRetries", "idleTimeout", "h2UpgradePolicy",
-        "useClientProtocol", "maxConcurrentStreams"]
+    later ["h2UpgradePolicy", "useClientProtocol", "maxConcurrentStreams"]
 }

@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::client::{self, Client};
 use crate::h2::Requests;
@@ -12,6 +12,7 @@ use crate::io::mux::Mux;
 use crate::io::stream::Stream;
 use crate::io::tunnel::Lease;
 use crate::io::{clock, rt};
+use crate::upstream::load::Reuse;
 use crate::vocab::limits;
 
 /// A connection.
@@ -21,6 +22,10 @@ struct Shared {
     /// Streams, and the rights to one that are not used yet.
     streams: Rc<Cell<usize>>,
     used: Instant,
+    /// How it is used again, by its last request.
+    reuse: Reuse,
+    /// Requests that it has carried.
+    carried: u32,
 }
 
 /// One that leaves the pool still carries its streams to their end.
@@ -42,8 +47,10 @@ impl Shared {
         self.mux.is_alive() && self.streams.get() < most
     }
 
-    fn client(&mut self, reused: bool) -> Client {
+    fn client(&mut self, reused: bool, reuse: Reuse) -> Client {
         self.used = clock::now();
+        self.reuse = reuse;
+        self.carried = self.carried.saturating_add(1);
         Client::new(self.mux.clone(), Lease::take(&self.streams), reused)
     }
 }
@@ -62,17 +69,23 @@ struct Slot {
 
 impl Slot {
     /// A place on one that has room; the first that was made, so that those beyond need run idle.
-    fn with_room(&self) -> Option<Client> {
+    fn with_room(&self, reuse: Reuse) -> Option<Client> {
         let mut shared = self.shared.borrow_mut();
-        // After GOAWAY it carries what it carries, and takes no more.
-        shared.retain(|s| s.mux.is_alive());
+        let now = clock::now();
+        let idle = reuse.idle_ms.map(Duration::from_millis);
+        let old = |s: &Shared| {
+            let since = now.saturating_duration_since(s.used);
+            s.streams.get() == 0 && idle.is_some_and(|most| since >= most)
+        };
+        // After GOAWAY, or once it has carried what it may, it carries what it carries, and takes no more.
+        shared.retain(|s| s.mux.is_alive() && reuse.takes_more(s.carried) && !old(s));
         if let Some(told) = shared.iter().rev().find(|s| s.mux.is_settled()) {
             self.most.set(Some(told.mux.peer_max_streams()));
         }
         // One stream is always tried, so that a far end that took none for a while is asked again.
         let known = self.most.get().unwrap_or(usize::MAX).max(1);
         let found = shared.iter_mut().find(|s| s.has_room(known))?;
-        Some(found.client(true))
+        Some(found.client(true, reuse))
     }
 }
 
@@ -95,19 +108,26 @@ impl<K: Ord> Default for Pool<K> {
 }
 
 impl<K: Ord + Clone> Pool<K> {
+    /// A place on a connection that there is.
+    pub(in crate::io) fn ready(&self, key: &K, reuse: Reuse) -> Option<Client> {
+        let slot = self.0.borrow().get(key).map(Rc::clone)?;
+        slot.with_room(reuse)
+    }
+
     /// A place on a connection. `dial` makes one where there is none; one at a time for a key.
     pub(in crate::io) async fn client<E>(
         &self,
         key: K,
+        reuse: Reuse,
         dial: impl AsyncFnOnce() -> Result<Stream, E>,
     ) -> Result<Client, NoClient<E>> {
         let slot = Rc::clone(self.0.borrow_mut().entry(key.clone()).or_default());
-        if let Some(found) = slot.with_room() {
+        if let Some(found) = slot.with_room(reuse) {
             return Ok(found);
         }
         let failures = slot.failures.get();
         let _turn = slot.connecting.lock().await;
-        if let Some(found) = slot.with_room() {
+        if let Some(found) = slot.with_room(reuse) {
             return Ok(found);
         }
         // Who waited for one that failed is not to wait as long once more.
@@ -118,10 +138,10 @@ impl<K: Ord + Clone> Pool<K> {
             slot.failures.set(slot.failures.get().wrapping_add(1));
             NoClient::Dial(error)
         })?;
-        Ok(self.begin(key, &slot, stream))
+        Ok(self.begin(key, &slot, stream, reuse))
     }
 
-    fn begin(&self, key: K, slot: &Rc<Slot>, stream: Stream) -> Client {
+    fn begin(&self, key: K, slot: &Rc<Slot>, stream: Stream, reuse: Reuse) -> Client {
         self.make_room();
         let (mux, driver) = client::begin(stream);
         rt::spawn(async move {
@@ -133,8 +153,10 @@ impl<K: Ord + Clone> Pool<K> {
             mux,
             streams: Rc::default(),
             used: clock::now(),
+            reuse,
+            carried: 0,
         };
-        let client = shared.client(false);
+        let client = shared.client(false, reuse);
         slot.shared.borrow_mut().push(shared);
         // It may have been swept meanwhile.
         self.0.borrow_mut().insert(key, Rc::clone(slot));
@@ -162,10 +184,10 @@ impl<K: Ord + Clone> Pool<K> {
     }
 
     /// Forgets connections that have ended or, for `stays`, were not used for long; called now and then.
-    pub(in crate::io) fn sweep(&self, stays: impl Fn(Instant) -> bool) {
+    pub(in crate::io) fn sweep(&self, stays: impl Fn(Instant, Reuse) -> bool) {
         self.0.borrow_mut().retain(|_key, slot| {
             let mut shared = slot.shared.borrow_mut();
-            shared.retain(|s| s.mux.is_alive() && (s.streams.get() > 0 || stays(s.used)));
+            shared.retain(|s| s.mux.is_alive() && (s.streams.get() > 0 || stays(s.used, s.reuse)));
             !shared.is_empty() || slot.connecting.try_lock().is_err()
         });
     }

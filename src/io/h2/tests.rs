@@ -15,6 +15,7 @@ use crate::io::h1;
 use crate::io::rt::testing::{self, Work, on_both};
 use crate::io::stream::{Half, Stream};
 use crate::io::tunnel::Lease;
+use crate::upstream::load::Reuse;
 
 /// Both ends of a connection.
 async fn sockets() -> (Stream, Stream) {
@@ -267,7 +268,7 @@ fn a_pool_shares_connections_and_makes_another_when_they_are_full() {
                     serve(down, waiting);
                     Ok::<_, io::Error>(up)
                 };
-                match pool.client(key, dial).await {
+                match pool.client(key, Reuse::default(), dial).await {
                     Ok(client) => client,
                     Err(NoClient::Dial(error)) => panic!("{error}"),
                     Err(NoClient::Waited) => panic!("nothing failed"),
@@ -293,11 +294,58 @@ fn a_pool_shares_connections_and_makes_another_when_they_are_full() {
             drop(get(2).await);
             assert_eq!(dials.get(), 3, "of another key");
             // What is in use stays, and what was not used for long goes.
-            pool.sweep(|_used| false);
+            pool.sweep(|_used, _reuse| false);
             drop(get(1).await);
             assert_eq!(dials.get(), 3);
             drop(get(2).await);
             assert_eq!(dials.get(), 4);
+        })
+    });
+}
+
+#[test]
+fn a_connection_carries_as_many_requests_as_it_may() {
+    on_both(|| {
+        Box::pin(async {
+            let pool = Pool::<u32>::default();
+            let dials = Cell::new(0);
+            let get = async |reuse: Reuse| {
+                let dial = async || {
+                    dials.set(dials.get() + 1);
+                    let (up, down) = sockets().await;
+                    serve(down, waiting);
+                    Ok::<_, io::Error>(up)
+                };
+                match pool.client(1, reuse, dial).await {
+                    Ok(client) => ask(client, "/", true).unwrap(),
+                    Err(_) => panic!("it can be dialled"),
+                }
+            };
+            let two = Reuse {
+                idle_ms: None,
+                requests: Some(2),
+            };
+            let mut held = Vec::new();
+            for dialled in [1, 1, 2, 2, 3] {
+                held.push(get(two).await);
+                assert_eq!(dials.get(), dialled);
+            }
+            // What the first ones carry goes on.
+            for Answering {
+                mut answer,
+                content: _content,
+            } in held
+            {
+                let waits = rt::timeout(20, answer.head()).await;
+                assert!(waits.is_err(), "{waits:?}");
+            }
+            let idle = Reuse {
+                idle_ms: Some(1),
+                requests: None,
+            };
+            rt::sleep(20).await;
+            drop(get(idle).await);
+            assert_eq!(dials.get(), 4, "the third was idle for too long");
         })
     });
 }
@@ -314,7 +362,10 @@ fn who_waits_for_a_dial_that_fails_does_not_dial_once_more() {
                     go.notified().await;
                     Err::<Stream, _>(io::Error::other("no"))
                 };
-                matches!(pool.client(1, dial).await, Err(NoClient::Waited))
+                matches!(
+                    pool.client(1, Reuse::default(), dial).await,
+                    Err(NoClient::Waited)
+                )
             };
             let later = async {
                 rt::yield_turn().await;

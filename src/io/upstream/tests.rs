@@ -30,13 +30,15 @@ fn nothing_goes_before_the_next_request() {
             };
             let upstreams = Upstreams::default();
             for left in [&b""[..], b"GET"] {
-                let asked = upstreams.request(permit(), &target, Version::H1).await;
+                let asked = upstreams
+                    .request(permit(), &target, Version::H1.into())
+                    .await;
                 let Ok((Upstream::H1(mut connection), _again)) = asked else {
                     panic!("no connection");
                 };
                 connection.writer.out().extend_from_slice(left);
                 upstreams.give_back(connection);
-                let pooled = upstreams.pooled(permit(), &target, Version::H1);
+                let pooled = upstreams.pooled(permit(), &target, Version::H1.into());
                 assert_eq!(pooled.is_ok(), left.is_empty());
             }
         });

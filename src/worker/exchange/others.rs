@@ -11,6 +11,7 @@ use crate::io::upstream::{DialError, Target};
 use crate::policy::{Permit, Request};
 use crate::role::endpoints::Busy;
 use crate::role::enforcement::Enforcement;
+use crate::upstream::load::Waiting;
 use crate::worker::attempt::Attempt;
 use crate::worker::core::Core;
 use crate::worker::custom::Asked;
@@ -75,7 +76,7 @@ impl<'a> Others<'a> {
             retries: Retries::new(
                 first.rule.and_then(|rule| rule.retry.as_ref()),
                 &request.method,
-                &core.retries,
+                (&core.retries, first.attempt.max_retries(snapshot)),
             ),
             busy: RefCell::new(first.attempt.begins(snapshot)),
             attempt: RefCell::new(first.attempt),
@@ -100,6 +101,10 @@ impl Onward for Others<'_> {
         self.chosen()
     }
 
+    fn waits(&self) -> Result<Option<Waiting>, String> {
+        self.attempt.borrow().waits(self.snapshot)
+    }
+
     fn retries(&self) -> &Retries<'_> {
         &self.retries
     }
@@ -115,6 +120,11 @@ impl Onward for Others<'_> {
 }
 
 impl Others<'_> {
+    /// What the endpoint that it went to has with it.
+    pub(super) fn into_busy(self) -> Option<Busy> {
+        self.busy.into_inner()
+    }
+
     /// The request as it is sent.
     pub(super) fn sent(&self) -> &Request {
         self.sent.as_deref().unwrap_or(self.request)

@@ -9,7 +9,7 @@ use crate::exchange::close::CloseReason;
 use crate::http::h1::Chunk;
 use crate::io::body::Source;
 use crate::io::rt;
-use crate::io::upstream::{Again, DialError, Target, Upstream, Upstreams, Version};
+use crate::io::upstream::{Again, DialError, Manner, Target, Upstream, Upstreams};
 use crate::policy::Permit;
 use crate::vocab::limits;
 use crate::vocab::text::chain;
@@ -117,7 +117,7 @@ pub(super) async fn attempts(
         upstreams,
         mut permit,
         mut target,
-        version,
+        manner,
         request,
         others,
         ..
@@ -128,7 +128,7 @@ pub(super) async fn attempts(
         Err((close, detail)) => return (close, detail, false),
     };
     loop {
-        let dialled = dial(upstreams, (permit, &mut target), version, others, cancel).await;
+        let dialled = dial(upstreams, (permit, &mut target), manner, others, cancel).await;
         let tried = match dialled {
             Ok((upstream, again)) => {
                 others.reached();
@@ -142,7 +142,7 @@ pub(super) async fn attempts(
                     let again = tokio::select! {
                         biased;
                         why = cancel.cancelled() => return (why, None, false),
-                        again = Box::pin(upstreams.again(again, &target, version)) => again,
+                        again = Box::pin(upstreams.again(again, &target, manner)) => again,
                     };
                     match again {
                         Ok(fresh) => via(moving, fresh, body, slot, cancel, upstreams).await,
@@ -153,6 +153,7 @@ pub(super) async fn attempts(
                 }
             }
             Err(Undialled::Cancelled(why)) => return (why, None, false),
+            Err(Undialled::Full(why)) => return (CloseReason::Overflow, Some(why), true),
             Err(Undialled::Failed(error)) => undialled(&error, others),
         };
         let (close, detail) = match tried {
@@ -172,9 +173,12 @@ pub(super) async fn attempts(
         if let Err(why) = Box::pin(wait(others, cancel)).await {
             return (why, None, false);
         }
-        match others.another() {
+        match moving.next.take().or_else(|| others.another()) {
             Some(next) => (permit, target) = next,
-            None => return (close, Some(detail), false),
+            None => {
+                others.retries().stays();
+                return (close, Some(detail), false);
+            }
         }
         if !kept.is_empty() {
             body.again(&kept);
@@ -206,24 +210,29 @@ fn undialled(error: &DialError, others: &dyn Onward) -> Tried {
 enum Undialled {
     Cancelled(CloseReason),
     Failed(DialError),
+    /// Too many requests wait for a connection.
+    Full(String),
 }
 
 /// The first endpoint that can be connected to: nothing was sent yet, so that each can have the request whole.
 async fn dial(
     upstreams: &Upstreams,
     (mut permit, target): (Permit, &mut Target),
-    version: Version,
+    manner: Manner,
     others: &dyn Onward,
     cancel: &Cancel,
 ) -> Result<(Upstream, Again), Undialled> {
     loop {
-        let asked = match upstreams.pooled(permit, target, version) {
+        let asked = match upstreams.pooled(permit, target, manner) {
             Ok(pooled) => Ok(pooled),
-            Err(permit) => tokio::select! {
-                biased;
-                why = cancel.cancelled() => return Err(Undialled::Cancelled(why)),
-                asked = Box::pin(upstreams.request(permit, target, version)) => asked,
-            },
+            Err(permit) => {
+                let _waits = others.waits().map_err(Undialled::Full)?;
+                tokio::select! {
+                    biased;
+                    why = cancel.cancelled() => return Err(Undialled::Cancelled(why)),
+                    asked = Box::pin(upstreams.request(permit, target, manner)) => asked,
+                }
+            }
         };
         match asked {
             Ok(asked) => return Ok(asked),

@@ -16,6 +16,7 @@ use crate::io::relay::Meter;
 use crate::io::rt::{self, Acceptor, ConnectOptions, Core, Want};
 use crate::io::upstream::{DialError, Target, Upstream, Upstreams, Version};
 use crate::policy::{self, OutboundTarget, Permit, decide_outbound};
+use crate::upstream::load::Waiting;
 use crate::upstream::retry::Budget;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::host::Host;
@@ -34,6 +35,10 @@ impl Onward for Nowhere<'_> {
 
     fn next(&self, _error: &DialError) -> Option<(Permit, Target)> {
         None
+    }
+
+    fn waits(&self) -> Result<Option<Waiting>, String> {
+        Ok(None)
     }
 
     fn retries(&self) -> &Retries<'_> {
@@ -72,7 +77,7 @@ async fn connected(upstreams: &Upstreams) -> (Client, Server) {
         source: None,
     };
     let permit = decide_outbound(OutboundTarget::Known, false).permit();
-    let asked = upstreams.request(permit.unwrap(), &target, Version::H2);
+    let asked = upstreams.request(permit.unwrap(), &target, Version::H2.into());
     let Ok((Upstream::H2(client), _again)) = asked.await else {
         panic!("no stream");
     };
@@ -157,7 +162,7 @@ async fn of(
     });
     let (asked, extra, passed) = (asks(), HeaderMap::new(), Meter::default());
     let budget = Budget::default();
-    let nowhere = Nowhere(Retries::new(None, &asked.method, &budget));
+    let nowhere = Nowhere(Retries::new(None, &asked.method, (&budget, None)));
     let moving = Moving {
         request: &asked,
         extra: &extra,
@@ -182,6 +187,7 @@ async fn of(
         status: Cell::new(None),
         told: Cell::new(false),
         switched: Cell::new(None),
+        next: Cell::new(None),
     };
     let slot = Slot::new(responder);
     let Answering { answer, content } = client.request(request(&moving), true).unwrap();

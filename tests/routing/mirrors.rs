@@ -1,0 +1,173 @@
+//! Copies of requests: judged as requests of their own, sent beside them, and in nobody's way.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use ringgate::cli::os;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::routes::CONFIG;
+use crate::system::{Subnet, System, app, head, wait_for};
+
+const ROUTES: &str = r#"
+[[httpRoute]]
+name = "reviews"
+namespace = "shop"
+parentRefs = [{ kind = "Service", name = "reviews" }]
+
+[[httpRoute.rules]]
+name = "some"
+matches = [{ path.value = "/none" }]
+filters = [{ type = "RequestMirror", requestMirror = { backendRef = { name = "reviews-v2", port = 80 }, fraction = { numerator = 0, denominator = 7 } } }]
+backendRefs = [{ name = "reviews", port = 80 }]
+
+[[httpRoute.rules]]
+name = "copied"
+filters = [
+  { type = "RequestHeaderModifier", requestHeaderModifier.set = [{ name = "x-route", value = "copied" }] },
+  { type = "RequestMirror", requestMirror.backendRef = { name = "reviews-v2", port = 80 } },
+]
+backendRefs = [{ name = "reviews", port = 80 }]
+
+[[authorizationPolicy]]
+name = "no-secrets"
+namespace = "shop"
+action = "DENY"
+targetRefs = [{ group = "networking.istio.io", kind = "ServiceEntry", name = "reviews-v2" }]
+rules = [{ to = [{ operation.paths = ["/secret"] }] }]
+"#;
+
+type Seen = Arc<Mutex<Vec<(String, String)>>>;
+
+/// An app that notes heads and bodies, and answers with 418 and more than is ever kept, but `/silent` never.
+async fn noting(address: SocketAddr) -> Seen {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let seen = Seen::default();
+    let notes = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(note(stream, Arc::clone(&notes)));
+        }
+    });
+    seen
+}
+
+async fn note(mut stream: TcpStream, seen: Seen) {
+    while let Some(head) = head(&mut stream).await {
+        let mut lines = head.lines();
+        let length = lines.find_map(|l| l.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |n| n.parse().unwrap())];
+        os::ignore(stream.read_exact(&mut body).await);
+        let body = String::from_utf8(body).unwrap();
+        let silent = head.contains("/silent");
+        seen.lock().unwrap().push((head, body));
+        if silent {
+            std::future::pending::<()>().await;
+        }
+        let answer = "HTTP/1.1 418 Mirrored\r\ncontent-length: 100000\r\n\r\n";
+        os::ignore(stream.write_all(answer.as_bytes()).await);
+        os::ignore(stream.write_all(&[b'x'; 100_000]).await);
+    }
+}
+
+async fn asked(system: &System, method: &str, path: &str, body: &str) -> (u16, String) {
+    let (code, mut stream) = system.socks("reviews", 80).await;
+    assert_eq!(code, 0);
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: reviews\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, body.to_owned())
+}
+
+async fn system() -> (System, Seen) {
+    let subnet = Subnet::free();
+    app(subnet.at(11, 8080), "v1").await;
+    let seen = noting(subnet.at(12, 8080)).await;
+    let config = [CONFIG, ROUTES].concat();
+    (System::start(subnet, &config).await, seen)
+}
+
+/// The record of the copy of what went to a path.
+async fn copy(system: &System, path: &str) -> Value {
+    let fits =
+        |r: &Value| r["mirror"] == true && r["request"]["path"] == path && r["event"] == "close";
+    system.record(fits).await
+}
+
+#[tokio::test]
+async fn a_copy_goes_its_own_way() {
+    let (system, seen) = system().await;
+    // What may not be repeated is copied all the same.
+    let answer = asked(&system, "POST", "/m?q=1", "all of it").await;
+    assert_eq!(answer, (200, "v1".to_owned()));
+    let record = copy(&system, "/m").await;
+    assert_eq!(record["status"], 418, "{record}");
+    assert_eq!(record["close"], "done", "{record}");
+    assert_eq!(record["verdict"], "allow", "{record}");
+    assert_eq!(record["route"], "shop/reviews/copied", "{record}");
+    assert!(record.to_string().contains("shop/reviews-v2"), "{record}");
+    {
+        let seen = seen.lock().unwrap();
+        let [(head, body)] = &seen[..] else {
+            panic!("{seen:?}");
+        };
+        assert!(head.starts_with("POST /m?q=1 HTTP/1.1\r\n"), "{head}");
+        assert!(head.contains("\r\nhost: reviews\r\n"), "{head}");
+        assert!(head.contains("\r\nx-route: copied\r\n"), "{head}");
+        assert_eq!(body, "all of it");
+    }
+    let itself = |r: &Value| r["mirror"].is_null() && r["role"] == "waypoint";
+    let record = system.record(itself).await;
+    assert_eq!(record["status"], 200, "{record}");
+    // Without a body, and for none of the requests of another rule.
+    assert_eq!(asked(&system, "GET", "/none", "").await.0, 200);
+    assert_eq!(asked(&system, "GET", "/get", "").await.0, 200);
+    copy(&system, "/get").await;
+    let lines: Vec<String> = seen
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|(h, _)| h.clone())
+        .collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[1].starts_with("GET /get HTTP/1.1\r\n"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_copy_is_in_nobodys_way() {
+    let (system, seen) = system().await;
+    // It is never answered, and the request is.
+    assert_eq!(asked(&system, "GET", "/silent", "").await.0, 200);
+    wait_for(async || (seen.lock().unwrap().len() == 1).then_some(())).await;
+    // Too long to be kept.
+    let long = "x".repeat(70_000);
+    assert_eq!(asked(&system, "PUT", "/long", &long).await.0, 200);
+    let record = copy(&system, "/long").await;
+    assert_eq!(record["close"], "limit", "{record}");
+    assert_eq!(record["reason"], "body is too long for a copy of it");
+    assert_eq!(seen.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_copy_is_judged_for_where_it_goes() {
+    let (system, seen) = system().await;
+    assert_eq!(asked(&system, "GET", "/secret", "").await.0, 200);
+    let record = copy(&system, "/secret").await;
+    assert_eq!(record["verdict"], "deny", "{record}");
+    assert_eq!(record["close"], "denied", "{record}");
+    assert!(record.to_string().contains("no-secrets"), "{record}");
+    // One that is sent comes after it.
+    assert_eq!(asked(&system, "GET", "/open", "").await.0, 200);
+    copy(&system, "/open").await;
+    let seen = seen.lock().unwrap();
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    assert!(seen[0].0.starts_with("GET /open "), "{seen:?}");
+}
