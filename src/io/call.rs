@@ -210,7 +210,7 @@ async fn over_h2(client: Client, scheme: &'static str, call: &Call) -> Result<An
     };
     let answer = async {
         let head = final_head_h2(&mut answer).await?;
-        let mut source = Source::H2(answer.body(&head.headers));
+        let mut source = Source::H2(answer.body());
         let (body, trailers) = whole(&mut source).await?;
         Ok(Answer {
             status: head.status,

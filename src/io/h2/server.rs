@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use http::{HeaderMap, StatusCode};
 
-use super::{Handle, Incoming, Outgoing};
+use super::{Handle, Incoming, Outgoing, announced};
 use crate::h2::{Code, ConnectionError, Malformed, RequestHead, Requests, Settings, Side};
 use crate::io::mux::{Driver, Mux, MuxError};
 use crate::io::pace::Watch;
@@ -162,7 +162,7 @@ impl Server {
             patience_ms: self.patience_ms,
         });
         Some(Taken::Request(Box::new(Asked {
-            body: Incoming::new(Rc::clone(&handle), &head.headers),
+            body: Incoming::new(Rc::clone(&handle), announced(&head.headers)),
             head,
             respond: Respond(handle),
         })))

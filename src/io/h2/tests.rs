@@ -12,9 +12,13 @@ use crate::h2::message::Request;
 use crate::http::h1::{BodyDecoder, Framing};
 use crate::io::body::{Sink, Source, Trailers, pump};
 use crate::io::h1;
-use crate::io::rt::testing::{self, Work, on_both};
+use crate::io::rt::{
+    self,
+    testing::{self, Work, on_both},
+};
 use crate::io::stream::{Half, Stream};
 use crate::io::tunnel::Lease;
+use crate::vocab::limits;
 
 /// Both ends of a connection.
 async fn sockets() -> (Stream, Stream) {
