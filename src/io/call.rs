@@ -248,7 +248,7 @@ async fn over_h2(
     };
     let answer = async {
         let head = final_head_h2(&mut answer).await?;
-        let mut source = Source::H2(answer.body(&head.headers));
+        let mut source = Source::H2(answer.body());
         let (body, trailers) = whole(&mut source, wants).await?;
         Ok(Answer {
             status: head.status,

@@ -54,10 +54,10 @@ pub struct Incoming {
 impl Incoming {
     /// Of the length that a head announces: where more comes, the message breaks off before its last piece was given away,
     /// so that nobody takes it for whole.
-    fn new(handle: Rc<Handle>, headers: &HeaderMap) -> Self {
+    fn new(handle: Rc<Handle>, length: Option<u64>) -> Self {
         Self {
             handle,
-            left: announced(headers),
+            left: length,
             last: None,
         }
     }

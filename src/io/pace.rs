@@ -157,13 +157,6 @@ impl Watch {
             }
         }
     }
-
-    /// The carrier waits no more.
-    pub(super) fn rests(&mut self) {
-        if self.look.is_some() {
-            *self = Self::new(self.within_ms);
-        }
-    }
 }
 
 #[cfg(test)]

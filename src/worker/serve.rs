@@ -114,7 +114,9 @@ async fn serve_h1(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
 
 /// Ends our side of a connection.
 async fn end(writer: &mut Writer) {
-    if let Ok(Err(error)) = rt::timeout(limits::LINGER_MS, writer.shutdown()).await {
+    // Boxed, so that an idle connection does not hold room for its end.
+    let shutdown = Box::pin(writer.shutdown());
+    if let Ok(Err(error)) = rt::timeout(limits::LINGER_MS, shutdown).await {
         tracing::trace!(%error, "shutdown");
     }
 }

@@ -2,9 +2,9 @@
 
 use std::rc::Rc;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 
-use super::{Handle, Incoming, Outgoing};
+use super::{Handle, Incoming, Outgoing, announced};
 use crate::h2::message::Request;
 use crate::h2::{Code, OpenError, Requests, ResponseHead, Settings, Side};
 use crate::io::mux::{Driver, Mux, MuxError};
@@ -94,6 +94,7 @@ impl Client {
         Ok(Answering {
             answer: Answer {
                 handle: Rc::clone(&handle),
+                length: None,
                 _place: place,
             },
             content: Outgoing::new(handle),
@@ -105,6 +106,8 @@ impl Client {
 #[derive(Debug)]
 pub struct Answer {
     handle: Rc<Handle>,
+    /// Announced by the last head.
+    length: Option<u64>,
     _place: Lease,
 }
 
@@ -115,13 +118,15 @@ impl Answer {
     /// The stream was reset, or its connection ended.
     pub async fn head(&mut self) -> Result<ResponseHead, MuxError> {
         let Handle { mux, id, .. } = &*self.handle;
-        std::future::poll_fn(|cx| mux.poll_head(*id, cx)).await
+        let head = std::future::poll_fn(|cx| mux.poll_head(*id, cx)).await?;
+        self.length = announced(&head.headers);
+        Ok(head)
     }
 
-    /// What follows the head, of these fields.
+    /// What follows the head.
     #[must_use]
-    pub fn body(&self, headers: &HeaderMap) -> Incoming {
-        Incoming::new(Rc::clone(&self.handle), headers)
+    pub fn body(&self) -> Incoming {
+        Incoming::new(Rc::clone(&self.handle), self.length)
     }
 }
 

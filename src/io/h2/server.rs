@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use http::{HeaderMap, StatusCode};
 
-use super::{Handle, Incoming, Outgoing};
+use super::{Handle, Incoming, Outgoing, announced};
 use crate::h2::{Code, ConnectionError, Malformed, RequestHead, Requests, Settings, Side};
 use crate::io::mux::{Driver, Mux, MuxError};
 use crate::io::pace::Watch;
@@ -77,7 +77,8 @@ pub struct Server {
     driver: Driver<Requests>,
     mux: Mux<Requests>,
     patience_ms: Option<u64>,
-    watch: Watch,
+    /// While something waits to be written.
+    watch: Option<Box<Watch>>,
 }
 
 impl Server {
@@ -93,7 +94,7 @@ impl Server {
             driver: Driver::new(stream, mux.clone()),
             mux,
             patience_ms: None,
-            watch: Watch::new(None),
+            watch: None,
         }
     }
 
@@ -102,7 +103,6 @@ impl Server {
     #[must_use]
     pub fn wait_at_most(mut self, ms: Option<u64>) -> Self {
         self.patience_ms = ms;
-        self.watch = Watch::new(ms);
         self
     }
 
@@ -141,11 +141,14 @@ impl Server {
             return Poll::Ready(Ok(None));
         }
         if self.mux.is_written() {
-            self.watch.rests();
+            self.watch = None;
             return Poll::Pending;
         }
-        let driver = &mut self.driver;
-        ready!(self.watch.poll(cx, || Some(driver.taken())));
+        let (driver, patience) = (&mut self.driver, self.patience_ms);
+        let watch = self
+            .watch
+            .get_or_insert_with(|| Box::new(Watch::new(patience)));
+        ready!(watch.poll(cx, || Some(driver.taken())));
         Poll::Ready(Err(driver.give_up()))
     }
 
@@ -162,7 +165,7 @@ impl Server {
             patience_ms: self.patience_ms,
         });
         Some(Taken::Request(Box::new(Asked {
-            body: Incoming::new(Rc::clone(&handle), &head.headers),
+            body: Incoming::new(Rc::clone(&handle), announced(&head.headers)),
             head,
             respond: Respond(handle),
         })))

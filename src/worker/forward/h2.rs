@@ -89,7 +89,7 @@ async fn answered(
         interim = interim.saturating_add(1);
         interim_answer(moving, raw(head), interim, slot).await?;
     };
-    let mut body = answering.body(&head.headers);
+    let mut body = answering.body();
     let length = announced_length(&head.headers);
     let bodiless = body.is_end() || h1::is_bodiless(head.status, &moving.request.method);
     let (framing, source) = if bodiless {
