@@ -108,7 +108,7 @@ async fn a_copy_goes_its_own_way() {
     // What may not be repeated is copied all the same.
     let answer = asked(&system, "POST", "/m?q=1", "all of it").await;
     assert_eq!(answer, (200, "v1".to_owned()));
-    let record = copy(&system, "/m").await;
+    let record = copy(&system, "/m?q=1").await;
     assert_eq!(record["status"], 418, "{record}");
     assert_eq!(record["close"], "done", "{record}");
     assert_eq!(record["verdict"], "allow", "{record}");
