@@ -15,6 +15,7 @@ use others::{First, Others};
 use refusal::Refusal;
 
 use crate::config::checked::capture::OriginalSource;
+use crate::config::checked::route::Timeouts;
 use crate::config::checked::{Mesh, Protocol, UpstreamTls};
 use crate::control::ask::Ask;
 use crate::control::snapshot::Snapshot;
@@ -93,12 +94,11 @@ pub async fn serve(
     name(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks::new(&request, length);
-    let most = most_of_body(core, &request);
-    if let Some(refusal) = turned_away(core, length, most) {
+    if let Some(refusal) = turned_away(core, &request, length) {
         known(&mut story, &Arc::new(request), &site);
         return refuse(refusal, asks, story, body, responder).await;
     }
-    body = bounded(body, most);
+    body = bounded(core, &request, body);
     let upload = Upload {
         body: &mut body,
         responder: &mut responder,
@@ -112,24 +112,15 @@ pub async fn serve(
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
-    let original = mirror::Original {
-        request: &request,
-        first: &first,
-        asked: &passed.asked,
-        told: &told,
-    };
-    let copies = match upgrade {
-        None => mirror::judged((core, &site, &snapshot), &original),
-        Some(_) => Vec::new(),
-    };
+    let original = (&request, &first, &passed.asked, &told[..]);
+    let copies = mirror::judged((core, &site, &snapshot), original, upgrade.is_some());
     let extra = own_fields(&site, &request, &going, (&snapshot, told));
     let answer = routed::on_answer(first.rule, outside, passed.downstream);
-    let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
-    let lasts = Times::begin(&times);
+    let (times, lasts) = times(&first);
     let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
     let placed = (&story, going.place, permit.verdict());
-    let mut entry = match enter(core, opened, &snapshot, placed) {
+    let entry = match enter(core, opened, &snapshot, placed) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
@@ -156,11 +147,15 @@ pub async fn serve(
         deadline::within(times, cancel, exchange).await
     };
     if let Some(upgrade) = upgrade {
-        // Its endpoint has it as long as it is open.
-        entry.keeps(others.into_busy());
-        upgrade.enter(entry, lasts);
+        upgrade.enter((entry, others.into_busy()), lasts);
     }
     keep
+}
+
+/// The times of its route, and what of them holds for a WebSocket that it becomes.
+fn times(first: &First<'_>) -> (Timeouts, Times) {
+    let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
+    (times, Times::begin(&times))
 }
 
 /// What a request needs of a service that counts it.
@@ -179,9 +174,9 @@ fn name(core: &Core, site: &Site, request: &mut Request) {
     }
 }
 
-/// A body of which no more than `most` is taken.
-fn bounded(body: Source<'_>, most: Option<u64>) -> Source<'_> {
-    match most {
+/// A body of which no more is taken than one may have.
+fn bounded<'b>(core: &Core, request: &Request, body: Source<'b>) -> Source<'b> {
+    match most_of_body(core, request) {
         Some(most) => body.limited(most),
         None => body,
     }
@@ -193,11 +188,12 @@ fn most_of_body(core: &Core, request: &Request) -> Option<u64> {
     (request.method != Method::CONNECT).then_some(most)
 }
 
-/// Why a request is not even looked at. `most`: of its body, whose announced length is `length`.
-fn turned_away(core: &Core, length: Option<u64>, most: Option<u64>) -> Option<Refusal> {
+/// Why a request is not even looked at, whose body has the announced length `length`.
+fn turned_away(core: &Core, request: &Request, length: Option<u64>) -> Option<Refusal> {
     if core.places.sheds() {
         return Some(Refusal::overload());
     }
+    let most = most_of_body(core, request);
     let too_long = length.zip(most).is_some_and(|(length, most)| length > most);
     too_long.then(|| Refusal {
         detail: Some(TooLong.to_string()),
