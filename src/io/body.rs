@@ -45,7 +45,7 @@ pub enum Source<'a> {
 #[error("body is longer than the limit (limits.maxRequestBodyBytes)")]
 pub struct TooLong;
 
-impl<'a> Source<'a> {
+impl Source<'_> {
     /// The body, of which `kept` gets a copy as it is read.
     #[must_use]
     pub fn copied(self, kept: Rc<Kept>) -> Self {

@@ -112,7 +112,7 @@ pub async fn serve(
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
-    let original = (&request, &first, &passed.asked, &told[..]);
+    let original = (&request, &first, &passed.asked, told.as_slice());
     let copies = mirror::judged((core, &site, &snapshot), original, upgrade.is_some());
     let extra = own_fields(&site, &request, &going, (&snapshot, told));
     let answer = routed::on_answer(first.rule, outside, passed.downstream);
