@@ -320,6 +320,7 @@ fn records(criterion: &mut Criterion) {
             route: None,
             attempts: None,
             mirror: false,
+            renamed: None,
             request: Some(Arc::clone(&request)),
             asked: Vec::new(),
             judged: Some((*verdict).clone()),

@@ -16,6 +16,7 @@ use others::{First, Others};
 use refusal::Refusal;
 
 use crate::config::checked::capture::OriginalSource;
+use crate::config::checked::route::Timeouts;
 use crate::config::checked::{Mesh, Protocol, UpstreamTls};
 use crate::control::ask::Ask;
 use crate::control::snapshot::Snapshot;
@@ -96,15 +97,12 @@ pub async fn serve(
     name(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks::new(&request, length);
-    let most = most_of_body(core, &request);
-    if let Some(refusal) = turned_away(core, length, most) {
+    if let Some(refusal) = turned_away(core, &request, length) {
         known(&mut story, &Arc::new(request), &site);
         return refuse(refusal, asks, story, body, responder).await;
     }
-    body = bounded(body, most);
-    // The deadline of a call is for both sides of it to say; and what follows a CONNECT is no body.
-    let paced = !body.is_empty() && request.method != Method::CONNECT && !asks.grpc;
-    if paced && !site.is_own_hop(&snapshot) {
+    body = bounded(core, &request, body);
+    if is_paced((&site, &snapshot), (&request, &asks), &body) {
         body = body.paced(BodyPace::new(core.process.limits.body_ms, &answered));
     }
     let upload = Upload {
@@ -120,20 +118,11 @@ pub async fn serve(
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
-    let original = mirror::Original {
-        request: &request,
-        first: &first,
-        asked: &passed.asked,
-        told: &told,
-    };
-    let copies = match upgrade {
-        None => mirror::judged((core, &site, &snapshot), &original),
-        Some(_) => Vec::new(),
-    };
+    let original = (&request, &first, &passed.asked, told.as_slice());
+    let copies = mirror::judged((core, &site, &snapshot), original, upgrade.is_some());
     let extra = own_fields(&site, &request, &going, (&snapshot, told));
     let answer = routed::on_answer(first.rule, outside, passed.downstream);
-    let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
-    let lasts = Times::begin(&times);
+    let (times, lasts) = times(&first);
     let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
     let named = others.sent().headers.get(REQUEST_ID);
@@ -141,7 +130,7 @@ pub async fn serve(
         story.edit(|r| r.renamed = named.cloned());
     }
     let placed = (&story, going.place, permit.verdict());
-    let mut entry = match enter(core, opened, &snapshot, placed) {
+    let entry = match enter(core, opened, &snapshot, placed) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
@@ -169,11 +158,15 @@ pub async fn serve(
         deadline::within(times, cancel, exchange).await
     };
     if let Some(upgrade) = upgrade {
-        // Its endpoint has it as long as it is open.
-        entry.keeps(others.into_busy());
-        upgrade.enter(entry, lasts);
+        upgrade.enter((entry, others.into_busy()), lasts);
     }
     keep
+}
+
+/// The times of its route, and what of them holds for a WebSocket that it becomes.
+fn times(first: &First<'_>) -> (Timeouts, Times) {
+    let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
+    (times, Times::begin(&times))
 }
 
 /// What a request needs of a service that counts it.
@@ -192,12 +185,23 @@ fn name(core: &Core, site: &Site, request: &mut Request) {
     }
 }
 
-/// A body of which no more than `most` is taken.
-fn bounded(body: Source<'_>, most: Option<u64>) -> Source<'_> {
-    match most {
+/// A body of which no more is taken than one may have.
+fn bounded<'b>(core: &Core, request: &Request, body: Source<'b>) -> Source<'b> {
+    match most_of_body(core, request) {
         Some(most) => body.limited(most),
         None => body,
     }
+}
+
+/// Whether the body must not keep us waiting. The deadline of a call is for both sides of it to say; what follows a CONNECT
+/// is no body; and between own hops the first one has waited.
+fn is_paced(
+    (site, snapshot): (&Site, &Snapshot),
+    (request, asks): (&Request, &Asks),
+    body: &Source<'_>,
+) -> bool {
+    let named = !body.is_empty() && request.method != Method::CONNECT && !asks.grpc;
+    named && !site.is_own_hop(snapshot)
 }
 
 /// How long the body of a request may be. What follows a CONNECT is none.
@@ -206,11 +210,12 @@ fn most_of_body(core: &Core, request: &Request) -> Option<u64> {
     (request.method != Method::CONNECT).then_some(most)
 }
 
-/// Why a request is not even looked at. `most`: of its body, whose announced length is `length`.
-fn turned_away(core: &Core, length: Option<u64>, most: Option<u64>) -> Option<Refusal> {
+/// Why a request is not even looked at, whose body has the announced length `length`.
+fn turned_away(core: &Core, request: &Request, length: Option<u64>) -> Option<Refusal> {
     if core.places.sheds() {
         return Some(Refusal::overload());
     }
+    let most = most_of_body(core, request);
     let too_long = length.zip(most).is_some_and(|(length, most)| length > most);
     too_long.then(|| Refusal {
         detail: Some(TooLong.to_string()),

@@ -724,7 +724,6 @@ async fn answer(
             moving.next.set(Some(next));
             return Err(AnswerError::Unwanted(head.status));
         }
-        moving.others.retries().stays();
     }
     let Some(mut responder) = slot.for_answer().await else {
         return Err(AnswerError::Upstream("answered twice".to_owned()));

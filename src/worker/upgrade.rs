@@ -23,6 +23,7 @@ use crate::io::relay::{Meter, relay};
 use crate::io::stream::Stream;
 use crate::io::upstream::H1Upstream;
 use crate::io::{clock, rt};
+use crate::role::endpoints::Busy;
 use crate::worker::open::Entry;
 use crate::worker::site::Story;
 
@@ -93,7 +94,9 @@ impl Upgrade {
     }
 
     /// Its place among what is open, and how long it may last.
-    pub(super) fn enter(&self, entry: Entry, times: Times) {
+    pub(super) fn enter(&self, (mut entry, busy): (Entry, Option<Busy>), times: Times) {
+        // Its endpoint has it as long as it is open.
+        entry.keeps(busy);
         let before = self.stage.take();
         if let Stage::Told(upstream, story) = before {
             *self.stage.borrow_mut() = Stage::Whole(Box::new(Switched {

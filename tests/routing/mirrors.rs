@@ -1,12 +1,13 @@
 //! Copies of requests: judged as requests of their own, sent beside them, and in nobody's way.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use ringgate::cli::os;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Mutex;
 
 use crate::routes::CONFIG;
 use crate::system::{Subnet, System, app, head, wait_for};
@@ -62,7 +63,7 @@ async fn note(mut stream: TcpStream, seen: Seen) {
         os::ignore(stream.read_exact(&mut body).await);
         let body = String::from_utf8(body).unwrap();
         let silent = head.contains("/silent");
-        seen.lock().unwrap().push((head, body));
+        seen.lock().await.push((head, body));
         if silent {
             std::future::pending::<()>().await;
         }
@@ -108,14 +109,14 @@ async fn a_copy_goes_its_own_way() {
     // What may not be repeated is copied all the same.
     let answer = asked(&system, "POST", "/m?q=1", "all of it").await;
     assert_eq!(answer, (200, "v1".to_owned()));
-    let record = copy(&system, "/m").await;
+    let record = copy(&system, "/m?q=1").await;
     assert_eq!(record["status"], 418, "{record}");
     assert_eq!(record["close"], "done", "{record}");
     assert_eq!(record["verdict"], "allow", "{record}");
     assert_eq!(record["route"], "shop/reviews/copied", "{record}");
     assert!(record.to_string().contains("shop/reviews-v2"), "{record}");
     {
-        let seen = seen.lock().unwrap();
+        let seen = seen.lock().await;
         let [(head, body)] = &seen[..] else {
             panic!("{seen:?}");
         };
@@ -146,14 +147,14 @@ async fn a_copy_is_in_nobodys_way() {
     let (system, seen) = system().await;
     // It is never answered, and the request is.
     assert_eq!(asked(&system, "GET", "/silent", "").await.0, 200);
-    wait_for(async || (seen.lock().unwrap().len() == 1).then_some(())).await;
+    wait_for(async || (seen.lock().await.len() == 1).then_some(())).await;
     // Too long to be kept.
     let long = "x".repeat(70_000);
     assert_eq!(asked(&system, "PUT", "/long", &long).await.0, 200);
     let record = copy(&system, "/long").await;
     assert_eq!(record["close"], "limit", "{record}");
     assert_eq!(record["reason"], "body is too long for a copy of it");
-    assert_eq!(seen.lock().unwrap().len(), 1);
+    assert_eq!(seen.lock().await.len(), 1);
 }
 
 #[tokio::test]
@@ -167,7 +168,7 @@ async fn a_copy_is_judged_for_where_it_goes() {
     // One that is sent comes after it.
     assert_eq!(asked(&system, "GET", "/open", "").await.0, 200);
     copy(&system, "/open").await;
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock().await;
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert!(seen[0].0.starts_with("GET /open "), "{seen:?}");
 }

@@ -24,6 +24,8 @@ use crate::io::upstream::{Manner, Target};
 use crate::io::{call, random, rt};
 use crate::policy::{Permit, Request};
 use crate::role::endpoints::{Leg, Pick};
+use crate::role::enforcement::Enforcement;
+use crate::role::plan::Plan;
 use crate::telemetry::record::Kind;
 use crate::upstream::load::Place;
 use crate::vocab::limits;
@@ -48,20 +50,21 @@ pub(super) struct Copy {
     story: Story,
 }
 
-/// What was asked for, and how it was judged.
-pub(super) struct Original<'a> {
-    pub(super) request: &'a Arc<Request>,
-    pub(super) first: &'a First<'a>,
-    pub(super) asked: &'a Asked,
-    pub(super) told: &'a [HeaderValue],
-}
+/// What was asked for, how it was judged, and what the one before said of the client.
+pub(super) type Original<'a> = (
+    &'a Arc<Request>,
+    &'a First<'a>,
+    &'a Asked,
+    &'a [HeaderValue],
+);
 
-/// The copies of a permitted request that may be sent; those that may not are recorded.
-pub(super) fn judged(
-    here: (&Rc<Core>, &Rc<Site>, &Arc<Snapshot>),
-    original: &Original<'_>,
-) -> Vec<Copy> {
-    let Some(rule) = original.first.rule else {
+/// Where copies are made.
+type Here<'a> = (&'a Rc<Core>, &'a Rc<Site>, &'a Arc<Snapshot>);
+
+/// The copies of a permitted request that may be sent; those that may not are recorded. Of one that `switches` there are none.
+pub(super) fn judged(here: Here<'_>, original: Original<'_>, switches: bool) -> Vec<Copy> {
+    let (_, first, ..) = original;
+    let Some(rule) = first.rule.filter(|_| !switches) else {
         return Vec::new();
     };
     let due = rule.mirrors.iter().filter_map(|mirror| {
@@ -75,18 +78,9 @@ pub(super) fn judged(
         .collect()
 }
 
-fn one(
-    (core, site, snapshot): (&Rc<Core>, &Rc<Site>, &Arc<Snapshot>),
-    original: &Original<'_>,
-    mirror: &Mirror,
-    turn: u64,
-) -> Option<Copy> {
-    let Original {
-        request,
-        first,
-        asked,
-        told,
-    } = original;
+fn one(here: Here<'_>, original: Original<'_>, mirror: &Mirror, turn: u64) -> Option<Copy> {
+    let (core, site, snapshot) = here;
+    let (request, first, asked, told) = original;
     let sent = first.routed.sent.as_ref().unwrap_or(request);
     let mut story = Story::begin(core, site, Kind::Request, snapshot);
     story.edit(|r| {
@@ -106,61 +100,27 @@ fn one(
         host: Some(&sent.host),
         ..attempt.pick(snapshot)
     };
-    let plan = match judge::plan(snapshot, site, Some(request), pick) {
-        Ok(plan) => plan,
-        Err(why) => return refused(story, Refusal::unplanned(why)),
+    let (plan, permit) = match permitted(here, original, pick, &mut story) {
+        Ok(permitted) => permitted,
+        Err(refusal) => return refused(story, *refusal),
     };
-    planned(&mut story, &plan, snapshot);
-    story.edit(|r| r.route = first.rule.map(|rule| Arc::clone(&rule.label)));
-    let same = |e: &&_| first.enforcements.iter().any(|f| std::ptr::eq(*f, *e));
-    // Tokens are verified, and providers asked, for the request itself alone.
-    let unverified = plan
-        .enforcements
-        .iter()
-        .any(|e| !e.tokens.is_empty() && !same(e));
-    let unasked = !asked.covers(&plan, &site.connection, Some(request))
-        || plan.unasked(&site.connection, sent).is_some();
-    if unverified || unasked {
-        let why = if unverified {
-            "token rules of its own hold at the mirror"
-        } else {
-            "a provider would have to be asked about the copy"
-        };
-        story.fail(CloseReason::Denied, why);
-        return None;
-    }
-    let permit = match plan.judge_sent(&site.connection, Some(request), Some(sent)) {
-        Ok(permit) => permit,
-        Err(denied) => return refused(story, Refusal::denied(denied)),
-    };
-    story.judged(permit.verdict());
     let going = match going(core, snapshot, site, &plan, sent, (&attempt, &pick)) {
         Ok(going) => going,
-        Err(refusal) => {
-            let verdict = permit.verdict();
-            return refused(story, *refusal.behind(verdict));
-        }
+        Err(refusal) => return refused(story, *refusal.behind(permit.verdict())),
     };
     let extra = own_fields(site, request, &going, (snapshot, told.to_vec()));
     let mut headers = HeaderMap::new();
-    for (name, value) in outgoing(&sent.headers, &extra) {
-        if *name != header::TE {
-            headers.append(name.clone(), value.clone());
-        }
+    let fields = outgoing(&sent.headers, &extra);
+    for (name, value) in fields.filter(|(name, _)| **name != header::TE) {
+        headers.append(name.clone(), value.clone());
     }
     let name = snapshot.mesh.services.get(leg.service)?.name.clone();
     let routed = Routed {
         leg: Some((name, leg)),
         sent: Some(Arc::clone(sent)),
     };
-    let goes = (Some(*request), routed);
-    let opened = Opened::routed(
-        Rc::clone(site),
-        goes,
-        (*asked).clone(),
-        snapshot,
-        plan.workload,
-    );
+    let (goes, asked) = ((Some(request), routed), asked.clone());
+    let opened = Opened::routed(Rc::clone(site), goes, asked, snapshot, plan.workload);
     Some(Copy {
         permit,
         target: going.target,
@@ -171,6 +131,40 @@ fn one(
         place: going.place,
         story,
     })
+}
+
+/// Where a copy goes, if it may.
+fn permitted<'s>(
+    (_, site, snapshot): (&Rc<Core>, &Rc<Site>, &'s Arc<Snapshot>),
+    (request, first, asked, _): Original<'_>,
+    pick: Pick<'_>,
+    story: &mut Story,
+) -> Result<(Plan<'s>, Permit), Box<Refusal>> {
+    let sent = first.routed.sent.as_ref().unwrap_or(request);
+    let plan = judge::plan(snapshot, site, Some(request), pick)
+        .map_err(|why| Box::new(Refusal::unplanned(why)))?;
+    planned(story, &plan, snapshot);
+    story.edit(|r| r.route = first.rule.map(|rule| Arc::clone(&rule.label)));
+    // Tokens are verified, and providers asked, for the request itself alone.
+    let known = |e: &Enforcement| first.enforcements.iter().any(|f| std::ptr::eq(*f, e));
+    let mut others = plan.enforcements.iter().filter(|e| !known(e));
+    let unverified = others.any(|e| !e.tokens.is_empty());
+    let unasked = !asked.covers(&plan, &site.connection, Some(request))
+        || plan.unasked(&site.connection, sent).is_some();
+    let why = match (unverified, unasked) {
+        (true, _) => "token rules of its own hold at the mirror",
+        (false, true) => "a provider would have to be asked about the copy",
+        (false, false) => {
+            let permit = plan.judge_sent(&site.connection, Some(request), Some(sent));
+            let permit = permit.map_err(|denied| Box::new(Refusal::denied(denied)))?;
+            story.judged(permit.verdict());
+            return Ok((plan, permit));
+        }
+    };
+    Err(Box::new(Refusal {
+        detail: Some(why.to_owned()),
+        ..Refusal::close(CloseReason::Denied)
+    }))
 }
 
 /// It is not sent.
@@ -214,7 +208,7 @@ pub(super) fn begin<'b>(
     }
     let most = limits::MIRRORED_BODY_BYTES;
     let kept = (!body.is_empty()).then(|| Kept::new(most));
-    let too_long = length.is_some_and(|n| usize::try_from(n).map_or(true, |n| n > most));
+    let too_long = length.is_some_and(|n| n > u64::try_from(most).unwrap_or(u64::MAX));
     let mut under_way = false;
     for copy in copies {
         if too_long {

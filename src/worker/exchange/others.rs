@@ -111,7 +111,11 @@ impl Onward for Others<'_> {
 
     fn another(&self) -> Option<(Permit, Target)> {
         self.attempt.borrow_mut().repeats(self.snapshot);
-        self.chosen()
+        let next = self.chosen();
+        if next.is_none() {
+            self.retries.stays();
+        }
+        next
     }
 
     fn moved(&self) -> Option<String> {

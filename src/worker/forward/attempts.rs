@@ -175,10 +175,7 @@ pub(super) async fn attempts(
         }
         match moving.next.take().or_else(|| others.another()) {
             Some(next) => (permit, target) = next,
-            None => {
-                others.retries().stays();
-                return (close, Some(detail), false);
-            }
+            None => return (close, Some(detail), false),
         }
         if !kept.is_empty() {
             body.again(&kept);
