@@ -600,10 +600,11 @@ fn core(seat: Seat) {
             _ = stop.wait_for(|phase| phase.stops()) => {}
             _ = halted.wait_for(|halt| *halt) => {}
         }
+        let is_replaced = *stop.borrow() == Phase::HandedOver;
         let at_once = async {
             drop(stop.wait_for(|phase| *phase == Phase::End).await);
         };
-        core.end(at_once).await;
+        core.end(is_replaced, at_once).await;
     });
 }
 

@@ -6,14 +6,14 @@ OPEN=https://app.example.test/open
 property() { systemctl show -p "$1" --value ringgate; }
 failed=0
 ok() { echo "ok $1"; }
-bad() { failed=1; echo "not ok $1: $2"; systemctl status --no-pager -l -n 30 ringgate; }
+bad() { tail -n 3 /var/log/private/ringgate/decisions.jsonl /var/log/ringgate/decisions.jsonl 2>/dev/null; failed=1; echo "not ok $1: $2"; systemctl status --no-pager -l -n 30 ringgate; }
 is() { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "expected \`$3\`, got \`$2\`"; fi; }
 has() { case "$2" in *"$3"*) ok "$1" ;; *) bad "$1" "expected \`$3\` in \`$2\`" ;; esac; }
 code() { $CURL -o /dev/null -w '%{http_code}' "$1"; }
 # Waits up to 60 s until a command succeeds.
 until_true() { for _ in $(seq 600); do if eval "$1"; then return 0; fi; sleep 0.1; done; return 1; }
 # Asks again and again, each time on a new connection, until the file `stop` is there; the exit codes of curl that are not 0.
-load() { rm -f stop asked; (while [ ! -e stop ]; do $CURL -f -o /dev/null $OPEN || echo "curl exit $?"; echo >>asked; done) >load.txt 2>&1 & LOAD=$!; until_true '[ -s asked ]'; }
+load() { rm -f stop asked; (while [ ! -e stop ]; do $CURL -f -o /dev/null $OPEN || { echo "curl exit $?"; grep -h "\"deny\"\|50[0-9]" /var/log/ringgate/decisions.jsonl | tail -n 2 >&2; }; echo >>asked; done) >load.txt 2>&1 & LOAD=$!; until_true '[ -s asked ]'; }
 loaded() { n=$(wc -l <asked); until_true "[ \$(wc -l <asked) -gt $((n + 5)) ]"; touch stop; wait $LOAD; sort load.txt | uniq -c | tr '\n' ' '; }
 
 cd "$(mktemp -d)"
