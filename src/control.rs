@@ -27,6 +27,7 @@ mod pass;
 pub mod phase;
 pub mod plane;
 pub mod snapshot;
+pub mod supervisor;
 pub mod svid;
 pub mod tenure;
 pub mod watch_files;

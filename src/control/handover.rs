@@ -7,6 +7,8 @@
 //! one; `TAKE` by the new one when all is ready; `GONE` by the old one, which accepts nothing and writes no state from then on,
 //! and drains. The new one accepts from then on. `NO` instead of it: another process came meanwhile, or it has taken too long;
 //! who is told so ends.
+//!
+//! Sockets that a supervisor has passed come the same way, but for the process before: there is none.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,6 +31,7 @@ use crate::config::checked::{IdentitySource, Process};
 use crate::control::authority::Authority;
 use crate::control::pass;
 use crate::control::phase::Phase;
+use crate::control::supervisor;
 use crate::control::tenure::Tenure;
 use crate::io::listener::own_uid;
 use crate::io::peer::FileId;
@@ -88,6 +91,9 @@ pub struct Inherited {
     unix: Vec<(PathBuf, Socket)>,
     /// What are no sockets: locks.
     files: Vec<File>,
+    /// Each core serves each of them: others than this process may not bind beside one of another user, as which a supervisor
+    /// binds.
+    shared: bool,
 }
 
 /// What the control thread takes of it.
@@ -161,29 +167,29 @@ pub fn take(path: &Path) -> Result<Option<Inherited>, HandoverError> {
     if count > limits::HANDED_SOCKETS {
         return Err(HandoverError::Protocol(path.to_owned()));
     }
-    let mut sockets: BTreeMap<_, Vec<Socket>> = BTreeMap::new();
-    let (mut files, mut unix) = (Vec::new(), Vec::new());
-    let mut got = 0_usize;
-    while got < count {
-        for descriptor in pass::receive(&link).map_err(failed)? {
-            got = got.saturating_add(1);
-            let socket = Socket::from(descriptor);
-            match (key(&socket), path_of(&socket)) {
-                (Some(key), _) => sockets.entry(key).or_default().push(socket),
-                (None, Some(at)) => unix.push((at, socket)),
-                (None, None) => files.push(File::from(OwnedFd::from(socket))),
-            }
-        }
+    let mut descriptors = Vec::new();
+    while descriptors.len() < count {
+        descriptors.extend(pass::receive(&link).map_err(failed)?);
     }
-    tracing::info!(sockets = got, "takes over from a process that runs");
-    let link = Some(link);
-    Ok(Some(Inherited {
-        path: path.to_owned(),
-        link,
-        sockets,
-        unix,
-        files,
-    }))
+    let sockets = descriptors.len();
+    tracing::info!(sockets, "takes over from a process that runs");
+    let mut inherited = Inherited::of(descriptors);
+    path.clone_into(&mut inherited.path);
+    inherited.link = Some(link);
+    Ok(Some(inherited))
+}
+
+/// What a supervisor has passed, if it is anything.
+#[must_use]
+pub fn passed(descriptors: Vec<OwnedFd>) -> Option<Inherited> {
+    let sockets = descriptors.len();
+    if sockets == 0 {
+        return None;
+    }
+    tracing::info!(sockets, "listens at what the supervisor has passed");
+    let mut inherited = Inherited::of(descriptors);
+    inherited.shared = true;
+    Some(inherited)
 }
 
 fn peer_uid(link: &UnixStream) -> io::Result<u32> {
@@ -204,6 +210,32 @@ fn path_of(socket: &Socket) -> Option<PathBuf> {
 }
 
 impl Inherited {
+    fn of(descriptors: Vec<OwnedFd>) -> Self {
+        let mut sorted = Self {
+            path: PathBuf::new(),
+            link: None,
+            sockets: BTreeMap::new(),
+            unix: Vec::new(),
+            files: Vec::new(),
+            shared: false,
+        };
+        for descriptor in descriptors {
+            let socket = Socket::from(descriptor);
+            match (key(&socket), path_of(&socket)) {
+                (Some(key), _) => sorted.sockets.entry(key).or_default().push(socket),
+                (None, Some(at)) => sorted.unix.push((at, socket)),
+                (None, None) => sorted.files.push(File::from(OwnedFd::from(socket))),
+            }
+        }
+        sorted
+    }
+
+    /// Whether another process serves until [`commit`](Self::commit).
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        self.link.is_some()
+    }
+
     /// Takes what the control thread needs.
     pub fn face(&mut self, process: &Process) -> Face {
         let authority = match &process.identity {
@@ -234,9 +266,12 @@ impl Inherited {
     pub fn deal(&mut self, cores: usize) -> Vec<BTreeMap<SocketAddr, Vec<Socket>>> {
         let mut dealt: Vec<BTreeMap<SocketAddr, Vec<Socket>>> = Vec::new();
         dealt.resize_with(cores, BTreeMap::new);
-        for ((stream, address), sockets) in std::mem::take(&mut self.sockets) {
+        for ((stream, address), mut sockets) in std::mem::take(&mut self.sockets) {
             if !stream {
                 continue;
+            }
+            if self.shared {
+                share(&mut sockets, cores);
             }
             for (nth, socket) in sockets.into_iter().enumerate() {
                 let core = nth.checked_rem(cores).and_then(|core| dealt.get_mut(core));
@@ -269,6 +304,20 @@ impl Inherited {
             }
         }
         Ok(())
+    }
+}
+
+/// Adds descriptors of the same sockets until there is one for each core.
+fn share(sockets: &mut Vec<Socket>, cores: usize) {
+    let there = sockets.len();
+    for nth in there..cores {
+        let socket = nth.checked_rem(there).and_then(|nth| sockets.get(nth));
+        match socket.map(Socket::try_clone) {
+            Some(Ok(socket)) => sockets.push(socket),
+            // That core binds its own, or says why it can not.
+            Some(Err(error)) => tracing::warn!(%error, "a socket is not shared with each core"),
+            None => {}
+        }
     }
 }
 
@@ -371,6 +420,10 @@ async fn offer(
             authority.hand_over();
         }
         tracing::info!("a new process has taken over, this one drains");
+        // It tells the supervisor that it is ready only once it was answered, and is believed because it is the main one.
+        if let Some(pid) = stream.peer_cred().ok().and_then(|peer| peer.pid()) {
+            supervisor::main_is(pid);
+        }
         // Whether or not it hears this, it serves.
         drop(within(WORD, stream.write_all(&[GONE])).await);
         return;

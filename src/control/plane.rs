@@ -36,6 +36,7 @@ use crate::control::memory;
 use crate::control::observe::{Observed, Reports};
 use crate::control::phase::Phase;
 use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
+use crate::control::supervisor;
 use crate::control::svid::{SvidManager, SvidSet, system_clock};
 use crate::control::tenure::Tenure;
 use crate::control::watch_files;
@@ -359,7 +360,9 @@ impl Plane {
             tokio::select! {
                 Some(()) = changes.touched() => {
                     changes.settle().await;
+                    supervisor::reloading();
                     self.reload().await;
+                    supervisor::reloaded(&self.status.borrow());
                 }
                 Ok(()) = self.svids.changed() => self.renew(),
                 () = self.revoked.changed() => self.revoke(),

@@ -1,5 +1,6 @@
 //! From a configuration file to running cores, and down again.
 
+use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -21,8 +22,10 @@ use crate::control::handover::{self, Face, HandoverError, Inherited};
 use crate::control::observe::{LIVE_ASKS, LiveAsk};
 use crate::control::phase::Phase;
 use crate::control::plane::{Plane, PlaneError, Published, Shared};
+use crate::control::supervisor::{self, Beats};
 use crate::control::tenure::Tenure;
 use crate::io::clock;
+use crate::io::listen_fds;
 use crate::io::listener::raise_open_files;
 use crate::io::memory::{self, Text};
 use crate::io::rt::{self, Want};
@@ -115,13 +118,19 @@ pub fn run(
     }
     let process = Arc::new(config.process.clone());
     capture::refuse_own_capture(&process)?;
+    let (names, passed) = passed()?;
     let inherited = match &process.handover {
         Some(path) => handover::take(path)?,
         None => None,
     };
+    // Who takes over from a process has its sockets, which are those of the supervisor, too.
+    let inherited = inherited.or_else(|| handover::passed(passed));
+    let is_alone = inherited.as_ref().is_none_or(|i| !i.is_served());
     let mut before = Before {
-        alone: watch::Sender::new(inherited.is_none()),
+        alone: watch::Sender::new(is_alone),
         inherited,
+        names,
+        beats: Beats::asked_for(cores(&process)).map_err(os("watchdog"))?,
         phase,
         halt: watch::Sender::new(false),
         go: watch::Sender::new(false),
@@ -136,10 +145,33 @@ pub fn run(
     served
 }
 
+/// What the supervisor has passed: names and descriptors.
+fn passed() -> Result<(BTreeSet<String>, Vec<OwnedFd>), BootError> {
+    let passed = listen_fds::take().map_err(os("sockets of the supervisor"))?;
+    Ok(passed.into_iter().unzip())
+}
+
+/// How many cores there are.
+fn cores(process: &Process) -> usize {
+    match process.cores {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    }
+}
+
+/// Whether its sockets may go on without this process.
+fn keeps(process: &Process) -> bool {
+    process.handover.is_some() || supervisor::is_there()
+}
+
 /// What all threads of the process share from its start on.
 struct Before<'p> {
     /// What another process has handed over.
     inherited: Option<Inherited>,
+    /// Names of what the supervisor has passed.
+    names: BTreeSet<String>,
+    /// What shows the supervisor that the cores move.
+    beats: Option<Arc<Beats>>,
     phase: &'p watch::Sender<Phase>,
     /// Set once no other process serves.
     alone: watch::Sender<bool>,
@@ -158,10 +190,7 @@ fn serve(
     mut before: Before<'_>,
     ready: impl FnOnce(&Process),
 ) -> Result<(), BootError> {
-    let count = match process.cores {
-        0 => std::thread::available_parallelism().map_or(1, usize::from),
-        n => n,
-    };
+    let count = cores(process);
     let mut kept = std::mem::take(&mut published.kept);
     let dns = start_dns(process, &published, &mut before, &mut kept)?;
     let (writer, senders) = Writer::start(
@@ -247,7 +276,8 @@ fn start_cores(
             go: before.go.subscribe(),
             tell: tell.clone(),
             places: Arc::clone(&places),
-            sockets: Sockets::new(own, process.handover.is_some()),
+            sockets: Sockets::new(own, keeps(process)),
+            beats: before.beats.clone().map(|beats| (index, beats)),
         };
         match thread(&format!("core-{index}"), move || core(seat)) {
             Ok(core) => cores.push(core),
@@ -276,7 +306,7 @@ fn start_dns(
     let Some(server) = DnsServer::bind(process, before.inherited.as_mut())? else {
         return Ok(None);
     };
-    if process.handover.is_some() {
+    if keeps(process) {
         let own = server.descriptors().map_err(os("DNS"))?;
         kept.extend(own.into_iter().map(Arc::new));
     }
@@ -350,6 +380,8 @@ fn start_control(
         halted: before.halt.subscribe(),
         go: before.go.subscribe(),
         offered,
+        names: std::mem::take(&mut before.names),
+        beats: before.beats.clone(),
         first,
     };
     let control = thread("control", move || {
@@ -385,6 +417,8 @@ struct Wheel {
     halted: watch::Receiver<bool>,
     go: watch::Receiver<bool>,
     offered: oneshot::Receiver<Vec<Arc<OwnedFd>>>,
+    names: BTreeSet<String>,
+    beats: Option<Arc<Beats>>,
     first: std_mpsc::Sender<Result<Published, BootError>>,
 }
 
@@ -397,6 +431,8 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         mut halted,
         mut go,
         offered,
+        names,
+        beats,
         first,
     } = wheel;
     let process = Arc::new(config.process.clone());
@@ -404,7 +440,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     let tenure = Tenure::new(alone, phase.subscribe());
     let shared = Shared {
         taken,
-        keeps: process.handover.is_some(),
+        keeps: keeps(&process),
         kept: Vec::new(),
         phase: phase.subscribe(),
         tenure: tenure.clone(),
@@ -419,9 +455,13 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     };
     let status = published.status.clone();
     let snapshot = Arc::clone(&published.snapshot);
+    let supervised = supervisor::accompany(
+        (process.handover.clone(), beats),
+        (published.status.subscribe(), phase.subscribe()),
+    );
     let offer = offer(
         (process.handover.clone(), plane.authority()),
-        offered,
+        (offered, names),
         (phase, tenure),
     );
     let stopped = stop.clone();
@@ -451,18 +491,23 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         () = unready => {}
         () = keeper => {}
         () = offer => {}
+        () = supervised => {}
         _ = halted.wait_for(|halt| *halt) => {}
     }
 }
 
-/// Offers the sockets of the process to another one, once they are all there; never ends.
+/// Offers the sockets of the process to another one, and leaves them with the supervisor, once they are all there; never
+/// ends.
 async fn offer(
     (path, authority): (Option<PathBuf>, Option<Arc<Authority>>),
-    offered: oneshot::Receiver<Vec<Arc<OwnedFd>>>,
+    (offered, names): (oneshot::Receiver<Vec<Arc<OwnedFd>>>, BTreeSet<String>),
     phase: (watch::Sender<Phase>, Tenure),
 ) {
-    if let (Some(path), Ok(sockets)) = (path, offered.await) {
-        handover::serve(path, sockets, phase, authority).await;
+    if let Ok(sockets) = offered.await {
+        supervisor::store(&sockets, &names);
+        if let Some(path) = path {
+            handover::serve(path, sockets, phase, authority).await;
+        }
     }
     std::future::pending::<()>().await;
 }
@@ -481,6 +526,8 @@ struct Seat {
     go: watch::Receiver<bool>,
     places: Arc<Places>,
     sockets: Sockets,
+    /// Where this core shows that it moves.
+    beats: Option<(usize, Arc<Beats>)>,
 }
 
 /// One core's whole life.
@@ -497,6 +544,7 @@ fn core(seat: Seat) {
         mut go,
         places,
         sockets,
+        beats,
     } = seat;
     let mut halted = halt.subscribe();
     // A process with a core less would serve some clients and not others.
@@ -544,15 +592,19 @@ fn core(seat: Seat) {
         rt::spawn(sweep(Rc::clone(&core)));
         rt::spawn(rest(Rc::clone(&core), text));
         rt::spawn(tell_open(Rc::clone(&core), published.reports.cores));
+        if let Some((index, beats)) = beats {
+            rt::spawn(beat(index, beats));
+        }
         // A sender that is gone means to end as well.
         tokio::select! {
             _ = stop.wait_for(|phase| phase.stops()) => {}
             _ = halted.wait_for(|halt| *halt) => {}
         }
+        let is_replaced = *stop.borrow() == Phase::HandedOver;
         let at_once = async {
             drop(stop.wait_for(|phase| *phase == Phase::End).await);
         };
-        core.end(at_once).await;
+        core.end(is_replaced, at_once).await;
     });
 }
 
@@ -643,6 +695,14 @@ async fn rest(core: Rc<Core>, text: Arc<Text>) {
         if let Err(error) = text.release() {
             return tracing::debug!(%error, "text that is not used stays resident");
         }
+    }
+}
+
+/// Shows that this core moves.
+async fn beat(index: usize, beats: Arc<Beats>) {
+    loop {
+        beats.beat(index);
+        rt::sleep(beats.period_ms()).await;
     }
 }
 

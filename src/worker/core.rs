@@ -69,6 +69,8 @@ pub struct Core {
     /// How many there may be.
     pub places: Arc<Places>,
     drain: watch::Sender<bool>,
+    /// Another process accepts in the place of this one.
+    is_replaced: Cell<bool>,
 }
 
 /// The snapshot as this core has seen it last. What exchanges hold is counted on this core alone: a count that the cores
@@ -131,6 +133,7 @@ impl Core {
             connections: Cell::new(0),
             places,
             drain: watch::Sender::new(false),
+            is_replaced: Cell::new(false),
         }
     }
 
@@ -138,6 +141,14 @@ impl Core {
     #[must_use]
     pub fn is_draining(&self) -> bool {
         *self.drain.borrow()
+    }
+
+    /// While the process ends: waits until nothing of it needs its own listeners any more. What has come to its ingress may
+    /// go on to nodes and waypoints that are in this process, too; unless another one accepts for them.
+    pub async fn unneeded(&self) {
+        while !self.is_replaced.get() && self.places.has_entered() {
+            rt::sleep(DRAIN_LOOK_MS).await;
+        }
     }
 
     /// Waits until the process is about to end.
@@ -163,16 +174,18 @@ impl Core {
     }
 
     /// Ends this core: what is idle now, what is open by itself within `process.drain`, the rest then or when `at_once` is
-    /// over.
-    pub async fn end(&self, at_once: impl Future<Output = ()>) {
+    /// over. Whether another process accepts from now on is told by `is_replaced`.
+    pub async fn end(&self, is_replaced: bool, at_once: impl Future<Output = ()>) {
         let mut at_once = pin!(at_once);
+        self.is_replaced.set(is_replaced);
         self.drain.send_replace(true);
         let begun = clock::now();
         let limit = Duration::from_millis(self.process.drain_ms);
         // A core without a connection of its own may still hold idle ones to its sister cores, which wait for their end.
         self.upstreams.clear();
         rt::sleep(DRAIN_LOOK_MS).await;
-        while self.connections.get() > 0 && begun.elapsed() < limit {
+        let is_needed = || !is_replaced && self.places.has_entered();
+        while (self.connections.get() > 0 || is_needed()) && begun.elapsed() < limit {
             // Also what became idle since the last look.
             self.upstreams.clear();
             tokio::select! {

@@ -150,6 +150,8 @@ impl Starts {
     }
 }
 
+const INGRESS: &str = "ingress";
+
 /// Role and instance of a listener, for its records.
 type Who = (&'static str, Rc<str>);
 
@@ -224,7 +226,7 @@ fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
         }
     }
     for (at, ingress) in core.process.ingresses.iter().enumerate() {
-        let who: Who = ("ingress", ingress.gateway.to_string().into());
+        let who: Who = (INGRESS, ingress.gateway.to_string().into());
         for (nth, listener) in ingress.listeners.iter().enumerate() {
             let (name, to) = (
                 ingress.gateway.clone(),
@@ -340,12 +342,19 @@ async fn accept_all(
     (role, instance): Who,
     serve: Rc<impl Fn(Rc<Core>, Tcp) -> Setup + 'static>,
 ) {
-    let mut draining = pin!(core.draining());
+    // What comes in by the ingress is the last to need anything else here.
+    let last = async {
+        core.draining().await;
+        if role != INGRESS {
+            core.unneeded().await;
+        }
+    };
+    let mut last = pin!(last);
     let mut said: Option<Instant> = None;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = &mut draining => return,
+            () = &mut last => return,
             accepted = acceptor.accept() => accepted,
         };
         match accepted {

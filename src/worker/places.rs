@@ -207,4 +207,10 @@ impl Places {
             Full::Source(source.to_canonical(), most)
         })
     }
+
+    /// Whether any of those is open, on any core.
+    #[must_use]
+    pub fn has_entered(&self) -> bool {
+        Arc::strong_count(&self.sources) > 1
+    }
 }

@@ -50,6 +50,11 @@ const STEPS: &[Step] = &[
         run: interop,
     },
     Step {
+        name: "systemd",
+        about: "the service under a real systemd, in a container",
+        run: systemd,
+    },
+    Step {
         name: "soak",
         about: "full load with a reload every second, 20 seconds of it",
         run: |root| l7::soak::run(root, &["--seconds", "20"]).map(drop),
@@ -98,8 +103,10 @@ const TOOLS: &[(&str, &str)] = &[
     (INITDB, "postgresql"),
     (PIP, "python3-pip"),
     (VENV, "python3-venv"),
-    ("openssl", "openssl"),   // a peer of the record layer
-    ("faketime", "faketime"), // a clock that jumps, for processes of the tests alone
+    ("openssl", "openssl"),                  // a peer of the record layer
+    ("mmdebstrap", "mmdebstrap"),            // a system to boot
+    ("systemd-nspawn", "systemd-container"), // in a container
+    ("faketime", "faketime"),                // a clock that jumps, for processes of the tests alone
 ];
 
 /// Debian has the server's programs in a directory of its version.
@@ -218,7 +225,7 @@ fn clippy(root: &Path) -> Result<()> {
     )
 }
 
-/// All targets but `netns` and `interop`, which have their own steps. Some of these need root, too: they start programs as
+/// All targets but `netns`, `interop` and `systemd`, which have their own steps. Some of these need root, too: they start programs as
 /// other users. In the dev profile: what clippy has
 /// compiled of build scripts and C code is used again, and debug assertions are on.
 fn tests(root: &Path) -> Result<()> {
@@ -231,7 +238,7 @@ fn tests(root: &Path) -> Result<()> {
     );
     for target in targets
         .iter()
-        .filter(|name| !["netns", "interop"].contains(&name.as_str()))
+        .filter(|name| !["netns", "interop", "systemd"].contains(&name.as_str()))
     {
         arguments.extend(["--test", target]);
     }
@@ -264,8 +271,20 @@ fn build(root: &Path) -> Result<()> {
 
 /// Settings that must stay in the unit: with a line gone or misspelt, systemd starts the service all the same.
 fn unit_file(root: &Path) -> Result<()> {
-    let unit = std::fs::read_to_string(root.join("systemd/ringgate.service"))?;
+    for unit in ["ringgate.service", "ringgate@.service"] {
+        check_unit(root, unit)?;
+    }
+    Ok(())
+}
+
+fn check_unit(root: &Path, unit: &str) -> Result<()> {
+    let path = format!("systemd/{unit}");
+    let text = std::fs::read_to_string(root.join(&path))?;
     for line in [
+        "Type=notify",
+        "FileDescriptorStoreMax=4096",
+        "WatchdogSec=30s",
+        "KillMode=mixed",
         "NoNewPrivileges=yes",
         "ProtectSystem=strict",
         "DynamicUser=yes",
@@ -273,12 +292,12 @@ fn unit_file(root: &Path) -> Result<()> {
         "Restart=always",
     ] {
         ensure!(
-            unit.lines().any(|have| have == line),
-            "systemd/ringgate.service has no line `{line}`"
+            text.lines().any(|have| have == line),
+            "{path} has no line `{line}`"
         );
     }
     ensure!(
-        !unit.contains("~@resources"),
+        !text.contains("~@resources"),
         "~@resources refuses sched_setaffinity: no core could be pinned"
     );
     let arguments = [
@@ -286,7 +305,7 @@ fn unit_file(root: &Path) -> Result<()> {
         "--offline=true",
         "--no-pager",
         "--threshold=20",
-        "systemd/ringgate.service",
+        &path,
     ];
     let output = Command::new("systemd-analyze")
         .args(arguments)
@@ -325,6 +344,12 @@ fn kill(root: &Path) -> Result<()> {
         "--skip",
         "the_drill_passes",
     ];
+    command(root, "cargo", &arguments)
+}
+
+fn systemd(root: &Path) -> Result<()> {
+    need_root()?;
+    let arguments = ["test", "--locked", "--test", "systemd"];
     command(root, "cargo", &arguments)
 }
 

@@ -1,0 +1,371 @@
+//! What the process and its supervisor tell each other, by systemd's protocol (sd_notify(3), sd_listen_fds(3)): states, the
+//! watchdog, listening sockets that outlive the process, and which process is the main one after an upgrade. Without a
+//! supervisor (`NOTIFY_SOCKET` is not set) nothing of it happens.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use socket2::{SockRef, Type};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::control::admin::Status;
+use crate::control::phase::Phase;
+
+/// Whose sockets are named so in the store are ours.
+const OURS: &str = "ringgate.";
+/// In one watchdog time each core shows this many times that it moves, and it is looked at half as often.
+const BEATS: u32 = 6;
+/// What systemd takes of a status, in bytes; the rest would only be cut there.
+const STATUS: usize = 400;
+/// Meant for this process alone: one that it starts must not read them as its own.
+const FOR_ONE: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+
+/// Whether there is a supervisor that listens.
+#[must_use]
+pub fn is_there() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// Tells the supervisor; does nothing without one.
+fn tell(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(false, states) {
+        tracing::warn!(%error, "the supervisor cannot be told");
+    }
+}
+
+/// Tells that a reload begins; what it ends with is told by the change of the status.
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) if is_there() => tell(&[NotifyState::Reloading, now]),
+        Ok(_) | Err(_) => {}
+    }
+}
+
+/// Tells that a reload has ended, well or not.
+pub(super) fn reloaded(status: &Status) {
+    if is_there() {
+        tell(&[NotifyState::Ready, NotifyState::Status(&words(status))]);
+    }
+}
+
+/// Tells that `pid`, which this process has started, is the main process from now on.
+pub(super) fn main_is(pid: i32) {
+    if let Ok(pid) = u32::try_from(pid) {
+        tell(&[NotifyState::MainPid(pid)]);
+    }
+}
+
+/// What goes on between this process and its supervisor once it serves; never ends. With `handover` another process can be
+/// started in its place.
+pub async fn accompany(
+    (handover, beats): (Option<PathBuf>, Option<Arc<Beats>>),
+    (mut status, phase): (watch::Receiver<Status>, watch::Receiver<Phase>),
+) {
+    // Before that a start is under way, which has its own time.
+    if status.wait_for(|status| status.ready).await.is_ok() {
+        let watched = async {
+            if let Some(beats) = beats {
+                watch(beats).await;
+            }
+        };
+        let renewed = async {
+            match Renewal::of_this(handover) {
+                Ok(renewal) => renewal.on_signal().await,
+                Err(error) => tracing::warn!(%error, "no upgrade by SIGUSR2"),
+            }
+        };
+        tokio::join!(follow(status, phase), watched, renewed);
+    }
+    std::future::pending::<()>().await;
+}
+
+/// Tells what the process is doing, until it stops.
+async fn follow(mut status: watch::Receiver<Status>, mut phase: watch::Receiver<Phase>) {
+    let text = words(&status.borrow_and_update());
+    tell(&[NotifyState::Ready, NotifyState::Status(&text)]);
+    let mut said = text;
+    loop {
+        tokio::select! {
+            biased;
+            over = phase.wait_for(|phase| phase.stops()) => {
+                // After a hand-over another process is the main one.
+                if over.is_ok_and(|phase| *phase != Phase::HandedOver) {
+                    let text = "drains: nothing new is accepted, what is open may end";
+                    tell(&[NotifyState::Stopping, NotifyState::Status(text)]);
+                }
+                return;
+            }
+            changed = status.changed() => if changed.is_err() { return },
+        }
+        let text = words(&status.borrow_and_update());
+        if text != said {
+            tell(&[NotifyState::Status(&text)]);
+            said = text;
+        }
+    }
+}
+
+fn words(status: &Status) -> String {
+    let mut text = format!(
+        "serves generation {}, {} identities",
+        status.generation, status.identities
+    );
+    if let Some(problem) = status.problems.first() {
+        let more = status.problems.len().saturating_sub(1);
+        text.push_str("; the last reload was refused: ");
+        text.push_str(problem);
+        if more > 0 {
+            text.push_str(&format!(" (and {more} more)"));
+        }
+    }
+    // A line break would be the end of the assignment.
+    text = text.replace(char::is_control, " ");
+    text.truncate(text.floor_char_boundary(STATUS));
+    text
+}
+
+/// Where a socket of the store belongs: its kind and address. A colon would end the name.
+fn name(socket: &OwnedFd) -> Option<String> {
+    let socket = SockRef::from(socket);
+    let address = socket.local_addr().ok()?.as_socket()?;
+    let kind = if socket.r#type().ok()? == Type::STREAM {
+        "tcp"
+    } else {
+        "udp"
+    };
+    Some(format!("{OURS}{kind}.{address}").replace(':', "_"))
+}
+
+/// Leaves the listening sockets with the supervisor, so that they stay open, with what waits in their queues, while this
+/// process is restarted or has crashed. Those of `given` (names) that are not among them are closed there.
+///
+/// Neither sockets at a path are left nor locks: both are told apart by who holds them.
+pub fn store(sockets: &[Arc<OwnedFd>], given: &BTreeSet<String>) {
+    if !is_there() {
+        return;
+    }
+    let mut kept = BTreeSet::new();
+    for socket in sockets {
+        let Some(name) = name(socket) else { continue };
+        let states = [NotifyState::FdStore, NotifyState::FdName(&name)];
+        if let Err(error) = sd_notify::notify_with_fds(false, &states, &[socket.as_fd()]) {
+            tracing::warn!(%error, "a listening socket will not outlive this process");
+            return;
+        }
+        kept.insert(name);
+    }
+    for name in given.difference(&kept).filter(|n| n.starts_with(OURS)) {
+        tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+    }
+}
+
+/// How often each core has shown that it moves.
+#[derive(Debug)]
+pub struct Beats {
+    cores: Vec<AtomicU64>,
+    period: Duration,
+}
+
+impl Beats {
+    /// For this many cores, if the supervisor asks for it.
+    ///
+    /// # Errors
+    /// What the environment says is no time.
+    pub fn asked_for(cores: usize) -> io::Result<Option<Arc<Self>>> {
+        let of = env::var_os("WATCHDOG_PID");
+        let own = std::process::id().to_string();
+        let Some(time) = env::var_os("WATCHDOG_USEC") else {
+            return Ok(None);
+        };
+        if of.is_some_and(|pid| pid != *own) || !is_there() {
+            return Ok(None);
+        }
+        let usec = time.to_str().and_then(|t| t.parse::<u64>().ok());
+        let usec = usec.filter(|usec| *usec > 0);
+        let time = usec.ok_or_else(|| io::Error::other("WATCHDOG_USEC is no number"))?;
+        let period = Duration::from_micros(time) / BEATS;
+        Ok(Some(Arc::new(Self::every(
+            period.max(Duration::from_millis(1)),
+            cores,
+        ))))
+    }
+
+    fn every(period: Duration, cores: usize) -> Self {
+        let mut counts = Vec::new();
+        counts.resize_with(cores, AtomicU64::default);
+        Self {
+            cores: counts,
+            period,
+        }
+    }
+
+    /// Between two beats of a core, in milliseconds.
+    #[must_use]
+    pub fn period_ms(&self) -> u64 {
+        u64::try_from(self.period.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Core `index` moves.
+    pub fn beat(&self, index: usize) {
+        if let Some(core) = self.cores.get(index) {
+            core.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The cores that have not moved since `last`, which is brought up to date.
+    fn still(&self, last: &mut Vec<u64>) -> Vec<usize> {
+        let now: Vec<u64> = self
+            .cores
+            .iter()
+            .map(|c| c.load(Ordering::Relaxed))
+            .collect();
+        let still = now
+            .iter()
+            .zip(last.iter())
+            .enumerate()
+            .filter(|(_, (now, last))| now == last);
+        let still = still.map(|(index, _)| index).collect();
+        *last = now;
+        still
+    }
+}
+
+/// Lets the supervisor know that all cores move, as long as they do; it ends a process that is silent for too long.
+async fn watch(beats: Arc<Beats>) {
+    // What no core has counted yet differs from every count.
+    let mut last = vec![u64::MAX; beats.cores.len()];
+    loop {
+        tokio::time::sleep(beats.period.saturating_mul(2)).await;
+        let still = beats.still(&mut last);
+        if still.is_empty() {
+            tell(&[NotifyState::Watchdog]);
+        } else {
+            tracing::error!(cores = ?still, "cores do not move; the watchdog is not told");
+        }
+    }
+}
+
+/// What a new process is started with when SIGUSR2 asks for one.
+#[derive(Debug)]
+struct Renewal {
+    program: PathBuf,
+    arguments: Vec<std::ffi::OsString>,
+    handover: Option<PathBuf>,
+}
+
+impl Renewal {
+    /// The program that stands where this one was started from, with the same arguments. Read at the start: once the file is
+    /// replaced, the kernel names the old one.
+    ///
+    /// # Errors
+    /// As `readlink(2)` of `/proc/self/exe`.
+    fn of_this(handover: Option<PathBuf>) -> io::Result<Self> {
+        Ok(Self {
+            program: env::current_exe()?,
+            arguments: env::args_os().skip(1).collect(),
+            handover,
+        })
+    }
+
+    fn start(&self) -> io::Result<Child> {
+        if self.handover.is_none() {
+            let text = "`handover` is not set in [process], and so no process can take over";
+            return Err(io::Error::other(text));
+        }
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments);
+        for variable in FOR_ONE {
+            command.env_remove(variable);
+        }
+        command.spawn()
+    }
+
+    /// Starts a new process at each SIGUSR2, one at a time, which takes over when it serves. One that fails changes nothing.
+    async fn on_signal(self) {
+        let Ok(mut asked) = signal(SignalKind::user_defined2()) else {
+            return tracing::error!("SIGUSR2 cannot be heard: no upgrade by signal");
+        };
+        while asked.recv().await.is_some() {
+            let program = self.program.display();
+            let ended = match self.start() {
+                Ok(mut new) => {
+                    tracing::info!(%program, pid = new.id(), "a new process starts and will take over");
+                    new.wait().await
+                }
+                Err(error) => Err(error),
+            };
+            tell_end(&ended);
+        }
+    }
+}
+
+/// A process that takes over ends after this one, so that one which ends has failed.
+fn tell_end(ended: &io::Result<ExitStatus>) {
+    let text = match ended {
+        Ok(status) => format!("the new process has ended ({status}), this one goes on"),
+        Err(error) => format!("no new process: {error}; this one goes on"),
+    };
+    tracing::error!("{text}");
+    if is_there() {
+        tell(&[NotifyState::Status(&text)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_core_that_does_not_move_is_named() {
+        let beats = Beats::every(Duration::from_secs(1), 3);
+        let mut last = vec![u64::MAX; 3];
+        assert_eq!(beats.still(&mut last), [0_usize; 0]);
+        beats.beat(0);
+        beats.beat(2);
+        assert_eq!(beats.still(&mut last), [1]);
+        for core in 0..9 {
+            beats.beat(core);
+        }
+        assert_eq!(beats.still(&mut last), [0_usize; 0]);
+        assert_eq!(beats.still(&mut last), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_status_is_one_short_line() {
+        let mut status = Status {
+            generation: 7,
+            identities: 2,
+            ..Status::default()
+        };
+        assert_eq!(words(&status), "serves generation 7, 2 identities");
+        status.problems = vec!["mesh.toml:3: a\nREADY=1".to_owned(), "b".to_owned()];
+        assert_eq!(
+            words(&status),
+            "serves generation 7, 2 identities; the last reload was refused: mesh.toml:3: a READY=1 (and 1 more)"
+        );
+        status.problems = vec!["ü".repeat(999)];
+        assert!(words(&status).len() <= STATUS);
+    }
+
+    #[test]
+    fn a_stored_socket_is_named_by_where_it_listens() {
+        let socket = socket2::Socket::new(socket2::Domain::IPV6, Type::STREAM, None).unwrap();
+        let loopback = std::net::SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, 0));
+        socket.bind(&loopback.into()).unwrap();
+        let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+        let named = name(&OwnedFd::from(socket)).unwrap();
+        assert_eq!(named, format!("ringgate.tcp.[__1]_{port}"));
+        let (one, _other) = std::os::unix::net::UnixDatagram::pair().unwrap();
+        assert_eq!(name(&OwnedFd::from(one)), None);
+    }
+}

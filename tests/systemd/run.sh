@@ -1,0 +1,120 @@
+# Runs inside the container, as a unit of its own. Each line it prints is `ok NAME` or `not ok NAME: WHY`.
+exec 2>&1
+set -u
+CURL="curl -s -m 10 --cacert /etc/ringgate/cert.pem --resolve app.example.test:443:127.0.0.1"
+OPEN=https://app.example.test/open
+property() { systemctl show -p "$1" --value ringgate; }
+failed=0
+ok() { echo "ok $1"; }
+bad() { tail -n 3 /var/log/private/ringgate/decisions.jsonl /var/log/ringgate/decisions.jsonl 2>/dev/null; failed=1; echo "not ok $1: $2"; systemctl status --no-pager -l -n 30 ringgate; }
+is() { if [ "$2" = "$3" ]; then ok "$1"; else bad "$1" "expected \`$3\`, got \`$2\`"; fi; }
+has() { case "$2" in *"$3"*) ok "$1" ;; *) bad "$1" "expected \`$3\` in \`$2\`" ;; esac; }
+code() { $CURL -o /dev/null -w '%{http_code}' "$1"; }
+# Waits up to 60 s until a command succeeds.
+until_true() { for _ in $(seq 600); do if eval "$1"; then return 0; fi; sleep 0.1; done; return 1; }
+# Asks again and again, each time on a new connection, until the file `stop` is there; the exit codes of curl that are not 0.
+load() { rm -f stop asked; (while [ ! -e stop ]; do $CURL -f -o /dev/null $OPEN || { echo "curl exit $?"; grep -h "\"deny\"\|50[0-9]" /var/log/ringgate/decisions.jsonl | tail -n 2 >&2; }; echo >>asked; done) >load.txt 2>&1 & LOAD=$!; until_true '[ -s asked ]'; }
+loaded() { n=$(wc -l <asked); until_true "[ \$(wc -l <asked) -gt $((n + 5)) ]"; touch stop; wait $LOAD; sort load.txt | uniq -c | tr '\n' ' '; }
+
+cd "$(mktemp -d)"
+cp /test/ringgate /usr/bin/ringgate
+cp /test/units/* /etc/systemd/system/
+mkdir -p /etc/ringgate /etc/systemd/system/ringgate.service.d /etc/systemd/system/ringgate.socket.d
+cp /test/ringgate.toml /test/cert.pem /test/key.pem /etc/ringgate/
+cat >/etc/systemd/system/ringgate.service.d/test.conf <<'UNIT'
+[Service]
+WatchdogSec=3s
+LoadCredential=tls-key:/etc/ringgate/key.pem
+UNIT
+mkdir /etc/systemd/system/ringgate@.service.d
+cp /etc/systemd/system/ringgate.service.d/test.conf /etc/systemd/system/ringgate@.service.d/
+printf '[Socket]\nListenStream=\nListenStream=127.0.0.1:443\n' >/etc/systemd/system/ringgate.socket.d/test.conf
+systemctl daemon-reload
+cat >app.conf <<'NGINX'
+events {}
+http { server { listen 127.0.0.2:18080; access_log off; return 200 "app\n"; } }
+NGINX
+nginx -c "$PWD/app.conf"
+until_true 'curl -s -o /dev/null http://127.0.0.2:18080/' || bad "the app" "does not answer"
+
+systemctl start ringgate || bad "start" "exit code $?"
+# READY comes after the listeners: nothing is waited for here.
+is "a service that has started serves" "$(code $OPEN)" 200
+is "policy holds" "$(code https://app.example.test/closed)" 403
+has "the status tells the generation" "$(property StatusText)" "serves generation 1"
+if [ "$(property NFileDescriptorStore)" -ge 3 ]; then ok "listening sockets are stored"; else bad "listening sockets are stored" "$(property NFileDescriptorStore)"; fi
+
+# Reload: good, bad, good again.
+sed -i 's|"/open", "/open/\*"|"/open", "/closed"|' /etc/ringgate/ringgate.toml
+systemctl reload ringgate
+until_true 'property StatusText | grep -q "generation 2"' || bad "reload" "$(property StatusText)"
+is "a reload is enforced" "$(code https://app.example.test/closed)" 200
+sed -i 's|^action = "ALLOW"|action = "ALOW"|' /etc/ringgate/ringgate.toml
+systemctl reload ringgate
+until_true 'property StatusText | grep -q refused' || bad "bad reload" "$(property StatusText)"
+has "a bad reload is told with its line" "$(property StatusText)" "ringgate.toml:"
+has "and changes nothing" "$(property StatusText)" "serves generation 2"
+is "and is active" "$(property ActiveState)" active
+is "and serves" "$(code $OPEN)" 200
+sed -i 's|^action = "ALOW"|action = "ALLOW"|' /etc/ringgate/ringgate.toml
+systemctl reload ringgate
+until_true '! property StatusText | grep -q refused' || bad "good reload" "$(property StatusText)"
+
+# Restarts: whoever comes meanwhile waits.
+load
+systemctl restart ringgate && systemctl restart ringgate
+is "no request is lost over two restarts" "$(loaded)" ""
+
+# A crash: new connections wait; one that was open may break (curl: 52 empty reply, 56 receive, 35 handshake).
+load
+systemctl kill --kill-who=main -s KILL ringgate
+until_true '[ "$(property NRestarts)" = 1 ]'
+lost=$(loaded)
+case "$lost" in *"exit 7"*) bad "no connection is refused over a crash" "$lost" ;; *) ok "no connection is refused over a crash" ;; esac
+
+# An upgrade: the program is replaced, the new process takes over.
+before=$(property MainPID)
+cp /usr/bin/ringgate /usr/bin/ringgate.new && mv /usr/bin/ringgate.new /usr/bin/ringgate
+load
+systemctl kill --kill-who=main -s USR2 ringgate
+until_true "[ \$(property MainPID) != $before ]" || bad "upgrade" "main process is still $before"
+is "no request is lost over an upgrade" "$(loaded)" ""
+until_true "[ ! -e /proc/$before ]" || bad "the old process drains and ends" "it is there"
+is "the service is active" "$(property ActiveState)/$(property SubState)" active/running
+has "the new process tells its status" "$(property StatusText)" "serves generation 1"
+is "and no restart was counted" "$(property NRestarts)" 1
+
+# An upgrade that fails.
+before=$(property MainPID)
+cp /usr/bin/ringgate /usr/bin/ringgate.good && cp /bin/false /usr/bin/ringgate.new && mv /usr/bin/ringgate.new /usr/bin/ringgate
+load
+systemctl kill --kill-who=main -s USR2 ringgate
+until_true 'property StatusText | grep -q "this one goes on"' || bad "failed upgrade" "$(property StatusText)"
+is "no request is lost over an upgrade that fails" "$(loaded)" ""
+is "the process is the same" "$(property MainPID)" "$before"
+mv /usr/bin/ringgate.good /usr/bin/ringgate
+
+# Watchdog: a process that stands still is ended and started again.
+systemctl kill --kill-who=main -s STOP ringgate
+until_true '[ "$(property NRestarts)" = 2 ]' && ok "a process that stands still is started again" || bad "watchdog" "$(property NRestarts)"
+until_true "[ \$(code $OPEN) = 200 ]" && ok "and serves" || bad "and serves" "$(code $OPEN)"
+
+systemctl stop ringgate
+is "it stops" "$(property ActiveState)/$(property Result)" inactive/success
+$CURL -o /dev/null $OPEN; is "and nothing listens then" "$?" 7
+
+# Socket activation: the first connection starts it.
+systemctl start ringgate.socket
+is "a socket unit starts it" "$(code $OPEN)" 200
+systemctl stop ringgate.socket ringgate
+
+# A role a unit.
+sed 's|/ringgate/\(handover\|decisions\|authority\)|/ringgate-edge/\1|' /etc/ringgate/ringgate.toml >/etc/ringgate/edge.toml
+systemctl start ringgate@edge && is "an instance serves its own file" "$(code $OPEN)" 200
+systemctl stop ringgate@edge
+
+for unit in ringgate.service ringgate@edge.service; do
+  systemd-analyze verify --man=no $unit && ok "$unit is verified" || bad "$unit is verified" "see above"
+  echo "exposure of $unit: $(systemd-analyze --no-pager security $unit | tail -1)"
+done
+exit $failed
