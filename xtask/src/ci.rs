@@ -100,6 +100,10 @@ const TOOLS: &[(&str, &str)] = &[
     (VENV, "python3-venv"),
     ("openssl", "openssl"),   // a peer of the record layer
     ("faketime", "faketime"), // a clock that jumps, for processes of the tests alone
+    ("zsh", "zsh"),           // completions are tried in the shells themselves
+    ("fish", "fish"),
+    ("man", "man-db"),    // manual pages are formatted, and
+    ("mandoc", "mandoc"), // checked by another formatter
 ];
 
 /// Debian has the server's programs in a directory of its version.
@@ -158,6 +162,7 @@ fn tools(root: &Path) -> Result<()> {
     );
     python::have_spiffe(root)?;
     python::have_http_peers(root)?;
+    python::have_schema(root)?;
     golang::have_go_spiffe(root)?;
     let mut install = Command::new("npm");
     install
