@@ -1,21 +1,25 @@
-//! The command line: run, check, explain, demo, drill, policy test, version.
+//! The command line: run, check, explain, demo, drill, policy test, init, config, completions, man, version.
 
 pub mod apps;
 pub mod authority;
 pub mod cases;
 pub mod check;
+pub mod completions;
 pub mod curl;
 pub mod demo;
 pub mod drill;
 pub mod explain;
+pub mod init;
 pub mod lab;
 pub mod layout;
+pub mod man;
 pub mod material;
 pub mod named;
 pub mod node;
 pub mod os;
 pub mod policy;
 pub mod resources;
+pub mod settings;
 pub mod stop;
 pub mod target;
 
@@ -26,7 +30,18 @@ use clap::{Parser, Subcommand};
 
 /// Zero trust from the edge to the outside: ingress, node, waypoint and egress in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "ringgate", version, arg_required_else_help = true)]
+#[command(
+    name = "ringgate",
+    version,
+    arg_required_else_help = true,
+    after_help = "Examples:
+  ringgate demo                                     # a whole mesh on loopback, to try
+  ringgate init --role ingress --config ringgate.toml
+  ringgate check --config ringgate.toml             # every problem of a configuration
+  ringgate run --config ringgate.toml
+  ringgate explain --config ringgate.toml --from default/web --to customer-api
+  ringgate config reference                         # every key of the configuration"
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -37,6 +52,13 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run the roles that a configuration describes, until SIGINT or SIGTERM.
+    #[command(
+        after_help = "Exit code: 0 stopped by a signal, 1 it could not start, 2 wrong usage.
+
+Examples:
+  ringgate run                                      # /etc/ringgate/ringgate.toml
+  ringgate run --config ringgate.toml"
+    )]
     Run(ConfigArgs),
     /// Check a configuration and report every problem.
     Check(CheckArgs),
@@ -52,6 +74,14 @@ pub enum Command {
     Node(node::NodeArgs),
     /// Test policies.
     Policy(policy::PolicyArgs),
+    /// Write a first configuration for the roles that are wanted, with comments.
+    Init(init::InitArgs),
+    /// Print the reference or the JSON Schema of the configuration.
+    Config(settings::SettingsArgs),
+    /// Print completions for a shell.
+    Completions(completions::CompletionsArgs),
+    /// Write the manual pages.
+    Man(man::ManArgs),
     /// Print the version.
     Version,
 }
@@ -120,6 +150,10 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Authority(args) => authority::run(args),
         Command::Node(args) => node::run(args),
         Command::Policy(args) => policy::run(args),
+        Command::Init(args) => init::run(args),
+        Command::Config(args) => Ok(settings::run(args)),
+        Command::Completions(args) => Ok(completions::run(args)),
+        Command::Man(args) => man::run(args),
         Command::Version => {
             os::say(concat!("ringgate ", env!("CARGO_PKG_VERSION")));
             Ok(ExitCode::SUCCESS)

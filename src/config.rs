@@ -16,7 +16,10 @@ pub(crate) mod place;
 pub mod problem;
 mod raw;
 pub(crate) mod read;
+pub mod reference;
+pub mod schema;
 pub mod secret;
+pub(crate) mod shape;
 mod yaml;
 
 use std::path::{Path, PathBuf};

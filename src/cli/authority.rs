@@ -30,6 +30,16 @@ const ANSWER: Duration = Duration::from_secs(30);
 
 /// `ringgate authority`.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code: 0 done, 1 refused or nobody answers, 2 wrong usage.
+
+Examples:
+  ringgate authority roots > root-ca.pem
+  ringgate authority token create --node vm-1 --workload default/web > join-token
+  ringgate authority node list
+  ringgate authority revoke --node vm-1 --reason stolen
+  ringgate authority status --json"
+)]
 pub struct AuthorityArgs {
     /// Configuration with the [authority].
     #[command(flatten)]

@@ -12,6 +12,9 @@ use super::stop::Stop;
 
 /// Arguments of `ringgate demo`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  ringgate demo
+  ringgate demo --dir other-demo --subnet 127.0.11  # a second one beside the first")]
 pub struct DemoArgs {
     /// Directory of the configuration, keys and logs; a configuration that is there is kept.
     #[arg(long, value_name = "DIR", default_value = "ringgate-demo")]

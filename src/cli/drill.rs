@@ -30,6 +30,14 @@ const RUNNING: Duration = Duration::from_secs(5);
 
 /// Arguments of `ringgate drill`.
 #[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Exit code: 0 every step passed, 1 any failed or the mesh did not start, 2 wrong usage.
+
+Examples:
+  ringgate drill
+  ringgate drill --lab netns                                # as root, with captured traffic
+  ringgate drill --config ringgate-demo/ringgate.toml       # the demo that runs"
+)]
 pub struct DrillArgs {
     /// Drill the running demo system of this configuration instead of starting one.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["lab", "io"])]

@@ -12,6 +12,11 @@ use crate::role::capture as rules;
 
 /// Capture of this machine's traffic by its node.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  ringgate node setup --print                       # the rules, without loading them
+  ringgate node setup                               # before the node starts, as root
+  ringgate node status || ringgate node setup
+  ringgate node teardown")]
 pub struct NodeArgs {
     /// What to do.
     #[command(subcommand)]

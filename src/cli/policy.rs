@@ -36,7 +36,11 @@ A TOML test:
   path = \"/api/v1/users\"
   expect = \"deny\"                       # or \"allow\", or a status: 401
 
-More keys: port, method, host, headers, token, signature, http, sourceIp, sni, time, custom, policy, reason, audit."
+More keys: port, method, host, headers, token, signature, http, sourceIp, sni, time, custom, policy, reason, audit.
+
+Examples:
+  ringgate policy test policies.tests.toml
+  ringgate policy test --config ringgate.toml --output json policies.tests.toml"
     )]
     Test(TestArgs),
 }

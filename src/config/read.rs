@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use crate::config::document::{Entry, Kind, Value};
 use crate::config::nearest::hint;
 use crate::config::place::{At, Place, Problems};
+use crate::config::shape::{KeyShape, Shape};
 use crate::vocab::cidr::Cidr;
 
 /// A type that can be read from a value.
@@ -18,15 +19,35 @@ pub(crate) trait Read: Sized {
 
     /// Reads the value at `place`; `None` after a problem was recorded.
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self>;
+
+    /// What may be written, for the reference and the schema.
+    fn shape() -> Shape {
+        Shape::Any
+    }
 }
 
 /// A type that can stand for a key of a table: required, or `Option`.
 pub(crate) trait Field: Sized {
+    /// Whether the table is refused without the key.
+    const REQUIRED: bool;
+    /// What the value is, as `Read::EXPECTED`.
+    const VALUE: &'static str;
+
+    /// What may be written.
+    fn shape() -> Shape;
+
     /// Reads `key` of `table`; `None` after a problem that leaves nothing to go on with was recorded.
     fn field(table: &Value, key: &str, place: &Place, out: &mut Problems) -> Option<Self>;
 }
 
 impl<T: Read> Field for T {
+    const REQUIRED: bool = true;
+    const VALUE: &'static str = T::EXPECTED;
+
+    fn shape() -> Shape {
+        T::shape()
+    }
+
     fn field(table: &Value, key: &str, place: &Place, out: &mut Problems) -> Option<Self> {
         match table.entry(key) {
             Some(entry) => Self::read(&entry.value, &place.entry(entry, entry.value.offset), out),
@@ -42,6 +63,13 @@ impl<T: Read> Field for T {
 }
 
 impl<T: Read> Field for Option<T> {
+    const REQUIRED: bool = false;
+    const VALUE: &'static str = T::EXPECTED;
+
+    fn shape() -> Shape {
+        T::shape()
+    }
+
     fn field(table: &Value, key: &str, place: &Place, out: &mut Problems) -> Option<Self> {
         let entry = table.entry(key);
         Some(
@@ -59,6 +87,9 @@ impl<T: Read> Read for At<T> {
             value: T::read(value, place, out)?,
             place: place.clone(),
         })
+    }
+    fn shape() -> Shape {
+        T::shape()
     }
 }
 
@@ -95,6 +126,9 @@ impl Read for String {
         }
         None
     }
+    fn shape() -> Shape {
+        Shape::text()
+    }
 }
 
 /// A string that may be empty, of any characters.
@@ -110,6 +144,12 @@ impl Read for AnyText {
         }
         text.map(|t| Self(t.to_owned()))
     }
+    fn shape() -> Shape {
+        Shape::Text {
+            pattern: None,
+            sample: "",
+        }
+    }
 }
 
 impl Read for bool {
@@ -120,6 +160,9 @@ impl Read for bool {
         }
         mismatch::<Self>(value, place, out);
         None
+    }
+    fn shape() -> Shape {
+        Shape::Boolean
     }
 }
 
@@ -140,6 +183,12 @@ impl Read for u32 {
     const EXPECTED: &'static str = "an integer from 0 to 4294967295";
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         integer(value, place, out)
+    }
+    fn shape() -> Shape {
+        Shape::Integer {
+            min: 0,
+            max: Self::MAX.into(),
+        }
     }
 }
 
@@ -163,6 +212,9 @@ impl Read for Count {
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         integer(value, place, out)
     }
+    fn shape() -> Shape {
+        Shape::Integer { min: 0, max: 1024 }
+    }
 }
 
 /// A TCP port, not 0.
@@ -184,6 +236,12 @@ impl Read for Port {
     const EXPECTED: &'static str = "a port from 1 to 65535";
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         integer(value, place, out)
+    }
+    fn shape() -> Shape {
+        Shape::Integer {
+            min: 1,
+            max: u16::MAX.into(),
+        }
     }
 }
 
@@ -230,6 +288,18 @@ impl Read for PolicyPort {
         );
         None
     }
+    fn shape() -> Shape {
+        Shape::Either(vec![
+            Shape::Text {
+                pattern: Some("^[0-9]{1,5}$"),
+                sample: "80",
+            },
+            Shape::Integer {
+                min: 0,
+                max: u16::MAX.into(),
+            },
+        ])
+    }
 }
 
 /// A status of HTTP that tells an error: Istio's string, or an integer.
@@ -262,6 +332,15 @@ impl Read for Status {
         }
         status
     }
+    fn shape() -> Shape {
+        Shape::Either(vec![
+            Shape::Text {
+                pattern: Some("^[45][0-9]{2}$"),
+                sample: "503",
+            },
+            Shape::Integer { min: 400, max: 599 },
+        ])
+    }
 }
 
 impl Read for SocketAddr {
@@ -284,6 +363,12 @@ impl Read for SocketAddr {
         }
         None
     }
+    fn shape() -> Shape {
+        Shape::Text {
+            pattern: Some(r"^(\[[0-9A-Fa-f:.%]+\]|[0-9.]+):[0-9]{1,5}$"),
+            sample: "10.1.0.1:15008",
+        }
+    }
 }
 
 impl Read for IpAddr {
@@ -301,6 +386,12 @@ impl Read for IpAddr {
             );
         }
         parsed.map(|ip| ip.to_canonical())
+    }
+    fn shape() -> Shape {
+        Shape::Text {
+            pattern: Some("^[0-9A-Fa-f:.]+$"),
+            sample: "10.1.0.1",
+        }
     }
 }
 
@@ -321,6 +412,12 @@ impl Read for Cidr {
             out.error(place, message);
         }
         parsed
+    }
+    fn shape() -> Shape {
+        Shape::Text {
+            pattern: Some("^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$"),
+            sample: "10.1.0.0/16",
+        }
     }
 }
 
@@ -344,6 +441,12 @@ impl Read for Millis {
             );
         }
         parsed.map(Self)
+    }
+    fn shape() -> Shape {
+        Shape::Text {
+            pattern: Some(r"^([0-9]+(\.[0-9]+)?(h|ms|m|s))+$"),
+            sample: "10s",
+        }
     }
 }
 
@@ -416,6 +519,12 @@ impl<T: Read> Read for Vec<T> {
         }
         Some(list(items, place, out))
     }
+    fn shape() -> Shape {
+        Shape::List {
+            item: Box::new(T::shape()),
+            may_be_empty: false,
+        }
+    }
 }
 
 /// A list where empty has a meaning of its own.
@@ -436,6 +545,12 @@ impl<T: Read> Read for MaybeEmpty<T> {
             | Kind::Boolean(_)
             | Kind::Datetime
             | Kind::Table(_) => Vec::read(value, place, out).map(Self),
+        }
+    }
+    fn shape() -> Shape {
+        Shape::List {
+            item: Box::new(T::shape()),
+            may_be_empty: true,
         }
     }
 }
@@ -460,6 +575,9 @@ impl<T: Read> Read for Map<T> {
             Some((key, T::read(&e.value, &value_place, out)?))
         };
         Some(Self(entries.iter().filter_map(entry).collect()))
+    }
+    fn shape() -> Shape {
+        Shape::Map(Box::new(T::shape()))
     }
 }
 
@@ -519,6 +637,17 @@ pub(crate) fn word<T: Read + Clone>(
     None
 }
 
+/// A key of a table, as `table!` describes it.
+pub(crate) fn key<T: Field>(key: &'static str, comment: &'static str) -> KeyShape {
+    KeyShape {
+        key,
+        comment,
+        required: T::REQUIRED,
+        expected: T::VALUE,
+        shape: T::shape(),
+    }
+}
+
 /// `EXPECTED` of every table.
 pub(crate) const TABLE: &str = "a table";
 
@@ -534,15 +663,15 @@ pub(crate) trait Table {
 macro_rules! table {
     (
         $(#[$meta:meta])* $name:ident {
-            $($(#[$fmeta:meta])* $field:ident: $ty:ty = $key:literal),* $(,)?
+            $($(#[doc = $comment:literal])* $field:ident: $ty:ty = $key:literal),* $(,)?
         }
-        $(unused { $($unused:literal: $unused_ty:ty),* $(,)? })?
+        $(unused { $($(#[doc = $unused_comment:literal])* $unused:literal: $unused_ty:ty),* $(,)? })?
         $(later [$($later:literal),* $(,)?])?
     ) => {
         $(#[$meta])*
         #[derive(Clone, Debug)]
         pub(crate) struct $name {
-            $($(#[$fmeta])* pub(crate) $field: $ty,)*
+            $($(#[doc = $comment])* pub(crate) $field: $ty,)*
             place: $crate::config::place::Place,
             whole: bool,
         }
@@ -576,6 +705,16 @@ macro_rules! table {
                 $(let $field = <$ty as $crate::config::read::Field>::field(value, $key, place, out);)*
                 Some(Self { $($field: $field?,)* place: place.clone(), whole: out.count() == before })
             }
+            fn shape() -> $crate::config::shape::Shape {
+                $crate::config::shape::Shape::Table(Box::new($crate::config::shape::TableShape {
+                    name: stringify!($name),
+                    keys: vec![
+                        $($crate::config::read::key::<$ty>($key, concat!($($comment, "\n"),*)),)*
+                        $($($crate::config::read::key::<Option<$unused_ty>>(
+                            $unused, concat!($($unused_comment, "\n"),*))),*)?
+                    ],
+                }))
+            }
         }
     };
 }
@@ -591,6 +730,9 @@ macro_rules! words {
                 out: &mut $crate::config::place::Problems,
             ) -> Option<Self> {
                 $crate::config::read::word(value, &[$(($word, $value)),+], place, out)
+            }
+            fn shape() -> $crate::config::shape::Shape {
+                $crate::config::shape::Shape::words($expected, &[$($word),+])
             }
         }
     };

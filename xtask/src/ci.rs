@@ -103,10 +103,14 @@ const TOOLS: &[(&str, &str)] = &[
     (INITDB, "postgresql"),
     (PIP, "python3-pip"),
     (VENV, "python3-venv"),
-    ("openssl", "openssl"),                  // a peer of the record layer
+    ("openssl", "openssl"),   // a peer of the record layer
+    ("faketime", "faketime"), // a clock that jumps, for processes of the tests alone
+    ("zsh", "zsh"),           // completions are tried in the shells themselves
+    ("fish", "fish"),
+    ("man", "man-db"),                       // manual pages are formatted, and
+    ("mandoc", "mandoc"),                    // checked by another formatter
     ("mmdebstrap", "mmdebstrap"),            // a system to boot
     ("systemd-nspawn", "systemd-container"), // in a container
-    ("faketime", "faketime"),                // a clock that jumps, for processes of the tests alone
 ];
 
 /// Debian has the server's programs in a directory of its version.
@@ -165,6 +169,7 @@ fn tools(root: &Path) -> Result<()> {
     );
     python::have_spiffe(root)?;
     python::have_http_peers(root)?;
+    python::have_schema(root)?;
     golang::have_go_spiffe(root)?;
     let mut install = Command::new("npm");
     install

@@ -64,6 +64,11 @@ pub(crate) fn have_http_peers(root: &Path) -> Result<()> {
     have_packages(root, "python-http", "tests/http/peers/requirements.txt")
 }
 
+/// check-jsonschema for the tests of what is shipped.
+pub(crate) fn have_schema(root: &Path) -> Result<()> {
+    have_packages(root, "python-schema", "tests/ship/requirements.txt")
+}
+
 /// The packages of `list` below the target directory.
 fn have_packages(root: &Path, directory: &str, list: &str) -> Result<()> {
     let packages = steps::target(root).join(directory);

@@ -8,6 +8,7 @@ use crate::config::checked::capture::{
 use crate::config::document::{Kind, Value};
 use crate::config::place::{At, Place, Problems};
 use crate::config::read::{MaybeEmpty, Port, Read, mismatch, table, words};
+use crate::config::shape::Shape;
 
 words!(CaptureMode, "one of TPROXY, REDIRECT",
     "TPROXY" => CaptureMode::Tproxy, "REDIRECT" => CaptureMode::Redirect);
@@ -34,6 +35,9 @@ impl Read for OriginalSource {
                 None
             }
         }
+    }
+    fn shape() -> Shape {
+        Shape::Either(vec![Shape::Words(vec!["auto"]), Shape::Boolean])
     }
 }
 
@@ -66,23 +70,55 @@ impl Read for ClassId {
         }
         class
     }
+    fn shape() -> Shape {
+        Shape::Either(vec![
+            Shape::Text {
+                pattern: Some("^[0-9A-Fa-f]{1,4}:[0-9A-Fa-f]{1,4}$"),
+                sample: "1:5",
+            },
+            Shape::Integer {
+                min: 1,
+                max: u32::MAX.into(),
+            },
+        ])
+    }
 }
 
 table! {
     /// `[node.capture]`
     Capture {
+        /// `TPROXY` diverts packets as they are, `REDIRECT` translates addresses.
+        /// Default: `"TPROXY"`
         mode: Option<CaptureMode> = "mode",
+        /// While no node lives: `CLOSED` refuses what is captured, `OPEN` captures nothing.
+        /// Default: `"CLOSED"`
         on_failure: Option<OnFailure> = "onFailure",
+        /// Whose connections: of processes that a `match` names, or of all.
+        /// Default: `"WORKLOADS"`
         outbound: Option<CaptureScope> = "outbound",
+        /// What happens to datagrams, which nobody can judge.
+        /// Default: `"REJECT"`
         udp: Option<UdpMode> = "udp",
+        /// Where datagrams may go all the same; nameservers always.
+        /// Example: `["10.1.0.9:123"]`
         udp_destinations: Option<Vec<At<SocketAddr>>> = "udpDestinations",
+        /// Destination ports that are left alone.
+        /// Example: `[2049]`
         exclude_outbound_ports: Option<Vec<Port>> = "excludeOutboundPorts",
+        /// Destinations that are left alone.
+        /// Example: `["169.254.169.254/32"]`
         exclude_outbound_ranges: Option<Vec<At<String>>> = "excludeOutboundIPRanges",
-        /// 22 if absent; an empty list leaves none alone.
+        /// Ports of this machine that are left alone; an empty list leaves none alone.
+        /// Default: `[22]`
         exclude_inbound_ports: Option<MaybeEmpty<Port>> = "excludeInboundPorts",
+        /// Clients that are left alone, such as probes.
+        /// Example: `["10.9.0.0/16"]`
         exclude_inbound_ranges: Option<Vec<At<String>>> = "excludeInboundIPRanges",
+        /// Users that are left alone, in both directions.
+        /// Example: `[998]`
         exclude_uids: Option<Vec<At<u32>>> = "excludeUids",
-        /// 100 if absent.
+        /// Routing table that leads diverted packets to this machine.
+        /// Default: `100`
         route_table: Option<At<u32>> = "routeTable",
     }
 }
@@ -90,10 +126,20 @@ table! {
 table! {
     /// `match` of `[[node.workload]]`
     OwnerMatch {
+        /// Unit of the system's service manager, by control group.
+        /// Example: `"web.service"`
         unit: Option<At<String>> = "unit",
+        /// User.
+        /// Example: `1001`
         uid: Option<At<u32>> = "uid",
+        /// Control group (version 2), or one above it.
+        /// Example: `"/apps.slice/web"`
         cgroup: Option<At<String>> = "cgroup",
+        /// `SO_MARK` of its sockets.
+        /// Example: `7`
         mark: Option<At<u32>> = "mark",
+        /// Class of the `net_cls` controller (control groups version 1).
+        /// Example: `"1:5"`
         class_id: Option<ClassId> = "classId",
     }
 }

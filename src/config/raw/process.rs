@@ -15,24 +15,38 @@ words!(IoDriver, "one of auto, io_uring, epoll",
 table! {
     /// `[process]`
     ProcessSettings {
+        /// Name of the process, which stands in its records.
+        /// Default: `"ringgate"`
         name: Option<String> = "name",
+        /// Driver of the data cores; `auto` takes epoll where the kernel refuses io_uring, `io_uring` fails there.
+        /// Default: `"auto"`
         io: Option<IoDriver> = "io",
-        /// 0 or absent: as many as the machine offers.
+        /// Data cores, each a thread; 0 is as many as the machine offers.
+        /// Default: `0`
         cores: Option<Count> = "cores",
-        /// Those of /etc/resolv.conf if absent.
+        /// Nameservers for names outside of the mesh.
+        /// Default: those of /etc/resolv.conf
+        /// Example: `["10.1.0.53:53"]`
         nameservers: Option<Vec<At<SocketAddr>>> = "nameservers",
-        /// Ours: how long what is open may go on after the process was told to stop.
+        /// How long what is open may go on after the process was told to stop, at most 1h.
+        /// Default: `"5s"`
         drain: Option<At<Millis>> = "drain",
-        /// Ours: unix socket by which a new process takes over from this one.
+        /// Unix socket by which a new process takes over the listeners of this one.
+        /// Example: `"/run/ringgate/handover.sock"`
         handover: Option<At<String>> = "handover",
     }
-    unused { "meshDir": String }
+    unused {
+        /// Directory with mesh resources: *.toml, and Istio's own *.yaml and *.json.
+        /// Example: `"mesh.d"`
+        "meshDir": String,
+    }
 }
 
 table! {
     /// `[records]`
     Records {
-        /// `stdout` or a file.
+        /// A file, or `stdout`.
+        /// Example: `"/var/log/ringgate/decisions.jsonl"`
         path: At<String> = "path",
     }
 }
@@ -40,6 +54,8 @@ table! {
 table! {
     /// `[admin]`
     Admin {
+        /// Address of the listener; Istio has 15000.
+        /// Example: `"127.0.0.1:15000"`
         listen: At<SocketAddr> = "listen",
     }
 }
@@ -47,6 +63,8 @@ table! {
 table! {
     /// `[metrics]`
     Metrics {
+        /// Address of the listener; Istio has 15020.
+        /// Example: `"127.0.0.1:15020"`
         listen: At<SocketAddr> = "listen",
     }
 }
@@ -54,6 +72,8 @@ table! {
 table! {
     /// `[readiness]`
     Readiness {
+        /// Address of the listener; Istio has 15021.
+        /// Example: `"127.0.0.1:15021"`
         listen: At<SocketAddr> = "listen",
     }
 }
@@ -61,15 +81,29 @@ table! {
 table! {
     /// `[authority]`
     Authority {
+        /// Directory of the root, its key and the ledger; without it both end with the process.
+        /// Example: `"/var/lib/ringgate/authority"`
         state_dir: Option<At<String>> = "stateDir",
+        /// Life of an SVID, 1s to 24h.
+        /// Default: `"24h"`
         svid_ttl: Option<At<Millis>> = "svidTtl",
+        /// Where other processes get their identities (Istio's 15012).
+        /// Example: `"10.1.0.1:15012"`
         listen: Option<At<SocketAddr>> = "listen",
+        /// File of fixed join tokens, beside those that `ringgate authority token create` makes.
+        /// Example: `"file:join-tokens"`
         join_tokens: Option<At<String>> = "joinTokens",
-        /// Ours: lifetime of the SVIDs of nodes.
+        /// Life of the SVID of a node, 1s to 720h.
+        /// Default: `"24h"`
         node_ttl: Option<At<Millis>> = "nodeTtl",
-        /// Ours: an issuing CA made elsewhere, its key, and the roots above it.
+        /// PEM of an issuing CA that was made elsewhere and its chain; with `issuingKey` and `rootCa`.
+        /// Example: `"issuing-chain.pem"`
         issuing_chain: Option<At<String>> = "issuingChain",
+        /// Key of that CA, `file:`, `env:` or `cred:`.
+        /// Example: `"cred:issuing-key"`
         issuing_key: Option<At<String>> = "issuingKey",
+        /// PEM of the roots above that CA.
+        /// Example: `"root-ca.pem"`
         root_ca: Option<At<String>> = "rootCa",
     }
 }
@@ -77,18 +111,32 @@ table! {
 table! {
     /// `[identity]`
     Identity {
+        /// The authority, or istiod: `https://HOST:PORT`.
+        /// Example: `"https://10.1.0.1:15012"`
         address: Option<At<String>> = "address",
+        /// PEM of the roots that it is trusted by: `ringgate authority roots` prints them.
+        /// Example: `"root-ca.pem"`
         root_ca: Option<At<String>> = "rootCa",
+        /// Join token or service account token, `file:`, `env:` or `cred:`.
+        /// Example: `"cred:join-token"`
         token: Option<At<String>> = "token",
         /// Name of the node that this process joins as.
+        /// Example: `"vm-1"`
         node: Option<At<String>> = "node",
+        /// Directory of the node's own key and SVID, so that its token is used once.
+        /// Example: `"/var/lib/ringgate/node"`
         state_dir: Option<At<String>> = "stateDir",
-        /// Istio's `CLUSTER_ID`.
+        /// Istio's CLUSTER_ID.
+        /// Example: `"Kubernetes"`
         cluster_id: Option<At<String>> = "clusterId",
-        /// Directories with an identity each.
+        /// Directories with an identity each, which something else keeps fresh.
+        /// Example: `["identity/web"]`
         files: Option<At<Vec<At<String>>>> = "files",
-        /// `unix:///PATH`, or `env:NAME` of a variable that holds it.
+        /// Socket of a SPIFFE Workload API, or `env:SPIFFE_ENDPOINT_SOCKET`.
+        /// Example: `"unix:///run/spire/agent.sock"`
         workload_api: Option<At<String>> = "workloadApi",
+        /// Trust domains whose bundles are taken from the Workload API.
+        /// Example: `["partner.example"]`
         federates_with: Option<Vec<At<String>>> = "federatesWith",
     }
 }
@@ -96,8 +144,14 @@ table! {
 table! {
     /// `[[identityFiles]]`
     IdentityFiles {
+        /// Workload entry `namespace/name`.
+        /// Example: `"default/web"`
         workload: At<String> = "workload",
+        /// Directory to write to.
+        /// Example: `"/run/ringgate/web"`
         dir: At<String> = "dir",
+        /// Audience of the JWT-SVID beside the certificate.
+        /// Example: `"customer-api"`
         audience: String = "audience",
     }
 }
@@ -105,23 +159,45 @@ table! {
 table! {
     /// `[[node]]`
     Node {
+        /// Name of the node, which stands in records and metrics.
+        /// Example: `"vm-1"`
         name: At<String> = "name",
+        /// Listeners for captured connections to the workloads (Istio's 15006).
+        /// Example: `["[::]:15006"]`
         inbound: Option<Vec<At<SocketAddr>>> = "inbound",
-        /// Outbound capture for all workloads of the node.
+        /// Listener for captured connections of the workloads (Istio's 15001).
+        /// Example: `"[::]:15001"`
         outbound: Option<At<SocketAddr>> = "outbound",
-        /// HBONE for all workloads of the node.
+        /// Listener for HBONE for all workloads of the node (Istio's 15008).
+        /// Example: `"[::]:15008"`
         hbone: Option<At<SocketAddr>> = "hbone",
+        /// A workload of this machine.
         workload: Vec<NodeWorkload> = "workload",
+        /// `SO_MARK` of the node's own connections, which capture lets pass.
+        /// Default: 1337 with `[node.capture]`, none without
+        /// Example: `1337`
         mark: Option<At<u32>> = "mark",
+        /// Whether applications see the client's address; `auto`: with capture, where the kernel allows it.
+        /// Default: `"auto"`
         original_source: Option<OriginalSource> = "originalSource",
+        /// What happens to a captured connection that is no workload's.
+        /// Default: `"REFUSE"`
         unowned: Option<Unowned> = "unowned",
+        /// What `ringgate node setup` captures; docs/capture.md.
         capture: Option<Capture> = "capture",
-        /// The mesh's if absent.
+        /// What happens to destinations that the mesh does not know, for this node.
+        /// Default: that of `[mesh]`
+        /// Example: `"REGISTRY_ONLY"`
         outbound_policy: Option<At<OutboundTrafficPolicy>> = "outboundTrafficPolicy",
-        /// DNS for captured workloads, UDP and TCP.
+        /// DNS for captured workloads, UDP and TCP (Istio's 15053).
+        /// Example: `"127.0.0.1:15053"`
         dns: Option<At<SocketAddr>> = "dns",
-        /// Those of /etc/resolv.conf if absent.
+        /// Search domains of the workloads.
+        /// Default: those of /etc/resolv.conf
+        /// Example: `["corp.example"]`
         dns_search: Option<Vec<At<String>>> = "dnsSearch",
+        /// What happens to questions about names that the mesh does not know.
+        /// Default: `"FORWARD"`
         dns_unknown: Option<DnsUnknown> = "dnsUnknown",
     }
 }
@@ -131,18 +207,37 @@ words!(DnsUnknown, "one of FORWARD, REFUSE", "FORWARD" => Self::Forward, "REFUSE
 table! {
     /// `[[node.workload]]`
     NodeWorkload {
-        /// `namespace/name` of a workload entry.
+        /// Workload entry `namespace/name`.
+        /// Example: `"default/web"`
         name: At<String> = "name",
-        /// The node's own if absent.
+        /// A listener for HBONE of this workload's own.
+        /// Default: the node's
+        /// Example: `"10.1.0.3:15008"`
         hbone: Option<At<SocketAddr>> = "hbone",
+        /// A listener for its captured connections of its own.
+        /// Default: the node's
+        /// Example: `"127.0.0.1:15002"`
         outbound: Option<At<SocketAddr>> = "outbound",
+        /// Which processes are the workload; all keys that are given must hold.
         owner: Option<OwnerMatch> = "match",
+        /// SOCKS5 listener by which a client says that it is this workload.
+        /// Example: `"127.0.0.1:15080"`
         socks: Option<At<SocketAddr>> = "socks",
         /// DNS for this workload alone.
+        /// Default: the node's
+        /// Example: `"127.0.0.1:15054"`
         dns: Option<At<SocketAddr>> = "dns",
+        /// Where the application listens, by port, if not at the workload's own address.
+        /// Default: the workload's address
+        /// Example: `{ 8080 = "127.0.0.1:8080" }`
         app: Option<Map<SocketAddr>> = "app",
-        /// Ours: those of `[limits]` if absent.
+        /// Connections and tunnels to this workload.
+        /// Default: that of `[limits]`
+        /// Example: `1000`
         max_inbound: Option<At<u32>> = "maxInboundConnections",
+        /// Connections of this workload to others.
+        /// Default: that of `[limits]`
+        /// Example: `1000`
         max_outbound: Option<At<u32>> = "maxOutboundConnections",
     }
 }
@@ -150,8 +245,14 @@ table! {
 table! {
     /// `[[waypoint]]`
     Waypoint {
+        /// The gateway `namespace/name` that this process is.
+        /// Example: `"default/waypoint"`
         gateway: At<String> = "gateway",
+        /// Listener for HBONE (Istio's 15008).
+        /// Example: `"10.1.0.10:15008"`
         hbone: At<SocketAddr> = "hbone",
+        /// Listener for mTLS without a tunnel.
+        /// Example: `"10.1.0.10:8443"`
         mtls: Option<At<SocketAddr>> = "mtls",
     }
 }
@@ -159,7 +260,10 @@ table! {
 table! {
     /// `[[ingress]]`
     Ingress {
+        /// The gateway `namespace/name` that this process is.
+        /// Example: `"edge/public"`
         gateway: At<String> = "gateway",
+        /// A public listener.
         listener: Vec<IngressListener> = "listener",
     }
 }
@@ -167,8 +271,14 @@ table! {
 table! {
     /// `[[ingress.listener]]`
     IngressListener {
+        /// Address and port.
+        /// Example: `"0.0.0.0:443"`
         address: At<SocketAddr> = "address",
+        /// PEM of the certificate and its chain.
+        /// Example: `"tls/cert.pem"`
         certificate: At<String> = "certificate",
+        /// Its key, `file:`, `env:` or `cred:`.
+        /// Example: `"file:tls/key.pem"`
         key: At<String> = "key",
     }
 }
@@ -176,8 +286,14 @@ table! {
 table! {
     /// `[[egress]]`
     Egress {
+        /// The gateway `namespace/name` that this process is.
+        /// Example: `"egress/egress"`
         gateway: At<String> = "gateway",
+        /// Listener for HBONE (Istio's 15008).
+        /// Example: `"10.1.0.30:15008"`
         hbone: At<SocketAddr> = "hbone",
+        /// Listener of an HTTP forward proxy.
+        /// Example: `"10.1.0.30:15081"`
         proxy: Option<At<SocketAddr>> = "proxy",
     }
 }

@@ -7,8 +7,13 @@ use crate::upstream::balance::Simple;
 table! {
     /// `destinationRule.trafficPolicy.loadBalancer`
     LoadBalancer {
+        /// How one is taken of those that are equally near.
+        /// Default: that of a rule for more hosts, else ROUND_ROBIN
+        /// Example: `"ROUND_ROBIN"`
         simple: Option<At<Simple>> = "simple",
+        /// The same endpoint for the same key.
         consistent_hash: Option<ConsistentHash> = "consistentHash",
+        /// Endpoints nearby come first.
         locality: Option<LocalityLb> = "localityLbSetting",
     }
     later ["warmup", "warmupDurationSecs"]
@@ -20,11 +25,20 @@ words!(Simple, "one of ROUND_ROBIN, LEAST_REQUEST, RANDOM", "ROUND_ROBIN" => Sel
 table! {
     /// `loadBalancer.consistentHash`
     ConsistentHash {
+        /// The key is a header field.
+        /// Example: `"x-user"`
         header: Option<At<String>> = "httpHeaderName",
+        /// The key is a cookie.
         cookie: Option<HttpCookie> = "httpCookie",
+        /// The key is the client's address.
+        /// Example: `true`
         source_ip: Option<At<bool>> = "useSourceIp",
+        /// The key is a query parameter.
+        /// Example: `"user"`
         query: Option<At<String>> = "httpQueryParameterName",
+        /// The endpoint that wins a slot, by weight.
         ring: Option<RingHash> = "ringHash",
+        /// Maglev's table.
         maglev: Option<Maglev> = "maglev",
     }
     later ["minimumRingSize"]
@@ -33,8 +47,14 @@ table! {
 table! {
     /// `consistentHash.httpCookie`
     HttpCookie {
+        /// Name of the cookie.
+        /// Example: `"cart"`
         name: At<String> = "name",
+        /// Its path, when it is set here.
+        /// Example: `"/"`
         path: Option<At<String>> = "path",
+        /// Sets it, where a request has none, for this time; 0s for as long as the browser runs.
+        /// Example: `"1h"`
         ttl: Option<At<Millis>> = "ttl",
     }
     later ["attributes"]
@@ -43,6 +63,8 @@ table! {
 table! {
     /// `consistentHash.ringHash`
     RingHash {
+        /// Slots at least, at most 65536.
+        /// Default: `1024`
         minimum: Option<At<u32>> = "minimumRingSize",
     }
 }
@@ -50,6 +72,8 @@ table! {
 table! {
     /// `consistentHash.maglev`
     Maglev {
+        /// Size of the table, a prime of at most 65537.
+        /// Default: `65537`
         size: Option<At<u32>> = "tableSize",
     }
 }
@@ -57,7 +81,10 @@ table! {
 table! {
     /// `loadBalancer.localityLbSetting`
     LocalityLb {
+        /// Whether endpoints nearby come first.
+        /// Default: `true`
         enabled: Option<bool> = "enabled",
+        /// Which region takes over from which.
         failover: Option<Vec<Failover>> = "failover",
     }
     later ["distribute", "failoverPriority"]
@@ -66,7 +93,11 @@ table! {
 table! {
     /// `localityLbSetting.failover[]`
     Failover {
+        /// Region.
+        /// Example: `"eu"`
         from: At<String> = "from",
+        /// Region that takes over.
+        /// Example: `"us"`
         to: At<String> = "to",
     }
 }
@@ -74,12 +105,27 @@ table! {
 table! {
     /// `destinationRule.trafficPolicy.outlierDetection`
     OutlierDetection {
+        /// Failed connects in a row; 0 turns it off.
+        /// Default: `3`
         consecutive_failures: Option<Count> = "consecutiveLocalOriginFailures",
+        /// Answers with a status from 500 on in a row; 0 turns it off.
+        /// Default: `5`
         consecutive_5xx: Option<Count> = "consecutive5xxErrors",
+        /// Answers with 502, 503 or 504 in a row; 0 turns it off.
+        /// Default: `0`
         consecutive_gateway: Option<Count> = "consecutiveGatewayErrors",
+        /// Time in which the failures in a row must fall.
+        /// Default: any
+        /// Example: `"10s"`
         interval: Option<At<Millis>> = "interval",
+        /// How long an endpoint is left out, times how often it was.
+        /// Default: `"5s"`
         base_ejection_time: Option<At<Millis>> = "baseEjectionTime",
+        /// Share of the endpoints that may be left out.
+        /// Default: `100`
         max_ejection_percent: Option<At<Count>> = "maxEjectionPercent",
+        /// Share of healthy endpoints below which none is left out.
+        /// Default: `0`
         min_health_percent: Option<At<Count>> = "minHealthPercent",
     }
     later ["consecutiveErrors", "splitExternalLocalOriginErrors"]
@@ -88,7 +134,9 @@ table! {
 table! {
     /// `destinationRule.trafficPolicy.connectionPool`
     ConnectionPool {
+        /// Limits of connections.
         tcp: Option<PoolTcp> = "tcp",
+        /// Limits of requests.
         http: Option<PoolHttp> = "http",
     }
 }
@@ -96,6 +144,9 @@ table! {
 table! {
     /// `connectionPool.tcp`
     PoolTcp {
+        /// Connections at a time; not where requests share connections.
+        /// Default: no limit
+        /// Example: `1000`
         max_connections: Option<At<u32>> = "maxConnections",
         connect_timeout: Option<At<Millis>> = "connectTimeout",
         idle_timeout: Option<At<Millis>> = "idleTimeout",
@@ -106,6 +157,9 @@ table! {
 table! {
     /// `connectionPool.http`
     PoolHttp {
+        /// Requests at a time.
+        /// Default: no limit
+        /// Example: `1000`
         max_requests: Option<At<u32>> = "http2MaxRequests",
         max_pending: Option<At<u32>> = "http1MaxPendingRequests",
         requests_per_connection: Option<At<u32>> = "maxRequestsPerConnection",
