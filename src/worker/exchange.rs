@@ -157,10 +157,15 @@ pub async fn serve(
         let exchange = pin!(forwarding::exchange(work, body, responder, story, cancel));
         deadline::within(times, cancel, exchange).await
     };
+    switched(upgrade, entry, others, lasts);
+    keep
+}
+
+/// What is a WebSocket now keeps its place.
+fn switched(upgrade: Option<&Upgrade>, entry: Entry, others: Others<'_>, lasts: Times) {
     if let Some(upgrade) = upgrade {
         upgrade.enter((entry, others.into_busy()), lasts);
     }
-    keep
 }
 
 /// The times of its route, and what of them holds for a WebSocket that it becomes.
