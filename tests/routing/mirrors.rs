@@ -132,12 +132,7 @@ async fn a_copy_goes_its_own_way() {
     assert_eq!(asked(&system, "GET", "/none", "").await.0, 200);
     assert_eq!(asked(&system, "GET", "/get", "").await.0, 200);
     copy(&system, "/get").await;
-    let lines: Vec<String> = seen
-        .lock()
-        .unwrap()
-        .iter()
-        .map(|(h, _)| h.clone())
-        .collect();
+    let lines: Vec<String> = seen.lock().await.iter().map(|(h, _)| h.clone()).collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[1].starts_with("GET /get HTTP/1.1\r\n"), "{lines:?}");
 }
