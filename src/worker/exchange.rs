@@ -3,7 +3,6 @@
 mod others;
 mod refusal;
 
-use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
@@ -23,7 +22,7 @@ use crate::http::canonical::Form;
 use crate::http::connect::Head;
 use crate::http::forward;
 use crate::http::reply::{Reply, is_grpc};
-use crate::http::request_id::{self, REQUEST_ID};
+use crate::http::request_id;
 use crate::io::body::{Source, TooLong};
 use crate::io::clock;
 use crate::io::hbone::Far;
@@ -80,7 +79,6 @@ pub async fn serve(
     arrived: Arrived<'_>,
     mut responder: Responder<'_>,
 ) -> bool {
-    let answered = Cell::new(false);
     let snapshot = core.snapshot();
     let mut story = Story::begin(core, site, Kind::Request, &snapshot);
     let Arrived {
@@ -101,11 +99,6 @@ pub async fn serve(
         return refuse(refusal, asks, story, body, responder).await;
     }
     body = bounded(body, most);
-    // The deadline of a call is for both sides of it to say; and what follows a CONNECT is no body.
-    let paced = !body.is_empty() && request.method != Method::CONNECT && !asks.grpc;
-    if paced && !site.is_own_hop(&snapshot) {
-        body = body.paced(BodyPace::new(core.process.limits.body_ms, &answered));
-    }
     let upload = Upload {
         body: &mut body,
         responder: &mut responder,
@@ -124,10 +117,7 @@ pub async fn serve(
     let times = first.rule.map(|rule| rule.timeouts).unwrap_or_default();
     let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
-    let named = others.sent().headers.get(REQUEST_ID);
-    if named != request.headers.get(REQUEST_ID) {
-        story.edit(|r| r.renamed = named.cloned());
-    }
+    let body = paced(body, core, (&others, &snapshot), asks.grpc);
     let placed = (&story, going.place, permit.verdict());
     let entry = match enter(core, opened, &snapshot, placed) {
         Ok(entry) => entry,
@@ -145,7 +135,6 @@ pub async fn serve(
         others: &others,
         upgrade,
         times,
-        answered: &answered,
     };
     let cancel = &entry.cancel;
     if request.method == Method::CONNECT {
@@ -183,6 +172,21 @@ fn bounded(body: Source<'_>, most: Option<u64>) -> Source<'_> {
         Some(most) => body.limited(most),
         None => body,
     }
+}
+
+/// A body that must not keep us waiting. The deadline of a call is for both sides of it to say, what follows a CONNECT is no
+/// body, and the mesh's own gateways watch their own clients.
+fn paced<'a>(
+    body: Source<'a>,
+    core: &Core,
+    (others, snapshot): (&'a Others<'_>, &Snapshot),
+    grpc: bool,
+) -> Source<'a> {
+    let is_body = !body.is_empty() && others.sent().method != Method::CONNECT;
+    if !is_body || grpc || others.is_own_hop(snapshot) {
+        return body;
+    }
+    body.paced(BodyPace::new(core.process.limits.body_ms, others.begun()))
 }
 
 /// How long the body of a request may be. What follows a CONNECT is none.
