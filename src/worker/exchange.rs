@@ -89,8 +89,7 @@ pub async fn serve(
         upgrade,
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
-    let told = told(&request.headers);
-    name(core, site, &mut request);
+    let told = named(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks::new(&request, length);
     let most = most_of_body(core, &request);
@@ -158,12 +157,15 @@ const fn kind(version: Version) -> load::Kind {
     }
 }
 
-/// Gives a request the name by which its records are found (`x-request-id`), but for the outside world.
-fn name(core: &Core, site: &Site, request: &mut Request) {
+/// Gives a request the name by which its records are found (`x-request-id`), but for the outside world; what the one before
+/// us says of the client.
+fn named(core: &Core, site: &Site, request: &mut Request) -> Vec<HeaderValue> {
+    let told = told(&request.headers);
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     if !matches!(site.point, SitePoint::Egress { .. }) {
         request_id::set(&mut request.headers, outside, || core.request_name());
     }
+    told
 }
 
 /// A body of which no more than `most` is taken.
