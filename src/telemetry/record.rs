@@ -111,7 +111,7 @@ pub struct Record {
     pub mirror: bool,
     /// Canonical request; `None` at L4.
     pub request: Option<Arc<Request>>,
-    /// `x-request-id` that went upstream, where a route has changed it.
+    /// `x-request-id` that went upstream; that of `request` if none is known.
     pub renamed: Option<HeaderValue>,
     /// Providers of CUSTOM policies that were asked, in this order.
     pub asked: Vec<Asked>,
@@ -165,7 +165,11 @@ impl Record {
         out.object("destination", |to| self.destination(to));
         if let Some(request) = &self.request {
             let name = self.renamed.as_ref();
-            put_request(&mut out, request, name.or(request.headers.get(REQUEST_ID)));
+            put_request(
+                &mut out,
+                request,
+                name.or_else(|| request.headers.get(REQUEST_ID)),
+            );
         }
         let verdict = if self.allowed() { "allow" } else { "deny" };
         out.put("verdict", Plain(verdict));

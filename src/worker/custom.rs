@@ -18,7 +18,6 @@ use crate::http::reply::Reply;
 use crate::io::body::{Source, TooLong};
 use crate::io::call::{Answer, CallError, call};
 use crate::io::clock;
-use crate::io::pace::TooSlow;
 use crate::io::rt::{self, ConnectOptions};
 use crate::io::upstream::{Target, Version};
 use crate::policy::{
@@ -699,11 +698,6 @@ async fn hold(
             let (status, close) = (StatusCode::PAYLOAD_TOO_LARGE, CloseReason::BodyTooLarge);
             let detail = broke.to_string();
             Err(Stopped::body(status, close.label(), close, &detail))
-        }
-        Ok(Err(broke)) if broke.get_ref().is_some_and(|e| e.is::<TooSlow>()) => {
-            let (status, close) = (StatusCode::REQUEST_TIMEOUT, CloseReason::Timeout);
-            let detail = broke.to_string();
-            Err(Stopped::body(status, "request timeout", close, &detail))
         }
         Ok(Err(_broke)) => Err(left()),
         Err(rt::Elapsed) => {

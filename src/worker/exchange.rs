@@ -4,7 +4,6 @@ mod mirror;
 mod others;
 mod refusal;
 
-use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::rc::Rc;
@@ -25,7 +24,7 @@ use crate::http::canonical::Form;
 use crate::http::connect::Head;
 use crate::http::forward;
 use crate::http::reply::{Reply, is_grpc};
-use crate::http::request_id::{self, REQUEST_ID};
+use crate::http::request_id;
 use crate::io::body::{Source, TooLong};
 use crate::io::clock;
 use crate::io::hbone::Far;
@@ -82,7 +81,6 @@ pub async fn serve(
     arrived: Arrived<'_>,
     mut responder: Responder<'_>,
 ) -> bool {
-    let answered = Cell::new(false);
     let snapshot = core.snapshot();
     let mut story = Story::begin(core, site, Kind::Request, &snapshot);
     let Arrived {
@@ -93,8 +91,7 @@ pub async fn serve(
         upgrade,
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
-    let told = told(&request.headers);
-    name(core, site, &mut request);
+    let told = named(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks::new(&request, length);
     if let Some(refusal) = turned_away(core, &request, length) {
@@ -102,9 +99,6 @@ pub async fn serve(
         return refuse(refusal, asks, story, body, responder).await;
     }
     body = bounded(core, &request, body);
-    if is_paced((&site, &snapshot), (&request, &asks), &body) {
-        body = body.paced(BodyPace::new(core.process.limits.body_ms, &answered));
-    }
     let upload = Upload {
         body: &mut body,
         responder: &mut responder,
@@ -125,16 +119,13 @@ pub async fn serve(
     let (times, lasts) = times(&first);
     let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
-    let named = others.sent().headers.get(REQUEST_ID);
-    if named != request.headers.get(REQUEST_ID) {
-        story.edit(|r| r.renamed = named.cloned());
-    }
+    let body = paced(body, core, (&others, &snapshot), asks.grpc);
     let placed = (&story, going.place, permit.verdict());
     let entry = match enter(core, opened, &snapshot, placed) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
-    body = mirror::begin(core, copies, body, length);
+    let body = mirror::begin(core, copies, body, length);
     let work = Forward {
         upstreams: &core.upstreams,
         permit,
@@ -147,7 +138,6 @@ pub async fn serve(
         others: &others,
         upgrade,
         times,
-        answered: &answered,
     };
     let cancel = &entry.cancel;
     if request.method == Method::CONNECT {
@@ -182,12 +172,15 @@ const fn kind(version: Version) -> load::Kind {
     }
 }
 
-/// Gives a request the name by which its records are found (`x-request-id`), but for the outside world.
-fn name(core: &Core, site: &Site, request: &mut Request) {
+/// Gives a request the name by which its records are found (`x-request-id`), but for the outside world; what the one before
+/// us says of the client.
+fn named(core: &Core, site: &Site, request: &mut Request) -> Vec<HeaderValue> {
+    let told = told(&request.headers);
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     if !matches!(site.point, SitePoint::Egress { .. }) {
         request_id::set(&mut request.headers, outside, || core.request_name());
     }
+    told
 }
 
 /// A body of which no more is taken than one may have.
@@ -198,15 +191,19 @@ fn bounded<'b>(core: &Core, request: &Request, body: Source<'b>) -> Source<'b> {
     }
 }
 
-/// Whether the body must not keep us waiting. The deadline of a call is for both sides of it to say; what follows a CONNECT
-/// is no body; and between own hops the first one has waited.
-fn is_paced(
-    (site, snapshot): (&Site, &Snapshot),
-    (request, asks): (&Request, &Asks),
-    body: &Source<'_>,
-) -> bool {
-    let named = !body.is_empty() && request.method != Method::CONNECT && !asks.grpc;
-    named && !site.is_own_hop(snapshot)
+/// A body that must not keep us waiting. The deadline of a call is for both sides of it to say, what follows a CONNECT is no
+/// body, and the mesh's own gateways watch their own clients.
+fn paced<'a>(
+    body: Source<'a>,
+    core: &Core,
+    (others, snapshot): (&'a Others<'_>, &Snapshot),
+    grpc: bool,
+) -> Source<'a> {
+    let is_body = !body.is_empty() && others.sent().method != Method::CONNECT;
+    if !is_body || grpc || others.is_own_hop(snapshot) {
+        return body;
+    }
+    body.paced(BodyPace::new(core.process.limits.body_ms, others.begun()))
 }
 
 /// How long the body of a request may be. What follows a CONNECT is none.

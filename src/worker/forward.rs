@@ -20,6 +20,7 @@ use crate::http::forward::outgoing;
 use crate::http::grpc;
 use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawResponse};
 use crate::http::reply::{Reply, is_grpc};
+use crate::http::request_id::REQUEST_ID;
 use crate::io::body::{Coding, PumpError, Sink, Source, TooLong, Trailers, pump};
 use crate::io::h1::{HeadError, Writer};
 use crate::io::hbone::HboneError;
@@ -69,8 +70,6 @@ pub struct Forward<'a> {
     pub upgrade: Option<&'a Upgrade>,
     /// Times of its route.
     pub times: Timeouts,
-    /// Told when the answer has begun.
-    pub answered: &'a Cell<bool>,
 }
 
 /// Where else a request may go that could not be sent at all.
@@ -80,6 +79,9 @@ pub trait Onward {
 
     /// The upstream has answered with this status; 502 and 504 stand for no answer.
     fn answered(&self, status: u16);
+
+    /// The answer begins to go to its client.
+    fn begins(&self);
 
     /// The next upstream after one that could not be connected to, judged anew.
     fn next(&self, error: &DialError) -> Option<(Permit, Target)>;
@@ -141,7 +143,6 @@ struct Moving<'a> {
     scheme: &'static str,
     passed: &'a Meter,
     upgrade: Option<&'a Upgrade>,
-    answered: &'a Cell<bool>,
     /// To its client an answer of success says that it has a WebSocket.
     must_switch: bool,
     /// The client sends its body only when it is asked to, which the upstream decides.
@@ -178,7 +179,6 @@ impl<'a> Moving<'a> {
             },
             passed,
             upgrade: work.upgrade.filter(|_| work.manner.version == Version::H1),
-            answered: work.answered,
             must_switch: work.upgrade.is_some_and(Upgrade::is_of_stream),
             awaited: Cell::new(!bodiless && awaited),
             invited: Notify::new(),
@@ -272,6 +272,7 @@ pub async fn exchange(
     }
     let detail = detail.or_else(|| cancel.time().map(str::to_owned));
     story.edit(|r| {
+        r.renamed = moving.request.headers.get(REQUEST_ID).cloned();
         r.attempts = others.retries().attempts();
         r.workload = others.moved().or_else(|| r.workload.take());
         r.status = moving.status.get();
@@ -733,7 +734,7 @@ async fn answer(
         responder.close_after();
     }
     moving.status.set(Some(head.status.as_u16()));
-    moving.answered.set(true);
+    moving.others.begins();
     moving.on_answer.apply(&mut head.headers);
     let trailers = if responder.takes_trailers() || moving.request.headers.contains_key(header::TE)
     {

@@ -1,6 +1,6 @@
 //! The endpoints that a request may go to besides the one that was chosen first, each judged anew.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -56,6 +56,8 @@ pub(super) struct Others<'a> {
     /// What the endpoint that it goes to has with it.
     busy: RefCell<Option<Busy>>,
     moved: RefCell<Option<String>>,
+    /// The answer has begun to go to its client.
+    begun: Cell<bool>,
 }
 
 impl<'a> Others<'a> {
@@ -81,6 +83,7 @@ impl<'a> Others<'a> {
             busy: RefCell::new(first.attempt.begins(snapshot)),
             attempt: RefCell::new(first.attempt),
             moved: RefCell::default(),
+            begun: Cell::new(false),
         }
     }
 }
@@ -92,6 +95,10 @@ impl Onward for Others<'_> {
 
     fn answered(&self, status: u16) {
         self.attempt.borrow().answered(self.snapshot, status);
+    }
+
+    fn begins(&self) {
+        self.begun.set(true);
     }
 
     fn next(&self, error: &DialError) -> Option<(Permit, Target)> {
@@ -132,6 +139,16 @@ impl Others<'_> {
     /// The request as it is sent.
     pub(super) fn sent(&self) -> &Request {
         self.sent.as_deref().unwrap_or(self.request)
+    }
+
+    /// Whether the answer has begun to go to its client.
+    pub(super) fn begun(&self) -> &Cell<bool> {
+        &self.begun
+    }
+
+    /// Whether the client is a gateway of the mesh.
+    pub(super) fn is_own_hop(&self, snapshot: &Snapshot) -> bool {
+        self.opened.site.is_own_hop(snapshot)
     }
 
     /// The next choice, judged.

@@ -33,6 +33,8 @@ impl Onward for Nowhere<'_> {
 
     fn answered(&self, _status: u16) {}
 
+    fn begins(&self) {}
+
     fn next(&self, _error: &DialError) -> Option<(Permit, Target)> {
         None
     }
@@ -176,7 +178,6 @@ async fn of(
         passed: &passed,
         upgrade: None,
         must_switch: false,
-        answered: &Cell::new(false),
         awaited: Cell::new(false),
         invited: Notify::new(),
         pushed: Cell::new(0),
