@@ -48,6 +48,35 @@ pub struct Config {
     pub sources: Vec<PathBuf>,
     /// Where the authorization policies are written, in the order of `Mesh::authorization_policies`.
     pub places: Vec<PolicyPlace>,
+    /// Where files and secrets are named.
+    pub files: Vec<NamedFile>,
+}
+
+/// A file or secret that the configuration names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A file by its path.
+    Path(PathBuf),
+    /// A secret by reference.
+    Secret(Secret),
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Path(path) | Self::Secret(Secret::File(path)) => write!(f, "{}", path.display()),
+            Self::Secret(secret) => write!(f, "{secret:?}"),
+        }
+    }
+}
+
+/// Where a file or secret is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedFile {
+    /// Which.
+    pub subject: Subject,
+    /// File, line and key; the message is empty.
+    pub place: Problem,
 }
 
 /// Where an authorization policy is written.
@@ -114,6 +143,13 @@ impl Process {
         if let (Some(now), Some(then)) = (&self.workload_api, &mut other.workload_api) {
             then.entries.clone_from(&now.entries);
         }
+        // What workloads do not say themselves is that of all: it has not changed twice.
+        let (now, then) = (self.limits, other.limits);
+        for (node, mine) in other.nodes.iter_mut().zip(&self.nodes) {
+            for (workload, mine) in node.workloads.iter_mut().zip(&mine.workloads) {
+                workload.limits = workload.limits.under(then, now, mine.limits);
+            }
+        }
         let other = &other;
         let settings = |p: &Self| {
             let life = (p.drain_ms, p.handover.clone());
@@ -137,18 +173,17 @@ impl Process {
             ("[[waypoint]]", self.waypoints != other.waypoints),
             ("[[ingress]]", self.ingresses != other.ingresses),
             ("[[egress]]", self.egresses != other.egresses),
-            // Whatever is added later and not listed above is not passed over.
-            ("the process", self != other),
         ];
         let found: Vec<_> = compared
             .into_iter()
             .filter(|(_, differs)| *differs)
             .map(|(key, _)| key)
             .collect();
-        match found.split_last() {
-            Some((_, named)) if !named.is_empty() => named.to_vec(),
-            Some(_) | None => found,
+        // Whatever is added later and not listed above is not passed over.
+        if found.is_empty() && self != other {
+            return vec!["the process"];
         }
+        found
     }
 
     /// Whether a connection to `address` would reach this process itself.

@@ -85,6 +85,8 @@ pub struct Hop {
     pub route: Option<Route>,
     /// The rule of a route that it takes here, as records name it.
     pub rule: Option<Arc<str>>,
+    /// A route answers it here, with this status.
+    pub redirect: Option<StatusCode>,
     /// What passes is an HTTP request, whether or not it is read here.
     pub http: bool,
     /// Index into `Mesh::services`.
@@ -563,6 +565,8 @@ impl Walker<'_, '_> {
             hop.close(CloseReason::Denied, why);
         }
         hop.rule = plan.rule.map(|rule| Arc::clone(&rule.label));
+        let redirect = plan.rule.and_then(|rule| rule.redirect.as_ref());
+        hop.redirect = redirect.map(|redirect| redirect.status);
         let mut onward = sent.as_ref().unwrap_or(&request).clone();
         hop.judge_sent(&plan, Some(request), sent.as_ref());
         let own = plan.own.map_or("", SpiffeId::as_str);
@@ -606,6 +610,7 @@ impl Hop {
             request: None,
             route: None,
             rule: None,
+            redirect: None,
             http: false,
             service: None,
             workload: None,
