@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod life;
+mod named;
 pub mod route;
 mod scope;
 pub mod workload_api;
@@ -10,6 +11,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+pub use named::{NamedFile, Subject};
 
 use crate::config::checked::capture::{Capture, OriginalSource, OwnerMatch, Unowned};
 use crate::config::checked::life::{Limits, TcpOptions};
@@ -50,33 +53,6 @@ pub struct Config {
     pub places: Vec<PolicyPlace>,
     /// Where files and secrets are named.
     pub files: Vec<NamedFile>,
-}
-
-/// A file or secret that the configuration names.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Subject {
-    /// A file by its path.
-    Path(PathBuf),
-    /// A secret by reference.
-    Secret(Secret),
-}
-
-impl std::fmt::Display for Subject {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Path(path) | Self::Secret(Secret::File(path)) => write!(f, "{}", path.display()),
-            Self::Secret(secret) => write!(f, "{secret:?}"),
-        }
-    }
-}
-
-/// Where a file or secret is named.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NamedFile {
-    /// Which.
-    pub subject: Subject,
-    /// File, line and key; the message is empty.
-    pub place: Problem,
 }
 
 /// Where an authorization policy is written.

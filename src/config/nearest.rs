@@ -103,7 +103,11 @@ mod tests {
 
     #[test]
     fn near_misses() {
-        let labels = ["istio.io/use-waypoint", "istio.io/waypoint-for", "istio.io/rev"];
+        let labels = [
+            "istio.io/use-waypoint",
+            "istio.io/waypoint-for",
+            "istio.io/rev",
+        ];
         for (written, want) in [
             ("istio.io/use-waypiont", Some("istio.io/use-waypoint")),
             ("istio.io/use-waypoints", Some("istio.io/use-waypoint")),

@@ -140,9 +140,8 @@ fn one(
     names: Vec<String>,
     known: Option<&Arc<Made>>,
 ) -> Result<Arc<Made>, FileProblem> {
-    let same = |known: &&Arc<Made>| {
-        known.path == path && known.roots == roots && known.names == names
-    };
+    let same =
+        |known: &&Arc<Made>| known.path == path && known.roots == roots && known.names == names;
     if let Some(known) = known.filter(same) {
         return Ok(Arc::clone(known));
     }

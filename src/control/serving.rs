@@ -75,7 +75,8 @@ impl Serving {
     /// Whether another one serves the same and has the same problems.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
-        let all = |of: &Self| -> Vec<_> { of.listeners.iter().flatten().map(Arc::as_ptr).collect() };
+        let all =
+            |of: &Self| -> Vec<_> { of.listeners.iter().flatten().map(Arc::as_ptr).collect() };
         self.problems == other.problems && all(self) == all(other)
     }
 
@@ -189,9 +190,10 @@ fn key(listener: &IngressListener) -> Result<(Vec<u8>, PrivateKeyDer<'static>), 
     let read = listener.key.read();
     let text = read.map_err(|error| FileProblem::of_secret(&listener.key, &error))?;
     let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
-        let what = match error {
-            PemError::NoItemsFound => "holds no private key",
-            _ => "holds no private key that is readable as PEM",
+        let what = if matches!(error, PemError::NoItemsFound) {
+            "holds no private key"
+        } else {
+            "holds no private key that is readable as PEM"
         };
         FileProblem::unusable(Subject::Secret(listener.key.clone()), what)
     })?;
@@ -212,23 +214,20 @@ fn read(
     if let Some(known) = known.filter(|known| known.held == held) {
         return Ok(Arc::clone(known));
     }
-    let of_certificate =
-        |what: &str| vec![FileProblem::unusable(certificate(listener), what)];
+    let of_certificate = |what: &str| vec![FileProblem::unusable(certificate(listener), what)];
     let times = chain.first().and_then(validity);
     let (not_before, not_after) =
         times.ok_or_else(|| of_certificate("holds no X.509 certificate"))?;
-    let config = config(chain, key).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            let what = format!(
-                "is not the key of the certificate in `{}`",
-                listener.certificate.display()
-            );
-            vec![FileProblem::unusable(
-                Subject::Secret(listener.key.clone()),
-                what,
-            )]
+    let config = config(chain, key).map_err(|error| {
+        if !matches!(error, rustls::Error::InconsistentKeys(_)) {
+            return of_certificate(&format!("cannot be served: {error}"));
         }
-        other => of_certificate(&format!("cannot be served: {other}")),
+        let what = format!(
+            "is not the key of the certificate in `{}`",
+            listener.certificate.display()
+        );
+        let subject = Subject::Secret(listener.key.clone());
+        vec![FileProblem::unusable(subject, what)]
     })?;
     Ok(Arc::new(Served {
         gateway: gateway.clone(),

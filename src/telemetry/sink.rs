@@ -100,7 +100,10 @@ mod tests {
     use super::*;
 
     fn text(path: &Path) -> String {
-        String::from_utf8(std::fs::read(path).unwrap()).unwrap()
+        let mut text = String::new();
+        let mut file = File::open(path).unwrap();
+        std::io::Read::read_to_string(&mut file, &mut text).unwrap();
+        text
     }
 
     #[test]
@@ -116,7 +119,10 @@ mod tests {
         std::fs::rename(&path, &old).unwrap();
         std::fs::write(&path, "zero\n").unwrap();
         file.write_all(b"three\n").unwrap();
-        assert_eq!((text(&old), text(&path)), ("two\n".into(), "zero\nthree\n".into()));
+        assert_eq!(
+            (text(&old), text(&path)),
+            ("two\n".into(), "zero\nthree\n".into())
+        );
     }
 
     #[test]
@@ -128,7 +134,10 @@ mod tests {
         std::fs::rename(&path, &old).unwrap();
         file.write_all(b"a line\n").unwrap();
         file.write_all(b"another\n").unwrap();
-        assert_eq!((text(&old), text(&path)), ("half of a line\n".into(), "another\n".into()));
+        assert_eq!(
+            (text(&old), text(&path)),
+            ("half of a line\n".into(), "another\n".into())
+        );
     }
 
     #[test]

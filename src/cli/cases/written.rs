@@ -195,7 +195,10 @@ impl Read for Expect {
             if status.is_none() {
                 out.error(
                     place,
-                    format!("not a status that is answered here, expected {}", Self::EXPECTED),
+                    format!(
+                        "not a status that is answered here, expected {}",
+                        Self::EXPECTED
+                    ),
                 );
             }
             return status.map(Self::Status);

@@ -205,11 +205,7 @@ pub(super) fn address_of(mesh: &Mesh, id: Option<&SpiffeId>) -> Option<IpAddr> {
         .or_else(|| gateway().map(|g| g.hbone.ip()))
 }
 
-fn destination(
-    rules: &Enforcements,
-    text: &str,
-    from: Option<&SpiffeId>,
-) -> anyhow::Result<To> {
+fn destination(rules: &Enforcements, text: &str, from: Option<&SpiffeId>) -> anyhow::Result<To> {
     let directory = &rules.directory;
     let (kind, rest) = match text.split_once(':') {
         Some((kind @ ("workload" | "service" | "gateway"), rest)) => (kind, rest),

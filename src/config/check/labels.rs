@@ -10,7 +10,8 @@ use crate::config::raw::mesh::Labels;
 use crate::policy::model::{Target, TargetKind};
 
 /// Labels of Istio's own domain (istio.io, "Resource Labels"), and those that are read here.
-const KNOWN: [&str; 19] = [
+const KNOWN: [&str; 20] = [
+    "istio.io/gateway-name",
     "istio.io/use-waypoint",
     "istio.io/use-waypoint-namespace",
     "istio.io/ingress-use-waypoint",
@@ -86,7 +87,10 @@ pub(crate) fn unbound(files: &[File], mesh: &Mesh, cx: &mut Context<'_>) {
         };
         let services = mesh.services.iter().map(|s| s.waypoint);
         let workloads = mesh.workloads.iter().map(|w| w.waypoint);
-        if services.chain(workloads).any(|waypoint| waypoint == Some(at)) {
+        if services
+            .chain(workloads)
+            .any(|waypoint| waypoint == Some(at))
+        {
             continue;
         }
         let aims = |target: &Target, namespace: &str| match target {

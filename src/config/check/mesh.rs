@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::config::check::names::{dns_label, dns_subdomain};
 use crate::config::check::waypoint::{Bindings, waypoint_for};
 use crate::config::check::{
-    Context, address, authn, destination, labels, policy, provider, rate_limit, revocation, route, service,
+    Context, address, authn, destination, labels, policy, provider, rate_limit, revocation, route,
+    service,
 };
 use crate::config::checked::{Gateway, Mesh, Workload};
 use crate::config::place::At;

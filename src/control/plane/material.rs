@@ -101,7 +101,11 @@ impl Plane {
             }
         }
         let problems = |of: &Snapshot| -> Vec<String> {
-            let all = of.serving.problems().iter().chain(of.origination.problems());
+            let all = of
+                .serving
+                .problems()
+                .iter()
+                .chain(of.origination.problems());
             let files = &self.config.files;
             all.map(|problem| problem.placed(files).to_string())
                 .collect()

@@ -1,3 +1,5 @@
+//! Pairs of certificate and key that come, go and break, and what is said of them.
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -96,10 +98,18 @@ fn each_fault_names_the_file_that_has_it() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path());
     let good = pair(-1, 90);
-    let (certificate, key) = ("ingress[0].listener[0].certificate", "ingress[0].listener[0].key");
+    let (certificate, key) = (
+        "ingress[0].listener[0].certificate",
+        "ingress[0].listener[0].key",
+    );
     for (files, place, what, error) in [
         ((good.0.as_str(), "junk"), key, "holds no private key", true),
-        (("junk", good.1.as_str()), certificate, "holds no certificate", true),
+        (
+            ("junk", good.1.as_str()),
+            certificate,
+            "holds no certificate",
+            true,
+        ),
         (
             ("-----BEGIN CERTIFICATE-----\nAAAA\n", good.1.as_str()),
             certificate,
@@ -148,18 +158,39 @@ fn what_is_in_another_machines_directory_is_no_error_here() {
 #[test]
 fn certificates_near_their_end_are_told() {
     let at = |days: u64| UnixTime::since_unix_epoch(Duration::from_secs(days * DAY));
-    let hours = |hours: u64| UnixTime::since_unix_epoch(Duration::from_secs(1000 * DAY + hours * 3600));
+    let hours =
+        |hours: u64| UnixTime::since_unix_epoch(Duration::from_secs(1000 * DAY + hours * 3600));
     for ((from, to), now, want) in [
         ((at(1000), at(1090)), at(1050), None),
         ((at(1000), at(1090)), at(1076), None),
-        ((at(1000), at(1090)), at(1077), Some("holds a certificate that expires in 13 days 0 hours")),
-        ((at(1000), at(1090)), at(1092), Some("holds a certificate that expired 2 days ago")),
-        ((at(1000), at(1090)), at(998), Some("holds a certificate that is not valid yet, for 2 days")),
+        (
+            (at(1000), at(1090)),
+            at(1077),
+            Some("holds a certificate that expires in 13 days 0 hours"),
+        ),
+        (
+            (at(1000), at(1090)),
+            at(1092),
+            Some("holds a certificate that expired 2 days ago"),
+        ),
+        (
+            (at(1000), at(1090)),
+            at(998),
+            Some("holds a certificate that is not valid yet, for 2 days"),
+        ),
         // One of a day is renewed within it.
         ((hours(0), hours(24)), hours(19), None),
-        ((hours(0), hours(24)), hours(20), Some("holds a certificate that expires in 0 days 4 hours")),
+        (
+            (hours(0), hours(24)),
+            hours(20),
+            Some("holds a certificate that expires in 0 days 4 hours"),
+        ),
     ] {
-        assert_eq!(remark(from, to, now).as_deref(), want, "{from:?} {to:?} {now:?}");
+        assert_eq!(
+            remark(from, to, now).as_deref(),
+            want,
+            "{from:?} {to:?} {now:?}"
+        );
     }
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), &pair(-30, -2));
