@@ -102,7 +102,7 @@ mod tests {
     fn text(path: &Path) -> String {
         let mut text = String::new();
         let mut file = File::open(path).unwrap();
-        std::io::Read::read_to_string(&mut file, &mut text).unwrap();
+        io::Read::read_to_string(&mut file, &mut text).unwrap();
         text
     }
 
