@@ -63,7 +63,7 @@ fn a_pair_that_cannot_be_used_leaves_the_last_good_one() {
     assert!(again.same(&serving), "nothing has changed");
 
     // The certificate is there, its key is not yet.
-    put(dir.path(), &(second.0.clone(), first.1.clone()));
+    put(dir.path(), &(second.0.clone(), first.1));
     let broken = again.renew(&config.process).unwrap();
     assert!(Arc::ptr_eq(
         broken.get(0, 0).unwrap(),
