@@ -84,6 +84,7 @@ pub fn parse_with(
         lints::mesh(mesh, &documents, options.lints, &mut out);
     }
     let places = out.policies(files);
+    let named = out.named_files(files);
     let found = out.located(files);
     match config {
         Some((process, mesh)) if found.errors.is_empty() => Ok(Config {
@@ -93,6 +94,7 @@ pub fn parse_with(
             lints: found.lints,
             sources: files.iter().map(|(path, _)| path.clone()).collect(),
             places,
+            files: named,
         }),
         Some(_) | None => Err(ConfigErrors::new(found.errors)),
     }

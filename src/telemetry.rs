@@ -6,5 +6,6 @@ mod json;
 pub mod live;
 pub mod metrics;
 pub mod record;
+mod sink;
 pub mod tally;
 pub mod writer;

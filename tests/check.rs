@@ -137,3 +137,72 @@ fn yaml() {
     let output = check(&[&file, "--deny-warnings"]);
     assert!(output.status.success(), "{output:?}");
 }
+
+const INGRESS: &str = r#"
+[authority]
+[[gateway]]
+name = "public"
+gatewayClassName = "ringgate-ingress"
+address = "10.0.0.1"
+[[ingress]]
+gateway = "default/public"
+[[ingress.listener]]
+address = "10.0.0.1:443"
+certificate = "cert.pem"
+key = "file:key.pem"
+"#;
+
+/// A gate that lets a start through which is known to fail is none; what a machine does not have is no mistake.
+#[test]
+fn files_that_a_start_would_fail_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = write(dir.path(), "main.toml", INGRESS);
+    let told = |output: &Output| {
+        let mut text = String::from_utf8(output.stdout.clone()).unwrap();
+        text.push_str(&String::from_utf8_lossy(&output.stderr));
+        text
+    };
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["a.test".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+
+    let output = check(&["--config", &file]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let place = format!("{file}:11:15: ingress[0].listener[0].certificate: ");
+    assert!(told(&output).contains(&place), "{output:?}");
+
+    // The key alone is kept from whoever checks.
+    write(dir.path(), "cert.pem", &certificate);
+    let output = check(&["--config", &file]);
+    assert!(output.status.success(), "{output:?}");
+    let place = format!("warning: {file}:12:7: ingress[0].listener[0].key: ");
+    assert!(told(&output).contains(&place), "{output:?}");
+    let denied = check(&["--config", &file, "--deny-warnings"]);
+    assert_eq!(denied.status.code(), Some(1), "{denied:?}");
+
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    for (text, want) in [
+        ("junk", "holds no private key"),
+        (other.as_str(), "is not the key of the certificate in"),
+    ] {
+        write(dir.path(), "key.pem", text);
+        let output = check(&["--config", &file]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let told = told(&output);
+        assert!(told.contains(&format!("{file}:12:7: ")), "{told}");
+        assert!(told.contains(want) && !told.contains("good"), "{told}");
+    }
+    write(dir.path(), "key.pem", &key.serialize_pem());
+    let output = check(&["--config", &file, "--deny-warnings"]);
+    assert!(output.status.success(), "{output:?}");
+
+    // The directory is another machine's.
+    let elsewhere = INGRESS.replace("cert.pem", "tls/cert.pem");
+    let file = write(dir.path(), "elsewhere.toml", &elsewhere);
+    let output = check(&["--config", &file]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(
+        told(&output).contains("a start here would fail"),
+        "{output:?}"
+    );
+}

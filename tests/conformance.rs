@@ -256,7 +256,7 @@ fn mistakes_in_tests() {
         "status.toml",
         &api("expect = 200"),
         1,
-        "not a status of a refusal",
+        "not a status that is answered here",
     );
     let want = "expected one of `to`, `workload`, `gateway`";
     check(
@@ -281,6 +281,65 @@ fn mistakes_in_tests() {
     check("alone.toml", &alone, 1, "no configuration");
     let gone = alone.replacen("[[test]]", "config = \"absent.toml\"\n[[test]]", 1);
     check("gone.toml", &gone, 1, "absent.toml");
+}
+
+/// A caller's own short name for a service, as its node takes it, and what a route answers itself.
+#[test]
+fn short_names_and_redirects() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = dir.path().join("mesh.toml");
+    let mesh = r#"
+[authority]
+[[gateway]]
+name = "public"
+namespace = "edge"
+gatewayClassName = "ringgate-ingress"
+address = "10.0.0.20"
+[[workloadEntry]]
+name = "web-1"
+namespace = "shop"
+serviceAccount = "web"
+address = "10.0.0.1"
+labels = { app = "web" }
+[[workloadEntry]]
+name = "till"
+namespace = "shop"
+serviceAccount = "till"
+address = "10.0.0.2"
+[[serviceEntry]]
+name = "web"
+namespace = "shop"
+hosts = ["web.shop.svc.cluster.local"]
+ports = [{ number = 8000, name = "http", protocol = "HTTP" }]
+location = "MESH_INTERNAL"
+resolution = "STATIC"
+workloadSelector.labels = { app = "web" }
+[[httpRoute]]
+name = "old"
+namespace = "edge"
+parentRefs = [{ name = "public" }]
+hostnames = ["old.example.test"]
+rules = [{ filters = [{ type = "RequestRedirect", requestRedirect = { hostname = "new.example.test", statusCode = 301 } }] }]
+"#;
+    std::fs::write(&config, mesh).unwrap();
+    let start = format!("config = {:?}\n", config.to_str().unwrap());
+    let till = |to: &str| {
+        format!(
+            "{start}[[test]]\nname = \"t\"\nfrom = \"shop/till\"\nto = \"{to}\"\nexpect = \"allow\"\n"
+        )
+    };
+    // Its port is the service's, not 80.
+    check("short.toml", &till("web"), 0, "1 passed, 0 failed\n");
+    let near = "no service has host `wbe`, did you mean `web`?";
+    check("near.toml", &till("wbe"), 1, near);
+    let old = |expect: &str| {
+        format!(
+            "{start}[[test]]\nname = \"t\"\nfrom = \"anonymous\"\ngateway = \"edge/public\"\nhost = \"old.example.test\"\nexpect = {expect}\n"
+        )
+    };
+    check("redirect.toml", &old("301"), 0, "1 passed, 0 failed\n");
+    check("allow.toml", &old("\"allow\""), 0, "1 passed, 0 failed\n");
+    check("other.toml", &old("302"), 1, "expected 302, got allow");
 }
 
 /// A listed case that fails is known, one that passes fails the run, and the count of gaps is told where they are given.

@@ -409,6 +409,39 @@ fn near_names() {
     refused("--from default/reviews-servic --to customer-api", reviews);
     let api = "did you mean `default/customer-api`?";
     refused("--from anonymous --to default/customer-apo", api);
+    let host = "no service has this host, did you mean `customer-api`?";
+    refused("--from default/frontend-service --to customer-apo", host);
     let opa = "there is no extensionProvider `opa`";
     refused("--from anonymous --to customer-api --custom opa=deny", opa);
+}
+
+/// What a route answers itself is not told as forwarded to nobody.
+#[test]
+fn redirects() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mesh.toml");
+    let mesh = r#"
+[authority]
+[[gateway]]
+name = "public"
+namespace = "edge"
+gatewayClassName = "ringgate-ingress"
+address = "10.0.0.20"
+[[httpRoute]]
+name = "old"
+namespace = "edge"
+parentRefs = [{ name = "public" }]
+rules = [{ filters = [{ type = "RequestRedirect", requestRedirect = { hostname = "new.example.test", statusCode = 301 } }] }]
+"#;
+    std::fs::write(&file, mesh).unwrap();
+    let line = "--from anonymous --to edge/public --host old.example.test";
+    let output = explain(&words(&format!("--config {} {line}", file.display())));
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains("redirected, 301"), "{told}");
+    assert!(told.contains("route edge/old/0, which redirects"), "{told}");
+    assert!(
+        !told.contains("forwarded") && !told.contains("unknown"),
+        "{told}"
+    );
 }

@@ -3,11 +3,12 @@
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
+use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 
 use crate::cli::{CheckArgs, os, resources};
 use crate::config::{Config, ConfigErrors, Lint, Problem, Resources};
-use crate::control::snapshot::SnapshotError;
+use crate::control::{named_file, origination, plane, serving};
 use crate::policy::lint::Severity;
 
 /// How to tell what is found.
@@ -41,8 +42,6 @@ struct Report {
     /// An error that is in no place of a file.
     refused: Option<String>,
     warnings: Vec<Problem>,
-    /// A warning that is in no place of a file.
-    absent: Option<String>,
     lints: Vec<Lint>,
 }
 
@@ -98,15 +97,32 @@ impl Report {
         if attached {
             report.attached = resources::where_attached(&config.mesh);
         }
-        match crate::control::plane::verify(config) {
-            Ok(()) => {}
-            // A configuration may be checked where its certificates are not.
-            Err(error @ SnapshotError::File { .. }) => {
-                report.absent = Some(format!("{error}; a start here would fail"));
-            }
-            Err(error) => report.refused = Some(error.to_string()),
+        report.look(&config);
+        if let Err(error) = plane::verify(&config) {
+            report.refused = Some(error.to_string());
         }
         report
+    }
+
+    /// Looks at the files that the configuration names. A secret need not be on the machine that checks, and neither need
+    /// what is in a directory that it does not have.
+    fn look(&mut self, config: &Config) {
+        let (mut problems, remarks) = serving::inspect(&config.process, UnixTime::now());
+        problems.extend(origination::inspect(&config.mesh));
+        for problem in problems {
+            let placed = problem.placed(&config.files);
+            if problem.is_error() {
+                self.errors.push(placed);
+            } else {
+                let message = format!("{}; a start here would fail", placed.message);
+                self.warnings.push(Problem { message, ..placed });
+            }
+        }
+        for (subject, remark) in remarks {
+            let message = format!("`{subject}` {remark}");
+            self.warnings
+                .push(named_file::placed(&subject, &message, &config.files));
+        }
     }
 
     fn of_resources(read: Result<(Resources, Vec<String>), ConfigErrors>) -> Self {
@@ -132,7 +148,7 @@ impl Report {
     fn count(&self, severity: Severity) -> usize {
         let lints = self.lints.iter().filter(|l| l.severity == severity).count();
         match severity {
-            Severity::Warning => lints + self.warnings.len() + usize::from(self.absent.is_some()),
+            Severity::Warning => lints + self.warnings.len(),
             Severity::Note => lints,
         }
     }
@@ -150,9 +166,6 @@ impl Report {
         }
         for warning in &self.warnings {
             os::say(&format!("warning: {warning}"));
-        }
-        if let Some(absent) = &self.absent {
-            os::say(&format!("warning: {absent}"));
         }
         for severity in [Severity::Warning, Severity::Note] {
             for lint in self.of_severity(severity) {
@@ -179,16 +192,12 @@ impl Report {
             .iter()
             .map(|message| json!({ "message": message }));
         let warnings = self.warnings.iter().map(placed);
-        let absent = self
-            .absent
-            .iter()
-            .map(|message| json!({ "message": message }));
         let of = |severity| self.of_severity(severity).map(linted);
         json!({
             "good": !self.failed(),
             "attached": self.attached,
             "errors": errors.chain(refused).collect::<Vec<_>>(),
-            "warnings": warnings.chain(absent).chain(of(Severity::Warning)).collect::<Vec<_>>(),
+            "warnings": warnings.chain(of(Severity::Warning)).collect::<Vec<_>>(),
             "notes": of(Severity::Note).collect::<Vec<_>>(),
         })
     }

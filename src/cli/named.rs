@@ -2,6 +2,9 @@
 
 use crate::config::checked::Mesh;
 use crate::config::nearest::hint;
+use crate::role::enforcement::Enforcements;
+use crate::role::names;
+use crate::role::walk::{self, To};
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
 
@@ -39,6 +42,36 @@ pub fn caller(mesh: &Mesh, text: &str) -> Result<Option<SpiffeId>, String> {
     };
     let id = SpiffeId::parse(&uri);
     id.map(Some).map_err(|error| format!("{error}; {expected}"))
+}
+
+/// The service that a host name means to a caller, short names of its namespace included.
+#[must_use]
+pub fn service(rules: &Enforcements, name: &str, from: Option<&SpiffeId>) -> Option<usize> {
+    let namespace = from.and_then(SpiffeId::k8s).map(|(namespace, _)| namespace);
+    let named = names::find(&rules.mesh, &rules.directory, name, namespace, &[]);
+    named.map(|named| named.service)
+}
+
+/// The port that a call without one is for.
+#[must_use]
+pub fn port(rules: &Enforcements, to: &To, from: Option<&SpiffeId>) -> u16 {
+    let named = match to {
+        To::Name(name) => service(rules, name, from),
+        To::Address(_) | To::Workload(_) | To::Gateway(_) => None,
+    };
+    let first = named.and_then(|at| rules.mesh.services.get(at)?.ports.first());
+    first.map_or_else(|| walk::default_port(rules, to, false), |port| port.number)
+}
+
+/// `, did you mean `web`?`, for one word that is no host: the nearest host, or first part of one.
+#[must_use]
+pub fn nearest_host(mesh: &Mesh, name: &str) -> String {
+    let hosts = mesh.services.iter().flat_map(|s| &s.hosts);
+    let words = hosts.flat_map(|host| {
+        let short = host.split('.').next().unwrap_or_default();
+        [short, host.as_str()]
+    });
+    hint(name, words)
 }
 
 /// Whether there is a provider of this name.

@@ -7,6 +7,7 @@ mod capture;
 mod condition;
 mod destination;
 mod identity;
+mod labels;
 mod life;
 mod listeners;
 mod locate;
@@ -32,7 +33,7 @@ use std::path::PathBuf;
 use crate::config::Options;
 pub(crate) use crate::config::check::names::DEFAULT_NAMESPACE;
 use crate::config::check::names::Known;
-use crate::config::checked::{Mesh, Process, Secret};
+use crate::config::checked::{Mesh, Process, Secret, Subject};
 use crate::config::document::Document;
 use crate::config::place::{At, Place, Problems};
 use crate::config::raw::{File, PROCESS_KEYS};
@@ -56,6 +57,14 @@ impl Context<'_> {
         self.relative(&written.place, &written.value)
     }
 
+    /// As `path`, of a file that is read: what is wrong with it is told with the place where it is named.
+    fn file(&mut self, written: &At<String>) -> PathBuf {
+        let path = self.path(written);
+        let subject = Subject::Path(path.clone());
+        self.out.name_file(&written.place, subject);
+        path
+    }
+
     fn relative(&self, place: &Place, path: &str) -> PathBuf {
         self.dirs
             .get(place.file)
@@ -72,11 +81,15 @@ impl Context<'_> {
             Some(("cred", name)) if file_name(name) => Some(Secret::Credential(name.to_owned())),
             Some(_) | None => None,
         };
-        if secret.is_none() {
-            self.out.error(
+        match &secret {
+            Some(secret) => {
+                let subject = Subject::Secret(secret.clone());
+                self.out.name_file(&written.place, subject);
+            }
+            None => self.out.error(
                 &written.place,
                 "a secret is never written here, expected `file:PATH`, `env:NAME` or `cred:NAME`",
-            );
+            ),
         }
         secret
     }

@@ -2,6 +2,7 @@
 
 pub mod capture;
 pub mod life;
+mod named;
 pub mod route;
 mod scope;
 pub mod workload_api;
@@ -10,6 +11,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+pub use named::{NamedFile, Subject};
 
 use crate::config::checked::capture::{Capture, OriginalSource, OwnerMatch, Unowned};
 use crate::config::checked::life::{Limits, TcpOptions};
@@ -48,6 +51,8 @@ pub struct Config {
     pub sources: Vec<PathBuf>,
     /// Where the authorization policies are written, in the order of `Mesh::authorization_policies`.
     pub places: Vec<PolicyPlace>,
+    /// Where files and secrets are named.
+    pub files: Vec<NamedFile>,
 }
 
 /// Where an authorization policy is written.
@@ -114,6 +119,13 @@ impl Process {
         if let (Some(now), Some(then)) = (&self.workload_api, &mut other.workload_api) {
             then.entries.clone_from(&now.entries);
         }
+        // What workloads do not say themselves is that of all: it has not changed twice.
+        let (now, then) = (self.limits, other.limits);
+        for (node, mine) in other.nodes.iter_mut().zip(&self.nodes) {
+            for (workload, mine) in node.workloads.iter_mut().zip(&mine.workloads) {
+                workload.limits = workload.limits.under(then, now, mine.limits);
+            }
+        }
         let other = &other;
         let settings = |p: &Self| {
             let life = (p.drain_ms, p.handover.clone());
@@ -137,18 +149,17 @@ impl Process {
             ("[[waypoint]]", self.waypoints != other.waypoints),
             ("[[ingress]]", self.ingresses != other.ingresses),
             ("[[egress]]", self.egresses != other.egresses),
-            // Whatever is added later and not listed above is not passed over.
-            ("the process", self != other),
         ];
         let found: Vec<_> = compared
             .into_iter()
             .filter(|(_, differs)| *differs)
             .map(|(key, _)| key)
             .collect();
-        match found.split_last() {
-            Some((_, named)) if !named.is_empty() => named.to_vec(),
-            Some(_) | None => found,
+        // Whatever is added later and not listed above is not passed over.
+        if found.is_empty() && self != other {
+            return vec!["the process"];
         }
+        found
     }
 
     /// Whether a connection to `address` would reach this process itself.

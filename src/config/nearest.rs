@@ -6,11 +6,34 @@ const WORD_BYTES: usize = 64;
 /// The shortest part of a word that stands for the whole.
 const PART_BYTES: usize = 4;
 
+/// In a word up to this long a second edit makes another word.
+const SHORT_BYTES: usize = 6;
+
 /// `, did you mean `word`?`, or nothing if no valid word is near.
 pub(crate) fn hint<'a>(written: &str, valid: impl IntoIterator<Item = &'a str>) -> String {
     nearest(written, valid)
         .map(|word| format!(", did you mean `{word}`?"))
         .unwrap_or_default()
+}
+
+/// The valid word that differs from the written one by a slip of the fingers: by one edit, or two in a long word.
+pub(crate) fn near_miss<'a>(
+    written: &str,
+    valid: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    if written.len() > WORD_BYTES {
+        return None;
+    }
+    let folded = written.to_ascii_lowercase();
+    // The end of a word after its domain may be short: `rev`, `tag`.
+    let end = folded.rsplit('/').next().unwrap_or_default();
+    let allowed = if end.len() > SHORT_BYTES { 2 } else { 1 };
+    valid
+        .into_iter()
+        .map(|word| (distance(&folded, &word.to_ascii_lowercase()), word))
+        .filter(|(edits, _)| *edits <= allowed)
+        .min()
+        .map(|(_, word)| word)
 }
 
 /// The valid word with the fewest edits, if they are few for its length; case costs nothing, and neither does the
@@ -75,6 +98,29 @@ mod tests {
             ("ab", "ba", 1),
         ] {
             assert_eq!(distance(a, b), want, "{a} {b}");
+        }
+    }
+
+    #[test]
+    fn near_misses() {
+        let labels = [
+            "istio.io/use-waypoint",
+            "istio.io/waypoint-for",
+            "istio.io/rev",
+        ];
+        for (written, want) in [
+            ("istio.io/use-waypiont", Some("istio.io/use-waypoint")),
+            ("istio.io/use-waypoints", Some("istio.io/use-waypoint")),
+            ("istio.io/Use-Waypoint", Some("istio.io/use-waypoint")),
+            ("isto.io/use-waypoint", Some("istio.io/use-waypoint")),
+            ("istio.io/use_waypont", Some("istio.io/use-waypoint")),
+            ("istio.io/waypoint-fro", Some("istio.io/waypoint-for")),
+            ("istio.io/re", Some("istio.io/rev")),
+            ("istio.io/team", None),
+            ("istio.io/waypoint", None),
+            ("example.test/use-waypoint", None),
+        ] {
+            assert_eq!(near_miss(written, labels), want, "{written}");
         }
     }
 

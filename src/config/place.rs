@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::checked::PolicyPlace;
+use crate::config::checked::{NamedFile, PolicyPlace, Subject};
 use crate::config::document::{Entry, Value};
 use crate::config::problem::{Lint, Problem};
 use crate::policy::lint::{Code, Severity};
@@ -117,6 +117,8 @@ pub(crate) struct Problems {
     /// Authorization policies, and their rules.
     policies: Vec<(ResourceName, Place, Vec<Place>)>,
     lints: Vec<PlacedLint>,
+    /// Files and secrets, and where they are named.
+    named: Vec<(Place, Subject)>,
 }
 
 /// A finding of `policy::lint` and its places.
@@ -188,6 +190,23 @@ impl Problems {
             })
         };
         self.policies.iter().filter_map(one).collect()
+    }
+
+    /// Keeps where a file or secret is named.
+    pub(crate) fn name_file(&mut self, place: &Place, subject: Subject) {
+        self.named.push((place.clone(), subject));
+    }
+
+    /// Where files and secrets are named.
+    pub(crate) fn named_files(&self, files: &[(PathBuf, String)]) -> Vec<NamedFile> {
+        let mut texts = Texts::new(files);
+        let named = self.named.iter().filter_map(|(place, subject)| {
+            Some(NamedFile {
+                subject: subject.clone(),
+                place: texts.problem(place, String::new())?,
+            })
+        });
+        named.collect()
     }
 
     /// Records a finding.

@@ -607,10 +607,13 @@ pub(crate) fn refuse_unknown(
         if later.contains(&entry.key.as_str()) {
             out.error(&at, "not supported yet");
         } else {
-            out.error(
-                &at,
-                format!("unknown key{}", hint(&entry.key, keys.iter().copied())),
-            );
+            let near = hint(&entry.key, keys.iter().copied());
+            let told = if near.is_empty() && !keys.is_empty() {
+                format!(", expected one of {}", keys.join(", "))
+            } else {
+                near
+            };
+            out.error(&at, format!("unknown key{told}"));
         }
     }
 }

@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::config::checked::Mesh;
 use crate::control::authority::Authority;
 use crate::control::observe::Observed;
+use crate::control::serving::Serving;
 use crate::control::svid::SvidSet;
 use crate::control::{endpoints, identities};
 use crate::io::clock;
@@ -33,6 +34,12 @@ pub struct Status {
     pub generation: u64,
     /// Problems of the last reload; empty if it was good.
     pub problems: Vec<String>,
+    /// Certificates, keys and roots that cannot be used, in whose place the last good ones are.
+    pub files: Vec<String>,
+    /// Certificates that listeners serve.
+    pub serving: Arc<Serving>,
+    /// Key sets of token rules that were never obtained.
+    pub key_sets_missing: usize,
     /// Identities that are valid now.
     pub identities: usize,
     /// The identities.
@@ -140,7 +147,8 @@ async fn route(request: &Request<Incoming>, face: Face, source: &Source) -> Resp
         }
         "/generation" if admin => answer(StatusCode::OK, TEXT, status.generation.to_string()),
         "/config/problems" if admin => {
-            let problems = serde_json::to_string(&status.problems).unwrap_or_default();
+            let all: Vec<&String> = status.problems.iter().chain(&status.files).collect();
+            let problems = serde_json::json!(all).to_string();
             answer(StatusCode::OK, JSON, problems)
         }
         "/endpoints" if admin => {

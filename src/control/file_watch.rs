@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 /// Between two looks where nothing was told: some file systems tell nothing.
 const LOOK: Duration = Duration::from_secs(10);
@@ -19,6 +20,10 @@ pub struct FileWatch {
     events: mpsc::Receiver<()>,
     // Keeps `events` open where nothing is watched.
     _told: mpsc::Sender<()>,
+    /// Something was told, and more of it may follow.
+    touched: bool,
+    /// When to look without having been told.
+    due: Instant,
 }
 
 impl FileWatch {
@@ -63,14 +68,23 @@ impl FileWatch {
             _watcher: watcher,
             events,
             _told: told,
+            touched: false,
+            due: Instant::now() + LOOK,
         }
     }
 
-    /// Ends when something may have changed.
+    /// Ends when something may have changed. Nothing is lost where the future is dropped.
     pub async fn changed(&mut self) {
-        if let Ok(Some(())) = tokio::time::timeout(LOOK, self.events.recv()).await {
-            tokio::time::sleep(SETTLE).await;
-            while self.events.try_recv().is_ok() {}
+        if !self.touched {
+            let told = tokio::time::timeout_at(self.due, self.events.recv()).await;
+            self.due = Instant::now() + LOOK;
+            if told != Ok(Some(())) {
+                return;
+            }
+            self.touched = true;
         }
+        tokio::time::sleep(SETTLE).await;
+        while self.events.try_recv().is_ok() {}
+        self.touched = false;
     }
 }

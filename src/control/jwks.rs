@@ -1,7 +1,8 @@
 //! Keeps the key sets of all rules fresh and publishes them whole.
 //!
 //! Fetched at the start, then every five minutes; the last good set stays when a fetch fails; a token with an unknown `kid`
-//! brings the next fetch forward, but never closer than ten seconds to the one before. Rules that name the same source
+//! brings the next fetch forward, but never closer than ten seconds to the one before. A set that there is none of yet is
+//! asked for after half a second, one, two, four: until it is there its tokens are refused. Rules that name the same source
 //! share its fetches.
 
 use std::collections::BTreeMap;
@@ -23,6 +24,10 @@ const NEVER: Duration = Duration::from_secs(365 * 86_400);
 /// Early fetches that may wait; more of them would only ask for the same.
 const EARLY: usize = 64;
 
+/// What is logged where there is no last good set.
+const NONE_YET: &str =
+    "key set not obtained, and there is none yet; its tokens are refused until there is";
+
 /// When keys are fetched. Waits are spread a little, so that processes that started together do not ask together.
 #[derive(Clone, Copy, Debug)]
 pub struct Timetable {
@@ -32,6 +37,8 @@ pub struct Timetable {
     pub at_most_every: Duration,
     /// Wait after a first failure; doubles up to `refresh`.
     pub retry: Duration,
+    /// The same, where no set of the source was obtained yet; `at_most_every` does not hold for it.
+    pub first_retry: Duration,
 }
 
 impl Default for Timetable {
@@ -41,6 +48,7 @@ impl Default for Timetable {
             refresh: seconds(300),
             at_most_every: seconds(10),
             retry: seconds(10),
+            first_retry: Duration::from_millis(500),
         }
     }
 }
@@ -295,16 +303,26 @@ impl Keeper {
                 self.adopt_set(source, set);
             }
             Err(error) => {
-                let doubled = timetable.retry.saturating_mul(1 << state.failures.min(10));
+                let known = self.publish.borrow().map.contains_key(&source);
+                let (retry, least) = if known {
+                    (timetable.retry, timetable.at_most_every)
+                } else {
+                    (timetable.first_retry, timetable.first_retry)
+                };
+                let doubled = retry.saturating_mul(1 << state.failures.min(10));
                 let wait = doubled.min(timetable.refresh);
                 let due = Instant::now() + wait + share(wait / 10);
-                state.due = due.max(state.earliest(timetable.at_most_every));
+                state.due = due.max(state.earliest(least));
                 state.failures = state.failures.saturating_add(1);
-                tracing::warn!(
-                    ?source,
-                    ?error,
-                    "key set not obtained; the last good one stays"
-                );
+                if known {
+                    tracing::warn!(
+                        ?source,
+                        ?error,
+                        "key set not obtained; the last good one stays"
+                    );
+                } else {
+                    tracing::warn!(?source, ?error, retry = ?wait, "{}", NONE_YET);
+                }
             }
         }
     }

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Mutex, mpsc, oneshot};
 
 use crate::control::admin::Status;
+use crate::control::serving::Served;
 use crate::control::{endpoints, identities};
 use crate::io::clock;
 use crate::telemetry::live::Live;
@@ -132,6 +133,24 @@ fn connections(tally: &Tally) -> [Own; 2] {
     ]
 }
 
+/// One value for each listener.
+fn certificates(status: &Status) -> Own {
+    let now = UnixTime::now();
+    let value = |served: &Served| {
+        let labels = vec![
+            ("gateway", served.gateway.to_string()),
+            ("listener", served.listener.to_string()),
+        ];
+        (labels, served.seconds_left(now))
+    };
+    Own {
+        name: "ringgate_certificate_seconds_left",
+        help: "Seconds until the certificate that an ingress listener serves expires; 0 if it has",
+        counts: false,
+        values: status.serving.all().map(value).collect(),
+    }
+}
+
 fn own(status: &Status, lost_records: u64) -> Vec<Own> {
     let count = |n: usize| u64::try_from(n).unwrap_or(u64::MAX);
     let build = vec![
@@ -158,8 +177,14 @@ fn own(status: &Status, lost_records: u64) -> Vec<Own> {
         ),
         Own::gauge(
             "ringgate_config_problems",
-            "Problems of the last reload; 0 if it was good",
-            count(status.problems.len()),
+            "Problems of the last reload, and files that cannot be used; 0 if all is good",
+            count(status.problems.len() + status.files.len()),
+        ),
+        certificates(status),
+        Own::gauge(
+            "ringgate_key_sets_missing",
+            "Key sets of token rules that were never obtained; their tokens are refused",
+            count(status.key_sets_missing),
         ),
         Own::gauge(
             "ringgate_identities",

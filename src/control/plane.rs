@@ -1,6 +1,8 @@
 //! The control plane of the process: it gathers identities, key sets and configuration into snapshots.
 
 mod first;
+mod material;
+mod wanted;
 
 use std::collections::BTreeMap;
 use std::error::Error as _;
@@ -16,10 +18,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::config::checked::life::Limits;
-use crate::config::checked::{
-    Config, GatewayClass, IdentityFiles, IdentitySource, Mesh, Process, Service,
-};
-use crate::config::{self, Depth, Options};
+use crate::config::checked::{Config, IdentityFiles, IdentitySource, Mesh, Process};
+use crate::config::{self, Depth, Options, Problem};
 use crate::control::admin::{self, Face, Status};
 use crate::control::ask::{self, Ask, Asker};
 use crate::control::authority::{Authority, AuthorityError};
@@ -35,6 +35,9 @@ use crate::control::login::LoginPart;
 use crate::control::memory;
 use crate::control::observe::{Observed, Reports};
 use crate::control::phase::Phase;
+use crate::control::plane::material::{Material, refusal};
+use crate::control::plane::wanted::wanted;
+pub use crate::control::plane::wanted::{wanted_of_gateway, wanted_of_workload};
 use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
 use crate::control::supervisor;
 use crate::control::svid::{SvidManager, SvidSet, system_clock};
@@ -48,6 +51,7 @@ use crate::identity::svid::WantedSvid;
 use crate::io::clock;
 use crate::jwt::KeySets;
 use crate::jwt::model::KeySource;
+use crate::role::enforcement::Enforcements;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::tally::Tally;
 
@@ -124,6 +128,9 @@ pub enum PlaneError {
         /// What is wrong.
         problem: String,
     },
+    /// A file that the configuration names.
+    #[error("{0}")]
+    File(Problem),
     /// The first snapshot.
     #[error("configuration cannot be enforced")]
     Snapshot(#[source] SnapshotError),
@@ -322,14 +329,15 @@ impl Plane {
             authority,
             // Replaced at once, two lines below.
             snapshot: Arc::new(ArcSwap::from_pointee(
-                Snapshot::build(&first_parts(&config)).map_err(PlaneError::Snapshot)?,
+                Snapshot::build(&first_parts(&config)).map_err(|e| refusal(e, &config))?,
             )),
             config,
             changed: watch::Sender::new(0),
             status,
             _tasks: tasks,
         };
-        plane.publish().map_err(PlaneError::Snapshot)?;
+        let published = plane.publish();
+        published.map_err(|e| refusal(e, &plane.config))?;
         let published = plane.published(asker, reports, shared.kept);
         Ok((plane, published))
     }
@@ -356,14 +364,18 @@ impl Plane {
         let (touch, mut changes) = watch_files::channel();
         let _watcher = watch_files::start(&config::load::load_files(&self.main), touch.clone());
         watch_files::on_hangup(touch);
+        let mut material = Material::of(&self.config);
         loop {
             tokio::select! {
                 Some(()) = changes.touched() => {
                     changes.settle().await;
                     supervisor::reloading();
                     self.reload().await;
+                    self.look();
+                    material.follow(&self.config);
                     supervisor::reloaded(&self.status.borrow());
                 }
+                () = material.changed() => self.look(),
                 Ok(()) = self.svids.changed() => self.renew(),
                 () = self.revoked.changed() => self.revoke(),
                 Ok(()) = self.keys.changed() => self.refresh("key sets"),
@@ -392,13 +404,15 @@ impl Plane {
             keys: Arc::clone(&self.keys.borrow_and_update()),
             oidc,
             resolved: Arc::clone(&self.names.resolved.borrow_and_update()),
+            serving: Arc::clone(&self.snapshot.load().serving),
             origination: Arc::clone(&self.snapshot.load().origination),
             last: Some(self.snapshot.load_full()).filter(|s| s.generation == self.generation),
             endpoints: Some(Arc::clone(&self.snapshot.load().endpoints)),
         };
         let snapshot = Snapshot::build(&parts)?;
         let upstreams = (Arc::clone(&snapshot.mesh), Arc::clone(&snapshot.endpoints));
-        self.snapshot.store(Arc::new(snapshot));
+        let before = self.snapshot.swap(Arc::new(snapshot));
+        self.show_material(&before, &self.snapshot.load());
         self.version = self.version.wrapping_add(1);
         self.changed.send_replace(self.version);
         let (generation, svids) = (self.generation, Arc::clone(&self.svids.borrow()));
@@ -483,12 +497,13 @@ impl Plane {
         self.generation = self.generation.saturating_add(1);
         let revoked = self.revoked.gather(&self.config.mesh);
         if let Err(error) = self.publish() {
+            let told = material::refused(&error, &self.config);
             (self.config, self.generation) = before;
             self.revoked.gather(&self.config.mesh);
             if let Some(login) = login {
                 self.login = login;
             }
-            return self.refused(vec![error.to_string()]);
+            return self.refused(vec![told]);
         }
         self.status.send_modify(|s| s.problems.clear());
         tracing::info!(generation = self.generation, "configuration reloaded");
@@ -532,13 +547,13 @@ impl Plane {
     }
 }
 
-/// Does all that a start does with a configuration before anything is served: compiles the policies and reads the
-/// certificates that it names.
+/// Does all that a start does with a configuration before anything is served but for reading files: compiles the policies.
 ///
 /// # Errors
 /// `SnapshotError`.
-pub fn verify(config: Config) -> Result<(), SnapshotError> {
-    Snapshot::build(&first_parts(&Arc::new(config))).map(|_snapshot| ())
+pub fn verify(config: &Config) -> Result<(), SnapshotError> {
+    Enforcements::build(Arc::clone(&config.mesh))?;
+    Ok(())
 }
 
 fn first_parts(config: &Arc<Config>) -> Parts {
@@ -550,6 +565,7 @@ fn first_parts(config: &Arc<Config>) -> Parts {
         keys: Arc::default(),
         oidc: BTreeMap::new(),
         resolved: Arc::default(),
+        serving: Arc::default(),
         origination: Arc::default(),
         last: None,
         endpoints: None,
@@ -662,82 +678,6 @@ async fn first_keys(keys: &mut watch::Receiver<Arc<KeySets>>, mesh: &Mesh) {
     if tokio::time::timeout(FIRST_KEYS, known).await.is_err() {
         tracing::warn!("not all key sets are there yet; their tokens are refused until they are");
     }
-}
-
-/// The identities of this process and the DNS names that stand beside them for direct TLS.
-fn wanted(config: &Config) -> Vec<WantedSvid> {
-    let mesh = &config.mesh;
-    let mut by_id: BTreeMap<_, Vec<String>> = BTreeMap::new();
-    for hosted in config.process.nodes.iter().flat_map(|n| &n.workloads) {
-        if let Some(wanted) = wanted_of_workload(mesh, &hosted.workload.to_string()) {
-            by_id.entry(wanted.id).or_default().extend(wanted.dns_names);
-        }
-    }
-    // Processes of this machine may be workloads that no node of this process serves.
-    for entry in config.process.workload_api.iter().flat_map(|w| &w.entries) {
-        for workload in mesh.workloads.iter().filter(|w| w.name == entry.workload) {
-            by_id.entry(workload.id.clone()).or_default();
-        }
-    }
-    // The authority may write files for workloads that no node of this process serves.
-    for files in &config.process.identity_files {
-        for workload in mesh.workloads.iter().filter(|w| w.name == files.workload) {
-            by_id.entry(workload.id.clone()).or_default();
-        }
-    }
-    let waypoints = config.process.waypoints.iter().map(|w| &w.gateway);
-    let ingresses = config.process.ingresses.iter().map(|i| &i.gateway);
-    let egresses = config.process.egresses.iter().map(|e| &e.gateway);
-    for name in waypoints.chain(ingresses).chain(egresses) {
-        if let Some(wanted) = wanted_of_gateway(mesh, &name.to_string()) {
-            by_id.entry(wanted.id).or_default().extend(wanted.dns_names);
-        }
-    }
-    let one = |(id, mut dns_names): (_, Vec<String>)| {
-        dns_names.sort_unstable();
-        dns_names.dedup();
-        WantedSvid { id, dns_names }
-    };
-    by_id.into_iter().map(one).collect()
-}
-
-/// Hosts of a service that can stand in a certificate.
-fn hosts(service: &Service) -> impl Iterator<Item = String> {
-    let plain = service.hosts.iter().filter(|h| !h.contains('*'));
-    plain.cloned()
-}
-
-/// What the node of workload `namespace/name` asks for.
-#[must_use]
-pub fn wanted_of_workload(mesh: &Mesh, name: &str) -> Option<WantedSvid> {
-    let at = mesh
-        .workloads
-        .iter()
-        .position(|w| w.name.to_string() == name)?;
-    let services = mesh.services.iter().filter(|s| s.workloads.contains(&at));
-    Some(WantedSvid {
-        id: mesh.workloads.get(at)?.id.clone(),
-        dns_names: services.flat_map(hosts).collect(),
-    })
-}
-
-/// What the process of gateway `namespace/name` asks for.
-#[must_use]
-pub fn wanted_of_gateway(mesh: &Mesh, name: &str) -> Option<WantedSvid> {
-    let at = mesh
-        .gateways
-        .iter()
-        .position(|g| g.name.to_string() == name)?;
-    let gateway = mesh.gateways.get(at)?;
-    let mut dns_names = vec![gateway.name.name.clone()];
-    if gateway.class == GatewayClass::Waypoint {
-        let services = mesh.services.iter().filter(|s| s.waypoint == Some(at));
-        dns_names.extend(services.flat_map(hosts));
-    }
-    Some(WantedSvid {
-        id: gateway.id.clone(),
-        dns_names,
-    })
 }
 
 fn file_jobs(config: &Config) -> Vec<FilesJob> {

@@ -1,7 +1,6 @@
 //! The snapshot: everything a data core needs to judge and forward, immutable, swapped whole.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -9,8 +8,10 @@ use rustls::pki_types::UnixTime;
 use rustls::{ClientConfig, ServerConfig};
 use thiserror::Error;
 
-use crate::config::checked::{Config, Mesh, Process};
+use crate::config::checked::{Config, Mesh};
+use crate::control::named_file::FileProblem;
 use crate::control::origination::Originations;
+use crate::control::serving::Serving;
 use crate::control::svid::SvidSet;
 use crate::identity::bundle::TrustBundles;
 use crate::identity::own::OwnProof;
@@ -55,8 +56,8 @@ pub struct Snapshot {
     pub revocations: Arc<Revocations>,
     /// Key sets of all token rules.
     pub keys: Arc<KeySets>,
-    /// Edge certificates, by ingress and listener as configured.
-    pub edge: Vec<Vec<Arc<ServerConfig>>>,
+    /// Certificates of ingress listeners.
+    pub serving: Arc<Serving>,
     /// TLS that egress gateways originate.
     pub origination: Arc<Originations>,
     /// Addresses of outside names.
@@ -77,22 +78,8 @@ pub enum SnapshotError {
     #[error("identity")]
     Identity(#[source] TlsError),
     /// A file cannot be used.
-    #[error("`{}`: {what}", path.display())]
-    File {
-        /// Path.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
-}
-
-impl SnapshotError {
-    pub(crate) fn file(path: &Path, what: impl std::fmt::Display) -> Self {
-        Self::File {
-            path: path.to_owned(),
-            what: what.to_string(),
-        }
-    }
+    #[error("{0}")]
+    File(FileProblem),
 }
 
 /// Why an identity of this process proves nothing within it.
@@ -123,10 +110,11 @@ pub struct Parts {
     pub oidc: BTreeMap<String, Arc<oidc::Provider>>,
     /// Addresses of outside names.
     pub resolved: Arc<Resolved>,
+    /// Certificates that the snapshot before this one serves.
+    pub serving: Arc<Serving>,
     /// TLS that the snapshot before this one originates.
     pub origination: Arc<Originations>,
-    /// The snapshot before, if it is of the same configuration: a file that cannot be read now stays as it was then, so
-    /// that it does not hold up new identities and keys.
+    /// The snapshot before, if it is of the same configuration.
     pub last: Option<Arc<Snapshot>>,
     /// Endpoints of the snapshot before, whatever its configuration.
     pub endpoints: Option<Arc<Endpoints>>,
@@ -173,30 +161,12 @@ impl Snapshot {
             identities: Arc::clone(&parts.identities),
             revocations: Arc::clone(&parts.revocations),
             keys: Arc::clone(&parts.keys),
-            edge: or_last(edge(&parts.config.process), parts, |last| &last.edge)?,
-            origination: or_last(
-                parts.origination.renew(&mesh).map(Arc::new),
-                parts,
-                |last| &last.origination,
-            )?,
+            serving: Arc::new(parts.serving.renew(&parts.config.process)?),
+            origination: Arc::new(parts.origination.renew(&mesh)?),
             resolved: Arc::clone(&parts.resolved),
             oidc: parts.oidc.clone(),
             mesh,
         })
-    }
-}
-
-fn or_last<T: Clone>(
-    made: Result<T, SnapshotError>,
-    parts: &Parts,
-    of: impl FnOnce(&Snapshot) -> &T,
-) -> Result<T, SnapshotError> {
-    match (made, &parts.last) {
-        (Err(error), Some(last)) => {
-            tracing::error!(%error, "what was read before stays");
-            Ok(of(last).clone())
-        }
-        (made, _) => made,
     }
 }
 
@@ -317,38 +287,4 @@ fn mesh_tls(svid: &Svid, bundles: &Arc<TrustBundles>) -> Result<MeshTls, TlsErro
         proxy: tls::mesh_server_config(svid, bundles(), &http1, ClientAuth::Optional)?,
         client: tls::mesh_client_config(svid, bundles(), &[b"h2"], Expected::AnyOfBundles)?,
     })
-}
-
-/// Edge certificates from their files.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the control thread reads files, the cores do not"
-)]
-fn edge(process: &Process) -> Result<Vec<Vec<Arc<ServerConfig>>>, SnapshotError> {
-    let mut all = Vec::new();
-    for ingress in &process.ingresses {
-        let mut listeners = Vec::new();
-        for listener in &ingress.listeners {
-            let fail = |what: String| SnapshotError::file(&listener.certificate, what);
-            let pem = std::fs::read(&listener.certificate).map_err(|e| fail(e.to_string()))?;
-            let chain =
-                crate::identity::pem::certificates(&pem).map_err(|e| fail(e.to_string()))?;
-            let key = listener.key.read().map_err(|e| fail(e.to_string()))?;
-            let key = rustls::pki_types::pem::PemObject::from_pem_slice(&key)
-                .map_err(|e| fail(e.to_string()))?;
-            // Browsers and machines of the outside may still speak TLS 1.2.
-            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-            let mut config = ServerConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .map_err(|e| fail(e.to_string()))?
-                .with_no_client_auth()
-                .with_single_cert(chain, key)
-                .map_err(|e| fail(e.to_string()))?;
-            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-            config.enable_secret_extraction = true; // `record` takes over after the handshake
-            listeners.push(Arc::new(config));
-        }
-        all.push(listeners);
-    }
-    Ok(all)
 }

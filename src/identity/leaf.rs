@@ -101,6 +101,17 @@ pub fn peer(leaf: &CertificateDer<'_>) -> Result<PeerLeaf, LeafError> {
     Ok(peer_of(&cert, id))
 }
 
+/// From when to when a certificate is valid, whatever else it says; `None` if it is none.
+#[must_use]
+pub fn validity(certificate: &CertificateDer<'_>) -> Option<(UnixTime, UnixTime)> {
+    let cert = parse(certificate).ok()?;
+    let validity = cert.validity();
+    Some((
+        unix_time(validity.not_before.timestamp()),
+        unix_time(validity.not_after.timestamp()),
+    ))
+}
+
 fn peer_of(cert: &X509Certificate<'_>, id: SpiffeId) -> PeerLeaf {
     let mut units = cert.subject().iter_organizational_unit();
     let node = units.find_map(|unit| {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::StatusCode;
 
 use crate::config::checked::capture::OriginalSource;
+use crate::config::checked::route::RouteRule;
 use crate::config::checked::{GatewayClass, Location, Mesh};
 use crate::exchange::close::CloseReason;
 use crate::http::forward;
@@ -85,6 +86,8 @@ pub struct Hop {
     pub route: Option<Route>,
     /// The rule of a route that it takes here, as records name it.
     pub rule: Option<Arc<str>>,
+    /// A route answers it here, with this status.
+    pub redirect: Option<StatusCode>,
     /// What passes is an HTTP request, whether or not it is read here.
     pub http: bool,
     /// Index into `Mesh::services`.
@@ -562,7 +565,7 @@ impl Walker<'_, '_> {
             let why = format!("`{provider}` would have to be asked about what a route makes of it");
             hop.close(CloseReason::Denied, why);
         }
-        hop.rule = plan.rule.map(|rule| Arc::clone(&rule.label));
+        hop.takes(plan.rule);
         let mut onward = sent.as_ref().unwrap_or(&request).clone();
         hop.judge_sent(&plan, Some(request), sent.as_ref());
         let own = plan.own.map_or("", SpiffeId::as_str);
@@ -606,6 +609,7 @@ impl Hop {
             request: None,
             route: None,
             rule: None,
+            redirect: None,
             http: false,
             service: None,
             workload: None,
@@ -614,6 +618,13 @@ impl Hop {
             stop: None,
             would: None,
         }
+    }
+
+    /// The rule of a route.
+    fn takes(&mut self, rule: Option<&RouteRule>) {
+        self.rule = rule.map(|rule| Arc::clone(&rule.label));
+        let redirect = rule.and_then(|rule| rule.redirect.as_ref());
+        self.redirect = redirect.map(|redirect| redirect.status);
     }
 
     fn say(&mut self, by: By, judged: Judged) {

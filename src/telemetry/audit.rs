@@ -3,7 +3,6 @@
 //! They stand among the decision records of the data cores, in the same file. Each is written by one call to a file
 //! that is appended to, so that lines of both writers stay whole.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,6 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::config::checked::RecordSink;
 use crate::telemetry::record::rfc3339;
+use crate::telemetry::sink;
 use crate::vocab::limits;
 
 /// Between two attempts to write to a sink that takes nothing.
@@ -84,15 +84,7 @@ impl Audit {
     /// # Errors
     /// The file cannot be opened, or the thread not started.
     pub fn start(sink: &RecordSink) -> io::Result<Self> {
-        let out: Box<dyn Write + Send> = match sink {
-            RecordSink::Stdout => Box::new(io::stdout()),
-            RecordSink::File(path) => {
-                if let Some(parent) = path.parent() {
-                    std::fs::create_dir_all(parent)?;
-                }
-                Box::new(OpenOptions::new().create(true).append(true).open(path)?)
-            }
-        };
+        let out = sink::open(sink)?;
         Self::to(out, RETRY)
     }
 

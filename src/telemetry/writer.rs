@@ -4,7 +4,6 @@
 //! that was written comes back to be filled again. A core never waits for the writer. A full ring, by records or by bytes, loses
 //! records and counts them; the count is written as a line of its own, so that a gap is seen.
 
-use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
@@ -14,6 +13,7 @@ use std::time::Duration;
 use crate::config::checked::RecordSink;
 use crate::telemetry::json::{Member, Object};
 use crate::telemetry::record::Record;
+use crate::telemetry::sink;
 use crate::vocab::limits;
 
 /// Between two attempts to write to a sink that takes nothing.
@@ -102,16 +102,7 @@ impl Writer {
         cores: usize,
         total: Arc<AtomicU64>,
     ) -> io::Result<(Self, Vec<Sender>)> {
-        let out: Box<dyn Write + Send> = match sink {
-            RecordSink::Stdout => Box::new(io::stdout()),
-            RecordSink::File(path) => {
-                if let Some(parent) = path.parent() {
-                    std::fs::create_dir_all(parent)?;
-                }
-                let file: File = OpenOptions::new().create(true).append(true).open(path)?;
-                Box::new(file)
-            }
-        };
+        let out = sink::open(sink)?;
         let shared = Arc::new(Shared {
             total,
             ..Shared::default()

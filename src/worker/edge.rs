@@ -298,11 +298,7 @@ pub async fn connection(
     if counted.is_err() {
         tcp.reset_on_close();
     }
-    let config = snapshot
-        .edge
-        .get(at.0)
-        .and_then(|listeners| listeners.get(at.1))
-        .cloned();
+    let config = snapshot.serving.get(at.0, at.1).cloned();
     let instance = gateway.to_string();
     let story = Story::about(
         &core,

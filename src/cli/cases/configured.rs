@@ -18,6 +18,7 @@ use crate::role::enforcement::Enforcements;
 use crate::role::walk::{self, Assumed, Call, Hop, Stop, To};
 use crate::vocab::host::Host;
 use crate::vocab::resource::ResourceName;
+use crate::vocab::spiffe::SpiffeId;
 
 /// Kind of these cases in reports.
 const KIND: &str = "test";
@@ -138,10 +139,10 @@ impl Scene<'_> {
         for (name, _) in test.custom.iter().flat_map(|map| &map.0) {
             named::provider(mesh, &name.value).map_err(|why| format!("`custom`: {why}"))?;
         }
-        let to = self.destination(test)?;
+        let to = self.destination(test, from.as_ref())?;
         let port = test
             .port
-            .map_or_else(|| walk::default_port(self.rules, &to, false), |p| p.0);
+            .map_or_else(|| named::port(self.rules, &to, from.as_ref()), |p| p.0);
         let request = if test.http == Some(false) {
             None
         } else {
@@ -199,8 +200,8 @@ impl Scene<'_> {
         Ok(answered(&hops, hop, audit))
     }
 
-    fn destination(&self, test: &Test) -> Broken<To> {
-        let (mesh, directory) = (&self.rules.mesh, &self.rules.directory);
+    fn destination(&self, test: &Test, from: Option<&SpiffeId>) -> Broken<To> {
+        let mesh = &self.rules.mesh;
         if let Some(name) = &test.workload {
             let names = mesh.workloads.iter().map(|w| &w.name);
             return find("workload", name, names).map(To::Workload);
@@ -229,9 +230,8 @@ impl Scene<'_> {
             None if host.port().is_some() => Err("`to` has no port; write `port`".to_owned()),
             None => {
                 let name = host.name().to_owned();
-                if directory.service_by_host(&name).is_none() && !name.contains('.') {
-                    let hosts = mesh.services.iter().flat_map(|s| &s.hosts);
-                    let near = hint(&name, hosts.map(String::as_str));
+                if named::service(self.rules, &name, from).is_none() && !name.contains('.') {
+                    let near = named::nearest_host(mesh, &name);
                     return Err(format!("`to`: no service has host `{name}`{near}"));
                 }
                 Ok(To::Name(name))
@@ -351,8 +351,10 @@ fn answered(hops: &[Hop], hop: &Hop, audit: bool) -> Answered {
             (status, why.clone())
         }
         None => {
+            let redirect = hops.iter().find_map(|hop| hop.redirect);
             let is = if hop.allows() {
-                vec![Expect::Allow]
+                let status = redirect.map(|status| Expect::Status(status.as_u16()));
+                std::iter::once(Expect::Allow).chain(status).collect()
             } else {
                 denial
             };

@@ -187,15 +187,18 @@ pub(crate) enum Expect {
 }
 
 impl Read for Expect {
-    const EXPECTED: &'static str = "allow, deny or a status such as 401";
+    const EXPECTED: &'static str = "allow, deny or a status from 300 to 599 such as 401 or 301";
     fn read(value: &Value, place: &Place, out: &mut Problems) -> Option<Self> {
         if let Kind::Integer(number) = value.kind {
             let status = number.and_then(|n| u16::try_from(n).ok());
-            let status = status.filter(|s| (400..600).contains(s));
+            let status = status.filter(|s| (300..600).contains(s));
             if status.is_none() {
                 out.error(
                     place,
-                    format!("not a status of a refusal, expected {}", Self::EXPECTED),
+                    format!(
+                        "not a status that is answered here, expected {}",
+                        Self::EXPECTED
+                    ),
                 );
             }
             return status.map(Self::Status);

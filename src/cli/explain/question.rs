@@ -15,7 +15,7 @@ use crate::http::h1::RawRequest;
 use crate::policy::{Connection, Request};
 use crate::role::enforcement::Enforcements;
 use crate::role::plan::SitePoint;
-use crate::role::walk::{self, Call, Place, To};
+use crate::role::walk::{Call, Place, To};
 use crate::vocab::claims::Claims;
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
@@ -138,10 +138,10 @@ pub(super) fn of(
     let from = args.from.as_deref().unwrap_or_default();
     let from = named::caller(mesh, from).map_err(|why| anyhow!("`--from {from}`: {why}"))?;
     let written = args.to.as_deref().unwrap_or_default();
-    let to = destination(rules, written)?;
+    let to = destination(rules, written, from.as_ref())?;
     let port = args
         .port
-        .unwrap_or_else(|| walk::default_port(rules, &to, false));
+        .unwrap_or_else(|| named::port(rules, &to, from.as_ref()));
     let source = args
         .source_ip
         .map(|ip| ip.to_canonical())
@@ -205,7 +205,7 @@ pub(super) fn address_of(mesh: &Mesh, id: Option<&SpiffeId>) -> Option<IpAddr> {
         .or_else(|| gateway().map(|g| g.hbone.ip()))
 }
 
-fn destination(rules: &Enforcements, text: &str) -> anyhow::Result<To> {
+fn destination(rules: &Enforcements, text: &str, from: Option<&SpiffeId>) -> anyhow::Result<To> {
     let directory = &rules.directory;
     let (kind, rest) = match text.split_once(':') {
         Some((kind @ ("workload" | "service" | "gateway"), rest)) => (kind, rest),
@@ -244,7 +244,14 @@ fn destination(rules: &Enforcements, text: &str) -> anyhow::Result<To> {
     }
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     match crate::vocab::host::Host::parse(&name) {
-        Ok(host) if host.port().is_none() => Ok(To::Name(name)),
+        Ok(host) if host.port().is_none() => {
+            let near = named::nearest_host(&rules.mesh, &name);
+            let one_word = !name.contains('.') && !near.is_empty();
+            if one_word && named::service(rules, &name, from).is_none() {
+                bail!("`--to {text}`: no service has this host{near}");
+            }
+            Ok(To::Name(name))
+        }
         Ok(_) => bail!("`--to {text}`: the port goes with `--port`"),
         Err(_malformed) => {
             bail!("`--to {text}`: expected a host name, an address or NAMESPACE/NAME")

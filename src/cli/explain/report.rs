@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use http::StatusCode;
 use serde::Serialize;
 
 use super::question::Asked;
 use super::record::Recorded;
+use crate::cli::named;
 use crate::config::Config;
 use crate::config::checked::GatewayClass;
 use crate::exchange::close::CloseReason;
@@ -205,14 +207,18 @@ impl Report {
         if allowed {
             self.verdict = "allow";
         }
-        self.answer = if allowed {
-            "forwarded".to_owned()
-        } else {
-            answer(hop, stop_of(hop))
+        let redirect = subject.hops.iter().find_map(|hop| hop.redirect);
+        self.answer = match redirect.filter(|_| allowed) {
+            Some(status) => format!("redirected, {status}"),
+            None if allowed => "forwarded".to_owned(),
+            None => answer(hop, stop_of(hop)),
         };
         let stop = stop_of(hop).or(hop.would.as_ref());
         let said = hop.deciding();
-        let destination = hop.destination(&subject.rules.mesh);
+        let destination = match (hop.redirect, &hop.rule) {
+            (Some(_), Some(rule)) => format!("route {rule}, which redirects"),
+            _ => hop.destination(&subject.rules.mesh),
+        };
         let destination = if hop.place == Place::Registry {
             subject.asked_destination().unwrap_or(destination)
         } else {
@@ -224,6 +230,9 @@ impl Report {
             let request = request.filter(|_| said.by != By::PeerAuthentication);
             let steps = explain::steps(&said.judged, &hop.connection, request, &destination);
             self.steps = steps.iter().map(ToString::to_string).collect();
+            if let Some(status) = hop.redirect.filter(|_| allowed) {
+                redirected(&mut self.steps, status);
+            }
             self.rule = subject.rule(&said.judged);
             let misses = remedy::misses(&subject.rules.mesh, hop, &said.judged);
             self.misses = misses
@@ -239,6 +248,15 @@ impl Report {
             if let Stop::Provider(no) = stop {
                 self.rule = subject.rule_of(&no.policy, Some(no.rule), true);
             }
+        }
+    }
+}
+
+/// What is allowed and goes nowhere, in the words of the steps.
+fn redirected(steps: &mut [String], status: StatusCode) {
+    for step in steps {
+        if let Some(before) = step.strip_suffix("ALLOW, forwarded") {
+            *step = format!("{before}ALLOW, redirected with {status}");
         }
     }
 }
@@ -484,7 +502,12 @@ impl Subject<'_> {
         let denied =
             |said: &Said| said.by == By::Registry && said.judged.decision == Decision::Deny;
         let services = &self.rules.mesh.services;
-        let of_host = services.iter().filter(|s| s.hosts.contains(name));
+        let meant = named::service(self.rules, name, call.from.as_ref());
+        let meant = meant.and_then(|at| services.get(at));
+        let of_host = services
+            .iter()
+            .filter(|s| s.hosts.contains(name))
+            .chain(meant.filter(|s| !s.hosts.contains(name)));
         let ports: Vec<String> = of_host
             .flat_map(|s| &s.ports)
             .map(|p| p.number.to_string())

@@ -161,7 +161,7 @@ fn client_tls(raw: &ClientTls, cx: &mut Context<'_>) -> Option<UpstreamTls> {
         TlsMode::Simple => Some(UpstreamTls::Simple {
             sni: raw.sni.as_ref().and_then(|at| cx.host(at, false)),
             subject_alt_names: subject_alt_names(raw.subject_alt_names.as_ref(), cx),
-            ca_certificates: raw.ca_certificates.as_ref().map(|at| cx.path(at)),
+            ca_certificates: raw.ca_certificates.as_ref().map(|at| cx.file(at)),
         }),
         TlsMode::Mutual | TlsMode::IstioMutual => {
             cx.out.error(

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use crate::config::check::names::{dns_label, dns_subdomain};
 use crate::config::check::waypoint::{Bindings, waypoint_for};
 use crate::config::check::{
-    Context, address, authn, destination, policy, provider, rate_limit, revocation, route, service,
+    Context, address, authn, destination, labels, policy, provider, rate_limit, revocation, route,
+    service,
 };
 use crate::config::checked::{Gateway, Mesh, Workload};
 use crate::config::place::At;
@@ -29,6 +30,7 @@ const ROOT_NAMESPACE: &str = "istio-system";
 /// Everything that is reloaded while running.
 pub(crate) fn mesh(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
     let mut mesh = settings(files, cx)?;
+    labels::misspelt(files, cx);
     gateways(files, &mut mesh, cx);
     let bindings = Bindings::new(files, &mesh, cx);
     workloads(files, &mut mesh, &bindings, cx);
@@ -41,6 +43,7 @@ pub(crate) fn mesh(files: &[File], cx: &mut Context<'_>) -> Option<Mesh> {
     authn::request_authentications(files, &mut mesh, cx);
     route::routes(files, &mut mesh, cx);
     rate_limit::rate_limits(files, &mut mesh, cx);
+    labels::unbound(files, &mesh, cx);
     mesh.revocations = revocation::revocations(files, cx);
     Some(mesh)
 }

@@ -97,7 +97,15 @@ impl Context<'_> {
         let exists = self.known.contains(kind, name);
         if !exists && !self.known.unsure {
             let all = self.known.all(kind);
-            let near = hint(&name.to_string(), all.iter().map(String::as_str));
+            // Of the same name in another namespace before any that is spelt like it.
+            let elsewhere = all.iter().find(|full| {
+                full.split_once('/')
+                    .is_some_and(|(_, own)| own == name.name)
+            });
+            let near = match elsewhere {
+                Some(full) => format!(", did you mean `{full}`?"),
+                None => hint(&name.to_string(), all.iter().map(String::as_str)),
+            };
             self.out
                 .error(place, format!("there is no {kind} `{name}`{near}"));
         }

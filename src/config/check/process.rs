@@ -356,7 +356,7 @@ fn ingress(
     for listener in &raw.listener {
         let address = seen.listeners.add(&listener.address, cx);
         let key = cx.secret(&listener.key);
-        let certificate = cx.path(&listener.certificate);
+        let certificate = cx.file(&listener.certificate);
         listeners.extend(key.map(|key| IngressListener {
             address,
             certificate,

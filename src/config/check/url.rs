@@ -72,6 +72,14 @@ fn url_problem(text: &str, rules: UrlRules) -> Option<&'static str> {
             return Some("expected https, or http to a loopback address");
         }
         "http" => return Some("expected https"),
+        "file" if rules.http_loopback => {
+            return Some(
+                "a file is no URL that is fetched, expected https, or http to a loopback address; keys of your own go into `jwks`",
+            );
+        }
+        _ if rules.http_loopback => {
+            return Some("expected https, or http to a loopback address");
+        }
         _ => return Some("expected an https URL"),
     }
     if url.host_str().is_none_or(str::is_empty) || url.port() == Some(0) {

@@ -31,6 +31,23 @@ pub struct Limits {
     pub stream_idle_ms: u64,
 }
 
+impl Limits {
+    /// Those of a workload as they would be had the limits of all been `now` instead of `then`. One that is as all have it,
+    /// before and after (`mine`), is taken to be theirs.
+    pub(super) fn under(self, then: Self, now: Self, mine: Self) -> Self {
+        let one = |own: usize, then: usize, now: usize, mine: usize| {
+            if own == then && mine == now { now } else { own }
+        };
+        Self {
+            inbound: one(self.inbound, then.inbound, now.inbound, mine.inbound),
+            outbound: one(self.outbound, then.outbound, now.outbound, mine.outbound),
+            connections: self.connections,
+            per_peer: self.per_peer,
+            ..now
+        }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

@@ -82,6 +82,7 @@ async fn served(third: u8) -> SocketAddr {
         keys: Arc::default(),
         oidc: BTreeMap::new(),
         resolved: Arc::default(),
+        serving: Arc::default(),
         origination: Arc::default(),
         last: None,
         endpoints: None,

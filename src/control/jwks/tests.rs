@@ -101,6 +101,7 @@ fn an_unknown_kid_brings_new_keys_but_not_more_often_than_allowed() {
                 refresh: LONG,
                 at_most_every: least,
                 retry: LONG,
+                first_retry: LONG,
             },
         );
         let begun = Instant::now();
@@ -134,6 +135,7 @@ fn the_last_good_set_stays_and_an_equal_one_changes_nothing() {
                 refresh: often,
                 at_most_every: often,
                 retry: often,
+                first_retry: often,
             },
         );
         soon(published.changed()).await.unwrap();
@@ -211,12 +213,27 @@ async fn fail(keeper: &mut Keeper) {
 
 #[tokio::test(start_paused = true)]
 async fn failures_wait_longer_and_longer_and_a_new_kid_shortens_that() {
+    for known in [false, true] {
+        let (_handle, _published, mut keeper, source) = failing();
+        let waits: &[u64] = if known {
+            keeper.adopt_set(source.clone(), KeySet::parse(ED).unwrap());
+            &[10_000, 20_000, 40_000, 80_000, 160_000, 300_000, 300_000]
+        } else {
+            &[500, 1000, 2000, 4000, 8000, 16_000, 32_000]
+        };
+        for milliseconds in waits {
+            fail(&mut keeper).await;
+            let wait = keeper.state[&source].due - Instant::now();
+            let least = Duration::from_millis(*milliseconds);
+            assert!(wait >= least && wait <= least + least / 10, "{wait:?}");
+            tokio::time::advance(wait).await;
+        }
+    }
     let (_handle, _published, mut keeper, source) = failing();
-    for seconds in [10, 20, 40, 80, 160, 300, 300] {
+    // So long that a new `kid` comes before it.
+    for _ in 0..7 {
         fail(&mut keeper).await;
         let wait = keeper.state[&source].due - Instant::now();
-        let least = Duration::from_secs(seconds);
-        assert!(wait >= least && wait <= least + least / 10, "{wait:?}");
         tokio::time::advance(wait).await;
     }
     fail(&mut keeper).await;

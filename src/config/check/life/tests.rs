@@ -105,6 +105,9 @@ fn a_reload_does_not_change_them() {
         ("drain = \"1s\"", "", "[process]"),
         ("handover = \"/run/h\"", "", "[process]"),
         ("", "[limits]\nmaxConnections = 10\n", "[limits]"),
+        // Workloads have it of the whole process.
+        ("", "[limits]\nmaxRequestBodyBytes = 1000\n", "[limits]"),
+        ("", "[limits]\nmaxInboundConnections = 10\n", "[limits]"),
         ("", "[tcp]\nuserTimeout = \"300s\"\n", "[tcp]"),
     ] {
         assert_eq!(with(process, tables).differences(&plain), [table]);

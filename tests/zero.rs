@@ -1,0 +1,239 @@
+//! The README's configuration from zero, and what an operator does to a running process: certificates are replaced, a key
+//! is broken, the file of records is moved away.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test reports by panicking, and its backend is a thread"
+)]
+
+use std::collections::BTreeSet;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use rcgen::{CertificateParams, KeyPair};
+use ringgate::cli::curl::{Answer, Caller};
+use ringgate::cli::layout::free_subnet;
+use ringgate::cli::os;
+use tempfile::TempDir;
+
+const WAIT: Duration = Duration::from_secs(60);
+const HOST: &str = "shop.example.test";
+
+/// The block of a page between two marks.
+fn example() -> String {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+    let page = std::fs::read_to_string(page).unwrap();
+    let (_, rest) = page.split_once("<!-- from-zero -->\n```toml\n").unwrap();
+    let (block, _) = rest.split_once("```\n<!-- /from-zero -->").unwrap();
+    block.to_owned()
+}
+
+/// Answers every request with 200, on connections that stay.
+fn backend(address: &str) {
+    let listener = TcpListener::bind(address).unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut stream = BufReader::new(stream);
+                let mut line = String::new();
+                while stream.read_line(&mut line).is_ok_and(|n| n > 0) {
+                    if line == "\r\n" {
+                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+                        if stream.get_mut().write_all(answer).is_err() {
+                            return;
+                        }
+                    }
+                    line.clear();
+                }
+            });
+        }
+    });
+}
+
+struct Zero {
+    dir: TempDir,
+    net: String,
+    child: Child,
+}
+
+impl Drop for Zero {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+impl Zero {
+    /// Writes the example with addresses of its own, and `more` after it, and starts it.
+    fn start(more: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let net = free_subnet().unwrap();
+        let text = example().replace("127.0.0.1", &format!("{net}.1"));
+        let more = more.replace("NET", &net);
+        std::fs::write(dir.path().join("ringgate.toml"), format!("{text}{more}")).unwrap();
+        pair(dir.path(), "cert.pem", "key.pem");
+        backend(&format!("{net}.1:9000"));
+        let log = std::fs::File::create(dir.path().join("run.log")).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+            .args(["run", "--config"])
+            .arg(dir.path().join("ringgate.toml"))
+            .stdin(Stdio::null())
+            .stderr(log.try_clone().unwrap())
+            .stdout(log)
+            .spawn()
+            .unwrap();
+        let this = Self { dir, net, child };
+        let serves = os::wait_until(WAIT, || this.get("cert.pem", "/").status == 200);
+        assert!(serves, "{}", this.log());
+        this
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.file("run.log")).unwrap()
+    }
+
+    /// A request of a client that believes this certificate alone.
+    fn get(&self, believed: &str, path: &str) -> Answer {
+        let net = &self.net;
+        let believed = self.file(believed);
+        let args = [
+            "--cacert",
+            believed.to_str().unwrap(),
+            "--resolve",
+            &format!("{HOST}:8443:{net}.1"),
+        ];
+        let url = format!("https://{HOST}:8443{path}");
+        Caller::default().with(&args).call(&url).unwrap()
+    }
+
+    fn admin(&self, path: &str) -> String {
+        let url = format!("http://{}.2:15000{path}", self.net);
+        Caller::default().call(&url).unwrap().body
+    }
+
+    /// Waits for it; the log says why it did not come.
+    fn soon(&self, what: &str, mut is: impl FnMut() -> bool) {
+        assert!(os::wait_until(WAIT, &mut is), "{what}\n{}", self.log());
+    }
+}
+
+/// A new certificate and its key.
+fn pair(dir: &Path, certificate: &str, key: &str) {
+    let params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
+    let made = KeyPair::generate().unwrap();
+    let signed = params.self_signed(&made).unwrap();
+    std::fs::write(dir.join(certificate), signed.pem()).unwrap();
+    std::fs::write(dir.join(key), made.serialize_pem()).unwrap();
+}
+
+#[test]
+fn the_example_of_the_readme_serves() {
+    let text = example();
+    assert!(text.lines().count() <= 30, "it is to be the least");
+    let zero = Zero::start("");
+    let answer = zero.get("cert.pem", "/hello");
+    assert_eq!((answer.status, answer.body.trim()), (200, "ok"));
+    let check = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+        .args(["check", "--deny-warnings", "--config"])
+        .arg(zero.file("ringgate.toml"))
+        .output()
+        .unwrap();
+    assert!(check.status.success(), "{check:?}");
+}
+
+#[test]
+fn a_certificate_is_replaced_and_a_broken_one_is_not() {
+    let zero = Zero::start("[admin]\nlisten = \"NET.2:15000\"\n");
+    let problems = || zero.admin("/config/problems");
+    assert_eq!(problems(), "[]");
+
+    // Nothing but the files changes.
+    pair(zero.dir.path(), "new.pem", "new.key");
+    std::fs::copy(zero.file("new.pem"), zero.file("cert.pem")).unwrap();
+    std::fs::copy(zero.file("new.key"), zero.file("key.pem")).unwrap();
+    zero.soon("the new certificate", || {
+        zero.get("new.pem", "/").status == 200
+    });
+    let metrics = zero.admin("/metrics");
+    let sample = "ringgate_certificate_seconds_left{gateway=\"edge/public\",listener=";
+    assert!(metrics.contains(sample), "{metrics}");
+
+    std::fs::write(zero.file("key.pem"), "junk").unwrap();
+    zero.soon("the problem", || {
+        problems().contains("holds no private key")
+    });
+    let told = problems();
+    assert!(
+        told.contains("ingress[0].listener[0].key") && told.contains("key.pem"),
+        "{told}"
+    );
+    assert_eq!(
+        zero.get("new.pem", "/").status,
+        200,
+        "the last good one stays"
+    );
+
+    // Another edit is not held up by it.
+    let config = zero.file("ringgate.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let text = text.replace("hostnames = [", "hostnames = [\"other.example.test\", ");
+    std::fs::write(&config, text).unwrap();
+    zero.soon("the reload", || zero.admin("/generation").trim() == "2");
+    assert!(problems().contains("holds no private key"));
+    assert_eq!(zero.get("new.pem", "/").status, 200);
+
+    std::fs::copy(zero.file("new.key"), zero.file("key.pem")).unwrap();
+    zero.soon("the end of the problem", || problems() == "[]");
+}
+
+#[test]
+fn records_that_are_moved_away_lose_no_line() {
+    let zero = Zero::start("");
+    let (log, calls) = (zero.file("decisions.jsonl"), 40);
+    let urls: Vec<String> = (0..calls).map(|n| format!("/call-{n}")).collect();
+    for (n, path) in urls.iter().enumerate() {
+        assert_eq!(zero.get("cert.pem", path).status, 200);
+        if n % 10 == 9 {
+            let moved = zero.file(&format!("decisions.jsonl.{n}"));
+            let mv = Command::new("mv").arg(&log).arg(&moved).status();
+            assert!(mv.unwrap().success());
+            assert_eq!(zero.get("cert.pem", "/between").status, 200);
+            zero.soon("a new file", || log.exists());
+        }
+    }
+    let lines = || -> Vec<String> {
+        let files = std::fs::read_dir(zero.dir.path()).unwrap().flatten();
+        let files = files.filter(|f| f.file_name().to_string_lossy().starts_with("decisions"));
+        let texts = files.map(|f| std::fs::read_to_string(f.path()).unwrap());
+        texts
+            .flat_map(|t| t.lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
+    };
+    let found = || -> BTreeSet<String> {
+        let records = lines();
+        let wanted = urls.iter().filter(|url| {
+            let path = format!("\"path\":\"{url}\"");
+            records.iter().any(|line| line.contains(&path))
+        });
+        wanted.cloned().collect()
+    };
+    zero.soon("every record", || found().len() == calls);
+    for line in lines() {
+        assert!(
+            serde_json::from_str::<serde_json::Value>(&line).is_ok(),
+            "{line}"
+        );
+    }
+}
