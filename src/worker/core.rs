@@ -67,6 +67,8 @@ pub struct Core {
     /// How many there may be.
     pub places: Arc<Places>,
     drain: watch::Sender<bool>,
+    /// The time to drain is over.
+    drained: watch::Sender<bool>,
 }
 
 /// The snapshot as this core has seen it last. What exchanges hold is counted on this core alone: a count that the cores
@@ -128,6 +130,7 @@ impl Core {
             connections: Cell::new(0),
             places,
             drain: watch::Sender::new(false),
+            drained: watch::Sender::new(false),
         }
     }
 
@@ -141,6 +144,11 @@ impl Core {
     pub async fn draining(&self) {
         // The sender is in `self`, so it does not go before the answer.
         drop(self.drain.subscribe().wait_for(|drain| *drain).await);
+    }
+
+    /// Waits until the process ends: what is idle until then may still be used once.
+    pub async fn drained(&self) {
+        drop(self.drained.subscribe().wait_for(|over| *over).await);
     }
 
     /// Runs `work`, which waits for the first bytes of a client, for at most `ms`, and while the process ends for at most
@@ -159,8 +167,8 @@ impl Core {
         rt::timeout(limits::DRAIN_FIRST_MS, work).await?
     }
 
-    /// Ends this core: what is idle now, what is open by itself within `process.drain`, the rest then or when `at_once` is
-    /// over.
+    /// Ends this core: idle connections to upstreams now, what is open by itself within `process.drain`, the rest then or when
+    /// `at_once` is over. A client of HTTP/1 hears of the end with its next answer, not in the middle of its next request.
     pub async fn end(&self, at_once: impl Future<Output = ()>) {
         let mut at_once = pin!(at_once);
         self.drain.send_replace(true);
@@ -179,6 +187,7 @@ impl Core {
             }
         }
         if self.connections.get() > 0 {
+            self.drained.send_replace(true);
             let ended = self.open.end_all();
             tracing::info!(ended, "time to drain is over");
             // One more turn for them, so that their records say why.

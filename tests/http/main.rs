@@ -25,15 +25,18 @@ mod cases;
 #[path = "../attack/client.rs"]
 mod client;
 mod downgrade;
+mod early;
 #[expect(dead_code, reason = "each suite uses its part of the frames")]
 #[path = "../attack/frames.rs"]
 mod frames;
+mod from_where;
 mod guards;
 #[path = "../support/mesh.rs"]
 mod mesh;
 mod own_fields;
 mod peers;
 mod rate_limits;
+mod stopping;
 mod stream;
 mod streaming;
 mod system;
