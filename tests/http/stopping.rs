@@ -53,7 +53,12 @@ fn who_is_idle_is_answered_once_more(io: &str) {
         conn.send(head.as_bytes());
         let answer = answer::read(conn, "POST");
         let answer = answer.unwrap_or_else(|| panic!("{place:?}: no answer\n{}", system.log()));
-        assert_eq!(answer.status, 200, "{place:?}");
+        // The way on from ingress and waypoint leads through listeners of this process, which are closed.
+        let way_on = *place == Place::Egress;
+        assert!(
+            answer.status == 200 || !way_on && answer.status == 503,
+            "{place:?}: {answer:?}"
+        );
         assert_eq!(answer.one("connection"), Some("close"), "{place:?}");
         assert!(conn.is_over(), "{place:?}: goes on");
     }
