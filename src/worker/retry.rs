@@ -165,7 +165,7 @@ mod tests {
         assert_eq!(get.attempts(), Some(3));
         let never = Retry {
             attempts: 0,
-            ..rule
+            ..self::rule(false)
         };
         let get = Retries::new(Some(&never), &Method::GET, &budget);
         assert!(!get.afresh(false, true) && !get.again(Cause::Broken, true));

@@ -165,6 +165,7 @@ async fn after(interim: usize, answers: bool) -> Result<Answered, AnswerError> {
         invited: Notify::new(),
         uploaded: Cell::new(true),
         whole: Cell::new(true),
+        small: true,
         times: Timeouts::default(),
         others: &nowhere,
         status: Cell::new(None),
