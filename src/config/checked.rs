@@ -192,34 +192,52 @@ impl Process {
             | IdentitySource::Files(_)
             | IdentitySource::WorkloadApi(_) => None,
         };
-        let nodes = self.nodes.iter().flat_map(|node| {
-            let workloads = node.workloads.iter();
-            let own = workloads.flat_map(|w| [w.hbone, w.outbound, w.socks, w.dns]);
-            let own = own.chain([node.outbound, node.hbone, node.dns]).flatten();
-            node.inbound.iter().copied().chain(own)
+        let names = self.nodes.iter().flat_map(|node| {
+            let workloads = node.workloads.iter().map(|w| w.dns);
+            workloads.chain([node.dns]).flatten()
         });
-        let waypoints = self
-            .waypoints
-            .iter()
-            .flat_map(|w| [Some(w.hbone), w.mtls].into_iter().flatten());
-        let egresses = self
-            .egresses
-            .iter()
-            .flat_map(|e| [Some(e.hbone), e.proxy].into_iter().flatten());
-        let ingresses = self
-            .ingresses
-            .iter()
-            .flat_map(|i| &i.listeners)
-            .map(|l| l.address);
-        nodes
-            .chain(waypoints)
-            .chain(egresses)
-            .chain(ingresses)
+        let traffic = self.traffic_listeners().into_iter();
+        traffic
+            .map(|(address, _what)| address)
+            .chain(names)
             .chain(self.admin)
             .chain(self.metrics)
             .chain(self.readiness)
             .chain(authority)
             .collect()
+    }
+
+    /// Where the cores of this process listen, and what for.
+    #[must_use]
+    pub fn traffic_listeners(&self) -> Vec<(SocketAddr, &'static str)> {
+        let mut all = Vec::new();
+        let mut add = |what, addresses: &[Option<SocketAddr>]| {
+            all.extend(addresses.iter().flatten().map(|address| (*address, what)));
+        };
+        for node in &self.nodes {
+            for address in &node.inbound {
+                add("inbound", &[Some(*address)]);
+            }
+            add("outbound", &[node.outbound]);
+            add("HBONE", &[node.hbone]);
+            for workload in &node.workloads {
+                add("HBONE", &[workload.hbone]);
+                add("outbound", &[workload.outbound]);
+                add("SOCKS5", &[workload.socks]);
+            }
+        }
+        for waypoint in &self.waypoints {
+            add("HBONE", &[Some(waypoint.hbone)]);
+            add("direct mTLS", &[waypoint.mtls]);
+        }
+        for egress in &self.egresses {
+            add("HBONE", &[Some(egress.hbone)]);
+            add("proxy", &[egress.proxy]);
+        }
+        for listener in self.ingresses.iter().flat_map(|i| &i.listeners) {
+            add("ingress", &[Some(listener.address)]);
+        }
+        all
     }
 }
 

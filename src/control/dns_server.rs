@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,7 +36,7 @@ use crate::control::dns_server::who::{Sender, Who, unknown};
 use crate::control::handover::Inherited;
 use crate::control::snapshot::Snapshot;
 use crate::io::clock;
-use crate::io::listener::original_destination_of;
+use crate::io::listener::{original_destination_of, overlap};
 use crate::role::lookup::View;
 use crate::vocab::limits;
 
@@ -113,17 +113,20 @@ impl DnsServer {
                     unknown: node.dns_unknown,
                     forwarder: Forwarder::new(Arc::clone(process), node.mark),
                 };
+                let shares = listeners
+                    .iter()
+                    .any(|other: &Bound| overlap(other.address, address));
                 let tcp = match taken.as_mut().and_then(|t| t.one(true, address)) {
                     Some(tcp) => tcp,
                     None => {
-                        let tcp = socket(address, Type::STREAM, Protocol::TCP).map_err(failed)?;
+                        let tcp = socket(address, Type::STREAM, shares).map_err(failed)?;
                         tcp.listen(BACKLOG).map_err(failed)?;
                         tcp
                     }
                 };
                 let udp = match taken.as_mut().and_then(|t| t.one(false, address)) {
                     Some(udp) => udp,
-                    None => socket(address, Type::DGRAM, Protocol::UDP).map_err(failed)?,
+                    None => socket(address, Type::DGRAM, shares).map_err(failed)?,
                 };
                 listeners.push(Bound {
                     address,
@@ -199,15 +202,16 @@ where
     }
 }
 
-fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
+/// `shares`: a listener of this process has its port already. Else nobody may have it.
+fn socket(address: SocketAddr, kind: Type, shares: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
     socket.set_nonblocking(true)?;
     if kind == Type::STREAM {
         socket.set_reuse_address(true)?;
     }
-    // The process that takes over binds before this one lets go.
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shares)?;
     socket.bind(&SockAddr::from(address))?;
+    socket.set_reuse_port(true)?;
     Ok(socket)
 }
 

@@ -75,6 +75,16 @@ pub fn strip(headers: &mut HeaderMap, outside: bool, trusted_proxies: usize) {
     });
 }
 
+/// The scheme that the client spoke, as `x-forwarded-proto` tells; the last value is of the nearest proxy.
+#[must_use]
+pub fn told_scheme(headers: &HeaderMap) -> Option<&'static str> {
+    let told = headers.get_all(&XFP).iter().next_back()?.as_bytes();
+    let last = told.rsplit(|byte| *byte == b',').next()?.trim_ascii();
+    ["http", "https"]
+        .into_iter()
+        .find(|scheme| last.eq_ignore_ascii_case(scheme.as_bytes()))
+}
+
 /// Client address: entry `trusted_proxies` of `x-forwarded-for` from the right, else the peer.
 #[must_use]
 pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_proxies: usize) -> IpAddr {

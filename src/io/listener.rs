@@ -60,6 +60,28 @@ pub fn socket(addr: ListenAddr, options: ListenOptions) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Binds the first socket of an address, which nobody may have yet: others of this process may share it from then on
+/// (`SO_REUSEPORT`), and other processes of its user too, so that it is this bind alone that finds an address taken.
+///
+/// # Errors
+/// As `bind(2)` and `listen(2)`; `AddrInUse` where somebody listens.
+pub fn claim(addr: ListenAddr) -> io::Result<Socket> {
+    let domain = Domain::for_address(addr.0);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.0.into())?;
+    socket.set_reuse_port(true)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket)
+}
+
+/// Whether two listeners cannot both be the first of their port.
+#[must_use]
+pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && (any || one.ip() == other.ip())
+}
+
 /// Gives a listener its options, whether or not it is bound already.
 ///
 /// # Errors

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::config::checked::{Location, Mesh};
 use crate::policy::{OutboundTarget, Verdict, decide_outbound};
-use crate::role::directory::Directory;
+use crate::role::directory::{Directory, service_port};
 use crate::role::endpoints::{Caller, Pick};
 use crate::role::enforcement::Enforcements;
 use crate::role::names;
@@ -61,12 +61,14 @@ pub enum Route {
         /// The address that was asked for, where that is what is dialled (`resolution = "NONE"`).
         address: Option<IpAddr>,
     },
-    /// Not in the registry, or not with this port; the address is known if the client named one.
+    /// Not in the registry; the address is known if the client named one.
     Unknown(Option<UpstreamAddr>),
-    /// In the registry, but nothing of it can be reached there.
+    /// In the registry, but not with this port, or nothing of it can be reached there.
     Unreachable {
         /// Index into `Mesh::services`.
         service: usize,
+        /// The port that was asked for.
+        port: u16,
     },
 }
 
@@ -107,7 +109,7 @@ pub fn route<'p>(
     match wanted {
         Wanted::Name(name) => {
             let named = names::find(mesh, directory, name, from.namespace, from.search);
-            let Some(named) = named.filter(|n| declares(mesh, n.service, port)) else {
+            let Some(named) = named else {
                 return Route::Unknown(None);
             };
             let asked = Asked {
@@ -156,9 +158,21 @@ pub fn to(
     to_service(mesh, service, from, &asked, pick)
 }
 
-fn declares(mesh: &Mesh, service: usize, port: u16) -> bool {
-    let service = mesh.services.get(service);
-    service.is_some_and(|s| s.ports.iter().any(|p| p.number == port))
+/// Why a service of the registry cannot be reached at a port, for records.
+#[must_use]
+pub fn unreachable(mesh: &Mesh, service: usize, port: u16) -> String {
+    let Some(service) = mesh.services.get(service) else {
+        return "nothing there".to_owned();
+    };
+    if service_port(service, port).is_some() {
+        return format!("`{}` has no workload or endpoint", service.name);
+    }
+    let ports: Vec<String> = service.ports.iter().map(|p| p.number.to_string()).collect();
+    format!(
+        "`{}` has no port {port}, only {}",
+        service.name,
+        ports.join(", ")
+    )
 }
 
 /// A workload by its own address, or nothing of the mesh.
@@ -188,7 +202,10 @@ fn to_service(
     asked: &Asked<'_>,
     pick: &Pick<'_>,
 ) -> Route {
-    let unreachable = Route::Unreachable { service: at };
+    let unreachable = Route::Unreachable {
+        service: at,
+        port: asked.port,
+    };
     let Some(service) = mesh.services.get(at) else {
         return unreachable;
     };

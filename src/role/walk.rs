@@ -346,9 +346,9 @@ impl Walker<'_, '_> {
                 }
                 None
             }
-            Route::Unreachable { service } => {
+            Route::Unreachable { service, port } => {
                 hop.service = Some(service);
-                let why = unreachable(&self.rules.mesh, service, call.port);
+                let why = outbound::unreachable(&self.rules.mesh, service, port);
                 hop.close(CloseReason::NoRoute, why);
                 None
             }
@@ -706,21 +706,6 @@ fn asked(
         rule: found.rule,
     };
     all.iter().map(asked).collect()
-}
-
-fn unreachable(mesh: &Mesh, service: usize, port: u16) -> String {
-    let Some(service) = mesh.services.get(service) else {
-        return "nothing there".to_owned();
-    };
-    if service_port(service, port).is_some() {
-        return format!("`{}` has no workload or endpoint", service.name);
-    }
-    let ports: Vec<String> = service.ports.iter().map(|p| p.number.to_string()).collect();
-    format!(
-        "`{}` has no port {port}, only {}",
-        service.name,
-        ports.join(", ")
-    )
 }
 
 /// The port that a call without one is for: the first HTTP port of the service or, of a workload, of its first service.

@@ -5,11 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderValue;
+use http::{HeaderMap, HeaderValue};
 
 use crate::exchange::close::CloseReason;
 use crate::http::baggage::Baggage;
 use crate::http::connect::{self, Told};
+use crate::http::forward::XFF;
 use crate::http::request_id::REQUEST_ID;
 use crate::policy::facts::{Connection, Request};
 use crate::policy::{Decision, Judged, Reason, explain};
@@ -156,10 +157,13 @@ impl Record {
         out.put("instance", Text(&self.instance));
         out.put("kind", Plain(self.kind.label()));
         out.object("source", |source| self.source(source));
-        // The end user's own trace, where HTTP is understood, else the tunnel's.
+        // A tunnel may carry requests of many clients, and tells of the first one alone.
         let request = self.request.as_ref();
-        let trace = request.and_then(|r| connect::trace(&r.headers));
-        if let Some(trace) = trace.or(self.trace) {
+        let trace = match self.kind {
+            Kind::Request => request.and_then(|r| connect::trace(&r.headers)),
+            Kind::Connection | Kind::Tunnel | Kind::Outbound => self.trace,
+        };
+        if let Some(trace) = trace {
             out.put("traceId", Shown(&trace));
         }
         out.object("destination", |to| self.destination(to));
@@ -214,8 +218,16 @@ impl Record {
             // Rules compare the address that trusted proxies tell, so it is needed to judge again.
             source.put("client", Ip(connection.remote));
         }
-        if let Some(told) = &self.told {
-            tell(source, told);
+        if self.kind == Kind::Request {
+            let request = self.request.as_ref();
+            if let Some(client) = request.and_then(|r| forwarded_for(&r.headers)) {
+                source.put("forwardedFor", Text(&client));
+            }
+        } else if let Some(client) = self.told.as_ref().and_then(|told| told.client) {
+            source.put("forwardedFor", Shown(&client));
+        }
+        if let Some(baggage) = self.told.as_ref().and_then(|told| told.baggage.as_deref()) {
+            tell(source, baggage);
         }
     }
 
@@ -304,14 +316,15 @@ fn shadow(out: &mut Object<'_>, judged: &Judged) {
     }
 }
 
-/// What the peer says of itself and of its client.
-fn tell(source: &mut Object<'_>, told: &Told) {
-    if let Some(client) = told.client {
-        source.put("forwardedFor", Shown(&client));
-    }
-    let Some(baggage) = told.baggage.as_deref() else {
-        return;
-    };
+/// The clients that a request's own head names.
+fn forwarded_for(headers: &HeaderMap) -> Option<String> {
+    let told = headers.get_all(&XFF).iter();
+    let told: Vec<&str> = told.filter_map(|value| value.to_str().ok()).collect();
+    (!told.is_empty()).then(|| told.join(", "))
+}
+
+/// What the peer says of itself.
+fn tell(source: &mut Object<'_>, baggage: &Baggage) {
     let Baggage {
         cluster,
         namespace,

@@ -313,6 +313,8 @@ pub const CGROUP_MS: u64 = 2000;
 pub const CONNECT_MS: u64 = 10_000;
 /// How long a client may take to send what is held of its body, in milliseconds.
 pub const HELD_BODY_MS: u64 = 30_000;
+/// How long the rest of a small body may take whose request was answered before its end, in milliseconds.
+pub const EARLY_BODY_MS: u64 = 15_000;
 /// How long a refused request may take to send its small body, in milliseconds.
 pub const REFUSED_BODY_MS: u64 = 250;
 /// All addresses of one upstream together, TLS included, in milliseconds.

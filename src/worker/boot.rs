@@ -38,7 +38,7 @@ use crate::worker::balance::Balance;
 use crate::worker::core::Core;
 use crate::worker::listen::{self, ListenError};
 use crate::worker::places::Places;
-use crate::worker::sockets::Sockets;
+use crate::worker::sockets::{self, Sockets};
 
 /// Why the process does not run.
 #[derive(Debug, Error)]
@@ -258,9 +258,12 @@ fn start_cores(
     let tally = Arc::clone(&published.reports.tally);
     let places = Arc::new(Places::new(process, count, tally));
     let inherited = before.inherited.as_mut();
-    let mut dealt = inherited
-        .map_or_else(Vec::new, |i| i.deal(count))
-        .into_iter();
+    let mut dealt = inherited.map_or_else(Vec::new, |i| i.deal(count));
+    dealt.resize_with(count, sockets::Own::new);
+    if let Err(error) = sockets::first_of_each(&process.traffic_listeners(), &mut dealt) {
+        return (Vec::new(), Err(error.into()));
+    }
+    let mut dealt = dealt.into_iter();
     let mut cores = Vec::new();
     let parts = senders.into_iter().zip(Balance::between(count));
     for (index, (records, balance)) in parts.enumerate() {

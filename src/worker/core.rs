@@ -71,6 +71,8 @@ pub struct Core {
     drain: watch::Sender<bool>,
     /// Another process accepts in the place of this one.
     is_replaced: Cell<bool>,
+    /// The time to drain is over.
+    drained: watch::Sender<bool>,
 }
 
 /// The snapshot as this core has seen it last. What exchanges hold is counted on this core alone: a count that the cores
@@ -134,6 +136,7 @@ impl Core {
             places,
             drain: watch::Sender::new(false),
             is_replaced: Cell::new(false),
+            drained: watch::Sender::new(false),
         }
     }
 
@@ -157,6 +160,11 @@ impl Core {
         drop(self.drain.subscribe().wait_for(|drain| *drain).await);
     }
 
+    /// Waits until the process ends: what is idle until then may still be used once.
+    pub async fn drained(&self) {
+        drop(self.drained.subscribe().wait_for(|over| *over).await);
+    }
+
     /// Runs `work`, which waits for the first bytes of a client, for at most `ms`, and while the process ends for at most
     /// [`limits::DRAIN_FIRST_MS`] more.
     ///
@@ -173,8 +181,9 @@ impl Core {
         rt::timeout(limits::DRAIN_FIRST_MS, work).await?
     }
 
-    /// Ends this core: what is idle now, what is open by itself within `process.drain`, the rest then or when `at_once` is
-    /// over. Whether another process accepts from now on is told by `is_replaced`.
+    /// Ends this core: idle connections to upstreams now, what is open by itself within `process.drain`, the rest then or when
+    /// `at_once` is over. A client of HTTP/1 hears of the end with its next answer, not in the middle of its next request.
+    /// Whether another process accepts from now on is told by `is_replaced`.
     pub async fn end(&self, is_replaced: bool, at_once: impl Future<Output = ()>) {
         let mut at_once = pin!(at_once);
         self.is_replaced.set(is_replaced);
@@ -195,6 +204,7 @@ impl Core {
             }
         }
         if self.connections.get() > 0 {
+            self.drained.send_replace(true);
             let ended = self.open.end_all();
             tracing::info!(ended, "time to drain is over");
             // One more turn for them, so that their records say why.

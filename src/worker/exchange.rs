@@ -241,6 +241,11 @@ fn client_of(request: &mut Request, site: &Site, outside: bool, snapshot: &Snaps
     forward::client_address(&request.headers, site.connection.peer, trusted)
 }
 
+/// What the client itself speaks, as the one before us tells; whom nobody stands before is not believed.
+fn scheme(site: &Site, request: &Request) -> &'static str {
+    forward::told_scheme(&request.headers).unwrap_or(site.scheme)
+}
+
 /// What the one before us says of the client (`x-forwarded-client-cert`).
 fn told(headers: &HeaderMap) -> Vec<HeaderValue> {
     headers.get_all(&forward::XFCC).iter().cloned().collect()
@@ -365,7 +370,8 @@ async fn prepare<'s>(
             refusal
         }
     })?;
-    let cookie = attempt.cookie(snapshot, request, site.scheme == "https");
+    let secure = scheme(site, request) == "https";
+    let cookie = attempt.cookie(snapshot, request, secure);
     passed
         .downstream
         .extend(cookie.map(|value| (header::SET_COOKIE, value)));
@@ -432,7 +438,8 @@ fn tokens(
         authenticate::without_tokens(plan, request);
         return Ok(());
     }
-    let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());
+    let scheme = scheme(site, request);
+    let challenge = www_authenticate(scheme, &request.host, request.path.as_ref());
     let challenge = challenge.to_str().unwrap_or_default();
     Err(Box::new(Refusal {
         reply: Reply::unauthenticated(invalid.status, invalid.text, challenge),

@@ -155,6 +155,8 @@ struct Moving<'a> {
     uploaded: Cell<bool>,
     /// All of the request can be sent once more.
     whole: Cell<bool>,
+    /// What is left of the body when the answer has ended is so little that it is read and forgotten.
+    small: bool,
     times: Timeouts,
     others: &'a dyn Onward,
     status: Cell<Option<u16>>,
@@ -185,6 +187,7 @@ impl<'a> Moving<'a> {
             pushed: Cell::new(0),
             uploaded: Cell::new(false),
             whole: Cell::new(bodiless),
+            small: bodiless || work.length.is_some_and(|n| n <= limits::REFUSED_BODY_BYTES),
             times: work.times,
             others: work.others,
             status: Cell::new(None),
@@ -279,7 +282,11 @@ pub async fn exchange(
         r.detail = detail;
     });
     let keep = match slot.into_unanswered() {
-        None => keep && close == CloseReason::Done,
+        None if keep && close == CloseReason::Done => {
+            story.end(close);
+            return body.is_done() || Box::pin(forgotten(&mut body)).await;
+        }
+        None => false,
         // There is nobody to answer.
         Some(_) if close == CloseReason::DownstreamReset => false,
         Some(mut responder) => {
@@ -299,6 +306,13 @@ pub async fn exchange(
     };
     story.end(close);
     keep
+}
+
+/// Reads what is left of a small body whose answer came before its end; whether that is all of it. The client was not told
+/// that its connection ends, and may send its next request behind it.
+async fn forgotten(body: &mut Source<'_>) -> bool {
+    let read = rt::timeout(limits::EARLY_BODY_MS, body.skip()).await;
+    read.is_ok() && body.is_done()
 }
 
 /// Tells the client that the upstream has switched.
@@ -533,11 +547,7 @@ fn over(moving: &Moving<'_>, slot: &Slot<'_>, drove: Drove, stale_possible: bool
             (Tried::Again(CloseReason::UpstreamReset, detail), false)
         }
         Drove::Answered(Ok(answered)) => (
-            Tried::Over(
-                CloseReason::Done,
-                None,
-                answered.keep_downstream && uploaded,
-            ),
+            Tried::Over(CloseReason::Done, None, answered.keep_downstream),
             answered.keep_upstream && uploaded,
         ),
         Drove::Answered(Err(AnswerError::Silent)) if stale_possible => (Tried::Stale, false),
@@ -729,8 +739,9 @@ async fn answer(
     let Some(mut responder) = slot.for_answer().await else {
         return Err(AnswerError::Upstream("answered twice".to_owned()));
     };
-    if moving.awaited.get() {
-        // Whether the client sends its body now that it has its answer cannot be told.
+    // Whether a client that waits to be asked for its body sends it now that it has its answer cannot be told; and what is
+    // left of a long one is not waited for.
+    if moving.awaited.get() || !(moving.uploaded.get() || moving.small) {
         responder.close_after();
     }
     moving.status.set(Some(head.status.as_u16()));

@@ -214,6 +214,8 @@ pub fn endpoint(
 pub enum NoTarget {
     /// Nothing there.
     NoRoute,
+    /// Nothing of a service can be reached there, in words for the record.
+    Unreachable(String),
     /// An address of this process itself, or of a workload behind one of its nodes.
     SelfCall,
     /// An outside service without a usable address.
@@ -226,6 +228,7 @@ impl NoTarget {
     pub fn close(&self) -> (CloseReason, Option<String>) {
         match self {
             Self::NoRoute => (CloseReason::NoRoute, None),
+            Self::Unreachable(why) => (CloseReason::NoRoute, Some(why.clone())),
             Self::SelfCall => (
                 CloseReason::SelfCall,
                 Some("an address of this process itself or of a workload here".to_owned()),

@@ -6,7 +6,7 @@ use crate::control::snapshot::Snapshot;
 use crate::io::rt::ConnectOptions;
 use crate::io::upstream::Target;
 use crate::role::endpoints::{Caller, Pick};
-use crate::role::outbound::Route;
+use crate::role::outbound::{self, Route};
 use crate::vocab::spiffe::SpiffeId;
 use crate::worker::core::Core;
 use crate::worker::exchange::{Beyond, connect_ms, hbone};
@@ -83,7 +83,11 @@ impl Leaving<'_> {
                     source: None,
                 });
             }
-            Route::Unknown(None) | Route::Unreachable { .. } => None,
+            Route::Unreachable { service, port } => {
+                let why = outbound::unreachable(mesh, service, port);
+                return Err(NoTarget::Unreachable(why));
+            }
+            Route::Unknown(None) => None,
         };
         let far = |beyond| hbone(self.snapshot, self.own, self.origin.clone(), beyond);
         beyond.and_then(far).ok_or(NoTarget::NoRoute)

@@ -323,7 +323,7 @@ fn tell_route(
             (ends.destination, ends.service) = (Some(*workload), *service);
             true
         }
-        Route::Outside { service, .. } | Route::Unreachable { service } => {
+        Route::Outside { service, .. } | Route::Unreachable { service, .. } => {
             ends.service = Some(*service);
             false
         }

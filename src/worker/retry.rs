@@ -28,6 +28,10 @@ pub struct Retries<'a> {
     rule: Option<&'a Retry>,
     /// Its method says that to do it twice is to do it once (RFC 9110 section 9.2.2), or its route does.
     may: bool,
+    /// To do it once more is surely nothing that anybody notices (RFC 9110 section 9.2.1).
+    safe: bool,
+    /// How often it may be sent once more.
+    times: u32,
     sent: Cell<u32>,
     active: Active<'a>,
     /// Of its service.
@@ -45,6 +49,8 @@ impl<'a> Retries<'a> {
     ) -> Self {
         Self {
             rule: rule.filter(|rule| rule.attempts > 0),
+            safe: method.is_safe(),
+            times: rule.map_or(1, |rule| rule.attempts),
             may: method.is_idempotent() || rule.is_some_and(|rule| rule.any_method),
             sent: Cell::new(1),
             active: budget.enter(),
@@ -97,6 +103,20 @@ impl<'a> Retries<'a> {
         self.sent.set(self.sent.get().saturating_sub(1).max(1));
     }
 
+    /// Whether it is sent once more at once, on a new connection, because a kept one ended before it answered (RFC 9112
+    /// section 9.3.1): where nobody has looked at it (`unprocessed`), or nothing of it is lost and the method is safe.
+    #[must_use]
+    pub fn afresh(&self, unprocessed: bool, whole: bool) -> bool {
+        let may = unprocessed || (self.safe && whole);
+        // What nobody has looked at is not a repetition, also where a rule wants none.
+        let most = self.times.max(u32::from(unprocessed));
+        if !may || self.sent.get() > most {
+            return false;
+        }
+        self.sent.set(self.sent.get().saturating_add(1));
+        true
+    }
+
     /// How long to wait before, in milliseconds.
     #[must_use]
     pub fn wait_ms(&self) -> u64 {
@@ -146,6 +166,42 @@ mod tests {
         assert!(post.again(unavailable, true));
         let none = Retries::new(None, &Method::GET, (&budget, None));
         assert!(!none.again(Cause::Broken, true) && !none.keeps_body());
+    }
+
+    #[test]
+    fn a_kept_connection_that_ended_is_replaced_and_counted() {
+        let budget = Budget::default();
+        for (method, safe) in [
+            (Method::GET, true),
+            (Method::HEAD, true),
+            (Method::OPTIONS, true),
+            (Method::DELETE, false),
+            (Method::PUT, false),
+            (Method::POST, false),
+        ] {
+            let one = Retries::new(None, &method, &budget);
+            assert!(!one.afresh(false, false), "{method}: a part of it is gone");
+            assert_eq!(one.afresh(false, true), safe, "{method}");
+            assert_eq!(one.attempts(), safe.then_some(2), "{method}");
+            assert!(!safe || !one.afresh(false, true), "{method}: once");
+            let unseen = Retries::new(None, &method, &budget);
+            assert!(unseen.afresh(true, false), "{method}: nobody has seen it");
+            assert_eq!(unseen.attempts(), Some(2), "{method}");
+        }
+        // With a rule all of it together is as often as the rule says.
+        let rule = rule(false);
+        let get = Retries::new(Some(&rule), &Method::GET, &budget);
+        assert!(get.afresh(false, true) && get.again(Cause::Broken, true));
+        assert!(!get.afresh(false, true) && !get.again(Cause::Broken, true));
+        assert_eq!(get.attempts(), Some(3));
+        let never = Retry {
+            attempts: 0,
+            ..self::rule(false)
+        };
+        let get = Retries::new(Some(&never), &Method::GET, &budget);
+        assert!(!get.afresh(false, true) && !get.again(Cause::Broken, true));
+        assert_eq!(get.attempts(), None);
+        assert!(get.afresh(true, true) && !get.afresh(true, true));
     }
 
     #[test]

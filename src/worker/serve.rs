@@ -58,7 +58,7 @@ pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, is_h2: bool) -
 async fn serve_h1(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
     let (core, site) = (&core, &site);
     let (mut reader, mut writer) = split(stream);
-    let mut draining = pin!(core.draining());
+    let mut drained = pin!(core.drained());
     let limits = &core.process.limits;
     writer.wait_at_most(site.patience_ms(core));
     let mut left = limits.requests.unwrap_or(usize::MAX);
@@ -66,7 +66,7 @@ async fn serve_h1(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
         let started = tokio::select! {
             biased;
             started = rt::timeout(limits::IDLE_MS, reader.started()) => started,
-            () = &mut draining => Err(rt::Elapsed),
+            () = &mut drained => Err(rt::Elapsed),
         };
         match started {
             Ok(Ok(true)) => {}

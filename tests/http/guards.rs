@@ -85,7 +85,13 @@ fn bodies_have_a_limit(io: &str) {
                 place.host()
             );
             conn.send((head + body).as_bytes());
-            let status = answer::read(&mut conn, "POST").map(|a| a.status);
+            let answer = answer::read(&mut conn, "POST");
+            let status = answer.as_ref().map(|a| a.status);
+            let text = answer.filter(|a| a.status == 413).map(|a| a.text());
+            assert!(
+                text.is_none_or(|text| text == "body_too_large"),
+                "{place:?}: {framing}"
+            );
             let seen = system.backend(place).seen();
             (status, seen.iter().filter(|m| m.whole).count())
         };

@@ -25,9 +25,11 @@ mod cases;
 #[path = "../attack/client.rs"]
 mod client;
 mod downgrade;
+mod early;
 #[expect(dead_code, reason = "each suite uses its part of the frames")]
 #[path = "../attack/frames.rs"]
 mod frames;
+mod from_where;
 mod guards;
 #[path = "../support/mesh.rs"]
 mod mesh;
@@ -35,6 +37,7 @@ mod own_fields;
 mod peers;
 mod rate_limits;
 mod slow;
+mod stopping;
 mod stream;
 mod streaming;
 mod system;

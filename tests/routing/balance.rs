@@ -212,6 +212,9 @@ async fn a_key_goes_to_one_endpoint() {
         let given = given.unwrap_or_else(|| panic!("{head}"));
         let (cookie, rest) = given.split_once(';').unwrap();
         assert_eq!(rest, " Max-Age=3600; Path=/; HttpOnly");
+        // Whose client has come by TLS gets it back by TLS alone.
+        let (head, _) = ask(&system, "sticky", "/", "x-forwarded-proto: https").await;
+        assert!(head.contains("; HttpOnly; Secure\r\n"), "{head}");
         assert!(cookie.starts_with("stay="), "{cookie}");
         for _ in 0..3 {
             let (head, body) = ask(&system, "sticky", "/", &format!("cookie: {cookie}")).await;

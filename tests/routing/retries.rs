@@ -42,6 +42,17 @@ name = "idle"
 matches = [{ path.value = "/idle" }]
 timeouts.idle = "1s"
 backendRefs = [{ name = "reviews", port = 80 }]
+
+[[httpRoute.rules]]
+name = "plain"
+matches = [{ path.value = "/plain" }]
+backendRefs = [{ name = "reviews", port = 80 }]
+
+[[httpRoute.rules]]
+name = "never"
+matches = [{ path.value = "/never" }]
+retry.attempts = 0
+backendRefs = [{ name = "reviews", port = 80 }]
 "#;
 
 /// An app of which the first `bad` requests go wrong as their path says: it answers 503, is silent, or breaks off. The rest
@@ -171,4 +182,84 @@ async fn times_of_a_route_end_it_with_504() {
         assert!(record.to_string().contains(why), "{record}");
     }
     assert_eq!(seen.load(Ordering::Relaxed), 2);
+}
+
+/// An app that answers the first request of each connection and breaks off at the second one.
+async fn tired(address: SocketAddr) -> Arc<AtomicUsize> {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let listener = TcpListener::bind(address).await.unwrap();
+    let count = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                if head(&mut stream).await.is_none() {
+                    return;
+                }
+                count.fetch_add(1, Ordering::Relaxed);
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                os::ignore(stream.write_all(answer).await);
+                if head(&mut stream).await.is_some() {
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+    });
+    seen
+}
+
+/// A kept connection that ends when its next request is sent: how often that is sent then, and what is told of it.
+#[tokio::test]
+async fn a_kept_connection_that_breaks_is_no_secret() {
+    let subnet = Subnet::free();
+    let seen = tired(subnet.at(11, 8080)).await;
+    let system = System::start(subnet, &format!("{CONFIG}{ROUTES}")).await;
+    let mut before = 0;
+    for (nth, (method, path, status, sent, attempts)) in [
+        ("GET", "/plain", 200, 1, None),
+        ("GET", "/plain", 200, 2, Some(2)),
+        ("HEAD", "/plain", 200, 2, Some(2)),
+        // To do it twice may be to do something else.
+        ("DELETE", "/plain", 502, 1, None),
+        ("POST", "/plain", 200, 1, None),
+        ("PUT", "/plain", 502, 1, None),
+        ("GET", "/plain", 200, 1, None),
+        // Whose rule wants none is never sent twice, and with a rule all of it counts.
+        ("GET", "/never", 502, 1, None),
+        ("GET", "/", 200, 1, None),
+        ("DELETE", "/", 200, 2, Some(2)),
+        ("GET", "/", 200, 2, Some(2)),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("{path}?{nth}");
+        assert_eq!(
+            asked(&system, method, &path, "").await.0,
+            status,
+            "{method} {path}"
+        );
+        let now = seen.load(Ordering::Relaxed);
+        assert_eq!(now - before, sent, "{method} {path}");
+        before = now;
+        let of_it =
+            |r: &serde_json::Value| r["role"] == "waypoint" && r["request"]["path"] == *path;
+        let record = system.record(of_it).await;
+        assert_eq!(record["attempts"].as_u64(), attempts, "{record}");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_a_service_does_not_have_is_told() {
+    let (system, _) = system(0).await;
+    for host in ["reviews", "reviews-v2"] {
+        assert_ne!(system.socks(host, 81).await.0, 0);
+        let reason = format!("`shop/{host}` has no port 81, only 80");
+        let record = system.record(|r| r["reason"] == *reason).await;
+        assert_eq!(record["close"], "no_route", "{record}");
+    }
+    assert_ne!(system.socks("nobody", 81).await.0, 0);
+    let reason =
+        "destination `nobody:81` is not in the registry, outboundTrafficPolicy is REGISTRY_ONLY";
+    system.record(|r| r["reason"] == reason).await;
 }

@@ -192,7 +192,7 @@ async fn what_is_not_there_is_refused_with_a_reason() {
     for (host, port, reply) in [
         ("nobody", 80, 4),
         (vip.as_str(), 80, 4),
-        ("api", 81, 2),
+        ("api", 81, 4),
         ("stranger.example", 80, 2),
         ("192.0.2.77", 80, 2),
         ("::1", 80, 2),

@@ -2,6 +2,7 @@
 
 use http::{StatusCode, header};
 
+use super::scheme;
 use crate::exchange::close::CloseReason;
 use crate::http::reply::Reply;
 use crate::jwt::www_authenticate;
@@ -28,6 +29,10 @@ impl Refusal {
         let reply = match close.status() {
             StatusCode::NOT_FOUND => Reply::text(StatusCode::NOT_FOUND, "not found"),
             StatusCode::BAD_REQUEST => Reply::text(StatusCode::BAD_REQUEST, "bad request"),
+            // As where the limit is found out only while the body is read.
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Reply::text(StatusCode::PAYLOAD_TOO_LARGE, close.label())
+            }
             other => Reply::text(other, ""),
         };
         Self {
@@ -82,7 +87,8 @@ impl Refusal {
 
     /// The bearer token that stood in for a login is of an issuer that no rule knows, or not of the provider's.
     pub(super) fn missing_token(site: &Site, request: &Request) -> Self {
-        let challenge = www_authenticate(site.scheme, &request.host, request.path.as_ref());
+        let scheme = scheme(site, request);
+        let challenge = www_authenticate(scheme, &request.host, request.path.as_ref());
         let challenge = challenge.to_str().unwrap_or_default();
         let text = "Jwt issuer is not configured";
         Self {

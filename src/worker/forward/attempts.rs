@@ -118,11 +118,10 @@ pub(super) async fn attempts(
         mut permit,
         mut target,
         manner,
-        request,
         others,
         ..
     } = work;
-    let repeatable = body.is_empty() && request.method.is_idempotent();
+    let bodiless = body.is_empty();
     let kept = match keep(moving, body, cancel).await {
         Ok(kept) => kept,
         Err((close, detail)) => return (close, detail, false),
@@ -134,8 +133,8 @@ pub(super) async fn attempts(
                 others.reached();
                 let tried = via(moving, upstream, body, slot, cancel, upstreams).await;
                 let once_more = match tried {
-                    Tried::Stale => repeatable,
-                    Tried::Unprocessed => true,
+                    Tried::Stale => others.retries().afresh(false, bodiless),
+                    Tried::Unprocessed => others.retries().afresh(true, true),
                     Tried::Again(..) | Tried::Over(..) => false,
                 };
                 if once_more {

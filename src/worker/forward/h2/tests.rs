@@ -183,6 +183,7 @@ async fn of(
         pushed: Cell::new(0),
         uploaded: Cell::new(true),
         whole: Cell::new(true),
+        small: true,
         times: Timeouts::default(),
         others: &nowhere,
         status: Cell::new(None),
