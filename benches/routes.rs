@@ -30,6 +30,11 @@ use ringgate::vocab::path::{CanonicalPath, PathNormalization};
 use ringgate::vocab::resource::ResourceName;
 
 #[path = "../tests/support/allocations.rs"]
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "others use the rest of it"
+)]
 mod allocations;
 
 #[global_allocator]

@@ -130,7 +130,9 @@ fn words(status: &Status) -> String {
     }
     // A line break would be the end of the assignment.
     text = text.replace(char::is_control, " ");
-    text.truncate(text.floor_char_boundary(STATUS));
+    let fits = |end: &usize| text.is_char_boundary(*end);
+    let end = (0..=STATUS.min(text.len())).rev().find(fits).unwrap_or(0);
+    text.truncate(end);
     text
 }
 

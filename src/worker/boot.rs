@@ -533,6 +533,14 @@ struct Seat {
     beats: Option<(usize, Arc<Beats>)>,
 }
 
+fn wanted(driver: IoDriver) -> Want {
+    match driver {
+        IoDriver::Auto => Want::Auto,
+        IoDriver::IoUring => Want::IoUring,
+        IoDriver::Epoll => Want::Epoll,
+    }
+}
+
 /// One core's whole life.
 fn core(seat: Seat) {
     let Seat {
@@ -555,12 +563,7 @@ fn core(seat: Seat) {
         tracing::error!("a core has panicked: the process ends");
         halt.send_replace(true);
     });
-    let want = match process.io {
-        IoDriver::Auto => Want::Auto,
-        IoDriver::IoUring => Want::IoUring,
-        IoDriver::Epoll => Want::Epoll,
-    };
-    let mut runtime = match rt::Core::build(want) {
+    let mut runtime = match rt::Core::build(wanted(process.io)) {
         Ok(runtime) => runtime,
         Err(source) => return drop(tell.send(Err(os("cannot build the I/O driver")(source)))),
     };

@@ -179,18 +179,18 @@ mod tests {
             (Method::PUT, false),
             (Method::POST, false),
         ] {
-            let one = Retries::new(None, &method, &budget);
+            let one = Retries::new(None, &method, (&budget, None));
             assert!(!one.afresh(false, false), "{method}: a part of it is gone");
             assert_eq!(one.afresh(false, true), safe, "{method}");
             assert_eq!(one.attempts(), safe.then_some(2), "{method}");
             assert!(!safe || !one.afresh(false, true), "{method}: once");
-            let unseen = Retries::new(None, &method, &budget);
+            let unseen = Retries::new(None, &method, (&budget, None));
             assert!(unseen.afresh(true, false), "{method}: nobody has seen it");
             assert_eq!(unseen.attempts(), Some(2), "{method}");
         }
         // With a rule all of it together is as often as the rule says.
         let rule = rule(false);
-        let get = Retries::new(Some(&rule), &Method::GET, &budget);
+        let get = Retries::new(Some(&rule), &Method::GET, (&budget, None));
         assert!(get.afresh(false, true) && get.again(Cause::Broken, true));
         assert!(!get.afresh(false, true) && !get.again(Cause::Broken, true));
         assert_eq!(get.attempts(), Some(3));
@@ -198,7 +198,7 @@ mod tests {
             attempts: 0,
             ..self::rule(false)
         };
-        let get = Retries::new(Some(&never), &Method::GET, &budget);
+        let get = Retries::new(Some(&never), &Method::GET, (&budget, None));
         assert!(!get.afresh(false, true) && !get.again(Cause::Broken, true));
         assert_eq!(get.attempts(), None);
         assert!(get.afresh(true, true) && !get.afresh(true, true));
