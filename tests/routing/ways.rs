@@ -203,7 +203,10 @@ async fn what_is_not_there_is_refused_with_a_reason() {
     let record = system
         .record(|r| r["destination"]["service"] == "nobody:80" && !r["close"].is_null())
         .await;
-    assert!(record.to_string().contains("has no endpoint"), "{record}");
+    assert!(
+        record.to_string().contains("has no workload or endpoint"),
+        "{record}"
+    );
 }
 
 #[tokio::test]
