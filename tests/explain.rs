@@ -433,7 +433,7 @@ namespace = "edge"
 parentRefs = [{ name = "public" }]
 rules = [{ filters = [{ type = "RequestRedirect", requestRedirect = { hostname = "new.example.test", statusCode = 301 } }] }]
 "#;
-    std::fs::write(&file, mesh).unwrap();
+    fs::write(&file, mesh).unwrap();
     let line = "--from anonymous --to edge/public --host old.example.test";
     let output = explain(&words(&format!("--config {} {line}", file.display())));
     let told = String::from_utf8_lossy(&output.stdout);
