@@ -43,7 +43,7 @@ table! {
         /// Default: `"60s"`
         request_body_timeout: Option<At<Millis>> = "requestBodyTimeout",
         /// How long a client may go without reading of its answer (nginx's `send_timeout`), 100ms to 24h.
-        /// Default: `"60s"`
+        /// Default: `"5m"`
         response_read_timeout: Option<At<Millis>> = "responseReadTimeout",
         /// How long a WebSocket may be silent (Envoy's `stream_idle_timeout`), 100ms to 24h.
         /// Default: `"1h"`

@@ -277,6 +277,7 @@ table! {
         /// Share of the requests, 0 to 100.
         /// Default: `100`
         percent: Option<At<Count>> = "percent",
+        /// The same as a fraction; excludes `percent`.
         fraction: Option<Fraction> = "fraction",
     }
 }
@@ -284,7 +285,11 @@ table! {
 table! {
     /// `requestMirror.fraction`
     Fraction {
+        /// So many of `denominator`.
+        /// Example: `5`
         numerator: At<u32> = "numerator",
+        /// Of how many requests.
+        /// Default: `100`
         denominator: Option<At<u32>> = "denominator",
     }
 }

@@ -148,7 +148,13 @@ table! {
         /// Default: no limit
         /// Example: `1000`
         max_connections: Option<At<u32>> = "maxConnections",
+        /// How long it may take to connect, at most 30s.
+        /// Default: 10 seconds
+        /// Example: `"2s"`
         connect_timeout: Option<At<Millis>> = "connectTimeout",
+        /// How long nothing may move on a connection of bytes, either way.
+        /// Default: no limit
+        /// Example: `"1h"`
         idle_timeout: Option<At<Millis>> = "idleTimeout",
     }
     later ["tcpKeepalive", "maxConnectionDuration"]
@@ -161,9 +167,21 @@ table! {
         /// Default: no limit
         /// Example: `1000`
         max_requests: Option<At<u32>> = "http2MaxRequests",
+        /// Requests that wait for a connection at a time.
+        /// Default: no limit
+        /// Example: `1024`
         max_pending: Option<At<u32>> = "http1MaxPendingRequests",
+        /// Requests of one connection; 0 is any number.
+        /// Default: any number
+        /// Example: `1000`
         requests_per_connection: Option<At<u32>> = "maxRequestsPerConnection",
+        /// Requests that are sent once more at a time.
+        /// Default: no limit
+        /// Example: `100`
         max_retries: Option<At<u32>> = "maxRetries",
+        /// How long a connection is kept without a request.
+        /// Default: 60 seconds
+        /// Example: `"30s"`
         idle_timeout: Option<At<Millis>> = "idleTimeout",
     }
     later ["h2UpgradePolicy", "useClientProtocol", "maxConcurrentStreams"]

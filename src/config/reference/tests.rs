@@ -176,6 +176,7 @@ const NOT_TRIED: &[&str] = &[
     "httpRoute.rules.filters.requestRedirect",
     "httpRoute.rules.filters.requestMirror",
     "httpRoute.rules.filters.requestMirror.backendRef",
+    "httpRoute.rules.filters.requestMirror.fraction",
     "httpRoute.rules.backendRefs",
     "peerAuthentication.mtls",
     "peerAuthentication.portLevelMtls",
