@@ -16,6 +16,7 @@ use rustls::pki_types::ServerName;
 use thiserror::Error;
 use tokio::sync::Notify;
 
+use crate::h2::session::OpenError;
 use crate::hbone::Code;
 use crate::http::connect::Head;
 use crate::identity::revocation::{PeerLeaf, Revocations, Target};
@@ -308,9 +309,13 @@ impl Pool {
     }
 }
 
-/// Whether the peer has refused a stream unseen, or has left it out of those that it serves before it goes.
+/// Whether the peer has refused a stream unseen, has left it out of those that it serves before it goes, or has said that it
+/// goes before the stream was sent.
 fn is_unprocessed(error: &MuxError) -> bool {
-    matches!(error, MuxError::Reset(Code::REFUSED_STREAM))
+    matches!(
+        error,
+        MuxError::Reset(Code::REFUSED_STREAM) | MuxError::Open(OpenError::GoingAway)
+    )
 }
 
 fn connect_head(far: &Far) -> Result<Request<()>, HboneError> {
