@@ -76,8 +76,9 @@ fn the_example_is_good() {
         .lines()
         .filter(|l| l.starts_with("warning: "))
         .collect();
-    assert_eq!(found.len(), 1, "{warnings}");
+    assert_eq!(found.len(), 2, "{warnings}");
     assert!(found[0].contains("cert.pem"), "{warnings}");
+    assert!(found[1].contains("key.pem"), "{warnings}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod h2;
+mod interim;
 mod slot;
 
 use std::cell::Cell;
@@ -22,7 +23,7 @@ use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawResponse};
 use crate::http::reply::{Reply, is_grpc};
 use crate::http::request_id::REQUEST_ID;
 use crate::io::body::{Coding, PumpError, Sink, Source, TooLong, Trailers, pump};
-use crate::io::h1::{HeadError, Writer};
+use crate::io::h1::HeadError;
 use crate::io::hbone::HboneError;
 use crate::io::pace::{TooSlow, Unread};
 use crate::io::relay::Meter;
@@ -40,6 +41,7 @@ use crate::worker::respond::Responder;
 use crate::worker::retry::{Cause, Retries};
 use crate::worker::site::Story;
 use crate::worker::upgrade::Upgrade;
+use interim::{interim_answer, invitation, invite};
 use slot::Slot;
 
 /// A permitted request.
@@ -589,57 +591,6 @@ fn over(moving: &Moving<'_>, slot: &Slot<'_>, drove: Drove, stale_possible: bool
             moving.switched.set(Some(head));
             (Tried::Over(CloseReason::Done, None, false), false)
         }
-    }
-}
-
-/// Waits until the upstream wants the body, or has had its time to say that it does not, and asks the client for it.
-async fn invitation(moving: &Moving<'_>, writer: &mut Writer, slot: &Slot<'_>) -> io::Result<()> {
-    if writer.flush().await.is_err() {
-        // Its reading side says why.
-        return std::future::pending().await;
-    }
-    if rt::timeout(limits::CONTINUE_MS, moving.invited.notified())
-        .await
-        .is_err()
-    {
-        tracing::trace!("upstream does not say whether it wants the body");
-    }
-    invite(moving, slot).await
-}
-
-/// Asks the client for its body, unless it has its answer already.
-async fn invite(moving: &Moving<'_>, slot: &Slot<'_>) -> io::Result<()> {
-    let invited = slot.before_answer(async |responder| {
-        moving.awaited.set(false);
-        responder.invite_body().await
-    });
-    match invited.await {
-        Some(invited) => invited,
-        None => std::future::pending().await,
-    }
-}
-
-/// What becomes of interim answer number `count`.
-async fn interim_answer(
-    moving: &Moving<'_>,
-    mut head: RawResponse,
-    count: usize,
-    slot: &Slot<'_>,
-) -> Result<(), AnswerError> {
-    if count > limits::INTERIM_RESPONSES {
-        return Err(AnswerError::Upstream(
-            "too many interim responses".to_owned(),
-        ));
-    }
-    if head.status == StatusCode::CONTINUE {
-        moving.invited.notify_one();
-        return Ok(());
-    }
-    moving.on_answer.apply_edge(&mut head.headers);
-    let sent = slot.before_answer(async move |responder| responder.interim(head).await);
-    match sent.await {
-        Some(sent) => sent.map_err(AnswerError::Downstream),
-        None => Ok(()),
     }
 }
 
