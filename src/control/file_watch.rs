@@ -20,8 +20,8 @@ pub struct FileWatch {
     events: mpsc::Receiver<()>,
     // Keeps `events` open where nothing is watched.
     _told: mpsc::Sender<()>,
-    /// Something was told, and more of it may follow.
-    touched: bool,
+    /// Something was told, and more of it may follow until then.
+    settles: Option<Instant>,
     /// When to look without having been told.
     due: Instant,
 }
@@ -68,23 +68,26 @@ impl FileWatch {
             _watcher: watcher,
             events,
             _told: told,
-            touched: false,
+            settles: None,
             due: Instant::now() + LOOK,
         }
     }
 
     /// Ends when something may have changed. Nothing is lost where the future is dropped.
     pub async fn changed(&mut self) {
-        if !self.touched {
-            let told = tokio::time::timeout_at(self.due, self.events.recv()).await;
-            self.due = Instant::now() + LOOK;
-            if told != Ok(Some(())) {
-                return;
+        let at = match self.settles {
+            Some(at) => at,
+            None => {
+                let told = tokio::time::timeout_at(self.due, self.events.recv()).await;
+                self.due = Instant::now() + LOOK;
+                if told != Ok(Some(())) {
+                    return;
+                }
+                *self.settles.insert(Instant::now() + SETTLE)
             }
-            self.touched = true;
-        }
-        tokio::time::sleep(SETTLE).await;
+        };
+        tokio::time::sleep_until(at).await;
         while self.events.try_recv().is_ok() {}
-        self.touched = false;
+        self.settles = None;
     }
 }

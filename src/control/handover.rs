@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Socket, Type};
+use socket2::{SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixListener;
@@ -99,12 +99,19 @@ pub struct Inherited {
 /// What the control thread takes of it.
 #[derive(Debug, Default)]
 pub struct Face {
+    /// Another process serves them until this one does.
+    served: bool,
     sockets: Vec<(SocketAddr, Socket)>,
     unix: Vec<(PathBuf, Socket)>,
     files: Vec<File>,
 }
 
 impl Face {
+    /// Whether another process serves all of it until this one does.
+    pub(super) fn is_served(&self) -> bool {
+        self.served
+    }
+
     /// The listener of an address.
     pub(super) fn listener(&mut self, address: SocketAddr) -> Option<Socket> {
         let at = self.sockets.iter().position(|(a, _)| *a == address)?;
@@ -187,6 +194,12 @@ pub fn passed(descriptors: Vec<OwnedFd>) -> Option<Inherited> {
         return None;
     }
     tracing::info!(sockets, "listens at what the supervisor has passed");
+    for descriptor in &descriptors {
+        // Of a socket unit they block, whatever it is that reads them here.
+        if let Err(error) = SockRef::from(descriptor).set_nonblocking(true) {
+            tracing::warn!(%error, "a socket that was passed may block");
+        }
+    }
     let mut inherited = Inherited::of(descriptors);
     inherited.shared = true;
     Some(inherited)
@@ -247,6 +260,7 @@ impl Inherited {
         let addresses = [process.admin, process.metrics, process.readiness, authority];
         let own = addresses.into_iter().flatten();
         Face {
+            served: self.is_served(),
             sockets: own
                 .filter_map(|address| Some((address, self.one(true, address)?)))
                 .collect(),
@@ -421,6 +435,7 @@ async fn offer(
         }
         tracing::info!("a new process has taken over, this one drains");
         // It tells the supervisor that it is ready only once it was answered, and is believed because it is the main one.
+        supervisor::forget(sockets);
         if let Some(pid) = stream.peer_cred().ok().and_then(|peer| peer.pid()) {
             supervisor::main_is(pid);
         }

@@ -369,7 +369,7 @@ impl Plane {
             tokio::select! {
                 Some(()) = changes.touched() => {
                     changes.settle().await;
-                    supervisor::reloading();
+                    supervisor::reloading(&self.status.borrow());
                     self.reload().await;
                     self.look();
                     material.follow(&self.config);
@@ -621,7 +621,7 @@ async fn endpoints(
             source,
         };
         let taken = shared.taken.listener(address);
-        let awaits = taken.is_some();
+        let awaits = taken.is_some() && shared.taken.is_served();
         let listener = match taken {
             Some(socket) => TcpListener::from_std(socket.into()).map_err(failed)?,
             None => admin::bind(address).await.map_err(failed)?,

@@ -15,7 +15,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use socket2::{SockRef, Type};
 use tokio::process::{Child, Command};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::control::admin::Status;
@@ -43,17 +43,17 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Tells that a reload begins; what it ends with is told by the change of the status.
-pub(super) fn reloading() {
+/// Tells that a reload begins, once the process serves: before that its start is under way.
+pub(super) fn reloading(status: &Status) {
     match NotifyState::monotonic_usec_now() {
-        Ok(now) if is_there() => tell(&[NotifyState::Reloading, now]),
+        Ok(now) if is_there() && status.ready => tell(&[NotifyState::Reloading, now]),
         Ok(_) | Err(_) => {}
     }
 }
 
 /// Tells that a reload has ended, well or not.
 pub(super) fn reloaded(status: &Status) {
-    if is_there() {
+    if is_there() && status.ready {
         tell(&[NotifyState::Ready, NotifyState::Status(&words(status))]);
     }
 }
@@ -65,23 +65,34 @@ pub(super) fn main_is(pid: i32) {
     }
 }
 
-/// What goes on between this process and its supervisor once it serves; never ends. With `handover` another process can be
-/// started in its place.
+/// What asks for a new process. It is heard from here on; before, it would end this one.
+///
+/// # Errors
+/// As `sigaction(2)`.
+pub fn renewal_asked() -> io::Result<Signal> {
+    signal(SignalKind::user_defined2())
+}
+
+/// What goes on between this process and its supervisor once it serves; never ends.
 pub async fn accompany(
-    (handover, beats): (Option<PathBuf>, Option<Arc<Beats>>),
+    (renewal, asked): (io::Result<Renewal>, io::Result<Signal>),
+    beats: Option<Arc<Beats>>,
     (mut status, phase): (watch::Receiver<Status>, watch::Receiver<Phase>),
 ) {
     // Before that a start is under way, which has its own time.
     if status.wait_for(|status| status.ready).await.is_ok() {
+        let ending = phase.clone();
         let watched = async {
             if let Some(beats) = beats {
-                watch(beats).await;
+                watch(beats, ending).await;
             }
         };
         let renewed = async {
-            match Renewal::of_this(handover) {
-                Ok(renewal) => renewal.on_signal().await,
-                Err(error) => tracing::warn!(%error, "no upgrade by SIGUSR2"),
+            match (renewal, asked) {
+                (Ok(renewal), Ok(asked)) => renewal.on_signal(asked).await,
+                (Err(error), _) | (_, Err(error)) => {
+                    tracing::warn!(%error, "no upgrade by SIGUSR2");
+                }
             }
         };
         tokio::join!(follow(status, phase), watched, renewed);
@@ -93,7 +104,6 @@ pub async fn accompany(
 async fn follow(mut status: watch::Receiver<Status>, mut phase: watch::Receiver<Phase>) {
     let text = words(&status.borrow_and_update());
     tell(&[NotifyState::Ready, NotifyState::Status(&text)]);
-    let mut said = text;
     loop {
         tokio::select! {
             biased;
@@ -107,11 +117,9 @@ async fn follow(mut status: watch::Receiver<Status>, mut phase: watch::Receiver<
             }
             changed = status.changed() => if changed.is_err() { return },
         }
+        // Also where it is the same: another text may have been told meanwhile.
         let text = words(&status.borrow_and_update());
-        if text != said {
-            tell(&[NotifyState::Status(&text)]);
-            said = text;
-        }
+        tell(&[NotifyState::Status(&text)]);
     }
 }
 
@@ -168,6 +176,14 @@ pub fn store(sockets: &[Arc<OwnedFd>], given: &BTreeSet<String>) {
     }
     for name in given.difference(&kept).filter(|n| n.starts_with(OURS)) {
         tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+    }
+}
+
+/// Lets go of what was left with the supervisor: another process leaves its own there.
+pub(super) fn forget(sockets: &[Arc<OwnedFd>]) {
+    let names: BTreeSet<String> = sockets.iter().filter_map(|s| name(s)).collect();
+    for name in names {
+        tell(&[NotifyState::FdStoreRemove, NotifyState::FdName(&name)]);
     }
 }
 
@@ -243,13 +259,14 @@ impl Beats {
 }
 
 /// Lets the supervisor know that all cores move, as long as they do; it ends a process that is silent for too long.
-async fn watch(beats: Arc<Beats>) {
+async fn watch(beats: Arc<Beats>, phase: watch::Receiver<Phase>) {
     // What no core has counted yet differs from every count.
     let mut last = vec![u64::MAX; beats.cores.len()];
     loop {
         tokio::time::sleep(beats.period.saturating_mul(2)).await;
         let still = beats.still(&mut last);
-        if still.is_empty() {
+        // At the end each core goes when it has nothing left; how long that takes is bounded elsewhere.
+        if still.is_empty() || phase.borrow().stops() {
             tell(&[NotifyState::Watchdog]);
         } else {
             tracing::error!(cores = ?still, "cores do not move; the watchdog is not told");
@@ -259,22 +276,29 @@ async fn watch(beats: Arc<Beats>) {
 
 /// What a new process is started with when SIGUSR2 asks for one.
 #[derive(Debug)]
-struct Renewal {
+pub struct Renewal {
     program: PathBuf,
     arguments: Vec<std::ffi::OsString>,
     handover: Option<PathBuf>,
 }
 
 impl Renewal {
-    /// The program that stands where this one was started from, with the same arguments. Read at the start: once the file is
-    /// replaced, the kernel names the old one.
+    /// The program that stands where this one was started from, with the same arguments: by the path that it was called by,
+    /// which may be a link that leads elsewhere by then. To be read at the start: once the file is replaced, the kernel
+    /// names the old one.
     ///
     /// # Errors
     /// As `readlink(2)` of `/proc/self/exe`.
-    fn of_this(handover: Option<PathBuf>) -> io::Result<Self> {
+    pub fn of_this(handover: Option<PathBuf>) -> io::Result<Self> {
+        let mut arguments = env::args_os();
+        let called = arguments.next().map(PathBuf::from);
+        let program = match called.filter(|path| path.is_absolute()) {
+            Some(program) => program,
+            None => env::current_exe()?,
+        };
         Ok(Self {
-            program: env::current_exe()?,
-            arguments: env::args_os().skip(1).collect(),
+            program,
+            arguments: arguments.collect(),
             handover,
         })
     }
@@ -293,10 +317,7 @@ impl Renewal {
     }
 
     /// Starts a new process at each SIGUSR2, one at a time, which takes over when it serves. One that fails changes nothing.
-    async fn on_signal(self) {
-        let Ok(mut asked) = signal(SignalKind::user_defined2()) else {
-            return tracing::error!("SIGUSR2 cannot be heard: no upgrade by signal");
-        };
+    async fn on_signal(self, mut asked: Signal) {
         while asked.recv().await.is_some() {
             let program = self.program.display();
             let ended = match self.start() {

@@ -113,12 +113,18 @@ async fn asked(
     let reused = matches!(&upstream, Upstream::H1(connection) if connection.reused);
     match over(upstreams, target, upstream, (call, wants)).await {
         // Nothing was answered, so nothing was decided either.
-        Err(error) if is_repeatable(&error, reused) => {
+        Err(error) if is_repeatable(&error, reused && may_repeat(call, wants)) => {
             let upstream = upstreams.again(again, target, manner).await?;
             over(upstreams, target, upstream, (call, wants)).await
         }
         answered => answered,
     }
+}
+
+/// Whether it does no harm to ask twice: a question for a verdict, or a method that says so (RFC 9110 section 9.2.1). A copy
+/// of a request goes once.
+fn may_repeat(call: &Call, wants: Wants) -> bool {
+    wants == Wants::Answer || call.method.is_safe()
 }
 
 /// Whether a question may be asked once more: nobody has looked at it, or its connection was an old one.

@@ -78,8 +78,12 @@ pub fn claim(addr: ListenAddr) -> io::Result<Socket> {
 /// Whether two listeners cannot both be the first of their port.
 #[must_use]
 pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
-    let any = one.ip().is_unspecified() || other.ip().is_unspecified();
-    one.port() == other.port() && (any || one.ip() == other.ip())
+    // Any address of version 6 is any of version 4, too.
+    let covers = |any: SocketAddr, one: SocketAddr| {
+        any.ip().is_unspecified() && (any.is_ipv6() || one.is_ipv4())
+    };
+    let same = one.ip() == other.ip() || covers(one, other) || covers(other, one);
+    one.port() == other.port() && same
 }
 
 /// Gives a listener its options, whether or not it is bound already.

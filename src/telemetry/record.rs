@@ -316,11 +316,18 @@ fn shadow(out: &mut Object<'_>, judged: &Judged) {
     }
 }
 
-/// The clients that a request's own head names.
+/// The clients that a request's own head names; of a long list its end, which the nearest proxies wrote.
 fn forwarded_for(headers: &HeaderMap) -> Option<String> {
     let told = headers.get_all(&XFF).iter();
     let told: Vec<&str> = told.filter_map(|value| value.to_str().ok()).collect();
-    (!told.is_empty()).then(|| told.join(", "))
+    if told.is_empty() {
+        return None;
+    }
+    let mut told = told.join(", ");
+    let excess = told.len().saturating_sub(limits::RECORDED_NAME_BYTES);
+    // It is ASCII, so that it may be cut anywhere.
+    told.drain(..excess);
+    Some(told)
 }
 
 /// What the peer says of itself.

@@ -22,7 +22,7 @@ use crate::control::handover::{self, Face, HandoverError, Inherited};
 use crate::control::observe::{LIVE_ASKS, LiveAsk};
 use crate::control::phase::Phase;
 use crate::control::plane::{Plane, PlaneError, Published, Shared};
-use crate::control::supervisor::{self, Beats};
+use crate::control::supervisor::{self, Beats, Renewal};
 use crate::control::tenure::Tenure;
 use crate::io::clock;
 use crate::io::listen_fds;
@@ -439,6 +439,8 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         first,
     } = wheel;
     let process = Arc::new(config.process.clone());
+    let asked = supervisor::renewal_asked();
+    let renewal = (Renewal::of_this(process.handover.clone()), asked);
     let mut stop = phase.subscribe();
     let tenure = Tenure::new(alone, phase.subscribe());
     let shared = Shared {
@@ -458,10 +460,8 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     };
     let status = published.status.clone();
     let snapshot = Arc::clone(&published.snapshot);
-    let supervised = supervisor::accompany(
-        (process.handover.clone(), beats),
-        (published.status.subscribe(), phase.subscribe()),
-    );
+    let told = (published.status.subscribe(), phase.subscribe());
+    let supervised = supervisor::accompany(renewal, beats, told);
     let offer = offer(
         (process.handover.clone(), plane.authority()),
         (offered, names),

@@ -125,7 +125,7 @@ pub async fn serve(
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
-    let body = mirror::begin(core, copies, body, length);
+    let body = mirror::begin((core, &snapshot), copies, body, length);
     let work = Forward {
         upstreams: &core.upstreams,
         permit,
@@ -242,7 +242,7 @@ fn client_of(request: &mut Request, site: &Site, outside: bool, snapshot: &Snaps
 }
 
 /// What the client itself speaks, as the one before us tells; whom nobody stands before is not believed.
-fn scheme(site: &Site, request: &Request) -> &'static str {
+pub(super) fn scheme(site: &Site, request: &Request) -> &'static str {
     forward::told_scheme(&request.headers).unwrap_or(site.scheme)
 }
 

@@ -271,15 +271,17 @@ pub async fn exchange(
         let tried = pin!(attempts(work, &moving, &mut body, &slot, cancel));
         within(deadline, tried).await
     };
+    story.edit(|r| {
+        r.renamed = moving.request.headers.get(REQUEST_ID).cloned();
+        r.attempts = others.retries().attempts();
+        r.workload = others.moved().or_else(|| r.workload.take());
+    });
     if let (Some(upgrade), Some(mut head)) = (moving.upgrade, moving.switched.take()) {
         moving.on_answer.apply(&mut head.headers);
         return switch(upgrade, *head, slot.into_unanswered(), story, cancel).await;
     }
     let detail = detail.or_else(|| cancel.time().map(str::to_owned));
     story.edit(|r| {
-        r.renamed = moving.request.headers.get(REQUEST_ID).cloned();
-        r.attempts = others.retries().attempts();
-        r.workload = others.moved().or_else(|| r.workload.take());
         r.status = moving.status.get();
         r.detail = detail;
     });

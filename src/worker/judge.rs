@@ -142,9 +142,15 @@ impl Opened {
         judged_by: &Arc<Snapshot>,
         workload: Option<usize>,
     ) -> Option<()> {
+        let before = self.towards.borrow().clone();
         self.goes_to(judged_by, workload);
         let latest = core.snapshot();
-        (Arc::ptr_eq(&latest, judged_by) || self.is_still_allowed(&latest)).then_some(())
+        let may = Arc::ptr_eq(&latest, judged_by) || self.is_still_allowed(&latest);
+        if !may {
+            // It stays where it is, and is judged as what it is there.
+            *self.towards.borrow_mut() = before;
+        }
+        may.then_some(())
     }
 
     /// Whether it may stay open now. A provider that was not asked before it opened cannot be asked any more.

@@ -12,6 +12,7 @@ use crate::policy::Request;
 use crate::role::plan::Plan;
 use crate::role::rewrite;
 use crate::worker::custom::Stopped;
+use crate::worker::exchange::scheme;
 use crate::worker::forward::OnAnswer;
 use crate::worker::judge::Routed;
 use crate::worker::site::Site;
@@ -58,7 +59,7 @@ pub(super) fn sent(
 pub(super) fn answer(plan: &Plan<'_>, site: &Site, request: &Request) -> Option<Reply> {
     let rule = plan.rule?;
     let redirect = rule.redirect.as_ref()?;
-    let mut reply = rewrite::redirect(redirect, request, site.scheme);
+    let mut reply = rewrite::redirect(redirect, request, scheme(site, request));
     rewrite::change(&rule.response_headers, &mut reply.headers);
     Some(reply)
 }

@@ -28,10 +28,16 @@ pub async fn serve<F: Future<Output = ()> + 'static>(
     let mut draining = pin!(core.draining());
     let mut idle = pin!(rt::sleep(limits::IDLE_MS));
     let (mut ending, mut busy) = (false, false);
+    let mut expected = pin!(expected(core));
+    let mut is_due = !core.is_draining();
     loop {
         let mut next = tokio::select! {
             biased;
-            () = &mut draining, if !ending => {
+            () = &mut expected, if !is_due => {
+                is_due = true;
+                continue;
+            }
+            () = &mut draining, if is_due && !ending => {
                 ending = true;
                 server.drain();
                 continue;
@@ -54,7 +60,7 @@ pub async fn serve<F: Future<Output = ()> + 'static>(
                 continue;
             }
         };
-        busy = true;
+        (busy, is_due) = (true, true);
         while let Some(taken) = next {
             if open.get() >= limits::H2_TASKS {
                 let error = server.abort("streams are reset faster than they wind down");
@@ -74,6 +80,14 @@ pub async fn serve<F: Future<Output = ()> + 'static>(
     }
 }
 
+/// How long a connection that begins while the process ends may take to its first stream, before it is told that there will
+/// be no more: whoever was accepted has one under way, and would lose it.
+async fn expected(core: &Core) {
+    if core.is_draining() {
+        rt::sleep(limits::DRAIN_FIRST_MS).await;
+    }
+}
+
 /// As `serve`, for a connection whose streams are tunnels.
 pub async fn serve_tunnels(
     core: &Rc<Core>,
@@ -83,11 +97,16 @@ pub async fn serve_tunnels(
     let open = Rc::new(Cell::new(0));
     let silent = connection.mux().clone().silent();
     let (mut silent, mut draining) = (pin!(silent), pin!(core.draining()));
-    let mut ending = false;
+    let mut expected = pin!(expected(core));
+    let (mut ending, mut is_due) = (false, !core.is_draining());
     loop {
         let accepted = tokio::select! {
             biased;
-            () = &mut draining, if !ending => {
+            () = &mut expected, if !is_due => {
+                is_due = true;
+                continue;
+            }
+            () = &mut draining, if is_due && !ending => {
                 ending = true;
                 connection.mux().drain();
                 continue;
@@ -102,6 +121,7 @@ pub async fn serve_tunnels(
                 continue;
             }
         };
+        is_due = true;
         let (request, respond) = match accepted {
             Ok(None) => return,
             Ok(Some(accepted)) => accepted,

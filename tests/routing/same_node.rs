@@ -136,7 +136,7 @@ async fn echoes(stream: &mut TcpStream) -> bool {
 /// How a connection that was cut looks to its client.
 async fn end(stream: &mut TcpStream) -> ErrorKind {
     let mut rest = [0; 8];
-    let read = tokio::time::timeout(LIMIT, stream.read(&mut rest));
+    let read = timeout(LIMIT, stream.read(&mut rest));
     match read.await.expect("in time") {
         Ok(read) => panic!("{read} bytes, not a break"),
         Err(error) => error.kind(),

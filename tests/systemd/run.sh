@@ -13,7 +13,7 @@ code() { $CURL -o /dev/null -w '%{http_code}' "$1"; }
 # Waits up to 60 s until a command succeeds.
 until_true() { for _ in $(seq 600); do if eval "$1"; then return 0; fi; sleep 0.1; done; return 1; }
 # Asks again and again, each time on a new connection, until the file `stop` is there; the exit codes of curl that are not 0.
-load() { rm -f stop asked; (while [ ! -e stop ]; do $CURL -f -o /dev/null $OPEN || { echo "curl exit $?"; grep -h "\"deny\"\|50[0-9]" /var/log/ringgate/decisions.jsonl | tail -n 2 >&2; }; echo >>asked; done) >load.txt 2>&1 & LOAD=$!; until_true '[ -s asked ]'; }
+load() { rm -f stop asked; (while [ ! -e stop ]; do $CURL -f -o /dev/null $OPEN || { echo "curl exit $?"; grep -h "\"status\":50[0-9]" /var/log/ringgate/decisions.jsonl | tail -n 2; }; echo >>asked; done) >load.txt 2>&1 & LOAD=$!; until_true "[ -s asked ]"; }
 loaded() { n=$(wc -l <asked); until_true "[ \$(wc -l <asked) -gt $((n + 5)) ]"; touch stop; wait $LOAD; sort load.txt | uniq -c | tr '\n' ' '; }
 
 cd "$(mktemp -d)"
@@ -109,8 +109,11 @@ is "a socket unit starts it" "$(code $OPEN)" 200
 systemctl stop ringgate.socket ringgate
 
 # A role a unit.
-sed 's|/ringgate/\(handover\|decisions\|authority\)|/ringgate-edge/\1|' /etc/ringgate/ringgate.toml >/etc/ringgate/edge.toml
+sed -E 's#/ringgate/(handover|decisions|authority)#/ringgate-edge/\1#' /etc/ringgate/ringgate.toml >/etc/ringgate/edge.toml
 systemctl start ringgate@edge && is "an instance serves its own file" "$(code $OPEN)" 200
+for dir in /run/ringgate-edge /var/lib/private/ringgate-edge /var/log/private/ringgate-edge; do
+  if [ -d $dir ] && [ -n "$(ls -A $dir)" ]; then ok "$dir is its own"; else bad "$dir is its own" "$(ls -ld $dir 2>&1)"; fi
+done
 systemctl stop ringgate@edge
 
 for unit in ringgate.service ringgate@edge.service; do

@@ -276,15 +276,23 @@ fn build(root: &Path) -> Result<()> {
 
 /// Settings that must stay in the unit: with a line gone or misspelt, systemd starts the service all the same.
 fn unit_file(root: &Path) -> Result<()> {
-    for unit in ["ringgate.service", "ringgate@.service"] {
-        check_unit(root, unit)?;
+    for (unit, own) in [("ringgate.service", ""), ("ringgate@.service", "-%i")] {
+        check_unit(root, unit, own)?;
     }
     Ok(())
 }
 
-fn check_unit(root: &Path, unit: &str) -> Result<()> {
+/// `own`: what tells the directories of one instance from those of another.
+fn check_unit(root: &Path, unit: &str, own: &str) -> Result<()> {
     let path = format!("systemd/{unit}");
     let text = std::fs::read_to_string(root.join(&path))?;
+    for directory in ["Runtime", "State", "Logs"] {
+        let line = format!("{directory}Directory=ringgate{own}");
+        ensure!(
+            text.lines().any(|have| have == line),
+            "{path} has no line `{line}`"
+        );
+    }
     for line in [
         "Type=notify",
         "FileDescriptorStoreMax=4096",

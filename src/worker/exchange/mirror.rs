@@ -30,6 +30,7 @@ use crate::telemetry::record::Kind;
 use crate::upstream::load::Place;
 use crate::vocab::limits;
 use crate::vocab::text::chain;
+use crate::worker;
 use crate::worker::attempt::Attempt;
 use crate::worker::core::Core;
 use crate::worker::custom::Asked;
@@ -198,7 +199,7 @@ impl Drop for Counted {
 
 /// Sets copies on their way. What comes back is the body of the request, to be read as ever; `length`, if that is announced.
 pub(super) fn begin<'b>(
-    core: &Rc<Core>,
+    (core, judged_by): (&Rc<Core>, &Arc<Snapshot>),
     copies: Vec<Copy>,
     body: Source<'b>,
     length: Option<u64>,
@@ -220,6 +221,12 @@ pub(super) fn begin<'b>(
             copy.story.fail(CloseReason::Limit, why);
             continue;
         };
+        // A policy that changed while providers were asked was heard by nobody.
+        let latest = core.snapshot();
+        if !Arc::ptr_eq(&latest, judged_by) && !copy.opened.is_still_allowed(&latest) {
+            copy.story.end(CloseReason::PolicyChanged);
+            continue;
+        }
         let mut entry = core.open.enter(
             Rejudge::Opened(Rc::clone(&copy.opened)),
             copy.story.sketch(),
@@ -239,7 +246,7 @@ pub(super) fn begin<'b>(
             way,
             (copy.story, entry),
             kept.clone(),
-            counted,
+            (counted, core.place()),
         ));
     }
     match kept.filter(|_| under_way) {
@@ -264,7 +271,7 @@ async fn send(
     way: Way,
     (mut story, entry): (Story, Entry),
     kept: Option<Rc<Kept>>,
-    counted: Counted,
+    counted: (Counted, worker::core::Place),
 ) {
     let told = async {
         let body = match kept {

@@ -97,7 +97,9 @@ async fn answered(
     } else {
         if length == Some(0) {
             // Once its head has been sent on it is whole.
-            body.whole().await.map_err(|error| failed(&error))?;
+            let whole = body.whole().await;
+            // What has answered has looked at the request: it is not sent again.
+            whole.map_err(|error| AnswerError::Upstream(error.to_string()))?;
         }
         (
             length.map_or(Framing::Chunked, Framing::Length),
