@@ -91,3 +91,27 @@ impl FileWatch {
         self.settles = None;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_future_that_is_dropped_again_and_again_ends_all_the_same() {
+        let (told, events) = mpsc::channel(1);
+        let mut watch = FileWatch {
+            _watcher: None,
+            events,
+            _told: told.clone(),
+            settles: None,
+            due: Instant::now() + LOOK,
+        };
+        told.send(()).await.unwrap();
+        let often = SETTLE / 5;
+        let mut ended = 0;
+        for _ in 0..10 {
+            ended += usize::from(tokio::time::timeout(often, watch.changed()).await.is_ok());
+        }
+        assert_eq!(ended, 1);
+    }
+}

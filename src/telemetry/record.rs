@@ -431,4 +431,15 @@ mod tests {
             assert_eq!(rfc3339(Duration::from_millis(millis)), want);
         }
     }
+
+    #[test]
+    fn a_long_list_of_clients_is_cut_to_its_end() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(forwarded_for(&headers), None);
+        headers.append(&XFF, "x".repeat(4096).parse().unwrap());
+        headers.append(&XFF, "192.0.2.7".parse().unwrap());
+        let told = forwarded_for(&headers).unwrap();
+        assert_eq!(told.len(), limits::RECORDED_NAME_BYTES);
+        assert!(told.ends_with("x, 192.0.2.7"), "{told}");
+    }
 }

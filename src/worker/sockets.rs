@@ -163,4 +163,20 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn versions_of_ip_have_ports_of_their_own() {
+        let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), 1);
+        for (one, other, is_one_port) in [
+            ("0.0.0.0", "::1", false),
+            ("127.0.0.1", "::1", false),
+            ("0.0.0.0", "127.0.0.1", true),
+            ("::", "127.0.0.1", true),
+            ("::", "0.0.0.0", true),
+            ("::", "::1", true),
+        ] {
+            assert_eq!(overlap(at(one), at(other)), is_one_port, "{one} {other}");
+            assert_eq!(overlap(at(other), at(one)), is_one_port, "{other} {one}");
+        }
+    }
 }
