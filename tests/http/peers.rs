@@ -52,7 +52,10 @@ fn command(name: &str) -> Command {
     let mut command = Command::new("timeout");
     command.arg("300");
     if name.ends_with(".py") {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .ancestors()
+            .nth(2)
+            .unwrap();
         let packages = target.join("python-http");
         assert!(
             packages.join("websockets").is_dir() && packages.join("grpc").is_dir(),

@@ -33,7 +33,7 @@ fn binary() -> PathBuf {
     }
     let target = Path::new(env!("CARGO_BIN_EXE_ringgate"))
         .ancestors()
-        .nth(2)
+        .nth(3) // target/<triple>/debug/ringgate
         .unwrap();
     peer_envoy::in_venv(&target.join("envoy")).unwrap_or_else(|| {
         panic!(

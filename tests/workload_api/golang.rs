@@ -15,7 +15,10 @@ use crate::system::{OTHER_UID, RATINGS, REVIEWS, START, System, UID, entry};
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .ancestors()
+            .nth(2)
+            .unwrap();
         let directory = target.join("go");
         let unpacked = directory.join("root/usr");
         let goroot = unpacked.join("lib/go-1.24");

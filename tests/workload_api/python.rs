@@ -16,7 +16,10 @@ pub(crate) struct Client {
 }
 
 fn packages() -> PathBuf {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .ancestors()
+        .nth(2)
+        .unwrap();
     let packages = target.join("python");
     assert!(
         packages.join("spiffe").is_dir(),

@@ -406,7 +406,7 @@ fn need_root() -> Result<()> {
 
 /// The release binary, as the step `build` leaves it.
 pub(crate) fn binary(root: &Path) -> Result<String> {
-    let path = steps::target(root).join("release/ringgate");
+    let path = steps::released(root, "ringgate");
     ensure!(
         path.is_file(),
         "{} is missing: cargo build --release",

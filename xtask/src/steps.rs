@@ -72,6 +72,12 @@ pub(crate) fn target(root: &Path) -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |set| root.join(set))
 }
 
+/// A program as `cargo build --release` leaves it: `.cargo/config.toml` names the target, which has a directory then.
+pub(crate) fn released(root: &Path, program: &str) -> PathBuf {
+    let tuple = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    target(root).join(tuple).join("release").join(program)
+}
+
 /// npm package that holds the Node.js binary for this machine.
 pub(crate) fn node_package() -> Result<&'static str> {
     match std::env::consts::ARCH {

@@ -74,7 +74,7 @@ fn load(root: &Path, build: bool) -> Result<PathBuf> {
         let build = ["build", "--release", "--locked", "--package", "xtask"];
         command(root, "cargo", &build)?;
     }
-    let path = steps::target(root).join("release/xtask");
+    let path = steps::released(root, "xtask");
     ensure!(path.is_file(), "{} is missing", path.display());
     Ok(path)
 }
