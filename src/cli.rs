@@ -22,6 +22,7 @@ pub mod resources;
 pub mod settings;
 pub mod stop;
 pub mod target;
+pub mod version;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -82,8 +83,8 @@ Examples:
     Completions(completions::CompletionsArgs),
     /// Write the manual pages.
     Man(man::ManArgs),
-    /// Print the version.
-    Version,
+    /// Print the version, and with `--long` what it is made of and what the kernel has.
+    Version(version::VersionArgs),
 }
 
 /// What to check.
@@ -154,10 +155,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Config(args) => Ok(settings::run(args)),
         Command::Completions(args) => Ok(completions::run(args)),
         Command::Man(args) => man::run(args),
-        Command::Version => {
-            os::say(concat!("ringgate ", env!("CARGO_PKG_VERSION")));
-            Ok(ExitCode::SUCCESS)
-        }
+        Command::Version(args) => version::run(args),
     }
 }
 

@@ -11,6 +11,7 @@ pub mod early;
 pub mod h1;
 pub mod h2;
 pub mod hbone;
+pub mod kernel;
 pub mod listen_fds;
 pub mod listener;
 pub mod memory;

@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Once;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use monoio::net::TcpStream;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::io::{listener, tcp_options};
+use crate::io::{kernel, listener, tcp_options};
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -84,7 +85,11 @@ impl Core {
             Want::Epoll => epoll(),
             Want::IoUring => uring(),
             Want::Auto => uring().or_else(|error| {
-                tracing::warn!(%error, "io_uring is refused here, epoll is used");
+                // Each core builds one, and all are refused for the same reason.
+                static TOLD: Once = Once::new();
+                TOLD.call_once(|| {
+                    tracing::warn!(%error, "io_uring is refused here, epoll is used");
+                });
                 epoll()
             }),
         }
@@ -113,11 +118,22 @@ impl Core {
     }
 }
 
+/// The driver that [`Want::Auto`] takes here, as far as the kernel decides it.
+#[must_use]
+pub fn automatic() -> Driver {
+    if monoio::utils::detect_uring() {
+        Driver::IoUring
+    } else {
+        Driver::Epoll
+    }
+}
+
 fn uring() -> io::Result<Core> {
-    if !monoio::utils::detect_uring() {
+    if automatic() == Driver::Epoll {
+        kernel::io_uring()?; // it says why
         return Err(io::Error::new(
             io::ErrorKind::Unsupported,
-            "io_uring is not available",
+            "io_uring has not all operations that are needed",
         ));
     }
     let mut last = io::Error::from(io::ErrorKind::Unsupported);

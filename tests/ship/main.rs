@@ -20,6 +20,7 @@ mod netns;
 mod pages;
 mod shells;
 mod start;
+mod version;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};

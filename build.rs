@@ -1,0 +1,106 @@
+//! Tells the program which commit, profile, target and libraries it is made of (`ringgate version --long`).
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "this is how a build script asks and answers; it is no data core"
+)]
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Crates of which the version is told, by the name of the variable that has it.
+const CRATES: &[(&str, &str)] = &[("rustls", "RUSTLS"), ("aws-lc-rs", "AWS_LC_RS")];
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=Cargo.lock");
+    println!("cargo::rerun-if-env-changed=RINGGATE_COMMIT");
+    let released = env::var("PROFILE").is_ok_and(|profile| profile == "release");
+    let commit = match env::var("RINGGATE_COMMIT") {
+        Ok(given) if !given.is_empty() => given,
+        _ if released => commit().unwrap_or_else(|| "unknown".to_owned()),
+        // Else each commit would have the whole library compiled once more.
+        _ => "debug build".to_owned(),
+    };
+    if released {
+        link_small();
+    }
+    println!("cargo::rustc-env=RINGGATE_BUILD_COMMIT={commit}");
+    println!(
+        "cargo::rustc-env=RINGGATE_BUILD_PROFILE={}",
+        value("PROFILE")
+    );
+    println!("cargo::rustc-env=RINGGATE_BUILD_TARGET={}", value("TARGET"));
+    println!("cargo::rustc-env=RINGGATE_BUILD_FEATURES={}", features());
+    let compiler = said(&value("RUSTC"), &["--version"]).unwrap_or_else(|| "unknown".to_owned());
+    println!("cargo::rustc-env=RINGGATE_BUILD_RUSTC={compiler}");
+    let lock = fs::read_to_string("Cargo.lock").unwrap_or_default();
+    for (name, variable) in CRATES {
+        let version = version(&lock, name).unwrap_or("unknown");
+        println!("cargo::rustc-env=RINGGATE_BUILD_{variable}={version}");
+    }
+}
+
+/// Two options of the linker that make the program smaller by a tenth.
+fn link_small() {
+    // Relocations of a position-independent program as a bit map instead of 24 bytes each; read by glibc since 2.36.
+    println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    // Equal functions once, where nobody compares their addresses. LLVM's linker alone has it, which is rustc's own on
+    // some targets.
+    let target = value("TARGET");
+    let libraries = said(&value("RUSTC"), &["--print", "target-libdir"]);
+    let lld = libraries.and_then(|path| Some(Path::new(&path).parent()?.join("bin/gcc-ld/ld.lld")));
+    if target == "x86_64-unknown-linux-gnu" && lld.is_some_and(|lld| lld.is_file()) {
+        println!("cargo::rustc-link-arg-bins=-Wl,--icf=safe");
+    }
+}
+
+fn value(variable: &str) -> String {
+    env::var(variable).unwrap_or_default()
+}
+
+/// The commit that is checked out, and has this run again when it is another.
+fn commit() -> Option<String> {
+    let commit = said("git", &["rev-parse", "HEAD"])?;
+    let branch = said("git", &["symbolic-ref", "-q", "HEAD"]);
+    // A branch stands in a file of its own, or among others in one.
+    for name in ["HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
+        let file = said("git", &["rev-parse", "--git-path", name]);
+        // A file that is not there would have this run each time.
+        if let Some(file) = file.filter(|file| Path::new(file).is_file()) {
+            println!("cargo::rerun-if-changed={file}");
+        }
+    }
+    Some(commit)
+}
+
+/// What a command prints, if it succeeds.
+fn said(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program).args(arguments).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let text = text.trim();
+    (output.status.success() && !text.is_empty()).then(|| text.to_owned())
+}
+
+/// Names of the Cargo features of this build, with spaces between them.
+fn features() -> String {
+    let names = env::vars().filter_map(|(name, _)| {
+        let name = name.strip_prefix("CARGO_FEATURE_")?;
+        Some(name.to_lowercase().replace('_', "-"))
+    });
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names.join(" ")
+}
+
+/// The version of a crate in the lock file.
+fn version<'a>(lock: &'a str, name: &str) -> Option<&'a str> {
+    let at = format!("name = \"{name}\"");
+    let mut lines = lock.lines().skip_while(|line| *line != at).skip(1);
+    lines
+        .next()?
+        .strip_prefix("version = \"")?
+        .strip_suffix('"')
+}
