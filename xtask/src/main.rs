@@ -1,4 +1,4 @@
-//! `cargo xtask ci` runs every check there is; `bench` measures; `property` and `fuzz` search for longer than a test may.
+//! `cargo xtask ci` runs every check there is; `bench` measures; `package` makes what is released; `property` and `fuzz` search for longer than a test may.
 //! Nothing in a shell script beside it.
 
 mod assure;
@@ -9,6 +9,7 @@ mod golang;
 mod l4;
 mod l7;
 mod load;
+mod package;
 mod python;
 mod samples;
 mod steps;
@@ -26,6 +27,7 @@ usage: cargo xtask ci [--list | --only STEP[,STEP..]]
        cargo xtask bench l7 [--cases NAME[,NAME..]] [--peers NAME[,NAME..]] [--runs N] [--seconds N] [--idle N]
                             [--cores N] [--ringgate FILE] [--json FILE] [--profile DIRECTORY] [--write]
        cargo xtask bench all
+       cargo xtask package [--program FILE] [--out DIRECTORY] [--only deb,image,tarball,sbom] [--revision N] [--any-size]
        cargo xtask soak [--minutes N | --seconds N] [--ringgate FILE]
        cargo xtask property [--cases N] [--seed N]
        cargo xtask fuzz [--target NAME] [--seconds N]";
@@ -53,6 +55,7 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
         ["bench", "all"] => Ok(l4::run(&root()?, &[])? && l7::run(&root()?, &[])?),
         ["soak", options @ ..] => l7::soak::run(&root()?, options),
         ["bench", options @ ..] => bench::run(&root()?, options),
+        ["package", options @ ..] => package::run(&root()?, options),
         ["property", options @ ..] => assure::property(&root()?, options),
         ["fuzz", options @ ..] => assure::fuzz(&root()?, options),
         ["load", options @ ..] => load::run(options), // started by `bench`, in a release build

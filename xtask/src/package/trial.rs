@@ -1,0 +1,1 @@
+//! CI's trial of what is packaged.
