@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::golang;
 use crate::l4::envoy;
 use crate::l7;
+use crate::package::{self, trial::DEFAULT_PROFILE};
 use crate::python;
 use crate::steps::{self, Step, command};
 
@@ -38,6 +39,11 @@ const STEPS: &[Step] = &[
         name: "build",
         about: "release build",
         run: build,
+    },
+    Step {
+        name: "package",
+        about: "what is released: lintian, skopeo, and the image run by runc",
+        run: |root| need_root().and_then(|()| package::trial::run(root)),
     },
     Step {
         name: "tests",
@@ -111,10 +117,18 @@ const TOOLS: &[(&str, &str)] = &[
     ("mandoc", "mandoc"),                    // checked by another formatter
     ("mmdebstrap", "mmdebstrap"),            // a system to boot
     ("systemd-nspawn", "systemd-container"), // in a container
+    ("lintian", "lintian"),                  // packages and images: who checks them,
+    ("skopeo", "skopeo"),
+    ("umoci", "umoci"),
+    ("runc", "runc"),                                     // runs them,
+    (DEFAULT_PROFILE, "golang-github-containers-common"), // with this
+    (CA_BUNDLE, "ca-certificates"),
 ];
 
 /// Debian has the server's programs in a directory of its version.
 const INITDB: &str = "initdb";
+/// Roots of the web: the image has those of the package.
+const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Modules of Python: a `pip3` may be another Python's.
 const PIP: &str = "python3 -m pip";
 pub(crate) const VENV: &str = "python3 -m venv";

@@ -2,11 +2,13 @@
 //! of what is in the program, and checksums. The same program and commit give the same bytes.
 
 mod archive;
+mod container;
 mod contents;
 mod deb;
 mod material;
 mod notices;
 mod oci;
+mod profile;
 mod program;
 mod sbom;
 pub(crate) mod trial;

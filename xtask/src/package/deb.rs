@@ -130,7 +130,7 @@ fn control(material: &Material, kilobytes: usize) -> String {
 
 fn changelog(material: &Material) -> String {
     format!(
-        "ringgate ({}) unstable; urgency=medium\n\n  * Version {} of ringgate, commit {}. \
+        "ringgate ({}) unstable; urgency=medium\n\n  * Version {}, commit {}.\n    \
          What has changed is in changelog.gz.\n\n -- {MAINTAINER}  {}\n",
         material.deb_version(),
         material.version,
