@@ -1,6 +1,6 @@
-//! The service under a real systemd, which runs as process 1 of a container: start, reload, restart, crash, upgrade, watchdog,
-//! socket activation. It needs root, mmdebstrap and systemd-nspawn, and fails where one is missing. What happens inside is
-//! `run.sh`.
+//! The Debian package under a real systemd, which runs as process 1 of a container: install, start, reload, restart, crash,
+//! upgrade of program and package, watchdog, socket activation, remove, purge. It needs root, mmdebstrap and
+//! systemd-nspawn, and fails where one is missing. What happens inside is `run.sh`.
 
 #![allow(
     clippy::unwrap_used,
@@ -19,7 +19,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What the container has besides a minimal Debian.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,curl,procps,nginx-light";
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,curl,procps,nginx-light,openssl";
 
 /// The one unit that is its own: it ends the container with the exit code of the script.
 const UNIT: &str = "[Unit]\nDescription=test\n[Service]\nType=oneshot\n\
@@ -45,7 +45,7 @@ fn suite() -> String {
 /// A system that is made once.
 fn system() -> PathBuf {
     let suite = suite();
-    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("systemd-{suite}"));
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("package-{suite}"));
     if root.is_dir() {
         return root;
     }
@@ -89,22 +89,43 @@ fn certificate(dir: &Path) {
     fs::set_permissions(dir.join("key.pem"), fs::Permissions::from_mode(0o400)).unwrap();
 }
 
+/// Two packages of this program, the second newer than the first.
+fn packages(at: &Path) {
+    let program = at.join("ringgate");
+    run(Command::new("strip").arg("-o").arg(&program).arg(PROGRAM));
+    for (directory, revision) in [("first", "1"), ("second", "2")] {
+        run(Command::new("cargo")
+            .current_dir(ROOT)
+            .args(["xtask", "package", "--any-size", "--only", "deb"])
+            .args(["--revision", revision, "--program"])
+            .arg(&program)
+            .arg("--out")
+            .arg(at.join(directory)));
+    }
+}
+
+/// The README's way to install, but for the building.
+fn install() -> String {
+    let page = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let (_, rest) = page.split_once("<!-- install -->\n```sh\n").unwrap();
+    let (block, _) = rest.split_once("```\n<!-- /install -->").unwrap();
+    let (first, rest) = block.split_once('\n').unwrap();
+    assert!(first.ends_with("cargo xtask package"), "{first}");
+    rest.to_owned()
+}
+
 #[test]
 fn the_service_under_systemd() {
     let system = system();
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
     certificate(at);
-    fs::create_dir(at.join("units")).unwrap();
-    for unit in ["ringgate.service", "ringgate@.service", "ringgate.socket"] {
-        let from = Path::new(ROOT).join("systemd").join(unit);
-        fs::copy(from, at.join("units").join(unit)).unwrap();
-    }
     for file in ["run.sh", "ringgate.toml"] {
         let from = Path::new(ROOT).join("tests/systemd").join(file);
         fs::copy(from, at.join(file)).unwrap();
     }
-    fs::copy(PROGRAM, at.join("ringgate")).unwrap();
+    packages(at);
+    fs::write(at.join("install.sh"), install()).unwrap();
     let status = Command::new("timeout")
         .args(["-k", "10", "600", "systemd-nspawn", "-q", "--boot"])
         .args(["--volatile=overlay", "--private-network", "--register=no"])
@@ -125,7 +146,7 @@ fn the_service_under_systemd() {
     );
     // A script that ended early has not shown anything.
     assert!(
-        out.contains("\nexposure of ringgate@edge.service:"),
+        out.contains("\nok what is in the README is installed and serves\n"),
         "{out}"
     );
     assert!(!out.contains("\nnot ok"), "{out}");

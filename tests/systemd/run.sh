@@ -17,9 +17,16 @@ load() { rm -f stop asked; (while [ ! -e stop ]; do $CURL -f -o /dev/null $OPEN 
 loaded() { n=$(wc -l <asked); until_true "[ \$(wc -l <asked) -gt $((n + 5)) ]"; touch stop; wait $LOAD; sort load.txt | uniq -c | tr '\n' ' '; }
 
 cd "$(mktemp -d)"
-cp /test/ringgate /usr/bin/ringgate
-cp /test/units/* /etc/systemd/system/
-mkdir -p /etc/ringgate /etc/systemd/system/ringgate.service.d /etc/systemd/system/ringgate.socket.d
+# Installed, and nothing runs that nobody asked for.
+dpkg -i /test/first/ringgate_*.deb || bad "the package is installed" "exit code $?"
+is "it is not enabled" "$(systemctl is-enabled ringgate)" disabled
+is "and not started" "$(systemctl is-active ringgate)" inactive
+is "it has its user" "$(id -gn ringgate)" ringgate
+is "who may read keys" "$(stat -c '%a %U %G' /etc/ringgate/tls)" "750 root ringgate"
+systemctl start ringgate; is "without a configuration it does not start" "$?" 1
+has "and says why" "$(journalctl -u ringgate --no-pager 2>&1)" "nothing to do"
+systemctl stop ringgate; systemctl reset-failed ringgate
+mkdir -p /etc/systemd/system/ringgate.service.d /etc/systemd/system/ringgate.socket.d
 cp /test/ringgate.toml /test/cert.pem /test/key.pem /etc/ringgate/
 cat >/etc/systemd/system/ringgate.service.d/test.conf <<'UNIT'
 [Service]
@@ -94,6 +101,19 @@ is "no request is lost over an upgrade that fails" "$(loaded)" ""
 is "the process is the same" "$(property MainPID)" "$before"
 mv /usr/bin/ringgate.good /usr/bin/ringgate
 
+# An upgrade of the package: what runs hands over, and what the administrator has written stays.
+cp /etc/ringgate/ringgate.toml mine.toml
+before=$(property MainPID)
+load
+dpkg -i /test/second/ringgate_*.deb >dpkg.txt 2>&1 || bad "the package is upgraded" "$(cat dpkg.txt)"
+lost=$(loaded)
+has "an upgrade of the package hands over" "$(cat dpkg.txt)" "ringgate.service has handed over to the new program"
+is "no request is lost over it" "$lost" ""
+if [ "$(property MainPID)" != "$before" ]; then ok "another process serves"; else bad "another process serves" "$before"; fi
+is "the version is the second" "$(dpkg-query -W -f '${Version}' ringgate)" "$(dpkg-deb -f /test/second/ringgate_*.deb Version)"
+cmp -s mine.toml /etc/ringgate/ringgate.toml && ok "the configuration stays" || bad "the configuration stays" "$(diff mine.toml /etc/ringgate/ringgate.toml)"
+until_true "[ ! -e /proc/$before ]" || bad "the process before drains and ends" "it is there"
+
 # Watchdog: a process that stands still is ended and started again.
 systemctl kill --kill-who=main -s STOP ringgate
 until_true '[ "$(property NRestarts)" = 2 ]' && ok "a process that stands still is started again" || bad "watchdog" "$(property NRestarts)"
@@ -114,10 +134,51 @@ systemctl start ringgate@edge && is "an instance serves its own file" "$(code $O
 for dir in /run/ringgate-edge /var/lib/private/ringgate-edge /var/log/private/ringgate-edge; do
   if [ -d $dir ] && [ -n "$(ls -A $dir)" ]; then ok "$dir is its own"; else bad "$dir is its own" "$(ls -ld $dir 2>&1)"; fi
 done
+
+# An instance without `handover` is restarted by an upgrade of the package, and clients wait.
 systemctl stop ringgate@edge
+sed -i '/^handover/d' /etc/ringgate/edge.toml
+systemctl start ringgate@edge
+edge() { systemctl show -p "$1" --value ringgate@edge; }
+before=$(edge MainPID)
+load
+dpkg -i /test/second/ringgate_*.deb >dpkg.txt 2>&1 || bad "the package is installed again" "$(cat dpkg.txt)"
+lost=$(loaded)
+has "an instance without hand-over is restarted" "$(cat dpkg.txt)" "ringgate@edge.service was restarted"
+is "no request is lost over that" "$lost" ""
+if [ "$(edge MainPID)" != "$before" ]; then ok "the instance is another process"; else bad "the instance is another process" "$before"; fi
+# Not if the new program would not start.
+before=$(edge MainPID)
+cp /etc/ringgate/edge.toml good.toml; echo 'nonsense = 1' >>/etc/ringgate/edge.toml
+dpkg -i /test/second/ringgate_*.deb >dpkg.txt 2>&1 || bad "a package with an instance that cannot start is installed" "$(cat dpkg.txt)"
+has "an instance that could not start goes on" "$(cat dpkg.txt)" "ringgate@edge.service goes on with the old program"
+has "and it is said why" "$(cat dpkg.txt)" "nonsense"
+is "it is the same process" "$(edge MainPID)" "$before"
+is "which serves" "$(code $OPEN)" 200
+cp good.toml /etc/ringgate/edge.toml
 
 for unit in ringgate.service ringgate@edge.service; do
   systemd-analyze verify --man=no $unit && ok "$unit is verified" || bad "$unit is verified" "see above"
   echo "exposure of $unit: $(systemd-analyze --no-pager security $unit | tail -1)"
 done
+
+# Removed: nothing runs, what was written stays. Purged: nothing is left.
+systemctl enable -q ringgate ringgate@edge
+dpkg -r ringgate >dpkg.txt 2>&1 || bad "the package is removed" "$(cat dpkg.txt)"
+is "what ran is stopped" "$(edge ActiveState)" inactive
+$CURL -o /dev/null $OPEN; is "nothing listens then" "$?" 7
+[ ! -e /usr/bin/ringgate ] && ok "the program is gone" || bad "the program is gone" "it is there"
+[ -s /etc/ringgate/ringgate.toml ] && ok "the configuration is there" || bad "the configuration is there" "it is gone"
+rm -rf /etc/systemd/system/ringgate*.d
+dpkg -P ringgate >dpkg.txt 2>&1 || bad "the package is purged" "$(cat dpkg.txt)"
+left=$(find / -xdev \( -path /test -o -path /proc -o -path /sys -o -path /tmp \) -prune -o \( -name '*ringgate*' ! -name 'ringgate-test.service' -print \); getent passwd ringgate; getent group ringgate)
+is "nothing is left of it" "$left" ""
+
+# The README's commands, on what is left: the program of its last line is answered by the ingress, and no app is there.
+mkdir -p target bin && ln -s /test/second target/package
+printf '#!/bin/sh\nexec "$@"\n' >bin/sudo && chmod 755 bin/sudo
+PATH="$PWD/bin:$PATH" sh -ex /test/install.sh >install.txt 2>&1 || bad "the README's commands succeed" "$(cat install.txt)"
+has "what is in the README is installed" "$(tail -n 1 install.txt)" upstream_connect
+is "and enabled" "$(systemctl is-enabled ringgate)" enabled
+is "what is in the README is installed and serves" "$(tail -n 1 install.txt | grep -c upstream_connect)/$(systemctl is-active ringgate)" 1/active
 exit $failed

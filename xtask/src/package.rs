@@ -49,7 +49,7 @@ struct Options {
     only: Vec<Kind>,
     /// Of the Debian package: the second number of its version.
     revision: u32,
-    /// For trials with debug builds, which are too large.
+    /// For trials with debug builds, which are too large; they are packed quickly.
     any_size: bool,
 }
 
@@ -106,7 +106,9 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> Result<bool> {
 fn make(root: &Path, options: &Options) -> Result<Vec<PathBuf>> {
     let facts = program::examine(&options.program, options.any_size)?;
     println!("{facts}");
-    let material = Material::gather(root, &options.program, facts.architecture, options.revision)?;
+    let mut material =
+        Material::gather(root, &options.program, facts.architecture, options.revision)?;
+    material.quick = options.any_size;
     fs::create_dir_all(&options.out)
         .with_context(|| format!("`{}` cannot be made", options.out.display()))?;
     let mut made = Vec::new();

@@ -40,7 +40,14 @@ pub(crate) fn build(material: &Material) -> Result<Vec<u8>> {
     write(&top, &tree)?;
     let made = scratch.0.join("made.deb");
     let mut dpkg = Command::new("dpkg-deb");
-    dpkg.args(["--root-owner-group", "-Zxz", "--threads-max=1", "--build"]); // one thread: the same blocks everywhere
+    let packing = if material.quick {
+        ["-Zgzip", "-z1"]
+    } else {
+        ["-Zxz", "-z6"]
+    };
+    dpkg.args(packing);
+    // One thread: the same blocks everywhere.
+    dpkg.args(["--root-owner-group", "--threads-max=1", "--build"]);
     dpkg.arg(&top).arg(&made);
     dpkg.env("SOURCE_DATE_EPOCH", material.time.to_string());
     said(&mut dpkg).context("dpkg-deb, of Debian's package dpkg")?;

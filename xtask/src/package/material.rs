@@ -16,6 +16,8 @@ pub(crate) struct Material {
     pub(crate) version: String,
     /// The second number of the Debian version.
     pub(crate) revision: u32,
+    /// For a trial: made quickly, not small.
+    pub(crate) quick: bool,
     /// Hash of the commit, or `unknown`.
     pub(crate) commit: String,
     /// Seconds since 1970 that everything is dated with.
@@ -62,6 +64,7 @@ impl Material {
         Ok(Self {
             version,
             revision,
+            quick: false,
             time,
             architecture,
             completions: completions.into_iter().collect::<Result<_>>()?,
