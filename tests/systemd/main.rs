@@ -19,7 +19,8 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 /// What the container has besides a minimal Debian.
-const PACKAGES: &str = "systemd,systemd-sysv,dbus,iproute2,curl,procps,nginx-light,openssl,ca-certificates,nftables";
+const PACKAGES: &str =
+    "systemd,systemd-sysv,dbus,iproute2,curl,procps,nginx-light,openssl,ca-certificates,nftables";
 
 /// The one unit that is its own: it ends the container with the exit code of the script.
 const UNIT: &str = "[Unit]\nDescription=test\n[Service]\nType=oneshot\n\

@@ -55,8 +55,8 @@ impl Material {
             program.display(),
             told.trim()
         );
-        let commit = commit(root).unwrap_or_else(|| "unknown".to_owned());
-        let time = time(root)?;
+        let commit = commit(root, &program)?;
+        let time = time(root, &commit)?;
         let completions = ["bash", "zsh", "fish"].map(|shell| {
             let text = said(Command::new(&program).args(["completions", shell]))?;
             Ok((shell, text))
@@ -152,33 +152,33 @@ pub(crate) fn said(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-fn commit(root: &Path) -> Option<String> {
-    if let Some(given) = std::env::var("RINGGATE_COMMIT")
-        .ok()
-        .filter(|given| !given.is_empty())
-    {
-        return Some(given);
+/// What the program says it is built from, or, of one that does not say it, what is checked out.
+fn commit(root: &Path, program: &Path) -> Result<String> {
+    let told = said(Command::new(program).args(["version", "--output", "json"]))?;
+    let told: serde_json::Value = serde_json::from_str(&told)?;
+    let told = told.get("commit").and_then(serde_json::Value::as_str);
+    let told = told.context("the program does not know a commit")?;
+    if told.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(told.to_owned());
     }
-    let said = said(
-        Command::new("git")
-            .args(["rev-parse", "HEAD"])
-            .current_dir(root),
-    )
-    .ok()?;
-    Some(said.trim().to_owned())
+    let mut git = Command::new("git");
+    git.args(["rev-parse", "HEAD"]).current_dir(root);
+    let here = said(&mut git).map(|hash| hash.trim().to_owned());
+    Ok(here.unwrap_or_else(|_| "unknown".to_owned()))
 }
 
 /// `SOURCE_DATE_EPOCH` (reproducible-builds.org), or the date of the commit.
-fn time(root: &Path) -> Result<u64> {
+fn time(root: &Path, commit: &str) -> Result<u64> {
     if let Ok(given) = std::env::var("SOURCE_DATE_EPOCH") {
         return given
             .parse()
             .context("SOURCE_DATE_EPOCH is no number of seconds");
     }
     let mut git = Command::new("git");
-    git.args(["log", "-1", "--format=%ct"]).current_dir(root);
-    let said = said(&mut git).context("no git here that tells a date: set SOURCE_DATE_EPOCH")?;
-    Ok(said.trim().parse()?)
+    git.args(["log", "-1", "--format=%ct", commit]);
+    let told = said(git.current_dir(root));
+    let told = told.context("no git here that tells a date: set SOURCE_DATE_EPOCH")?;
+    Ok(told.trim().parse()?)
 }
 
 /// As RFC 3339 writes it, of seconds since 1970.
