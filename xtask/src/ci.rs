@@ -55,6 +55,11 @@ const STEPS: &[Step] = &[
         run: systemd,
     },
     Step {
+        name: "appliance",
+        about: "images for virtual machines, and what they do when they boot",
+        run: crate::image::check,
+    },
+    Step {
         name: "soak",
         about: "full load with a reload every second, 20 seconds of it",
         run: |root| l7::soak::run(root, &["--seconds", "20"]).map(drop),
@@ -107,10 +112,12 @@ const TOOLS: &[(&str, &str)] = &[
     ("faketime", "faketime"), // a clock that jumps, for processes of the tests alone
     ("zsh", "zsh"),           // completions are tried in the shells themselves
     ("fish", "fish"),
-    ("man", "man-db"),                       // manual pages are formatted, and
-    ("mandoc", "mandoc"),                    // checked by another formatter
-    ("mmdebstrap", "mmdebstrap"),            // a system to boot
-    ("systemd-nspawn", "systemd-container"), // in a container
+    ("man", "man-db"),                           // manual pages are formatted, and
+    ("mandoc", "mandoc"),                        // checked by another formatter
+    ("mmdebstrap", "mmdebstrap"),                // a system to boot
+    ("systemd-nspawn", "systemd-container"),     // in a container
+    ("qemu-system-x86_64", "qemu-system-x86"),   // a machine to boot, with
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"), // its firmware
 ];
 
 /// Debian has the server's programs in a directory of its version.
