@@ -24,7 +24,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use tokio::sync::watch;
 
-use crate::appliance::arguments::{Arguments, Off};
+use crate::appliance::arguments::{Arguments, End};
 use crate::appliance::source::Places;
 use crate::control::phase::Phase;
 use crate::io::clock;
@@ -71,7 +71,7 @@ fn live(phase: &watch::Sender<Phase>, arguments: &mut Arguments) -> anyhow::Resu
     power::prepare()?;
     let line = os::read_text(Path::new("/proc/cmdline"), TEXT_BYTES)?;
     // Before anything of it is refused: a failure shall be treated as it asks.
-    arguments.failure = Arguments::failure_of(&line).unwrap_or(Off::PowerOff);
+    arguments.failure = Arguments::failure_of(&line).unwrap_or(End::PowerOff);
     *arguments = Arguments::parse(&line)?;
     let image = os::read_text(Path::new(IMAGE), TEXT_BYTES).unwrap_or_default();
     tracing::info!(

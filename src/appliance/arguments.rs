@@ -28,9 +28,9 @@ pub struct Arguments {
     /// `ringgate.hostname=`
     pub hostname: Option<String>,
     /// `ringgate.stop=`: what follows an orderly end.
-    pub stop: Off,
+    pub stop: End,
     /// `ringgate.failure=`: what follows a failure.
-    pub failure: Off,
+    pub failure: End,
 }
 
 /// Where the command line says that the configuration is.
@@ -53,7 +53,7 @@ impl std::fmt::Debug for ConfigArgument {
 
 /// How the machine ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Off {
+pub enum End {
     /// Its power goes off.
     #[default]
     PowerOff,
@@ -103,7 +103,7 @@ impl Arguments {
 
     /// `ringgate.failure` alone, of a line that may be refused otherwise.
     #[must_use]
-    pub fn failure_of(line: &str) -> Option<Off> {
+    pub fn failure_of(line: &str) -> Option<End> {
         let value = words(line)
             .into_iter()
             .find_map(|word| Some(word.strip_prefix("ringgate.failure=")?.to_owned()))?;
@@ -153,11 +153,11 @@ impl Arguments {
 
 const OFF: &str = "poweroff, reboot or halt";
 
-fn off(value: &str) -> Option<Off> {
+fn off(value: &str) -> Option<End> {
     match value {
-        "poweroff" => Some(Off::PowerOff),
-        "reboot" => Some(Off::Reboot),
-        "halt" => Some(Off::Halt),
+        "poweroff" => Some(End::PowerOff),
+        "reboot" => Some(End::Reboot),
+        "halt" => Some(End::Halt),
         _ => None,
     }
 }
@@ -231,8 +231,8 @@ mod tests {
             "ringgate.config=/etc/other.toml ringgate.stop=reboot ringgate.failure=halt",
             &Arguments {
                 config: Some(ConfigArgument::Path("/etc/other.toml".into())),
-                stop: Off::Reboot,
-                failure: Off::Halt,
+                stop: End::Reboot,
+                failure: End::Halt,
                 ..Arguments::default()
             },
         );
@@ -268,7 +268,7 @@ mod tests {
     #[test]
     fn a_line_that_is_refused_still_says_what_follows() {
         let line = "ringgate.cfg=/a ringgate.failure=reboot";
-        assert_eq!(Arguments::failure_of(line), Some(Off::Reboot));
+        assert_eq!(Arguments::failure_of(line), Some(End::Reboot));
         assert_eq!(Arguments::failure_of("ringgate.failure=never"), None);
     }
 

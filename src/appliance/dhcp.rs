@@ -222,7 +222,7 @@ fn lease(options: &Options<'_>, ip: Ipv4Addr, server: Ipv4Addr) -> Option<Lease>
     let rebind_s = seconds(option::T2).filter(|t2| (LEASE_MIN_S / 2..lease_s).contains(t2));
     let rebind_s = rebind_s.unwrap_or(lease_s - lease_s / 8);
     let renew_s = seconds(option::T1).filter(|t1| *t1 < rebind_s);
-    let renew_s = renew_s.unwrap_or((lease_s / 2).min(rebind_s));
+    let renew_s = renew_s.unwrap_or_else(|| (lease_s / 2).min(rebind_s));
     let hostname = options.value(option::HOSTNAME).and_then(|name| {
         let name = std::str::from_utf8(name).ok()?.trim_end_matches('\0');
         is_hostname(name).then(|| name.to_owned())

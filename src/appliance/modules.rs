@@ -29,11 +29,12 @@ pub fn load_all(base: &Path) {
             }
         }
     }
-    tracing::info!(loaded, of = order.len(), "modules");
     // Nothing is loaded after this, whoever asks.
-    if let Err(error) = os::write(Path::new("/proc/sys/kernel/modules_disabled"), b"1\n") {
-        tracing::debug!("{error:#}");
+    let closed = os::write(Path::new("/proc/sys/kernel/modules_disabled"), b"1\n");
+    if let Err(error) = &closed {
+        tracing::warn!("modules can still be loaded: {error:#}");
     }
+    tracing::info!(loaded, of = order.len(), closed = closed.is_ok(), "modules");
 }
 
 fn load(path: &Path) -> std::io::Result<()> {

@@ -271,7 +271,6 @@ fn interface(path: &Path) -> Option<Interface> {
 mod tests {
     use super::*;
 
-    #[expect(clippy::disallowed_methods, reason = "a test may block")]
     fn show(class: &Path, name: &str, facts: [&str; 3]) {
         let dir = class.join(name);
         std::fs::create_dir_all(&dir).unwrap();

@@ -9,7 +9,7 @@ use rustix::system::RebootCommand;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::appliance::arguments::Off;
+use crate::appliance::arguments::End;
 use crate::appliance::os;
 use crate::control::phase::Phase;
 use crate::io::netlink::{self, Netlink};
@@ -88,7 +88,7 @@ pub fn watch_button(phase: watch::Sender<Phase>) {
     };
     let watched = os::thread("power", move || {
         loop {
-            match events.next() {
+            match events.wait() {
                 Ok(messages) => {
                     if messages.iter().any(|m| is_power_button(&m.body)) {
                         tracing::info!("the power button was pressed");
@@ -134,34 +134,34 @@ fn is_power_button(body: &[u8]) -> bool {
 }
 
 /// Ends the machine after an orderly end.
-pub fn off(how: Off) -> ! {
+pub fn off(how: End) -> ! {
     tracing::info!(how = label(how), "appliance ends");
     end(how)
 }
 
 /// Ends the machine after a failure, which was told; it stays readable for a moment.
-pub fn fail(how: Off) -> ! {
+pub fn fail(how: End) -> ! {
     tracing::error!(how = label(how), after = ?FAILURE_SHOWN, "appliance ends, it has failed");
     os::pause(FAILURE_SHOWN);
     end(how)
 }
 
-fn label(how: Off) -> &'static str {
+fn label(how: End) -> &'static str {
     match how {
-        Off::PowerOff => "poweroff",
-        Off::Reboot => "reboot",
-        Off::Halt => "halt",
+        End::PowerOff => "poweroff",
+        End::Reboot => "reboot",
+        End::Halt => "halt",
     }
 }
 
-fn end(how: Off) -> ! {
+fn end(how: End) -> ! {
     os::pause(LAST_WORDS);
     rustix::fs::sync();
     let command = match how {
-        Off::PowerOff => Some(RebootCommand::PowerOff),
-        Off::Reboot => Some(RebootCommand::Restart),
+        End::PowerOff => Some(RebootCommand::PowerOff),
+        End::Reboot => Some(RebootCommand::Restart),
         // Standing still is no call: after `reboot(HALT)` some hypervisors burn a core.
-        Off::Halt => None,
+        End::Halt => None,
     };
     if let Some(Err(error)) = command.map(rustix::system::reboot) {
         tracing::error!(%error, "the machine cannot be ended");

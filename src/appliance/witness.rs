@@ -85,8 +85,7 @@ fn kib(text: &str, key: &str) -> u64 {
 fn is_read_only(mounts: &str) -> bool {
     let root = mounts
         .lines()
-        .filter(|line| line.split(' ').nth(1) == Some("/"))
-        .next_back();
+        .rfind(|line| line.split(' ').nth(1) == Some("/"));
     let options = root.and_then(|line| line.split(' ').nth(3));
     options.is_some_and(|options| options.split(',').any(|option| option == "ro"))
 }

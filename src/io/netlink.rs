@@ -115,11 +115,11 @@ impl Netlink {
         }
     }
 
-    /// What comes next.
+    /// What comes next; waits for it.
     ///
     /// # Errors
     /// The system's; `ENOBUFS` where more was announced than was read.
-    pub fn next(&mut self) -> io::Result<Vec<Message>> {
+    pub fn wait(&mut self) -> io::Result<Vec<Message>> {
         let mut buffer = vec![0; ANSWER_BYTES];
         let length = self.socket.read(&mut buffer)?;
         Ok(messages(buffer.get(..length).unwrap_or_default()))

@@ -302,11 +302,6 @@ fn serve(work: &Path, guest: &Guest, name: &str, words: &[String], memory: u32) 
     write!(report, "  first byte after {:.2} s", first.as_secs_f64())?;
     write!(
         report,
-        " (program up at {} s of the kernel's time)",
-        told("uptime_s")?
-    )?;
-    write!(
-        report,
         ", off {:.2} s after the button\n  ",
         pressed.elapsed().as_secs_f64()
     )?;
