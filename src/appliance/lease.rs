@@ -184,7 +184,12 @@ fn extend(interface: &Interface, lease: &Lease) -> Option<Lease> {
     None
 }
 
-fn ask_more(
+/// Asks `to` for more time with `own` address, which the interface has; an answer counts from the server `of` alone, if that
+/// is known. `None` is no answer, `Some(None)` a refusal.
+///
+/// # Errors
+/// The system's.
+pub fn ask_more(
     interface: &Interface,
     own: Ipv4Addr,
     to: Ipv4Addr,

@@ -102,15 +102,22 @@ pub fn change(interface: &Interface, old: &Address, new: &Address) {
 
 /// Sets what a new lease says; what fails is told.
 pub fn settle(interface: &Interface, address: &Address) {
-    let done = Netlink::open(libc::NETLINK_ROUTE)
-        .and_then(|mut kernel| set(&mut kernel, interface, address));
-    if let Err(error) = done {
+    if let Err(error) = give(interface, address) {
         tracing::error!(address = %address.ip, %error, "the address cannot be set");
     }
     let text = resolv_conf(address.nameservers.iter());
     if let Err(error) = os::write(Path::new(RESOLV_CONF), text.as_bytes()) {
         tracing::error!("{error:#}");
     }
+}
+
+/// Gives the interface, which is up, an address with its route and MTU.
+///
+/// # Errors
+/// What the kernel refuses it with.
+pub fn give(interface: &Interface, address: &Address) -> io::Result<()> {
+    let mut kernel = Netlink::open(libc::NETLINK_ROUTE)?;
+    set(&mut kernel, interface, address)
 }
 
 /// Takes an address from the interface; what fails is told.

@@ -116,6 +116,7 @@ const TOOLS: &[(&str, &str)] = &[
     ("mandoc", "mandoc"),                        // checked by another formatter
     ("mmdebstrap", "mmdebstrap"),                // a system to boot
     ("systemd-nspawn", "systemd-container"),     // in a container
+    ("dnsmasq", "dnsmasq-base"),                 // a DHCP server
     ("qemu-system-x86_64", "qemu-system-x86"),   // a machine to boot, with
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"), // its firmware
 ];
