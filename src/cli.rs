@@ -124,6 +124,9 @@ pub struct ConfigArgs {
 /// Parses the argument vector and runs the command. Exit codes: 0 done, 1 failed, 2 wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
+    if crate::appliance::is_init() {
+        return appliance();
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -156,6 +159,17 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Completions(args) => Ok(completions::run(args)),
         Command::Man(args) => man::run(args),
         Command::Version(args) => version::run(args),
+    }
+}
+
+/// The life of a machine of which this is the first process; there is nobody to return to, but for the kernel.
+fn appliance() -> ExitCode {
+    match stop::Stop::on_signals() {
+        Ok(stop) => crate::appliance::run(stop.phase()),
+        Err(error) => {
+            os::complain(&format!("ringgate: {error:#}"));
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -16,6 +16,7 @@ pub mod listen_fds;
 pub mod listener;
 pub mod memory;
 pub mod mux;
+pub mod netlink;
 pub mod nft_turn;
 pub mod pace;
 pub mod peer;

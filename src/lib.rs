@@ -2,6 +2,7 @@
 //!
 //! The layers and the two walks through them are in ARCHITECTURE.md.
 
+pub mod appliance;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -42,7 +42,8 @@ const LAYERS: &[(&str, bool, &[&str])] = &[
     ("telemetry", false, L3),
     ("control", false, L4),
     ("worker", false, L5),
-    ("cli", false, L6),
+    ("appliance", false, L6),
+    ("cli", false, L7),
 ];
 
 const L1: &[&str] = &[
@@ -114,6 +115,27 @@ const L6: &[&str] = &[
     "telemetry",
     "control",
     "worker",
+];
+const L7: &[&str] = &[
+    "vocab",
+    "policy",
+    "identity",
+    "http",
+    "jwt",
+    "oidc",
+    "extauthz",
+    "upstream",
+    "record",
+    "h2",
+    "hbone",
+    "config",
+    "exchange",
+    "role",
+    "io",
+    "telemetry",
+    "control",
+    "worker",
+    "appliance",
 ];
 
 /// What a pure module may not name.

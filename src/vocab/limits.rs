@@ -403,6 +403,15 @@ pub const VERIFIED_CHAINS: usize = 1024;
 
 const _: () = assert!(VERIFIED_CHAINS <= 65_536);
 const _: () = assert!(REVOCATIONS_BYTES < NEWS_MESSAGE_BYTES);
+/// Configuration that an appliance is given: all its files together, in bytes.
+pub const APPLIANCE_CONFIG_BYTES: u64 = 4 << 20;
+/// Files of it.
+pub const APPLIANCE_CONFIG_FILES: usize = 1024;
+/// Longest name of such a file; what an old tar header holds.
+pub const APPLIANCE_NAME_BYTES: usize = 255;
+/// Modules that an appliance loads.
+pub const APPLIANCE_MODULES: usize = 256;
+
 const _: () = assert!(6 * (NEWS_MESSAGE_BYTES as u64) < TRUST_BYTES);
 const _: () = assert!(TARGET_BYTES < HEAD_BYTES);
 const _: () = assert!(HELD_BODY_BYTES < HELD_BODIES_BYTES);

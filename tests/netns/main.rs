@@ -11,6 +11,7 @@
     reason = "a test ends by panicking, blocks and is not a data core"
 )]
 
+mod appliance;
 mod capture;
 mod full_disk;
 mod loss;

@@ -61,6 +61,11 @@ const STEPS: &[Step] = &[
         run: systemd,
     },
     Step {
+        name: "appliance",
+        about: "images for virtual machines, and what they do when they boot",
+        run: crate::image::check,
+    },
+    Step {
         name: "soak",
         about: "full load with a reload every second, 20 seconds of it",
         run: |root| l7::soak::run(root, &["--seconds", "20"]).map(drop),
@@ -123,6 +128,9 @@ const TOOLS: &[(&str, &str)] = &[
     ("runc", "runc"),                                     // runs them,
     (DEFAULT_PROFILE, "golang-github-containers-common"), // with this
     (CA_BUNDLE, "ca-certificates"),
+    ("dnsmasq", "dnsmasq-base"),                 // a DHCP server
+    ("qemu-system-x86_64", "qemu-system-x86"),   // a machine to boot, with
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"), // its firmware
 ];
 
 /// Debian has the server's programs in a directory of its version.

@@ -6,6 +6,7 @@ mod bench;
 mod ci;
 mod cpu;
 mod golang;
+mod image;
 mod l4;
 mod l7;
 mod load;
@@ -29,6 +30,9 @@ usage: cargo xtask ci [--list | --only STEP[,STEP..]]
        cargo xtask bench all
        cargo xtask package [--program FILE] [--out DIRECTORY] [--only deb,image,tarball,sbom] [--revision N] [--any-size]
        cargo xtask soak [--minutes N | --seconds N] [--ringgate FILE]
+       cargo xtask image microvm [--program FILE] [--out DIRECTORY] [--kernel FILE.deb] [--config DIRECTORY]
+                                 [--roots FILE.pem] [--cmdline TEXT] [--module NAME]..
+       cargo xtask image boot [--out DIRECTORY]
        cargo xtask property [--cases N] [--seed N]
        cargo xtask fuzz [--target NAME] [--seconds N]";
 
@@ -54,6 +58,8 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
         ["bench", "l7", options @ ..] => l7::run(&root()?, options),
         ["bench", "all"] => Ok(l4::run(&root()?, &[])? && l7::run(&root()?, &[])?),
         ["soak", options @ ..] => l7::soak::run(&root()?, options),
+        ["image", "microvm", options @ ..] => image::microvm(&root()?, options),
+        ["image", "boot", options @ ..] => image::boot(&root()?, options),
         ["bench", options @ ..] => bench::run(&root()?, options),
         ["package", options @ ..] => package::run(&root()?, options),
         ["property", options @ ..] => assure::property(&root()?, options),
