@@ -119,6 +119,21 @@ impl CanonicalPath {
             })
     }
 
+    /// Whether `each` says yes to the name and value of any query parameter, as `query_pairs` reads them, without a copy on
+    /// the heap.
+    pub fn any_query_pair(&self, mut each: impl FnMut(&[u8], &[u8]) -> bool) -> bool {
+        self.query()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|piece| !piece.is_empty())
+            .any(|piece| {
+                let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
+                with_decoded(name, &mut |name| {
+                    with_decoded(value, &mut |value| each(name, value))
+                })
+            })
+    }
+
     /// `query_pairs` as text; bytes that are not UTF-8 become U+FFFD.
     pub fn query_params(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
         self.query_pairs()
@@ -469,6 +484,15 @@ mod tests {
             assert_eq!(got, want, "{name}");
         }
         assert!(path.any_query_value(b"a", |v| v == b"1 2"));
+        let mut got = Vec::new();
+        path.any_query_pair(|name, value| {
+            got.push((name.to_vec(), value.to_vec()));
+            false
+        });
+        let want = path.query_pairs();
+        let want = want.map(|(n, v)| (n.into_owned(), v.into_owned()));
+        assert_eq!(got, want.collect::<Vec<_>>());
+        assert!(path.any_query_pair(|n, v| n == b"a" && v == b"1 2"));
     }
 
     #[test]
