@@ -572,13 +572,15 @@ impl Walker<'_, '_> {
         let principal = hop.connection.principal.as_ref().map(SpiffeId::as_str);
         let (peer, said) = (hop.connection.peer, forward::Said::default());
         let who = (peer, principal);
+        let mut own_fields = forward::Own::after(&onward.headers);
         forward::set(
-            &mut onward.headers,
+            &mut own_fields,
             who,
             own,
             "http",
             (&said, mesh.forward_client_cert, &[]),
         );
+        own_fields.put_into(&mut onward.headers);
         self.request = Some(onward);
         Some(next)
     }

@@ -72,6 +72,29 @@ impl CanonicalPath {
         Ok(Self { text, path_len })
     }
 
+    /// As [`Self::parse`], of a target that need not be copied where it is normal already: most are.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn from_target(mode: PathNormalization, target: String) -> Result<Self, PathError> {
+        let path_len = target.find('?').unwrap_or(target.len());
+        let is_printable = target
+            .bytes()
+            .all(|b| (0x21..=0x7e).contains(&b) && b != b'#');
+        let path = target.get(..path_len).unwrap_or_default();
+        if is_printable
+            && path.starts_with('/')
+            && target.len() <= limits::TARGET_BYTES
+            && is_normal(path)
+        {
+            return Ok(Self {
+                text: target,
+                path_len,
+            });
+        }
+        Self::parse(mode, &target)
+    }
+
     /// Path and query, as sent upstream.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -507,7 +530,7 @@ mod tests {
         assert_eq!(split_absolute("ftp://h/"), None);
     }
 
-    /// Normalizing twice is normalizing once, and no dot segment is left.
+    /// Normalizing twice is normalizing once, and no dot segment is left; a target of its own is read as a borrowed one.
     #[test]
     fn idempotent() {
         const PIECES: [&str; 17] = [
@@ -527,6 +550,8 @@ mod tests {
                 let once = CanonicalPath::parse(mode, &target).unwrap();
                 let twice = CanonicalPath::parse(mode, once.as_str()).unwrap();
                 assert_eq!(once, twice, "{mode:?} {target}");
+                let owned = CanonicalPath::from_target(mode, target.clone());
+                assert_eq!(owned.as_ref(), Ok(&once), "{mode:?} {target}");
                 let dots = |s: &str| matches!(s.split(';').next(), Some("." | ".."));
                 assert!(
                     mode == Raw || !once.path().split('/').any(dots),

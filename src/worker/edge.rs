@@ -75,6 +75,7 @@ impl Answered {
         Self {
             reply: Reply {
                 status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+                is_text: false,
                 headers: respond.headers,
                 body: respond.body.into(),
             },
