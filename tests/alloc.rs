@@ -79,7 +79,7 @@ fn connection(account: &str, port: u16) -> Connection {
         remote: local,
         destination: local,
         port,
-        sni: Some("api.example".to_owned()),
+        sni: Some("api.example".into()),
         time: 1_000_000,
     }
 }

@@ -43,7 +43,7 @@ pub struct Call {
     /// The request, canonical and without claims; `None` for bytes that are not HTTP.
     pub request: Option<Request>,
     /// Server name of a TLS client hello, lower case.
-    pub sni: Option<String>,
+    pub sni: Option<Arc<str>>,
     /// When, in seconds since the Unix epoch.
     pub time: i64,
 }
@@ -261,7 +261,7 @@ struct Walker<'w, 'a> {
     principal: Option<SpiffeId>,
     peer: IpAddr,
     request: Option<Request>,
-    sni: Option<String>,
+    sni: Option<Arc<str>>,
     time: i64,
     hops: Vec<Hop>,
 }

@@ -238,7 +238,7 @@ impl Record {
             destination.put("address", Ip(connection.destination));
             destination.put("port", Number(connection.port.into()));
             if let Some(sni) = &connection.sni {
-                destination.put("sni", Text(sni.as_str()));
+                destination.put("sni", Text(sni));
             }
         }
     }

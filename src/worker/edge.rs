@@ -334,7 +334,7 @@ pub async fn connection(
             remote: peer_ip,
             destination: local.ip().to_canonical(),
             port: local.port(),
-            sni: proof.sni,
+            sni: proof.sni.map(Into::into),
             time: clock::unix_s(),
         },
         peer,

@@ -152,7 +152,7 @@ pub async fn direct(
     }
     story.forget();
     site.connection.principal = proof.peer;
-    site.connection.sni = proof.sni;
+    site.connection.sni = proof.sni.map(Into::into);
     site.leaf.clone_from(&proof.leaf);
     site.scheme = "https";
     let (open, now) = (Rc::clone(&core.open), core.snapshot());

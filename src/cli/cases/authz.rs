@@ -374,7 +374,7 @@ fn connection(sent: &Value, time: i64) -> Broken<Connection> {
         sni: member(tls, "sni")
             .map(|_| text(tls, "sni"))
             .transpose()?
-            .map(str::to_ascii_lowercase),
+            .map(|name| name.to_ascii_lowercase().into()),
         time,
     })
 }
