@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput};
-use http::HeaderMap;
 use ringgate::exchange::close::CloseReason;
 use ringgate::http::{canonical, forward, h1};
 use ringgate::jwt::model::{JwtRule, KeySource, Reach};
@@ -168,7 +167,7 @@ fn onward(criterion: &mut Criterion) {
             setup,
             |(mut headers, mut out)| {
                 forward::strip(&mut headers, false, 0);
-                let mut own = HeaderMap::new();
+                let mut own = forward::Own::default();
                 let principal = Some("spiffe://cluster.local/ns/default/sa/frontend-service");
                 let to = "spiffe://cluster.local/ns/default/sa/customer-api";
                 forward::set(
@@ -315,8 +314,8 @@ fn records(criterion: &mut Criterion) {
             connection: Some(connection),
             trace: None,
             told: None,
-            service: Some("default/customer-api".to_owned()),
-            workload: Some("default/customer-api".to_owned()),
+            service: Some("default/customer-api".into()),
+            workload: Some("default/customer-api".into()),
             route: None,
             attempts: None,
             mirror: false,

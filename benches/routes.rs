@@ -1,6 +1,6 @@
 //! What it costs to find the rule of a route among 10 to 10,000, and a service among as many; and what they cost to index.
 //!
-//! `cargo bench --bench routes` prints the table of `docs/route-cost.md` first, then runs criterion. A word after `--` picks
+//! `cargo bench --bench routes` prints the tables of `docs/policy-cost.md` first, then runs criterion. A word after `--` picks
 //! groups by name, as ever.
 #![allow(
     clippy::unwrap_used,
@@ -56,16 +56,25 @@ enum Shape {
     Prefixes,
     /// One host, one path; each its value of one header.
     Headers,
-    /// One host, each its regular expression.
+    /// One host, one path; each asks for a header of its own.
+    HeaderNames,
+    /// One host, each its regular expression, with a segment of its own.
     Regexes,
+    /// One host, each its regular expression, which differ by how they end.
+    RegexEnds,
 }
 
-const SHAPES: [(&str, Shape); 5] = [
+const SHAPES: [(&str, Shape); 7] = [
     ("hosts", Shape::Hosts),
     ("one host, exact paths", Shape::Exact),
     ("one host, prefixes", Shape::Prefixes),
     ("one host, one path, a header each", Shape::Headers),
+    ("one host, one path, a header name each", Shape::HeaderNames),
     ("one host, regular expressions", Shape::Regexes),
+    (
+        "one host, regular expressions, by their ends",
+        Shape::RegexEnds,
+    ),
 ];
 
 const HEADER: HeaderName = HeaderName::from_static("x-tenant");
@@ -91,6 +100,14 @@ impl Shape {
                 }],
                 ..prefix("/api")
             }],
+            Self::HeaderNames => vec![RouteMatch {
+                headers: vec![FieldMatch {
+                    name: format!("x-tenant-{n}"),
+                    value: ValueMatch::Regex(".+".to_owned()),
+                }],
+                ..prefix("/api")
+            }],
+            Self::RegexEnds => vec![at(PathMatch::Regex(format!("/api/.*/item-{n}")))],
             Self::Regexes => vec![at(PathMatch::Regex(format!(
                 "/api/v[0-9]+/resource-{n}/[a-z]+"
             )))],
@@ -100,9 +117,12 @@ impl Shape {
     fn host(self, n: usize) -> String {
         match self {
             Self::Hosts => format!("service-{n}.example.test"),
-            Self::Exact | Self::Prefixes | Self::Headers | Self::Regexes => {
-                "api.example.test".to_owned()
-            }
+            Self::Exact
+            | Self::Prefixes
+            | Self::Headers
+            | Self::HeaderNames
+            | Self::Regexes
+            | Self::RegexEnds => "api.example.test".to_owned(),
         }
     }
 
@@ -129,12 +149,19 @@ impl Shape {
 
     /// What route `n` is for.
     fn request(self, n: usize) -> Request {
-        let target = format!("/api/v1/resource-{n}/items?page=7");
+        let target = match self {
+            Self::RegexEnds => format!("/api/v1/resource-{n}/item-{n}?page=7"),
+            _ => format!("/api/v1/resource-{n}/items?page=7"),
+        };
         let mut headers = HeaderMap::new();
         headers.insert(
             HEADER,
             HeaderValue::try_from(format!("tenant-{n}")).unwrap(),
         );
+        if self == Self::HeaderNames {
+            let name = HeaderName::try_from(format!("x-tenant-{n}")).unwrap();
+            headers.insert(name, HeaderValue::from_static("yes"));
+        }
         Request {
             method: Method::GET,
             host: Host::parse(&self.host(n)).unwrap(),

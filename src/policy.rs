@@ -42,6 +42,7 @@ pub use decide::{
 pub use facts::{Connection, Request};
 pub use nearest::LOOKED_AT;
 pub use peer::mtls_mode;
+pub(crate) use radix::Radix;
 pub use regex::{Regexes, WholeRegex};
 pub use set::PolicySet;
 pub use verdict::{Decision, Denied, InWords, Judged, Permit, Reason, Shadow, Verdict};

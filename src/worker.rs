@@ -17,6 +17,7 @@ pub mod judge;
 mod leave;
 pub mod limited;
 pub mod listen;
+pub mod names;
 pub mod node;
 pub mod open;
 pub mod origin;

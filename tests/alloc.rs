@@ -1,4 +1,5 @@
 //! Deciding allocates nothing: hit or miss, with HTTP or without, whatever kind of value is compared. Nor does telling why.
+//! What a request is made of takes few blocks.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -11,6 +12,10 @@ use std::hash::RandomState;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use ringgate::http::canonical::from_h1;
+use ringgate::http::h1::parse_request;
+use ringgate::http::reply::Reply;
+use ringgate::http::{forward, request_id};
 use ringgate::policy::limit::{Buckets, Key, Limit, RateLimit, TokenBucket};
 use ringgate::policy::model::{
     Action, AuthorizationPolicy, Condition, Operation, Rule, Source, Target,
@@ -79,7 +84,7 @@ fn connection(account: &str, port: u16) -> Connection {
         remote: local,
         destination: local,
         port,
-        sni: Some("api.example".to_owned()),
+        sni: Some("api.example".into()),
         time: 1_000_000,
     }
 }
@@ -390,4 +395,39 @@ fn a_rate_limit_allocates_nothing() {
         assert_ne!(passes(), Some(true), "{target}: two tokens are all");
     }
     assert!((5..TARGETS.len()).contains(&counted), "{counted}");
+}
+
+/// Blocks of an ordinary request, step by step: what is said of it in `docs/performance-l7.md`.
+#[test]
+fn a_request_takes_few_blocks() {
+    let head = b"GET /api/v1/orders/7?page=2 HTTP/1.1\r\nhost: Shop.example:8443\r\naccept: */*\r\nuser-agent: probe\r\n\r\n";
+    let (parsed, asked) = allocations::asked_by(|| parse_request(head));
+    // The bytes and the count of those who share them, the target, the two halves of the header map.
+    assert_eq!(asked, 5);
+    let (raw, _length) = parsed.unwrap().unwrap();
+    let (canonical, asked) = allocations::asked_by(|| from_h1(raw, PathNormalization::Base, 0));
+    // The host: a target that is normal stays where it is.
+    assert_eq!(asked, 1);
+    let (mut request, _form) = canonical.unwrap();
+    assert_eq!(request.host.as_str(), "shop.example:8443");
+    assert_eq!(request.path.as_ref().unwrap().path(), "/api/v1/orders/7");
+    let name = HeaderValue::from_static("name");
+    let ((), asked) =
+        allocations::asked_by(|| request_id::set(&mut request.headers, true, || name.clone()));
+    assert_eq!(asked, 0, "the header map has room for what it gains");
+    let said = forward::Said::default();
+    let peer: IpAddr = "10.1.2.3".parse().unwrap();
+    let mut own_fields = || {
+        let mut own = forward::Own::after(&request.headers);
+        let details = forward::ForwardClientCert::default();
+        let who = (peer, Some("spiffe://cluster.local/ns/default/sa/web"));
+        forward::set(&mut own, who, "spiffe://b", "https", (&said, details, &[]));
+        forward::outgoing(&request.headers, &own).count()
+    };
+    let first = own_fields();
+    let (again, asked) = allocations::asked_by(own_fields);
+    // Host, which the canonical request has by itself, is gone.
+    assert_eq!((first, again, asked), (6, 6, 0));
+    let (reply, asked) = allocations::asked_by(Reply::denied);
+    assert_eq!((reply.body.len(), asked), (19, 0));
 }

@@ -19,6 +19,7 @@ mod provider;
 mod rate_limit;
 mod revocation;
 mod route;
+mod route_bound;
 mod route_filter;
 mod service;
 mod target;

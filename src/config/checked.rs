@@ -180,12 +180,20 @@ impl Process {
                     || l.ip().to_canonical() == ip
                     || (l.ip().is_unspecified() && is_local(ip)))
         };
-        self.listeners().iter().any(reaches)
+        let mut found = false;
+        self.each_listener(&mut |listener| found |= reaches(&listener));
+        found
     }
 
     /// Where this process listens.
     #[must_use]
     pub fn listeners(&self) -> Vec<SocketAddr> {
+        let mut all = Vec::new();
+        self.each_listener(&mut |listener| all.push(listener));
+        all
+    }
+
+    fn each_listener(&self, each: &mut impl FnMut(SocketAddr)) {
         let authority = match &self.identity {
             IdentitySource::Embedded(authority) => authority.listen,
             IdentitySource::Remote(_)
@@ -196,23 +204,26 @@ impl Process {
             let workloads = node.workloads.iter().map(|w| w.dns);
             workloads.chain([node.dns]).flatten()
         });
-        let traffic = self.traffic_listeners().into_iter();
-        traffic
-            .map(|(address, _what)| address)
-            .chain(names)
+        self.each_traffic_listener(&mut |address, _what| each(address));
+        names
             .chain(self.admin)
             .chain(self.metrics)
             .chain(self.readiness)
             .chain(authority)
-            .collect()
+            .for_each(each);
     }
 
     /// Where the cores of this process listen, and what for.
     #[must_use]
     pub fn traffic_listeners(&self) -> Vec<(SocketAddr, &'static str)> {
         let mut all = Vec::new();
+        self.each_traffic_listener(&mut |address, what| all.push((address, what)));
+        all
+    }
+
+    fn each_traffic_listener(&self, each: &mut impl FnMut(SocketAddr, &'static str)) {
         let mut add = |what, addresses: &[Option<SocketAddr>]| {
-            all.extend(addresses.iter().flatten().map(|address| (*address, what)));
+            addresses.iter().flatten().for_each(|a| each(*a, what));
         };
         for node in &self.nodes {
             for address in &node.inbound {
@@ -237,7 +248,6 @@ impl Process {
         for listener in self.ingresses.iter().flat_map(|i| &i.listeners) {
             add("ingress", &[Some(listener.address)]);
         }
-        all
     }
 }
 

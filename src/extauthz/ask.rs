@@ -164,7 +164,9 @@ fn check(body: Option<BodyCheck>, subject: &Subject<'_>) -> CheckRequest {
                 }),
                 http: Some(http(request, raw, subject)),
             }),
-            tls_session: connection.sni.clone().map(|sni| TlsSession { sni }),
+            tls_session: connection.sni.as_deref().map(|sni| TlsSession {
+                sni: sni.to_owned(),
+            }),
         }),
     }
 }

@@ -65,7 +65,7 @@ fn connection() -> Connection {
         remote: ip,
         destination: IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2)),
         port: 8080,
-        sni: Some("shop.example".to_owned()),
+        sni: Some("shop.example".into()),
         time: 0,
     }
 }

@@ -80,9 +80,9 @@ pub fn from_h1(
     let mut headers = raw.headers;
     check_expectation(&headers)?;
     let host = single_host(&headers)?;
-    let target = raw.target.as_str();
+    let target = raw.target;
     let (form, host, path) = if raw.method == Method::CONNECT {
-        let authority = Host::parse(target).map_err(|_e| BadRequest::Target)?;
+        let authority = Host::parse(&target).map_err(|_e| BadRequest::Target)?;
         if authority.port().is_none() {
             return Err(BadRequest::Target);
         }
@@ -91,10 +91,10 @@ pub fn from_h1(
         (
             Form::Origin,
             host.ok_or(BadRequest::Host)?,
-            Some(canonical_path(mode, target)?),
+            Some(CanonicalPath::from_target(mode, target).map_err(|_e| BadRequest::Target)?),
         )
     } else {
-        let (authority, rest) = split_absolute(target).ok_or(BadRequest::Target)?;
+        let (authority, rest) = split_absolute(&target).ok_or(BadRequest::Target)?;
         let authority = Host::parse(authority).map_err(|_e| BadRequest::Target)?;
         // RFC 9112 section 3.2.2 ignores Host here; a different one is refused all the same.
         if host.is_some_and(|h| h != authority) {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use smallvec::SmallVec;
 
 use crate::vocab::field;
 
@@ -104,6 +105,82 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_proxies: usize)
         .map_or(peer, |ip| ip.to_canonical())
 }
 
+/// Header fields of our own, which replace those of a request by the same names. There are three, mostly, which are kept
+/// without memory of their own.
+#[derive(Debug, Default)]
+pub struct Own(SmallVec<[(HeaderName, HeaderValue); 3]>);
+
+impl Own {
+    /// What the request says of the hops before, which ours is added to.
+    #[must_use]
+    pub fn after(request: &HeaderMap) -> Self {
+        let mut own = Self::default();
+        for value in request.get_all(&XFF) {
+            own.append(XFF, value.clone());
+        }
+        if let Some(proto) = request.get(&XFP) {
+            own.insert(XFP, proto.clone());
+        }
+        own
+    }
+
+    /// Puts them in the place of those of the same names.
+    pub fn put_into(self, headers: &mut HeaderMap) {
+        for (name, _) in self.iter() {
+            headers.remove(name);
+        }
+        for (name, value) in self.0 {
+            headers.append(name, value);
+        }
+    }
+
+    /// Whether there is a field of this name.
+    #[must_use]
+    pub fn contains(&self, name: &HeaderName) -> bool {
+        self.0.iter().any(|(known, _)| known == name)
+    }
+
+    /// The first value of this name.
+    #[must_use]
+    pub fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
+        let mut all = self.0.iter();
+        all.find(|(known, _)| known == name).map(|(_, value)| value)
+    }
+
+    /// One value more.
+    pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
+        self.0.push((name, value));
+    }
+
+    /// This value alone.
+    pub fn insert(&mut self, name: HeaderName, value: HeaderValue) {
+        match self.0.iter().position(|(known, _)| *known == name) {
+            Some(first) => {
+                // In its place, as a header map has it.
+                let mut at = 0_usize;
+                self.0.retain(|(known, _)| {
+                    let keep = at <= first || *known != name;
+                    at = at.saturating_add(1);
+                    keep
+                });
+                if let Some(slot) = self.0.get_mut(first) {
+                    slot.1 = value;
+                }
+            }
+            None => self.0.push((name, value)),
+        }
+    }
+
+    /// No value of this name.
+    pub fn remove(&mut self, name: &HeaderName) {
+        self.0.retain(|(known, _)| known != name);
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+}
+
 /// What is told of one peer with each of its requests, made once.
 #[derive(Debug, Default)]
 pub struct Said {
@@ -133,10 +210,11 @@ impl Said {
 }
 
 /// `x-forwarded-for` that `peer` adds itself to.
-fn chain(headers: &HeaderMap, peer: IpAddr) -> Option<HeaderValue> {
+fn chain(own_fields: &Own, peer: IpAddr) -> Option<HeaderValue> {
     let mut chain = String::with_capacity(LONGEST_IP);
-    let earlier = headers.get_all(&XFF).iter();
-    for (at, earlier) in earlier.filter_map(|v| v.to_str().ok()).enumerate() {
+    let earlier = own_fields.iter().filter(|(name, _)| **name == XFF);
+    let earlier = earlier.filter_map(|(_, value)| value.to_str().ok());
+    for (at, earlier) in earlier.enumerate() {
         if at > 0 {
             chain.push_str(", ");
         }
@@ -152,25 +230,25 @@ fn chain(headers: &HeaderMap, peer: IpAddr) -> Option<HeaderValue> {
 
 /// Sets what was verified: who calls, from where, over what. `said` is of this peer and principal.
 pub fn set(
-    headers: &mut HeaderMap,
+    own_fields: &mut Own,
     (peer, principal): (IpAddr, Option<&str>),
     own: &str,
     scheme: &'static str,
     (said, details, told): (&Said, ForwardClientCert, &[HeaderValue]),
 ) {
-    let address = match headers.contains_key(&XFF) {
-        true => chain(headers, peer),
+    let address = match own_fields.contains(&XFF) {
+        true => chain(own_fields, peer),
         false => said.address(peer),
     };
     if let Some(address) = address {
-        headers.insert(XFF, address);
+        own_fields.insert(XFF, address);
     }
-    if !headers.contains_key(&XFP) {
-        headers.insert(XFP, HeaderValue::from_static(scheme));
+    if !own_fields.contains(&XFP) {
+        own_fields.insert(XFP, HeaderValue::from_static(scheme));
     }
     let verified = principal.and_then(|principal| said.identity(principal, own));
     if let Some(value) = details.field(told, verified) {
-        headers.insert(XFCC, value);
+        own_fields.insert(XFCC, value);
     }
 }
 
@@ -178,10 +256,10 @@ pub fn set(
 /// own.
 pub fn outgoing<'h>(
     request: &'h HeaderMap,
-    own: &'h HeaderMap,
+    own: &'h Own,
 ) -> impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)> {
     let theirs = request.iter().filter(move |(name, _)| {
-        !own.contains_key(*name) && **name != header::CONTENT_LENGTH && **name != header::EXPECT
+        !own.contains(name) && **name != header::CONTENT_LENGTH && **name != header::EXPECT
     });
     theirs.chain(own.iter())
 }
@@ -217,7 +295,7 @@ mod tests {
             (None, "spiffe://td/c", "9.9.9.9"),
             (None, "spiffe://td/b", "9.9.9.9"),
         ] {
-            let mut headers = HeaderMap::new();
+            let mut headers = Own::default();
             if let Some(earlier) = earlier {
                 headers.insert(XFF, HeaderValue::from_static(earlier));
             }
@@ -228,9 +306,10 @@ mod tests {
                 "https",
                 (&said, ForwardClientCert::default(), &[]),
             );
-            assert_eq!(headers[XFF], want);
-            assert_eq!(headers[XFCC], format!("By={own};URI=spiffe://td/a"));
-            assert_eq!(headers[XFP], "https");
+            assert_eq!(headers.get(&XFF).unwrap(), want);
+            let told = format!("By={own};URI=spiffe://td/a");
+            assert_eq!(headers.get(&XFCC).unwrap(), told.as_str());
+            assert_eq!(headers.get(&XFP).unwrap(), "https");
         }
     }
 

@@ -133,7 +133,8 @@ fn head_len(buf: &[u8]) -> Result<Option<usize>, H1Error> {
 
 /// The header fields of `head`, whose values share its memory.
 fn fields(parsed: &[httparse::Header<'_>], head: &Bytes) -> Result<HeaderMap, H1Error> {
-    let mut headers = HeaderMap::with_capacity(parsed.len());
+    // And the one that each message gains: to grow for it would double the map.
+    let mut headers = HeaderMap::with_capacity(parsed.len().saturating_add(1));
     for field in parsed {
         let name =
             HeaderName::from_bytes(field.name.as_bytes()).map_err(|_e| H1Error::Malformed)?;

@@ -8,11 +8,16 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 pub struct Reply {
     /// Status.
     pub status: StatusCode,
+    /// Its `content-type` is `text/plain`, which is not among `headers`: most answers of ours have no other field.
+    pub is_text: bool,
     /// Header fields without `content-length`, `date` and `server`.
     pub headers: HeaderMap,
     /// Body.
     pub body: Bytes,
 }
+
+/// `content-type` of an answer that is text.
+pub const TEXT: HeaderValue = HeaderValue::from_static("text/plain");
 
 /// What a browser or curl sees in `server`.
 pub const SERVER: HeaderValue = HeaderValue::from_static("ringgate");
@@ -21,12 +26,34 @@ impl Reply {
     /// Plain text.
     #[must_use]
     pub fn text(status: StatusCode, body: &'static str) -> Self {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         Self {
             status,
-            headers,
+            is_text: true,
+            headers: HeaderMap::new(),
             body: Bytes::from_static(body.as_bytes()),
+        }
+    }
+
+    /// All header fields, in their order.
+    #[must_use]
+    pub fn fields(self) -> HeaderMap {
+        if !self.is_text {
+            return self.headers;
+        }
+        let mut all = HeaderMap::with_capacity(self.headers.len().saturating_add(1));
+        all.insert(header::CONTENT_TYPE, TEXT);
+        all.extend(self.headers);
+        all
+    }
+
+    /// The same answer, with all its fields among `headers`.
+    #[must_use]
+    pub fn spelled_out(self) -> Self {
+        Self {
+            status: self.status,
+            is_text: false,
+            body: self.body.clone(),
+            headers: self.fields(),
         }
     }
 
@@ -73,17 +100,19 @@ impl Reply {
             // The table of gRPC over HTTP/2 knows no more: unknown.
             _ => "2",
         };
-        let mut headers = self.headers;
+        let message = HeaderValue::from_bytes(&self.body);
+        let mut headers = self.fields();
         headers.insert(
             header::CONTENT_TYPE,
             HeaderValue::from_static("application/grpc"),
         );
         headers.insert("grpc-status", HeaderValue::from_static(code));
-        if let Ok(message) = HeaderValue::from_bytes(&self.body) {
+        if let Ok(message) = message {
             headers.insert("grpc-message", message);
         }
         Self {
             status: StatusCode::OK,
+            is_text: false,
             headers,
             body: Bytes::new(),
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
+use smallvec::SmallVec;
 use thiserror::Error;
 
 use crate::identity::revocation::{PeerLeaf, Revocations};
@@ -28,6 +29,9 @@ use crate::vocab::limits;
 #[cfg(test)]
 mod tests;
 
+/// Addresses of an upstream; most have one.
+pub type Addresses = SmallVec<[UpstreamAddr; 1]>;
+
 /// Where permitted traffic goes.
 #[derive(Clone, Debug)]
 pub enum Target {
@@ -36,7 +40,7 @@ pub enum Target {
     /// Plain TCP: the workload's own app, or an outside service without TLS.
     Plain {
         /// Addresses, tried in order.
-        addresses: Vec<UpstreamAddr>,
+        addresses: Addresses,
         /// Socket options.
         options: ConnectOptions,
         /// The client's address, which the app is to see.
@@ -45,7 +49,7 @@ pub enum Target {
     /// TLS that we originate.
     Tls {
         /// Addresses, tried in order.
-        addresses: Vec<UpstreamAddr>,
+        addresses: Addresses,
         /// Socket options.
         options: ConnectOptions,
         /// Verifies the server.

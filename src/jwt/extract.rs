@@ -4,13 +4,14 @@ use std::borrow::Cow;
 
 use http::HeaderMap;
 use http::header::{AUTHORIZATION, COOKIE};
+use smallvec::SmallVec;
 use url::form_urlencoded;
 
 use crate::jwt::rules::Place;
 use crate::jwt::token::TokenError;
 
 /// The tokens at one place: none, some, or a credential that cannot be one token.
-pub(crate) type Found<'h> = Result<Vec<Cow<'h, str>>, TokenError>;
+pub(crate) type Found<'h> = Result<SmallVec<[Cow<'h, str>; 1]>, TokenError>;
 
 /// Looks at one place. An empty parameter, cookie or custom header is no token; an empty bearer credential is a bad one.
 pub(crate) fn tokens<'h>(
@@ -47,7 +48,7 @@ pub(crate) fn tokens<'h>(
 /// refused: which of them the upstream would read is anybody's guess.
 fn bearer(headers: &HeaderMap) -> Found<'_> {
     let mut fields = 0_usize;
-    let mut tokens = Vec::new();
+    let mut tokens = SmallVec::new();
     for value in headers.get_all(AUTHORIZATION) {
         fields += 1;
         if let Some(token) = bearer_credential(value.as_bytes()) {

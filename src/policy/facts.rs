@@ -1,6 +1,7 @@
 //! What the engine judges: facts about a connection and, where HTTP is understood, about a request.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::HeaderMap;
 
@@ -23,7 +24,7 @@ pub struct Connection {
     /// Original destination port.
     pub port: u16,
     /// Server name of the TLS client hello, lower case.
-    pub sni: Option<String>,
+    pub sni: Option<Arc<str>>,
     /// When it was accepted, in seconds since the Unix epoch.
     pub time: i64,
 }

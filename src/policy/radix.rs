@@ -2,7 +2,7 @@
 
 /// Keys with a number each. Suffixes are kept reversed and walked from the end.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Radix {
+pub(crate) struct Radix {
     nodes: Box<[Node]>,
     /// Labels of all nodes, one after another.
     labels: Box<[u8]>,
@@ -34,7 +34,7 @@ struct Work {
 
 impl Radix {
     /// Of keys and their numbers; of equal keys one counts.
-    pub(super) fn new(mut keys: Vec<(Vec<u8>, u32)>) -> Self {
+    pub(crate) fn new(mut keys: Vec<(Vec<u8>, u32)>) -> Self {
         if keys.is_empty() {
             return Self::default();
         }
@@ -98,7 +98,7 @@ impl Radix {
     }
 
     /// Whether `each` says yes to the number of any key that the value begins with, shortest first.
-    pub(super) fn any(
+    pub(crate) fn any(
         &self,
         mut value: impl Iterator<Item = u8>,
         mut each: impl FnMut(u32) -> bool,
@@ -127,7 +127,7 @@ impl Radix {
     }
 
     /// Whether there is no key.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
 }

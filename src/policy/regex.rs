@@ -59,17 +59,17 @@ impl WholeRegex {
     }
 
     /// What every match begins with, and the whole of it if nothing follows.
-    pub(super) fn prefix(&self) -> (&[u8], bool) {
+    pub(crate) fn prefix(&self) -> (&[u8], bool) {
         (&self.prefix, self.middle.is_none())
     }
 
     /// The segment of a path, counted from 0, if it is the same in every match.
-    pub(super) fn segment(&self, at: usize) -> Option<&[u8]> {
+    pub(crate) fn segment(&self, at: usize) -> Option<&[u8]> {
         self.segments.get(at + 1)?.as_deref()
     }
 
     /// What every match ends with.
-    pub(super) fn suffix(&self) -> &[u8] {
+    pub(crate) fn suffix(&self) -> &[u8] {
         &self.suffix
     }
 }

@@ -25,6 +25,8 @@ use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
 
 mod gateway;
+mod judges;
+pub use judges::Judges;
 
 /// Port of a request to an egress gateway or waypoint that names none.
 const HTTP_PORT: u16 = 80;
@@ -68,7 +70,7 @@ pub enum SitePoint {
 #[derive(Debug)]
 pub struct Plan<'s> {
     /// All of them must allow.
-    pub enforcements: Vec<&'s Enforcement>,
+    pub enforcements: Judges<'s>,
     /// So many of them, from the first, judge what was asked for; the others what is sent after a route has changed it.
     pub asked: usize,
     /// The rule of a route that it takes.
@@ -246,7 +248,7 @@ fn at_workload<'s>(
     let gateways = here.map(|(_, gateway)| gateway);
     let mut gateways = gateways.chain(own_waypoint.map(|(gateway, _)| gateway));
     let via = gateways.find_map(is_peer);
-    let mut enforcements = vec![rules.workloads.get(at)?];
+    let mut enforcements = Judges::one(rules.workloads.get(at)?);
     if via.is_none() {
         for (service, _) in waypointed {
             // A service whose policies are not there is not a service without policies.
@@ -298,7 +300,7 @@ fn to_workload(
     if *own != gateway {
         return None;
     }
-    let mut enforcements = vec![enforcement];
+    let mut enforcements = Judges::one(enforcement);
     for (service, _) in rules.waypointed.get(workload)? {
         enforcements.push(rules.services.get(*service)?.as_ref()?);
     }
@@ -343,7 +345,7 @@ pub fn again<'s>(
     point: &SitePoint,
     connection: &Connection,
     request: Option<&Request>,
-    (towards, leg): (Option<&ResourceName>, Option<&(ResourceName, Leg)>),
+    (towards, leg): (Option<&ResourceName>, Option<(&ResourceName, Leg)>),
 ) -> Option<Plan<'s>> {
     let only = match towards {
         Some(name) => Some(rules.directory.workload(name)?),
@@ -352,7 +354,7 @@ pub fn again<'s>(
     let leg = match leg {
         Some((name, leg)) => Some(Leg {
             service: rules.directory.service(name)?,
-            ..*leg
+            ..leg
         }),
         None => None,
     };

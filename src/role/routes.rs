@@ -1,17 +1,19 @@
 //! Which rule of the routes a request takes, by Gateway API's precedence: the longest host, an exact path, a regular
 //! expression, the longest prefix, then method, most header fields, most query parameters, and the order of the names.
 //!
-//! Hosts and exact paths are found by hash, prefixes by their segments, so that a route costs nothing to those who do not
-//! take it. Looking up allocates nothing.
+//! Hosts and exact paths are found by hash, prefixes by their segments, regular expressions and rules of one path by what
+//! they ask for, so that a route costs nothing to those who do not take it. Looking up allocates nothing.
 
 mod index;
+mod list;
+mod tree;
 
 use std::collections::BTreeMap;
 
 use crate::config::checked::Mesh;
 use crate::config::checked::route::{Backend, RouteParent, RouteRule};
 use crate::policy::{Regexes, Request};
-use crate::role::routes::index::Table;
+use crate::role::routes::index::{Table, Unsorted};
 use crate::upstream::balance;
 
 /// The routes of a mesh, by what they are attached to.
@@ -39,28 +41,32 @@ impl Routes {
     #[must_use]
     pub fn new(mesh: &Mesh) -> Self {
         let mut regexes = Regexes::default();
-        let mut this = Self::default();
+        let mut gateways: BTreeMap<usize, Unsorted> = BTreeMap::new();
+        let mut services: BTreeMap<(usize, u16), Unsorted> = BTreeMap::new();
         let mut routes: Vec<_> = mesh.routes.iter().enumerate().collect();
         routes.sort_by(|(_, a), (_, b)| a.name.cmp(&b.name));
         for (at, route) in routes {
             for parent in &route.parents {
                 match parent {
                     RouteParent::Gateway(gateway) => {
-                        let table = this.gateways.entry(*gateway).or_default();
+                        let table = gateways.entry(*gateway).or_default();
                         table.insert(at, route, &route.hostnames, &mut regexes);
                     }
                     RouteParent::Service(service, only) => {
                         let declared = mesh.services.get(*service);
                         let ports = declared.iter().flat_map(|s| &s.ports).map(|p| p.number);
                         for port in ports.filter(|n| only.is_none_or(|only| only == *n)) {
-                            let table = this.services.entry((*service, port)).or_default();
+                            let table = services.entry((*service, port)).or_default();
                             table.insert(at, route, &[], &mut regexes);
                         }
                     }
                 }
             }
         }
-        this
+        Self {
+            gateways: gateways.into_iter().map(sorted).collect(),
+            services: services.into_iter().map(sorted).collect(),
+        }
     }
 
     /// The rule for a request at a gateway, by the routes that are attached to that.
@@ -88,6 +94,10 @@ impl Routes {
             None => Found::NoRoute,
         }
     }
+}
+
+fn sorted<P>((parent, table): (P, Unsorted)) -> (P, Table) {
+    (parent, table.sorted())
 }
 
 fn found<'m>(mesh: &'m Mesh, table: Option<&Table>, request: &Request) -> Found<'m> {

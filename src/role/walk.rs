@@ -43,7 +43,7 @@ pub struct Call {
     /// The request, canonical and without claims; `None` for bytes that are not HTTP.
     pub request: Option<Request>,
     /// Server name of a TLS client hello, lower case.
-    pub sni: Option<String>,
+    pub sni: Option<Arc<str>>,
     /// When, in seconds since the Unix epoch.
     pub time: i64,
 }
@@ -261,7 +261,7 @@ struct Walker<'w, 'a> {
     principal: Option<SpiffeId>,
     peer: IpAddr,
     request: Option<Request>,
-    sni: Option<String>,
+    sni: Option<Arc<str>>,
     time: i64,
     hops: Vec<Hop>,
 }
@@ -572,13 +572,15 @@ impl Walker<'_, '_> {
         let principal = hop.connection.principal.as_ref().map(SpiffeId::as_str);
         let (peer, said) = (hop.connection.peer, forward::Said::default());
         let who = (peer, principal);
+        let mut own_fields = forward::Own::after(&onward.headers);
         forward::set(
-            &mut onward.headers,
+            &mut own_fields,
             who,
             own,
             "http",
             (&said, mesh.forward_client_cert, &[]),
         );
+        own_fields.put_into(&mut onward.headers);
         self.request = Some(onward);
         Some(next)
     }

@@ -101,9 +101,9 @@ pub struct Record {
     /// What the head of the tunnel told beside its authority; nothing of it is proven.
     pub told: Option<Arc<Told>>,
     /// Service, if one was asked for.
-    pub service: Option<String>,
+    pub service: Option<Rc<str>>,
     /// Workload or outside address.
-    pub workload: Option<String>,
+    pub workload: Option<Rc<str>>,
     /// The rule of a route that it takes.
     pub route: Option<Arc<str>>,
     /// How often it was sent, if more than once.
@@ -238,7 +238,7 @@ impl Record {
             destination.put("address", Ip(connection.destination));
             destination.put("port", Number(connection.port.into()));
             if let Some(sni) = &connection.sni {
-                destination.put("sni", Text(sni.as_str()));
+                destination.put("sni", Text(sni));
             }
         }
     }

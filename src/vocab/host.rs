@@ -1,6 +1,6 @@
 //! The host of a request, canonical: lower case, no trailing dot, port apart.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 
 use thiserror::Error;
@@ -66,11 +66,14 @@ impl Host {
         if name.is_empty() || dotted || name.len() > limits::HOST_BYTES || !valid {
             return Err(HostError);
         }
-        let mut folded = name.to_ascii_lowercase();
+        // Room for the port as it is written, which may have zeros before it.
+        let mut folded = String::with_capacity(text.len());
+        folded.push_str(name);
+        folded.make_ascii_lowercase();
         let name_len = folded.len();
         if let Some(port) = port {
-            folded.push(':');
-            folded.push_str(&port.to_string());
+            // Writing into a text does not fail.
+            write!(folded, ":{port}").map_err(|_e| HostError)?;
         }
         Ok(Self {
             text: folded,

@@ -68,9 +68,10 @@ pub const HEADERS: usize = 100;
 pub const INTERIM_RESPONSES: usize = 16;
 /// Longest request target.
 pub const TARGET_BYTES: usize = 16 * 1024;
-/// Matches of one path that are looked at one after the other, at one gateway and host or at one service.
+/// Matches of one path that ask for the same, at one gateway and host or at one service: they are looked at one after the
+/// other.
 pub const ROUTE_MATCHES_PER_PATH: usize = 256;
-/// Regular expressions of paths of one host.
+/// Regular expressions of paths of one host that nothing tells apart but the whole of them.
 pub const ROUTE_REGEXES_PER_HOST: usize = 64;
 /// Longest timeout of a route, in milliseconds.
 pub const ROUTE_TIMEOUT_MS: u64 = 24 * 3_600_000;

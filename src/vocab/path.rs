@@ -72,6 +72,29 @@ impl CanonicalPath {
         Ok(Self { text, path_len })
     }
 
+    /// As [`Self::parse`], of a target that need not be copied where it is normal already: most are.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn from_target(mode: PathNormalization, target: String) -> Result<Self, PathError> {
+        let path_len = target.find('?').unwrap_or(target.len());
+        let is_printable = target
+            .bytes()
+            .all(|b| (0x21..=0x7e).contains(&b) && b != b'#');
+        let path = target.get(..path_len).unwrap_or_default();
+        if is_printable
+            && path.starts_with('/')
+            && target.len() <= limits::TARGET_BYTES
+            && is_normal(path)
+        {
+            return Ok(Self {
+                text: target,
+                path_len,
+            });
+        }
+        Self::parse(mode, &target)
+    }
+
     /// Path and query, as sent upstream.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -116,6 +139,21 @@ impl CanonicalPath {
             .any(|piece| {
                 let (n, value) = piece.split_once('=').unwrap_or((piece, ""));
                 decoded(n).eq(name.iter().copied()) && with_decoded(value, &mut each)
+            })
+    }
+
+    /// Whether `each` says yes to the name and value of any query parameter, as `query_pairs` reads them, without a copy on
+    /// the heap.
+    pub fn any_query_pair(&self, mut each: impl FnMut(&[u8], &[u8]) -> bool) -> bool {
+        self.query()
+            .unwrap_or_default()
+            .split('&')
+            .filter(|piece| !piece.is_empty())
+            .any(|piece| {
+                let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
+                with_decoded(name, &mut |name| {
+                    with_decoded(value, &mut |value| each(name, value))
+                })
             })
     }
 
@@ -469,6 +507,15 @@ mod tests {
             assert_eq!(got, want, "{name}");
         }
         assert!(path.any_query_value(b"a", |v| v == b"1 2"));
+        let mut got = Vec::new();
+        path.any_query_pair(|name, value| {
+            got.push((name.to_vec(), value.to_vec()));
+            false
+        });
+        let want = path.query_pairs();
+        let want = want.map(|(n, v)| (n.into_owned(), v.into_owned()));
+        assert_eq!(got, want.collect::<Vec<_>>());
+        assert!(path.any_query_pair(|n, v| n == b"a" && v == b"1 2"));
     }
 
     #[test]
@@ -483,7 +530,7 @@ mod tests {
         assert_eq!(split_absolute("ftp://h/"), None);
     }
 
-    /// Normalizing twice is normalizing once, and no dot segment is left.
+    /// Normalizing twice is normalizing once, and no dot segment is left; a target of its own is read as a borrowed one.
     #[test]
     fn idempotent() {
         const PIECES: [&str; 17] = [
@@ -503,6 +550,8 @@ mod tests {
                 let once = CanonicalPath::parse(mode, &target).unwrap();
                 let twice = CanonicalPath::parse(mode, once.as_str()).unwrap();
                 assert_eq!(once, twice, "{mode:?} {target}");
+                let owned = CanonicalPath::from_target(mode, target.clone());
+                assert_eq!(owned.as_ref(), Ok(&once), "{mode:?} {target}");
                 let dots = |s: &str| matches!(s.split(';').next(), Some("." | ".."));
                 assert!(
                     mode == Raw || !once.path().split('/').any(dots),

@@ -26,6 +26,7 @@ use crate::upstream::hash::mix;
 use crate::upstream::retry::Budget;
 use crate::vocab::limits;
 use crate::worker::limited::Rates;
+use crate::worker::names::Names;
 use crate::worker::open::Open;
 use crate::worker::owner::Owners;
 use crate::worker::places::{Full, Places};
@@ -62,6 +63,8 @@ pub struct Core {
     pub copies: Rc<Cell<usize>>,
     /// Where the names of requests begin, and how many there were.
     names: ([u64; 2], Cell<u64>),
+    /// Names of services and workloads.
+    pub labels: Names,
     records: RefCell<Sender>,
     recorded: Cell<u64>,
     turn: Cell<usize>,
@@ -129,6 +132,7 @@ impl Core {
             held: Rc::default(),
             copies: Rc::default(),
             names: (random(), Cell::new(0)),
+            labels: Names::default(),
             records: RefCell::new(records),
             recorded: Cell::new(0),
             turn: Cell::new(0),

@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use smallvec::smallvec;
 
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
@@ -300,6 +301,7 @@ fn error(found: &CustomMatch<'_>, detail: &str) -> Reason {
 fn empty(status: StatusCode) -> Reply {
     Reply {
         status,
+        is_text: false,
         headers: http::HeaderMap::new(),
         body: Bytes::new(),
     }
@@ -401,7 +403,7 @@ impl<'a> Asker<'a> {
             let asked = (service, port, address);
             let address = judge::endpoint(self.core, self.snapshot, asked, &from, &pick)
                 .map_err(|why| Trouble::Failed(why.close().1.unwrap_or_default()))?;
-            let addresses = vec![address];
+            let addresses = smallvec![address];
             let host = Some(authorizer.host.as_str());
             return exchange::outside(self.snapshot, service, addresses, version, host)
                 .ok_or_else(|| failed("there is no way to it"));
@@ -572,6 +574,7 @@ fn settle(authorizer: &Authorizer, said: Result<Said, Trouble>) -> Outcome {
             } = *refused;
             return Outcome::No(Reply {
                 status,
+                is_text: false,
                 headers,
                 body,
             });

@@ -75,6 +75,7 @@ impl Answered {
         Self {
             reply: Reply {
                 status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+                is_text: false,
                 headers: respond.headers,
                 body: respond.body.into(),
             },
@@ -333,7 +334,7 @@ pub async fn connection(
             remote: peer_ip,
             destination: local.ip().to_canonical(),
             port: local.port(),
-            sni: proof.sni,
+            sni: proof.sni.map(Into::into),
             time: clock::unix_s(),
         },
         peer,

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 
+use smallvec::smallvec;
+
 use others::{First, Others};
 use refusal::Refusal;
 
@@ -22,7 +24,7 @@ use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::http::canonical::Form;
 use crate::http::connect::Head;
-use crate::http::forward;
+use crate::http::forward::{self, Own};
 use crate::http::reply::{Reply, is_grpc};
 use crate::http::request_id;
 use crate::io::body::{Source, TooLong};
@@ -30,7 +32,7 @@ use crate::io::clock;
 use crate::io::hbone::Far;
 use crate::io::pace::BodyPace;
 use crate::io::rt::{self, ConnectOptions};
-use crate::io::upstream::{Manner, Target, Version};
+use crate::io::upstream::{Addresses, Manner, Target, Version};
 use crate::jwt::{TokenRules, authenticate_cached, www_authenticate};
 use crate::policy::{Judged, Permit, Request};
 use crate::role::authenticate::{self, TokenRefused};
@@ -331,7 +333,7 @@ async fn prepare<'s>(
     let pick = attempt.pick(snapshot);
     let plan = judge::plan(snapshot, site, Some(request), pick)
         .map_err(|why| Box::new(Refusal::unplanned(why)))?;
-    planned(story, &plan, snapshot);
+    planned(core, story, &plan, snapshot);
     attempt.stays_with(plan.leg);
     let asker = Asker {
         core,
@@ -378,7 +380,7 @@ async fn prepare<'s>(
     let first = First {
         workload: plan.workload,
         rule: plan.rule,
-        routed: routed::remembered(&plan, snapshot, sent),
+        routed: routed::remembered(core, &plan, snapshot, sent),
         enforcements: plan.enforcements,
         attempt,
     };
@@ -387,13 +389,13 @@ async fn prepare<'s>(
 }
 
 /// The record knows where it goes.
-fn planned(story: &mut Story, plan: &Plan<'_>, snapshot: &Snapshot) {
-    let mesh = &snapshot.mesh;
+fn planned(core: &Core, story: &mut Story, plan: &Plan<'_>, snapshot: &Snapshot) {
+    let labels = &core.labels;
     story.edit(|r| {
-        let service = plan.service.and_then(|at| mesh.services.get(at));
-        r.service = service.map(|s| s.name.joined());
-        let workload = plan.workload.and_then(|at| mesh.workloads.get(at));
-        r.workload = workload.map(|w| w.name.joined());
+        let service = plan.service.and_then(|at| labels.service(snapshot, at));
+        r.service = service.map(|name| name.text);
+        let workload = plan.workload.and_then(|at| labels.workload(snapshot, at));
+        r.workload = workload.map(|name| name.text);
         r.route = routed::label(plan);
     });
 }
@@ -506,7 +508,7 @@ pub fn target(
     let beyond = match &plan.next {
         Next::App(address, mark, source) => {
             return Ok(Target::Plain {
-                addresses: vec![UpstreamAddr(*address)],
+                addresses: smallvec![UpstreamAddr(*address)],
                 options: ConnectOptions {
                     mark: *mark,
                     within_ms: None,
@@ -520,7 +522,7 @@ pub fn target(
             let asked = (*service, *port, *asked);
             let spread = pick.spread(plan.is_spread());
             let pick = &spread.of(request, site.connection.remote);
-            let addresses = vec![judge::endpoint(core, snapshot, asked, &from, pick)?];
+            let addresses = smallvec![judge::endpoint(core, snapshot, asked, &from, pick)?];
             let version = version(plan.protocol);
             // CONNECT and bytes carry the client's own TLS, which must not be wrapped once more.
             let request = request.filter(|r| r.method != Method::CONNECT);
@@ -615,7 +617,7 @@ pub(super) fn connect_ms(mesh: &Mesh, service: usize) -> Option<u64> {
 pub(super) fn outside(
     snapshot: &Snapshot,
     service: usize,
-    addresses: Vec<UpstreamAddr>,
+    addresses: Addresses,
     version: Version,
     host: Option<&str>,
 ) -> Option<Target> {
@@ -647,28 +649,19 @@ pub(super) fn outside(
     }
 }
 
-/// How many those are, mostly.
-const OWN_FIELDS: usize = 3;
-
 /// Header fields that we set ourselves; they replace those of the request.
 fn own_fields(
     site: &Site,
     request: &Request,
     going: &Going,
     (snapshot, told): (&Snapshot, Vec<HeaderValue>),
-) -> HeaderMap {
+) -> Own {
     let details = snapshot.mesh.forward_client_cert;
-    let mut extra = HeaderMap::with_capacity(OWN_FIELDS);
     if going.outside || matches!(site.point, SitePoint::Egress { .. }) {
         // The outside learns nothing about the inside.
-        return extra;
+        return Own::default();
     }
-    for value in request.headers.get_all(&forward::XFF) {
-        extra.append(forward::XFF, value.clone());
-    }
-    if let Some(proto) = request.headers.get(&forward::XFP) {
-        extra.insert(forward::XFP, proto.clone());
-    }
+    let mut extra = Own::after(&request.headers);
     let peer: IpAddr = site.connection.peer;
     let principal = site.connection.principal.as_ref().map(|id| id.as_str());
     let own = going.own.as_ref().map_or("", |id| id.as_str());

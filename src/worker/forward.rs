@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 
 use crate::config::checked::route::{HeaderChange, Timeouts};
 use crate::exchange::close::CloseReason;
-use crate::http::forward::outgoing;
+use crate::http::forward::{Own, outgoing};
 use crate::http::grpc;
 use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawResponse};
 use crate::http::reply::{Reply, is_grpc};
@@ -61,7 +61,7 @@ pub struct Forward<'a> {
     /// The request that was judged.
     pub request: &'a Request,
     /// Fields that replace the request's.
-    pub extra: &'a HeaderMap,
+    pub extra: &'a Own,
     /// Announced length of the body.
     pub length: Option<u64>,
     /// What becomes of the answer's header.
@@ -138,7 +138,7 @@ impl OnAnswer {
 /// What moves through an exchange besides the bodies.
 struct Moving<'a> {
     request: &'a Request,
-    extra: &'a HeaderMap,
+    extra: &'a Own,
     length: Option<u64>,
     on_answer: &'a OnAnswer,
     /// Scheme of the upstream, which HTTP/2 names.
@@ -272,9 +272,15 @@ pub async fn exchange(
         within(deadline, tried).await
     };
     story.edit(|r| {
-        r.renamed = moving.request.headers.get(REQUEST_ID).cloned();
+        let is_recorded = r
+            .request
+            .as_deref()
+            .is_some_and(|known| std::ptr::eq(known, moving.request));
+        if !is_recorded {
+            r.renamed = moving.request.headers.get(REQUEST_ID).cloned();
+        }
         r.attempts = others.retries().attempts();
-        r.workload = others.moved().or_else(|| r.workload.take());
+        r.workload = others.moved().map(Into::into).or_else(|| r.workload.take());
     });
     if let (Some(upgrade), Some(mut head)) = (moving.upgrade, moving.switched.take()) {
         moving.on_answer.apply(&mut head.headers);

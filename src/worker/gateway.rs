@@ -503,7 +503,7 @@ async fn secured(
     };
     story.forget();
     site.connection.principal = proof.peer;
-    site.connection.sni = proof.sni;
+    site.connection.sni = proof.sni.map(Into::into);
     site.leaf.clone_from(&proof.leaf);
     site.scheme = "https";
     let (open, now) = (Rc::clone(&core.open), core.snapshot());

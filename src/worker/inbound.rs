@@ -78,7 +78,7 @@ pub(super) async fn arrived(core: Rc<Core>, tcp: Tcp, node: Rc<Node>, dst: Origi
         story.end(CloseReason::NoRoute);
         return Rest::NONE;
     };
-    story.edit(|r| r.workload = Some(workload.name.to_string()));
+    story.edit(|r| r.workload = Some(workload.name.joined().into()));
     let site = site_of(&node, hosted, plain.clone(), peer, app);
     let denied = plan::refused_plaintext(&snapshot.mesh, workload, &plain);
     let refused = denied.is_some() && !snapshot.mesh.dry_run;

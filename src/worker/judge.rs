@@ -72,7 +72,7 @@ pub fn elsewhere<'s>(
 #[derive(Clone, Debug, Default)]
 pub struct Routed {
     /// The backend, with the name of its service.
-    pub leg: Option<(ResourceName, Leg)>,
+    pub leg: Option<(Rc<ResourceName>, Leg)>,
     /// What is sent, if that is not what was asked for.
     pub sent: Option<Arc<Request>>,
 }
@@ -166,7 +166,8 @@ impl Opened {
             ..site.connection.clone()
         };
         let (rules, towards) = (&snapshot.enforcements, self.towards.borrow());
-        let goes = (towards.as_ref(), self.routed.leg.as_ref());
+        let leg = self.routed.leg.as_ref().map(|(name, leg)| (&**name, *leg));
+        let goes = (towards.as_ref(), leg);
         let plan = plan::again(rules, &site.point, &connection, request, goes);
         plan.is_some_and(|plan| {
             let sent = self.routed.sent.as_deref();

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use smallvec::smallvec;
+
 use crate::control::snapshot::Snapshot;
 use crate::io::rt::ConnectOptions;
 use crate::io::upstream::Target;
@@ -64,7 +66,7 @@ impl Leaving<'_> {
                 let asked = (service, port, address);
                 let address = judge::endpoint(self.core, self.snapshot, asked, &self.from, pick)?;
                 return Ok(Target::Plain {
-                    addresses: vec![address],
+                    addresses: smallvec![address],
                     options: ConnectOptions {
                         within_ms: connect_ms(mesh, service),
                         ..self.options
@@ -78,7 +80,7 @@ impl Leaving<'_> {
                     return Err(NoTarget::SelfCall);
                 }
                 return Ok(Target::Plain {
-                    addresses: vec![address],
+                    addresses: smallvec![address],
                     options: self.options,
                     source: None,
                 });

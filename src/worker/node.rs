@@ -152,7 +152,7 @@ pub async fn direct(
     }
     story.forget();
     site.connection.principal = proof.peer;
-    site.connection.sni = proof.sni;
+    site.connection.sni = proof.sni.map(Into::into);
     site.leaf.clone_from(&proof.leaf);
     site.scheme = "https";
     let (open, now) = (Rc::clone(&core.open), core.snapshot());
@@ -215,11 +215,11 @@ async fn permitted<'s>(
     story.edit(|r| {
         r.service = service
             .and_then(|at| snapshot.mesh.services.get(at))
-            .map(|s| s.name.to_string());
+            .map(|s| s.name.joined().into());
         r.workload = plan
             .workload
             .and_then(|at| snapshot.mesh.workloads.get(at))
-            .map(|w| w.name.to_string());
+            .map(|w| w.name.joined().into());
     });
     count_inbound(&mut story, snapshot, site, plan.workload, service);
     let asker = Asker {
@@ -332,7 +332,7 @@ fn tell_route(
     let workload = ends
         .destination
         .and_then(|at| snapshot.mesh.workloads.get(at));
-    story.edit(|r| r.workload = workload.map(|w| w.name.to_string()));
+    story.edit(|r| r.workload = workload.map(|w| w.name.joined().into()));
     story.count(snapshot, Reporter::Source, ends, mutual_tls);
 }
 
@@ -371,7 +371,7 @@ pub async fn dialled(
         let target = exchange::target(core, snapshot, site, &plan, None, &pick);
         opened.moves(core, snapshot, plan.workload)?;
         let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
-        story.edit(|r| r.workload = workload.map(|w| w.name.to_string()));
+        story.edit(|r| r.workload = workload.map(|w| w.name.joined().into()));
         count_inbound(story, snapshot, site, plan.workload, plan.service);
         Some((permit, target.ok()?))
     };
@@ -655,7 +655,7 @@ pub(super) async fn leave(
     };
     story.edit(|r| {
         r.connection = Some(leaving_connection(&own.id, client.address, wanted, port));
-        r.service = Some(wanted.with_port(port));
+        r.service = Some(wanted.with_port(port).into());
     });
     let source = (own_at, &own.id);
     let (taken, mut story) = take_outbound(core, &snapshot, source, &own.name, story)?;

@@ -6,6 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use smallvec::smallvec;
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -166,7 +167,7 @@ async fn unowned(
 ) -> Rest {
     let asked = dst.to_string();
     story.edit(|r| {
-        r.service = Some(asked.clone());
+        r.service = Some(asked.as_str().into());
         r.detail = Some(why.to_string());
     });
     // Who is not known to be a stranger may be a workload, which has policies.
@@ -190,7 +191,7 @@ async fn unowned(
         return Rest::NONE;
     }
     let target = Target::Plain {
-        addresses: vec![UpstreamAddr(dst.0)],
+        addresses: smallvec![UpstreamAddr(dst.0)],
         options: ConnectOptions {
             mark: node.mark,
             within_ms: None,

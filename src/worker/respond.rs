@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use crate::http::canonical::clean_response;
 use crate::http::h1::{self, Framing, RawResponse};
-use crate::http::reply::{Reply, SERVER, http_date};
+use crate::http::reply::{Reply, SERVER, TEXT, http_date};
 use crate::io::body::{Coding, Sink, Source};
 use crate::io::h1::Writer;
 use crate::io::h2::Respond;
@@ -48,11 +48,7 @@ pub enum Responder<'a> {
 impl<'a> Responder<'a> {
     /// Sends a complete answer; `ended`: the request has no body that is still to come.
     pub async fn reply(self, reply: Reply, ended: bool, body: &mut Source<'_>) -> bool {
-        let Reply {
-            status,
-            headers,
-            body: content,
-        } = reply;
+        let (status, is_text, content) = (reply.status, reply.is_text, reply.body.clone());
         let done = ended || body.is_done();
         match self {
             Self::H1 {
@@ -70,7 +66,10 @@ impl<'a> Responder<'a> {
                 h1::write_number(out, u64::try_from(content.len()).unwrap_or(0));
                 out.extend_from_slice(b"\r\n");
                 // Straight into the head: a header map would only be made for it.
-                for (name, value) in headers.iter().filter(|(name, _)| !is_own(name)) {
+                if is_text {
+                    h1::write_field(out, &header::CONTENT_TYPE, &TEXT);
+                }
+                for (name, value) in reply.headers.iter().filter(|(name, _)| !is_own(name)) {
                     h1::write_field(out, name, value);
                 }
                 h1::write_field(out, &header::DATE, &date());
@@ -90,7 +89,7 @@ impl<'a> Responder<'a> {
                 mut respond,
                 is_head,
             } => {
-                let mut fields = headers;
+                let mut fields = reply.fields();
                 finish_fields(&mut fields);
                 fields.insert(header::CONTENT_LENGTH, HeaderValue::from(content.len()));
                 let empty = is_head || content.is_empty();

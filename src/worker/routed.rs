@@ -11,6 +11,7 @@ use crate::http::reply::Reply;
 use crate::policy::Request;
 use crate::role::plan::Plan;
 use crate::role::rewrite;
+use crate::worker::core::Core;
 use crate::worker::custom::Stopped;
 use crate::worker::exchange::scheme;
 use crate::worker::forward::OnAnswer;
@@ -59,7 +60,8 @@ pub(super) fn sent(
 pub(super) fn answer(plan: &Plan<'_>, site: &Site, request: &Request) -> Option<Reply> {
     let rule = plan.rule?;
     let redirect = rule.redirect.as_ref()?;
-    let mut reply = rewrite::redirect(redirect, request, scheme(site, request));
+    // A route may change any of its fields.
+    let mut reply = rewrite::redirect(redirect, request, scheme(site, request)).spelled_out();
     rewrite::change(&rule.response_headers, &mut reply.headers);
     Some(reply)
 }
@@ -79,11 +81,15 @@ pub(super) fn on_answer(
 }
 
 /// What is remembered of it while it is open.
-pub(super) fn remembered(plan: &Plan<'_>, snapshot: &Snapshot, sent: Option<Request>) -> Routed {
-    let named = plan.leg.and_then(|leg| {
-        let service = snapshot.mesh.services.get(leg.service)?;
-        Some((service.name.clone(), leg))
-    });
+pub(super) fn remembered(
+    core: &Core,
+    plan: &Plan<'_>,
+    snapshot: &Snapshot,
+    sent: Option<Request>,
+) -> Routed {
+    let named = plan
+        .leg
+        .and_then(|leg| Some((core.labels.service(snapshot, leg.service)?.parts, leg)));
     Routed {
         leg: named,
         sent: sent.map(Arc::new),

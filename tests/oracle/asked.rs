@@ -70,7 +70,7 @@ fn connection(row: &mut Row) -> Connection {
         port: row.of(pools::PORT_NUMBERS),
         sni: row
             .of(&[None, Some("a.com"), Some("b.example"), Some("api")])
-            .map(str::to_owned),
+            .map(Into::into),
         time,
     }
 }

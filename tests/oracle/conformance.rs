@@ -147,7 +147,9 @@ fn connection(request: &Value, proxies: usize) -> Option<Connection> {
         remote: forwarded.unwrap_or(peer),
         destination: address(&request["dest"]["ip"]),
         port: u16::try_from(request["dest"]["port"].as_u64().unwrap_or(18080)).unwrap(),
-        sni: request["tls"]["sni"].as_str().map(str::to_ascii_lowercase),
+        sni: request["tls"]["sni"]
+            .as_str()
+            .map(|name| name.to_ascii_lowercase().into()),
         time: 1_763_800_000,
     })
 }

@@ -24,7 +24,7 @@ use crate::policy::{
     mtls_mode,
 };
 use crate::role::enforcement::{Enforcement, Of};
-use crate::role::plan::{Next, Plan};
+use crate::role::plan::{Judges, Next, Plan};
 use crate::vocab::resource::ResourceName;
 use crate::vocab::spiffe::SpiffeId;
 
@@ -63,7 +63,7 @@ fn run(case: &Value, harness: &Harness) -> Broken<Judged> {
     };
     let trial = Trial {
         plan: Plan {
-            enforcements: vec![&enforcement],
+            enforcements: Judges::one(&enforcement),
             asked: 1,
             rule: None,
             leg: None,
@@ -374,7 +374,7 @@ fn connection(sent: &Value, time: i64) -> Broken<Connection> {
         sni: member(tls, "sni")
             .map(|_| text(tls, "sni"))
             .transpose()?
-            .map(str::to_ascii_lowercase),
+            .map(|name| name.to_ascii_lowercase().into()),
         time,
     })
 }

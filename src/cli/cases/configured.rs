@@ -167,7 +167,10 @@ impl Scene<'_> {
             to,
             port,
             request,
-            sni: test.sni.as_ref().map(|name| name.to_ascii_lowercase()),
+            sni: test
+                .sni
+                .as_ref()
+                .map(|name| name.to_ascii_lowercase().into()),
             time: self.time,
         };
         self.walk(test, &call)

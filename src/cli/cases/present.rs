@@ -118,13 +118,7 @@ pub(super) fn forwarded(sent: &Value, headers: &mut HeaderMap) -> Broken<()> {
 
 /// The fields that go upstream with a permitted request.
 pub(super) fn upstream(conn: &Connection, request: &Request) -> HeaderMap {
-    let mut own = HeaderMap::new();
-    for value in request.headers.get_all(&forward::XFF) {
-        own.append(forward::XFF, value.clone());
-    }
-    if let Some(proto) = request.headers.get(&forward::XFP) {
-        own.insert(forward::XFP, proto.clone());
-    }
+    let mut own = forward::Own::after(&request.headers);
     let peer: IpAddr = conn.peer;
     let principal = conn.principal.as_ref().map(|id| id.as_str());
     let (said, details) = (forward::Said::default(), ForwardClientCert::default());

@@ -90,7 +90,7 @@ impl Outcome {
 impl Trial<'_> {
     /// Judges; what tokens change on the request is changed.
     pub(super) fn judge(&self, conn: &Connection, mut request: Option<&mut Request>) -> Outcome {
-        for enforcement in &self.plan.enforcements {
+        for enforcement in self.plan.enforcements.iter() {
             let providers = custom_providers(&enforcement.set, conn, request.as_deref());
             if let Some(no) = providers.into_iter().find(|name| !(self.custom)(name)) {
                 return Outcome::Custom(no.to_owned());
@@ -119,7 +119,7 @@ impl Trial<'_> {
     fn policies(&self, conn: &Connection, request: Option<&Request>) -> Outcome {
         let mut last = Outcome::Nothing;
         let (mut all_audit, mut all) = (false, Shadow::default());
-        for enforcement in &self.plan.enforcements {
+        for enforcement in self.plan.enforcements.iter() {
             let verdict = self.plan.verdict(enforcement, conn, request, LOOKED_AT);
             let judged = verdict.judged().clone();
             all_audit |= judged.audit;

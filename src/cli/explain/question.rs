@@ -170,7 +170,10 @@ pub(super) fn of(
         to,
         port,
         request,
-        sni: args.sni.as_ref().map(|name| name.to_ascii_lowercase()),
+        sni: args
+            .sni
+            .as_ref()
+            .map(|name| name.to_ascii_lowercase().into()),
         time: time(args)?,
     };
     if call.from.is_none() && matches!(call.to, To::Name(_) | To::Address(_)) {

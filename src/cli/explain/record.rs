@@ -230,7 +230,7 @@ impl Recorded {
             port: self
                 .port()
                 .context("the record has no `destination.port`")?,
-            sni: self.text(&["destination", "sni"]).map(str::to_owned),
+            sni: self.text(&["destination", "sni"]).map(Into::into),
             time: self.time(args)?,
         })
     }

@@ -1,11 +1,9 @@
 //! `[[httpRoute]]` (Gateway API's HTTPRoute): parents, matches, backends, times.
 
-use std::collections::BTreeMap;
-
 use http::{HeaderName, Method, StatusCode};
 
-use crate::config::check::Context;
 use crate::config::check::route_filter::{self, Filters};
+use crate::config::check::{Context, route_bound};
 use crate::config::checked::Mesh;
 use crate::config::checked::route::{
     Backend, FieldMatch, HttpRoute, PathMatch, Retry, RouteMatch, RouteParent, RouteRule, Timeouts,
@@ -79,44 +77,7 @@ pub(crate) fn routes(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
         });
     }
     mesh.routes = all;
-    bounded(files, mesh, cx);
-}
-
-/// Matches of one host and path are looked at one after the other, so they have to be few.
-fn bounded(files: &[File], mesh: &Mesh, cx: &mut Context<'_>) {
-    let mut seen: BTreeMap<(bool, usize, &str, &str), usize> = BTreeMap::new();
-    let written = files.iter().flat_map(|f| f.http_route.iter().flatten());
-    for (route, raw) in mesh.routes.iter().zip(written) {
-        let mut over = None;
-        for path in route.rules.iter().flat_map(|r| &r.matches).map(|m| &m.path) {
-            // All regular expressions of a host are one list.
-            let (path, most) = match path {
-                PathMatch::Exact(path) | PathMatch::Prefix(path) => {
-                    (path.as_str(), limits::ROUTE_MATCHES_PER_PATH)
-                }
-                PathMatch::Regex(_) => ("*", limits::ROUTE_REGEXES_PER_HOST),
-            };
-            for parent in &route.parents {
-                let (at_gateway, at) = match parent {
-                    RouteParent::Gateway(at) => (true, *at),
-                    RouteParent::Service(at, _) => (false, *at),
-                };
-                let hosts = route.hostnames.iter().map(String::as_str);
-                let named = at_gateway && !route.hostnames.is_empty();
-                let any = (!named).then_some("*");
-                for host in any.into_iter().chain(hosts.filter(|_| named)) {
-                    let count = seen.entry((at_gateway, at, host, path)).or_default();
-                    *count = count.saturating_add(1);
-                    over = over.or_else(|| (*count > most).then_some(most));
-                }
-            }
-        }
-        if let Some(most) = over {
-            let what = "matches of one path, or regular expressions, for one host";
-            cx.out
-                .error(&raw.name.place, format!("more than {most} {what}"));
-        }
-    }
+    route_bound::bounded(files, mesh, &mut regexes, cx);
 }
 
 /// A group and kind other than the ones that make sense here.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 
 use http::Method;
+use smallvec::smallvec;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
@@ -29,7 +30,7 @@ fn listen() -> (Acceptor, Target) {
     socket.listen(8).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     let target = Target::Plain {
-        addresses: vec![UpstreamAddr(address)],
+        addresses: smallvec![UpstreamAddr(address)],
         options: ConnectOptions::default(),
         source: None,
     };

@@ -1,5 +1,6 @@
 //! What is pooled, on both drivers.
 
+use smallvec::smallvec;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::*;
@@ -24,7 +25,7 @@ fn nothing_goes_before_the_next_request() {
             let address = socket.local_addr().unwrap().as_socket().unwrap();
             let _acceptor = Acceptor::new(socket).unwrap();
             let target = Target::Plain {
-                addresses: vec![UpstreamAddr(address)],
+                addresses: smallvec![UpstreamAddr(address)],
                 options: ConnectOptions::default(),
                 source: None,
             };

@@ -296,7 +296,7 @@ impl Random {
             remote: address(self.one(&ADDRESSES)),
             destination: address(self.one(&ADDRESSES)),
             port: [80, 443, 8080, 1][self.below(4)],
-            sni: [None, Some("one"), Some("two.example")][self.below(3)].map(str::to_owned),
+            sni: [None, Some("one"), Some("two.example")][self.below(3)].map(Into::into),
             time: [0, 400_000][self.below(2)],
         }
     }

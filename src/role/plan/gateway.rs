@@ -9,7 +9,7 @@ use crate::role::directory::service_port;
 use crate::role::endpoints::{Caller, Leg, Pick};
 use crate::role::enforcement::{Enforcement, Enforcements};
 use crate::role::outbound::{self, Route};
-use crate::role::plan::{HTTP_PORT, Next, Plan, leads_to};
+use crate::role::plan::{HTTP_PORT, Judges, Next, Plan, leads_to};
 use crate::role::routes::{self, Found};
 use crate::role::waypoint;
 use crate::vocab::host::Host;
@@ -56,7 +56,7 @@ fn redirects<'s>(
     rule: &'s RouteRule,
 ) -> Plan<'s> {
     Plan {
-        enforcements: vec![entry],
+        enforcements: Judges::one(entry),
         asked: 1,
         rule: Some(rule),
         leg: None,
@@ -86,7 +86,7 @@ impl<'s> Onward<'s, '_> {
         let service = mesh.services.get(leg.service)?;
         let mut ports = service.ports.iter().enumerate();
         let (nth, port) = ports.find(|(_, p)| p.number == leg.port)?;
-        let mut enforcements = vec![self.entry];
+        let mut enforcements = Judges::one(self.entry);
         let judged = |at: usize| self.service == Some((at, leg.port)) && !leg.edited;
         let here = service.waypoint == Some(self.gateway);
         if here && !judged(leg.service) {
@@ -264,7 +264,7 @@ pub(super) fn through_waypoint<'s>(
         }
     }
     let workload = pick.workload(&rules.mesh, at, nth, &Caller::gateway(own))?;
-    let mut enforcements = vec![entry];
+    let mut enforcements = Judges::one(entry);
     // The node takes this waypoint's word for its workload, so what else would be enforced on another way to the same port
     // is judged here: by the waypoints of its other services, and by its own.
     for (other, _) in rules.waypointed.get(workload)? {
@@ -318,7 +318,7 @@ pub(super) fn through_egress<'s>(
         return None;
     }
     Some(Plan {
-        enforcements: vec![entry],
+        enforcements: Judges::one(entry),
         asked: 1,
         rule: None,
         leg: None,

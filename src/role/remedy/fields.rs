@@ -157,7 +157,14 @@ impl Presented<'_> {
             "destination.port" => "ports",
             "request.auth.principal" => "requestPrincipals",
             "destination.ip" => return vec![self.connection.destination.to_string()],
-            "connection.sni" => return self.connection.sni.iter().cloned().collect(),
+            "connection.sni" => {
+                return self
+                    .connection
+                    .sni
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect();
+            }
             "request.auth.audiences" => return self.claim(&["aud"]),
             "request.auth.presenter" => return self.claim(&["azp"]),
             _ => return self.map_key(key),

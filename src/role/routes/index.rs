@@ -1,12 +1,10 @@
-//! The index of the routes of one gateway or service: host, then path, then the few that are left one by one.
+//! The index of the routes of one gateway or service: host, then path, then what else a rule asks for.
 
-use std::cmp::Reverse;
-
-use http::Method;
 use rustc_hash::FxHashMap;
 
-use crate::config::checked::route::{FieldMatch, HttpRoute, PathMatch, RouteMatch, ValueMatch};
-use crate::policy::{Regexes, Request, WholeRegex};
+use crate::config::checked::route::{HttpRoute, PathMatch, RouteMatch};
+use crate::policy::{Regexes, Request};
+use crate::role::routes::list::{Candidate, List};
 use crate::vocab::path::CanonicalPath;
 
 /// A rule, as indices of its route in `Mesh::routes` and of the rule.
@@ -14,14 +12,14 @@ pub(super) type RuleAt = (usize, usize);
 
 /// The routes of one gateway, or of one port of a service.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(super) struct Table<L = List> {
     /// By host.
     exact: FxHashMap<Box<str>, usize>,
     /// By suffix with its leading dot.
     suffixes: FxHashMap<Box<str>, usize>,
     /// For every host.
     any: Option<usize>,
-    paths: Vec<Paths>,
+    paths: Vec<Paths<L>>,
 }
 
 /// No rule matches; `host`: though some route is about the host.
@@ -30,8 +28,14 @@ pub(super) struct Missed {
     pub(super) host: bool,
 }
 
-impl Table {
-    /// Adds a route for the hosts that count here.
+/// A table whose rules are still to come.
+#[derive(Debug, Default)]
+pub(super) struct Unsorted {
+    table: Table<Vec<Candidate>>,
+}
+
+impl Unsorted {
+    /// Adds a route for the hosts that count here. Routes come in the order of their names.
     pub(super) fn insert(
         &mut self,
         at: usize,
@@ -48,8 +52,8 @@ impl Table {
                 let any = hosts.is_empty().then_some("*");
                 for host in any.into_iter().chain(hosts.iter().map(String::as_str)) {
                     let of_host = self.of_host(host);
-                    if let Some(paths) = self.paths.get_mut(of_host) {
-                        paths.insert(one, candidate.clone(), regexes);
+                    if let Some(paths) = self.table.paths.get_mut(of_host) {
+                        paths.insert(one, candidate.clone());
                     }
                 }
             }
@@ -57,18 +61,37 @@ impl Table {
     }
 
     fn of_host(&mut self, host: &str) -> usize {
-        let next = self.paths.len();
+        let table = &mut self.table;
+        let next = table.paths.len();
         let at = match host.strip_prefix('*') {
-            None => *self.exact.entry(host.into()).or_insert(next),
-            Some("") => *self.any.get_or_insert(next),
-            Some(suffix) => *self.suffixes.entry(suffix.into()).or_insert(next),
+            None => *table.exact.entry(host.into()).or_insert(next),
+            Some("") => *table.any.get_or_insert(next),
+            Some(suffix) => *table.suffixes.entry(suffix.into()).or_insert(next),
         };
         if at == next {
-            self.paths.push(Paths::default());
+            table.paths.push(Paths::default());
         }
         at
     }
 
+    /// The table, when all routes are there.
+    pub(super) fn sorted(self) -> Table {
+        let Table {
+            exact,
+            suffixes,
+            any,
+            paths,
+        } = self.table;
+        Table {
+            exact,
+            suffixes,
+            any,
+            paths: paths.into_iter().map(Paths::sorted).collect(),
+        }
+    }
+}
+
+impl Table {
     /// The rule that a request takes.
     pub(super) fn find(&self, request: &Request) -> Result<RuleAt, Missed> {
         let Some(path) = &request.path else {
@@ -92,55 +115,43 @@ impl Table {
 
 /// The paths of one host.
 #[derive(Debug)]
-struct Paths {
-    exact: FxHashMap<Box<str>, Vec<Candidate>>,
-    regexes: Vec<(Box<str>, WholeRegex, Vec<Candidate>)>,
+struct Paths<L> {
+    exact: FxHashMap<Box<str>, L>,
+    regexes: L,
     /// Prefixes by segment; the first is `/`.
-    nodes: Vec<Node>,
+    nodes: Vec<Node<L>>,
 }
 
 /// One segment of a prefix.
 #[derive(Debug, Default)]
-struct Node {
+struct Node<L> {
     parent: usize,
     children: FxHashMap<Box<str>, usize>,
-    candidates: Vec<Candidate>,
+    candidates: L,
 }
 
-impl Default for Paths {
+impl<L: Default> Default for Paths<L> {
     fn default() -> Self {
         Self {
             exact: FxHashMap::default(),
-            regexes: Vec::new(),
+            regexes: L::default(),
             nodes: vec![Node::default()],
         }
     }
 }
 
-impl Paths {
-    fn insert(&mut self, one: &RouteMatch, candidate: Candidate, regexes: &mut Regexes) {
+impl Paths<Vec<Candidate>> {
+    fn insert(&mut self, one: &RouteMatch, candidate: Candidate) {
         match &one.path {
             PathMatch::Exact(path) => {
                 let list = self.exact.entry(path.as_str().into());
-                candidate.into(list.or_default());
+                list.or_default().push(candidate);
             }
-            PathMatch::Regex(pattern) => {
-                let mut known = self.regexes.iter_mut();
-                if let Some((_, _, list)) = known.find(|(text, ..)| **text == **pattern) {
-                    candidate.into(list);
-                } else if let Ok(regex) = regexes.whole(pattern) {
-                    // The longest first.
-                    let key = |text: &str| (Reverse(text.len()), text.to_owned());
-                    let new = key(pattern);
-                    let at = self.regexes.partition_point(|(text, ..)| key(text) < new);
-                    let text = pattern.as_str().into();
-                    self.regexes.insert(at, (text, regex, vec![candidate]));
-                }
-            }
+            PathMatch::Regex(_) => self.regexes.push(candidate),
             PathMatch::Prefix(prefix) => {
                 let at = self.node(prefix);
                 if let Some(node) = self.nodes.get_mut(at) {
-                    candidate.into(&mut node.candidates);
+                    node.candidates.push(candidate);
                 }
             }
         }
@@ -167,22 +178,34 @@ impl Paths {
         at
     }
 
-    fn find(&self, request: &Request, path: &CanonicalPath) -> Option<RuleAt> {
-        let first = |list: &[Candidate]| {
-            let mut list = list.iter();
-            list.find(|c| c.matches(request, path)).map(|c| c.rule)
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "what is made of a map is a map again"
+    )]
+    fn sorted(self) -> Paths<List> {
+        let node = |node: Node<Vec<Candidate>>| Node {
+            parent: node.parent,
+            children: node.children,
+            candidates: List::new(node.candidates),
         };
+        let exact = self.exact.into_iter();
+        Paths {
+            exact: exact.map(|(path, list)| (path, List::new(list))).collect(),
+            regexes: List::new(self.regexes),
+            nodes: self.nodes.into_iter().map(node).collect(),
+        }
+    }
+}
+
+impl Paths<List> {
+    fn find(&self, request: &Request, path: &CanonicalPath) -> Option<RuleAt> {
         let plain = path.path();
-        if let Some(found) = self.exact.get(plain).and_then(|list| first(list)) {
+        let exact = self.exact.get(plain);
+        if let Some(found) = exact.and_then(|list| list.first(request, path)) {
             return Some(found);
         }
-        let mut regexes = self.regexes.iter();
-        let found = regexes.find_map(|(_, regex, list)| {
-            let matches = regex.matches(plain.as_bytes());
-            matches.then(|| first(list)).flatten()
-        });
-        if found.is_some() {
-            return found;
+        if let Some(found) = self.regexes.first(request, path) {
+            return Some(found);
         }
         let mut at = 0;
         for segment in plain.split('/').skip(1) {
@@ -194,7 +217,7 @@ impl Paths {
         // From the longest prefix back to `/`, whose parent is itself.
         loop {
             let node = self.nodes.get(at)?;
-            if let Some(found) = first(&node.candidates) {
+            if let Some(found) = node.candidates.first(request, path) {
                 return Some(found);
             }
             if at == 0 {
@@ -203,75 +226,4 @@ impl Paths {
             at = node.parent;
         }
     }
-}
-
-/// What else must match where the path does.
-#[derive(Clone, Debug)]
-struct Candidate {
-    rule: RuleAt,
-    rank: Rank,
-    method: Option<Method>,
-    headers: Vec<(Box<str>, Value)>,
-    query: Vec<(Box<str>, Value)>,
-}
-
-/// The least is looked at first: without a method, fewer header fields, fewer query parameters.
-type Rank = (bool, Reverse<usize>, Reverse<usize>);
-
-#[derive(Clone, Debug)]
-enum Value {
-    Exact(Box<[u8]>),
-    Regex(WholeRegex),
-}
-
-impl Value {
-    fn matches(&self, value: &[u8]) -> bool {
-        match self {
-            Self::Exact(exact) => **exact == *value,
-            Self::Regex(regex) => regex.matches(value),
-        }
-    }
-}
-
-impl Candidate {
-    fn new(one: &RouteMatch, rule: RuleAt, regexes: &mut Regexes) -> Result<Self, String> {
-        let (headers, query) = (one.headers.len(), one.query.len());
-        Ok(Self {
-            rule,
-            rank: (one.method.is_none(), Reverse(headers), Reverse(query)),
-            method: one.method.clone(),
-            headers: values(&one.headers, regexes)?,
-            query: values(&one.query, regexes)?,
-        })
-    }
-
-    /// Takes its place behind those of its rank: routes come in the order of their names.
-    fn into(self, list: &mut Vec<Self>) {
-        let at = list.partition_point(|other| other.rank <= self.rank);
-        list.insert(at, self);
-    }
-
-    fn matches(&self, request: &Request, path: &CanonicalPath) -> bool {
-        let mut values = self.headers.iter();
-        self.method.as_ref().is_none_or(|m| *m == request.method)
-            && values.all(|(name, value)| {
-                let mut found = request.headers.get_all(&**name).iter();
-                found.any(|v| value.matches(v.as_bytes()))
-            })
-            && self
-                .query
-                .iter()
-                .all(|(name, value)| path.any_query_value(name.as_bytes(), |v| value.matches(v)))
-    }
-}
-
-fn values(fields: &[FieldMatch], regexes: &mut Regexes) -> Result<Vec<(Box<str>, Value)>, String> {
-    let value = |field: &FieldMatch| {
-        let value = match &field.value {
-            ValueMatch::Exact(text) => Value::Exact(text.as_bytes().into()),
-            ValueMatch::Regex(pattern) => Value::Regex(regexes.whole(pattern)?),
-        };
-        Ok((field.name.as_str().into(), value))
-    };
-    fields.iter().map(value).collect()
 }

@@ -1,5 +1,6 @@
 //! The index against a scan that knows nothing of it, and the words of Gateway API.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -231,23 +232,21 @@ fn scanned(mesh: &Mesh, request: &Request) -> Option<String> {
                 let Some(path) = scanned_path(&one.path, path) else {
                     continue;
                 };
-                let fields = |field: &FieldMatch, has: &dyn Fn(&str, &str) -> bool| {
-                    let ValueMatch::Exact(value) = &field.value else {
-                        panic!("none is made")
-                    };
-                    has(&field.name, value)
+                let is = |field: &FieldMatch, value: &str| match &field.value {
+                    ValueMatch::Exact(exact) => exact == value,
+                    ValueMatch::Regex(pattern) => whole(pattern, value),
                 };
-                let header = |name: &str, value: &str| {
-                    let mut all = request.headers.get_all(name).iter();
-                    all.any(|v| v.as_bytes() == value.as_bytes())
+                let header = |field: &FieldMatch| {
+                    let mut all = request.headers.get_all(&field.name).iter();
+                    all.any(|v| is(field, v.to_str().unwrap()))
                 };
-                let query = |name: &str, value: &str| {
-                    let path = request.path.as_ref().unwrap();
-                    path.query_params().any(|(n, v)| n == name && v == value)
+                let query = |field: &FieldMatch| {
+                    let mut all = request.path.as_ref().unwrap().query_params();
+                    all.any(|(n, v)| n == field.name && is(field, &v))
                 };
                 let matches = one.method.as_ref().is_none_or(|m| *m == request.method)
-                    && one.headers.iter().all(|f| fields(f, &header))
-                    && one.query.iter().all(|f| fields(f, &query));
+                    && one.headers.iter().all(header)
+                    && one.query.iter().all(query);
                 if matches {
                     let key = (
                         Reverse((hosts, path)),
@@ -269,9 +268,8 @@ fn scanned_path(rule: &PathMatch, path: &str) -> Option<(u8, usize, Reverse<Stri
     match rule {
         PathMatch::Exact(exact) => (exact == path).then_some((2, 0, none)),
         PathMatch::Regex(pattern) => {
-            let regex = regex::Regex::new(&format!("^(?:{pattern})$")).unwrap();
             let text = Reverse(pattern.clone());
-            regex.is_match(path).then_some((1, pattern.len(), text))
+            whole(pattern, path).then_some((1, pattern.len(), text))
         }
         PathMatch::Prefix(prefix) => {
             let rest = path.strip_prefix(prefix.as_str())?;
@@ -279,6 +277,17 @@ fn scanned_path(rule: &PathMatch, path: &str) -> Option<(u8, usize, Reverse<Stri
             whole.then_some((0, prefix.len(), none))
         }
     }
+}
+
+fn whole(pattern: &str, value: &str) -> bool {
+    thread_local! {
+        static KNOWN: RefCell<BTreeMap<String, regex::Regex>> = const { RefCell::new(BTreeMap::new()) };
+    }
+    KNOWN.with_borrow_mut(|known| {
+        let made = || regex::Regex::new(&format!("^(?:{pattern})$")).unwrap();
+        let regex = known.entry(pattern.to_owned()).or_insert_with(made);
+        regex.is_match(value)
+    })
 }
 
 fn paths() -> impl Strategy<Value = String> {
@@ -360,6 +369,129 @@ proptest! {
         let request = request(method, host, &target, &fields);
         let found = label(Routes::new(&mesh).at_gateway(&mesh, 0, &request));
         prop_assert_eq!(found, scanned(&mesh, &request));
+    }
+}
+
+/// Regular expressions that are told apart by a segment, by how they begin or end, or not at all.
+fn expressions() -> impl Strategy<Value = String> {
+    let letter = || prop_oneof![Just("a"), Just("b"), Just("ab"), Just("[ab]+"), Just("a|b")];
+    let form = prop_oneof![
+        Just("/v[0-9]/1/2"),
+        Just("/1/2"),
+        Just("/v1/1[a-z]*"),
+        Just("/[a-z]*1"),
+        Just("/.*/1"),
+        Just("/(?:1|x)/2"),
+        Just(".*"),
+    ];
+    (form, letter(), letter()).prop_map(|(form, one, two)| {
+        let parts = form.replace('1', &format!("(?:{one})"));
+        parts.replace('2', &format!("(?:{two})"))
+    })
+}
+
+/// Names and values of fields; a value that begins with `~` is an expression.
+fn fields(most: usize) -> impl Strategy<Value = Vec<(&'static str, &'static str)>> {
+    let name = prop_oneof![Just("x"), Just("y"), Just("z"), Just("w"), Just("v")];
+    let value = prop_oneof![
+        Just("1"),
+        Just("2"),
+        Just("3"),
+        Just("4"),
+        Just("~[12]"),
+        Just("~3"),
+    ];
+    proptest::collection::vec((name, value), 0..most)
+}
+
+fn many_matches() -> impl Strategy<Value = Vec<RouteMatch>> {
+    let written = |all: Vec<(&str, &str)>| {
+        let mut out: Vec<FieldMatch> = Vec::new();
+        for (name, value) in all {
+            if !out.iter().any(|known| known.name == name) {
+                let exact = || ValueMatch::Exact(value.to_owned());
+                let regex = |text: &str| ValueMatch::Regex(text.to_owned());
+                out.push(FieldMatch {
+                    name: name.to_owned(),
+                    value: value.strip_prefix('~').map_or_else(exact, regex),
+                });
+            }
+        }
+        out
+    };
+    let path = prop_oneof![
+        Just(PathMatch::Exact("/a/b".to_owned())),
+        Just(PathMatch::Prefix("/a".to_owned())),
+        expressions().prop_map(PathMatch::Regex),
+    ];
+    let method = proptest::option::of(prop_oneof![Just(Method::GET), Just(Method::PUT)]);
+    let one = (path, method, fields(3), fields(3));
+    let one = one.prop_map(move |(path, method, headers, query)| RouteMatch {
+        path,
+        method,
+        headers: written(headers),
+        query: written(query),
+    });
+    proptest::collection::vec(one, 1..50)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// Many rules of one host and path, which the tree of their list tells apart.
+    #[test]
+    fn the_tree_finds_what_a_scan_finds(
+        all in many_matches(),
+        path in prop_oneof![
+            Just("/a/b"), Just("/a"), Just("/v1/a/b"), Just("/v2/ab/a"), Just("/x/b"), Just("/q/a"),
+        ],
+        method in prop_oneof![Just("GET"), Just("PUT")],
+        headers in fields(5),
+        query in fields(5),
+        // More values than are followed one by one.
+        repeated in prop_oneof![Just(0), Just(0), Just(40)],
+    ) {
+        let rules = all.into_iter().map(|one| vec![one]).collect();
+        let mesh = mesh(vec![route("r", &[], rules)]);
+        let numbers: Vec<String> = (0..repeated).map(|n| (n % 20).to_string()).collect();
+        let more = numbers.iter().map(|n| ("x", n.as_str()));
+        let pairs = query.into_iter().chain(more.clone());
+        let pairs: Vec<String> = pairs.map(|(n, v)| format!("{n}={v}")).collect();
+        let headers: Vec<(&str, &str)> = headers.into_iter().chain(more).collect();
+        let target = format!("{path}?{}", pairs.join("&"));
+        let request = request(method, "a.test", &target, &headers);
+        let found = label(Routes::new(&mesh).at_gateway(&mesh, 0, &request));
+        prop_assert_eq!(found, scanned(&mesh, &request));
+    }
+}
+
+/// Rules that ask for more values than are followed: all of them are looked at.
+#[test]
+fn who_brings_many_values_is_routed_by_each() {
+    let field = |value: usize| FieldMatch {
+        name: "x".to_owned(),
+        value: ValueMatch::Exact(value.to_string()),
+    };
+    let by_header = |n| RouteMatch {
+        headers: vec![field(n)],
+        ..prefix("/h")
+    };
+    let by_query = |n| RouteMatch {
+        query: vec![field(n)],
+        ..prefix("/q")
+    };
+    let rules = (0..200).map(by_header).chain((0..200).map(by_query));
+    let mesh = mesh(vec![route("r", &[], rules.map(|one| vec![one]).collect())]);
+    let routes = Routes::new(&mesh);
+    for least in [0, 7, 150, 190, 199] {
+        let values: Vec<String> = (least..260).rev().map(|n| n.to_string()).collect();
+        let fields: Vec<(&str, &str)> = values.iter().map(|v| ("x", v.as_str())).collect();
+        let pairs: Vec<String> = values.iter().map(|v| format!("x={v}")).collect();
+        let by_header = request("GET", "a.test", "/h", &fields);
+        let by_query = request("GET", "a.test", &format!("/q?{}", pairs.join("&")), &[]);
+        let at = |request| label(routes.at_gateway(&mesh, 0, &request));
+        assert_eq!(at(by_header), Some(format!("default/r/{least}")));
+        assert_eq!(at(by_query), Some(format!("default/r/{}", least + 200)));
     }
 }
 

@@ -115,7 +115,7 @@ fn one(here: Here<'_>, original: Original<'_>, mirror: &Mirror, turn: u64) -> Op
     for (name, value) in fields.filter(|(name, _)| **name != header::TE) {
         headers.append(name.clone(), value.clone());
     }
-    let name = snapshot.mesh.services.get(leg.service)?.name.clone();
+    let name = core.labels.service(snapshot, leg.service)?.parts;
     let routed = Routed {
         leg: Some((name, leg)),
         sent: Some(Arc::clone(sent)),
@@ -136,7 +136,7 @@ fn one(here: Here<'_>, original: Original<'_>, mirror: &Mirror, turn: u64) -> Op
 
 /// Where a copy goes, if it may.
 fn permitted<'s>(
-    (_, site, snapshot): (&Rc<Core>, &Rc<Site>, &'s Arc<Snapshot>),
+    (core, site, snapshot): (&Rc<Core>, &Rc<Site>, &'s Arc<Snapshot>),
     (request, first, asked, _): Original<'_>,
     pick: Pick<'_>,
     story: &mut Story,
@@ -144,7 +144,7 @@ fn permitted<'s>(
     let sent = first.routed.sent.as_ref().unwrap_or(request);
     let plan = judge::plan(snapshot, site, Some(request), pick)
         .map_err(|why| Box::new(Refusal::unplanned(why)))?;
-    planned(story, &plan, snapshot);
+    planned(core, story, &plan, snapshot);
     story.edit(|r| r.route = first.rule.map(|rule| Arc::clone(&rule.label)));
     // Tokens are verified, and providers asked, for the request itself alone.
     let known = |e: &Enforcement| first.enforcements.iter().any(|f| std::ptr::eq(*f, e));

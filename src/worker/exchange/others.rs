@@ -10,7 +10,7 @@ use crate::control::snapshot::Snapshot;
 use crate::io::upstream::{DialError, Target};
 use crate::policy::{Permit, Request};
 use crate::role::endpoints::Busy;
-use crate::role::enforcement::Enforcement;
+use crate::role::plan::Judges;
 use crate::upstream::load::Waiting;
 use crate::worker::attempt::Attempt;
 use crate::worker::core::Core;
@@ -25,7 +25,7 @@ pub(super) struct First<'s> {
     pub(super) attempt: Attempt,
     pub(super) rule: Option<&'s RouteRule>,
     pub(super) routed: Routed,
-    pub(super) enforcements: Vec<&'s Enforcement>,
+    pub(super) enforcements: Judges<'s>,
     pub(super) workload: Option<usize>,
 }
 
@@ -49,7 +49,7 @@ pub(super) struct Others<'a> {
     opened: Rc<Opened>,
     snapshot: &'a Arc<Snapshot>,
     request: &'a Request,
-    first: Vec<&'a Enforcement>,
+    first: Judges<'a>,
     sent: Option<Arc<Request>>,
     retries: Retries<'a>,
     attempt: RefCell<Attempt>,

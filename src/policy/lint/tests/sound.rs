@@ -146,7 +146,7 @@ fn random_request(random: &mut Random) -> (Connection, Option<Request>, bool) {
         remote: peer,
         destination: peer,
         port: random.one(&["80", "81", "82"]).parse().unwrap(),
-        sni: [None, Some("a.com".to_owned()), Some("b.org".to_owned())][random.below(3)].clone(),
+        sni: [None, Some("a.com"), Some("b.org")][random.below(3)].map(Into::into),
         time: 0,
     };
     let connect = random.below(8) == 0;
@@ -368,7 +368,7 @@ fn of_example(found: &Example) -> (Connection, Request) {
         remote: found.remote.unwrap_or(any),
         destination: found.destination.unwrap_or(any),
         port: found.port.unwrap_or(7),
-        sni: found.sni.clone(),
+        sni: found.sni.as_deref().map(Into::into),
         time: 0,
     };
     let mut target = found.path.clone();

@@ -354,7 +354,7 @@ fn what_is_open_stays_with_its_backend_when_routes_change() {
     let leg = (ResourceName::new("default", "shop-v2"), plan.leg.unwrap());
     let open = |rules: &Enforcements| {
         let towards = ResourceName::new("default", "v2");
-        let goes = (Some(&towards), Some(&leg));
+        let goes = (Some(&towards), Some((&leg.0, leg.1)));
         again(rules, &waypoint(), &web(), Some(&request), goes)
             .is_some_and(|plan| plan.still_allows(&waypoint(), &web(), Some(&request)))
     };

@@ -6,11 +6,13 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 
 use http::{HeaderMap, Method, StatusCode, header};
+use smallvec::smallvec;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::Notify;
 
 use super::*;
 use crate::config::checked::route::Timeouts;
+use crate::http::forward::Own;
 use crate::io::h2::{Respond, Server, Taken, Windows};
 use crate::io::relay::Meter;
 use crate::io::rt::{self, Acceptor, ConnectOptions, Core, Want};
@@ -74,7 +76,7 @@ async fn connected(upstreams: &Upstreams) -> (Client, Server) {
     let address = socket.local_addr().unwrap().as_socket().unwrap();
     let acceptor = Acceptor::new(socket).unwrap();
     let target = Target::Plain {
-        addresses: vec![UpstreamAddr(address)],
+        addresses: smallvec![UpstreamAddr(address)],
         options: ConnectOptions::default(),
         source: None,
     };
@@ -162,7 +164,7 @@ async fn of(
         let respond = taken(&mut server).await;
         upstream(respond, server).await;
     });
-    let (asked, extra, passed) = (asks(), HeaderMap::new(), Meter::default());
+    let (asked, extra, passed) = (asks(), Own::default(), Meter::default());
     let budget = Budget::default();
     let nowhere = Nowhere(Retries::new(None, &asked.method, (&budget, None)));
     let moving = Moving {
