@@ -73,7 +73,7 @@ pub(super) fn become_user(written: Option<&str>) -> Result<State, SandboxError> 
     let own = own_uid();
     let Some(written) = written else {
         return Ok(if own == 0 {
-            State::Missing("the process is root: `user` in [process] is not set".to_owned())
+            State::Unused("the process is root: `user` in [process] is not set".to_owned())
         } else {
             State::Active(format!("uid {own}, as it was started"))
         });
