@@ -382,7 +382,6 @@ fn start_dns(
     let mut failed = before.halt.subscribe();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        .on_thread_start(never_binds)
         .build()
         .map_err(os("DNS"))?;
     let dns = thread("dns", move || {
@@ -442,8 +441,12 @@ fn start_control(
     let (offer, offered) = oneshot::channel();
     before.offer = Some(offer);
     let face = before.inherited.as_mut();
+    let mut taken = face.map_or_else(Face::default, |i| i.face(&config.process));
+    if before.forbids {
+        taken.bind(&config.process);
+    }
     let wheel = Wheel {
-        taken: face.map_or_else(Face::default, |i| i.face(&config.process)),
+        taken,
         phase: before.phase.clone(),
         alone: before.alone.subscribe(),
         halted: before.halt.subscribe(),
@@ -463,9 +466,11 @@ fn start_control(
                  and nothing of it is renewed or reloaded before a restart"
             );
         });
+        if wheel.forbids {
+            never_binds();
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
-            .on_thread_start(never_binds)
             .build();
         match runtime {
             Ok(runtime) => {
@@ -510,9 +515,9 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         names,
         beats,
         about,
-        forbids,
         renewal,
         first,
+        forbids: _,
     } = wheel;
     let process = Arc::new(config.process.clone());
     let renewal = (renewal, supervisor::renewal_asked());
@@ -547,9 +552,6 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     let keeper = async move {
         // Until then another process may serve, by its own rules; a start that fails must not have touched them.
         if go.wait_for(|go| *go).await.is_ok() {
-            if forbids {
-                never_binds();
-            }
             capture::keep(process, snapshot, stopped).await;
         }
         std::future::pending::<()>().await;

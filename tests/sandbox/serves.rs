@@ -121,8 +121,7 @@ fn on_epoll() {
 fn a_user_that_is_not_there_ends_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("ringgate.toml");
-    let text =
-        "[process]\nuser = \"nobody-of-this-name\"\n[authority]\n[workloadApi]\nsocket = \"s\"\n";
+    let text = "[process]\nuser = \"nobody-of-this-name\"\n[authority]\n";
     std::fs::write(&file, text).unwrap();
     let output = std::process::Command::new(crate::PROGRAM)
         .args(["run", "--config"])
