@@ -121,6 +121,7 @@ impl Sandbox {
         }
         sandbox.dumps = privileges::leave_no_dumps()?;
         sandbox.privileges = privileges::give_up(process)?;
+        sandbox.must_have("capabilities", &sandbox.privileges)?;
         (sandbox.files, sandbox.places) = files::restrict(main, config);
         sandbox.must_have("landlock", &sandbox.files)?;
         Ok(sandbox)

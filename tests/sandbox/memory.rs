@@ -29,8 +29,7 @@ fn holds(pid: u64, wanted: &[&str]) -> Vec<bool> {
             continue;
         };
         for (text, found) in wanted.iter().zip(&mut found) {
-            let mut windows = piece[..length].windows(text.len());
-            *found |= windows.any(|window| window == text.as_bytes());
+            *found |= memchr::memmem::find(&piece[..length], text.as_bytes()).is_some();
         }
     }
     found

@@ -31,8 +31,12 @@ const READ: [&str; 6] = [
     "/proc/self",
     "/sys/fs/cgroup",
 ];
-/// What else is read of the machine: memory, control groups.
-const READ_FILES: [&str; 2] = ["/proc/meminfo", "/dev/null"];
+/// What else is read of the machine: memory, processors.
+const READ_FILES: [&str; 3] = [
+    "/proc/meminfo",
+    "/sys/devices/system/cpu/online",
+    "/dev/null",
+];
 
 /// A file that the configuration names where none may be opened.
 #[derive(Clone, Debug, PartialEq, Eq)]

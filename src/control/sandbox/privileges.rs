@@ -179,8 +179,13 @@ pub(super) fn give_up(process: &Process) -> Result<State, SandboxError> {
         permitted: kept,
         inheritable: CapabilitySet::empty(),
     };
-    set_capabilities(None, sets).map_err(failed)?;
     set_no_new_privs(true).map_err(failed)?;
+    if let Err(error) = set_capabilities(None, sets) {
+        let (there, error) = (names(may.permitted), std::io::Error::from(error));
+        return Ok(State::Missing(format!(
+            "{there} cannot be given up: {error}"
+        )));
+    }
     let stay = kept - CapabilitySet::NET_BIND_SERVICE;
     Ok(State::Active(format!(
         "kept: {}; no new ones (no_new_privs)",
@@ -201,7 +206,8 @@ pub fn never_binds() {
         inheritable: may.inheritable - bind,
     };
     if let Err(error) = set_capabilities(None, sets) {
-        tracing::warn!(%error, "a thread keeps the capability to bind any port");
+        // That they cannot be given up is told once, for all.
+        tracing::debug!(%error, "a thread keeps the capability to bind any port");
     }
 }
 
