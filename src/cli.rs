@@ -11,6 +11,7 @@ pub mod drill;
 pub mod explain;
 pub mod init;
 pub mod lab;
+pub mod launcher;
 pub mod layout;
 pub mod man;
 pub mod material;
@@ -20,6 +21,7 @@ pub mod os;
 pub mod policy;
 pub mod resources;
 pub mod settings;
+pub mod status;
 pub mod stop;
 pub mod target;
 pub mod version;
@@ -63,6 +65,8 @@ Examples:
     Run(ConfigArgs),
     /// Check a configuration and report every problem.
     Check(CheckArgs),
+    /// Ask a running process how it is: roles, generation, problems, identities, listeners, sandbox.
+    Status(status::StatusArgs),
     /// Explain who would decide about a call, by which rule, and what would have to change.
     Explain(Box<explain::ExplainArgs>),
     /// Start a whole mesh with three workloads on loopback addresses, as an ordinary user.
@@ -85,6 +89,9 @@ Examples:
     Man(man::ManArgs),
     /// Print the version, and with `--long` what it is made of and what the kernel has.
     Version(version::VersionArgs),
+    /// Start programs for a process that may not: what `run` splits off.
+    #[command(name = crate::control::launcher::COMMAND, hide = true)]
+    Launcher(launcher::LauncherArgs),
 }
 
 /// What to check.
@@ -148,6 +155,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Run(args) => run_mesh(&args.config, || ()),
         Command::Check(args) => check::run(args),
+        Command::Status(args) => Ok(status::run(args)),
         Command::Explain(args) => Ok(explain::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Drill(args) => drill::run(args),
@@ -158,6 +166,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Config(args) => Ok(settings::run(args)),
         Command::Completions(args) => Ok(completions::run(args)),
         Command::Man(args) => man::run(args),
+        Command::Launcher(args) => launcher::run(args),
         Command::Version(args) => version::run(args),
     }
 }
@@ -176,7 +185,9 @@ fn appliance() -> ExitCode {
 /// Runs the roles of `config` on this process until it is told to stop; `ready` is called once all of them serve.
 pub(crate) fn run_mesh(config: &Path, ready: impl FnOnce()) -> anyhow::Result<ExitCode> {
     crate::telemetry::diagnostics::start();
+    // Before there is a second thread, the one that hears signals.
+    let prepared = crate::worker::prepare(config)?;
     let stop = stop::Stop::on_signals()?;
-    crate::worker::run(config, stop.phase(), |_process| ready())?;
+    crate::worker::run(prepared, stop.phase(), |_process| ready())?;
     Ok(ExitCode::SUCCESS)
 }

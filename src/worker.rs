@@ -37,4 +37,4 @@ pub mod sources;
 pub mod streams;
 pub mod upgrade;
 
-pub use boot::run;
+pub use boot::{prepare, run};

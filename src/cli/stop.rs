@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::os;
 use crate::control::phase::Phase;
+use crate::control::sandbox::never_binds;
 
 /// Set once the process was told to stop; the second signal means at once.
 #[derive(Clone, Debug)]
@@ -20,6 +21,7 @@ impl Stop {
         let phase = watch::Sender::new(Phase::Serve);
         let told = phase.clone();
         os::thread("signals", move || {
+            never_binds();
             if let Err(error) = block_on_signals(&told) {
                 os::complain(&format!("ringgate: {error:#}"));
                 told.send_replace(Phase::Drain);

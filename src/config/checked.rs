@@ -83,6 +83,10 @@ pub struct Process {
     pub drain_ms: u64,
     /// Unix socket by which a new process takes over from this one.
     pub handover: Option<PathBuf>,
+    /// What it forbids itself.
+    pub sandbox: Sandbox,
+    /// User that it becomes if root has started it; a name, `UID` or `UID:GID`.
+    pub user: Option<String>,
     /// `[limits]`.
     pub limits: Limits,
     /// `[tcp]`.
@@ -128,7 +132,7 @@ impl Process {
         }
         let other = &other;
         let settings = |p: &Self| {
-            let life = (p.drain_ms, p.handover.clone());
+            let life = (p.drain_ms, p.handover.clone(), p.sandbox, p.user.clone());
             (p.name.clone(), p.io, p.cores, p.nameservers.clone(), life)
         };
         let compared = [
@@ -261,6 +265,20 @@ pub enum IoDriver {
     IoUring,
     /// `epoll`.
     Epoll,
+}
+
+/// `process.sandbox`: what the process forbids itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// `on`: as much as the kernel has.
+    #[default]
+    On,
+    /// `required`: the start fails where the kernel lacks something.
+    Required,
+    /// `log`: nothing is forbidden; the kernel logs the system calls that would be.
+    Log,
+    /// `off`: nothing is done.
+    Off,
 }
 
 /// `records.path`.

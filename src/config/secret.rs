@@ -5,11 +5,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 use crate::config::checked::Secret;
 
 /// Largest secret, in bytes: a key, a token, a list of tokens.
 const SECRET_BYTES: u64 = 1 << 20;
+/// More than its announced length that a secret may have without being moved, in bytes.
+const ROOM: usize = 64;
 
 /// Why a secret cannot be read.
 #[derive(Debug, Error)]
@@ -57,12 +60,13 @@ impl Secret {
     ///
     /// # Errors
     /// `SecretError` says what could not be read; an empty secret is an error.
-    pub fn read(&self) -> Result<Vec<u8>, SecretError> {
+    pub fn read(&self) -> Result<Zeroizing<Vec<u8>>, SecretError> {
         let bytes = match self {
             Self::File(path) => read_file(path)?,
             Self::Env(name) => std::env::var_os(name)
                 .ok_or_else(|| SecretError::Env(name.clone()))?
-                .into_encoded_bytes(),
+                .into_encoded_bytes()
+                .into(),
             Self::Credential(name) => {
                 let dir = std::env::var_os("CREDENTIALS_DIRECTORY")
                     .ok_or_else(|| SecretError::NoCredentials(name.clone()))?;
@@ -80,7 +84,7 @@ impl Secret {
     ///
     /// # Errors
     /// As `read`; and if it is not UTF-8 or holds nothing but white space.
-    pub fn read_text(&self) -> Result<String, SecretError> {
+    pub fn read_text(&self) -> Result<Zeroizing<String>, SecretError> {
         let bytes = self.read()?;
         let text = std::str::from_utf8(&bytes)
             .map_err(|_not_repeated| SecretError::NotText(self.clone()))?
@@ -88,20 +92,23 @@ impl Secret {
         if text.is_empty() {
             Err(SecretError::Empty(self.clone()))
         } else {
-            Ok(text.to_owned())
+            Ok(Zeroizing::new(text.to_owned()))
         }
     }
 }
 
-fn read_file(path: &Path) -> Result<Vec<u8>, SecretError> {
+/// One piece of memory holds it, which is wiped: a `Vec` that grows leaves what it was behind.
+fn read_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, SecretError> {
     let failed = |source| SecretError::File {
         path: path.to_owned(),
         source,
     };
-    let mut bytes = Vec::new();
-    File::open(path)
-        .map_err(failed)?
-        .take(SECRET_BYTES + 1)
+    let file = File::open(path).map_err(failed)?;
+    let announced = file.metadata().map_err(failed)?.len().min(SECRET_BYTES);
+    // Room for the byte more that says there are more, and for a file that grows a little while it is read.
+    let room = usize::try_from(announced).unwrap_or_default() + ROOM;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    file.take(SECRET_BYTES + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
     if u64::try_from(bytes.len()).is_ok_and(|n| n <= SECRET_BYTES) {
@@ -122,8 +129,8 @@ mod tests {
             .and_then(|mut f| std::io::Write::write_all(&mut f, b"hunter2\n"))
             .unwrap();
         let secret = Secret::File(path.clone());
-        assert_eq!(secret.read().unwrap(), b"hunter2\n");
-        assert_eq!(secret.read_text().unwrap(), "hunter2");
+        assert_eq!(secret.read().unwrap().as_slice(), b"hunter2\n");
+        assert_eq!(secret.read_text().unwrap().as_str(), "hunter2");
         assert_eq!(format!("{secret:?}"), format!("file:{}", path.display()));
 
         File::create(&path)

@@ -20,6 +20,7 @@ use crate::config::checked::Mesh;
 use crate::control::authority::Authority;
 use crate::control::observe::Observed;
 use crate::control::serving::Serving;
+use crate::control::status::About;
 use crate::control::svid::SvidSet;
 use crate::control::{endpoints, identities};
 use crate::io::clock;
@@ -32,8 +33,12 @@ pub struct Status {
     pub ready: bool,
     /// Generation of the running configuration.
     pub generation: u64,
+    /// When it was loaded, in Unix seconds.
+    pub loaded_at: u64,
     /// Problems of the last reload; empty if it was good.
     pub problems: Vec<String>,
+    /// When the last reload was refused, in Unix seconds; `None` if it was good.
+    pub refused_at: Option<u64>,
     /// Certificates, keys and roots that cannot be used, in whose place the last good ones are.
     pub files: Vec<String>,
     /// Certificates that listeners serve.
@@ -90,6 +95,8 @@ pub struct Source {
     pub authority: Option<Arc<Authority>>,
     /// Metrics and what is open.
     pub observed: Observed,
+    /// The process.
+    pub about: Arc<About>,
 }
 
 /// Serves a bound listener until the future is dropped.
@@ -144,6 +151,11 @@ async fn route(request: &Request<Incoming>, face: Face, source: &Source) -> Resp
         "/connections" if admin => {
             let open = source.observed.connections().await;
             answer(StatusCode::OK, JSON, open.to_string())
+        }
+        "/status" if admin => {
+            let counts = source.observed.counts().await;
+            let told = source.about.to_json(&status, counts);
+            answer(StatusCode::OK, JSON, told.to_string())
         }
         "/generation" if admin => answer(StatusCode::OK, TEXT, status.generation.to_string()),
         "/config/problems" if admin => {

@@ -31,6 +31,7 @@ use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use thiserror::Error;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use self::ca::{Ca, Names, Subject};
 use self::grant::Grant;
@@ -198,7 +199,7 @@ pub struct GivenCa {
     /// PEM: the issuing certificate, then those between it and a root.
     pub chain: String,
     /// PEM: its P-256 key in PKCS#8.
-    pub key: String,
+    pub key: Zeroizing<String>,
     /// Roots that what it issues is to be verified by.
     pub roots: Vec<CertificateDer<'static>>,
 }

@@ -7,7 +7,7 @@ mod keep;
 mod system;
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
@@ -65,6 +65,11 @@ pub enum CaptureError {
 #[must_use]
 pub fn capturing(process: &Process) -> Option<&Node> {
     process.nodes.iter().find(|node| node.capture.is_some())
+}
+
+/// Where control groups version 2 are mounted.
+pub(super) fn group_mounts() -> Option<PathBuf> {
+    Mount::find(&cgroup::mounts()).map(|mount| mount.root)
 }
 
 /// What a machine offers that rules depend on.

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 use thiserror::Error;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::UnixListener;
@@ -37,6 +37,10 @@ use crate::io::listener::own_uid;
 use crate::io::peer::FileId;
 use crate::vocab::limits;
 
+/// The ports below this are the system's.
+const LOW: u16 = 1024;
+/// Clients that may wait to be accepted.
+const QUEUE: i32 = 1024;
 const HELLO: &[u8; 20] = b"ringgate handover 1\n";
 const TAKE: u8 = b'T';
 const GONE: u8 = b'G';
@@ -112,6 +116,19 @@ impl Face {
         self.served
     }
 
+    /// Binds what of the control thread's own listeners has a port of the system, if it was not taken over: that thread, and
+    /// those that it starts, never have the capability to. What fails here is tried there again, and told.
+    pub fn bind(&mut self, process: &Process) {
+        let known: Vec<SocketAddr> = self.sockets.iter().map(|(address, _)| *address).collect();
+        let own = own_listeners(process).into_iter();
+        for address in own.filter(|a| a.port() < LOW && !known.contains(a)) {
+            match bound(address) {
+                Ok(socket) => self.sockets.push((address, socket)),
+                Err(error) => tracing::debug!(%error, %address, "not bound yet"),
+            }
+        }
+    }
+
     /// The listener of an address.
     pub(super) fn listener(&mut self, address: SocketAddr) -> Option<Socket> {
         let at = self.sockets.iter().position(|(a, _)| *a == address)?;
@@ -135,6 +152,28 @@ impl Face {
         let at = self.files.iter().position(same)?;
         Some(self.files.swap_remove(at))
     }
+}
+
+/// Where the control thread listens.
+fn own_listeners(process: &Process) -> Vec<SocketAddr> {
+    let authority = match &process.identity {
+        IdentitySource::Embedded(settings) => settings.listen,
+        IdentitySource::Remote(_) | IdentitySource::Files(_) | IdentitySource::WorkloadApi(_) => {
+            None
+        }
+    };
+    let all = [process.admin, process.metrics, process.readiness, authority];
+    all.into_iter().flatten().collect()
+}
+
+/// As tokio would bind it.
+fn bound(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(QUEUE)?;
+    Ok(socket)
 }
 
 /// Takes the sockets of the process that serves `path`; `None` if there is none.
@@ -251,14 +290,7 @@ impl Inherited {
 
     /// Takes what the control thread needs.
     pub fn face(&mut self, process: &Process) -> Face {
-        let authority = match &process.identity {
-            IdentitySource::Embedded(settings) => settings.listen,
-            IdentitySource::Remote(_)
-            | IdentitySource::Files(_)
-            | IdentitySource::WorkloadApi(_) => None,
-        };
-        let addresses = [process.admin, process.metrics, process.readiness, authority];
-        let own = addresses.into_iter().flatten();
+        let own = own_listeners(process).into_iter();
         Face {
             served: self.is_served(),
             sockets: own

@@ -248,7 +248,10 @@ fn remote(
     let roots = roots(&settings.root_ca, &content)?;
     let token = settings.token.clone();
     let token_source = Arc::new(move || match &token {
-        Some(token) => token.read_text().map_err(std::io::Error::other),
+        Some(token) => token
+            .read_text()
+            .map(|text| text.to_string())
+            .map_err(std::io::Error::other),
         None => Err(std::io::Error::other("none is configured")),
     });
     let domain = &config.mesh.trust_domain;

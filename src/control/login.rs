@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 use crate::config::checked::{Mesh, OidcProvider};
 use crate::control::http_client::HttpClient;
@@ -112,7 +113,8 @@ fn registration(provider: &OidcProvider) -> Result<Registration, PlaneError> {
             session_max_s: SESSION_S,
             post_logout_path: None,
         },
-        client_secret: secret,
+        // The client library keeps it as text.
+        client_secret: secret.map(|text| text.to_string()),
         cookie_keys,
         allow_http_loopback: provider.allow_http_loopback,
     })
@@ -131,7 +133,7 @@ fn cookie_keys(provider: &OidcProvider) -> Result<CookieKeys, PlaneError> {
             })?
         }
         None => {
-            let mut key = vec![0_u8; COOKIE_KEY_BYTES];
+            let mut key = Zeroizing::new(vec![0_u8; COOKIE_KEY_BYTES]);
             aws_lc_rs::rand::fill(&mut key).map_err(|_e| wrong("no randomness".to_owned()))?;
             vec![key]
         }
@@ -139,15 +141,15 @@ fn cookie_keys(provider: &OidcProvider) -> Result<CookieKeys, PlaneError> {
     let (current, previous) = keys
         .split_first()
         .ok_or_else(|| wrong("is empty".to_owned()))?;
-    let previous: Vec<&[u8]> = previous.iter().map(Vec::as_slice).collect();
+    let previous: Vec<&[u8]> = previous.iter().map(|key| key.as_slice()).collect();
     CookieKeys::new(current, &previous).map_err(|e| wrong(e.to_string()))
 }
 
 /// 32 raw bytes, or base64 keys, one a line: the first seals, all open, so that a key is changed by putting the new one
 /// before the old.
-fn cookie_key_bytes(content: &[u8]) -> Option<Vec<Vec<u8>>> {
+fn cookie_key_bytes(content: &[u8]) -> Option<Vec<Zeroizing<Vec<u8>>>> {
     if content.len() == COOKIE_KEY_BYTES {
-        return Some(vec![content.to_vec()]);
+        return Some(vec![content.to_vec().into()]);
     }
     let text = std::str::from_utf8(content).ok()?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
@@ -157,6 +159,7 @@ fn cookie_key_bytes(content: &[u8]) -> Option<Vec<Vec<u8>>> {
             .decode(line)
             .or_else(|_e| URL_SAFE_NO_PAD.decode(line))
             .ok()
+            .map(Zeroizing::new)
             .filter(|key| key.len() == COOKIE_KEY_BYTES)
     };
     let keys = lines.map(decode).collect::<Option<Vec<_>>>()?;
@@ -172,7 +175,7 @@ mod tests {
         let key = [0xfb_u8; 32];
         let line = "+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/v7+/s=";
         let url_safe = line.replace('+', "-").replace('/', "_");
-        assert_eq!(cookie_key_bytes(&key), Some(vec![key.to_vec()]));
+        assert_eq!(cookie_key_bytes(&key), Some(vec![key.to_vec().into()]));
         for text in [
             line,
             &format!("{line}\n"),
@@ -181,13 +184,13 @@ mod tests {
         ] {
             assert_eq!(
                 cookie_key_bytes(text.as_bytes()),
-                Some(vec![key.to_vec()]),
+                Some(vec![key.to_vec().into()]),
                 "{text}"
             );
         }
         let other = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
         let both = cookie_key_bytes(format!("{other}\n\n{line}\n").as_bytes());
-        assert_eq!(both, Some(vec![vec![0; 32], key.to_vec()]));
+        assert_eq!(both, Some(vec![vec![0; 32].into(), key.to_vec().into()]));
         for wrong in ["", "\n", "c2hvcnQ=", &format!("{line}\nx"), &"k".repeat(33)] {
             assert_eq!(cookie_key_bytes(wrong.as_bytes()), None, "{wrong}");
         }

@@ -91,6 +91,12 @@ impl Observed {
         inner.registry.encode(all)
     }
 
+    /// Connections and tunnels: that are served now, and that a limit has refused.
+    pub async fn counts(&self) -> (usize, u64) {
+        let inner = self.0.lock().await;
+        (inner.tally.open(), inner.tally.refused())
+    }
+
     /// What is open, as JSON. `complete` is false where there is more than is told or a core did not answer in time.
     pub async fn connections(&self) -> Value {
         let cores = {

@@ -38,7 +38,9 @@ use crate::control::phase::Phase;
 use crate::control::plane::material::{Material, refusal};
 use crate::control::plane::wanted::wanted;
 pub use crate::control::plane::wanted::{wanted_of_gateway, wanted_of_workload};
+use crate::control::sandbox::never_binds;
 use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
+use crate::control::status::About;
 use crate::control::supervisor;
 use crate::control::svid::{SvidManager, SvidSet, system_clock};
 use crate::control::tenure::Tenure;
@@ -85,6 +87,8 @@ pub struct Shared {
     pub phase: watch::Receiver<Phase>,
     /// When this process holds what there is one of.
     pub tenure: Tenure,
+    /// The process.
+    pub about: Arc<About>,
 }
 
 impl Shared {
@@ -254,6 +258,7 @@ pub struct Plane {
     questions: Questions,
     entries: watch::Sender<Arc<Vec<Entry>>>,
     authority: Option<Arc<Authority>>,
+    about: Arc<About>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     changed: watch::Sender<u64>,
     status: watch::Sender<Status>,
@@ -278,7 +283,10 @@ impl Plane {
         let known = (&status, authority.as_ref());
         let reports = endpoints(&config.process, known, &mut tasks, &mut shared).await?;
         watch_memory(&config.process.limits, &reports.tally, &mut tasks)?;
-        status.send_modify(|s| s.source = source.label());
+        status.send_modify(|s| {
+            s.source = source.label();
+            s.loaded_at = clock::unix().as_secs();
+        });
         let wanted = wanted(&config);
         let signer = workload_api::signer(&source);
         let manager = SvidManager::new(source, wanted.clone());
@@ -327,6 +335,7 @@ impl Plane {
             questions,
             entries,
             authority,
+            about: Arc::clone(&shared.about),
             // Replaced at once, two lines below.
             snapshot: Arc::new(ArcSwap::from_pointee(
                 Snapshot::build(&first_parts(&config)).map_err(|e| refusal(e, &config))?,
@@ -466,7 +475,10 @@ impl Plane {
         let loaded = match config::load_with(&self.main, &[], options) {
             Ok(loaded) => loaded,
             Err(errors) => {
-                return self.refused(errors.problems().iter().map(ToString::to_string).collect());
+                let mut told: Vec<String> =
+                    errors.problems().iter().map(ToString::to_string).collect();
+                told.extend(self.out_of_sight());
+                return self.refused(told);
             }
         };
         let changed = loaded.process.differences(&self.config.process);
@@ -475,11 +487,20 @@ impl Plane {
             let text = "has changed, which needs a restart; the mesh was not reloaded either";
             return self.refused(vec![format!("{file}: {tables} {text}")]);
         }
+        if let Some(sandbox) = self.about.sandbox.get() {
+            let outside = sandbox.outside(&loaded);
+            if !outside.is_empty() {
+                return self.refused(outside.iter().map(ToString::to_string).collect());
+            }
+        }
         if loaded.mesh == self.config.mesh && loaded.process == self.config.process {
             if !self.status.borrow().problems.is_empty() {
                 tracing::info!("the configuration is good again, and as it was");
             }
-            self.status.send_modify(|s| s.problems.clear());
+            self.status.send_modify(|s| {
+                s.problems.clear();
+                s.refused_at = None;
+            });
             return;
         }
         let mut login = None;
@@ -505,7 +526,11 @@ impl Plane {
             }
             return self.refused(vec![told]);
         }
-        self.status.send_modify(|s| s.problems.clear());
+        self.status.send_modify(|s| {
+            s.problems.clear();
+            s.refused_at = None;
+            s.loaded_at = clock::unix().as_secs();
+        });
         tracing::info!(generation = self.generation, "configuration reloaded");
         if revoked {
             self.renew();
@@ -521,7 +546,25 @@ impl Plane {
         for problem in &problems {
             tracing::error!("reload refused, the last good state stays: {problem}");
         }
-        self.status.send_modify(|s| s.problems = problems);
+        self.status.send_modify(|s| {
+            s.problems = problems;
+            s.refused_at = Some(clock::unix().as_secs());
+        });
+    }
+
+    /// What a reload may have wanted to read where this process may not.
+    fn out_of_sight(&self) -> Vec<String> {
+        let files = config::load::load_files(&self.main);
+        let sandbox = self.about.sandbox.get();
+        let outside = sandbox.map_or_else(Vec::new, |sandbox| sandbox.outside_of(&files));
+        let told = outside.iter().map(|path| {
+            format!(
+                "{}: `sandbox` in [process] holds this process to the directories that it started with; a restart takes \
+                 this one in",
+                path.display()
+            )
+        });
+        told.collect()
     }
 
     fn answer(&self, question: Ask) {
@@ -608,6 +651,7 @@ async fn endpoints(
         status: status.subscribe(),
         authority: authority.cloned(),
         observed,
+        about: Arc::clone(&shared.about),
     };
     let wanted = [
         ("admin listener", Face::Admin, process.admin),
@@ -664,7 +708,7 @@ fn audit(process: &Process) -> Result<Option<Audit>, PlaneError> {
     if !issues && process.workload_api.is_none() {
         return Ok(None);
     }
-    let started = Audit::start(&process.records);
+    let started = Audit::start(&process.records, never_binds);
     started.map(Some).map_err(|source| PlaneError::Io {
         what: "decision records".to_owned(),
         source,

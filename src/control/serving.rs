@@ -6,14 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::ServerConfig;
-use rustls::pki_types::pem::{Error as PemError, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::sign::SingleCertAndKey;
+use zeroize::Zeroize as _;
 
 use crate::config::checked::{IngressListener, Process, Subject};
 use crate::control::named_file::FileProblem;
 use crate::control::snapshot::SnapshotError;
 use crate::identity::leaf::validity;
-use crate::identity::pem;
+use crate::identity::pem::{self, KeyError};
+use crate::identity::tls;
 use crate::vocab::resource::ResourceName;
 
 /// A certificate with less than this of its life left will soon expire, in seconds: 14 days.
@@ -186,18 +188,18 @@ fn chain(listener: &IngressListener) -> Result<Chain, FileProblem> {
     Ok((text, chain))
 }
 
+/// Digest of the text, and the key.
 fn key(listener: &IngressListener) -> Result<(Vec<u8>, PrivateKeyDer<'static>), FileProblem> {
     let read = listener.key.read();
     let text = read.map_err(|error| FileProblem::of_secret(&listener.key, &error))?;
-    let key = PrivateKeyDer::from_pem_slice(&text).map_err(|error| {
-        let what = if matches!(error, PemError::NoItemsFound) {
-            "holds no private key"
-        } else {
-            "holds no private key that is readable as PEM"
+    let key = pem::private_key(&text).map_err(|error| {
+        let what = match error {
+            KeyError::Empty => "holds no private key",
+            KeyError::Syntax => "holds no private key that is readable as PEM",
         };
         FileProblem::unusable(Subject::Secret(listener.key.clone()), what)
     })?;
-    Ok((text, key))
+    Ok((sha256(&text), key))
 }
 
 /// What a listener is to serve by its files; `known` if they are as they were.
@@ -206,12 +208,13 @@ fn read(
     listener: &IngressListener,
     known: Option<&Arc<Served>>,
 ) -> Result<Arc<Served>, Vec<FileProblem>> {
-    let ((chain_text, chain), (key_text, key)) = match (chain(listener), key(listener)) {
+    let ((chain_text, chain), (key_digest, mut key)) = match (chain(listener), key(listener)) {
         (Ok(chain), Ok(key)) => (chain, key),
         (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
     };
-    let held = [sha256(&chain_text), sha256(&key_text)];
+    let held = [sha256(&chain_text), key_digest];
     if let Some(known) = known.filter(|known| known.held == held) {
+        key.zeroize();
         return Ok(Arc::clone(known));
     }
     let of_certificate = |what: &str| vec![FileProblem::unusable(certificate(listener), what)];
@@ -248,12 +251,13 @@ fn config(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ServerConfig, rustls::Error> {
+    let certified = tls::certified(chain, key)?;
     // Browsers and machines of the outside may still speak TLS 1.2.
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config.enable_secret_extraction = true; // `record` takes over after the handshake
     Ok(config)

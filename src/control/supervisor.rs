@@ -7,18 +7,18 @@ use std::env;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::process::ExitStatus;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use socket2::{SockRef, Type};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::control::admin::Status;
+use crate::control::launcher::{self, Upgrade};
 use crate::control::phase::Phase;
 
 /// Whose sockets are named so in the store are ours.
@@ -27,9 +27,6 @@ const OURS: &str = "ringgate.";
 const BEATS: u32 = 6;
 /// What systemd takes of a status, in bytes; the rest would only be cut there.
 const STATUS: usize = 400;
-/// Meant for this process alone: one that it starts must not read them as its own.
-const FOR_ONE: [&str; 4] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
-
 /// Whether there is a supervisor that listens.
 #[must_use]
 pub fn is_there() -> bool {
@@ -274,66 +271,69 @@ async fn watch(beats: Arc<Beats>, phase: watch::Receiver<Phase>) {
     }
 }
 
-/// What a new process is started with when SIGUSR2 asks for one.
+/// What is done when SIGUSR2 asks for a new process.
 #[derive(Debug)]
 pub struct Renewal {
-    program: PathBuf,
-    arguments: Vec<std::ffi::OsString>,
+    upgrade: Upgrade,
     handover: Option<PathBuf>,
 }
 
+/// The program that stands where this one was started from, with the same arguments: by the path that it was called by,
+/// which may be a link that leads elsewhere by then. To be read at the start: once the file is replaced, the kernel
+/// names the old one.
+///
+/// # Errors
+/// As `readlink(2)` of `/proc/self/exe`.
+pub fn this_program() -> io::Result<Upgrade> {
+    let mut arguments = env::args_os();
+    let called = arguments.next().map(PathBuf::from);
+    let program = match called.filter(|path| path.is_absolute()) {
+        Some(program) => program,
+        None => env::current_exe()?,
+    };
+    Ok(Upgrade {
+        program,
+        arguments: arguments.collect(),
+    })
+}
+
 impl Renewal {
-    /// The program that stands where this one was started from, with the same arguments: by the path that it was called by,
-    /// which may be a link that leads elsewhere by then. To be read at the start: once the file is replaced, the kernel
-    /// names the old one.
-    ///
-    /// # Errors
-    /// As `readlink(2)` of `/proc/self/exe`.
-    pub fn of_this(handover: Option<PathBuf>) -> io::Result<Self> {
-        let mut arguments = env::args_os();
-        let called = arguments.next().map(PathBuf::from);
-        let program = match called.filter(|path| path.is_absolute()) {
-            Some(program) => program,
-            None => env::current_exe()?,
-        };
-        Ok(Self {
-            program,
-            arguments: arguments.collect(),
-            handover,
-        })
+    /// Of what [`this_program`] has told.
+    #[must_use]
+    pub fn new(upgrade: Upgrade, handover: Option<PathBuf>) -> Self {
+        Self { upgrade, handover }
     }
 
-    fn start(&self) -> io::Result<Child> {
+    /// Starts a new process and waits for its end: by the launcher, where this process may start none.
+    async fn once(&self) -> io::Result<String> {
         if self.handover.is_none() {
             let text = "`handover` is not set in [process], and so no process can take over";
             return Err(io::Error::other(text));
         }
-        let mut command = Command::new(&self.program);
-        command.args(&self.arguments);
-        for variable in FOR_ONE {
-            command.env_remove(variable);
+        let program = self.upgrade.program.display();
+        let told = |pid: Option<u32>| {
+            tracing::info!(%program, pid, "a new process starts and will take over");
+        };
+        if let Some(launcher) = launcher::launcher() {
+            let (pid, renewed) = launcher.renew().await?;
+            told(Some(pid));
+            return renewed.ended().await;
         }
-        command.spawn()
+        let mut new = Command::from(self.upgrade.command()).spawn()?;
+        told(new.id());
+        new.wait().await.map(|status| status.to_string())
     }
 
     /// Starts a new process at each SIGUSR2, one at a time, which takes over when it serves. One that fails changes nothing.
     async fn on_signal(self, mut asked: Signal) {
         while asked.recv().await.is_some() {
-            let program = self.program.display();
-            let ended = match self.start() {
-                Ok(mut new) => {
-                    tracing::info!(%program, pid = new.id(), "a new process starts and will take over");
-                    new.wait().await
-                }
-                Err(error) => Err(error),
-            };
-            tell_end(&ended);
+            tell_end(&self.once().await);
         }
     }
 }
 
 /// A process that takes over ends after this one, so that one which ends has failed.
-fn tell_end(ended: &io::Result<ExitStatus>) {
+fn tell_end(ended: &io::Result<String>) {
     let text = match ended {
         Ok(status) => format!("the new process has ended ({status}), this one goes on"),
         Err(error) => format!("no new process: {error}; this one goes on"),

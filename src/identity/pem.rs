@@ -2,9 +2,10 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 const LINE_BYTES: usize = 64;
 
@@ -61,6 +62,63 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, PemError
     }
 }
 
+/// Why a PEM text gives no key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum KeyError {
+    /// Not PEM, or cut short.
+    #[error("not readable as PEM")]
+    Syntax,
+    /// No private key in it.
+    #[error("holds no private key")]
+    Empty,
+}
+
+/// What a block is that holds a private key.
+fn key_of(label: &str, der: Vec<u8>) -> Option<PrivateKeyDer<'static>> {
+    match label {
+        "PRIVATE KEY" => Some(PrivateKeyDer::Pkcs8(der.into())),
+        "EC PRIVATE KEY" => Some(PrivateKeyDer::Sec1(der.into())),
+        "RSA PRIVATE KEY" => Some(PrivateKeyDer::Pkcs1(der.into())),
+        _ => None,
+    }
+}
+
+/// The first private key of a PEM text (PKCS#8, SEC 1 or PKCS#1); other blocks are skipped. Nothing of it is left in memory
+/// but what is returned, which is the caller's to wipe.
+///
+/// # Errors
+/// `KeyError`.
+pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyError> {
+    let text = std::str::from_utf8(pem).map_err(|_not_repeated| KeyError::Syntax)?;
+    let mut lines = text.lines().map(str::trim);
+    while let Some(line) = lines.next() {
+        let label = line.strip_prefix("-----BEGIN ");
+        let Some(label) = label.and_then(|rest| rest.strip_suffix("-----")) else {
+            continue;
+        };
+        let end = format!("-----END {label}-----");
+        // Neither of the two grows.
+        let mut base64 = Zeroizing::new(String::with_capacity(text.len()));
+        loop {
+            match lines.next() {
+                Some(line) if line == end => break,
+                Some(line) => base64.push_str(line),
+                None => return Err(KeyError::Syntax),
+            }
+        }
+        if key_of(label, Vec::new()).is_none() {
+            continue;
+        }
+        let mut der = Zeroizing::new(vec![0; base64.len()]);
+        let length = STANDARD
+            .decode_slice(base64.as_bytes(), &mut der)
+            .map_err(|_not_repeated| KeyError::Syntax)?;
+        let exact = der.get(..length).unwrap_or_default().to_vec();
+        return key_of(label, exact).ok_or(KeyError::Empty);
+    }
+    Err(KeyError::Empty)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -81,5 +139,28 @@ mod tests {
             Err(PemError::Empty)
         ));
         assert!(certificates(b"-----BEGIN CERTIFICATE-----\nAAAA\n").is_err());
+    }
+
+    /// As the library that is used elsewhere reads them.
+    #[test]
+    fn keys() {
+        let der = [0x30, 0x82, 1, 2, 3];
+        for label in ["PRIVATE KEY", "EC PRIVATE KEY", "RSA PRIVATE KEY"] {
+            let text = encode("CERTIFICATE", &[1; 99]) + "words\n" + &encode(label, &der);
+            for text in [text.clone(), text.replace('\n', "\r\n")] {
+                let key = private_key(text.as_bytes()).unwrap();
+                let known = PrivateKeyDer::from_pem_slice(text.as_bytes()).unwrap();
+                assert_eq!(key, known, "{label}");
+            }
+        }
+        let fails = |text: &str| private_key(text.as_bytes()).unwrap_err();
+        assert_eq!(fails(&encode("CERTIFICATE", &der)), KeyError::Empty);
+        assert_eq!(fails(""), KeyError::Empty);
+        let whole = encode("PRIVATE KEY", &der);
+        assert_eq!(
+            fails(&whole.replace("-----END", "-----ENT")),
+            KeyError::Syntax
+        );
+        assert_eq!(fails(&whole.replace("MII", "M!I")), KeyError::Syntax);
     }
 }

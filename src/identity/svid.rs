@@ -3,6 +3,7 @@
 use std::fmt;
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use zeroize::Zeroize as _;
 
 use crate::vocab::spiffe::SpiffeId;
 
@@ -25,6 +26,12 @@ impl Svid {
     #[must_use]
     pub fn expired(&self, now: UnixTime) -> bool {
         now.as_secs() > self.not_after.as_secs()
+    }
+}
+
+impl Drop for Svid {
+    fn drop(&mut self) {
+        self.key.zeroize();
     }
 }
 

@@ -9,17 +9,19 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientConfig, Resumption};
+use rustls::crypto::aws_lc_rs::sign::any_supported_type;
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, IpAddr, Ipv4Addr, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{NoServerSessionStorage, ServerConfig};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, PeerIncompatible,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, InconsistentKeys, OtherError,
+    PeerIncompatible, SignatureScheme,
 };
 use thiserror::Error;
+use zeroize::Zeroize as _;
 
 use super::bundle::TrustBundles;
 use super::leaf;
@@ -126,9 +128,27 @@ pub fn certified_key(svid: &Svid) -> Result<Arc<CertifiedKey>, TlsError> {
         id: svid.id.clone(),
         source,
     };
-    CertifiedKey::from_der(svid.chain.clone(), svid.key.clone_key(), &PROVIDER)
-        .map(Arc::new)
-        .map_err(fail)
+    certified(svid.chain.clone(), svid.key.clone_key()).map_err(fail)
+}
+
+/// A chain with its key, whose DER is wiped.
+///
+/// # Errors
+/// The key cannot be read, or does not belong to the leaf.
+pub fn certified(
+    chain: Vec<CertificateDer<'static>>,
+    mut key: PrivateKeyDer<'static>,
+) -> Result<Arc<CertifiedKey>, rustls::Error> {
+    let signs = any_supported_type(&key);
+    key.zeroize();
+    let certified = CertifiedKey::new(chain, signs?);
+    match certified.keys_match() {
+        // A kind of key that does not tell its public part.
+        Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
+            Ok(Arc::new(certified))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The server side. `alpn` in order of preference; a client that offers none is accepted, one that offers only

@@ -79,22 +79,25 @@ struct Shared {
 }
 
 impl Audit {
-    /// Opens the sink and starts the writer.
+    /// Opens the sink and starts the writer, in whose thread `begin` is called first.
     ///
     /// # Errors
     /// The file cannot be opened, or the thread not started.
-    pub fn start(sink: &RecordSink) -> io::Result<Self> {
+    pub fn start(sink: &RecordSink, begin: fn()) -> io::Result<Self> {
         let out = sink::open(sink)?;
-        Self::to(out, RETRY)
+        Self::to(out, RETRY, begin)
     }
 
-    fn to(out: Box<dyn Write + Send>, retry: Duration) -> io::Result<Self> {
+    fn to(out: Box<dyn Write + Send>, retry: Duration, begin: fn()) -> io::Result<Self> {
         let (send, decided) = sync_channel(limits::CONTROL_RECORDS);
         let shared = Arc::new(Shared::default());
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || write_all(&decided, out, &theirs, retry))?;
+            .spawn(move || {
+                begin();
+                write_all(&decided, out, &theirs, retry);
+            })?;
         Ok(Self(Arc::new(Inner {
             send: Some(send),
             shared,
@@ -210,7 +213,7 @@ mod tests {
     fn a_full_queue_loses_and_counts_and_a_drop_writes_the_rest() {
         let (tell, told) = channel();
         let (let_go, wait) = channel();
-        let audit = Audit::to(Box::new(Slow(tell, wait)), RETRY).unwrap();
+        let audit = Audit::to(Box::new(Slow(tell, wait)), RETRY, || ()).unwrap();
         audit.send(decided("a \"quoted\"\nreason"));
         let first = told.recv().unwrap();
         let value: Value = serde_json::from_slice(&first).unwrap();
@@ -257,7 +260,7 @@ mod tests {
     #[test]
     fn a_full_disk_is_waited_for_and_no_line_is_torn() {
         let (tell, told) = channel();
-        let audit = Audit::to(Box::new(Full(0, tell)), Duration::from_millis(1)).unwrap();
+        let audit = Audit::to(Box::new(Full(0, tell)), Duration::from_millis(1), || ()).unwrap();
         audit.send(decided("one"));
         let mut text = Vec::new();
         while !text.ends_with(b"\n") {

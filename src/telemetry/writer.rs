@@ -93,7 +93,8 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Opens the sink and starts the thread, with one sender for each core. `total` counts what is lost.
+    /// Opens the sink and starts the thread, in which `begin` is called first, with one sender for each core. `total` counts
+    /// what is lost.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -101,6 +102,7 @@ impl Writer {
         sink: &RecordSink,
         cores: usize,
         total: Arc<AtomicU64>,
+        begin: fn(),
     ) -> io::Result<(Self, Vec<Sender>)> {
         let out = sink::open(sink)?;
         let shared = Arc::new(Shared {
@@ -123,7 +125,10 @@ impl Writer {
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("records".to_owned())
-            .spawn(move || write_all(rings, out, &theirs, RETRY))?;
+            .spawn(move || {
+                begin();
+                write_all(rings, out, &theirs, RETRY);
+            })?;
         let step = u64::try_from(cores).unwrap_or(1);
         let sender = |(number, (ring, spare, waiting))| Sender {
             ring,

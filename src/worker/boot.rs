@@ -19,9 +19,12 @@ use crate::control::authority::Authority;
 use crate::control::capture::{self, CaptureError};
 use crate::control::dns_server::{DnsError, DnsServer};
 use crate::control::handover::{self, Face, HandoverError, Inherited};
+use crate::control::launcher::{self, Upgrade};
 use crate::control::observe::{LIVE_ASKS, LiveAsk};
 use crate::control::phase::Phase;
 use crate::control::plane::{Plane, PlaneError, Published, Shared};
+use crate::control::sandbox::{self, Sandbox, SandboxError, never_binds};
+use crate::control::status::About;
 use crate::control::supervisor::{self, Beats, Renewal};
 use crate::control::tenure::Tenure;
 use crate::io::clock;
@@ -61,6 +64,9 @@ pub enum BootError {
     /// A DNS listener cannot be had.
     #[error(transparent)]
     Dns(#[from] DnsError),
+    /// What the process forbids itself.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// The operating system refuses.
     #[error("{what}")]
     Os {
@@ -89,16 +95,23 @@ const REST_LOOKS: u32 = 5;
 const REST_WORK: Duration = Duration::from_millis(5);
 const MINUTE_MS: u128 = 60_000;
 
-/// Runs a configuration until `phase` says to stop; then what is open has `process.drain` to end. `ready` is called once
-/// all listeners serve.
+/// A process that is about to start.
+#[derive(Debug)]
+pub struct Prepared {
+    main: PathBuf,
+    config: config::Config,
+    /// Names of what the supervisor has passed, and the descriptors.
+    passed: (BTreeSet<String>, Vec<OwnedFd>),
+    sandbox: Sandbox,
+    upgrade: std::io::Result<Upgrade>,
+}
+
+/// Reads a configuration and becomes the process that it wants: its user, its capabilities, the files that it may open.
+/// To be called while there is no other thread, which would go on as it was.
 ///
 /// # Errors
-/// `BootError`; nothing serves any more then.
-pub fn run(
-    main: &Path,
-    phase: &watch::Sender<Phase>,
-    ready: impl FnOnce(&Process),
-) -> Result<(), BootError> {
+/// `BootError`; the process is of no use for anything else then.
+pub fn prepare(main: &Path) -> Result<Prepared, BootError> {
     if let Err(error) = memory::small_pages() {
         tracing::warn!(%error, "huge pages stay on");
     }
@@ -116,9 +129,45 @@ pub fn run(
     if let Err(error) = raise_open_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+    let process = &config.process;
+    capture::refuse_own_capture(process)?;
+    let passed = passed()?;
+    let upgrade = supervisor::this_program();
+    if sandbox::starts_programs(process) {
+        let upgrade = upgrade.as_ref().map_err(|e| BootError::Os {
+            what: "path of this program",
+            source: e.kind().into(),
+        })?;
+        launcher::split_off(upgrade).map_err(os("launcher"))?;
+    }
+    let sandbox = Sandbox::begin(main, &config)?;
+    Ok(Prepared {
+        main: main.to_owned(),
+        config,
+        passed,
+        sandbox,
+        upgrade,
+    })
+}
+
+/// Runs a process until `phase` says to stop; then what is open has `process.drain` to end. `ready` is called once
+/// all listeners serve.
+///
+/// # Errors
+/// `BootError`; nothing serves any more then.
+pub fn run(
+    prepared: Prepared,
+    phase: &watch::Sender<Phase>,
+    ready: impl FnOnce(&Process),
+) -> Result<(), BootError> {
+    let Prepared {
+        main,
+        config,
+        passed: (names, passed),
+        sandbox,
+        upgrade,
+    } = prepared;
     let process = Arc::new(config.process.clone());
-    capture::refuse_own_capture(&process)?;
-    let (names, passed) = passed()?;
     let inherited = match &process.handover {
         Some(path) => handover::take(path)?,
         None => None,
@@ -135,10 +184,13 @@ pub fn run(
         halt: watch::Sender::new(false),
         go: watch::Sender::new(false),
         offer: None,
+        about: About::new(&config, cores(&process)),
+        forbids: sandbox.forbids(),
     };
-    let (control, published) = start_control(main.to_owned(), config, &mut before)?;
+    let renewal = upgrade.map(|upgrade| Renewal::new(upgrade, process.handover.clone()));
+    let (control, published) = start_control((main, config), renewal, &mut before)?;
     let halt = before.halt.clone();
-    let served = serve(&process, published, before, ready);
+    let served = serve(&process, published, (before, sandbox), ready);
     // The control thread ends after the cores: a login that drains still needs it.
     halt.send_replace(true);
     join(control, "control thread");
@@ -181,13 +233,17 @@ struct Before<'p> {
     go: watch::Sender<bool>,
     /// What is told the control thread of the sockets, to be handed over in turn.
     offer: Option<oneshot::Sender<Vec<Arc<OwnedFd>>>>,
+    /// What is told of the process.
+    about: Arc<About>,
+    /// Threads give up what they needed for the start.
+    forbids: bool,
 }
 
 /// Runs the cores to their end.
 fn serve(
     process: &Arc<Process>,
     mut published: Published,
-    mut before: Before<'_>,
+    (mut before, mut sandbox): (Before<'_>, Sandbox),
     ready: impl FnOnce(&Process),
 ) -> Result<(), BootError> {
     let count = cores(process);
@@ -197,11 +253,14 @@ fn serve(
         &process.records,
         count,
         Arc::clone(&published.reports.lost_records),
+        never_binds,
     )
     .map_err(os("decision records"))?;
     let (cores, started) = start_cores(process, &published, &mut before, senders);
     let mut failed = None;
     let bound = started.and_then(|own| {
+        // Before another process goes for this one.
+        sandbox.finish()?;
         if let Some(inherited) = &mut before.inherited {
             inherited.commit()?;
         }
@@ -210,6 +269,9 @@ fn serve(
     match bound {
         Ok(own) => {
             before.inherited = None;
+            sandbox.tell();
+            // Nobody else sets it.
+            drop(before.about.sandbox.set(sandbox));
             kept.extend(own.into_iter().map(Arc::new));
             before.alone.send_replace(true);
             before.go.send_replace(true);
@@ -281,6 +343,8 @@ fn start_cores(
             places: Arc::clone(&places),
             sockets: Sockets::new(own, keeps(process)),
             beats: before.beats.clone().map(|beats| (index, beats)),
+            about: Arc::clone(&before.about),
+            forbids: before.forbids,
         };
         match thread(&format!("core-{index}"), move || core(seat)) {
             Ok(core) => cores.push(core),
@@ -324,6 +388,7 @@ fn start_dns(
         let _last_words = OnPanic(|| {
             tracing::error!("DNS has panicked: names are not resolved before a restart");
         });
+        never_binds();
         runtime.block_on(async {
             tokio::select! {
                 went = go.wait_for(|go| *go) => if went.is_err() { return },
@@ -368,16 +433,20 @@ impl<F: Fn()> Drop for OnPanic<F> {
 
 /// Starts the control thread and waits for its first snapshot.
 fn start_control(
-    main: PathBuf,
-    config: config::Config,
+    (main, config): (PathBuf, config::Config),
+    renewal: std::io::Result<Renewal>,
     before: &mut Before<'_>,
 ) -> Result<(JoinHandle<()>, Published), BootError> {
     let (first, started) = std_mpsc::channel();
     let (offer, offered) = oneshot::channel();
     before.offer = Some(offer);
     let face = before.inherited.as_mut();
+    let mut taken = face.map_or_else(Face::default, |i| i.face(&config.process));
+    if before.forbids {
+        taken.bind(&config.process);
+    }
     let wheel = Wheel {
-        taken: face.map_or_else(Face::default, |i| i.face(&config.process)),
+        taken,
         phase: before.phase.clone(),
         alone: before.alone.subscribe(),
         halted: before.halt.subscribe(),
@@ -385,6 +454,9 @@ fn start_control(
         offered,
         names: std::mem::take(&mut before.names),
         beats: before.beats.clone(),
+        about: Arc::clone(&before.about),
+        forbids: before.forbids,
+        renewal,
         first,
     };
     let control = thread("control", move || {
@@ -394,6 +466,9 @@ fn start_control(
                  and nothing of it is renewed or reloaded before a restart"
             );
         });
+        if wheel.forbids {
+            never_binds();
+        }
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -422,6 +497,9 @@ struct Wheel {
     offered: oneshot::Receiver<Vec<Arc<OwnedFd>>>,
     names: BTreeSet<String>,
     beats: Option<Arc<Beats>>,
+    about: Arc<About>,
+    forbids: bool,
+    renewal: std::io::Result<Renewal>,
     first: std_mpsc::Sender<Result<Published, BootError>>,
 }
 
@@ -436,11 +514,13 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         offered,
         names,
         beats,
+        about,
+        renewal,
         first,
+        forbids: _,
     } = wheel;
     let process = Arc::new(config.process.clone());
-    let asked = supervisor::renewal_asked();
-    let renewal = (Renewal::of_this(process.handover.clone()), asked);
+    let renewal = (renewal, supervisor::renewal_asked());
     let mut stop = phase.subscribe();
     let tenure = Tenure::new(alone, phase.subscribe());
     let shared = Shared {
@@ -449,6 +529,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         kept: Vec::new(),
         phase: phase.subscribe(),
         tenure: tenure.clone(),
+        about,
     };
     let started = tokio::select! {
         started = Plane::start(main, config, shared) => started.map_err(BootError::Plane),
@@ -531,6 +612,8 @@ struct Seat {
     sockets: Sockets,
     /// Where this core shows that it moves.
     beats: Option<(usize, Arc<Beats>)>,
+    about: Arc<About>,
+    forbids: bool,
 }
 
 fn wanted(driver: IoDriver) -> Want {
@@ -556,6 +639,8 @@ fn core(seat: Seat) {
         places,
         sockets,
         beats,
+        about,
+        forbids,
     } = seat;
     let mut halted = halt.subscribe();
     // A process with a core less would serve some clients and not others.
@@ -568,7 +653,10 @@ fn core(seat: Seat) {
         Err(source) => return drop(tell.send(Err(os("cannot build the I/O driver")(source)))),
     };
     tcp_options::set(tcp_options(&process.tcp));
-    tracing::info!(driver = runtime.driver().label(), "core runs");
+    let driver = runtime.driver().label();
+    tracing::info!(driver, "core runs");
+    // The first core to come tells it.
+    about.driver.get_or_init(|| driver);
     runtime.run(async move {
         let core = Rc::new(Core::new(
             process,
@@ -591,6 +679,9 @@ fn core(seat: Seat) {
             biased;
             _ = halted.wait_for(|halt| *halt) => return,
             all_bound = go.wait_for(|go| *go) => if all_bound.is_err() { return },
+        }
+        if forbids {
+            never_binds();
         }
         bound.serve();
         rt::spawn(rejudge(Rc::clone(&core), published.changed));

@@ -64,9 +64,9 @@ fn issuing(raw: &raw::Authority, cx: &mut Context<'_>) -> Option<IssuingCa> {
     let first = written.iter().copied().flatten().next()?;
     match (&raw.issuing_chain, &raw.issuing_key, &raw.root_ca) {
         (Some(chain), Some(key), Some(root_ca)) => Some(IssuingCa {
-            chain: cx.path(chain),
+            chain: cx.file(chain),
             key: cx.secret(key)?,
-            root_ca: cx.path(root_ca),
+            root_ca: cx.file(root_ca),
         }),
         _ => {
             let message = "an issuing CA from elsewhere needs issuingChain, issuingKey and rootCa";
@@ -195,7 +195,7 @@ fn remote(
     };
     Some(RemoteAuthority {
         address: address.value.clone(),
-        root_ca: cx.path(raw.root_ca.as_ref()?),
+        root_ca: cx.file(raw.root_ca.as_ref()?),
         token,
         node,
         state_dir: raw.state_dir.as_ref().map(|at| cx.path(at)),

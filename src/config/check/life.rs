@@ -58,6 +58,26 @@ pub(super) fn handover(file: &File, cx: &mut Context<'_>) -> Option<PathBuf> {
     Some(path)
 }
 
+/// `process.user`: a name as useradd(8) takes it, or numbers. Whether there is such a user is seen at the start.
+pub(super) fn user(settings: Option<&ProcessSettings>, cx: &mut Context<'_>) -> Option<String> {
+    let at = settings?.user.as_ref()?;
+    let number = |text: &str| text.parse::<u32>().is_ok_and(|id| id != u32::MAX);
+    let name = |text: &str| {
+        let rest = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+        let first = text.bytes().next();
+        text.bytes().all(rest) && first.is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+    };
+    let good = match at.split_once(':') {
+        Some((uid, gid)) => number(uid) && number(gid),
+        None => number(&at.value) || name(&at.value),
+    };
+    if !good {
+        let text = "expected the name of a user, `UID` or `UID:GID`";
+        cx.out.error(&at.place, text);
+    }
+    Some(at.value.clone())
+}
+
 /// `[limits]`.
 pub(super) fn of_process(file: &File, cx: &mut Context<'_>) -> Limits {
     let raw = file.limits.as_ref();

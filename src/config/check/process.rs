@@ -87,6 +87,8 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         nameservers: nameservers(settings, cx),
         drain_ms: life::drain(settings, cx),
         handover: life::handover(file, cx),
+        sandbox: settings.and_then(|s| s.sandbox).unwrap_or_default(),
+        user: life::user(settings, cx),
         limits: seen.limits,
         tcp: life::tcp(file, cx),
         records: records(file, cx),

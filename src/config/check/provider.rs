@@ -3,7 +3,7 @@
 use crate::config::check::Context;
 use crate::config::check::authorizer::authorizer;
 use crate::config::check::url::UrlRules;
-use crate::config::checked::{Mesh, OidcProvider, Secret};
+use crate::config::checked::{Mesh, OidcProvider, Secret, Subject};
 use crate::config::place::At;
 use crate::config::raw::File;
 use crate::config::raw::mesh::{ExtensionProvider, Oidc};
@@ -108,7 +108,12 @@ fn client_secret(oidc: &Oidc, cx: &mut Context<'_>) -> Option<Secret> {
             None
         }
         (Some(at), None) => cx.secret(at),
-        (None, Some(at)) => Some(Secret::File(cx.path(at))),
+        (None, Some(at)) => {
+            let secret = Secret::File(cx.path(at));
+            let subject = Subject::Secret(secret.clone());
+            cx.out.name_file(&at.place, subject);
+            Some(secret)
+        }
         (None, None) => None,
     }
 }

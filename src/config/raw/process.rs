@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::checked::capture::{OriginalSource, Unowned};
-use crate::config::checked::{DnsUnknown, IoDriver};
+use crate::config::checked::{DnsUnknown, IoDriver, Sandbox};
 use crate::config::place::At;
 use crate::config::raw::capture::{Capture, OwnerMatch};
 use crate::config::raw::mesh::OutboundTrafficPolicy;
@@ -11,6 +11,9 @@ use crate::config::read::{Count, Map, Millis, table, words};
 
 words!(IoDriver, "one of auto, io_uring, epoll",
     "auto" => IoDriver::Auto, "io_uring" => IoDriver::IoUring, "epoll" => IoDriver::Epoll);
+
+words!(Sandbox, "one of on, required, log, off",
+    "on" => Sandbox::On, "required" => Sandbox::Required, "log" => Sandbox::Log, "off" => Sandbox::Off);
 
 table! {
     /// `[process]`
@@ -34,6 +37,14 @@ table! {
         /// Unix socket by which a new process takes over the listeners of this one.
         /// Example: `"/run/ringgate/handover.sock"`
         handover: Option<At<String>> = "handover",
+        /// What the process forbids itself: `on` as much as the kernel has, `required` ends the start where it lacks
+        /// something, `log` lets the kernel log system calls that `on` refuses and forbids nothing, `off` nothing at all.
+        /// Default: `"on"`
+        sandbox: Option<Sandbox> = "sandbox",
+        /// User that a process started by root becomes before it opens anything: a name, or `UID` or `UID:GID`.
+        /// Default: who starts it
+        /// Example: `"ringgate"`
+        user: Option<At<String>> = "user",
     }
     unused {
         /// Directory with mesh resources: *.toml, and Istio's own *.yaml and *.json.

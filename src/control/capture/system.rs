@@ -1,11 +1,10 @@
 //! The kernel's rules and routes, through the programs that every machine has for them: `nft` and `ip`.
 
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use crate::control::capture::keep::ALIVE_S;
 use crate::control::capture::{CaptureError, Wanted};
+use crate::control::launcher;
 use crate::io::clock;
 use crate::io::nft_turn::{self, Turn};
 use crate::role::capture::{Running, TABLE, teardown};
@@ -283,24 +282,14 @@ fn run(
         package,
         source,
     };
-    let mut child = Command::new(program)
-        .args(words)
-        // A service may have been given no PATH with the tools for root.
-        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(start)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that does not read its input says why in its own words.
-        drop(stdin.write_all(input.as_bytes()));
+    // A node that serves may start nothing itself.
+    let asked = launcher::launcher().and_then(|launcher| launcher.run(program, words, input));
+    let done = asked.unwrap_or_else(|| launcher::run(program, words, input));
+    let output = done.map_err(start)?;
+    if output.success {
+        return Ok(output.out);
     }
-    let output = child.wait_with_output().map_err(start)?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    let said = output.err.trim().to_owned();
     Err(CaptureError::Refused {
         program: format!("{program} {}", words.join(" ")),
         said,

@@ -524,7 +524,7 @@ fn an_issuing_ca_can_be_given() {
     let files = active.files().unwrap();
     let given = |key: &str| GivenCa {
         chain: files.issuing.clone(),
-        key: key.to_owned(),
+        key: key.to_owned().into(),
         roots: roots.clone(),
     };
     let start =

@@ -1,0 +1,30 @@
+//! `ringgate launcher`, which `run` splits off: it starts programs for a process that may not.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::control::launcher::{self, Upgrade};
+
+/// What an upgrade starts.
+#[derive(Debug, clap::Args)]
+pub struct LauncherArgs {
+    /// The program.
+    #[arg(value_name = "PROGRAM")]
+    pub program: PathBuf,
+    /// Its arguments.
+    #[arg(value_name = "ARGUMENT", last = true)]
+    pub arguments: Vec<OsString>,
+}
+
+/// Serves until the process that it belongs to has ended.
+///
+/// # Errors
+/// Standard input is not the socket of such a process.
+pub fn run(args: &LauncherArgs) -> anyhow::Result<ExitCode> {
+    launcher::serve(&Upgrade {
+        program: args.program.clone(),
+        arguments: args.arguments.clone(),
+    })?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,237 @@
+//! `ringgate status`: asks the admin listener of a running process how it is.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Args;
+use serde_json::Value;
+
+use crate::cli::check::Output;
+use crate::cli::os;
+use crate::config;
+use crate::control::http_client::HttpClient;
+
+/// How long the process may take to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Nobody answers.
+const UNREACHABLE: u8 = 2;
+
+/// Whom to ask, and how to tell it.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Exit code: 0 it serves, 1 it does not yet or has problems, 2 it cannot be reached, or wrong usage.
+
+Examples:
+  ringgate status                                   # the process of /etc/ringgate/ringgate.toml
+  ringgate status --admin http://127.0.0.1:15000
+  ringgate status --output json | jq .sandbox"
+)]
+pub struct StatusArgs {
+    /// Configuration file of the process, whose `admin.listen` is asked.
+    #[arg(
+        long,
+        value_name = "FILE",
+        default_value = "/etc/ringgate/ringgate.toml",
+        conflicts_with = "admin"
+    )]
+    pub config: PathBuf,
+    /// Or the admin listener itself, such as http://127.0.0.1:15000.
+    #[arg(long, value_name = "URL")]
+    pub admin: Option<String>,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// Asks and prints.
+pub fn run(args: &StatusArgs) -> ExitCode {
+    let told = match ask(args) {
+        Ok(told) => told,
+        Err(error) => {
+            os::complain(&format!("ringgate: {error:#}"));
+            return ExitCode::from(UNREACHABLE);
+        }
+    };
+    match args.output {
+        Output::Text => os::say(&os::printable(&text(&told))),
+        Output::Json => os::say(&told.to_string()),
+    }
+    let is_good = told["ready"] == true && list(&told["problems"]).is_empty();
+    if is_good {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn ask(args: &StatusArgs) -> anyhow::Result<Value> {
+    let base = match &args.admin {
+        Some(url) if url.contains("://") => url.trim_end_matches('/').to_owned(),
+        Some(address) => format!("http://{address}"),
+        None => {
+            let file = args.config.display();
+            let config = config::load(&args.config).map_err(|errors| {
+                anyhow::anyhow!("{errors}\n`--admin URL` asks a process whatever its file says now")
+            })?;
+            let admin = config.process.admin;
+            let admin = admin.with_context(|| {
+                format!("{file}: [admin] is not set, expected `listen` there, or `--admin URL`")
+            })?;
+            format!("http://{}", reachable(admin))
+        }
+    };
+    let url = format!("{base}/status");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let client = HttpClient::loopback_only();
+    let body = runtime
+        .block_on(client.get(&url, ANSWER))
+        .with_context(|| format!("{url} does not answer"))?;
+    serde_json::from_slice(&body).with_context(|| format!("{url} does not answer with a status"))
+}
+
+/// Where a listener of all addresses is reached.
+fn reachable(mut listen: SocketAddr) -> SocketAddr {
+    if listen.ip().is_unspecified() {
+        listen.set_ip(match listen.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    listen
+}
+
+fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".to_owned(),
+        other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            other.to_string()
+        }
+    }
+}
+
+/// `90s`, `5m`, `3h 20m`, `4d 2h`.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h {}m", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+fn ago(unix_s: &Value) -> String {
+    let then = unix_s.as_u64().unwrap_or_default();
+    format!("{} ago", span(os::unix_s().saturating_sub(then)))
+}
+
+/// One fact a line.
+fn text(told: &Value) -> String {
+    let of = |key: &str| word(&told[key]);
+    let roles: Vec<String> = list(&told["roles"]).iter().map(word).collect();
+    let state = if told["ready"] == true {
+        "serves"
+    } else {
+        "does not serve"
+    };
+    let up = told["uptimeSeconds"].as_u64().unwrap_or_default();
+    let mut lines = vec![
+        format!(
+            "{} {state}: ringgate {}, pid {}, up {}",
+            of("name"),
+            of("version"),
+            of("pid"),
+            span(up)
+        ),
+        format!(
+            "roles        {}; {} on {} cores",
+            roles.join(", "),
+            of("driver"),
+            of("cores")
+        ),
+        format!(
+            "generation   {}, loaded {}",
+            of("generation"),
+            ago(&told["loadedAt"])
+        ),
+    ];
+    if !told["refusedAt"].is_null() {
+        lines.push(format!(
+            "refused      a reload, {}; the generation above goes on",
+            ago(&told["refusedAt"])
+        ));
+    }
+    let problems = list(&told["problems"]).iter();
+    lines.extend(problems.map(|problem| format!("problem      {}", word(problem))));
+    for listener in list(&told["listeners"]) {
+        let (address, what) = (word(&listener["address"]), word(&listener["what"]));
+        lines.push(format!("listener     {address} {what}"));
+    }
+    for identity in list(&told["identities"]["identities"]) {
+        let left = identity["secondsLeft"].as_u64().unwrap_or_default();
+        let (id, left) = (word(&identity["id"]), span(left));
+        lines.push(format!("identity     {id}, {left} left"));
+    }
+    let (open, refused) = (
+        word(&told["connections"]["open"]),
+        word(&told["connections"]["refused"]),
+    );
+    lines.push(format!("connections  {open} open, {refused} refused"));
+    lines.extend(sandbox(&told["sandbox"]));
+    lines.join("\n")
+}
+
+fn sandbox(told: &Value) -> Vec<String> {
+    if told.is_null() {
+        return vec!["sandbox      not yet".to_owned()];
+    }
+    let mut lines = vec![format!("sandbox      {}", word(&told["mode"]))];
+    for measure in list(&told["measures"]) {
+        let state = if measure["active"] == true {
+            "active"
+        } else {
+            "not active"
+        };
+        let (name, detail) = (word(&measure["name"]), word(&measure["detail"]));
+        lines.push(format!("  {name:<12} {state}: {detail}"));
+    }
+    let threads = list(&told["threads"]);
+    let with = |key: &str| threads.iter().filter(|t| t[key] == true).count();
+    lines.push(format!(
+        "  threads      {}: {} without new privileges, {} with filtered calls",
+        threads.len(),
+        with("noNewPrivs"),
+        with("seccomp")
+    ));
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        assert_eq!(span(119), "119s");
+        assert_eq!(span(120), "2m");
+        assert_eq!(span(7260), "2h 1m");
+        assert_eq!(span(180_000), "2d 2h");
+    }
+
+    #[test]
+    fn a_listener_of_all_addresses_is_asked_on_loopback() {
+        let at = |text: &str| reachable(text.parse().unwrap()).to_string();
+        assert_eq!(at("0.0.0.0:15000"), "127.0.0.1:15000");
+        assert_eq!(at("[::]:15000"), "[::1]:15000");
+        assert_eq!(at("127.9.9.9:1"), "127.9.9.9:1");
+    }
+}

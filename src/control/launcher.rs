@@ -1,0 +1,314 @@
+//! Who starts programs for a process that may not: a process of its own, split off before the sandbox of the other one
+//! begins, with all that this one was started with. It holds no keys, reads no network, and starts what is asked for only:
+//! the program of an upgrade, which it was given at its own start, and those that load the rules of capture.
+//!
+//! A question is a connection of its own, whose end is passed over the socket that the launcher has as its standard input:
+//! one line of JSON, answered by lines of JSON. The launcher ends when that socket closes.
+
+use std::ffi::OsString;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
+
+use crate::control::pass;
+
+/// Name of the hidden command that a launcher is.
+pub const COMMAND: &str = "launcher";
+/// Longest question or answer: the rules of a machine, or what a program says of them.
+const TEXT_BYTES: u64 = 16 << 20;
+/// Meant for one process alone: one that it starts must not read them as its own.
+pub(super) const FOR_ONE: [&str; 4] =
+    ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+
+/// Programs for the rules of capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Tool {
+    Nft,
+    Ip,
+}
+
+impl Tool {
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "nft" => Some(Self::Nft),
+            "ip" => Some(Self::Ip),
+            _ => None,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Nft => "nft",
+            Self::Ip => "ip",
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Question {
+    /// Start the program of the upgrade; told of twice, when it has started and when it has ended.
+    Renew,
+    /// Run this one to its end.
+    Run {
+        tool: Tool,
+        words: Vec<String>,
+        input: String,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// It runs under this number.
+    Started(u32),
+    /// It has ended so.
+    Ended(String),
+    /// It has ended, and said this.
+    Ran(Output),
+    /// It could not be started: error number if there is one, and text.
+    Failed(Option<i32>, String),
+}
+
+/// What a program has said, and whether all was well.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Output {
+    pub(super) success: bool,
+    pub(super) out: String,
+    pub(super) err: String,
+}
+
+/// What a new process is started with at an upgrade.
+#[derive(Clone, Debug)]
+pub struct Upgrade {
+    /// The program; what stands there when it is asked for.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<OsString>,
+}
+
+impl Upgrade {
+    /// The command that starts it.
+    #[must_use]
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments);
+        for variable in FOR_ONE {
+            command.env_remove(variable);
+        }
+        command
+    }
+}
+
+/// The other end of a launcher.
+#[derive(Debug)]
+pub struct Launcher {
+    line: UnixStream,
+}
+
+static LAUNCHER: OnceLock<Launcher> = OnceLock::new();
+
+/// Splits a launcher off, that starts `upgrade` when it is asked to; it ends with this process.
+///
+/// # Errors
+/// As `fork(2)` and `execve(2)`.
+pub fn split_off(upgrade: &Upgrade) -> io::Result<()> {
+    if LAUNCHER.get().is_some() {
+        return Ok(());
+    }
+    let (line, theirs) = UnixStream::pair()?;
+    // The running program itself, whatever stands at its path now.
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("ringgate")
+        .arg(COMMAND)
+        .arg(&upgrade.program)
+        .arg("--")
+        .args(&upgrade.arguments)
+        .stdin(Stdio::from(OwnedFd::from(theirs)))
+        // What a terminal sends its foreground is for the process that serves.
+        .process_group(0);
+    drop(command.spawn()?);
+    drop(LAUNCHER.set(Launcher { line }));
+    Ok(())
+}
+
+/// The launcher of this process, if it has one.
+#[must_use]
+pub fn launcher() -> Option<&'static Launcher> {
+    LAUNCHER.get()
+}
+
+fn broken(text: String) -> io::Error {
+    io::Error::other(text)
+}
+
+impl Launcher {
+    fn ask(&self, question: &Question) -> io::Result<UnixStream> {
+        let (mut own, theirs) = UnixStream::pair()?;
+        pass::send(&self.line, &[theirs.as_fd()])?;
+        drop(theirs);
+        own.write_all(&line_of(question)?)?;
+        Ok(own)
+    }
+
+    /// Runs a program for the rules of capture to its end; blocks. `None`: it is none of those.
+    pub(super) fn run(
+        &self,
+        program: &str,
+        words: &[&str],
+        input: &str,
+    ) -> Option<io::Result<Output>> {
+        let tool = Tool::named(program)?;
+        let question = Question::Run {
+            tool,
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
+            input: input.to_owned(),
+        };
+        Some(self.ask(&question).and_then(|stream| {
+            let mut line = String::new();
+            BufReader::new(stream.take(TEXT_BYTES)).read_line(&mut line)?;
+            match answer(&line)? {
+                Answer::Ran(output) => Ok(output),
+                Answer::Started(_) | Answer::Ended(_) => Err(broken(line)),
+                Answer::Failed(number, text) => Err(failure(number, text)),
+            }
+        }))
+    }
+
+    /// Starts the program of the upgrade: its number, and what waits for its end.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub(super) async fn renew(&self) -> io::Result<(u32, Renewed)> {
+        let stream = self.ask(&Question::Renew)?;
+        stream.set_nonblocking(true)?;
+        let mut stream = tokio::net::UnixStream::from_std(stream)?;
+        stream.flush().await?;
+        let mut renewed = Renewed(tokio::io::BufReader::new(stream));
+        match renewed.next().await? {
+            Answer::Started(pid) => Ok((pid, renewed)),
+            Answer::Failed(number, text) => Err(failure(number, text)),
+            other @ (Answer::Ended(_) | Answer::Ran(_)) => Err(broken(format!("{other:?}"))),
+        }
+    }
+}
+
+/// A process that was started for an upgrade.
+#[derive(Debug)]
+pub(super) struct Renewed(tokio::io::BufReader<tokio::net::UnixStream>);
+
+impl Renewed {
+    async fn next(&mut self) -> io::Result<Answer> {
+        let mut line = String::new();
+        self.0.read_line(&mut line).await?;
+        answer(&line)
+    }
+
+    /// How it ended.
+    pub(super) async fn ended(mut self) -> io::Result<String> {
+        match self.next().await? {
+            Answer::Ended(how) => Ok(how),
+            other @ (Answer::Started(_) | Answer::Ran(_) | Answer::Failed(..)) => {
+                Err(broken(format!("{other:?}")))
+            }
+        }
+    }
+}
+
+fn failure(number: Option<i32>, text: String) -> io::Error {
+    number.map_or_else(|| broken(text), io::Error::from_raw_os_error)
+}
+
+fn line_of(value: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+fn answer(line: &str) -> io::Result<Answer> {
+    if line.is_empty() {
+        return Err(broken("the launcher has ended".to_owned()));
+    }
+    Ok(serde_json::from_str(line)?)
+}
+
+/// Is a launcher until its standard input closes.
+///
+/// # Errors
+/// Standard input is no socket of a ringgate.
+pub fn serve(upgrade: &Upgrade) -> io::Result<()> {
+    let line = io::stdin().as_fd().try_clone_to_owned()?;
+    let line = UnixStream::from(line);
+    loop {
+        let passed = match pass::receive(&line) {
+            Ok(passed) => passed,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            // The other process has ended.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        for stream in passed {
+            let upgrade = upgrade.clone();
+            // What it was to answer ends unanswered if it cannot be started.
+            drop(
+                std::thread::Builder::new()
+                    .name("launch".to_owned())
+                    .spawn(move || drop(reply(UnixStream::from(stream), &upgrade))),
+            );
+        }
+    }
+}
+
+fn reply(mut stream: UnixStream, upgrade: &Upgrade) -> io::Result<()> {
+    let mut line = String::new();
+    BufReader::new(stream.try_clone()?.take(TEXT_BYTES)).read_line(&mut line)?;
+    let failed = |error: &io::Error| Answer::Failed(error.raw_os_error(), error.to_string());
+    match serde_json::from_str(&line)? {
+        Question::Run { tool, words, input } => {
+            let answer = match run(tool.name(), &words, &input) {
+                Ok(output) => Answer::Ran(output),
+                Err(error) => failed(&error),
+            };
+            stream.write_all(&line_of(&answer)?)
+        }
+        Question::Renew => {
+            let mut child = match upgrade.command().stdin(Stdio::null()).spawn() {
+                Ok(child) => child,
+                Err(error) => return stream.write_all(&line_of(&failed(&error))?),
+            };
+            stream.write_all(&line_of(&Answer::Started(child.id()))?)?;
+            let ended = child.wait()?;
+            stream.write_all(&line_of(&Answer::Ended(ended.to_string()))?)
+        }
+    }
+}
+
+/// Runs a program to its end, here.
+pub(super) fn run(program: &str, words: &[impl AsRef<str>], input: &str) -> io::Result<Output> {
+    let mut child = Command::new(program)
+        .args(words.iter().map(AsRef::as_ref))
+        // A service may have been given no PATH with the tools for root.
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that does not read its input says why in its own words.
+        drop(stdin.write_all(input.as_bytes()));
+    }
+    let output = child.wait_with_output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(Output {
+        success: output.status.success(),
+        out: text(&output.stdout),
+        err: text(&output.stderr),
+    })
+}

@@ -1,0 +1,287 @@
+//! Which files the process may open: those of its configuration's directories (Landlock, landlock(7)).
+//!
+//! Rules hold below directories, so that a file may be replaced, and one may be renewed beside it. What is a directory at
+//! the start stays the one that is meant: another one that is put in its place later is outside, unless it is below one
+//! of the others.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use landlock::{
+    ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, LandlockStatus,
+    PathBeneath, PathFd, RestrictionStatus, Ruleset, RulesetAttr as _, RulesetCreatedAttr as _,
+    RulesetStatus, Scope,
+};
+
+use super::State;
+use crate::config::checked::{Config, IdentitySource, Process, RecordSink, Secret, Subject};
+use crate::control::{capture, durable};
+
+/// What this program knows to ask for: rights of files as of version 5, scopes of version 6 (Linux 6.12).
+const VERSION: ABI = ABI::V6;
+
+/// What every process reads: names, time zones, roots of certificates, and what the kernel says of the process and of
+/// the control groups.
+const READ: [&str; 6] = [
+    "/etc/hosts",
+    "/etc/resolv.conf",
+    "/etc/ssl/certs",
+    "/usr/share/zoneinfo",
+    "/proc/self",
+    "/sys/fs/cgroup",
+];
+/// What else is read of the machine: memory, processors.
+const READ_FILES: [&str; 3] = [
+    "/proc/meminfo",
+    "/sys/devices/system/cpu/online",
+    "/dev/null",
+];
+
+/// A file that the configuration names where none may be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outside(String);
+
+impl fmt::Display for Outside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Directories and files that may be opened.
+#[derive(Debug, Default)]
+pub(super) struct Places {
+    read: BTreeSet<PathBuf>,
+    write: BTreeSet<PathBuf>,
+}
+
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        Some(_) | None => Path::new("."),
+    }
+}
+
+impl Places {
+    /// The directory of a file, and that of what it is a link to.
+    fn beside(&mut self, path: &Path) {
+        self.below(parent(path));
+        if let Ok(real) = path.canonicalize() {
+            self.below(parent(&real));
+        }
+    }
+
+    fn below(&mut self, path: &Path) {
+        if let Ok(real) = path.canonicalize() {
+            self.read.insert(real);
+        }
+    }
+
+    /// A directory that is written to; it is made, as whoever writes there would.
+    fn written(&mut self, dir: &Path, private: bool) {
+        let made = if private {
+            durable::make_dir(dir)
+        } else {
+            std::fs::create_dir_all(dir)
+        };
+        if let Err(error) = made {
+            // Whoever writes there says so in its own words.
+            tracing::debug!(%error, dir = %dir.display(), "not there");
+        }
+        if let Ok(real) = dir.canonicalize() {
+            self.write.insert(real);
+        }
+    }
+
+    fn of(main: &Path, config: &Config) -> Self {
+        let mut places = Self::default();
+        for path in READ.iter().chain(&READ_FILES).map(Path::new) {
+            places.below(path);
+        }
+        for path in crate::config::load::load_files(main) {
+            if path.is_dir() {
+                places.below(&path);
+            } else {
+                places.beside(&path);
+            }
+        }
+        for named in &config.files {
+            if let Some(path) = path_of(&named.subject) {
+                places.beside(&path);
+            }
+        }
+        places.of_process(&config.process);
+        places
+    }
+
+    fn of_process(&mut self, process: &Process) {
+        if let Some(dir) = std::env::var_os("CREDENTIALS_DIRECTORY") {
+            self.below(Path::new(&dir));
+        }
+        if capture::capturing(process).is_some() {
+            // Its nameservers may change, by a new file in the place of the old one, and its control groups may be anywhere.
+            self.beside(Path::new("/etc/resolv.conf"));
+            if let Some(mount) = capture::group_mounts() {
+                self.below(&mount);
+            }
+        }
+        match &process.records {
+            RecordSink::File(path) if path.exists() && !path.is_file() => {
+                self.write.extend(path.canonicalize());
+            }
+            RecordSink::File(path) => self.written(parent(path), false),
+            RecordSink::Stdout => {}
+        }
+        if let Some(path) = &process.handover {
+            self.written(parent(path), false);
+        }
+        if let Some(api) = &process.workload_api {
+            self.written(parent(&api.socket), false);
+        }
+        for files in &process.identity_files {
+            self.written(&files.dir, true);
+        }
+        let state = match &process.identity {
+            IdentitySource::Embedded(authority) => authority.state_dir.as_ref(),
+            IdentitySource::Remote(remote) => remote.state_dir.as_ref(),
+            IdentitySource::Files(dirs) => {
+                for dir in dirs {
+                    self.beside(dir);
+                    self.below(dir);
+                }
+                None
+            }
+            IdentitySource::WorkloadApi(_) => None,
+        };
+        if let Some(dir) = state {
+            self.written(dir, true);
+        }
+    }
+
+    /// Whether a path, or what it is a link to, may be opened.
+    pub(super) fn holds(&self, path: &Path) -> bool {
+        let real = path.canonicalize().or_else(|_| {
+            // It is not there yet.
+            let name = path.file_name().unwrap_or_default();
+            parent(path).canonicalize().map(|parent| parent.join(name))
+        });
+        // What cannot be found at all is told of by whoever opens it.
+        let Ok(real) = real else { return true };
+        let mut all = self.read.iter().chain(&self.write);
+        all.any(|place| real.starts_with(place))
+    }
+
+    /// Files that `config` names and that cannot be opened.
+    pub(super) fn outside(&self, config: &Config) -> Vec<Outside> {
+        let named = config.files.iter().filter_map(|named| {
+            let path = path_of(&named.subject)?;
+            let mut place = named.place.clone();
+            place.message = format!(
+                "`{}` is in a directory that this process may not read: it was not named when the process started, which \
+                 `sandbox` in [process] holds it to; a restart takes it in",
+                path.display()
+            );
+            (!self.holds(&path)).then(|| Outside(place.to_string()))
+        });
+        named.collect()
+    }
+}
+
+fn path_of(subject: &Subject) -> Option<PathBuf> {
+    match subject {
+        Subject::Path(path) | Subject::Secret(Secret::File(path)) => Some(path.clone()),
+        // A directory of their own.
+        Subject::Secret(Secret::Env(_) | Secret::Credential(_)) => None,
+    }
+}
+
+/// Takes away all files but those that the configuration has to do with, from this thread and those it starts.
+pub(super) fn restrict(main: &Path, config: &Config) -> (State, Option<Places>) {
+    if config.process.workload_api.is_some() {
+        let why = "[workloadApi] looks at programs of other processes, which the kernel shows to none that is restricted so";
+        return (State::Unused(why.to_owned()), None);
+    }
+    let places = Places::of(main, config);
+    match enforce(&places) {
+        Ok(status) => {
+            let state = described(&status, &places);
+            let is_there = matches!(state, State::Active(_));
+            (state, is_there.then_some(places))
+        }
+        Err(error) => (State::Missing(error.to_string()), None),
+    }
+}
+
+fn described(status: &RestrictionStatus, places: &Places) -> State {
+    let kernel = match status.landlock {
+        LandlockStatus::NotEnabled => "the kernel has it turned off".to_owned(),
+        LandlockStatus::NotImplemented => "the kernel has none".to_owned(),
+        LandlockStatus::Available { effective_abi, .. } => {
+            format!("version {} of the kernel", effective_abi as i32)
+        }
+    };
+    match status.ruleset {
+        RulesetStatus::NotEnforced => State::Missing(kernel),
+        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => State::Active(format!(
+            "{kernel}; reads below {}; writes below {}",
+            list(&places.read),
+            list(&places.write)
+        )),
+    }
+}
+
+fn list(paths: &BTreeSet<PathBuf>) -> String {
+    let paths: Vec<String> = paths.iter().map(|p| p.display().to_string()).collect();
+    if paths.is_empty() {
+        return "nothing".to_owned();
+    }
+    paths.join(", ")
+}
+
+fn enforce(places: &Places) -> Result<RestrictionStatus, landlock::RulesetError> {
+    let read = AccessFs::ReadFile | AccessFs::ReadDir;
+    // Programs are started nowhere, and no devices are made.
+    let none = AccessFs::Execute | AccessFs::MakeChar | AccessFs::MakeBlock | AccessFs::IoctlDev;
+    let write = AccessFs::from_all(VERSION) & !none;
+    let mut scope = Scope::from_all(VERSION);
+    if notifies_by_name() {
+        // The supervisor could not be told.
+        scope.remove(Scope::AbstractUnixSocket);
+    }
+    let mut rules = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(VERSION))?
+        .scope(scope)?
+        .create()?;
+    for (paths, access) in [(&places.read, read), (&places.write, write)] {
+        for path in paths {
+            rules = add(rules, path, access)?;
+        }
+    }
+    rules = add(rules, Path::new("/dev/null"), read | AccessFs::WriteFile)?;
+    rules.restrict_self()
+}
+
+fn add(
+    rules: landlock::RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<landlock::RulesetCreated, landlock::RulesetError> {
+    match PathFd::new(path) {
+        Ok(opened) if path.is_dir() => rules.add_rule(PathBeneath::new(opened, access)),
+        Ok(opened) => {
+            let access = access & AccessFs::from_file(VERSION);
+            rules.add_rule(PathBeneath::new(opened, access))
+        }
+        // Nobody opens what is not there.
+        Err(error) => {
+            tracing::debug!(%error, path = %path.display(), "no rule");
+            Ok(rules)
+        }
+    }
+}
+
+/// Whether the supervisor's socket has a name that is no path (unix(7), abstract).
+fn notifies_by_name() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|at| at.as_encoded_bytes().starts_with(b"@"))
+}

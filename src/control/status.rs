@@ -1,0 +1,107 @@
+//! How the process is, in one answer: for `ringgate status` and the admin endpoint.
+
+use std::sync::{Arc, OnceLock};
+
+use rustls::pki_types::UnixTime;
+use serde_json::{Value, json};
+
+use crate::config::checked::{Config, IdentitySource, Process};
+use crate::control::admin::Status;
+use crate::control::identities;
+use crate::control::sandbox::Sandbox;
+use crate::io::clock;
+
+/// What the process is from its start on.
+#[derive(Debug)]
+pub struct About {
+    process: Arc<Process>,
+    cores: usize,
+    /// On the monotonic clock, in milliseconds.
+    begun_ms: u64,
+    /// `io_uring` or `epoll`, once a core has chosen.
+    pub driver: OnceLock<&'static str>,
+    /// Once all of it is in force.
+    pub sandbox: OnceLock<Sandbox>,
+}
+
+impl About {
+    /// Of a process that starts with this configuration on so many cores.
+    #[must_use]
+    pub fn new(config: &Config, cores: usize) -> Arc<Self> {
+        Arc::new(Self {
+            process: Arc::new(config.process.clone()),
+            cores,
+            begun_ms: clock::millis(),
+            driver: OnceLock::new(),
+            sandbox: OnceLock::new(),
+        })
+    }
+
+    fn roles(&self) -> Vec<&'static str> {
+        let process = &self.process;
+        let is_authority = matches!(process.identity, IdentitySource::Embedded(_));
+        let all = [
+            ("ingress", !process.ingresses.is_empty()),
+            ("node", !process.nodes.is_empty()),
+            ("waypoint", !process.waypoints.is_empty()),
+            ("egress", !process.egresses.is_empty()),
+            ("authority", is_authority),
+            ("workload-api", process.workload_api.is_some()),
+        ];
+        all.into_iter()
+            .filter_map(|(name, is_there)| is_there.then_some(name))
+            .collect()
+    }
+
+    fn listeners(&self) -> Vec<Value> {
+        let process = &self.process;
+        let authority = match &process.identity {
+            IdentitySource::Embedded(authority) => authority.listen,
+            IdentitySource::Remote(_)
+            | IdentitySource::Files(_)
+            | IdentitySource::WorkloadApi(_) => None,
+        };
+        let nodes = process.nodes.iter();
+        let names = nodes.flat_map(|n| n.workloads.iter().map(|w| w.dns).chain([n.dns]));
+        let own = [
+            (process.admin, "admin"),
+            (process.metrics, "metrics"),
+            (process.readiness, "readiness"),
+            (authority, "authority"),
+        ];
+        let own = own.into_iter().chain(names.map(|dns| (dns, "DNS")));
+        let own = own.filter_map(|(address, what)| Some((address?, what)));
+        let all = process.traffic_listeners().into_iter().chain(own);
+        all.map(|(address, what)| json!({ "address": address.to_string(), "what": what }))
+            .collect()
+    }
+
+    /// All of it. `open` and `refused` are connections and tunnels: that are served now, and that a limit has refused. Times
+    /// are Unix seconds.
+    #[must_use]
+    pub fn to_json(&self, status: &Status, (open, refused): (usize, u64)) -> Value {
+        let now = UnixTime::now();
+        let problems: Vec<&String> = status.problems.iter().chain(&status.files).collect();
+        let up_ms = clock::millis().saturating_sub(self.begun_ms);
+        json!({
+            "name": self.process.name,
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "uptimeSeconds": up_ms / 1000,
+            "ready": status.ready,
+            "roles": self.roles(),
+            "driver": self.driver.get(),
+            "cores": self.cores,
+            "generation": status.generation,
+            "loadedAt": status.loaded_at,
+            "refusedAt": status.refused_at,
+            "problems": problems,
+            "keySetsMissing": status.key_sets_missing,
+            "revocations": status.revocations,
+            "listeners": self.listeners(),
+            "identities": identities::to_json(&status.svids, status.source, now),
+            "connections": { "open": open, "refused": refused },
+            "sandbox": self.sandbox.get().map(Sandbox::to_json),
+        })
+    }
+}

@@ -1,0 +1,22 @@
+//! What a process forbids itself: each thing is tried inside of it, and it serves, reloads, rotates and hands over all the
+//! same. Needs root, which starts it as another user.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::string_slice,
+    clippy::unwrap_used,
+    reason = "a test reports by panicking, and its backend is a thread"
+)]
+
+mod forbidden;
+mod memory;
+mod serves;
+mod status;
+mod system;
+
+/// The program under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");

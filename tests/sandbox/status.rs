@@ -1,0 +1,59 @@
+//! `ringgate status`, what it prints and how it ends.
+
+use std::process::Command;
+
+use crate::PROGRAM;
+use crate::system::System;
+
+#[test]
+fn it_tells_how_a_process_is() {
+    let system = System::start("sandbox = \"off\"\n", "");
+    let told = system.status();
+    assert_eq!(told["name"], "boxed");
+    assert_eq!(told["ready"], true);
+    assert_eq!(told["generation"], 1);
+    assert_eq!(told["roles"], serde_json::json!(["ingress", "authority"]));
+    assert_eq!(told["sandbox"]["mode"], "off");
+    let listeners = told["listeners"].to_string();
+    assert!(
+        listeners.contains(&format!("{}.1:443", system.net)),
+        "{listeners}"
+    );
+    let identity = &told["identities"]["identities"][0];
+    assert_eq!(identity["id"], "spiffe://cluster.local/ns/edge/sa/public");
+    let output = system.ask("text");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    for part in [
+        "boxed serves",
+        "ingress, authority",
+        "generation   1",
+        "seccomp      not active",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    // By the configuration, too.
+    let status = |config| {
+        let mut command = Command::new(PROGRAM);
+        command.args(["status", "--config"]).arg(config);
+        command.output().unwrap().status.code()
+    };
+    assert_eq!(status(system.file("ringgate.toml")), Some(0));
+    assert_eq!(status(system.file("not-there.toml")), Some(2));
+    // A reload that is refused is a problem.
+    system.add("[[nonsense]]\n");
+    system.until("a problem", |status| !status["refusedAt"].is_null());
+    assert_eq!(system.ask("text").status.code(), Some(1));
+    assert_eq!(status(system.file("ringgate.toml")), Some(2));
+}
+
+#[test]
+fn where_nobody_answers_it_says_so() {
+    let output = Command::new(PROGRAM)
+        .args(["status", "--admin", "127.0.0.1:1"])
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.contains("http://127.0.0.1:1/status"), "{error}");
+}
