@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod balance;
 pub mod boot;
 mod both_ways;
+mod check;
 pub mod connect;
 pub mod core;
 pub mod custom;

@@ -35,6 +35,7 @@ use crate::telemetry::metrics::Meters;
 use crate::telemetry::writer::{Sender, Writer};
 use crate::vocab::limits;
 use crate::worker::balance::Balance;
+use crate::worker::check;
 use crate::worker::core::Core;
 use crate::worker::listen::{self, ListenError};
 use crate::worker::places::Places;
@@ -280,7 +281,8 @@ fn start_cores(
             tell: tell.clone(),
             places: Arc::clone(&places),
             sockets: Sockets::new(own, keeps(process)),
-            beats: before.beats.clone().map(|beats| (index, beats)),
+            index,
+            beats: before.beats.clone(),
         };
         match thread(&format!("core-{index}"), move || core(seat)) {
             Ok(core) => cores.push(core),
@@ -529,8 +531,10 @@ struct Seat {
     go: watch::Receiver<bool>,
     places: Arc<Places>,
     sockets: Sockets,
+    /// Which of the cores it is.
+    index: usize,
     /// Where this core shows that it moves.
-    beats: Option<(usize, Arc<Beats>)>,
+    beats: Option<Arc<Beats>>,
 }
 
 fn wanted(driver: IoDriver) -> Want {
@@ -555,6 +559,7 @@ fn core(seat: Seat) {
         mut go,
         places,
         sockets,
+        index,
         beats,
     } = seat;
     let mut halted = halt.subscribe();
@@ -593,12 +598,15 @@ fn core(seat: Seat) {
             all_bound = go.wait_for(|go| *go) => if all_bound.is_err() { return },
         }
         bound.serve();
+        if index == 0 {
+            rt::spawn(check::run(Rc::clone(&core), published.changed.clone()));
+        }
         rt::spawn(rejudge(Rc::clone(&core), published.changed));
         rt::spawn(rejudge_by_time(Rc::clone(&core)));
         rt::spawn(sweep(Rc::clone(&core)));
         rt::spawn(rest(Rc::clone(&core), text));
         rt::spawn(tell_open(Rc::clone(&core), published.reports.cores));
-        if let Some((index, beats)) = beats {
+        if let Some(beats) = beats {
             rt::spawn(beat(index, beats));
         }
         // A sender that is gone means to end as well.
