@@ -90,3 +90,136 @@ fn asker(mesh: &Mesh, service: usize, own: &[usize]) -> Option<usize> {
     };
     own.iter().copied().find(leads)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config;
+    use crate::upstream::resolved::Resolved;
+
+    const MESH: &str = r#"
+[authority]
+[mesh]
+
+[[gateway]]
+name = "wp"
+gatewayClassName = "istio-waypoint"
+address = "10.0.1.1"
+
+[[gateway]]
+name = "out"
+gatewayClassName = "ringgate-egress"
+address = "10.0.1.2"
+
+[[gateway]]
+name = "edge"
+gatewayClassName = "ringgate-ingress"
+address = "10.0.1.3"
+
+[[workloadEntry]]
+name = "a"
+serviceAccount = "api"
+address = "10.0.0.1"
+labels = { app = "api" }
+
+[[serviceEntry]]
+name = "behind"
+hosts = ["behind.example"]
+labels = { "istio.io/use-waypoint" = "wp" }
+ports = [{ number = 80, name = "http", protocol = "HTTP" }, { number = 90, name = "tcp", protocol = "TCP" }, { number = 91, name = "grpc", protocol = "GRPC" }]
+location = "MESH_INTERNAL"
+resolution = "STATIC"
+workloadSelector.labels = { app = "api" }
+
+[[serviceEntry]]
+name = "bare"
+hosts = ["bare.example"]
+ports = [{ number = 80, name = "http", protocol = "HTTP" }]
+location = "MESH_INTERNAL"
+resolution = "STATIC"
+workloadSelector.labels = { app = "api" }
+
+[[serviceEntry]]
+name = "outside"
+hosts = ["outside.example"]
+labels = { "istio.io/use-waypoint" = "out" }
+ports = [{ number = 80, name = "http", protocol = "HTTP" }]
+resolution = "STATIC"
+endpoints = [{ address = "192.0.2.1" }, { address = "192.0.2.2" }]
+
+[[serviceEntry]]
+name = "beside"
+hosts = ["beside.example"]
+ports = [{ number = 80, name = "http", protocol = "HTTP" }]
+resolution = "STATIC"
+endpoints = [{ address = "192.0.2.3" }]
+"#;
+
+    const ROUTES: &str = r#"
+[[httpRoute]]
+name = "edge"
+parentRefs = [{ name = "edge" }]
+hostnames = ["shop.example"]
+rules = [{ backendRefs = [{ name = "bare", port = 80 }, { name = "beside", port = 80 }] }]
+"#;
+
+    /// What each gateway checks, by the name of the service and the port, where every service has this rule.
+    fn checked(rule: &str, more: &str) -> [String; 3] {
+        let rules = ["behind", "bare", "outside", "beside"].map(|host| {
+            format!(
+                "[[destinationRule]]\nname = \"{host}\"\nhost = \"{host}.example\"\ntrafficPolicy.healthCheck = {{ {rule} }}\n"
+            )
+        });
+        let text = [MESH, more, &rules.concat()].concat();
+        let files = [("f.toml".into(), text)];
+        let config = config::parse_with(&files, Path::new("/"), config::Options::default());
+        let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+        let endpoints = Endpoints::new(&config.mesh, &Resolved::default(), None);
+        let own = |class| {
+            let mut gateways = config.mesh.gateways.iter();
+            let own = gateways.position(|g| g.class == class).unwrap();
+            let all = wanted(&config.mesh, &endpoints, &[own]);
+            let told = all.iter().map(|w| {
+                assert_eq!(w.gateway, own);
+                format!("{}@{}:{}", w.subject.0.name, w.subject.1, w.subject.2)
+            });
+            told.collect::<Vec<_>>().join(" ")
+        };
+        [
+            own(GatewayClass::Waypoint),
+            own(GatewayClass::Egress),
+            own(GatewayClass::Ingress),
+        ]
+    }
+
+    #[test]
+    fn each_gateway_checks_what_it_dials() {
+        let tcp = "tcpHealthCheck = {}";
+        let behind = "behind@10.0.0.1:80 behind@10.0.0.1:90 behind@10.0.0.1:91";
+        let outside = "outside@192.0.2.1:80 outside@192.0.2.2:80";
+        assert_eq!(checked(tcp, ""), [behind, outside, ""]);
+        // Who has a route to it dials it, where no other gateway does.
+        assert_eq!(
+            checked(tcp, ROUTES),
+            [behind, outside, "bare@10.0.0.1:80 beside@192.0.2.3:80"]
+        );
+        // A waypoint reaches nothing outside by itself.
+        let from_waypoint = ROUTES
+            .replace(
+                "{ name = \"edge\" }",
+                "{ kind = \"Service\", name = \"behind\" }",
+            )
+            .replace("hostnames = [\"shop.example\"]\n", "");
+        assert_eq!(
+            checked(tcp, &from_waypoint)[0],
+            format!("{behind} bare@10.0.0.1:80")
+        );
+        let http = "httpHealthCheck.path = \"/\"";
+        assert_eq!(
+            checked(http, "")[0],
+            "behind@10.0.0.1:80 behind@10.0.0.1:91"
+        );
+    }
+}
