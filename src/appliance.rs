@@ -88,7 +88,8 @@ fn live(phase: &watch::Sender<Phase>, arguments: &mut Arguments) -> anyhow::Resu
     let config = source::find(&Places::default(), arguments.config.as_ref())?;
     tracing::info!(source = %config.source, path = %config.main.display(), "configuration found");
     mounts::seal()?;
-    crate::worker::run(&config.main, phase, |_process| witness::tell())
+    let prepared = crate::worker::prepare_alone(&config.main)?;
+    crate::worker::run(prepared, phase, |_process| witness::tell())
         .context("the roles of the configuration")?;
     tracing::info!("the roles have ended");
     Ok(())

@@ -3,6 +3,7 @@
 pub mod attached;
 pub mod authenticate;
 pub mod capture;
+pub mod checks;
 pub mod directory;
 pub mod egress;
 pub mod endpoints;

@@ -1,6 +1,7 @@
 //! Which endpoint takes the next connection, and what is known of those that have names.
 
 pub mod balance;
+pub mod check;
 pub mod hash;
 pub mod health;
 pub mod load;

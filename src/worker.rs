@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod balance;
 pub mod boot;
 mod both_ways;
+mod check;
 pub mod connect;
 pub mod core;
 pub mod custom;
@@ -37,4 +38,4 @@ pub mod sources;
 pub mod streams;
 pub mod upgrade;
 
-pub use boot::{prepare, run};
+pub use boot::{prepare, prepare_alone, run};

@@ -323,16 +323,17 @@ impl Drop for Lab {
     }
 }
 
-/// Ends a child process: SIGTERM, and SIGKILL if it has not ended after five seconds.
+/// Ends a child process: SIGTERM, SIGTERM again if it is still there a moment later (by which `ringgate` does not wait any
+/// more for who is connected), and SIGKILL if it has not ended after five seconds.
 pub fn end(child: &mut Child) {
-    if matches!(child.try_wait(), Ok(Some(_))) {
-        return;
+    for patience in [Duration::from_millis(200), Duration::from_secs(5)] {
+        if matches!(child.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        os::ignore(os::terminate(child.id()));
+        os::wait_until(patience, || matches!(child.try_wait(), Ok(Some(_))));
     }
-    os::ignore(os::terminate(child.id()));
-    let ended = os::wait_until(Duration::from_secs(5), || {
-        matches!(child.try_wait(), Ok(Some(_)))
-    });
-    if !ended {
+    if !matches!(child.try_wait(), Ok(Some(_))) {
         os::ignore(child.kill());
         os::ignore(child.wait());
     }

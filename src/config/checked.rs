@@ -27,6 +27,7 @@ use crate::policy::L4Deny;
 use crate::policy::limit::RateLimit;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
 use crate::upstream::balance::Simple;
+use crate::upstream::check::{HealthCheck, How};
 use crate::upstream::hash::ConsistentHash;
 use crate::upstream::health::OutlierDetection;
 use crate::upstream::load::Pool;
@@ -681,6 +682,8 @@ pub struct Balance {
     pub outlier: OutlierDetection,
     /// `trafficPolicy.connectionPool`.
     pub pool: Pool,
+    /// `trafficPolicy.healthCheck`.
+    pub check: Option<Arc<HealthCheck>>,
     /// `trafficPolicy.loadBalancer.simple`.
     pub simple: Simple,
     /// `trafficPolicy.loadBalancer.consistentHash`.
@@ -765,6 +768,22 @@ pub enum Protocol {
     Tcp,
 }
 
+impl Protocol {
+    /// Whether an endpoint that speaks it can be asked by a health check.
+    #[must_use]
+    pub const fn takes(self, check: &HealthCheck) -> bool {
+        match (self, &check.how) {
+            (Self::Http, How::Http(_))
+            | (Self::Http2 | Self::Grpc, How::Http(_) | How::Grpc { .. }) => true,
+            // What passes through is TLS of the client's own, and HTTPS ends where its client says.
+            (Self::Http | Self::Https | Self::Tls | Self::Tcp, How::Http(_) | How::Grpc { .. }) => {
+                false
+            }
+            (_, How::Tcp) => true,
+        }
+    }
+}
+
 /// `[[destinationRule]]` (networking.istio.io DestinationRule).
 #[derive(Clone, Debug, PartialEq)]
 pub struct DestinationRule {
@@ -778,6 +797,8 @@ pub struct DestinationRule {
     pub outlier: Option<OutlierDetection>,
     /// `trafficPolicy.connectionPool`.
     pub pool: Option<Pool>,
+    /// `trafficPolicy.healthCheck`.
+    pub check: Option<Arc<HealthCheck>>,
     /// `trafficPolicy.loadBalancer.simple` and `.consistentHash`; `Some` if one is written.
     pub choice: Option<(Simple, Option<ConsistentHash>)>,
     /// `trafficPolicy.loadBalancer.localityLbSetting.failover`; `Some` if locality counts.

@@ -91,6 +91,21 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
+    /// None at all, for this reason.
+    pub fn none(why: &str) -> Self {
+        let off = || State::Missing(why.to_owned());
+        Self {
+            mode: checked::Sandbox::Off,
+            user: off(),
+            dumps: off(),
+            privileges: off(),
+            files: off(),
+            calls: off(),
+            places: None,
+            before: seen::others(),
+        }
+    }
+
     /// Begins it, in the thread that all others are started by. Nothing of the configuration's files but itself was opened.
     ///
     /// # Errors
@@ -102,12 +117,7 @@ impl Sandbox {
         let mut sandbox = Self {
             mode,
             user: privileges::become_user(process.user.as_deref())?,
-            dumps: off("`sandbox` is `off`"),
-            privileges: off("`sandbox` is `off`"),
-            files: off("`sandbox` is `off`"),
-            calls: off("`sandbox` is `off`"),
-            places: None,
-            before: seen::others(),
+            ..Self::none("`sandbox` is `off`")
         };
         match mode {
             checked::Sandbox::Off => return Ok(sandbox),

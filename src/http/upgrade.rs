@@ -73,7 +73,8 @@ pub enum NotServed {
 const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// `Sec-WebSocket-Accept` for a key (RFC 6455 section 4.2.2).
-fn accept(key: &HeaderValue) -> Option<HeaderValue> {
+#[must_use]
+pub fn accept(key: &HeaderValue) -> Option<HeaderValue> {
     let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
     hash.update(key.as_bytes());
     hash.update(GUID);

@@ -178,6 +178,8 @@ struct State<H: Heads> {
     driver: Option<Waker>,
     ponged: bool,
     pong: Option<Waker>,
+    /// Who waits for the peer's settings.
+    settling: Vec<Waker>,
     /// Streams wait for the outbox.
     crowded: bool,
     ended: bool,
@@ -277,6 +279,9 @@ impl<H: Heads> State<H> {
             Event::GoAway { last, code } => tracing::debug!(last, %code, "HTTP/2 peer goes away"),
         });
         self.outbox.take(&mut self.session);
+        if !self.settling.is_empty() && self.session.is_settled() {
+            self.settling.drain(..).for_each(Waker::wake);
+        }
         taken
     }
 
@@ -295,6 +300,7 @@ impl<H: Heads> State<H> {
         self.slots.iter_mut().for_each(|(_, slot)| slot.wake());
         wake(&mut self.pong);
         wake(&mut self.driver);
+        self.settling.drain(..).for_each(Waker::wake);
     }
 }
 
@@ -319,6 +325,7 @@ impl<H: Heads> Mux<H> {
             driver: None,
             ponged: false,
             pong: None,
+            settling: Vec::new(),
             crowded: false,
             ended: false,
             unread: false,
@@ -689,6 +696,24 @@ impl<H: Heads> Mux<H> {
     /// Whether the peer's settings have come: it speaks HTTP/2.
     pub(super) fn is_settled(&self) -> bool {
         self.0.borrow().session.is_settled()
+    }
+
+    /// Waits for the peer's settings.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub(super) fn poll_settled(&self, cx: &Context<'_>) -> Poll<Result<(), MuxError>> {
+        let mut state = self.0.borrow_mut();
+        if state.session.is_settled() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(over) = state.over() {
+            return Poll::Ready(Err(over));
+        }
+        if !state.settling.iter().any(|w| w.will_wake(cx.waker())) {
+            state.settling.push(cx.waker().clone());
+        }
+        Poll::Pending
     }
 }
 

@@ -89,6 +89,13 @@ impl Ejections {
     }
 }
 
+/// How often endpoints were checked, since the process began.
+#[derive(Debug, Default)]
+struct Checks {
+    passed: AtomicU64,
+    failed: AtomicU64,
+}
+
 /// The endpoints of all services. Health outlives what it is kept for: a reload does not make an endpoint healthy.
 #[derive(Debug, Default)]
 pub struct Endpoints {
@@ -103,6 +110,7 @@ pub struct Endpoints {
     loads_by_name: BTreeMap<(ResourceName, u16), Arc<Load>>,
     overflows: Arc<AtomicU64>,
     ejections: Arc<Ejections>,
+    checks: Arc<Checks>,
 }
 
 impl Endpoints {
@@ -112,6 +120,7 @@ impl Endpoints {
     pub fn new(mesh: &Mesh, resolved: &Resolved, last: Option<&Self>) -> Self {
         let mut this = Self {
             ejections: last.map_or_else(Arc::default, |last| Arc::clone(&last.ejections)),
+            checks: last.map_or_else(Arc::default, |last| Arc::clone(&last.checks)),
             overflows: last.map_or_else(Arc::default, |last| Arc::clone(&last.overflows)),
             ..Self::default()
         };
@@ -277,6 +286,23 @@ impl Endpoints {
     #[must_use]
     pub fn ejections(&self, reason: Ejected) -> u64 {
         self.ejections.of(reason).load(Ordering::Relaxed)
+    }
+
+    /// Counts a health check.
+    pub fn checked(&self, well: bool) {
+        let Checks { passed, failed } = &*self.checks;
+        let count = if well { passed } else { failed };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many health checks have passed and failed.
+    #[must_use]
+    pub fn checks(&self) -> (u64, u64) {
+        let Checks { passed, failed } = &*self.checks;
+        (
+            passed.load(Ordering::Relaxed),
+            failed.load(Ordering::Relaxed),
+        )
     }
 
     /// Whether one more of a service's endpoints may be left out (`maxEjectionPercent`). Two cores that ask at the same
@@ -537,7 +563,7 @@ impl<'a> Pick<'a> {
                     Candidate {
                         weight: endpoint.weight,
                         distance: from.distance(endpoint, balance),
-                        ejected: health.is_some_and(|h| h.is_ejected(self.now_ms)),
+                        ejected: health.is_some_and(|h| h.is_out(self.now_ms)),
                         tried: self.tried.contains(&nth),
                         active: health.map_or(0, |h| h.active()),
                     }

@@ -102,6 +102,8 @@ pub struct Hop {
     pub stop: Option<Stop>,
     /// A provider's no or a token that is not accepted, in a mesh in dry run: not refused for it.
     pub would: Option<Stop>,
+    /// The rate limits that count it, as indices into `Enforcements::limits`.
+    pub limits: Vec<usize>,
 }
 
 /// A provider that is asked, and the policy that has it asked.
@@ -568,6 +570,7 @@ impl Walker<'_, '_> {
         hop.takes(plan.rule);
         let mut onward = sent.as_ref().unwrap_or(&request).clone();
         hop.judge_sent(&plan, Some(request), sent.as_ref());
+        hop.counted(&plan, self.rules, sent.as_ref());
         let own = plan.own.map_or("", SpiffeId::as_str);
         let principal = hop.connection.principal.as_ref().map(SpiffeId::as_str);
         let (peer, said) = (hop.connection.peer, forward::Said::default());
@@ -619,6 +622,7 @@ impl Hop {
             said: Vec::new(),
             stop: None,
             would: None,
+            limits: Vec::new(),
         }
     }
 
@@ -658,6 +662,25 @@ impl Hop {
             self.say(By::Rules(enforcement.of), verdict.judged().clone());
         }
         self.request = request;
+    }
+
+    /// The rate limits that would take a token for it.
+    fn counted(&mut self, plan: &Plan<'_>, rules: &Enforcements, sent: Option<&Request>) {
+        let Some(asked) = self.request.as_ref().filter(|_| !rules.mesh.dry_run) else {
+            return;
+        };
+        let moved = plan.connection_sent(&self.connection);
+        let counts = |(at, as_sent): &(usize, bool)| {
+            let (connection, request) = match as_sent {
+                true => (&*moved, sent.unwrap_or(asked)),
+                false => (&self.connection, asked),
+            };
+            let limit = rules.limits.get(*at);
+            limit.is_some_and(|limit| limit.counts(connection, request))
+        };
+        let all: Vec<usize> = plan.limits().filter(counts).map(|(at, _)| at).collect();
+        drop(moved);
+        self.limits = all;
     }
 
     fn unplanned(&mut self, why: NoPlan, request: Option<Request>) {

@@ -110,6 +110,8 @@ pub struct Record {
     pub attempts: Option<u32>,
     /// It is a copy of a request (`requestMirror`).
     pub mirror: bool,
+    /// It is a health check, after which an endpoint is held to be well (`true`) or is left out.
+    pub health_check: Option<bool>,
     /// Canonical request; `None` at L4.
     pub request: Option<Arc<Request>>,
     /// `x-request-id` that went upstream; that of `request` if none is known.
@@ -186,6 +188,12 @@ impl Record {
         }
         if self.mirror {
             out.put("mirror", Bool(true));
+        }
+        if let Some(well) = self.health_check {
+            out.put(
+                "healthCheck",
+                Plain(if well { "healthy" } else { "unhealthy" }),
+            );
         }
         if let Some(attempts) = self.attempts {
             out.put("attempts", Number(attempts.into()));

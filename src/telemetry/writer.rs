@@ -327,6 +327,7 @@ mod tests {
             attempts: None,
             renamed: None,
             mirror: false,
+            health_check: None,
             asked: Vec::new(),
             judged: None,
             detail: Some("x".repeat(bytes)),

@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::upstream::check::Checked;
 use crate::vocab::limits;
 
 /// When an endpoint is ejected (`outlierDetection`).
@@ -60,10 +61,18 @@ pub struct Health {
     ejections: AtomicU32,
     /// End of the last ejection.
     until_ms: AtomicU64,
+    /// What active checks have shown.
+    pub checked: Checked,
 }
 
 impl Health {
-    /// Whether it is left out at this time.
+    /// Whether it is left out of the choice at this time: ejected, or found ill by its checks.
+    #[must_use]
+    pub fn is_out(&self, now_ms: u64) -> bool {
+        self.checked.is_ill() || self.is_ejected(now_ms)
+    }
+
+    /// Whether it is ejected at this time.
     #[must_use]
     pub fn is_ejected(&self, now_ms: u64) -> bool {
         now_ms < self.until_ms.load(Ordering::Relaxed)

@@ -340,6 +340,14 @@ pub const HALF_CLOSED_MS: u64 = 3_600_000;
 pub const IDLE_UPSTREAM_MS: u64 = 60_000;
 /// Longest idle time of a `connectionPool`, in milliseconds.
 pub const POOL_IDLE_MS: u64 = 86_400_000;
+/// Shortest interval of health checks, in milliseconds.
+pub const CHECK_INTERVAL_MS: u64 = 10;
+/// Longest interval of health checks, in milliseconds.
+pub const CHECK_LONGEST_MS: u64 = 86_400_000;
+/// Ports of endpoints that a process checks.
+pub const CHECKED: usize = 10_000;
+/// Health checks that are under way at a time.
+pub const CHECKS: usize = 64;
 /// How long the answer to a copy of a request may take, in milliseconds.
 pub const MIRROR_MS: u64 = 30_000;
 /// How long an HBONE connection without a tunnel is kept, in milliseconds (ztunnel's value).

@@ -38,6 +38,7 @@ use crate::telemetry::metrics::Meters;
 use crate::telemetry::writer::{Sender, Writer};
 use crate::vocab::limits;
 use crate::worker::balance::Balance;
+use crate::worker::check;
 use crate::worker::core::Core;
 use crate::worker::listen::{self, ListenError};
 use crate::worker::places::Places;
@@ -112,6 +113,18 @@ pub struct Prepared {
 /// # Errors
 /// `BootError`; the process is of no use for anything else then.
 pub fn prepare(main: &Path) -> Result<Prepared, BootError> {
+    read(main, true)
+}
+
+/// As `prepare`, for the only process of a machine: it has nobody to protect from itself, and switches the machine off.
+///
+/// # Errors
+/// `BootError`.
+pub fn prepare_alone(main: &Path) -> Result<Prepared, BootError> {
+    read(main, false)
+}
+
+fn read(main: &Path, enclosed: bool) -> Result<Prepared, BootError> {
     if let Err(error) = memory::small_pages() {
         tracing::warn!(%error, "huge pages stay on");
     }
@@ -133,14 +146,18 @@ pub fn prepare(main: &Path) -> Result<Prepared, BootError> {
     capture::refuse_own_capture(process)?;
     let passed = passed()?;
     let upgrade = supervisor::this_program();
-    if sandbox::starts_programs(process) {
+    if enclosed && sandbox::starts_programs(process) {
         let upgrade = upgrade.as_ref().map_err(|e| BootError::Os {
             what: "path of this program",
             source: e.kind().into(),
         })?;
         launcher::split_off(upgrade).map_err(os("launcher"))?;
     }
-    let sandbox = Sandbox::begin(main, &config)?;
+    let sandbox = if enclosed {
+        Sandbox::begin(main, &config)?
+    } else {
+        Sandbox::none("this is the only process of the machine")
+    };
     Ok(Prepared {
         main: main.to_owned(),
         config,
@@ -342,7 +359,8 @@ fn start_cores(
             tell: tell.clone(),
             places: Arc::clone(&places),
             sockets: Sockets::new(own, keeps(process)),
-            beats: before.beats.clone().map(|beats| (index, beats)),
+            index,
+            beats: before.beats.clone(),
             about: Arc::clone(&before.about),
             forbids: before.forbids,
         };
@@ -610,8 +628,10 @@ struct Seat {
     go: watch::Receiver<bool>,
     places: Arc<Places>,
     sockets: Sockets,
+    /// Which of the cores it is.
+    index: usize,
     /// Where this core shows that it moves.
-    beats: Option<(usize, Arc<Beats>)>,
+    beats: Option<Arc<Beats>>,
     about: Arc<About>,
     forbids: bool,
 }
@@ -638,6 +658,7 @@ fn core(seat: Seat) {
         mut go,
         places,
         sockets,
+        index,
         beats,
         about,
         forbids,
@@ -684,12 +705,15 @@ fn core(seat: Seat) {
             never_binds();
         }
         bound.serve();
+        if index == 0 {
+            rt::spawn(check::run(Rc::clone(&core), published.changed.clone()));
+        }
         rt::spawn(rejudge(Rc::clone(&core), published.changed));
         rt::spawn(rejudge_by_time(Rc::clone(&core)));
         rt::spawn(sweep(Rc::clone(&core)));
         rt::spawn(rest(Rc::clone(&core), text));
         rt::spawn(tell_open(Rc::clone(&core), published.reports.cores));
-        if let Some((index, beats)) = beats {
+        if let Some(beats) = beats {
             rt::spawn(beat(index, beats));
         }
         // A sender that is gone means to end as well.

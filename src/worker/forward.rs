@@ -27,7 +27,7 @@ use crate::io::h1::HeadError;
 use crate::io::hbone::HboneError;
 use crate::io::pace::{TooSlow, Unread};
 use crate::io::relay::Meter;
-use crate::io::upstream::{DialError, H1Upstream, Manner, Target, Upstream, Upstreams, Version};
+use crate::io::upstream::{DialError, H1Upstream, Manner, Target, Upstream, Upstreams};
 use crate::io::{rt, tls};
 use crate::oidc;
 use crate::policy::{Permit, Request};
@@ -182,7 +182,7 @@ impl<'a> Moving<'a> {
                 Target::Hbone(_) | Target::Plain { .. } => "http",
             },
             passed,
-            upgrade: work.upgrade.filter(|_| work.manner.version == Version::H1),
+            upgrade: work.upgrade,
             must_switch: work.upgrade.is_some_and(Upgrade::is_of_stream),
             awaited: Cell::new(!bodiless && awaited),
             invited: Notify::new(),
@@ -231,6 +231,8 @@ enum AnswerError {
     Upstream(String),
     /// It is whole, but not what its client takes it for.
     NotSwitched,
+    /// It speaks HTTP/2 and does not take extended CONNECT; nothing was asked.
+    NoWebSockets,
     /// An answer with this status is not sent on: there is another attempt.
     Unwanted(StatusCode),
     /// The downstream broke off.
@@ -386,6 +388,8 @@ async fn via(
 }
 
 const NOT_SWITCHED: &str = "upstream answers a request for a WebSocket and does not switch";
+const NO_WEBSOCKETS: &str =
+    "upstream speaks HTTP/2 and does not take WebSockets over it (RFC 8441)";
 const SILENT: &str = "upstream closed without an answer";
 const REFUSED: &str = "upstream takes no more streams";
 const UNANSWERED: &str = "no answer behind interim ones";
@@ -591,6 +595,13 @@ fn over(moving: &Moving<'_>, slot: &Slot<'_>, drove: Drove, stale_possible: bool
                 Tried::Over(CloseReason::UpstreamReset, detail, uploaded),
                 false,
             )
+        }
+        Drove::Answered(Err(AnswerError::NoWebSockets)) => {
+            // It says nothing of how the endpoint is.
+            moving.told.set(true);
+            let detail = Some(NO_WEBSOCKETS.to_owned());
+            let close = CloseReason::UpstreamReset;
+            (Tried::Over(close, detail, uploaded), false)
         }
         Drove::Answered(Err(AnswerError::Downstream(error))) => {
             ended(client_broke(&error), error.to_string())

@@ -137,6 +137,7 @@ impl Story {
             route: None,
             attempts: None,
             mirror: false,
+            health_check: None,
             request: None,
             renamed: None,
             asked: Vec::new(),

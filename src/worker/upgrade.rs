@@ -9,6 +9,7 @@ mod stream;
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use crate::io::{clock, rt};
 use crate::role::endpoints::Busy;
 use crate::worker::open::Entry;
 use crate::worker::site::Story;
+pub use stream::Across;
 
 /// What a request that asks for a WebSocket gathers on its way.
 #[derive(Debug, Default)]
@@ -41,17 +43,38 @@ enum Stage {
     #[default]
     Asked,
     /// It has; the client is to be told.
-    Agreed(Box<H1Upstream>),
+    Agreed(Up),
     /// The client was told.
-    Told(Box<H1Upstream>, Story),
+    Told(Up, Story),
     /// All that the relay needs.
     Whole(Box<Switched>),
+}
+
+/// The side of the upstream.
+#[derive(Debug)]
+enum Up {
+    /// A connection that has switched.
+    H1(Box<H1Upstream>),
+    /// A stream.
+    H2(Box<Across>),
+}
+
+impl From<Box<H1Upstream>> for Up {
+    fn from(connection: Box<H1Upstream>) -> Self {
+        Self::H1(connection)
+    }
+}
+
+impl From<Across> for Up {
+    fn from(across: Across) -> Self {
+        Self::H2(Box::new(across))
+    }
 }
 
 /// Two sides that speak another protocol from here on.
 #[derive(Debug)]
 pub struct Switched {
-    upstream: Box<H1Upstream>,
+    upstream: Up,
     story: Story,
     entry: Entry,
     times: Times,
@@ -78,8 +101,9 @@ impl Upgrade {
     }
 
     /// The upstream has switched.
-    pub(super) fn agreed(&self, upstream: Box<H1Upstream>) {
-        *self.stage.borrow_mut() = Stage::Agreed(upstream);
+    #[expect(private_bounds, reason = "which sides there are is said here")]
+    pub(super) fn agreed(&self, upstream: impl Into<Up>) {
+        *self.stage.borrow_mut() = Stage::Agreed(upstream.into());
     }
 
     /// The client was told.
@@ -134,21 +158,14 @@ impl Switched {
         writer: Writer,
         idle_ms: u64,
     ) -> impl Future<Output = ()> {
-        let Self {
-            upstream,
-            story,
-            entry,
-            times,
-        } = self;
-        let H1Upstream {
-            reader: up_reader,
-            writer: up_writer,
-            ..
-        } = *upstream;
         // Before the future is made, which lives long: it holds no more than the streams.
-        let sides = whole(unite(reader, writer), unite(up_reader, up_writer));
-        let passed = Rc::clone(&story.passed);
+        let way = self.way(reader, writer, idle_ms);
         async move {
+            let (sides, story, entry, times) = match way {
+                Way::Bytes(sides, story, entry, times) => (sides, story, entry, times),
+                Way::Across(moved) => return moved.await,
+            };
+            let passed = Rc::clone(&story.passed);
             let (down, up) = match sides {
                 Ok(sides) => sides,
                 Err((close, why)) => return story.fail(close, why),
@@ -163,6 +180,36 @@ impl Switched {
                 what = times.over(&passed, idle_ms) => Ended::Late(what),
             };
             end(story, ended);
+        }
+    }
+}
+
+/// How it is relayed.
+enum Way {
+    /// Between two connections.
+    Bytes(
+        Result<(Stream, Stream), (CloseReason, &'static str)>,
+        Story,
+        Entry,
+        Times,
+    ),
+    /// Between a connection and a stream.
+    Across(Pin<Box<dyn Future<Output = ()>>>),
+}
+
+impl Switched {
+    fn way(self, reader: Reader, writer: Writer, idle_ms: u64) -> Way {
+        match self.upstream {
+            Up::H2(_) => Way::Across(Box::pin(self.relay_across(reader, writer, idle_ms))),
+            Up::H1(upstream) => {
+                let H1Upstream {
+                    reader: up_reader,
+                    writer: up_writer,
+                    ..
+                } = *upstream;
+                let sides = whole(unite(reader, writer), unite(up_reader, up_writer));
+                Way::Bytes(sides, self.story, self.entry, self.times)
+            }
         }
     }
 }

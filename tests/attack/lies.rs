@@ -14,7 +14,12 @@ pub(crate) fn script(seen: &Seen, out: &mut dyn Write) -> bool {
             .and_then(|()| out.flush())
             .is_ok()
     };
-    let Some(lie) = seen.target.strip_prefix("/lie/") else {
+    let Some(lie) = seen
+        .target
+        .split('?')
+        .next()
+        .and_then(|t| t.strip_prefix("/lie/"))
+    else {
         return ok(seen, out);
     };
     match lie {
@@ -62,6 +67,10 @@ pub(crate) fn script(seen: &Seen, out: &mut dyn Write) -> bool {
             std::thread::sleep(Duration::from_secs(20));
             ok(seen, out)
         }
+        "switch" => say(
+            out,
+            "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\nsec-websocket-accept: x\r\n\r\n",
+        ),
         "twice" => say(
             out,
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\ntruthHTTP/1.1 200 OK\r\ncontent-length: 8\r\n\r\npoisoned",

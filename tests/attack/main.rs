@@ -31,6 +31,7 @@ mod limits;
 mod mesh;
 mod paths;
 mod reload;
+mod slow;
 mod smuggling;
 mod system;
 mod tokens;
@@ -48,6 +49,17 @@ macro_rules! both {
     };
 }
 pub(crate) use both;
+
+/// Runs each function once with each driver, of which it gets the name.
+macro_rules! on_both {
+    ($($name:ident),+ $(,)?) => {
+        $(mod $name {
+            #[test] fn epoll() { super::$name("epoll"); }
+            #[test] fn io_uring() { super::$name("io_uring"); }
+        })+
+    };
+}
+pub(crate) use on_both;
 
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");

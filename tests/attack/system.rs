@@ -204,7 +204,12 @@ pub(crate) struct System {
 impl System {
     /// Starts it on a subnet of its own, with `ok` backends and with `lies::script` below `/lie/`.
     pub(crate) fn start(io: &str) -> Self {
-        let prepared = mesh::prepare(|layout| config(layout, io));
+        Self::with(io, "")
+    }
+
+    /// As `start`, with more lines of configuration.
+    pub(crate) fn with(io: &str, more: &str) -> Self {
+        let prepared = mesh::prepare(|layout| config(layout, io) + more);
         let layout = &prepared.layout;
         let customer = Backend::start(&layout.at(3, 18080), None, crate::lies::script);
         let partner = Backend::start(&layout.at(40, 8443), Some(prepared.partner_tls()), ok);

@@ -114,7 +114,8 @@ fn address(system: &System, place: Place) -> String {
     }
 }
 
-fn host(place: Place) -> &'static str {
+/// The host by which `peer` is asked for.
+pub(crate) fn host(place: Place) -> &'static str {
     match place {
         Place::Waypoint => "peer",
         Place::Ingress | Place::Egress => place.host(),
@@ -129,7 +130,8 @@ fn identity(system: &System, place: Place) -> PathBuf {
     }
 }
 
-fn system(io: &str, protocol: &str) -> System {
+/// A system where port 18081 of customer-api's host is that of `peer`.
+pub(crate) fn system(io: &str, protocol: &str) -> System {
     System::with(io, |config| {
         let (before, after) = config.split_once("\"8443\" = \"").unwrap();
         let (app, rest) = after.split_once('"').unwrap();

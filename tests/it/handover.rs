@@ -6,10 +6,12 @@
 )]
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use ringgate::cli::os;
 
@@ -446,4 +448,80 @@ fn strangers_take_over_nothing() {
     );
     os::ignore(stranger.kill());
     os::ignore(stranger.wait());
+}
+
+/// A supervisor's end of `NOTIFY_SOCKET`: all that it is told, in order.
+fn supervised(path: &std::path::Path) -> Arc<Mutex<Vec<String>>> {
+    let socket = UnixDatagram::bind(path).unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let heard = Arc::clone(&told);
+    os::thread("supervisor", move || {
+        let mut text = [0; 4096];
+        while let Ok(n) = socket.recv(&mut text) {
+            let text = String::from_utf8_lossy(&text[..n]).into_owned();
+            heard.lock().unwrap().push(text);
+        }
+    })
+    .unwrap();
+    told
+}
+
+/// Who is taken over from takes its sockets back from the supervisor, where the other one leaves its own: one that listens at
+/// fewer addresses must not find the rest there at its next start.
+#[test]
+fn who_is_replaced_takes_its_sockets_back() {
+    let [x, y] = ringgate::cli::layout::free_octets().unwrap();
+    let at = |host: u8| IpAddr::from([127, x, y, host]);
+    let pair = Pair::new(crate::PROGRAM, (at(1), at(2)), Vec::new(), edit());
+    let path = pair.dir.path.join("notify");
+    let told = supervised(&path);
+    let environment = vec![("NOTIFY_SOCKET".to_owned(), path.display().to_string())];
+    let mut pair = pair.with_environment(environment);
+    pair.raise(Side::Client);
+    pair.raise(Side::Server);
+    let socket = pair.home(Side::Server).join("run/handover.sock");
+    assert!(os::wait_until(LONG, || socket.exists()));
+    // Of this side, with what is said of them.
+    let ours = |what: &str| -> Vec<String> {
+        let told = told.lock().unwrap();
+        let said = told.iter().filter(|text| text.lines().any(|l| l == what));
+        let names = said.flat_map(|text| text.lines().filter_map(|l| l.strip_prefix("FDNAME=")));
+        let ours = names.filter(|name| name.contains(&format!("{}_", at(2))));
+        ours.map(str::to_owned).collect()
+    };
+    let wanted = |name: &str| ours("FDSTORE=1").iter().any(|n| n.ends_with(name));
+    assert!(
+        os::wait_until(LONG, || wanted("_15006") && wanted("_15008")),
+        "{:?}",
+        told.lock().unwrap()
+    );
+    let mut before = ours("FDSTORE=1");
+    assert!(ours("FDSTOREREMOVE=1").is_empty());
+    replace(&mut pair, 1);
+    before.sort();
+    before.dedup();
+    let removed = || {
+        let mut removed = ours("FDSTOREREMOVE=1");
+        removed.sort();
+        removed
+    };
+    assert!(
+        os::wait_until(LONG, || removed() == before),
+        "{before:?}: {:?}",
+        told.lock().unwrap()
+    );
+    // The other one's are there.
+    assert!(
+        os::wait_until(LONG, || {
+            let told = told.lock().unwrap();
+            before.iter().all(|name| {
+                let line = format!("FDNAME={name}");
+                let about = |text: &&String| text.lines().any(|l| l == line);
+                let last = told.iter().rfind(about).unwrap();
+                last.lines().any(|l| l == "FDSTORE=1")
+            })
+        }),
+        "{:?}",
+        told.lock().unwrap()
+    );
 }

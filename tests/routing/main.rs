@@ -9,6 +9,7 @@
 )]
 
 mod balance;
+mod checks;
 mod dns;
 mod mirrors;
 mod pool;

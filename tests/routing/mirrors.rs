@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 
+use crate::balance::page;
 use crate::routes::CONFIG;
 use crate::system::{Subnet, System, app, head, wait_for};
 
@@ -166,4 +167,56 @@ async fn a_copy_is_judged_for_where_it_goes() {
     let seen = seen.lock().await;
     assert_eq!(seen.len(), 1, "{seen:?}");
     assert!(seen[0].0.starts_with("GET /open "), "{seen:?}");
+}
+
+const ASKED: &str = r#"
+[admin]
+listen = "@1:15000"
+
+[[extensionProvider]]
+name = "ask"
+envoyExtAuthzHttp = { service = "authz.example", port = 9000, timeout = "20s" }
+
+[[serviceEntry]]
+name = "authz"
+namespace = "shop"
+hosts = ["authz.example"]
+ports = [{ number = 9000, name = "http", protocol = "HTTP" }]
+location = "MESH_EXTERNAL"
+resolution = "STATIC"
+endpoints = [{ address = "@40" }]
+
+[[authorizationPolicy]]
+name = "ask"
+namespace = "shop"
+action = "CUSTOM"
+provider.name = "ask"
+targetRefs = [{ group = "networking.istio.io", kind = "ServiceEntry", name = "reviews" }]
+rules = [{ to = [{ operation.paths = ["/asked"] }] }]
+"#;
+
+/// A policy that changes while a provider is asked is heard before the copy goes.
+#[tokio::test]
+async fn a_copy_is_judged_by_the_policy_of_its_time() {
+    let subnet = Subnet::free();
+    app(subnet.at(11, 8080), "v1").await;
+    let seen = noting(subnet.at(12, 8080)).await;
+    let authorizer = TcpListener::bind(subnet.at(40, 9000)).await.unwrap();
+    let config = [CONFIG, ROUTES, ASKED].concat();
+    let system = Arc::new(System::start(subnet, &config).await);
+    let client = Arc::clone(&system);
+    let request = tokio::spawn(async move { asked(&client, "GET", "/asked", "").await });
+    let (mut question, _) = authorizer.accept().await.unwrap();
+    head(&mut question).await.unwrap();
+    let before = page(&system, "/generation").await;
+    let rules = r#"rules = [{ to = [{ operation.paths = ["/secret"] }] }]"#;
+    assert!(config.contains(rules));
+    system.reload(&config.replace(rules, &rules.replace("/secret", "/asked")));
+    wait_for(async || (page(&system, "/generation").await != before).then_some(())).await;
+    let yes = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    question.write_all(yes).await.unwrap();
+    assert_eq!(request.await.unwrap(), (200, "v1".to_owned()));
+    let record = copy(&system, "/asked").await;
+    assert_eq!(record["close"], "policy_changed", "{record}");
+    assert!(seen.lock().await.is_empty());
 }

@@ -173,6 +173,8 @@ impl Report {
             .extend(subject.hops.iter().find_map(|hop| subject.chosen_way(hop)));
         let routed = subject.hops.iter().filter_map(|hop| subject.routed(hop));
         report.notes.extend(routed);
+        let limited = subject.hops.iter().flat_map(|hop| subject.limited(hop));
+        report.notes.extend(limited);
         report.record = subject
             .recorded
             .map(|r| subject.compared(r, recorded_as(subject.hops)));
@@ -676,6 +678,27 @@ impl Subject<'_> {
             asked: hop.asked.iter().map(|a| a.provider.clone()).collect(),
             hypothetical,
         }
+    }
+
+    /// The rate limits that take a token for the call at a hop: whether there is one left only a process knows.
+    fn limited(&self, hop: &Hop) -> Vec<String> {
+        let at = self.place(hop.place);
+        let limits = hop
+            .limits
+            .iter()
+            .filter_map(|at| self.rules.limits.get(*at));
+        let told = limits.map(|limit| {
+            let (rule, bucket) = (limit.rule(), &limit.rule().bucket);
+            let whose = match rule.by.is_empty() {
+                true => "for all together",
+                false => "for each caller that `by` tells apart",
+            };
+            format!(
+                "{at} counts it by rate limit {}: {} tokens {whose}, {} every {} ms; 429 without one",
+                rule.name, bucket.max_tokens, bucket.tokens_per_fill, bucket.fill_interval_ms
+            )
+        });
+        told.collect()
     }
 
     /// The rule of a verdict as it is written.

@@ -1,10 +1,12 @@
 //! `[[destinationRule]]` (policy semantics 9.2): TLS towards outside services, and how an endpoint is chosen.
 
+use std::sync::Arc;
+
 use crate::config::check::Context;
 use crate::config::check::service::subject_alt_names;
-use crate::config::check::traffic::{choice, failover, outlier, pool};
+use crate::config::check::traffic::{choice, failover, health_check, outlier, pool};
 use crate::config::checked::{
-    DestinationRule, Location, Mesh, Preference, Protocol, ServicePort, UpstreamTls,
+    DestinationRule, Location, Mesh, Preference, Protocol, Service, ServicePort, UpstreamTls,
 };
 use crate::config::place::At;
 use crate::config::raw::File;
@@ -27,11 +29,12 @@ pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Contex
             && policy.load_balancer.is_none()
             && policy.outlier_detection.is_none()
             && policy.connection_pool.is_none()
+            && policy.health_check.is_none()
             && policy.whole()
         {
             cx.out.error(
                 policy.place(),
-                "says nothing, expected `tls`, `loadBalancer`, `outlierDetection` or `connectionPool`",
+                "says nothing, expected `tls`, `loadBalancer`, `outlierDetection`, `connectionPool` or `healthCheck`",
             );
         }
         let Some(host) = cx.host(&raw.host, true) else {
@@ -60,12 +63,21 @@ pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Contex
             None => unknown_host(&raw.host, files, mesh, cx),
         }
         let shares = sharing(mesh, &host);
+        let check = policy.health_check.as_ref().and_then(|raw| {
+            let check = health_check(raw, cx)?;
+            if !any_port(mesh, &host, |port| port.protocol.takes(&check)) {
+                let why = "no port of the service speaks that, so nothing would be checked";
+                cx.out.error(raw.place(), why);
+            }
+            Some(Arc::new(check))
+        });
         let rule = DestinationRule {
             name,
             host,
             tls: tls.and_then(|(tls, _)| tls),
             outlier: policy.outlier_detection.as_ref().map(|o| outlier(o, cx)),
             pool: policy.connection_pool.as_ref().map(|p| pool(p, shares, cx)),
+            check,
             choice: policy.load_balancer.as_ref().and_then(|l| choice(l, cx)),
             locality: policy
                 .load_balancer
@@ -90,6 +102,7 @@ fn apply(mesh: &mut Mesh) {
         let locality = rule(|r| r.locality.is_some()).and_then(|r| r.locality.clone());
         let pool = rule(|r| r.pool.is_some()).and_then(|r| r.pool);
         service.balance.pool = pool.unwrap_or_default();
+        service.balance.check = rule(|r| r.check.is_some()).and_then(|r| r.check.clone());
         let choice = rule(|r| r.choice.is_some()).and_then(|r| r.choice.clone());
         if let Some(outlier) = outlier {
             service.balance.outlier = outlier;
@@ -107,13 +120,24 @@ fn apply(mesh: &mut Mesh) {
     }
 }
 
+/// The services of a rule.
+fn meant<'m>(mesh: &'m Mesh, rule: &str) -> impl Iterator<Item = &'m Service> {
+    let meant = move |host: &String| covers(host, rule) || covers(rule, host);
+    let services = mesh.services.iter();
+    services.filter(move |s| s.hosts.iter().any(meant))
+}
+
 /// A port of the services of a rule where requests share connections.
 fn sharing(mesh: &Mesh, rule: &str) -> Option<u16> {
-    let meant = |host: &String| covers(host, rule) || covers(rule, host);
-    let services = mesh.services.iter().filter(|s| s.hosts.iter().any(meant));
     let shares = |p: &&ServicePort| matches!(p.protocol, Protocol::Http2 | Protocol::Grpc);
-    let port = services.flat_map(|s| &s.ports).find(shares);
+    let port = meant(mesh, rule).flat_map(|s| &s.ports).find(shares);
     port.map(|port| port.number)
+}
+
+/// Whether a port of the services of a rule is such a one; also where there is no service, which is an error by itself.
+fn any_port(mesh: &Mesh, rule: &str, is: impl Fn(&ServicePort) -> bool) -> bool {
+    let mut services = meant(mesh, rule).peekable();
+    services.peek().is_none() || services.flat_map(|s| &s.ports).any(is)
 }
 
 /// Whether the host of a service takes in the host of a rule.

@@ -1,19 +1,28 @@
 //! `destinationRule.trafficPolicy`: how an endpoint is chosen, and which is left out.
 
-use http::HeaderName;
+use http::{HeaderName, Method};
 
 use crate::config::check::Context;
 use crate::config::place::At;
-use crate::config::raw::traffic as raw;
+use crate::config::raw::traffic::{self as raw, CheckMethod};
 use crate::config::read::{Count, Millis, Table as _};
 use crate::upstream::balance::Simple;
+use crate::upstream::check::{HealthCheck, How, Http};
 use crate::upstream::hash::{ConsistentHash, Cookie, HashKey, Shape, is_prime};
 use crate::upstream::health::OutlierDetection;
 use crate::upstream::load::{Pool, Reuse};
+use crate::vocab::host::Host;
 use crate::vocab::limits;
+use crate::vocab::path::{CanonicalPath, PathNormalization};
 
 /// `consecutive5xxErrors` where it is not written.
 const CONSECUTIVE_5XX: u32 = 5;
+/// `healthCheck.interval` and `timeout` where they are not written.
+const CHECK_INTERVAL_MS: u64 = 10_000;
+const CHECK_TIMEOUT_MS: u64 = 1000;
+/// `healthCheck.unhealthyThreshold` and `healthyThreshold` where they are not written.
+const UNHEALTHY: u32 = 3;
+const HEALTHY: u32 = 2;
 /// `ringHash.minimumRingSize` where it is not written.
 const RING: usize = 1024;
 
@@ -177,6 +186,106 @@ pub(super) fn outlier(raw: &raw::OutlierDetection, cx: &mut Context<'_>) -> Outl
             .map_or(usual.base_ejection_ms, |at| at.value.0),
         max_ejection_percent,
         min_health_percent,
+    }
+}
+
+/// `healthCheck`; `None` after a problem that leaves no check.
+pub(super) fn health_check(raw: &raw::HealthCheck, cx: &mut Context<'_>) -> Option<HealthCheck> {
+    let mut time = |at: Option<&At<Millis>>, usual: u64| {
+        let Some(at) = at else {
+            return usual;
+        };
+        let (least, most) = (limits::CHECK_INTERVAL_MS, limits::CHECK_LONGEST_MS);
+        if at.value.0 < least || at.value.0 > most {
+            let why = format!("out of range, expected {least}ms to 24h");
+            cx.out.error(&at.place, why);
+        }
+        at.value.0
+    };
+    let interval_ms = time(raw.interval.as_ref(), CHECK_INTERVAL_MS);
+    let timeout_ms = time(raw.timeout.as_ref(), CHECK_TIMEOUT_MS);
+    let mut count = |at: Option<&At<Count>>, usual: u32| {
+        let Some(at) = at else { return usual };
+        if at.value.0 == 0 {
+            cx.out.error(&at.place, "at least 1");
+        }
+        u32::try_from(at.value.0).unwrap_or(usual)
+    };
+    let unhealthy = count(raw.unhealthy.as_ref(), UNHEALTHY);
+    let healthy = count(raw.healthy.as_ref(), HEALTHY);
+    let kinds = [raw.http.is_some(), raw.tcp.is_some(), raw.grpc.is_some()];
+    if kinds.iter().filter(|is| **is).count() != 1 && raw.whole() {
+        cx.out.error(
+            raw.place(),
+            "expected one of `httpHealthCheck`, `tcpHealthCheck`, `grpcHealthCheck`",
+        );
+    }
+    let how = if let Some(http) = &raw.http {
+        How::Http(asks_http(http, cx)?)
+    } else if let Some(grpc) = &raw.grpc {
+        How::Grpc {
+            service: grpc.service_name.as_ref().map(|at| at.value.clone()),
+            authority: authority(grpc.authority.as_ref(), cx),
+        }
+    } else {
+        raw.tcp.as_ref()?;
+        How::Tcp
+    };
+    Some(HealthCheck {
+        interval_ms,
+        timeout_ms,
+        unhealthy,
+        healthy,
+        how,
+    })
+}
+
+fn asks_http(raw: &raw::HttpHealthCheck, cx: &mut Context<'_>) -> Option<Http> {
+    let path = CanonicalPath::parse(PathNormalization::default(), &raw.path);
+    // It is sent as it stands, so that it has to be what every server reads alike.
+    if !path.is_ok_and(|path| path.as_str() == raw.path.value) {
+        let text = raw.path.escape_debug();
+        cx.out.error(
+            &raw.path.place,
+            format!("`{text}` is not a path in its canonical form, such as \"/healthz\""),
+        );
+        return None;
+    }
+    let mut expected = Vec::new();
+    for range in raw.expected.iter().flatten() {
+        let status = |at: &At<u32>| u16::try_from(at.value).unwrap_or(u16::MAX);
+        let (start, end) = (status(&range.start), status(&range.end));
+        if start < 100 || end > 600 || start >= end {
+            cx.out.error(
+                range.place(),
+                "expected `start` from 100 on, below `end`, which is 600 at most and is not included",
+            );
+        }
+        expected.push(start..end);
+    }
+    if expected.is_empty() {
+        expected.push(200..201);
+    }
+    Some(Http {
+        method: match raw.method.as_ref().map(|at| at.value) {
+            Some(CheckMethod::Head) => Method::HEAD,
+            Some(CheckMethod::Get) | None => Method::GET,
+        },
+        path: raw.path.value.clone(),
+        authority: authority(raw.host.as_ref(), cx),
+        expected,
+    })
+}
+
+/// A host, with or without a port.
+fn authority(at: Option<&At<String>>, cx: &mut Context<'_>) -> Option<String> {
+    let at = at?;
+    match Host::parse(&at.value) {
+        Ok(host) => Some(host.as_str().to_owned()),
+        Err(error) => {
+            cx.out.error(&at.place, error.to_string());
+            None
+        }
     }
 }
 

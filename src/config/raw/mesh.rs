@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use crate::config::checked::{GatewayClass, Location, Preference, Protocol};
 use crate::config::place::At;
 use crate::config::raw::authorizer::{EnvoyExtAuthzGrpc, EnvoyExtAuthzHttp};
-use crate::config::raw::traffic::{ConnectionPool, LoadBalancer, OutlierDetection};
+use crate::config::raw::traffic::{ConnectionPool, HealthCheck, LoadBalancer, OutlierDetection};
 use crate::config::read::{AnyText, Count, Map, MaybeEmpty, Port, table, words};
 use crate::http::forward::ForwardClientCert;
 use crate::policy::L4Deny;
@@ -364,6 +364,8 @@ table! {
         outlier_detection: Option<OutlierDetection> = "outlierDetection",
         /// How much there may be at a time.
         connection_pool: Option<ConnectionPool> = "connectionPool",
+        /// Asks endpoints whether they are well; a key of ours.
+        health_check: Option<HealthCheck> = "healthCheck",
     }
     later ["portLevelSettings", "tunnel", "proxyProtocol", "retryBudget"]
 }

@@ -186,3 +186,93 @@ table! {
     }
     later ["h2UpgradePolicy", "useClientProtocol", "maxConcurrentStreams"]
 }
+
+table! {
+    /// `destinationRule.trafficPolicy.healthCheck`, which Istio does not have: the words are Envoy's
+    HealthCheck {
+        /// From the beginning of one check to that of the next, 10ms to 24h.
+        /// Default: `"10s"`
+        interval: Option<At<Millis>> = "interval",
+        /// How long a check may take, 10ms to 24h; the next one begins after it.
+        /// Default: `"1s"`
+        timeout: Option<At<Millis>> = "timeout",
+        /// Checks in a row that fail, after which an endpoint is left out.
+        /// Default: `3`
+        unhealthy: Option<At<Count>> = "unhealthyThreshold",
+        /// Checks in a row that succeed, after which it is back.
+        /// Default: `2`
+        healthy: Option<At<Count>> = "healthyThreshold",
+        /// Asks by HTTP, at the ports that speak it.
+        http: Option<HttpHealthCheck> = "httpHealthCheck",
+        /// Connects, at every port.
+        tcp: Option<TcpHealthCheck> = "tcpHealthCheck",
+        /// Asks grpc.health.v1, at the ports of HTTP2 and GRPC.
+        grpc: Option<GrpcHealthCheck> = "grpcHealthCheck",
+    }
+    later ["initialJitter", "intervalJitter", "intervalJitterPercent", "altPort", "reuseConnection", "noTrafficInterval",
+        "noTrafficHealthyInterval", "unhealthyInterval", "unhealthyEdgeInterval", "healthyEdgeInterval"]
+}
+
+table! {
+    /// `healthCheck.httpHealthCheck`
+    HttpHealthCheck {
+        /// What is asked for.
+        /// Example: `"/healthz"`
+        path: At<String> = "path",
+        /// The host that is asked for.
+        /// Default: the first host of the service
+        /// Example: `"api.example.com"`
+        host: Option<At<String>> = "host",
+        /// `GET` or `HEAD`.
+        /// Default: `"GET"`
+        method: Option<At<CheckMethod>> = "method",
+        /// Which answers are good.
+        /// Default: 200 alone
+        expected: Option<Vec<StatusRange>> = "expectedStatuses",
+    }
+    later ["send", "receive", "requestHeadersToAdd", "requestHeadersToRemove", "serviceNameMatcher",
+        "retriableStatuses", "codecClientType"]
+}
+
+/// `httpHealthCheck.method`: what asks and changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CheckMethod {
+    Get,
+    Head,
+}
+
+words!(CheckMethod, "GET or HEAD", "GET" => Self::Get, "HEAD" => Self::Head);
+
+table! {
+    /// `httpHealthCheck.expectedStatuses[]`
+    StatusRange {
+        /// The first status, 100 to 599.
+        /// Example: `200`
+        start: At<u32> = "start",
+        /// The one after the last, at most 600.
+        /// Example: `300`
+        end: At<u32> = "end",
+    }
+}
+
+table! {
+    /// `healthCheck.tcpHealthCheck`
+    TcpHealthCheck {
+    }
+    later ["send", "receive", "proxyProtocolConfig"]
+}
+
+table! {
+    /// `healthCheck.grpcHealthCheck`
+    GrpcHealthCheck {
+        /// The service whose state is asked for.
+        /// Default: the server as a whole
+        /// Example: `"shop.Ledger"`
+        service_name: Option<At<String>> = "serviceName",
+        /// `:authority` of the question.
+        /// Default: the first host of the service
+        /// Example: `"ledger.example.com"`
+        authority: Option<At<String>> = "authority",
+    }
+    later ["initialMetadata"]
+}

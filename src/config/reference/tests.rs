@@ -112,6 +112,14 @@ const ENDS: &[(&str, &str)] = &[
     ),
     ("destinationRule.trafficPolicy.outlierDetection", RULE),
     (
+        "destinationRule.trafficPolicy.healthCheck",
+        "[[destinationRule]]\nname = \"d\"\nhost = \"web.example\"\n[destinationRule.trafficPolicy.healthCheck]\ntcpHealthCheck = {}\n",
+    ),
+    (
+        "destinationRule.trafficPolicy.healthCheck.httpHealthCheck",
+        "[[destinationRule]]\nname = \"d\"\nhost = \"web.example\"\n[destinationRule.trafficPolicy.healthCheck.httpHealthCheck]\npath = \"/healthz\"\n",
+    ),
+    (
         "extensionProvider.oidc",
         "[[extensionProvider]]\nname = \"login\"\n[extensionProvider.oidc]\nissuer = \"https://a.example\"\nclientId = \"c\"\n",
     ),

@@ -95,6 +95,66 @@ fn interim_answers_over_http_2_are_counted() {
     });
 }
 
+/// Tells something over a connection that has carried a request before and is closed now without an answer: what comes of
+/// it, and how many connections there were.
+async fn told(method: Method, wants: Wants) -> (Result<StatusCode, CallError>, usize) {
+    let (acceptor, target) = listen();
+    let connections = std::rc::Rc::new(Cell::new(0));
+    let count = std::rc::Rc::clone(&connections);
+    rt::spawn(async move {
+        loop {
+            let (mut reader, mut writer) = split(acceptor.accept().await.unwrap().into());
+            count.set(count.get() + 1);
+            reader.head(h1::parse_request).await.unwrap().unwrap();
+            let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+            writer.out().extend_from_slice(answer);
+            writer.flush().await.unwrap();
+            if count.get() == 1 {
+                reader.head(h1::parse_request).await.unwrap().unwrap();
+            } else {
+                std::future::pending::<()>().await;
+            }
+        }
+    });
+    let upstreams = Upstreams::default();
+    ask(&upstreams, &target, Version::H1).await.unwrap();
+    let what = Call {
+        method,
+        target: "/".to_owned(),
+        authority: "a".to_owned(),
+        headers: HeaderMap::new(),
+        body: Bytes::new(),
+    };
+    let permit = decide_outbound(OutboundTarget::Known, false)
+        .permit()
+        .unwrap();
+    let manner = (Version::H1.into(), wants);
+    let told = asked(&upstreams, permit, &target, manner, &what).await;
+    (told.map(|answer| answer.status), connections.get())
+}
+
+#[test]
+fn a_copy_goes_once_but_where_it_does_no_harm() {
+    on_both(|| {
+        Box::pin(async {
+            for method in [Method::POST, Method::PUT, Method::DELETE] {
+                let (told, connections) = told(method, Wants::Status).await;
+                assert!(matches!(told, Err(CallError::Silent)), "{told:?}");
+                assert_eq!(connections, 1);
+            }
+            for (method, wants) in [
+                (Method::GET, Wants::Status),
+                // A question for a verdict.
+                (Method::POST, Wants::Answer),
+            ] {
+                let (told, connections) = told(method, wants).await;
+                assert_eq!(told.unwrap(), StatusCode::OK);
+                assert_eq!(connections, 2);
+            }
+        })
+    });
+}
+
 #[test]
 fn who_has_said_something_is_not_asked_twice() {
     on_both(|| {

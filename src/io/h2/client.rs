@@ -67,6 +67,14 @@ impl Client {
         self.mux.takes_extended_connect()
     }
 
+    /// Waits until the far end has said its settings.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub async fn settled(&self) -> Result<(), MuxError> {
+        std::future::poll_fn(|cx| self.mux.poll_settled(cx)).await
+    }
+
     /// Sends a request; with `end` it has no content.
     ///
     /// # Errors
@@ -95,7 +103,7 @@ impl Client {
             answer: Answer {
                 handle: Rc::clone(&handle),
                 length: None,
-                _place: place,
+                place,
             },
             content: Outgoing::new(handle),
         })
@@ -108,7 +116,7 @@ pub struct Answer {
     handle: Rc<Handle>,
     /// Announced by the last head.
     length: Option<u64>,
-    _place: Lease,
+    place: Lease,
 }
 
 impl Answer {
@@ -127,6 +135,16 @@ impl Answer {
     #[must_use]
     pub fn body(&self) -> Incoming {
         Incoming::new(Rc::clone(&self.handle), self.length)
+    }
+}
+
+impl Answering {
+    /// Both directions of a stream that carries another protocol from here on (RFC 8441 section 5), and its place among the
+    /// streams of the connection.
+    #[must_use]
+    pub fn both_ways(self) -> (Incoming, Outgoing, Lease) {
+        let Self { answer, content } = self;
+        (answer.body(), content, answer.place)
     }
 }
 

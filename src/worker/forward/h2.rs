@@ -13,6 +13,7 @@ use crate::io::body::{Sink, Source, announced_length};
 use crate::io::h2::{Answer, Answering, Client, MuxError, is_silent, is_unprocessed};
 use crate::worker::open::Cancel;
 
+mod extended;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +24,9 @@ pub(super) async fn via(
     slot: &Slot<'_>,
     cancel: &Cancel,
 ) -> Tried {
+    if let Some(upgrade) = moving.upgrade {
+        return Box::pin(extended::via((moving, upgrade), client, body, slot, cancel)).await;
+    }
     let bodiless = body.is_empty();
     let reused = client.is_reused();
     let Ok(Answering {
@@ -89,6 +93,16 @@ async fn answered(
         interim = interim.saturating_add(1);
         interim_answer(moving, raw(head), interim, slot).await?;
     };
+    ends(moving, head, answering, slot).await
+}
+
+/// Sends an answer on whose head has come.
+async fn ends(
+    moving: &Moving<'_>,
+    head: ResponseHead,
+    answering: Answer,
+    slot: &Slot<'_>,
+) -> Result<Answered, AnswerError> {
     let mut body = answering.body();
     let length = announced_length(&head.headers);
     let bodiless = body.is_end() || h1::is_bodiless(head.status, &moving.request.method);

@@ -16,6 +16,7 @@ use crate::http::forward::Own;
 use crate::io::h2::{Respond, Server, Taken, Windows};
 use crate::io::relay::Meter;
 use crate::io::rt::{self, Acceptor, ConnectOptions, Core, Want};
+use crate::io::stream::Stream;
 use crate::io::upstream::{DialError, Target, Upstream, Upstreams, Version};
 use crate::policy::{self, OutboundTarget, Permit, decide_outbound};
 use crate::upstream::load::Waiting;
@@ -68,25 +69,35 @@ fn on_both(test: fn() -> Pin<Box<dyn Future<Output = ()>>>) {
 
 /// A connection of requests: what sends one, and the server's end.
 async fn connected(upstreams: &Upstreams) -> (Client, Server) {
+    let (client, stream) = carried(upstreams).await;
+    (client, Server::new(stream, Windows::Mesh, false))
+}
+
+/// A listener, and the way to it.
+fn listens() -> (Acceptor, Target) {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
     socket.set_nonblocking(true).unwrap();
     let any: SocketAddr = "127.91.47.1:0".parse().unwrap();
     socket.bind(&any.into()).unwrap();
     socket.listen(8).unwrap();
     let address = socket.local_addr().unwrap().as_socket().unwrap();
-    let acceptor = Acceptor::new(socket).unwrap();
     let target = Target::Plain {
         addresses: smallvec![UpstreamAddr(address)],
         options: ConnectOptions::default(),
         source: None,
     };
+    (Acceptor::new(socket).unwrap(), target)
+}
+
+/// As `connected`, with what carries the server's end.
+async fn carried(upstreams: &Upstreams) -> (Client, Stream) {
+    let (acceptor, target) = listens();
     let permit = decide_outbound(OutboundTarget::Known, false).permit();
     let asked = upstreams.request(permit.unwrap(), &target, Version::H2.into());
     let Ok((Upstream::H2(client), _again)) = asked.await else {
         panic!("no stream");
     };
-    let stream = acceptor.accept().await.unwrap().into();
-    (client, Server::new(stream, Windows::Mesh, false))
+    (client, acceptor.accept().await.unwrap().into())
 }
 
 async fn taken(server: &mut Server) -> Respond {
@@ -158,12 +169,17 @@ async fn of(
     upstream: impl AsyncFnOnce(Respond, Server) + 'static,
 ) -> Result<Answered, AnswerError> {
     let upstreams = Upstreams::default();
-    let (_client, responder) = waiting(&upstreams).await;
     let (client, mut server) = connected(&upstreams).await;
     rt::spawn(async move {
         let respond = taken(&mut server).await;
         upstream(respond, server).await;
     });
+    sent(client, &upstreams).await
+}
+
+/// What comes of a request that is sent by `client`.
+async fn sent(client: Client, upstreams: &Upstreams) -> Result<Answered, AnswerError> {
+    let (_client, responder) = waiting(upstreams).await;
     let (asked, extra, passed) = (asks(), Own::default(), Meter::default());
     let budget = Budget::default();
     let nowhere = Nowhere(Retries::new(None, &asked.method, (&budget, None)));
@@ -244,6 +260,47 @@ fn what_announces_no_content_is_whole_before_it_goes_on() {
     });
 }
 
+/// What comes of an answer of no content whose stream is refused behind its head (RFC 9113 section 8.7), of a server that
+/// does not keep to the rules; or with no head before.
+async fn refused(behind_a_head: bool) -> Result<Answered, AnswerError> {
+    let upstreams = Upstreams::default();
+    let (client, stream) = carried(&upstreams).await;
+    rt::spawn(async move {
+        let (reader, mut writer) = crate::io::h1::split(stream);
+        // Settings, then `:status: 200` and `content-length: 0` without the end of the stream.
+        writer.out().extend_from_slice(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
+        if behind_a_head {
+            let head = [0, 0, 5, 1, 4, 0, 0, 0, 1, 0x88, 0x0f, 13, 1, b'0'];
+            writer.out().extend_from_slice(&head);
+            drop(writer.flush().await);
+            rt::sleep(50).await;
+        }
+        writer
+            .out()
+            .extend_from_slice(&[0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 7]);
+        drop(writer.flush().await);
+        pending::<()>().await;
+        drop(reader);
+    });
+    sent(client, &upstreams).await
+}
+
+#[test]
+fn who_has_answered_is_not_asked_again() {
+    on_both(|| {
+        Box::pin(async {
+            assert!(matches!(
+                refused(false).await,
+                Err(AnswerError::Unprocessed)
+            ));
+            assert!(matches!(
+                refused(true).await,
+                Err(AnswerError::Upstream(why)) if why.contains("REFUSED_STREAM")
+            ));
+        })
+    });
+}
+
 #[test]
 fn who_has_said_something_was_there() {
     on_both(|| {
@@ -294,4 +351,37 @@ fn nothing_follows_half_a_message() {
             assert!(slot.into_unanswered().is_none());
         })
     });
+}
+
+/// A gateway of the mesh, which may read the answers of others as slowly as its clients do, and leaves no room for ours.
+#[test]
+fn who_takes_none_of_our_own_answer_is_let_go() {
+    let mut core = Core::build(Want::Epoll).unwrap();
+    let done = core.run(async {
+        let upstreams = Upstreams::default();
+        let (listener, target) = listens();
+        let permit = decide_outbound(OutboundTarget::Known, false).permit();
+        let (raw, stream) =
+            tokio::join!(upstreams.dial(permit.unwrap(), &target), listener.accept());
+        let (_reader, mut writer) = crate::io::h1::split(raw.unwrap());
+        let out = writer.out();
+        out.extend_from_slice(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        // INITIAL_WINDOW_SIZE is 0; then `GET http://a/`.
+        out.extend_from_slice(&[0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0]);
+        out.extend_from_slice(&[0, 0, 6, 1, 5, 0, 0, 0, 1, 0x82, 0x84, 0x86, 0x41, 1, b'a']);
+        writer.flush().await.unwrap();
+        let stream = stream.unwrap().into();
+        let mut server = Server::new(stream, Windows::Mesh, false).wait_at_most(None);
+        let respond = taken(&mut server).await;
+        rt::spawn(async move { while let Ok(Some(_)) = server.accept().await {} });
+        let responder = Responder::H2 {
+            respond,
+            is_head: false,
+        };
+        let reply = crate::http::reply::Reply::denied();
+        let mut nothing = Source::Empty;
+        let replied = responder.reply(reply, true, &mut nothing);
+        rt::timeout(4 * limits::HEAD_MS, replied).await
+    });
+    assert!(done.is_ok(), "it waits for ever");
 }
