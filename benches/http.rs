@@ -305,6 +305,7 @@ fn records(criterion: &mut Criterion) {
         assert_eq!(verdict.decision, expected);
         let allowed = expected == Decision::Allow;
         let record = Record {
+            health_check: None,
             time: Duration::from_millis(1_763_800_000_123),
             generation: 1,
             role: "waypoint",

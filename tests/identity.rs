@@ -769,10 +769,8 @@ impl rustls::client::ResolvesClientCert for NoCertificate {
 #[test]
 fn a_stolen_certificate_without_its_key_is_no_use() {
     let mesh = Mesh::new();
-    let thief = Svid {
-        key: mesh.svid(API).key,
-        ..mesh.svid(FRONTEND)
-    };
+    let mut thief = mesh.svid(FRONTEND);
+    thief.key = mesh.svid(API).key.clone_key();
     assert!(mesh_client_config(&thief, mesh.ours.bundles(), H2, Expected::AnyOfBundles).is_err());
 }
 
@@ -965,7 +963,7 @@ async fn tokens_can_be_withdrawn_and_answers_are_recorded() {
     let authority = Arc::new(Authority::in_memory(domain("cluster.local"), now).unwrap());
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("decisions.jsonl");
-    let audit = Audit::start(&RecordSink::File(path.clone())).unwrap();
+    let audit = Audit::start(&RecordSink::File(path.clone()), || ()).unwrap();
     let held = JoinTokens::parse(&format!("{TOKEN} {FRONTEND}")).unwrap();
     let tokens = watch::Sender::new(Arc::new(held));
     let service = CertificateService::of(Parts {

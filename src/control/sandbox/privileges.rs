@@ -181,7 +181,7 @@ pub(super) fn give_up(process: &Process) -> Result<State, SandboxError> {
     };
     set_no_new_privs(true).map_err(failed)?;
     if let Err(error) = set_capabilities(None, sets) {
-        let (there, error) = (names(may.permitted), std::io::Error::from(error));
+        let (there, error) = (names(may.permitted), io::Error::from(error));
         return Ok(State::Missing(format!(
             "{there} cannot be given up: {error}"
         )));
