@@ -72,7 +72,8 @@ mod tests {
         let components = Components::of(&root, "x86_64-unknown-linux-gnu").expect("metadata");
         let text = notices(&components).expect("notices");
         // Each text has the crates that it is of above it.
-        let mut texts = text.split(&"=".repeat(100)).skip(1);
+        let line = "=".repeat(100);
+        let mut texts = text.split(&line).skip(1);
         let own = texts.find(|text| text.trim_start().starts_with("aws-lc-sys "));
         let own = own.expect("a text of aws-lc-sys");
         assert!(
