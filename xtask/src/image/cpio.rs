@@ -129,18 +129,52 @@ mod tests {
         archive.finish()
     }
 
+    /// Names, modes and contents, as the kernel walks through them.
+    fn walk(bytes: &[u8]) -> Option<Vec<(String, u32, Vec<u8>)>> {
+        let mut found = Vec::new();
+        let mut at = 0;
+        loop {
+            let field = |number: usize| {
+                let start = at + 6 + 8 * number;
+                let digits = std::str::from_utf8(bytes.get(start..start + 8)?).ok()?;
+                u32::from_str_radix(digits, 16).ok()
+            };
+            let size = |number: usize| usize::try_from(field(number)?).ok();
+            if bytes.get(at..at + 6)? != b"070701" || at % 4 != 0 {
+                return None;
+            }
+            let start = at + 110;
+            let name = bytes.get(start..start + size(11)?)?.strip_suffix(b"\0")?;
+            let content = (start + size(11)?).next_multiple_of(4);
+            let end = content + size(6)?;
+            let name = String::from_utf8(name.to_vec()).ok()?;
+            if name == "TRAILER!!!" {
+                return Some(found);
+            }
+            found.push((name, field(1)?, bytes.get(content..end)?.to_vec()));
+            at = end.next_multiple_of(4);
+        }
+    }
+
     #[test]
     fn the_same_gives_the_same_in_the_form_that_the_kernel_reads() {
         let bytes = archive();
         assert_eq!(bytes, archive());
         assert_eq!(bytes.len() % 512, 0);
-        // Directories before what is in them; each header at a multiple of four.
-        let text = String::from_utf8_lossy(&bytes);
-        let at = |name: &str| text.find(name).expect(name);
-        assert!(at("\0a\0").min(at("a/b\0")) <= at("a/b\0") && at("a/b\0") < at("a/b/c\0"));
-        let headers: Vec<_> = text.match_indices("070701").map(|(at, _)| at).collect();
-        assert_eq!(headers.len(), 7);
-        assert!(headers.iter().all(|at| at % 4 == 0));
-        assert!(text.contains("TRAILER!!!"));
+        let entries = walk(&bytes).expect("an archive");
+        let names: Vec<_> = entries.iter().map(|(name, ..)| name.as_str()).collect();
+        // Directories before what is in them.
+        assert_eq!(names, ["a", "a/b", "a/b/c", "a/l", "dev", "dev/console"]);
+        let modes: Vec<_> = entries.iter().map(|(_, mode, _)| *mode).collect();
+        assert_eq!(
+            modes,
+            [
+                0o040_755, 0o040_755, 0o100_444, 0o120_777, 0o040_755, 0o020_600
+            ]
+        );
+        assert_eq!(
+            entries.get(2).map(|e| e.2.as_slice()),
+            Some(b"hello".as_slice())
+        );
     }
 }
