@@ -299,9 +299,8 @@ impl Plane {
         };
         let entries = workload_api::serve(&config, given, &mut tasks, &mut shared)?;
         write_files(&config, authority.clone(), &svids, (&mut tasks, &shared));
-        let http = http_client();
-        let (times, sources) = (Timetable::default(), key_sources(&config.mesh));
-        let (jwks, mut keys, keeper) = JwksHandle::new(http.clone(), times, sources);
+        let (http, sources) = (http_client(), key_sources(&config.mesh));
+        let (jwks, mut keys, keeper) = JwksHandle::new(http.clone(), Timetable::default(), sources);
         tasks.spawn("keeper of key sets", keeper.run());
         let mut login = LoginPart::start(&http, &config.mesh, None)?;
         let mut names = name_keeper(&config, &mut tasks);
