@@ -59,7 +59,7 @@ pub fn run(args: &StatusArgs) -> ExitCode {
         Output::Text => os::say(&os::printable(&text(&told))),
         Output::Json => os::say(&told.to_string()),
     }
-    let is_good = told["ready"] == true && list(&told["problems"]).is_empty();
+    let is_good = *at(&told, "/ready") == true && list(at(&told, "/problems")).is_empty();
     if is_good {
         ExitCode::SUCCESS
     } else {
@@ -105,6 +105,11 @@ fn reachable(mut listen: SocketAddr) -> SocketAddr {
     listen
 }
 
+/// What is at a path (RFC 6901); null if nothing.
+fn at<'v>(value: &'v Value, path: &str) -> &'v Value {
+    value.pointer(path).unwrap_or(&Value::Null)
+}
+
 fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
@@ -136,14 +141,14 @@ fn ago(unix_s: &Value) -> String {
 
 /// One fact a line.
 fn text(told: &Value) -> String {
-    let of = |key: &str| word(&told[key]);
-    let roles: Vec<String> = list(&told["roles"]).iter().map(word).collect();
-    let state = if told["ready"] == true {
+    let of = |key: &str| word(at(told, &format!("/{key}")));
+    let roles: Vec<String> = list(at(told, "/roles")).iter().map(word).collect();
+    let state = if *at(told, "/ready") == true {
         "serves"
     } else {
         "does not serve"
     };
-    let up = told["uptimeSeconds"].as_u64().unwrap_or_default();
+    let up = at(told, "/uptimeSeconds").as_u64().unwrap_or_default();
     let mut lines = vec![
         format!(
             "{} {state}: ringgate {}, pid {}, up {}",
@@ -161,32 +166,32 @@ fn text(told: &Value) -> String {
         format!(
             "generation   {}, loaded {}",
             of("generation"),
-            ago(&told["loadedAt"])
+            ago(at(told, "/loadedAt"))
         ),
     ];
-    if !told["refusedAt"].is_null() {
+    if !at(told, "/refusedAt").is_null() {
         lines.push(format!(
             "refused      a reload, {}; the generation above goes on",
-            ago(&told["refusedAt"])
+            ago(at(told, "/refusedAt"))
         ));
     }
-    let problems = list(&told["problems"]).iter();
+    let problems = list(at(told, "/problems")).iter();
     lines.extend(problems.map(|problem| format!("problem      {}", word(problem))));
-    for listener in list(&told["listeners"]) {
-        let (address, what) = (word(&listener["address"]), word(&listener["what"]));
+    for listener in list(at(told, "/listeners")) {
+        let (address, what) = (word(at(listener, "/address")), word(at(listener, "/what")));
         lines.push(format!("listener     {address} {what}"));
     }
-    for identity in list(&told["identities"]["identities"]) {
-        let left = identity["secondsLeft"].as_u64().unwrap_or_default();
-        let (id, left) = (word(&identity["id"]), span(left));
+    for identity in list(at(told, "/identities/identities")) {
+        let left = at(identity, "/secondsLeft").as_u64().unwrap_or_default();
+        let (id, left) = (word(at(identity, "/id")), span(left));
         lines.push(format!("identity     {id}, {left} left"));
     }
     let (open, refused) = (
-        word(&told["connections"]["open"]),
-        word(&told["connections"]["refused"]),
+        word(at(told, "/connections/open")),
+        word(at(told, "/connections/refused")),
     );
     lines.push(format!("connections  {open} open, {refused} refused"));
-    lines.extend(sandbox(&told["sandbox"]));
+    lines.extend(sandbox(at(told, "/sandbox")));
     lines.join("\n")
 }
 
@@ -194,18 +199,23 @@ fn sandbox(told: &Value) -> Vec<String> {
     if told.is_null() {
         return vec!["sandbox      not yet".to_owned()];
     }
-    let mut lines = vec![format!("sandbox      {}", word(&told["mode"]))];
-    for measure in list(&told["measures"]) {
-        let state = if measure["active"] == true {
+    let mut lines = vec![format!("sandbox      {}", word(at(told, "/mode")))];
+    for measure in list(at(told, "/measures")) {
+        let state = if *at(measure, "/active") == true {
             "active"
         } else {
             "not active"
         };
-        let (name, detail) = (word(&measure["name"]), word(&measure["detail"]));
+        let (name, detail) = (word(at(measure, "/name")), word(at(measure, "/detail")));
         lines.push(format!("  {name:<12} {state}: {detail}"));
     }
-    let threads = list(&told["threads"]);
-    let with = |key: &str| threads.iter().filter(|t| t[key] == true).count();
+    let threads = list(at(told, "/threads"));
+    let with = |key: &str| {
+        threads
+            .iter()
+            .filter(|t| *at(t, &format!("/{key}")) == true)
+            .count()
+    };
     lines.push(format!(
         "  threads      {}: {} without new privileges, {} with filtered calls",
         threads.len(),

@@ -283,10 +283,7 @@ impl Plane {
         let known = (&status, authority.as_ref());
         let reports = endpoints(&config.process, known, &mut tasks, &mut shared).await?;
         watch_memory(&config.process.limits, &reports.tally, &mut tasks)?;
-        status.send_modify(|s| {
-            s.source = source.label();
-            s.loaded_at = clock::unix().as_secs();
-        });
+        status.send_modify(|s| s.source = source.label());
         let wanted = wanted(&config);
         let signer = workload_api::signer(&source);
         let manager = SvidManager::new(source, wanted.clone());
@@ -302,9 +299,8 @@ impl Plane {
         };
         let entries = workload_api::serve(&config, given, &mut tasks, &mut shared)?;
         write_files(&config, authority.clone(), &svids, (&mut tasks, &shared));
-        let http = http_client();
-        let (times, sources) = (Timetable::default(), key_sources(&config.mesh));
-        let (jwks, mut keys, keeper) = JwksHandle::new(http.clone(), times, sources);
+        let (http, sources) = (http_client(), key_sources(&config.mesh));
+        let (jwks, mut keys, keeper) = JwksHandle::new(http.clone(), Timetable::default(), sources);
         tasks.spawn("keeper of key sets", keeper.run());
         let mut login = LoginPart::start(&http, &config.mesh, None)?;
         let mut names = name_keeper(&config, &mut tasks);
@@ -427,6 +423,9 @@ impl Plane {
         let (generation, svids) = (self.generation, Arc::clone(&self.svids.borrow()));
         let revocations = self.revoked.now.len();
         self.status.send_modify(|s| {
+            if s.generation != generation {
+                s.loaded_at = clock::unix().as_secs();
+            }
             s.generation = generation;
             s.identities = svids.by_id.len();
             s.svids = svids;
@@ -475,10 +474,8 @@ impl Plane {
         let loaded = match config::load_with(&self.main, &[], options) {
             Ok(loaded) => loaded,
             Err(errors) => {
-                let mut told: Vec<String> =
-                    errors.problems().iter().map(ToString::to_string).collect();
-                told.extend(self.out_of_sight());
-                return self.refused(told);
+                let told = errors.problems().iter().map(ToString::to_string);
+                return self.refused(told.chain(self.out_of_sight()).collect());
             }
         };
         let changed = loaded.process.differences(&self.config.process);
@@ -487,21 +484,15 @@ impl Plane {
             let text = "has changed, which needs a restart; the mesh was not reloaded either";
             return self.refused(vec![format!("{file}: {tables} {text}")]);
         }
-        if let Some(sandbox) = self.about.sandbox.get() {
-            let outside = sandbox.outside(&loaded);
-            if !outside.is_empty() {
-                return self.refused(outside.iter().map(ToString::to_string).collect());
-            }
+        let outside = self.about.outside(&loaded);
+        if !outside.is_empty() {
+            return self.refused(outside);
         }
         if loaded.mesh == self.config.mesh && loaded.process == self.config.process {
             if !self.status.borrow().problems.is_empty() {
                 tracing::info!("the configuration is good again, and as it was");
             }
-            self.status.send_modify(|s| {
-                s.problems.clear();
-                s.refused_at = None;
-            });
-            return;
+            return self.accepted();
         }
         let mut login = None;
         if loaded.mesh.oidc_providers != self.config.mesh.oidc_providers {
@@ -526,11 +517,7 @@ impl Plane {
             }
             return self.refused(vec![told]);
         }
-        self.status.send_modify(|s| {
-            s.problems.clear();
-            s.refused_at = None;
-            s.loaded_at = clock::unix().as_secs();
-        });
+        self.accepted();
         tracing::info!(generation = self.generation, "configuration reloaded");
         if revoked {
             self.renew();
@@ -540,6 +527,13 @@ impl Plane {
             .send_replace(Arc::new(attest::entries(&self.config)));
         self.jwks.set_sources(key_sources(&self.config.mesh));
         self.names.wanted.send_replace(dns::wanted(&self.config));
+    }
+
+    fn accepted(&self) {
+        self.status.send_modify(|s| {
+            s.problems.clear();
+            s.refused_at = None;
+        });
     }
 
     fn refused(&self, problems: Vec<String>) {

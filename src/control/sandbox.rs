@@ -235,14 +235,19 @@ impl Sandbox {
     }
 }
 
+/// Whether a process forbids itself anything.
+#[must_use]
+pub fn forbids(process: &Process) -> bool {
+    matches!(
+        process.sandbox,
+        checked::Sandbox::On | checked::Sandbox::Required
+    )
+}
+
 /// Whether the process starts programs later on, by which it needs somebody who still may: for an upgrade, or for the
 /// rules of capture.
 #[must_use]
 pub fn starts_programs(process: &Process) -> bool {
-    let forbids = matches!(
-        process.sandbox,
-        checked::Sandbox::On | checked::Sandbox::Required
-    );
-    forbids && (process.handover.is_some() || super::capture::capturing(process).is_some())
+    forbids(process) && (process.handover.is_some() || super::capture::capturing(process).is_some())
         || process.user.is_some() && process.handover.is_some()
 }

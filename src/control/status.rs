@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::config::checked::{Config, IdentitySource, Process};
 use crate::control::admin::Status;
 use crate::control::identities;
-use crate::control::sandbox::Sandbox;
+use crate::control::sandbox::{self, Sandbox};
 use crate::io::clock;
 
 /// What the process is from its start on.
@@ -35,6 +35,21 @@ impl About {
             driver: OnceLock::new(),
             sandbox: OnceLock::new(),
         })
+    }
+
+    /// In each thread that has bound its addresses.
+    pub fn has_bound(&self) {
+        if sandbox::forbids(&self.process) {
+            sandbox::never_binds();
+        }
+    }
+
+    /// Files that a configuration names and that this process may not open any more, as problems.
+    #[must_use]
+    pub fn outside(&self, config: &Config) -> Vec<String> {
+        let sandbox = self.sandbox.get();
+        let outside = sandbox.map_or_else(Vec::new, |sandbox| sandbox.outside(config));
+        outside.iter().map(ToString::to_string).collect()
     }
 
     fn roles(&self) -> Vec<&'static str> {

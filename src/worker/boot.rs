@@ -362,7 +362,6 @@ fn start_cores(
             index,
             beats: before.beats.clone(),
             about: Arc::clone(&before.about),
-            forbids: before.forbids,
         };
         match thread(&format!("core-{index}"), move || core(seat)) {
             Ok(core) => cores.push(core),
@@ -473,7 +472,6 @@ fn start_control(
         names: std::mem::take(&mut before.names),
         beats: before.beats.clone(),
         about: Arc::clone(&before.about),
-        forbids: before.forbids,
         renewal,
         first,
     };
@@ -484,9 +482,7 @@ fn start_control(
                  and nothing of it is renewed or reloaded before a restart"
             );
         });
-        if wheel.forbids {
-            never_binds();
-        }
+        wheel.about.has_bound();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build();
@@ -516,7 +512,6 @@ struct Wheel {
     names: BTreeSet<String>,
     beats: Option<Arc<Beats>>,
     about: Arc<About>,
-    forbids: bool,
     renewal: std::io::Result<Renewal>,
     first: std_mpsc::Sender<Result<Published, BootError>>,
 }
@@ -535,12 +530,10 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         about,
         renewal,
         first,
-        forbids: _,
     } = wheel;
     let process = Arc::new(config.process.clone());
     let renewal = (renewal, supervisor::renewal_asked());
-    let mut stop = phase.subscribe();
-    let tenure = Tenure::new(alone, phase.subscribe());
+    let (mut stop, tenure) = (phase.subscribe(), Tenure::new(alone, phase.subscribe()));
     let shared = Shared {
         taken,
         keeps: keeps(&process),
@@ -557,7 +550,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         Ok(started) => started,
         Err(error) => return drop(first.send(Err(error))),
     };
-    let status = published.status.clone();
+    let (status, stopped) = (published.status.clone(), stop.clone());
     let snapshot = Arc::clone(&published.snapshot);
     let told = (published.status.subscribe(), phase.subscribe());
     let supervised = supervisor::accompany(renewal, beats, told);
@@ -566,7 +559,6 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         (offered, names),
         (phase, tenure),
     );
-    let stopped = stop.clone();
     let keeper = async move {
         // Until then another process may serve, by its own rules; a start that fails must not have touched them.
         if go.wait_for(|go| *go).await.is_ok() {
@@ -633,7 +625,6 @@ struct Seat {
     /// Where this core shows that it moves.
     beats: Option<Arc<Beats>>,
     about: Arc<About>,
-    forbids: bool,
 }
 
 fn wanted(driver: IoDriver) -> Want {
@@ -661,7 +652,6 @@ fn core(seat: Seat) {
         index,
         beats,
         about,
-        forbids,
     } = seat;
     let mut halted = halt.subscribe();
     // A process with a core less would serve some clients and not others.
@@ -674,10 +664,9 @@ fn core(seat: Seat) {
         Err(source) => return drop(tell.send(Err(os("cannot build the I/O driver")(source)))),
     };
     tcp_options::set(tcp_options(&process.tcp));
-    let driver = runtime.driver().label();
-    tracing::info!(driver, "core runs");
+    tracing::info!(driver = runtime.driver().label(), "core runs");
     // The first core to come tells it.
-    about.driver.get_or_init(|| driver);
+    about.driver.get_or_init(|| runtime.driver().label());
     runtime.run(async move {
         let core = Rc::new(Core::new(
             process,
@@ -701,9 +690,7 @@ fn core(seat: Seat) {
             _ = halted.wait_for(|halt| *halt) => return,
             all_bound = go.wait_for(|go| *go) => if all_bound.is_err() { return },
         }
-        if forbids {
-            never_binds();
-        }
+        about.has_bound();
         bound.serve();
         if index == 0 {
             rt::spawn(check::run(Rc::clone(&core), published.changed.clone()));

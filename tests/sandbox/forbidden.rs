@@ -302,6 +302,23 @@ fn inside() {
     if what == "abort" {
         std::process::abort();
     }
+    if what == "cost" {
+        const CALLS: u32 = 1_000_000;
+        for (name, number) in [
+            ("getppid", libc::SYS_getppid),
+            ("clock_getres", libc::SYS_clock_getres),
+        ] {
+            let begun = std::time::Instant::now();
+            for _ in 0..CALLS {
+                call(number, [0; 6]);
+            }
+            println!(
+                "attempt {name}: {} ns",
+                (begun.elapsed() / CALLS).as_nanos()
+            );
+        }
+        return;
+    }
     for (name, outcome) in attempts(Path::new(&outside), Path::new(&dir)) {
         println!("attempt {name}: {outcome}");
     }
@@ -366,6 +383,15 @@ fn without_the_sandbox_nothing_of_it_is_refused() {
             );
         }
         assert!(attempts.len() > 40, "{mode}: {attempts:#?}");
+    }
+}
+
+/// For docs/decisions/0021: `--ignored --nocapture what_a_call_costs`.
+#[test]
+#[ignore = "a measurement, of which nothing is expected"]
+fn what_a_call_costs() {
+    for mode in ["off", "on", "off", "on", "off", "on"] {
+        println!("{mode}: {:?}", run(mode, "cost").0);
     }
 }
 

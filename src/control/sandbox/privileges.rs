@@ -164,10 +164,10 @@ pub(super) fn give_up(process: &Process) -> Result<State, SandboxError> {
     for bit in 0..u64::BITS {
         let one = CapabilitySet::from_bits_retain(1 << bit);
         if !kept.contains(one) {
-            match remove_capability_from_bounding_set(one) {
-                // The kernel has no more of them; or this process was not allowed to, and `no_new_privs` does it.
-                Err(rustix::io::Errno::INVAL) => break,
-                Ok(()) | Err(_) => {}
+            // Where the process is not allowed to, `no_new_privs` does it.
+            if remove_capability_from_bounding_set(one) == Err(rustix::io::Errno::INVAL) {
+                // The kernel has no more of them.
+                break;
             }
         }
     }
