@@ -51,8 +51,15 @@ struct Due {
 
 type Table = RefCell<BTreeMap<Subject, Due>>;
 
+/// Has the first core of a process check.
+pub(super) fn spawn(core: &Rc<Core>, index: usize, changed: &watch::Receiver<u64>) {
+    if index == 0 {
+        rt::spawn(run(Rc::clone(core), changed.clone()));
+    }
+}
+
 /// Checks what there is to check, as every new snapshot says, until the process is about to end.
-pub(super) async fn run(core: Rc<Core>, mut changed: watch::Receiver<u64>) {
+async fn run(core: Rc<Core>, mut changed: watch::Receiver<u64>) {
     let table = Rc::new(Table::default());
     let running = Rc::new(Cell::new(0));
     let mut seen: Option<Arc<Snapshot>> = None;
