@@ -136,6 +136,11 @@ async fn what_stays_is_judged_by_where_it_stays() {
     };
     // Whoever retries has been judged before; what it would go to is forbidden now.
     reload("").await;
+    let denied = async || {
+        let head = ask(&system, "secret", "/", "x: y").await.0;
+        head.starts_with("HTTP/1.1 403 ").then_some(())
+    };
+    wait_for(denied).await;
     go.notify_one();
     let begun = head(&mut stream).await.unwrap();
     assert!(begun.starts_with("HTTP/1.1 503 "), "{begun}");
