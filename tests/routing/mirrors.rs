@@ -11,7 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::balance::page;
 use crate::routes::CONFIG;
-use crate::system::{Subnet, System, app, head, wait_for};
+use crate::system::{LIMIT, Subnet, System, app, head, wait_for};
 
 const ROUTES: &str = r#"
 [[httpRoute]]
@@ -209,7 +209,8 @@ async fn a_copy_is_judged_by_the_policy_of_its_time() {
     let system = Arc::new(System::start(subnet, &config).await);
     let client = Arc::clone(&system);
     let request = tokio::spawn(async move { asked(&client, "GET", "/asked", "").await });
-    let (mut question, _) = authorizer.accept().await.unwrap();
+    let asks = tokio::time::timeout(LIMIT, authorizer.accept()).await;
+    let (mut question, _) = asks.expect("in time").unwrap();
     head(&mut question).await.unwrap();
     let before = page(&system, "/generation").await;
     let rules = r#"rules = [{ to = [{ operation.paths = ["/secret"] }] }]"#;

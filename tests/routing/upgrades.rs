@@ -9,9 +9,10 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::balance::{CONFIG, ask, page, service, system_with};
-use crate::system::{Subnet, System, app, head, wait_for};
+use crate::system::{LIMIT, Subnet, System, app, head, wait_for};
 
 const RETRIED: &str = r#"
 [[authorizationPolicy]]
@@ -142,7 +143,8 @@ async fn what_stays_is_judged_by_where_it_stays() {
     };
     wait_for(denied).await;
     go.notify_one();
-    let begun = head(&mut stream).await.unwrap();
+    let begun = timeout(LIMIT, head(&mut stream)).await.expect("in time");
+    let begun = begun.unwrap();
     assert!(begun.starts_with("HTTP/1.1 503 "), "{begun}");
     // What is open is judged by each of them.
     for n in 0..3 {
@@ -154,7 +156,8 @@ async fn what_stays_is_judged_by_where_it_stays() {
     }
     go.notify_one();
     let mut rest = String::new();
-    stream.read_to_string(&mut rest).await.unwrap();
+    let read = timeout(LIMIT, stream.read_to_string(&mut rest)).await;
+    read.expect("in time").unwrap();
     assert_eq!(rest, "halfrest");
     let record = system
         .record(|r| r["role"] == "waypoint" && r["status"] == 503)
