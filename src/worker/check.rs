@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use crate::config::checked::{Gateway, GatewayClass, Process, Protocol, ServicePort};
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
+use crate::extauthz::Call;
 use crate::io::call::{CallError, call, tell};
 use crate::io::clock;
 use crate::io::rt;
@@ -261,6 +262,13 @@ impl Check {
                 Ok(_stream) => Ok((None, Ok(()))),
                 Err(error) => Err(undialled(&error)),
             };
+        };
+        let question = Call {
+            method: question.method,
+            target: question.target,
+            authority: question.authority,
+            headers: question.headers,
+            body: question.body,
         };
         let failed = |error: CallError| match &error {
             CallError::Dial(error) => undialled(error),
