@@ -3,6 +3,7 @@
 pub mod capture;
 pub mod life;
 mod named;
+mod protocol;
 pub mod route;
 mod scope;
 pub mod workload_api;
@@ -27,7 +28,7 @@ use crate::policy::L4Deny;
 use crate::policy::limit::RateLimit;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
 use crate::upstream::balance::Simple;
-use crate::upstream::check::{HealthCheck, How};
+use crate::upstream::check::HealthCheck;
 use crate::upstream::hash::ConsistentHash;
 use crate::upstream::health::OutlierDetection;
 use crate::upstream::load::Pool;
@@ -766,22 +767,6 @@ pub enum Protocol {
     Tls,
     /// Bytes.
     Tcp,
-}
-
-impl Protocol {
-    /// Whether an endpoint that speaks it can be asked by a health check.
-    #[must_use]
-    pub const fn takes(self, check: &HealthCheck) -> bool {
-        match (self, &check.how) {
-            (Self::Http, How::Http(_))
-            | (Self::Http2 | Self::Grpc, How::Http(_) | How::Grpc { .. }) => true,
-            // What passes through is TLS of the client's own, and HTTPS ends where its client says.
-            (Self::Http | Self::Https | Self::Tls | Self::Tcp, How::Http(_) | How::Grpc { .. }) => {
-                false
-            }
-            (_, How::Tcp) => true,
-        }
-    }
 }
 
 /// `[[destinationRule]]` (networking.istio.io DestinationRule).

@@ -279,9 +279,7 @@ impl<H: Heads> State<H> {
             Event::GoAway { last, code } => tracing::debug!(last, %code, "HTTP/2 peer goes away"),
         });
         self.outbox.take(&mut self.session);
-        if !self.settling.is_empty() && self.session.is_settled() {
-            self.settling.drain(..).for_each(Waker::wake);
-        }
+        self.settled();
         taken
     }
 
@@ -680,39 +678,6 @@ impl<H: Heads> Mux<H> {
             return Poll::Ready(error);
         }
         register(&mut slot.gone, cx);
-        Poll::Pending
-    }
-
-    /// How many streams the peer takes at a time.
-    pub(super) fn peer_max_streams(&self) -> usize {
-        usize::try_from(self.0.borrow().session.peer_max_streams()).unwrap_or(usize::MAX)
-    }
-
-    /// Whether the peer takes extended CONNECT (RFC 8441).
-    pub(super) fn takes_extended_connect(&self) -> bool {
-        self.0.borrow().session.takes_extended_connect()
-    }
-
-    /// Whether the peer's settings have come: it speaks HTTP/2.
-    pub(super) fn is_settled(&self) -> bool {
-        self.0.borrow().session.is_settled()
-    }
-
-    /// Waits for the peer's settings.
-    ///
-    /// # Errors
-    /// The connection has ended.
-    pub(super) fn poll_settled(&self, cx: &Context<'_>) -> Poll<Result<(), MuxError>> {
-        let mut state = self.0.borrow_mut();
-        if state.session.is_settled() {
-            return Poll::Ready(Ok(()));
-        }
-        if let Some(over) = state.over() {
-            return Poll::Ready(Err(over));
-        }
-        if !state.settling.iter().any(|w| w.will_wake(cx.waker())) {
-            state.settling.push(cx.waker().clone());
-        }
         Poll::Pending
     }
 }

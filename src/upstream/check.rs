@@ -10,8 +10,6 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use prost::Message as _;
 
-use crate::extauthz::Call;
-
 /// Who asks, for the logs of the endpoint.
 const USER_AGENT: HeaderValue = HeaderValue::from_static("ringgate-health-check");
 /// The one method of `grpc.health.v1` that is called.
@@ -66,12 +64,12 @@ pub struct Http {
 impl How {
     /// The question that is put to an endpoint of a service with this host; `None` where there is nothing to ask.
     #[must_use]
-    pub fn question(&self, host: &str, timeout_ms: u64) -> Option<Call> {
+    pub fn question(&self, host: &str, timeout_ms: u64) -> Option<Question> {
         let mut headers = HeaderMap::new();
         headers.insert(header::USER_AGENT, USER_AGENT);
         match self {
             Self::Tcp => None,
-            Self::Http(http) => Some(Call {
+            Self::Http(http) => Some(Question {
                 method: http.method.clone(),
                 target: http.path.clone(),
                 authority: http.authority.as_deref().unwrap_or(host).to_owned(),
@@ -88,7 +86,7 @@ impl How {
                     headers.insert(HeaderName::from_static("grpc-timeout"), value);
                 }
                 let service = service.clone().unwrap_or_default();
-                Some(Call {
+                Some(Question {
                     method: Method::POST,
                     target: CHECK.to_owned(),
                     authority: authority.as_deref().unwrap_or(host).to_owned(),
@@ -115,6 +113,21 @@ impl How {
             Self::Grpc { .. } => judge_grpc(answer),
         }
     }
+}
+
+/// A request that asks an endpoint.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// Method.
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// Host and port.
+    pub authority: String,
+    /// Header fields without those that say how long the body is.
+    pub headers: HeaderMap,
+    /// Body.
+    pub body: Bytes,
 }
 
 /// What an answer is judged by.
@@ -317,7 +330,10 @@ mod tests {
 
     #[test]
     fn statuses_are_those_that_are_expected() {
-        let (one, more) = (http(vec![200..201]), http(vec![200..300, 429..430]));
+        let (one, more) = (
+            http(std::iter::once(200..201).collect()),
+            http(vec![200..300, 429..430]),
+        );
         for (status, by_one, by_more) in [
             (199, false, false),
             (200, true, true),

@@ -692,9 +692,7 @@ fn core(seat: Seat) {
         }
         about.has_bound();
         bound.serve();
-        if index == 0 {
-            rt::spawn(check::run(Rc::clone(&core), published.changed.clone()));
-        }
+        check::spawn(&core, index, &published.changed);
         rt::spawn(rejudge(Rc::clone(&core), published.changed));
         rt::spawn(rejudge_by_time(Rc::clone(&core)));
         rt::spawn(sweep(Rc::clone(&core)));

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::config::checked::{Gateway, GatewayClass, Process, Protocol, ServicePort};
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
+use crate::extauthz::Call;
 use crate::io::call::{CallError, call, tell};
 use crate::io::clock;
 use crate::io::rt;
@@ -52,8 +53,15 @@ struct Due {
 
 type Table = RefCell<BTreeMap<Subject, Due>>;
 
+/// Has the first core of a process check.
+pub(super) fn spawn(core: &Rc<Core>, index: usize, changed: &watch::Receiver<u64>) {
+    if index == 0 {
+        rt::spawn(run(Rc::clone(core), changed.clone()));
+    }
+}
+
 /// Checks what there is to check, as every new snapshot says, until the process is about to end.
-pub(super) async fn run(core: Rc<Core>, mut changed: watch::Receiver<u64>) {
+async fn run(core: Rc<Core>, mut changed: watch::Receiver<u64>) {
     let table = Rc::new(Table::default());
     let running = Rc::new(Cell::new(0));
     let mut seen: Option<Arc<Snapshot>> = None;
@@ -255,6 +263,13 @@ impl Check {
                 Ok(_stream) => Ok((None, Ok(()))),
                 Err(error) => Err(undialled(&error)),
             };
+        };
+        let question = Call {
+            method: question.method,
+            target: question.target,
+            authority: question.authority,
+            headers: question.headers,
+            body: question.body,
         };
         let failed = |error: CallError| match &error {
             CallError::Dial(error) => undialled(error),

@@ -185,6 +185,10 @@ impl Switched {
 }
 
 /// How it is relayed.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one, and is taken apart at once"
+)]
 enum Way {
     /// Between two connections.
     Bytes(

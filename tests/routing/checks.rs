@@ -10,6 +10,7 @@ use ringgate::cli::os;
 use serde_json::Value;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 
 use crate::balance::{CONFIG, ask, page, service};
 use crate::system::{Subnet, System, head, wait_for};
@@ -22,7 +23,7 @@ const HTTP: &str = "healthCheck = { interval = \"40ms\", timeout = \"10s\", unhe
 struct App {
     status: AtomicUsize,
     checks: AtomicUsize,
-    heads: std::sync::Mutex<String>,
+    heads: Mutex<String>,
 }
 
 impl App {
@@ -31,7 +32,7 @@ impl App {
         let this = Arc::new(Self {
             status: AtomicUsize::new(200),
             checks: AtomicUsize::new(0),
-            heads: std::sync::Mutex::default(),
+            heads: Mutex::default(),
         });
         let listener = TcpListener::bind(address).await.unwrap();
         let shared = Arc::clone(&this);
@@ -44,7 +45,7 @@ impl App {
                         if head.contains(" /healthz ") {
                             status = app.status.load(Ordering::SeqCst);
                             app.checks.fetch_add(1, Ordering::SeqCst);
-                            *app.heads.lock().unwrap() = head;
+                            *app.heads.lock().await = head;
                         }
                         let answer =
                             format!("HTTP/1.1 {status} Told\r\ncontent-length: 1\r\n\r\n{name}");
@@ -130,7 +131,7 @@ async fn out_and_back(driver: &str) {
     }
     let seen = answers(&system, "checked", 8).await;
     assert!(seen.contains('a') && seen.contains('b'), "{seen}");
-    let asked = a.heads.lock().unwrap().clone();
+    let asked = a.heads.lock().await.clone();
     for want in [
         "GET /healthz HTTP/1.1\r\n",
         "host: checked\r\n",
@@ -277,7 +278,7 @@ async fn a_check_is_judged_as_any_call_of_the_gateway() {
 }
 
 /// A gRPC server that answers `Check` with a state, by the service that is asked for.
-async fn grpc(address: SocketAddr, state: Arc<AtomicUsize>, asked: Arc<std::sync::Mutex<Vec<u8>>>) {
+async fn grpc(address: SocketAddr, state: Arc<AtomicUsize>, asked: Arc<Mutex<Vec<u8>>>) {
     let listener = TcpListener::bind(address).await.unwrap();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -295,7 +296,7 @@ async fn grpc(address: SocketAddr, state: Arc<AtomicUsize>, asked: Arc<std::sync
                         while let Some(Ok(piece)) = body.data().await {
                             got.extend_from_slice(&piece);
                         }
-                        *asked.lock().unwrap() = got;
+                        *asked.lock().await = got;
                         let head = Response::builder()
                             .header("content-type", "application/grpc")
                             .body(())
@@ -320,12 +321,12 @@ async fn a_grpc_server_says_how_it_is() {
         healthyThreshold = 1, grpcHealthCheck.serviceName = \"shop.Ledger\" }";
     let subnet = Subnet::free();
     let state = Arc::new(AtomicUsize::new(1));
-    let asked = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let asked = Arc::new(Mutex::new(Vec::new()));
     grpc(subnet.at(11, 8080), Arc::clone(&state), Arc::clone(&asked)).await;
     let service = service("checked", rule).replace("protocol = \"HTTP\"", "protocol = \"GRPC\"");
     let system = start(subnet, "auto", &[service]).await;
     becomes(&system, "checked", "shop/api-a", Some(true)).await;
-    assert_eq!(*asked.lock().unwrap(), b"\0\0\0\0\x0d\x0a\x0bshop.Ledger");
+    assert_eq!(*asked.lock().await, b"\0\0\0\0\x0d\x0a\x0bshop.Ledger");
     becomes(&system, "checked", "shop/api-b", Some(false)).await;
     state.store(2, Ordering::SeqCst);
     becomes(&system, "checked", "shop/api-a", Some(false)).await;
@@ -384,6 +385,6 @@ rules = [{{}}]
     a.says(503);
     becomes(&system, "partner", &ip(31), Some(false)).await;
     assert_eq!(answers(&system, "partner.test", 6).await, "bbbbbb");
-    let asked = a.heads.lock().unwrap().clone();
+    let asked = a.heads.lock().await.clone();
     assert!(asked.contains("host: partner.test\r\n"), "{asked}");
 }

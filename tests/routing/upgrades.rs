@@ -1,29 +1,16 @@
 //! What a retry keeps, and what an endpoint has to do while WebSockets are open.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ringgate::cli::os;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 
-use crate::balance::{CONFIG, ask, page, service, system_with};
-use crate::system::{Subnet, System, app, head, wait_for};
+use crate::balance::{ask, page, service, system_with};
+use crate::system::{Subnet, System, head, wait_for};
 
 const RETRIED: &str = r#"
-[[authorizationPolicy]]
-name = "nobody"
-namespace = "shop"
-action = "DENY"
-targetRefs = [{ group = "networking.istio.io", kind = "ServiceEntry", name = "secret" }]
-rules = [{}]
-"#;
-
-/// A service that is sent again, and another one of the second endpoint.
-const AGAIN: &str = r#"
 [[httpRoute]]
 name = "again"
 namespace = "shop"
@@ -42,26 +29,30 @@ ports = [{ number = 80, name = "http", protocol = "HTTP", targetPort = 8080 }]
 location = "MESH_INTERNAL"
 resolution = "STATIC"
 workloadSelector.labels = { one = "b" }
-"#;
 
-/// The second endpoint has a service of its own.
-fn one_of_its_own(config: &str) -> String {
-    let b = "address = \"@12\"\nlabels = { app = \"api\" }";
-    assert!(config.contains(b), "{config}");
-    config.replace(
-        b,
-        "address = \"@12\"\nlabels = { app = \"api\", one = \"b\" }",
-    )
-}
+[[authorizationPolicy]]
+name = "nobody"
+namespace = "shop"
+action = "DENY"
+targetRefs = [{ group = "networking.istio.io", kind = "ServiceEntry", name = "secret" }]
+rules = [{}]
+"#;
 
 #[tokio::test]
 async fn where_nobody_else_may_be_asked_the_answer_stays() {
     let services = [
         service("again", "loadBalancer.simple = \"ROUND_ROBIN\""),
         RETRIED.to_owned(),
-        AGAIN.to_owned(),
     ];
-    let (system, _) = system_with(&services.concat(), |c| one_of_its_own(&c)).await;
+    let edit = |config: String| {
+        let b = "address = \"@12\"\nlabels = { app = \"api\" }";
+        assert!(config.contains(b), "{config}");
+        config.replace(
+            b,
+            "address = \"@12\"\nlabels = { app = \"api\", one = \"b\" }",
+        )
+    };
+    let (system, _) = system_with(&services.concat(), edit).await;
     let mut kept = 0;
     for _ in 0..6 {
         // The other endpoint denies all: the one that answers has said what there is to say.
@@ -78,84 +69,6 @@ async fn where_nobody_else_may_be_asked_the_answer_stays() {
     let record = system.record(fits).await;
     assert_eq!(record["close"], "done", "{record}");
     assert!(record["attempts"].is_null(), "{record}");
-}
-
-/// Answers 503 when it is told to, and the rest of its answer when it is told once more; how many have asked.
-async fn held(address: SocketAddr, go: Arc<Notify>) -> Arc<AtomicUsize> {
-    let listener = TcpListener::bind(address).await.unwrap();
-    let asked = Arc::new(AtomicUsize::new(0));
-    let count = Arc::clone(&asked);
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let (go, count) = (Arc::clone(&go), Arc::clone(&count));
-            tokio::spawn(async move {
-                head(&mut stream).await;
-                count.fetch_add(1, Ordering::SeqCst);
-                for part in ["HTTP/1.1 503 No\r\ncontent-length: 8\r\n\r\nhalf", "rest"] {
-                    go.notified().await;
-                    os::ignore(stream.write_all(part.as_bytes()).await);
-                }
-            });
-        }
-    });
-    asked
-}
-
-/// A retry that a policy of today forbids leaves its request where it is, and it is judged as what it is there.
-#[tokio::test]
-async fn what_stays_is_judged_by_where_it_stays() {
-    let subnet = Subnet::free();
-    let go = Arc::new(Notify::new());
-    let asked = held(subnet.at(11, 8080), Arc::clone(&go)).await;
-    app(subnet.at(12, 8080), "b").await;
-    let config = [
-        &one_of_its_own(CONFIG),
-        AGAIN,
-        &service("again", "loadBalancer.simple = \"ROUND_ROBIN\""),
-    ]
-    .concat();
-    let system = System::start(subnet, &config).await;
-    let reload = async |more: &str| {
-        let before = page(&system, "/generation").await;
-        system.reload(&[&config, RETRIED, more].concat());
-        wait_for(async || (page(&system, "/generation").await != before).then_some(())).await;
-    };
-    let mut stream = loop {
-        let (code, mut stream) = system.socks("again", 80).await;
-        assert_eq!(code, 0);
-        let request = "GET / HTTP/1.1\r\nhost: again\r\nconnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let answered = async { stream.readable().await.unwrap() };
-        let holds = async {
-            wait_for(async || (asked.load(Ordering::SeqCst) > 0).then_some(())).await;
-        };
-        tokio::select! {
-            () = holds => break stream,
-            () = answered => {}
-        }
-    };
-    // Whoever retries has been judged before; what it would go to is forbidden now.
-    reload("").await;
-    go.notify_one();
-    let begun = head(&mut stream).await.unwrap();
-    assert!(begun.starts_with("HTTP/1.1 503 "), "{begun}");
-    // What is open is judged by each of them.
-    for n in 0..3 {
-        reload(&service(
-            &format!("more-{n}"),
-            "loadBalancer.simple = \"RANDOM\"",
-        ))
-        .await;
-    }
-    go.notify_one();
-    let mut rest = String::new();
-    stream.read_to_string(&mut rest).await.unwrap();
-    assert_eq!(rest, "halfrest");
-    let record = system
-        .record(|r| r["role"] == "waypoint" && r["status"] == 503)
-        .await;
-    assert_eq!(record["close"], "done", "{record}");
-    assert_eq!(record["destination"]["workload"], "shop/api-a", "{record}");
 }
 
 /// Switches, and holds what it has.
@@ -204,7 +117,7 @@ async fn open_websockets_are_something_to_do() {
     sockets(subnet.at(11, 8080)).await;
     sockets(subnet.at(12, 8080)).await;
     let services = service("least", "loadBalancer.simple = \"LEAST_REQUEST\"");
-    let config = [CONFIG, &services].concat();
+    let config = [crate::balance::CONFIG, &services].concat();
     let system = System::start(subnet, &config).await;
     let mut open = Vec::new();
     for n in 1..=4 {

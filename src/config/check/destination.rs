@@ -11,7 +11,9 @@ use crate::config::checked::{
 use crate::config::place::At;
 use crate::config::raw::File;
 use crate::config::raw::mesh::{ClientTls, TlsMode};
+use crate::config::raw::traffic as raw;
 use crate::config::read::Table as _;
+use crate::upstream::check::HealthCheck;
 
 /// Every `[[destinationRule]]`.
 pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
@@ -63,14 +65,8 @@ pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Contex
             None => unknown_host(&raw.host, files, mesh, cx),
         }
         let shares = sharing(mesh, &host);
-        let check = policy.health_check.as_ref().and_then(|raw| {
-            let check = health_check(raw, cx)?;
-            if !any_port(mesh, &host, |port| port.protocol.takes(&check)) {
-                let why = "no port of the service speaks that, so nothing would be checked";
-                cx.out.error(raw.place(), why);
-            }
-            Some(Arc::new(check))
-        });
+        let check = policy.health_check.as_ref();
+        let check = check.and_then(|raw| checked(raw, (mesh, &host), cx));
         let rule = DestinationRule {
             name,
             host,
@@ -118,6 +114,20 @@ fn apply(mesh: &mut Mesh) {
             service.balance.failover = failover;
         }
     }
+}
+
+/// `healthCheck` of a host, which has to have a port that it is for.
+fn checked(
+    raw: &raw::HealthCheck,
+    (mesh, host): (&Mesh, &str),
+    cx: &mut Context<'_>,
+) -> Option<Arc<HealthCheck>> {
+    let check = health_check(raw, cx)?;
+    if !any_port(mesh, host, |port| port.protocol.takes(&check)) {
+        let why = "no port of the service speaks that, so nothing would be checked";
+        cx.out.error(raw.place(), why);
+    }
+    Some(Arc::new(check))
 }
 
 /// The services of a rule.

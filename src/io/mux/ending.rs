@@ -1,8 +1,9 @@
-//! What is left to come and to go: streams on which one side has sent everything, and what waits for the peer.
+//! What is left to come and to go: streams on which one side has sent everything, what waits for the peer, and what the peer
+//! says of itself in its settings.
 
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use super::{Mux, MuxError, register};
+use super::{Mux, MuxError, State, register};
 use crate::h2::Heads;
 
 impl<H: Heads> Mux<H> {
@@ -60,5 +61,47 @@ impl<H: Heads> Mux<H> {
     /// Whether all that was to be sent has been written.
     pub(in crate::io) fn is_written(&self) -> bool {
         self.0.borrow().outbox.is_empty()
+    }
+
+    /// How many streams the peer takes at a time.
+    pub(in crate::io) fn peer_max_streams(&self) -> usize {
+        usize::try_from(self.0.borrow().session.peer_max_streams()).unwrap_or(usize::MAX)
+    }
+
+    /// Whether the peer takes extended CONNECT (RFC 8441).
+    pub(in crate::io) fn takes_extended_connect(&self) -> bool {
+        self.0.borrow().session.takes_extended_connect()
+    }
+
+    /// Whether the peer's settings have come: it speaks HTTP/2.
+    pub(in crate::io) fn is_settled(&self) -> bool {
+        self.0.borrow().session.is_settled()
+    }
+
+    /// Waits for the peer's settings.
+    ///
+    /// # Errors
+    /// The connection has ended.
+    pub(in crate::io) fn poll_settled(&self, cx: &Context<'_>) -> Poll<Result<(), MuxError>> {
+        let mut state = self.0.borrow_mut();
+        if state.session.is_settled() {
+            return Poll::Ready(Ok(()));
+        }
+        if let Some(over) = state.over() {
+            return Poll::Ready(Err(over));
+        }
+        if !state.settling.iter().any(|w| w.will_wake(cx.waker())) {
+            state.settling.push(cx.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl<H: Heads> State<H> {
+    /// Tells those who wait for the peer's settings that they have come, if they have.
+    pub(super) fn settled(&mut self) {
+        if !self.settling.is_empty() && self.session.is_settled() {
+            self.settling.drain(..).for_each(Waker::wake);
+        }
     }
 }

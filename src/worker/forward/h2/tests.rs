@@ -264,8 +264,18 @@ fn what_announces_no_content_is_whole_before_it_goes_on() {
 /// does not keep to the rules; or with no head before.
 async fn refused(behind_a_head: bool) -> Result<Answered, AnswerError> {
     let upstreams = Upstreams::default();
-    let (client, stream) = carried(&upstreams).await;
+    let (client, mut stream) = carried(&upstreams).await;
     rt::spawn(async move {
+        // Behind the preface there are settings, and then the request.
+        let mut at = 24;
+        loop {
+            let seen = stream.peek(at + 9).await.unwrap();
+            if seen[at + 3] == 1 {
+                break;
+            }
+            let length = usize::from(seen[at + 1]) << 8 | usize::from(seen[at + 2]);
+            at += 9 + length;
+        }
         let (reader, mut writer) = crate::io::h1::split(stream);
         // Settings, then `:status: 200` and `content-length: 0` without the end of the stream.
         writer.out().extend_from_slice(&[0, 0, 0, 4, 0, 0, 0, 0, 0]);
