@@ -151,7 +151,12 @@ impl Shape {
     fn request(self, n: usize) -> Request {
         let target = match self {
             Self::RegexEnds => format!("/api/v1/resource-{n}/item-{n}?page=7"),
-            _ => format!("/api/v1/resource-{n}/items?page=7"),
+            Self::Hosts
+            | Self::Exact
+            | Self::Prefixes
+            | Self::Headers
+            | Self::HeaderNames
+            | Self::Regexes => format!("/api/v1/resource-{n}/items?page=7"),
         };
         let mut headers = HeaderMap::new();
         headers.insert(

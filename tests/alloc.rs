@@ -417,7 +417,7 @@ fn a_request_takes_few_blocks() {
     assert_eq!(asked, 0, "the header map has room for what it gains");
     let said = forward::Said::default();
     let peer: IpAddr = "10.1.2.3".parse().unwrap();
-    let mut own_fields = || {
+    let own_fields = || {
         let mut own = forward::Own::after(&request.headers);
         let details = forward::ForwardClientCert::default();
         let who = (peer, Some("spiffe://cluster.local/ns/default/sa/web"));

@@ -13,6 +13,10 @@ fn mix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
+/// Where the digits of each byte of a UUID stand in its text.
+const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+
 /// The `nth` name from a random beginning, in the form of a UUID of version 4 (RFC 9562 section 5.4).
 #[must_use]
 pub fn name(beginning: [u64; 2], nth: u64) -> HeaderValue {
@@ -21,19 +25,13 @@ pub fn name(beginning: [u64; 2], nth: u64) -> HeaderValue {
     let step = nth.wrapping_mul(GOLDEN);
     let high = mix(a.wrapping_add(step)) & !0xf000 | 0x4000;
     let low = mix(b.wrapping_add(step)) & !(3 << 62) | 2 << 62;
-    let uuid = (u128::from(high) << 64) | u128::from(low);
     let mut text = [b'-'; 36];
-    let mut shift = 128_u32;
-    for (at, place) in text.iter_mut().enumerate() {
-        if matches!(at, 8 | 13 | 18 | 23) {
-            continue;
+    let bytes = high.to_be_bytes().into_iter().chain(low.to_be_bytes());
+    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
+    for (byte, at) in bytes.zip(PLACES) {
+        if let Some([first, second]) = text.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+            (*first, *second) = (digit(byte >> 4), digit(byte & 0xf));
         }
-        shift = shift.saturating_sub(4);
-        let digit = u8::try_from(uuid >> shift & 0xf).unwrap_or(0);
-        *place = match digit {
-            0..=9 => b'0'.saturating_add(digit),
-            _ => b'a'.saturating_add(digit).saturating_sub(10),
-        };
     }
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
@@ -61,6 +59,11 @@ mod tests {
             assert!(b"89ab".contains(&text.as_bytes()[19]), "{text}");
             assert!(seen.insert(text));
         }
+    }
+
+    #[test]
+    fn a_name_is_all_of_its_bytes() {
+        assert_eq!(name([1, 2], 7), "e099ec6c-d736-4ca5-b9f2-4f7bae4a6586");
     }
 
     #[test]

@@ -5,7 +5,6 @@
 //! buffer, and both drivers run the same code.
 
 use std::cell::{Cell, RefCell};
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
@@ -280,51 +279,7 @@ pub async fn yield_turn() {
     .await;
 }
 
-/// Waits for one direction of a socket, one time after the other in the memory of the first wait.
-struct Wait {
-    /// Never ready itself: what a wait comes to, it leaves with the socket.
-    waits: Pin<Box<dyn Future<Output = Infallible>>>,
-    /// One is under way.
-    is_on: bool,
-}
-
-/// A socket, and what waits for it came to.
-struct Waited {
-    stream: TcpStream,
-    read: Cell<Option<io::Result<()>>>,
-    written: Cell<Option<io::Result<()>>>,
-}
-
-impl Waited {
-    fn came(&self, read: bool) -> &Cell<Option<io::Result<()>>> {
-        if read { &self.read } else { &self.written }
-    }
-}
-
-/// Waits until `socket` can be read (else written), and once more each time that it is polled after that.
-async fn wait_each_time(socket: Rc<Waited>, read: bool) -> Infallible {
-    loop {
-        let ready = if read {
-            socket.stream.readable(false).await
-        } else {
-            socket.stream.writable(false).await
-        };
-        socket.came(read).set(Some(match ready {
-            // A wait that was cancelled is only a reason to look again.
-            Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => Ok(()),
-            other => other,
-        }));
-        let mut told = false;
-        std::future::poll_fn(|_cx| {
-            if std::mem::replace(&mut told, true) {
-                Poll::Ready(())
-            } else {
-                Poll::Pending
-            }
-        })
-        .await;
-    }
-}
+type Wait = Pin<Box<dyn Future<Output = io::Result<()>>>>;
 
 /// A TCP connection. Clones share it.
 #[derive(Clone)]
@@ -339,7 +294,7 @@ const READS_PER_TURN: u32 = 64;
 const READ_BYTES: usize = 16 * 1024;
 
 struct TcpInner {
-    socket: Rc<Waited>,
+    socket: Rc<TcpStream>,
     /// Reads in a row that found bytes.
     reads: Cell<u32>,
     /// The last read took all there was: the next one waits before it tries.
@@ -350,7 +305,7 @@ struct TcpInner {
 
 impl std::fmt::Debug for Tcp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tcp({})", self.inner.socket.stream.as_raw_fd())
+        write!(f, "Tcp({})", self.inner.socket.as_raw_fd())
     }
 }
 
@@ -370,11 +325,7 @@ impl Tcp {
     fn new(socket: TcpStream) -> Self {
         Self {
             inner: Rc::new(TcpInner {
-                socket: Rc::new(Waited {
-                    stream: socket,
-                    read: Cell::new(None),
-                    written: Cell::new(None),
-                }),
+                socket: Rc::new(socket),
                 reads: Cell::new(0),
                 drained: Cell::new(false),
                 readable: RefCell::new(None),
@@ -405,7 +356,7 @@ impl Tcp {
     fn with_socket<R>(&self, call: impl FnOnce(&Socket) -> R) -> R {
         // SAFETY: the descriptor is open as long as `self.inner.socket` lives, which outlasts the call.
         #[expect(unsafe_code, reason = "monoio's streams do not implement AsFd")]
-        let fd = unsafe { BorrowedFd::borrow_raw(self.inner.socket.stream.as_raw_fd()) };
+        let fd = unsafe { BorrowedFd::borrow_raw(self.inner.socket.as_raw_fd()) };
         call(&SockRef::from(&fd))
     }
 
@@ -503,24 +454,27 @@ impl Tcp {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let mut slot = slot.borrow_mut();
-        let wait = slot.get_or_insert_with(|| Wait {
-            waits: Box::pin(wait_each_time(Rc::clone(&self.inner.socket), read)),
-            is_on: false,
+        let wait = slot.get_or_insert_with(|| {
+            let socket = Rc::clone(&self.inner.socket);
+            Box::pin(async move {
+                let ready = if read {
+                    socket.readable(false).await
+                } else {
+                    socket.writable(false).await
+                };
+                match ready {
+                    // A wait that was cancelled is only a reason to look again.
+                    Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => Ok(()),
+                    other => other,
+                }
+            })
         });
-        wait.is_on = true;
-        let Poll::Pending = wait.waits.as_mut().poll(cx);
-        match self.inner.socket.came(read).take() {
-            Some(ready) => {
-                wait.is_on = false;
-                Poll::Ready(ready)
-            }
-            None => Poll::Pending,
+        let polled = wait.as_mut().poll(cx);
+        if polled.is_ready() {
+            *slot = None;
         }
+        polled
     }
-}
-
-fn is_on(wait: &RefCell<Option<Wait>>) -> bool {
-    wait.borrow().as_ref().is_some_and(|wait| wait.is_on)
 }
 
 impl Tcp {
@@ -539,7 +493,7 @@ impl Tcp {
             }
         }
         loop {
-            let waits = self.inner.drained.take() || is_on(&self.inner.readable);
+            let waits = self.inner.drained.take() || self.inner.readable.borrow().is_some();
             if waits {
                 std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
             }
@@ -563,7 +517,7 @@ impl Tcp {
 
     /// Ready when it is worth to try and read, so that what waits need hold no buffer.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.inner.drained.get() || is_on(&self.inner.readable) {
+        if self.inner.drained.get() || self.inner.readable.borrow().is_some() {
             std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
             self.inner.drained.set(false);
         }
@@ -631,7 +585,7 @@ impl Tcp {
         send: impl Fn(&Socket) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            if is_on(&self.inner.writable) {
+            if self.inner.writable.borrow().is_some() {
                 std::task::ready!(self.poll_ready(&self.inner.writable, false, cx))?;
             }
             match self.with_socket(&send) {

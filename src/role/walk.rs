@@ -574,11 +574,10 @@ impl Walker<'_, '_> {
         let own = plan.own.map_or("", SpiffeId::as_str);
         let principal = hop.connection.principal.as_ref().map(SpiffeId::as_str);
         let (peer, said) = (hop.connection.peer, forward::Said::default());
-        let who = (peer, principal);
         let mut own_fields = forward::Own::after(&onward.headers);
         forward::set(
             &mut own_fields,
-            who,
+            (peer, principal),
             own,
             "http",
             (&said, mesh.forward_client_cert, &[]),

@@ -5,7 +5,6 @@ mod others;
 mod refusal;
 
 use std::net::{IpAddr, SocketAddr};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -145,10 +144,10 @@ pub async fn serve(
     if request.method == Method::CONNECT {
         return Box::pin(connect::connect(work, body, responder, story, cancel)).await;
     }
-    let keep = {
-        let exchange = pin!(forwarding::exchange(work, body, responder, story, cancel));
-        deadline::within(times, cancel, exchange).await
-    };
+    // Boxed, so that what is refused here has no room for it: all of that room would be copied with every request.
+    let mut exchange = Box::pin(forwarding::exchange(work, body, responder, story, cancel));
+    let keep = deadline::within(times, cancel, exchange.as_mut()).await;
+    drop(exchange);
     switched(upgrade, entry, others, lasts);
     keep
 }

@@ -130,10 +130,6 @@ struct Asked<'a> {
 }
 
 /// One request on an HTTP/1 connection; `true` if it can take another.
-#[expect(
-    clippy::large_futures,
-    reason = "whoever calls it has it boxed whole, as long as it lasts"
-)]
 async fn one_h1(
     core: &Rc<Core>,
     site: &Rc<Site>,

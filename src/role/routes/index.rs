@@ -178,10 +178,6 @@ impl Paths<Vec<Candidate>> {
         at
     }
 
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "what is made of a map is a map again"
-    )]
     fn sorted(self) -> Paths<List> {
         let node = |node: Node<Vec<Candidate>>| Node {
             parent: node.parent,
