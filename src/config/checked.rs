@@ -28,11 +28,9 @@ use crate::jwt::model::RequestAuthentication;
 use crate::policy::L4Deny;
 use crate::policy::limit::RateLimit;
 use crate::policy::model::{AuthorizationPolicy, PeerAuthentication};
-use crate::upstream::balance::Simple;
-use crate::upstream::check::HealthCheck;
-use crate::upstream::hash::ConsistentHash;
-use crate::upstream::health::OutlierDetection;
-use crate::upstream::load::Pool;
+use crate::upstream::{
+    balance::Simple, check::HealthCheck, hash::ConsistentHash, health::OutlierDetection, load::Pool,
+};
 use crate::vocab::cidr::Cidr;
 use crate::vocab::locality::Locality;
 use crate::vocab::path::PathNormalization;
