@@ -572,17 +572,7 @@ impl Walker<'_, '_> {
         hop.judge_sent(&plan, Some(request), sent.as_ref());
         hop.counted(&plan, self.rules, sent.as_ref());
         let own = plan.own.map_or("", SpiffeId::as_str);
-        let principal = hop.connection.principal.as_ref().map(SpiffeId::as_str);
-        let (peer, said) = (hop.connection.peer, forward::Said::default());
-        let mut own_fields = forward::Own::after(&onward.headers);
-        forward::set(
-            &mut own_fields,
-            (peer, principal),
-            own,
-            "http",
-            (&said, mesh.forward_client_cert, &[]),
-        );
-        own_fields.put_into(&mut onward.headers);
+        tell_caller(&mut onward, &hop.connection, own, mesh.forward_client_cert);
         self.request = Some(onward);
         Some(next)
     }
@@ -762,4 +752,18 @@ fn of_workload(mesh: &Mesh, workload: usize) -> Option<u16> {
     };
     let port = mesh.services.iter().find(of)?.ports.first()?;
     Some(port.target_port)
+}
+
+/// Writes into `request` who called, as an exchange tells it to the next one. `own`: who forwards it.
+fn tell_caller(
+    request: &mut Request,
+    from: &Connection,
+    own: &str,
+    certificates: forward::ForwardClientCert,
+) {
+    let principal = from.principal.as_ref().map(SpiffeId::as_str);
+    let mut fields = forward::Own::after(&request.headers);
+    let said = (&forward::Said::default(), certificates, &[][..]);
+    forward::set(&mut fields, (from.peer, principal), own, "http", said);
+    fields.put_into(&mut request.headers);
 }

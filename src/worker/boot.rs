@@ -693,11 +693,7 @@ fn core(seat: Seat) {
         about.has_bound();
         bound.serve();
         check::spawn(&core, index, &published.changed);
-        rt::spawn(rejudge(Rc::clone(&core), published.changed));
-        rt::spawn(rejudge_by_time(Rc::clone(&core)));
-        rt::spawn(sweep(Rc::clone(&core)));
-        rt::spawn(rest(Rc::clone(&core), text));
-        rt::spawn(tell_open(Rc::clone(&core), published.reports.cores));
+        keep_up(&core, text, published.changed, published.reports.cores);
         if let Some(beats) = beats {
             rt::spawn(beat(index, beats));
         }
@@ -712,6 +708,20 @@ fn core(seat: Seat) {
         };
         core.end(is_replaced, at_once).await;
     });
+}
+
+/// What a core does beside its connections.
+fn keep_up(
+    core: &Rc<Core>,
+    text: Arc<Text>,
+    changed: watch::Receiver<u64>,
+    cores: mpsc::Sender<mpsc::Sender<LiveAsk>>,
+) {
+    rt::spawn(rejudge(Rc::clone(core), changed));
+    rt::spawn(rejudge_by_time(Rc::clone(core)));
+    rt::spawn(sweep(Rc::clone(core)));
+    rt::spawn(rest(Rc::clone(core), text));
+    rt::spawn(tell_open(Rc::clone(core), cores));
 }
 
 fn tcp_options(settings: &life::TcpOptions) -> TcpOptions {

@@ -80,17 +80,40 @@ fn execute_memory(at_once: bool) -> String {
 }
 
 /// Name of each attempt and what came of it. Paths are `outside` of the configuration's directories, and `inside`.
-fn attempts(outside: &Path, inside: &Path) -> Vec<(&'static str, String)> {
-    let i = i64::from;
-    let append = |path: &Path| told(OpenOptions::new().append(true).create(true).open(path));
-    let socket_of = |family: i32, kind: i32, protocol: i32| {
-        call(libc::SYS_socket, [i(family), i(kind), i(protocol), 0, 0, 0])
-    };
-    let socket = |family: i32, kind: i32| socket_of(family, kind, 0);
-    let other = format!("/proc/{}/environ", std::os::unix::process::parent_id());
-    let plain = |number: i64| call(number, [-1, 0, 0, 0, 0, 0]);
+fn attempts(outside: &Path, inside: &Path) -> Vec<Attempt> {
+    let mut all = work(inside);
+    all.extend(files(outside, inside));
+    all.extend(programs());
+    all.extend(memory());
+    all.extend(sockets());
+    all.extend(users());
+    all.extend(machine());
+    all
+}
+
+type Attempt = (&'static str, String);
+
+fn append(path: &Path) -> String {
+    told(OpenOptions::new().append(true).create(true).open(path))
+}
+
+fn socket_of(family: i32, kind: i32, protocol: i32) -> String {
+    let [family, kind, protocol] = [family, kind, protocol].map(i64::from);
+    call(libc::SYS_socket, [family, kind, protocol, 0, 0, 0])
+}
+
+fn socket(family: i32, kind: i32) -> String {
+    socket_of(family, kind, 0)
+}
+
+/// A call with arguments that are no use.
+fn plain(number: i64) -> String {
+    call(number, [-1, 0, 0, 0, 0, 0])
+}
+
+/// What has to go on.
+fn work(inside: &Path) -> Vec<Attempt> {
     vec![
-        // what has to go on
         (
             "reads its configuration",
             told(File::open(inside.join("ringgate.toml"))),
@@ -112,7 +135,13 @@ fn attempts(outside: &Path, inside: &Path) -> Vec<(&'static str, String)> {
             told(std::thread::Builder::new().spawn(|| ()).map(|t| t.join())),
         ),
         ("opens sockets", socket(libc::AF_INET6, libc::SOCK_STREAM)),
-        // files
+    ]
+}
+
+/// Files.
+fn files(outside: &Path, inside: &Path) -> Vec<Attempt> {
+    let other = format!("/proc/{}/environ", std::os::unix::process::parent_id());
+    vec![
         ("reads elsewhere", told(File::open(outside.join("file")))),
         ("lists elsewhere", told(std::fs::read_dir(outside))),
         ("writes elsewhere", append(&outside.join("new"))),
@@ -126,7 +155,13 @@ fn attempts(outside: &Path, inside: &Path) -> Vec<(&'static str, String)> {
         ),
         ("reads /etc/shadow", told(File::open("/etc/shadow"))),
         ("reads another process", told(File::open(other))),
-        // programs and processes
+    ]
+}
+
+/// Programs and processes.
+fn programs() -> Vec<Attempt> {
+    let i = i64::from;
+    vec![
         ("runs a program", told(Command::new("/bin/true").status())),
         ("replaces itself", {
             use std::os::unix::process::CommandExt as _;
@@ -167,14 +202,24 @@ fn attempts(outside: &Path, inside: &Path) -> Vec<(&'static str, String)> {
             call(libc::SYS_process_vm_readv, [1 << 22, 0, 0, 0, 0, 0]),
         ),
         ("takes descriptors of others", plain(libc::SYS_pidfd_getfd)),
-        // memory
+    ]
+}
+
+/// Memory that could be executed.
+fn memory() -> Vec<Attempt> {
+    vec![
         ("executes what it wrote", execute_memory(false)),
         ("maps executable memory", execute_memory(true)),
         (
             "changes its personality",
             call(libc::SYS_personality, [0xffff_ffff, 0, 0, 0, 0, 0]),
         ),
-        // kinds of sockets
+    ]
+}
+
+/// Kinds of sockets.
+fn sockets() -> Vec<Attempt> {
+    vec![
         ("opens raw packets", socket(libc::AF_PACKET, libc::SOCK_RAW)),
         (
             "opens raw IP",
@@ -185,7 +230,12 @@ fn attempts(outside: &Path, inside: &Path) -> Vec<(&'static str, String)> {
             "opens kernel crypto",
             socket(libc::AF_ALG, libc::SOCK_SEQPACKET),
         ),
-        // who it is
+    ]
+}
+
+/// Who it is, and its limits.
+fn users() -> Vec<Attempt> {
+    vec![
         (
             "becomes a user",
             call(libc::SYS_setresuid, [65534, -1, -1, 0, 0, 0]),
@@ -214,7 +264,12 @@ fn attempts(outside: &Path, inside: &Path) -> Vec<(&'static str, String)> {
                 Err(io::Error::last_os_error())
             })
         }),
-        // the machine
+    ]
+}
+
+/// The machine.
+fn machine() -> Vec<Attempt> {
+    vec![
         ("mounts", call(libc::SYS_mount, [0, 0, 0, 0, 0, 0])),
         (
             "changes its root",
