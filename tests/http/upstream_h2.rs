@@ -125,7 +125,7 @@ fn h1_request(place: Place, path: &str) -> String {
     )
 }
 
-fn h2_request<'f>(place: Place, path: &'f str) -> Vec<(&'f [u8], &'f [u8])> {
+fn h2_request(place: Place, path: &str) -> Vec<(&[u8], &[u8])> {
     vec![
         (b":method", b"CONNECT"),
         (b":protocol", b"websocket"),

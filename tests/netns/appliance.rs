@@ -50,7 +50,7 @@ fn here() -> Interface {
     let index = text.split(':').next().unwrap().parse().unwrap();
     let (_, rest) = text.split_once("link/ether ").unwrap();
     let mut mac = [0; 6];
-    for (byte, text) in mac.iter_mut().zip(rest[..17].split(':')) {
+    for (byte, text) in mac.iter_mut().zip(rest.get(..17).unwrap().split(':')) {
         *byte = u8::from_str_radix(text, 16).unwrap();
     }
     let name = "here".to_owned();
