@@ -138,7 +138,8 @@ fn read(main: &Path, enclosed: bool) -> Result<Prepared, BootError> {
             what: "path of this program",
             source: e.kind().into(),
         })?;
-        launcher::split_off(upgrade).map_err(os("launcher"))?;
+        launcher::split_off(upgrade, capture::capturing(process).is_some())
+            .map_err(os("launcher"))?;
     }
     let sandbox = if enclosed {
         Sandbox::begin(main, &config)?
