@@ -12,7 +12,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
-use crate::config::checked::{IoDriver, Process, life};
+use crate::config::checked::{self, IoDriver, Process, life};
 use crate::config::{self, ConfigErrors};
 use crate::control::authority::Authority;
 use crate::control::capture::{self, CaptureError};
@@ -143,6 +143,11 @@ fn read(main: &Path, enclosed: bool) -> Result<Prepared, BootError> {
     }
     let sandbox = if enclosed {
         Sandbox::begin(main, &config)?
+    } else if process.sandbox == checked::Sandbox::Required {
+        return Err(BootError::Sandbox(SandboxError::Required {
+            measure: "a sandbox",
+            why: "this is the only process of the machine".to_owned(),
+        }));
     } else {
         Sandbox::none("this is the only process of the machine")
     };
