@@ -37,5 +37,6 @@ pub mod socks;
 pub mod sources;
 pub mod streams;
 pub mod upgrade;
+mod upkeep;
 
 pub use boot::{prepare, prepare_alone, run};

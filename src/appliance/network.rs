@@ -131,8 +131,11 @@ pub fn withdraw(interface: &Interface, address: &Address) {
 }
 
 fn set(kernel: &mut Netlink, interface: &Interface, address: &Address) -> io::Result<()> {
-    if address.mtu.is_some() {
-        link_up(kernel, interface.index, address.mtu)?;
+    if address.mtu.is_some()
+        && let Err(error) = link_up(kernel, interface.index, address.mtu)
+    {
+        // Of a server that does not know the card; it works with the MTU that it has.
+        tracing::warn!(mtu = ?address.mtu, %error, "the MTU of the lease cannot be set");
     }
     let body = address_message(interface.index, address);
     kernel.ask(NEWADDR, CREATE_REPLACE, &body)?;

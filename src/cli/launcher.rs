@@ -9,6 +9,9 @@ use crate::control::launcher::{self, Upgrade};
 /// What an upgrade starts.
 #[derive(Debug, clap::Args)]
 pub struct LauncherArgs {
+    /// Programs for rules of capture are run, too.
+    #[arg(long)]
+    pub captures: bool,
     /// The program.
     #[arg(value_name = "PROGRAM")]
     pub program: PathBuf,
@@ -22,9 +25,10 @@ pub struct LauncherArgs {
 /// # Errors
 /// Standard input is not the socket of such a process.
 pub fn run(args: &LauncherArgs) -> anyhow::Result<ExitCode> {
-    launcher::serve(&Upgrade {
+    let upgrade = Upgrade {
         program: args.program.clone(),
         arguments: args.arguments.clone(),
-    })?;
+    };
+    launcher::serve(&upgrade, args.captures)?;
     Ok(ExitCode::SUCCESS)
 }

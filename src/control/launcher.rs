@@ -1,6 +1,7 @@
 //! Who starts programs for a process that may not: a process of its own, split off before the sandbox of the other one
-//! begins, with all that this one was started with. It holds no keys, reads no network, and starts what is asked for only:
-//! the program of an upgrade, which it was given at its own start, and those that load the rules of capture.
+//! begins, with all that this one was started with. It reads no network, and who takes over the other process gains no program of his
+//! choice by it: it starts that of an upgrade, which it was given at its own start, and, where the configuration captures, `nft`
+//! and `ip` with the words that rules of capture need.
 //!
 //! A question is a connection of its own, whose end is passed over the socket that the launcher has as its standard input:
 //! one line of JSON, answered by lines of JSON. The launcher ends when that socket closes.
@@ -14,13 +15,18 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
+use nix::sys::signal::SigSet;
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 
 use crate::control::pass;
+use crate::role::capture::TABLE;
 
 /// Name of the hidden command that a launcher is.
 pub const COMMAND: &str = "launcher";
+/// Option of it: programs for rules of capture are run.
+pub const CAPTURES: &str = "--captures";
 /// Longest question or answer: the rules of a machine, or what a program says of them.
 const TEXT_BYTES: u64 = 16 << 20;
 /// Meant for one process alone: one that it starts must not read them as its own.
@@ -36,6 +42,31 @@ enum Tool {
 }
 
 impl Tool {
+    /// Whether it is run with these words: nothing that starts another program, or reads a file.
+    fn takes(self, words: &[String], input: &str) -> bool {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        match self {
+            Self::Nft => match words.as_slice() {
+                ["-f", "-"] => !input.contains("include"),
+                ["list", "tables"] => true,
+                ["-s", "list", "table", "inet", table] => *table == TABLE,
+                _ => false,
+            },
+            Self::Ip => match words.as_slice() {
+                [
+                    "-4" | "-6",
+                    "rule" | "route",
+                    "show" | "add" | "del" | "replace",
+                    rest @ ..,
+                ] => {
+                    let plain = |c: u8| c.is_ascii_alphanumeric() || b"./:".contains(&c);
+                    rest.iter().all(|word| word.bytes().all(plain))
+                }
+                _ => false,
+            },
+        }
+    }
+
     fn named(name: &str) -> Option<Self> {
         match name {
             "nft" => Some(Self::Nft),
@@ -114,11 +145,12 @@ pub struct Launcher {
 
 static LAUNCHER: OnceLock<Launcher> = OnceLock::new();
 
-/// Splits a launcher off, that starts `upgrade` when it is asked to; it ends with this process.
+/// Splits a launcher off, that starts `upgrade` when it is asked to, and programs for rules of capture if the process
+/// `captures`; it ends with this process.
 ///
 /// # Errors
 /// As `fork(2)` and `execve(2)`.
-pub fn split_off(upgrade: &Upgrade) -> io::Result<()> {
+pub fn split_off(upgrade: &Upgrade, captures: bool) -> io::Result<()> {
     if LAUNCHER.get().is_some() {
         return Ok(());
     }
@@ -128,6 +160,7 @@ pub fn split_off(upgrade: &Upgrade) -> io::Result<()> {
     command
         .arg0("ringgate")
         .arg(COMMAND)
+        .args(captures.then_some(CAPTURES))
         .arg(&upgrade.program)
         .arg("--")
         .args(&upgrade.arguments)
@@ -243,7 +276,11 @@ fn answer(line: &str) -> io::Result<Answer> {
 ///
 /// # Errors
 /// Standard input is no socket of a ringgate.
-pub fn serve(upgrade: &Upgrade) -> io::Result<()> {
+pub fn serve(upgrade: &Upgrade, captures: bool) -> io::Result<()> {
+    // It has the environment of the process, secrets of it among them.
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    // What is sent to all processes of the service is for the one that serves. Programs begin without this mask.
+    SigSet::all().thread_block()?;
     let line = io::stdin().as_fd().try_clone_to_owned()?;
     let line = UnixStream::from(line);
     loop {
@@ -260,17 +297,21 @@ pub fn serve(upgrade: &Upgrade) -> io::Result<()> {
             drop(
                 std::thread::Builder::new()
                     .name("launch".to_owned())
-                    .spawn(move || drop(reply(UnixStream::from(stream), &upgrade))),
+                    .spawn(move || drop(reply(UnixStream::from(stream), &upgrade, captures))),
             );
         }
     }
 }
 
-fn reply(mut stream: UnixStream, upgrade: &Upgrade) -> io::Result<()> {
+fn reply(mut stream: UnixStream, upgrade: &Upgrade, captures: bool) -> io::Result<()> {
     let mut line = String::new();
     BufReader::new(stream.try_clone()?.take(TEXT_BYTES)).read_line(&mut line)?;
     let failed = |error: &io::Error| Answer::Failed(error.raw_os_error(), error.to_string());
     match serde_json::from_str(&line)? {
+        Question::Run { tool, words, input } if !captures || !tool.takes(&words, &input) => {
+            let text = format!("`{} {}` is not run here", tool.name(), words.join(" "));
+            stream.write_all(&line_of(&Answer::Failed(None, text))?)
+        }
         Question::Run { tool, words, input } => {
             let answer = match run(tool.name(), &words, &input) {
                 Ok(output) => Answer::Ran(output),
@@ -311,4 +352,49 @@ pub(super) fn run(program: &str, words: &[impl AsRef<str>], input: &str) -> io::
         out: text(&output.stdout),
         err: text(&output.stderr),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_rules_of_capture_are_loaded() {
+        let takes = |tool: Tool, words: &str, input: &str| {
+            let words: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+            tool.takes(&words, input)
+        };
+        assert!(takes(
+            Tool::Ip,
+            "-4 rule add fwmark 0x1/0xff lookup 100 pref 5",
+            ""
+        ));
+        assert!(takes(
+            Tool::Ip,
+            "-6 route replace local default dev lo table 100",
+            ""
+        ));
+        assert!(takes(Tool::Nft, "-f -", "table inet ringgate {}"));
+        assert!(takes(Tool::Nft, "list tables", ""));
+        for words in [
+            "netns exec x /bin/sh",
+            "-batch /etc/shadow",
+            "-4 -batch /etc/shadow",
+            "-4 netns exec x sh",
+            "-4 rule add -batch x",
+            "-4 rule flush",
+            "",
+        ] {
+            assert!(!takes(Tool::Ip, words, ""), "{words}");
+        }
+        for words in [
+            "-f /etc/shadow",
+            "-I /etc -f -",
+            "list table inet other",
+            "",
+        ] {
+            assert!(!takes(Tool::Nft, words, ""), "{words}");
+        }
+        assert!(!takes(Tool::Nft, "-f -", "include \"/etc/shadow\""));
+    }
 }

@@ -59,7 +59,14 @@ fn of_groups(root: &Path) -> Option<u64> {
 }
 
 fn of_machine() -> Option<u64> {
-    total(&read(Path::new("/proc/meminfo"))?)
+    let told = read(Path::new("/proc/meminfo")).and_then(|text| total(&text));
+    told.or_else(|| {
+        // A unit may hide that file (`ProcSubset=pid`).
+        let info = rustix::system::sysinfo();
+        #[expect(clippy::useless_conversion, reason = "of another width elsewhere")]
+        let all = u64::from(info.totalram);
+        all.checked_mul(info.mem_unit.into())
+    })
 }
 
 /// `MemTotal` of `/proc/meminfo`, in bytes.

@@ -369,6 +369,9 @@ impl Plane {
         let (touch, mut changes) = watch_files::channel();
         let _watcher = watch_files::start(&config::load::load_files(&self.main), touch.clone());
         watch_files::on_hangup(touch);
+        // What has changed since the start read it was told to nobody.
+        self.reload().await;
+        self.look();
         let mut material = Material::of(&self.config);
         loop {
             tokio::select! {

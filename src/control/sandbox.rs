@@ -248,6 +248,8 @@ pub fn forbids(process: &Process) -> bool {
 /// rules of capture.
 #[must_use]
 pub fn starts_programs(process: &Process) -> bool {
-    forbids(process) && (process.handover.is_some() || super::capture::capturing(process).is_some())
+    // Whom `log` takes nothing away leaves it to a successor all the same (`no_new_privs`).
+    process.sandbox != checked::Sandbox::Off
+        && (process.handover.is_some() || super::capture::capturing(process).is_some())
         || process.user.is_some() && process.handover.is_some()
 }

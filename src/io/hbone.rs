@@ -107,6 +107,17 @@ pub struct Far {
 }
 
 impl Far {
+    fn key(&self) -> Key {
+        // A rotated SVID has a new configuration, so new tunnels get a new connection.
+        (
+            self.source.clone(),
+            self.address,
+            self.expected.clone(),
+            self.also.clone(),
+            Arc::as_ptr(&self.tls).addr(),
+        )
+    }
+
     fn accepts(&self, peer: &SpiffeId) -> bool {
         let also = self.also.as_deref().unwrap_or_default();
         *peer == self.expected || also.contains(peer)
@@ -225,8 +236,9 @@ impl Pool {
             to: far.address,
             source,
         };
-        // Until the first await nobody else takes the room that was found.
-        let (mux, leaf) = self.connection(far).await?;
+        // Until the first await nobody else takes the room that was found. The pool may have forgotten the slot meanwhile,
+        // which drains its connections when nobody has it.
+        let (mux, leaf, _slot) = self.connection(far).await?;
         let (response, tunnel) = mux.open(&request, early).await.map_err(framing)?;
         if response.status() != StatusCode::OK {
             return Err(HboneError::Refused(response.status()));
@@ -234,26 +246,21 @@ impl Pool {
         Ok((tunnel.into(), leaf))
     }
 
-    /// A connection with room for one more stream. Connecting is serialised per key.
-    async fn connection(&self, far: &Far) -> Result<(Mux, Arc<PeerLeaf>), HboneError> {
-        // A rotated SVID has a new configuration, so new tunnels get a new connection.
-        let key = (
-            far.source.clone(),
-            far.address,
-            far.expected.clone(),
-            far.also.clone(),
-            Arc::as_ptr(&far.tls).addr(),
-        );
-        let slot = Rc::clone(self.by_key.borrow_mut().entry(key).or_default());
+    /// A connection with room for one more stream, and what keeps it from draining until that is open. Connecting is
+    /// serialised per key.
+    async fn connection(&self, far: &Far) -> Result<(Mux, Arc<PeerLeaf>, Rc<Slot>), HboneError> {
+        let slot = Rc::clone(self.by_key.borrow_mut().entry(far.key()).or_default());
         // Whoever finds room does not wait behind another one's dial.
-        if let Some(found) = slot.with_room() {
-            return Ok(found);
+        if let Some((mux, leaf)) = slot.with_room() {
+            return Ok((mux, leaf, slot));
         }
-        let _turn = slot.connecting.lock().await;
-        if let Some(found) = slot.with_room() {
-            return Ok(found);
-        }
-        self.admit(connect(far).await?, &slot, far.address)
+        let turn = slot.connecting.lock().await;
+        let (mux, leaf) = match slot.with_room() {
+            Some(found) => found,
+            None => self.admit(connect(far).await?, &slot, far.address)?,
+        };
+        drop(turn);
+        Ok((mux, leaf, slot))
     }
 
     /// Puts a new connection into the pool, unless its peer was revoked since its handshake asked.

@@ -19,10 +19,13 @@ pub(super) fn open(sink: &RecordSink) -> io::Result<Box<dyn Write + Send>> {
     Ok(match sink {
         RecordSink::Stdout => Box::new(io::stdout()),
         RecordSink::File(path) => {
+            let named = |error: io::Error| {
+                io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+            };
             if let Some(parent) = path.parent() {
-                std::fs::create_dir_all(parent)?;
+                std::fs::create_dir_all(parent).map_err(named)?;
             }
-            Box::new(LineFile::open(path)?)
+            Box::new(LineFile::open(path).map_err(named)?)
         }
     })
 }

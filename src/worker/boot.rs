@@ -10,24 +10,21 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use thiserror::Error;
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
-use crate::config::checked::{IoDriver, Process, life};
+use crate::config::checked::{self, IoDriver, Process, life};
 use crate::config::{self, ConfigErrors};
 use crate::control::authority::Authority;
 use crate::control::capture::{self, CaptureError};
 use crate::control::dns_server::{DnsError, DnsServer};
 use crate::control::handover::{self, Face, HandoverError, Inherited};
 use crate::control::launcher::{self, Upgrade};
-use crate::control::observe::{LIVE_ASKS, LiveAsk};
 use crate::control::phase::Phase;
 use crate::control::plane::{Plane, PlaneError, Published, Shared};
 use crate::control::sandbox::{self, Sandbox, SandboxError, never_binds};
 use crate::control::status::About;
 use crate::control::supervisor::{self, Beats, Renewal};
 use crate::control::tenure::Tenure;
-use crate::io::clock;
 use crate::io::listen_fds;
 use crate::io::listener::raise_open_files;
 use crate::io::memory::{self, Text};
@@ -36,13 +33,13 @@ use crate::io::tcp_options::{self, TcpOptions};
 use crate::policy::lint::Severity;
 use crate::telemetry::metrics::Meters;
 use crate::telemetry::writer::{Sender, Writer};
-use crate::vocab::limits;
 use crate::worker::balance::Balance;
 use crate::worker::check;
 use crate::worker::core::Core;
 use crate::worker::listen::{self, ListenError};
 use crate::worker::places::Places;
 use crate::worker::sockets::{self, Sockets};
+use crate::worker::upkeep;
 
 /// Why the process does not run.
 #[derive(Debug, Error)]
@@ -85,16 +82,6 @@ pub enum BootError {
 fn os(what: &'static str) -> impl Fn(std::io::Error) -> BootError {
     move |source| BootError::Os { what, source }
 }
-
-/// How often a core tidies its pools, in milliseconds.
-const SWEEP_MS: u64 = 10_000;
-/// How often a core looks whether it is at rest, in milliseconds.
-const REST_LOOK_MS: u64 = 500;
-/// It is when so many looks in a row found nothing recorded,
-const REST_LOOKS: u32 = 5;
-/// and the last one no more work than to ask peers whether they are there.
-const REST_WORK: Duration = Duration::from_millis(5);
-const MINUTE_MS: u128 = 60_000;
 
 /// A process that is about to start.
 #[derive(Debug)]
@@ -151,10 +138,16 @@ fn read(main: &Path, enclosed: bool) -> Result<Prepared, BootError> {
             what: "path of this program",
             source: e.kind().into(),
         })?;
-        launcher::split_off(upgrade).map_err(os("launcher"))?;
+        launcher::split_off(upgrade, capture::capturing(process).is_some())
+            .map_err(os("launcher"))?;
     }
     let sandbox = if enclosed {
         Sandbox::begin(main, &config)?
+    } else if process.sandbox == checked::Sandbox::Required {
+        return Err(BootError::Sandbox(SandboxError::Required {
+            measure: "a sandbox",
+            why: "this is the only process of the machine".to_owned(),
+        }));
     } else {
         Sandbox::none("this is the only process of the machine")
     };
@@ -693,9 +686,9 @@ fn core(seat: Seat) {
         about.has_bound();
         bound.serve();
         check::spawn(&core, index, &published.changed);
-        keep_up(&core, text, published.changed, published.reports.cores);
+        upkeep::start(&core, text, published.changed, published.reports.cores);
         if let Some(beats) = beats {
-            rt::spawn(beat(index, beats));
+            rt::spawn(upkeep::beat(index, beats));
         }
         // A sender that is gone means to end as well.
         tokio::select! {
@@ -710,20 +703,6 @@ fn core(seat: Seat) {
     });
 }
 
-/// What a core does beside its connections.
-fn keep_up(
-    core: &Rc<Core>,
-    text: Arc<Text>,
-    changed: watch::Receiver<u64>,
-    cores: mpsc::Sender<mpsc::Sender<LiveAsk>>,
-) {
-    rt::spawn(rejudge(Rc::clone(core), changed));
-    rt::spawn(rejudge_by_time(Rc::clone(core)));
-    rt::spawn(sweep(Rc::clone(core)));
-    rt::spawn(rest(Rc::clone(core), text));
-    rt::spawn(tell_open(Rc::clone(core), cores));
-}
-
 fn tcp_options(settings: &life::TcpOptions) -> TcpOptions {
     let seconds = |s: u32| Duration::from_secs(s.into());
     let user_timeout = Duration::from_millis(settings.user_timeout_ms.into());
@@ -732,100 +711,5 @@ fn tcp_options(settings: &life::TcpOptions) -> TcpOptions {
         interval: seconds(settings.interval_s),
         probes: settings.probes,
         user_timeout: (!user_timeout.is_zero()).then_some(user_timeout),
-    }
-}
-
-/// Judges what is open by every new snapshot.
-async fn rejudge(core: Rc<Core>, mut changed: watch::Receiver<u64>) {
-    while changed.changed().await.is_ok() {
-        let snapshot = core.snapshot();
-        let ended = core.open.rejudge(&snapshot).await;
-        let cut = core.upstreams.cut(&snapshot.revocations);
-        if ended > 0 || cut > 0 {
-            tracing::info!(
-                ended,
-                cut,
-                "what policy forbids or whose peer is revoked has ended"
-            );
-        }
-    }
-}
-
-/// Judges what is open at every full minute, where policies have time windows: none of them ends within a minute.
-async fn rejudge_by_time(core: Rc<Core>) {
-    loop {
-        let into_minute = clock::unix().as_millis() % MINUTE_MS;
-        rt::sleep(u64::try_from(MINUTE_MS - into_minute).unwrap_or(1)).await;
-        let snapshot = core.snapshot();
-        if snapshot.enforcements.timed {
-            let ended = core.open.rejudge(&snapshot).await;
-            if ended > 0 {
-                tracing::info!(ended, "a time window ends what it no longer allows");
-            }
-        }
-    }
-}
-
-/// Answers what is open here.
-async fn tell_open(core: Rc<Core>, announce: mpsc::Sender<mpsc::Sender<LiveAsk>>) {
-    let (line, mut asks) = mpsc::channel(LIVE_ASKS);
-    match announce.try_send(line) {
-        Ok(()) => {}
-        // Nobody asks: the process has no admin endpoint.
-        Err(TrySendError::Closed(_)) => return,
-        Err(TrySendError::Full(_)) => {
-            return tracing::warn!("what is open on this core cannot be told");
-        }
-    }
-    drop(announce);
-    while let Some(answer) = asks.recv().await {
-        // Whoever asked may have given up.
-        drop(answer.send(core.open.live(limits::LIVE_ROWS)));
-    }
-}
-
-/// Gives back what a start or a burst of connections took, once they are over, and while they are what little is done takes:
-/// a page of text that is used brings its neighbours along.
-async fn rest(core: Rc<Core>, text: Arc<Text>) {
-    let (mut seen, mut worked) = (0, Duration::ZERO);
-    let (mut quiet, mut is_due) = (0_u32, true);
-    loop {
-        rt::sleep(REST_LOOK_MS).await;
-        // Refusals are recorded, so whoever goes on asking keeps this core from its rest: what is free has to count as free.
-        if core.places.sheds() {
-            memory::collect();
-        }
-        let (recorded, work) = (core.recorded(), clock::thread_cpu());
-        let before = std::mem::replace(&mut worked, work);
-        if recorded != std::mem::replace(&mut seen, recorded) {
-            (quiet, is_due) = (0, true);
-            continue;
-        }
-        quiet = quiet.saturating_add(1);
-        if quiet < REST_LOOKS || work.saturating_sub(before) > REST_WORK {
-            continue;
-        }
-        if std::mem::take(&mut is_due) {
-            memory::collect();
-        }
-        if let Err(error) = text.release() {
-            return tracing::debug!(%error, "text that is not used stays resident");
-        }
-    }
-}
-
-/// Shows that this core moves.
-async fn beat(index: usize, beats: Arc<Beats>) {
-    loop {
-        beats.beat(index);
-        rt::sleep(beats.period_ms()).await;
-    }
-}
-
-async fn sweep(core: Rc<Core>) {
-    loop {
-        rt::sleep(SWEEP_MS).await;
-        core.upstreams.sweep();
-        core.meters.sweep(clock::now());
     }
 }

@@ -164,8 +164,11 @@ done
 
 # Removed: nothing runs, what was written stays. Purged: nothing is left.
 systemctl enable -q ringgate ringgate@edge
+# Rules of capture go with the program that could remove them.
+printf 'table inet ringgate {\n}\n' | nft -f - || bad "nft" "$?"
 dpkg -r ringgate >dpkg.txt 2>&1 || bad "the package is removed" "$(cat dpkg.txt)"
 is "what ran is stopped" "$(edge ActiveState)" inactive
+is "rules of capture are gone" "$(nft list tables | grep -c ringgate)" 0
 $CURL -o /dev/null $OPEN; is "nothing listens then" "$?" 7
 [ ! -e /usr/bin/ringgate ] && ok "the program is gone" || bad "the program is gone" "it is there"
 [ -s /etc/ringgate/ringgate.toml ] && ok "the configuration is there" || bad "the configuration is there" "it is gone"

@@ -13,6 +13,7 @@ mod program;
 mod sbom;
 pub(crate) mod trial;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -138,15 +139,20 @@ fn make(root: &Path, options: &Options) -> Result<Vec<PathBuf>> {
     Ok(made)
 }
 
-/// `SHA256SUMS` of what was made, as `sha256sum --check` reads it.
+/// `SHA256SUMS` of what was made, and of what an earlier call has left there, as `sha256sum --check` reads it.
 fn checksums(out: &Path, made: &mut Vec<PathBuf>) -> Result<()> {
+    let path = out.join("SHA256SUMS");
+    let earlier = fs::read_to_string(&path).unwrap_or_default();
+    let names = earlier.lines().filter_map(|line| line.split_once("  "));
+    let mut all: BTreeSet<PathBuf> = names.map(|(_, name)| out.join(name)).collect();
+    all.retain(|path| path.is_file());
+    all.extend(made.iter().cloned());
     let mut text = String::new();
-    for path in &*made {
+    for path in &all {
         let name = path.file_name().context("a file has a name")?;
         let sum = archive::sha256(&fs::read(path)?);
         text.push_str(&format!("{sum}  {}\n", name.to_string_lossy()));
     }
-    let path = out.join("SHA256SUMS");
     fs::write(&path, text)?;
     made.push(path);
     ensure!(made.len() > 1, "nothing was asked for");

@@ -116,10 +116,7 @@ const ALWAYS: &[i64] = &[
     libc::SYS_readlinkat,
     libc::SYS_faccessat,
     libc::SYS_faccessat2,
-    libc::SYS_fchmod,
-    libc::SYS_fchmodat,
     libc::SYS_fchown,
-    libc::SYS_fchownat,
     libc::SYS_inotify_init1,
     libc::SYS_inotify_add_watch,
     libc::SYS_inotify_rm_watch,
@@ -142,8 +139,6 @@ const OLD: &[i64] = &[
     libc::SYS_symlink,
     libc::SYS_readlink,
     libc::SYS_access,
-    libc::SYS_chmod,
-    libc::SYS_chown,
     libc::SYS_time,
 ];
 #[cfg(not(target_arch = "x86_64"))]
@@ -167,6 +162,9 @@ const CONTROLS: [u64; 6] = [
 ];
 /// Names of threads and of anonymous memory.
 const SELF: [i32; 2] = [libc::PR_SET_NAME, libc::PR_SET_VMA];
+
+/// Bits of a file's mode: set-user-ID and the like, group, others.
+const MODE_OF_OTHERS: u64 = 0o7077;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -199,6 +197,15 @@ fn rules(pid: u32) -> Result<Rules, BackendError> {
     let masked = SeccompCmpOp::MaskedEq(thread);
     let threads = when(0, SeccompCmpArgLen::Qword, masked, thread)?;
     rules.insert(libc::SYS_clone, vec![threads]);
+    // Nothing is given to others by its mode, and no program made one of its owner; Landlock does not bound these.
+    let private = |at| {
+        let others = SeccompCmpOp::MaskedEq(MODE_OF_OTHERS);
+        Ok::<_, BackendError>(vec![when(at, SeccompCmpArgLen::Dword, others, 0)?])
+    };
+    rules.insert(libc::SYS_fchmod, private(1)?);
+    rules.insert(libc::SYS_fchmodat, private(2)?);
+    #[cfg(target_arch = "x86_64")]
+    rules.insert(libc::SYS_chmod, private(1)?);
     rules.insert(libc::SYS_socket, one_of(0, FAMILIES.map(number))?);
     rules.insert(libc::SYS_socketpair, one_of(0, [number(libc::AF_UNIX)])?);
     rules.insert(libc::SYS_ioctl, one_of(1, CONTROLS)?);

@@ -16,7 +16,9 @@ use landlock::{
 
 use super::State;
 use crate::config::checked::{Config, IdentitySource, Process, RecordSink, Secret, Subject};
+use crate::control::http_client::SYSTEM_ROOTS;
 use crate::control::{capture, durable};
+use crate::io::listener::own_uid;
 
 /// What this program knows to ask for: rights of files as of version 5, scopes of version 6 (Linux 6.12).
 const VERSION: ABI = ABI::V6;
@@ -98,6 +100,11 @@ impl Places {
         for path in READ.iter().chain(&READ_FILES).map(Path::new) {
             places.below(path);
         }
+        if own_uid() != 0 {
+            // Names of the system may change, by a new file in the place of the old one. Root would read more than they there.
+            places.beside(Path::new("/etc/resolv.conf"));
+        }
+        places.beside(Path::new(SYSTEM_ROOTS));
         for path in crate::config::load::load_files(main) {
             if path.is_dir() {
                 places.below(&path);
@@ -111,7 +118,21 @@ impl Places {
             }
         }
         places.of_process(&config.process);
+        places.tell_own(main);
         places
+    }
+
+    /// Warns where the process may write what it is told by.
+    fn tell_own(&self, main: &Path) {
+        let Ok(real) = main.canonicalize() else {
+            return;
+        };
+        if let Some(place) = self.write.iter().find(|place| real.starts_with(place)) {
+            tracing::warn!(
+                configuration = %real.display(), directory = %place.display(),
+                "the process may write its own configuration: records, state and sockets belong in directories of their own"
+            );
+        }
     }
 
     fn of_process(&mut self, process: &Process) {
@@ -199,7 +220,7 @@ fn path_of(subject: &Subject) -> Option<PathBuf> {
 pub(super) fn restrict(main: &Path, config: &Config) -> (State, Option<Places>) {
     if config.process.workload_api.is_some() {
         let why = "[workloadApi] looks at programs of other processes, which the kernel shows to none that is restricted so";
-        return (State::Unused(why.to_owned()), None);
+        return (State::Missing(why.to_owned()), None);
     }
     let places = Places::of(main, config);
     match enforce(&places) {

@@ -139,11 +139,9 @@ fn needed(process: &Process, uid: u32) -> CapabilitySet {
         needed |= CapabilitySet::SYS_PTRACE | CapabilitySet::CHOWN;
     }
     if uid == 0 {
-        // Root's files may be another user's, by their owner or their mode; Landlock bounds where.
-        needed |= CapabilitySet::DAC_OVERRIDE
-            | CapabilitySet::DAC_READ_SEARCH
-            | CapabilitySet::CHOWN
-            | CapabilitySet::FOWNER;
+        // Root's files may be another user's, by their owner or their mode; Landlock bounds which are opened.
+        needed |=
+            CapabilitySet::DAC_OVERRIDE | CapabilitySet::DAC_READ_SEARCH | CapabilitySet::CHOWN;
     }
     needed
 }

@@ -1,11 +1,13 @@
 //! What a revocation finds in the pool, on both drivers.
 
 use http::{Method, Response};
+use rustls::{ClientConfig, RootCertStore};
 
 use super::*;
 use crate::identity::revocation::Serial;
 use crate::io::mux::ServerConnection;
 use crate::io::rt::testing::{on_both, sockets};
+use crate::policy::{OutboundTarget, decide_outbound};
 
 fn peer(name: &str) -> Arc<PeerLeaf> {
     Arc::new(PeerLeaf {
@@ -51,16 +53,35 @@ async fn tunnel(mux: &Mux) -> Stream {
     tunnel.into()
 }
 
+/// Where nobody listens.
+fn far() -> Far {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let tls = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    Far {
+        address: "127.83.77.1:15008".parse().unwrap(),
+        expected: peer("b").id.clone(),
+        also: None,
+        source: peer("caller").id.clone(),
+        tls: Arc::new(tls),
+        head: Head {
+            authority: "10.0.0.1:80".to_owned(),
+            client: None,
+            service: None,
+            baggage: None,
+            trace: None,
+        },
+        options: ConnectOptions::default(),
+    }
+}
+
 /// The pool with one slot, and that slot.
 fn pool() -> (Pool, Rc<Slot>) {
     let (pool, slot) = (Pool::default(), Rc::new(Slot::default()));
-    let key = (
-        peer("caller").id.clone(),
-        "127.83.77.1:15008".parse().unwrap(),
-        peer("b").id.clone(),
-        None,
-        0,
-    );
+    let key = far().key();
     pool.by_key.borrow_mut().insert(key, Rc::clone(&slot));
     (pool, slot)
 }
@@ -122,6 +143,35 @@ fn sweeping_leaves_a_slot_that_is_used() {
             drop(dialling);
             pool.sweep();
             assert!(pool.by_key.borrow().is_empty());
+        })
+    });
+}
+
+/// A process that ends forgets its pool again and again; what still goes on there is not to lose the way that it waits for.
+#[test]
+fn who_waits_for_a_connection_has_it_although_the_pool_is_cleared() {
+    on_both(|| {
+        Box::pin(async {
+            let (pool, far) = (Pool::default(), far());
+            let permit = decide_outbound(OutboundTarget::Known, false).permit();
+            let permit = permit.unwrap();
+            let dialled = async {
+                let slot = Rc::clone(pool.by_key.borrow_mut().entry(far.key()).or_default());
+                let dialling = slot.connecting.lock().await;
+                // The other one comes, and waits.
+                rt::sleep(20).await;
+                pool.clear();
+                let (fresh, over) = connected("b").await;
+                pool.admit(fresh, &slot, far.address).unwrap();
+                drop(dialling);
+                over
+            };
+            let (over, opened) = tokio::join!(dialled, pool.open(&permit, &far, None));
+            let (tunnel, leaf) = opened.unwrap();
+            assert_eq!(leaf, peer("b"));
+            // It is the last: nothing else keeps the connection.
+            drop(tunnel);
+            over.notified().await;
         })
     });
 }

@@ -29,7 +29,7 @@ pub(super) enum Key<'c> {
 /// Up to this many rules are looked at one by one.
 const FEW: usize = 4;
 /// Values of one field, and parameters of one query, that are followed; of more, all that asks for any is looked at.
-const FOLLOWED: usize = 16;
+const FOLLOWED: usize = 32;
 
 /// Places of rules in their list.
 #[derive(Clone, Debug)]
@@ -200,14 +200,6 @@ impl Values {
             None => &mut self.any,
         }
     }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the hash has no seed, and the first rule of all is found in any order"
-    )]
-    fn all(&self) -> impl Iterator<Item = &Tree> {
-        self.exact.values()
-    }
 }
 
 impl Affixes {
@@ -224,8 +216,6 @@ impl Affixes {
 #[derive(Default)]
 struct Followed<'t> {
     trees: [Option<&'t Tree>; FOLLOWED],
-    /// There are more.
-    over: bool,
 }
 
 impl<'t> Followed<'t> {
@@ -233,10 +223,12 @@ impl<'t> Followed<'t> {
     fn add(&mut self, tree: &'t Tree) -> bool {
         let mut slots = self.trees.iter_mut();
         match slots.find(|slot| slot.is_none_or(|known| std::ptr::eq(known, tree))) {
-            Some(slot) => *slot = Some(tree),
-            None => self.over = true,
+            Some(slot) => {
+                *slot = Some(tree);
+                true
+            }
+            None => false,
         }
-        !self.over
     }
 
     fn trees(&self) -> impl Iterator<Item = &'t Tree> {
@@ -327,11 +319,7 @@ impl<F: Fn(u32) -> bool> Search<'_, F> {
                 break;
             }
         }
-        if followed.over {
-            values.all().for_each(|tree| self.tree(tree));
-        } else {
-            followed.trees().for_each(|tree| self.tree(tree));
-        }
+        followed.trees().for_each(|tree| self.tree(tree));
         if present {
             self.tree(&values.any);
         }
@@ -349,13 +337,6 @@ impl<F: Fn(u32) -> bool> Search<'_, F> {
                 .chain([&values.any])
                 .all(|tree| followed.add(tree))
         });
-        if followed.over {
-            for values in query.values() {
-                values.all().for_each(|tree| self.tree(tree));
-                self.tree(&values.any);
-            }
-        } else {
-            followed.trees().for_each(|tree| self.tree(tree));
-        }
+        followed.trees().for_each(|tree| self.tree(tree));
     }
 }
