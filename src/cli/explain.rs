@@ -20,6 +20,7 @@ use clap::Args;
 
 use super::ConfigArgs;
 use super::os;
+use crate::cli::status::reachable;
 use crate::config::Config;
 use crate::control::http_client::HttpClient;
 use crate::role::enforcement::Enforcements;
@@ -216,11 +217,11 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<Report> {
 fn running(config: &Config) -> anyhow::Result<u64> {
     let admin = config.process.admin;
     let admin = admin.context("`--running`: the configuration has no `admin.listen`")?;
-    let url = format!("http://{admin}/generation");
+    let url = format!("http://{}/generation", reachable(admin));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let client = HttpClient::loopback_only();
+    let client = HttpClient::of_listener();
     let body = runtime
         .block_on(client.get(&url, ADMIN))
         .with_context(|| format!("`--running`: {url}"))?;

@@ -87,7 +87,7 @@ fn ask(args: &StatusArgs) -> anyhow::Result<Value> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let client = HttpClient::loopback_only();
+    let client = HttpClient::of_listener();
     let body = runtime
         .block_on(client.get(&url, ANSWER))
         .with_context(|| format!("{url} does not answer"))?;
@@ -95,7 +95,7 @@ fn ask(args: &StatusArgs) -> anyhow::Result<Value> {
 }
 
 /// Where a listener of all addresses is reached.
-fn reachable(mut listen: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(mut listen: SocketAddr) -> SocketAddr {
     if listen.ip().is_unspecified() {
         listen.set_ip(match listen.ip() {
             IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),

@@ -197,9 +197,9 @@ impl std::fmt::Debug for ServerCertificate {
 /// An issuing CA that the operator gives instead of one that the authority makes.
 pub struct GivenCa {
     /// PEM: the issuing certificate, then those between it and a root.
-    pub chain: String,
+    pub chain: Vec<u8>,
     /// PEM: its P-256 key in PKCS#8.
-    pub key: Zeroizing<String>,
+    pub key: Zeroizing<Vec<u8>>,
     /// Roots that what it issues is to be verified by.
     pub roots: Vec<CertificateDer<'static>>,
 }

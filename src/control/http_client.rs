@@ -1,4 +1,5 @@
-//! A small HTTP/1.1 client for identity providers: one request, one bounded answer, no redirect followed.
+//! A small HTTP/1.1 client for identity providers and our own admin listeners: one request, one bounded answer, no
+//! redirect followed.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,8 @@ pub struct HttpClient {
 enum Scope {
     /// Where the operator of the process sends it: to the inside as well, but not to link-local addresses.
     Operator,
+    /// To an address that the operator gives for a listener of a process of his: wherever it listens, over http as well.
+    Listener,
     /// Where the author of a token rule sends it, and whoever holds the zone of a name that he wrote.
     Rule {
         reach: Reach,
@@ -138,6 +141,15 @@ impl HttpClient {
         Self {
             tls: None,
             scope: Scope::Operator,
+        }
+    }
+
+    /// For http to a listener of one of our processes, such as `admin.listen`; https fails.
+    #[must_use]
+    pub fn of_listener() -> Self {
+        Self {
+            tls: None,
+            scope: Scope::Listener,
         }
     }
 
@@ -265,6 +277,7 @@ fn may_connect(ip: IpAddr, https: bool, scope: Scope, host_is_loopback: bool) ->
             let nowhere = link_local || ip.is_unspecified() || ip.is_multicast();
             !nowhere && (https || ip.is_loopback())
         }
+        Scope::Listener => !ip.is_unspecified() && !ip.is_multicast(),
         Scope::Rule { loopback: true, .. } if host_is_loopback => ip.is_loopback(),
         Scope::Rule { reach, .. } => {
             (https || reach.http) && (is_global(ip) || (reach.private && is_private(ip)))
@@ -404,6 +417,21 @@ mod tests {
             let outcome = block_on(HttpClient::loopback_only().get(url, SOON));
             assert!(matches!(outcome, Err(FetchError::Url)), "{url} {outcome:?}");
         }
+    }
+
+    #[test]
+    fn a_listener_is_asked_where_it_is() {
+        let may = |ip: &str| may_connect(ip.parse().unwrap(), false, Scope::Listener, false);
+        for ip in [
+            "127.0.0.1",
+            "10.0.0.1",
+            "192.0.2.1",
+            "169.254.1.1",
+            "fd00::1",
+        ] {
+            assert!(may(ip), "{ip}");
+        }
+        assert!(!may("0.0.0.0") && !may("::") && !may("224.0.0.1"));
     }
 
     #[test]

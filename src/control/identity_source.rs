@@ -229,11 +229,8 @@ fn given_ca(issuing: &checked::IssuingCa) -> Result<GivenCa, PlaneError> {
             }));
         }
     }
-    let key = issuing.key.read_text().map_err(PlaneError::Secret)?;
-    let chain = String::from_utf8(read(&issuing.chain)?).map_err(|_e| PlaneError::Content {
-        what: issuing.chain.display().to_string(),
-        problem: "not text".to_owned(),
-    })?;
+    let key = issuing.key.read().map_err(PlaneError::Secret)?;
+    let chain = read(&issuing.chain)?;
     let roots = roots(&issuing.root_ca, &read(&issuing.root_ca)?)?;
     Ok(GivenCa { chain, key, roots })
 }

@@ -74,47 +74,51 @@ pub enum KeyError {
 }
 
 /// What a block is that holds a private key.
-fn key_of(label: &str, der: Vec<u8>) -> Option<PrivateKeyDer<'static>> {
+fn key_of(label: &[u8], der: Vec<u8>) -> Option<PrivateKeyDer<'static>> {
     match label {
-        "PRIVATE KEY" => Some(PrivateKeyDer::Pkcs8(der.into())),
-        "EC PRIVATE KEY" => Some(PrivateKeyDer::Sec1(der.into())),
-        "RSA PRIVATE KEY" => Some(PrivateKeyDer::Pkcs1(der.into())),
+        b"PRIVATE KEY" => Some(PrivateKeyDer::Pkcs8(der.into())),
+        b"EC PRIVATE KEY" => Some(PrivateKeyDer::Sec1(der.into())),
+        b"RSA PRIVATE KEY" => Some(PrivateKeyDer::Pkcs1(der.into())),
         _ => None,
     }
 }
 
-/// The first private key of a PEM text (PKCS#8, SEC 1 or PKCS#1); other blocks are skipped. Nothing of it is left in memory
-/// but what is returned, which is the caller's to wipe.
+/// The label of a line that begins or ends a block.
+fn label<'l>(line: &'l [u8], mark: &[u8]) -> Option<&'l [u8]> {
+    let line = line.strip_prefix(b"-----")?.strip_prefix(mark)?;
+    line.strip_suffix(b"-----")
+}
+
+/// The first private key of a PEM text (PKCS#8, SEC 1 or PKCS#1); other blocks are skipped, and so is what stands around
+/// them, in whatever encoding (RFC 7468 section 2). Nothing of it is left in memory but what is returned, which is the
+/// caller's to wipe.
 ///
 /// # Errors
 /// `KeyError`.
 pub fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyError> {
-    let text = std::str::from_utf8(pem).map_err(|_not_repeated| KeyError::Syntax)?;
-    let mut lines = text.lines().map(str::trim);
+    let mut lines = pem.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     while let Some(line) = lines.next() {
-        let label = line.strip_prefix("-----BEGIN ");
-        let Some(label) = label.and_then(|rest| rest.strip_suffix("-----")) else {
+        let Some(begun) = label(line, b"BEGIN ") else {
             continue;
         };
-        let end = format!("-----END {label}-----");
         // Neither of the two grows.
-        let mut base64 = Zeroizing::new(String::with_capacity(text.len()));
+        let mut base64 = Zeroizing::new(Vec::with_capacity(pem.len()));
         loop {
             match lines.next() {
-                Some(line) if line == end => break,
-                Some(line) => base64.push_str(line),
+                Some(line) if label(line, b"END ") == Some(begun) => break,
+                Some(line) => base64.extend_from_slice(line),
                 None => return Err(KeyError::Syntax),
             }
         }
-        if key_of(label, Vec::new()).is_none() {
+        if key_of(begun, Vec::new()).is_none() {
             continue;
         }
         let mut der = Zeroizing::new(vec![0; base64.len()]);
         let length = STANDARD
-            .decode_slice(base64.as_bytes(), &mut der)
+            .decode_slice(&*base64, &mut der)
             .map_err(|_not_repeated| KeyError::Syntax)?;
         let exact = der.get(..length).unwrap_or_default().to_vec();
-        return key_of(label, exact).ok_or(KeyError::Empty);
+        return key_of(begun, exact).ok_or(KeyError::Empty);
     }
     Err(KeyError::Empty)
 }
@@ -162,5 +166,27 @@ mod tests {
             KeyError::Syntax
         );
         assert_eq!(fails(&whole.replace("MII", "M!I")), KeyError::Syntax);
+    }
+    /// As `openssl pkcs12` writes them, with a name in Latin-1.
+    #[test]
+    fn what_stands_around_the_blocks_need_not_be_text() {
+        let name =
+            b"Bag Attributes\n    friendlyName: Schl\xfcssel\nKey Attributes: <No Attributes>\n";
+        let (key, der) = ([0x30, 0x82, 1, 2, 3], [1; 99]);
+        let blocks = [encode("CERTIFICATE", &der), encode("PRIVATE KEY", &key)];
+        let pem: Vec<u8> = blocks
+            .iter()
+            .flat_map(|block| [&name[..], block.as_bytes()].concat())
+            .chain(*name)
+            .collect();
+        assert!(std::str::from_utf8(&pem).is_err());
+        assert_eq!(private_key(&pem).unwrap().secret_der(), key);
+        assert_eq!(
+            certificates(&pem).unwrap(),
+            [CertificateDer::from(&der[..])]
+        );
+        let mut inside = encode("PRIVATE KEY", &key).into_bytes();
+        inside.insert(inside.len() / 2, 0xfc);
+        assert_eq!(private_key(&inside).unwrap_err(), KeyError::Syntax);
     }
 }

@@ -348,6 +348,8 @@ pub const CHECK_LONGEST_MS: u64 = 86_400_000;
 pub const CHECKED: usize = 10_000;
 /// Health checks that are under way at a time.
 pub const CHECKS: usize = 64;
+/// Those of them that one service has at most.
+pub const CHECKS_OF_SERVICE: usize = CHECKS / 2;
 /// How long the answer to a copy of a request may take, in milliseconds.
 pub const MIRROR_MS: u64 = 30_000;
 /// How long an HBONE connection without a tunnel is kept, in milliseconds (ztunnel's value).

@@ -4,7 +4,7 @@
 //! A check is a call of the gateway's own: it goes as the gateway, the way that its traffic takes, and is judged where it
 //! arrives as any other call of it. What it may be is what the configuration says; nothing of a client is in it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -37,6 +37,10 @@ use crate::worker::judge;
 use crate::worker::origin::Origin;
 use crate::worker::site::Story;
 
+mod turns;
+
+use self::turns::UnderWay;
+
 /// How far first checks are spread, in milliseconds; over the interval where that is shorter.
 const FIRST_MS: u64 = 1000;
 
@@ -45,10 +49,8 @@ struct Due {
     wanted: Wanted,
     health: Arc<Health>,
     rule: Arc<HealthCheck>,
-    /// When the next check begins.
+    /// When the next check begins, or began to be due.
     next_ms: u64,
-    /// One is under way.
-    runs: bool,
 }
 
 type Table = RefCell<BTreeMap<Subject, Due>>;
@@ -63,7 +65,7 @@ pub(super) fn spawn(core: &Rc<Core>, index: usize, changed: &watch::Receiver<u64
 /// Checks what there is to check, as every new snapshot says, until the process is about to end.
 async fn run(core: Rc<Core>, mut changed: watch::Receiver<u64>) {
     let table = Rc::new(Table::default());
-    let running = Rc::new(Cell::new(0));
+    let under_way = Rc::new(UnderWay::default());
     let mut seen: Option<Arc<Snapshot>> = None;
     while !core.is_draining() {
         let snapshot = Arc::clone(&core.snapshot());
@@ -74,8 +76,7 @@ async fn run(core: Rc<Core>, mut changed: watch::Receiver<u64>) {
             renew(&core, &snapshot, &mut table.borrow_mut());
             seen = Some(Arc::clone(&snapshot));
         }
-        begin(&core, &snapshot, (&table, &running));
-        let next = table.borrow().values().map(|due| due.next_ms).min();
+        let next = begin(&core, &snapshot, (&table, &under_way));
         let wait = async {
             match next {
                 Some(next) => rt::sleep(next.saturating_sub(clock::millis()).max(1)).await,
@@ -112,15 +113,12 @@ fn renew(core: &Core, snapshot: &Snapshot, table: &mut BTreeMap<Subject, Due>) {
         };
         let known = before.remove(&one.subject);
         let known = known.filter(|due| Arc::ptr_eq(&due.health, health));
-        let (latest, runs) = match &known {
+        let next_ms = match &known {
             // A shorter interval begins now.
-            Some(due) => (
-                due.next_ms.min(now_ms.saturating_add(rule.interval_ms)),
-                due.runs,
-            ),
+            Some(due) => due.next_ms.min(now_ms.saturating_add(rule.interval_ms)),
             None => {
                 let spread = rule.interval_ms.min(FIRST_MS);
-                (now_ms.saturating_add(by_chance(core, spread)), false)
+                now_ms.saturating_add(by_chance(core, spread))
             }
         };
         if known.is_some_and(|due| due.rule.how != rule.how) {
@@ -130,8 +128,7 @@ fn renew(core: &Core, snapshot: &Snapshot, table: &mut BTreeMap<Subject, Due>) {
         let due = Due {
             health: Arc::clone(health),
             rule: Arc::clone(rule),
-            next_ms: latest,
-            runs,
+            next_ms,
             wanted: one,
         };
         table.insert(due.wanted.subject.clone(), due);
@@ -156,46 +153,54 @@ fn by_chance(core: &Core, most: u64) -> u64 {
     core.chance(core.turn()).checked_rem(most).unwrap_or(0)
 }
 
-/// Begins the checks that are due, as many as there may be at a time.
+/// Begins the checks that are due, as many as there may be at a time. Returns when to look again.
 fn begin(
     core: &Rc<Core>,
     snapshot: &Arc<Snapshot>,
-    (table, running): (&Rc<Table>, &Rc<Cell<usize>>),
-) {
+    (table, under_way): (&Rc<Table>, &Rc<UnderWay>),
+) -> Option<u64> {
     let now_ms = clock::millis();
-    for due in table.borrow_mut().values_mut() {
-        if due.next_ms > now_ms {
-            continue;
-        }
-        // A tenth sooner or later, so that processes which began together do not go on together.
-        let (tenth, interval) = (due.rule.interval_ms / 10, due.rule.interval_ms);
+    // A tenth sooner or later, so that processes which began together do not go on together.
+    let later = |rule: &HealthCheck| {
+        let (tenth, interval) = (rule.interval_ms / 10, rule.interval_ms);
         let jitter = by_chance(core, tenth.saturating_mul(2).saturating_add(1));
-        due.next_ms = now_ms
+        now_ms
             .saturating_add(interval.saturating_sub(tenth))
-            .saturating_add(jitter);
-        if due.runs {
-            continue;
+            .saturating_add(jitter)
+    };
+    let mut all = table.borrow_mut();
+    let due = |due: &Due| due.next_ms <= now_ms;
+    for one in all.values_mut().filter(|one| due(one)) {
+        // A turn that comes while the last check is under way is left out.
+        if under_way.has(&one.wanted.subject) {
+            one.next_ms = later(&one.rule);
         }
-        if running.get() >= limits::CHECKS {
-            // As soon as others are over.
-            due.next_ms = now_ms.saturating_add(limits::CHECK_INTERVAL_MS);
+    }
+    let waiting = all.iter().filter(|(_, one)| due(one));
+    let chosen = under_way.next(waiting.map(|(s, one)| (one.next_ms, s)).collect());
+    for subject in chosen {
+        let Some(one) = all.get_mut(&subject) else {
             continue;
-        }
-        due.runs = true;
-        running.set(running.get().saturating_add(1));
+        };
+        one.next_ms = later(&one.rule);
         let check = Check {
             core: Rc::clone(core),
             snapshot: Arc::clone(snapshot),
-            wanted: due.wanted.clone(),
-            rule: Arc::clone(&due.rule),
+            wanted: one.wanted.clone(),
+            rule: Arc::clone(&one.rule),
+            health: Arc::clone(&one.health),
         };
-        let (table, running) = (Rc::clone(table), Rc::clone(running));
+        let (table, running) = (Rc::clone(table), under_way.begin(subject));
         rt::spawn(async move {
             let found = check.outcome().await;
-            running.set(running.get().saturating_sub(1));
+            drop(running);
             check.tell(&table, found);
         });
     }
+    // Who has no place waits for others to be over.
+    let soon_ms = now_ms.saturating_add(limits::CHECK_INTERVAL_MS);
+    let again = |one: &Due| if due(one) { soon_ms } else { one.next_ms };
+    all.values().map(again).min()
 }
 
 /// One check.
@@ -204,6 +209,7 @@ struct Check {
     snapshot: Arc<Snapshot>,
     wanted: Wanted,
     rule: Arc<HealthCheck>,
+    health: Arc<Health>,
 }
 
 /// How a check ended.
@@ -373,8 +379,7 @@ impl Check {
         let Some(due) = table.get_mut(&self.wanted.subject) else {
             return;
         };
-        due.runs = false;
-        if due.rule.how != self.rule.how {
+        if !Arc::ptr_eq(&due.health, &self.health) || due.rule.how != self.rule.how {
             return;
         }
         let well = found.wrong.is_none();

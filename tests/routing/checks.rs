@@ -338,14 +338,7 @@ async fn a_grpc_server_says_how_it_is() {
     becomes(&system, "checked", "shop/api-a", Some(true)).await;
 }
 
-/// An egress gateway checks what is outside.
-#[tokio::test]
-async fn what_is_outside_is_checked_by_its_egress_gateway() {
-    let subnet = Subnet::free();
-    let a = App::start(subnet.at(31, 8080), "a").await;
-    App::start(subnet.at(32, 8080), "b").await;
-    let outside = format!(
-        r#"
+const EGRESS: &str = r#"
 [[egress]]
 gateway = "shop/out"
 hbone = "@30:15008"
@@ -355,31 +348,48 @@ name = "out"
 namespace = "shop"
 gatewayClassName = "ringgate-egress"
 address = "@30"
+"#;
 
+/// A service outside, whose endpoints are these hosts, and whoever may call it.
+fn outside(name: &str, hosts: &[u8], rule: &str) -> String {
+    let endpoint = |host: &u8| format!("{{ address = \"@{host}\" }}");
+    let endpoints: Vec<String> = hosts.iter().map(endpoint).collect();
+    let endpoints = endpoints.join(", ");
+    format!(
+        r#"
 [[serviceEntry]]
-name = "partner"
+name = "{name}"
 namespace = "shop"
 labels = {{ "istio.io/use-waypoint" = "out" }}
-hosts = ["partner.test"]
+hosts = ["{name}.test"]
 ports = [{{ number = 80, name = "http", protocol = "HTTP", targetPort = 8080 }}]
 location = "MESH_EXTERNAL"
 resolution = "STATIC"
-endpoints = [{{ address = "@31" }}, {{ address = "@32" }}]
+endpoints = [{endpoints}]
 
 [[destinationRule]]
-name = "partner"
+name = "{name}"
 namespace = "shop"
-host = "partner.test"
-trafficPolicy.{HTTP}
+host = "{name}.test"
+trafficPolicy.{rule}
 
 [[authorizationPolicy]]
-name = "out"
+name = "{name}"
 namespace = "shop"
-targetRefs = [{{ group = "networking.istio.io", kind = "ServiceEntry", name = "partner" }}]
+targetRefs = [{{ group = "networking.istio.io", kind = "ServiceEntry", name = "{name}" }}]
 rules = [{{}}]
 "#
-    );
-    let system = start(subnet, "auto", &[outside]).await;
+    )
+}
+
+/// An egress gateway checks what is outside.
+#[tokio::test]
+async fn what_is_outside_is_checked_by_its_egress_gateway() {
+    let subnet = Subnet::free();
+    let a = App::start(subnet.at(31, 8080), "a").await;
+    App::start(subnet.at(32, 8080), "b").await;
+    let services = [EGRESS.to_owned(), outside("partner", &[31, 32], HTTP)];
+    let system = start(subnet, "auto", &services).await;
     let ip = |host: u8| subnet.ip(host).to_string();
     becomes(&system, "partner", &ip(31), Some(true)).await;
     a.says(503);
@@ -387,4 +397,25 @@ rules = [{{}}]
     assert_eq!(answers(&system, "partner.test", 6).await, "bbbbbb");
     let asked = a.heads.lock().await.clone();
     assert!(asked.contains("host: partner.test\r\n"), "{asked}");
+}
+
+/// As many endpoints as there are checks at a time, and more, which never answer.
+#[tokio::test]
+async fn who_is_silent_does_not_hold_up_the_checks_of_others() {
+    let subnet = Subnet::free();
+    let well = App::start(subnet.at(31, 8080), "a").await;
+    let hosts: Vec<u8> = (101..=200).collect();
+    let mut silent = Vec::new();
+    for host in &hosts {
+        silent.push(TcpListener::bind(subnet.at(*host, 8080)).await.unwrap());
+    }
+    let rule = HTTP.replace("40ms", "10ms").replace("10s", "1h");
+    let services = [
+        EGRESS.to_owned(),
+        outside("aaa", &hosts, &rule),
+        outside("zzz", &[31], HTTP),
+    ];
+    let _system = start(subnet, "auto", &services).await;
+    wait_for(async || (well.checks() >= 30).then_some(())).await;
+    drop(silent);
 }

@@ -18,5 +18,13 @@ mod serves;
 mod status;
 mod system;
 
+#[path = "../support/netns.rs"]
+#[allow(
+    dead_code,
+    clippy::allow_attributes,
+    reason = "other tests use the rest of it"
+)]
+mod namespaces;
+
 /// The program under test.
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ringgate");

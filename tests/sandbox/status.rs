@@ -3,6 +3,7 @@
 use std::process::Command;
 
 use crate::PROGRAM;
+use crate::namespaces::{ip, isolated};
 use crate::system::System;
 
 #[test]
@@ -45,6 +46,20 @@ fn it_tells_how_a_process_is() {
     system.until("a problem", |status| !status["refusedAt"].is_null());
     assert_eq!(system.ask("text").status.code(), Some(1));
     assert_eq!(status(system.file("ringgate.toml")), Some(2));
+}
+
+#[test]
+fn a_listener_that_others_reach_is_asked() {
+    isolated(|| {
+        ip("address add 10.99.7.1/32 dev lo");
+        let system = System::start_in("10.99.7".to_owned(), "sandbox = \"off\"\n", "");
+        let mut command = Command::new(PROGRAM);
+        command.args(["status", "--config"]);
+        let output = command.arg(system.file("ringgate.toml")).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{error}");
+        assert_eq!(system.status()["name"], "boxed");
+    });
 }
 
 #[test]

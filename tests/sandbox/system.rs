@@ -101,8 +101,12 @@ impl Drop for System {
 impl System {
     /// Starts it with these lines of `[process]` and these tables, and waits until it serves.
     pub(crate) fn start(process: &str, more: &str) -> Self {
+        Self::start_in(free_subnet().unwrap(), process, more)
+    }
+
+    /// The same in a network of the caller's, by its first three bytes.
+    pub(crate) fn start_in(net: String, process: &str, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let net = free_subnet().unwrap();
         let text = CONFIG.replace("PROCESS", process) + more;
         std::fs::write(dir.path().join("ringgate.toml"), text.replace("NET", &net)).unwrap();
         for name in ["tls", "log", "state", "run"] {

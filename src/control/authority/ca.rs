@@ -138,9 +138,8 @@ impl Ca {
     }
 
     /// Reads certificate and key.
-    pub(super) fn parse(certificate_pem: &str, key_pem: &str) -> Result<Self, Unfit> {
-        let found =
-            pem::certificates(certificate_pem.as_bytes()).map_err(|_e| Unfit::Certificate)?;
+    pub(super) fn parse(certificate_pem: &[u8], key_pem: &[u8]) -> Result<Self, Unfit> {
+        let found = pem::certificates(certificate_pem).map_err(|_e| Unfit::Certificate)?;
         let mut found = found.into_iter();
         let certificate = found.next().ok_or(Unfit::Certificate)?;
         let key = key_block(key_pem).ok_or(Unfit::Key)?;
@@ -333,9 +332,9 @@ impl Request {
 }
 
 /// The first private key block of a PEM text.
-pub(super) fn key_block(text: &str) -> Option<KeyPair> {
+pub(super) fn key_block(pem: &[u8]) -> Option<KeyPair> {
     use rustls::pki_types::pem::PemObject as _;
-    let der = PrivatePkcs8KeyDer::from_pem_slice(text.as_bytes()).ok()?;
+    let der = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
     KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256).ok()
 }
 

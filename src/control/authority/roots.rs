@@ -74,9 +74,9 @@ impl Root {
         let unfit = |certificate: &str, key: &str, reason| {
             unfit(&store.path(certificate), &store.path(key), reason)
         };
-        let root =
-            Ca::parse(&files.root, &files.root_key).map_err(|r| unfit(&root_name, &key_name, r))?;
-        let issuing = Ca::parse(&files.issuing, &files.issuing)
+        let root = Ca::parse(files.root.as_bytes(), files.root_key.as_bytes())
+            .map_err(|r| unfit(&root_name, &key_name, r))?;
+        let issuing = Ca::parse(files.issuing.as_bytes(), files.issuing.as_bytes())
             .map_err(|r| unfit(&issuing_name, &issuing_name, r))?;
         let found = root.trust_domain().unwrap_or_default();
         if found != domain.as_str() {

@@ -49,7 +49,7 @@ impl TokenKey {
     }
 
     pub(super) fn parse(text: &str) -> Option<Self> {
-        Self::new(&ca::key_block(text)?)
+        Self::new(&ca::key_block(text.as_bytes())?)
     }
 
     fn new(pair: &KeyPair) -> Option<Self> {
