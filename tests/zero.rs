@@ -201,12 +201,12 @@ fn a_certificate_is_replaced_and_a_broken_one_is_not() {
 #[test]
 fn records_that_are_moved_away_lose_no_line() {
     let zero = Zero::start("");
-    let (log, calls) = (zero.file("decisions.jsonl"), 40);
+    let (log, calls) = (zero.file("log/decisions.jsonl"), 40);
     let urls: Vec<String> = (0..calls).map(|n| format!("/call-{n}")).collect();
     for (n, path) in urls.iter().enumerate() {
         assert_eq!(zero.get("cert.pem", path).status, 200);
         if n % 10 == 9 {
-            let moved = zero.file(&format!("decisions.jsonl.{n}"));
+            let moved = zero.file(&format!("log/decisions.jsonl.{n}"));
             let mv = Command::new("mv").arg(&log).arg(&moved).status();
             assert!(mv.unwrap().success());
             assert_eq!(zero.get("cert.pem", "/between").status, 200);
@@ -214,7 +214,7 @@ fn records_that_are_moved_away_lose_no_line() {
         }
     }
     let lines = || -> Vec<String> {
-        let files = std::fs::read_dir(zero.dir.path()).unwrap().flatten();
+        let files = std::fs::read_dir(zero.file("log")).unwrap().flatten();
         let files = files.filter(|f| f.file_name().to_string_lossy().starts_with("decisions"));
         let texts = files.map(|f| std::fs::read_to_string(f.path()).unwrap());
         texts

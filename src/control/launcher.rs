@@ -12,7 +12,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use nix::sys::signal::SigSet;
@@ -279,7 +279,7 @@ fn answer(line: &str) -> io::Result<Answer> {
 pub fn serve(upgrade: &Upgrade, captures: bool) -> io::Result<()> {
     // It has the environment of the process, secrets of it among them.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // What is sent to all processes of the service is for the one that serves. Programs begin without this mask.
+    // What is sent to all processes of the service is for the one that serves.
     SigSet::all().thread_block()?;
     let line = io::stdin().as_fd().try_clone_to_owned()?;
     let line = UnixStream::from(line);
@@ -320,7 +320,7 @@ fn reply(mut stream: UnixStream, upgrade: &Upgrade, captures: bool) -> io::Resul
             stream.write_all(&line_of(&answer)?)
         }
         Question::Renew => {
-            let mut child = match upgrade.command().stdin(Stdio::null()).spawn() {
+            let mut child = match spawn(upgrade.command().stdin(Stdio::null())) {
                 Ok(child) => child,
                 Err(error) => return stream.write_all(&line_of(&failed(&error))?),
             };
@@ -331,16 +331,26 @@ fn reply(mut stream: UnixStream, upgrade: &Upgrade, captures: bool) -> io::Resul
     }
 }
 
+/// Starts a program that no signals are kept from: it would have the mask of this thread.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    let mask = SigSet::thread_get_mask()?;
+    SigSet::empty().thread_set_mask()?;
+    let child = command.spawn();
+    mask.thread_set_mask()?;
+    child
+}
+
 /// Runs a program to its end, here.
 pub(super) fn run(program: &str, words: &[impl AsRef<str>], input: &str) -> io::Result<Output> {
-    let mut child = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(words.iter().map(AsRef::as_ref))
         // A service may have been given no PATH with the tools for root.
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
+        .stderr(Stdio::piped());
+    let mut child = spawn(&mut command)?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that does not read its input says why in its own words.
         drop(stdin.write_all(input.as_bytes()));
@@ -357,6 +367,20 @@ pub(super) fn run(program: &str, words: &[impl AsRef<str>], input: &str) -> io::
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_started_takes_signals() {
+        let before = SigSet::thread_get_mask().unwrap();
+        SigSet::all().thread_block().unwrap();
+        let told = run("sh", &["-c", "grep SigBlk /proc/self/status"], "").unwrap();
+        assert_eq!(told.out.trim(), "SigBlk:\t0000000000000000");
+        assert!(
+            SigSet::thread_get_mask()
+                .unwrap()
+                .contains(nix::sys::signal::SIGTERM)
+        );
+        before.thread_set_mask().unwrap();
+    }
 
     #[test]
     fn only_rules_of_capture_are_loaded() {

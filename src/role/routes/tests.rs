@@ -465,9 +465,9 @@ proptest! {
     }
 }
 
-/// Rules that ask for more values than are followed: all of them are looked at.
+/// Who brings values without end makes no more work than by the first ones that rules ask for.
 #[test]
-fn who_brings_many_values_is_routed_by_each() {
+fn who_brings_many_values_is_routed_by_the_first_of_them() {
     let field = |value: usize| FieldMatch {
         name: "x".to_owned(),
         value: ValueMatch::Exact(value.to_string()),
@@ -490,8 +490,9 @@ fn who_brings_many_values_is_routed_by_each() {
         let by_header = request("GET", "a.test", "/h", &fields);
         let by_query = request("GET", "a.test", &format!("/q?{}", pairs.join("&")), &[]);
         let at = |request| label(routes.at_gateway(&mesh, 0, &request));
-        assert_eq!(at(by_header), Some(format!("default/r/{least}")));
-        assert_eq!(at(by_query), Some(format!("default/r/{}", least + 200)));
+        let found = least.max(200 - 32);
+        assert_eq!(at(by_header), Some(format!("default/r/{found}")));
+        assert_eq!(at(by_query), Some(format!("default/r/{}", found + 200)));
     }
 }
 
