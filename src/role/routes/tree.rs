@@ -83,6 +83,10 @@ impl Default for Tree {
 }
 
 impl Tree {
+    fn is_empty(&self) -> bool {
+        matches!(self, Self::Few(places) if places.is_empty())
+    }
+
     /// Of rules by their keys, in the order of the list.
     pub(super) fn new(keys: &[Vec<Key<'_>>]) -> Self {
         let places = (0..).take(keys.len()).collect();
@@ -334,7 +338,7 @@ impl<F: Fn(u32) -> bool> Search<'_, F> {
             let exact = values.exact.get(value);
             !exact
                 .into_iter()
-                .chain([&values.any])
+                .chain((!values.any.is_empty()).then_some(&values.any))
                 .all(|tree| followed.add(tree))
         });
         followed.trees().for_each(|tree| self.tree(tree));
