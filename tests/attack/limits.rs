@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::client::{Conn, client};
-use crate::system::System;
+use crate::system::{HELD_BYTES, System};
 
 crate::both!(
     slow_heads,
@@ -99,7 +99,7 @@ fn client_that_does_not_read(system: &System) {
     std::thread::sleep(Duration::from_secs(4));
     system.victim_is_served();
     let grown = system.resident().saturating_sub(before);
-    assert!(grown < 96 << 20, "grew by {grown} bytes");
+    assert!(grown < HELD_BYTES, "grew by {grown} bytes");
     drop(all);
     let back = system.within(Duration::from_secs(10), || {
         system.descriptors() <= descriptors + 10

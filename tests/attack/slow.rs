@@ -9,7 +9,7 @@ use crate::frames::{
     DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PREFACE, RST_STREAM, SETTINGS, WINDOW_UPDATE,
     block, frame, get, read,
 };
-use crate::system::System;
+use crate::system::{HELD_BYTES, System};
 
 crate::on_both!(
     bodies_that_trickle,
@@ -169,7 +169,7 @@ fn answers_that_nobody_reads(io: &str) {
         reset += usize::from(kind == RST_STREAM);
     }
     let grown = system.resident().saturating_sub(memory);
-    assert!(grown < 96 << 20, "grew by {grown} bytes");
+    assert!(grown < HELD_BYTES, "grew by {grown} bytes");
     drop(conn);
     gives_back(&system, before);
     system.healthy();
