@@ -108,6 +108,15 @@ const fn tables() -> Tables {
     tables
 }
 
+/// Symbol and length of the code that `bits` begin with; length 0 if it is longer than a byte.
+fn fast(bits: u64) -> (u8, u8) {
+    let [top, ..] = bits.to_be_bytes();
+    TABLES.fast.get(usize::from(top)).copied().unwrap_or((0, 0))
+}
+
+/// Codes that are decoded without another look at how many bits there are.
+const AT_ONCE: usize = 4;
+
 /// Decodes a string into `out`, which has room for eight bytes for every five; how many that were.
 ///
 /// # Errors
@@ -115,8 +124,7 @@ const fn tables() -> Tables {
 pub fn decode(mut bytes: &[u8], out: &mut [u8]) -> Result<usize, HuffmanError> {
     // The next bits, left-aligned, and how many there are.
     let (mut bits, mut have) = (0_u64, 0_u32);
-    let room = out.len();
-    let mut places = out.iter_mut();
+    let mut at = 0_usize;
     loop {
         if let Some((four, rest)) = bytes.split_first_chunk::<4>()
             && have <= 32
@@ -133,24 +141,44 @@ pub fn decode(mut bytes: &[u8], out: &mut [u8]) -> Result<usize, HuffmanError> {
                 bytes = rest;
             }
         }
-        let top = u8::try_from(bits >> 56).map_err(|_wide| HuffmanError)?;
-        let (symbol, length) = match TABLES.fast.get(usize::from(top)) {
-            Some(&(symbol, length)) if length > 0 => (u16::from(symbol), u32::from(length)),
+        if have >= 32
+            && let Some(places) = out.get_mut(at..)
+            && let Some(places) = places.first_chunk_mut::<AT_ONCE>()
+        {
+            let mut decoded = 0_usize;
+            for place in places {
+                let (symbol, length) = fast(bits);
+                if length == 0 {
+                    break;
+                }
+                *place = symbol;
+                bits = bits.wrapping_shl(length.into());
+                have = have.wrapping_sub(length.into());
+                decoded = decoded.wrapping_add(1);
+            }
+            at = at.saturating_add(decoded);
+            if decoded == AT_ONCE {
+                continue;
+            }
+        }
+        let (symbol, length) = match fast(bits) {
+            (symbol, length) if length > 0 => (u16::from(symbol), u32::from(length)),
             _ => long(bits).ok_or(HuffmanError)?,
         };
         if length > have {
             // What is left is padding: fewer than eight bits, all ones, as EOS begins.
             let ones = bits.leading_ones() >= have;
             return if have < 8 && ones {
-                Ok(room.saturating_sub(places.len()))
+                Ok(at)
             } else {
                 Err(HuffmanError)
             };
         }
-        match (u8::try_from(symbol), places.next()) {
+        match (u8::try_from(symbol), out.get_mut(at)) {
             (Ok(byte), Some(place)) => *place = byte,
             (Ok(_) | Err(_), _) => return Err(HuffmanError),
         }
+        at = at.saturating_add(1);
         bits <<= length;
         have = have.saturating_sub(length);
     }
@@ -227,6 +255,34 @@ mod tests {
             for b in 0..256_u16 {
                 let want = [a, b, a].map(|s| u8::try_from(s).unwrap());
                 check(&encode(&[a, b, a]), Some(&want));
+            }
+        }
+    }
+
+    #[test]
+    fn long_strings_of_short_and_long_codes() {
+        let mut seed = 7_u64;
+        for len in 0..200_usize {
+            let symbols: Vec<u16> = (0..len)
+                .map(|_| {
+                    seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                    let random = u16::try_from(seed >> 48).unwrap();
+                    // Mostly what headers hold.
+                    if random.is_multiple_of(16) {
+                        random >> 8
+                    } else {
+                        u16::from(b'0') + (random >> 8) % 75
+                    }
+                })
+                .collect();
+            let want: Vec<u8> = symbols.iter().map(|s| u8::try_from(*s).unwrap()).collect();
+            let coded = encode(&symbols);
+            check(&coded, Some(&want));
+            // Not a byte more than there is room for.
+            let mut out = vec![0; len];
+            assert_eq!(decode(&coded, &mut out), Ok(len));
+            if len > 0 {
+                assert_eq!(decode(&coded, &mut out[1..]), Err(HuffmanError));
             }
         }
     }

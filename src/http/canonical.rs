@@ -200,24 +200,22 @@ fn single_host(headers: &HeaderMap) -> Result<Option<Host>, BadRequest> {
     Host::parse(first).map(Some).map_err(|_e| BadRequest::Host)
 }
 
-/// Fields that belong to one hop (RFC 9110 section 7.6.1).
-const HOP_BY_HOP: [&str; 10] = [
-    "connection",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "transfer-encoding",
-    "upgrade",
-    "proxy-authenticate",
-    "proxy-authentication-info",
-    "proxy-authorization",
-    "http2-settings",
-];
-
-/// Whether a field, by its name in lower case, belongs to one hop.
+/// Whether a field, by its name in lower case, belongs to one hop (RFC 9110 section 7.6.1).
 #[must_use]
 pub fn is_hop_by_hop(name: &str) -> bool {
-    HOP_BY_HOP.contains(&name)
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
+            | "proxy-authorization"
+            | "http2-settings"
+    )
 }
 
 /// Fields that `Connection` may not take away: they decide what the request is.
@@ -274,17 +272,19 @@ const NOT_A_FIELD: [&str; 2] = ["keep-alive", "close"];
 
 /// Removes the hop's own fields of a response.
 pub fn clean_response(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .map(str::trim)
-        // What goes anyway is not looked for: most answers name nothing else.
-        .filter(|t| !NOT_A_FIELD.iter().any(|word| word.eq_ignore_ascii_case(t)))
-        .filter_map(|t| HeaderName::try_from(t).ok())
-        .filter(|n| !END_TO_END.contains(&n.as_str()))
-        .collect();
+    let is_no_field = |text: &[u8]| {
+        let mut words = NOT_A_FIELD.iter();
+        words.any(|word| word.as_bytes().eq_ignore_ascii_case(text))
+    };
+    let mut named = Vec::new();
+    // What goes anyway is not looked for: most answers name nothing else.
+    let values = headers.get_all(header::CONNECTION).iter();
+    for value in values.filter(|value| !is_no_field(value.as_bytes())) {
+        let names = value.to_str().unwrap_or_default().split(',').map(str::trim);
+        let names = names.filter(|name| !is_no_field(name.as_bytes()));
+        let names = names.filter_map(|name| HeaderName::try_from(name).ok());
+        named.extend(names.filter(|name| !END_TO_END.contains(&name.as_str())));
+    }
     for name in named {
         headers.remove(name);
     }
@@ -317,8 +317,9 @@ const NOT_IN_TRAILERS: [&str; 12] = [
 
 /// Removes from trailers what may not stand there.
 pub fn clean_trailers(trailers: &mut HeaderMap) {
-    for name in HOP_BY_HOP.iter().chain(&NOT_IN_TRAILERS) {
-        trailers.remove(*name);
+    remove_hop_by_hop(trailers);
+    for name in NOT_IN_TRAILERS {
+        trailers.remove(name);
     }
 }
 

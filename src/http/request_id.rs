@@ -13,9 +13,21 @@ fn mix(state: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-const DIGITS: [u8; 16] = *b"0123456789abcdef";
-/// Where the digits of each byte of a UUID stand in its text.
-const PLACES: [usize; 16] = [0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34];
+/// The digits of a number to the base 16, all at once.
+fn hex(number: u32) -> [u8; 8] {
+    const LOW: u64 = 0x0101_0101_0101_0101;
+    let mut digits = u64::from(number);
+    // Halves, then bytes, then nibbles move apart, until each has a byte of its own.
+    digits = (digits << 16 | digits) & 0x0000_ffff_0000_ffff;
+    digits = (digits << 8 | digits) & 0x00ff_00ff_00ff_00ff;
+    digits = (digits << 4 | digits) & 0x0f0f_0f0f_0f0f_0f0f;
+    // Six more than nine is where a nibble has its letter.
+    let letters = (digits.wrapping_add(LOW.wrapping_mul(6)) >> 4) & LOW;
+    let text = digits
+        .wrapping_add(LOW.wrapping_mul(u64::from(b'0')))
+        .wrapping_add(letters.wrapping_mul(u64::from(b'a' - b'9' - 1)));
+    text.to_be_bytes()
+}
 
 /// The `nth` name from a random beginning, in the form of a UUID of version 4 (RFC 9562 section 5.4).
 #[must_use]
@@ -25,14 +37,18 @@ pub fn name(beginning: [u64; 2], nth: u64) -> HeaderValue {
     let step = nth.wrapping_mul(GOLDEN);
     let high = mix(a.wrapping_add(step)) & !0xf000 | 0x4000;
     let low = mix(b.wrapping_add(step)) & !(3 << 62) | 2 << 62;
-    let mut text = [b'-'; 36];
-    let bytes = high.to_be_bytes().into_iter().chain(low.to_be_bytes());
-    let digit = |nibble: u8| DIGITS.get(usize::from(nibble)).copied().unwrap_or(b'0');
-    for (byte, at) in bytes.zip(PLACES) {
-        if let Some([first, second]) = text.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
-            (*first, *second) = (digit(byte >> 4), digit(byte & 0xf));
-        }
-    }
+    let half = |number: u64, shift: u32| {
+        let half = number >> shift & u64::from(u32::MAX);
+        hex(u32::try_from(half).unwrap_or(0))
+    };
+    let [t0, t1, t2, t3, t4, t5, t6, t7] = half(high, 32);
+    let [m0, m1, m2, m3, v0, v1, v2, v3] = half(high, 0);
+    let [c0, c1, c2, c3, n0, n1, n2, n3] = half(low, 32);
+    let [n4, n5, n6, n7, n8, n9, na, nb] = half(low, 0);
+    let text = [
+        t0, t1, t2, t3, t4, t5, t6, t7, b'-', m0, m1, m2, m3, b'-', v0, v1, v2, v3, b'-', c0, c1,
+        c2, c3, b'-', n0, n1, n2, n3, n4, n5, n6, n7, n8, n9, na, nb,
+    ];
     HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
 }
 
@@ -58,6 +74,13 @@ mod tests {
             assert_eq!(text.as_bytes()[14], b'4', "{text}");
             assert!(b"89ab".contains(&text.as_bytes()[19]), "{text}");
             assert!(seen.insert(text));
+        }
+    }
+
+    #[test]
+    fn all_digits_are_those_of_std() {
+        for number in [0, 1, 0x9a, 0x0123_4567, 0x89ab_cdef, 0xf0f0_f0f0, u32::MAX] {
+            assert_eq!(hex(number), *format!("{number:08x}").as_bytes());
         }
     }
 

@@ -10,12 +10,11 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Milliseconds of one monotonic clock for all threads.
+/// Milliseconds of one monotonic clock for all threads, as of the last tick of the kernel (some milliseconds).
 #[must_use]
 pub fn millis() -> u64 {
-    static START: LazyLock<Instant> = LazyLock::new(now);
-    let since = now().saturating_duration_since(*START);
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    static START: LazyLock<u64> = LazyLock::new(coarse_ms);
+    coarse_ms().saturating_sub(*START)
 }
 
 /// Time since the Unix epoch; zero before it.
@@ -25,6 +24,17 @@ pub fn unix() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
+}
+
+/// As `unix`, as of the last tick of the kernel.
+#[must_use]
+pub fn unix_coarse() -> Duration {
+    let time = coarse(libc::CLOCK_REALTIME_COARSE);
+    let of = |time: libc::timespec| {
+        let seconds = u64::try_from(time.tv_sec).ok()?;
+        Some(Duration::new(seconds, u32::try_from(time.tv_nsec).ok()?))
+    };
+    time.and_then(of).unwrap_or_else(unix)
 }
 
 /// Seconds since the Unix epoch, as of the last tick of the kernel.
@@ -48,7 +58,11 @@ pub(super) fn coarse_ms() -> u64 {
         );
         s.checked_mul(1000)?.checked_add(ns / 1_000_000)
     };
-    time.and_then(of).unwrap_or_else(millis)
+    time.and_then(of).unwrap_or_else(|| {
+        static START: LazyLock<Instant> = LazyLock::new(now);
+        let since = now().saturating_duration_since(*START);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 fn coarse(clock: libc::clockid_t) -> Option<libc::timespec> {

@@ -233,6 +233,12 @@ impl Reader {
         }
     }
 
+    /// As [`Self::is_quiet`], as far as is known without a look at what the kernel has by now. It is watched from here on.
+    pub(super) fn seems_quiet(&mut self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        self.buf.is_empty() && self.poll_idle(&mut cx).is_pending()
+    }
+
     /// Whether an idle upstream connection can take another request: nothing came, it has not ended.
     pub fn is_quiet(&mut self) -> bool {
         self.half.look_again();

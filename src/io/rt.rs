@@ -495,7 +495,7 @@ impl Tcp {
         loop {
             let waits = self.inner.drained.take() || self.inner.readable.borrow().is_some();
             if waits {
-                std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
+                std::task::ready!(self.poll_waited(cx))?;
             }
             match self.with_socket(&mut recv) {
                 Ok(n) => {
@@ -506,8 +506,7 @@ impl Tcp {
                     return Poll::Ready(Ok(n));
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    self.inner.reads.set(0);
-                    std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
+                    std::task::ready!(self.poll_waited(cx))?;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Poll::Ready(Err(e)),
@@ -518,10 +517,19 @@ impl Tcp {
     /// Ready when it is worth to try and read, so that what waits need hold no buffer.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.inner.drained.get() || self.inner.readable.borrow().is_some() {
-            std::task::ready!(self.poll_ready(&self.inner.readable, true, cx))?;
+            std::task::ready!(self.poll_waited(cx))?;
             self.inner.drained.set(false);
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Waits for something to read. Who waits gives the others their turn.
+    fn poll_waited(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = self.poll_ready(&self.inner.readable, true, cx);
+        if polled.is_pending() {
+            self.inner.reads.set(0);
+        }
+        polled
     }
 
     /// Receives into several buffers by one call; 0 at the end of the stream.

@@ -317,7 +317,8 @@ impl Upstreams {
     /// ends is not used again. Nor is one on which something waits to be written: that would go before the next request.
     pub fn give_back(&self, mut connection: Box<H1Upstream>) {
         if !connection.writer.is_written()
-            || !connection.reader.is_quiet()
+            // The kernel is asked before the next request, where it matters.
+            || !connection.reader.seems_quiet()
             || !connection.reuse.takes_more(connection.carried)
         {
             return;

@@ -96,14 +96,26 @@ fn trim(value: &[u8]) -> &[u8] {
 
 /// Name and value of every cookie (RFC 6265 section 4.2.1), over all `cookie` fields (RFC 9113 section 8.2.3).
 pub(crate) fn cookies(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
-    let pairs = headers
-        .get_all(COOKIE)
-        .iter()
-        .flat_map(|value| value.as_bytes().split(|b| *b == b';'));
+    let fields = headers.get_all(COOKIE).iter();
+    let pairs = fields.flat_map(|value| between_semicolons(value.as_bytes()));
     pairs.filter_map(|pair| {
-        let at = pair.iter().position(|b| *b == b'=')?;
+        let at = memchr::memchr(b'=', pair)?;
         let (name, value) = pair.split_at_checked(at)?;
         Some((trim(name), trim(value.get(1..)?)))
+    })
+}
+
+/// As `split` does, many bytes at a time: a session or a token is long.
+fn between_semicolons(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let all = rest.take()?;
+        let at = memchr::memchr(b';', all);
+        let Some((piece, behind)) = at.and_then(|at| all.split_at_checked(at)) else {
+            return Some(all);
+        };
+        rest = behind.get(1..);
+        Some(piece)
     })
 }
 
@@ -136,14 +148,16 @@ mod tests {
     fn cookie_pairs() {
         let mut headers = HeaderMap::new();
         headers.append(COOKIE, "a=1; b=2;c = 3 ".parse().unwrap());
-        headers.append(COOKIE, "d=4=4; junk; =5".parse().unwrap());
+        headers.append(COOKIE, "d=4=4; junk; =5;".parse().unwrap());
+        headers.append(COOKIE, ";;e=;".parse().unwrap());
         let pairs: Vec<_> = cookies(&headers).collect();
-        let want: [(&[u8], &[u8]); 5] = [
+        let want: [(&[u8], &[u8]); 6] = [
             (b"a", b"1"),
             (b"b", b"2"),
             (b"c", b"3"),
             (b"d", b"4=4"),
             (b"", b"5"),
+            (b"e", b""),
         ];
         assert_eq!(pairs, want);
     }

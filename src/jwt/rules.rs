@@ -214,7 +214,7 @@ impl Rule {
 
     /// Whether the rule is about tokens of this issuer; a rule without issuer is about all of them.
     pub(crate) fn concerns(&self, verified: &Verified) -> bool {
-        self.issuer.is_empty() || verified.text("iss") == Some(self.issuer.as_str())
+        self.issuer.is_empty() || verified.claims.issuer() == Some(self.issuer.as_str())
     }
 
     /// Its keys.

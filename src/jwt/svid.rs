@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::jwt::algorithm::{Algorithm, Kind};
 use crate::jwt::keys::{KeySet, KeySetError};
 use crate::jwt::token::{TokenError, Unverified, Verified};
+use crate::vocab::claims::Payload;
 use crate::vocab::spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 
 /// Why a token is no JWT-SVID for us.
@@ -157,7 +158,7 @@ impl JwtBundles {
         token: &str,
         audience: &str,
         now_unix_s: i64,
-    ) -> Result<(SpiffeId, Arc<Map<String, Value>>), SvidError> {
+    ) -> Result<(SpiffeId, Arc<Payload>), SvidError> {
         let parsed = Unverified::parse(token)?;
         check_header(parsed.header())?;
         let claims = parsed.claims()?;

@@ -10,7 +10,8 @@ use thiserror::Error;
 use crate::jwt::algorithm::Algorithm;
 use crate::jwt::json;
 use crate::jwt::keys::KeySet;
-use crate::vocab::{claims, limits};
+use crate::vocab::claims::{self, Payload};
+use crate::vocab::limits;
 
 /// Clock skew that `exp` and `nbf` allow, in seconds (Envoy's default).
 pub(crate) const LEEWAY_S: i64 = 60;
@@ -158,7 +159,7 @@ pub(crate) struct Unverified<'t> {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Verified {
     /// All claims.
-    pub(crate) claims: Arc<Map<String, Value>>,
+    pub(crate) claims: Arc<Payload>,
     exp: Option<f64>,
     nbf: Option<f64>,
     iat: Option<f64>,
@@ -278,7 +279,7 @@ impl Verified {
         let exp = date(&claims, "exp", TokenError::ExpType)?;
         let nbf = date(&claims, "nbf", TokenError::NbfType)?;
         Ok(Self {
-            claims: Arc::new(claims),
+            claims: Arc::new(claims.into()),
             exp,
             nbf,
             iat,

@@ -1,6 +1,7 @@
 //! Attributes of a connection or request that rules compare, each a list of values, perhaps empty.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use http::header::HeaderName;
 use serde_json::Value;
@@ -292,9 +293,9 @@ impl Attribute {
         text.map_or(Cow::Borrowed("none"), shorten)
     }
 
-    /// How a reason calls it.
-    pub(super) fn noun(&self) -> Cow<'static, str> {
-        let noun = match self {
+    /// How a reason calls it, of several of a kind without which one.
+    fn noun(&self) -> &'static str {
+        match self {
             Self::Principal => "principal",
             Self::Namespace => "namespace",
             Self::ServiceAccount => "service account",
@@ -310,11 +311,28 @@ impl Attribute {
             Self::Method => "method",
             Self::Path => "path",
             Self::Target => "path with query",
-            Self::Claim(names) => return format!("claim {}", names.join(".")).into(),
-            Self::Header(name) => return format!("header {name}").into(),
-            Self::Query(name) => return format!("query parameter {name}").into(),
-        };
-        noun.into()
+            Self::Claim(_) => "claim ",
+            Self::Header(_) => "header ",
+            Self::Query(_) => "query parameter ",
+        }
+    }
+}
+
+/// How a reason calls it.
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.noun())?;
+        if let Self::Query(name) = self {
+            f.write_str(name)?;
+        } else if let Self::Header(name) = self {
+            f.write_str(name.as_str())?;
+        } else if let Self::Claim(names) = self {
+            for (nth, name) in names.iter().enumerate() {
+                f.write_str(if nth > 0 { "." } else { "" })?;
+                f.write_str(name)?;
+            }
+        }
+        Ok(())
     }
 }
 

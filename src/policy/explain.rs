@@ -108,10 +108,15 @@ fn policy(of: Told<'_>, f: &mut Formatter<'_>) -> fmt::Result {
     };
     Display::fmt(name, f)?;
     if let Some(action) = of.judged.reason.action() {
-        write!(f, " ({})", action.word())?;
+        f.write_str(" (")?;
+        f.write_str(action.word())?;
+        f.write_str(")")?;
     }
     match of.judged.rule {
-        Some(rule) => write!(f, ", rule {rule}"),
+        Some(rule) => {
+            f.write_str(", rule ")?;
+            Display::fmt(&rule, f)
+        }
         None => Ok(()),
     }
 }
@@ -121,7 +126,9 @@ fn comparison(of: Told<'_>, f: &mut Formatter<'_>) -> fmt::Result {
     let presented = presented.map_or("no identity", |id| id.principal());
     match &of.judged.reason {
         Reason::NoRuleMatched(Some(near)) => {
-            write!(f, "required: {near}, presented: ")?;
+            f.write_str("required: ")?;
+            Display::fmt(near, f)?;
+            f.write_str(", presented: ")?;
             f.write_str(&near.got(of.conn, of.request))?;
             f.write_str(": mismatch")
         }

@@ -80,7 +80,7 @@ impl Test {
 /// What it asks for, such as `principal x` or `path other than /a or /b`.
 impl fmt::Display for Test {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.attribute.noun())?;
+        self.attribute.fmt(f)?;
         f.write_str(if self.not { " other than " } else { " " })?;
         for (nth, value) in self.written.iter().take(LISTED).enumerate() {
             f.write_str(if nth > 0 { " or " } else { "" })?;

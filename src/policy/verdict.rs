@@ -190,7 +190,10 @@ impl fmt::Display for Reason {
                 f.write_str("no ALLOW policy applies, and the default is to deny")
             }
             Self::NoRuleMatched(None) => f.write_str("no ALLOW policy has a rule"),
-            Self::NoRuleMatched(Some(nearest)) => write!(f, "needs {nearest}"),
+            Self::NoRuleMatched(Some(nearest)) => {
+                f.write_str("needs ")?;
+                nearest.fmt(f)
+            }
             Self::PlaintextUnderStrict => f.write_str("plaintext, and the mTLS mode is STRICT"),
             Self::ViaWaypoint => f.write_str("via waypoint"),
             Self::KnownDestination => f.write_str("destination is in the registry"),

@@ -1,192 +1,233 @@
 //! JSON objects written straight into text: a record is written for every connection and request, and a tree of values
 //! made first costs more than all else about it.
+//!
+//! Every value is written with the comma behind it, which the end of its object turns into the closing bracket: what
+//! stands between two values is then known when the program is compiled.
 
 use std::fmt::{self, Display, Write as _};
 use std::io::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
-/// A value of a member.
+/// The name of a member as it is written; [`key!`] makes one.
 #[derive(Clone, Copy)]
-pub(super) enum Member<'a> {
-    /// A text, escaped.
-    Text(&'a str),
-    /// A text without anything to escape.
-    Plain(&'a str),
-    /// Address and port.
-    Socket(SocketAddr),
-    /// Address.
-    Ip(IpAddr),
-    /// Two texts and what is between them, escaped.
-    Pair(&'a str, char, &'a str),
-    /// The `id` of a record: generation, milliseconds, number.
-    Id(u64, u64, u64),
-    /// What is shown as text, escaped.
-    Shown(&'a dyn Display),
-    /// A number.
-    Number(u64),
-    /// `true` or `false`.
-    Bool(bool),
-    /// `null`.
-    Null,
+pub(super) struct Key {
+    /// Name and colon.
+    pub(super) bare: &'static str,
+    /// The same, and the quote that opens a text.
+    pub(super) quoted: &'static str,
 }
 
-impl<'a> Member<'a> {
-    /// The text, or `null`.
-    pub(super) fn text(text: Option<&'a str>) -> Self {
-        text.map_or(Self::Null, Self::Text)
-    }
-
-    /// The number, or `null`.
-    pub(super) fn number(number: Option<u64>) -> Self {
-        number.map_or(Self::Null, Self::Number)
-    }
+/// The [`Key`] of a literal that needs no escape.
+macro_rules! key {
+    ($name:literal) => {
+        $crate::telemetry::json::Key {
+            bare: concat!("\"", $name, "\":"),
+            quoted: concat!("\"", $name, "\":\""),
+        }
+    };
 }
+pub(super) use key;
 
 /// An object that is being written; `end` closes it.
 pub(super) struct Object<'o> {
     out: &'o mut Vec<u8>,
-    empty: bool,
 }
 
 impl<'o> Object<'o> {
     /// Opens an object at the end of `out`.
     pub(super) fn new(out: &'o mut Vec<u8>) -> Self {
         out.push(b'{');
-        Self { out, empty: true }
+        Self { out }
     }
 
-    fn key(&mut self, key: &'static str) {
-        if !self.empty {
-            self.out.push(b',');
+    // The names are known here and their copies are a few stores, if that is no call.
+    #[inline(always)]
+    fn write(&mut self, text: &'static str) {
+        self.out.extend_from_slice(text.as_bytes());
+    }
+
+    /// Writes a text, escaped.
+    #[inline(always)]
+    pub(super) fn text(&mut self, key: Key, value: &str) {
+        self.write(key.quoted);
+        put_text(self.out, value);
+    }
+
+    /// Writes a text, or `null`.
+    #[inline(always)]
+    pub(super) fn maybe_text(&mut self, key: Key, value: Option<&str>) {
+        match value {
+            Some(value) => self.text(key, value),
+            None => self.null(key),
         }
-        self.empty = false;
-        self.out.push(b'"');
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.extend_from_slice(b"\":");
     }
 
-    /// Writes a member.
-    pub(super) fn put(&mut self, key: &'static str, value: Member<'_>) {
-        self.key(key);
-        put(self.out, value);
+    /// Writes a text without anything to escape.
+    #[inline(always)]
+    pub(super) fn plain(&mut self, key: Key, value: &str) {
+        self.write(key.quoted);
+        put_plain(self.out, value);
+    }
+
+    /// Writes a text of two parts with something between them, escaped.
+    #[inline(always)]
+    pub(super) fn pair(&mut self, key: Key, (one, between, two): (&str, u8, &str)) {
+        self.write(key.quoted);
+        escape(self.out, one);
+        self.out.push(between);
+        put_text(self.out, two);
+    }
+
+    /// Writes what is shown as text, escaped.
+    pub(super) fn shown(&mut self, key: Key, value: &dyn Display) {
+        self.write(key.bare);
+        put_shown(self.out, value);
+    }
+
+    /// Writes an address and a port.
+    #[inline(always)]
+    pub(super) fn socket(&mut self, key: Key, value: SocketAddr) {
+        self.write(key.quoted);
+        put_socket(self.out, value);
+        self.write("\",");
+    }
+
+    /// Writes an address.
+    #[inline(always)]
+    pub(super) fn ip(&mut self, key: Key, value: IpAddr) {
+        self.write(key.quoted);
+        put_ip(self.out, value);
+        self.write("\",");
+    }
+
+    /// Writes the `id` of a record: generation, milliseconds, number.
+    pub(super) fn id(&mut self, key: Key, (generation, millis, number): (u64, u64, u64)) {
+        self.write(key.quoted);
+        put_number(self.out, generation);
+        self.out.push(b'/');
+        put_hex(self.out, millis);
+        self.out.push(b'-');
+        put_number(self.out, number);
+        self.write("\",");
+    }
+
+    /// Writes a number.
+    #[inline(always)]
+    pub(super) fn number(&mut self, key: Key, value: u64) {
+        self.write(key.bare);
+        put_number(self.out, value);
+        self.out.push(b',');
+    }
+
+    /// Writes a number, or `null`.
+    #[inline(always)]
+    pub(super) fn maybe_number(&mut self, key: Key, value: Option<u64>) {
+        match value {
+            Some(value) => self.number(key, value),
+            None => self.null(key),
+        }
+    }
+
+    /// Writes `true` or `false`.
+    #[inline(always)]
+    pub(super) fn bool(&mut self, key: Key, value: bool) {
+        self.write(key.bare);
+        self.write(if value { "true," } else { "false," });
+    }
+
+    /// Writes `null`.
+    #[inline(always)]
+    pub(super) fn null(&mut self, key: Key) {
+        self.write(key.bare);
+        self.write("null,");
     }
 
     /// Writes a member that is an array of texts.
-    pub(super) fn texts<T: Display>(&mut self, key: &'static str, texts: &[T]) {
-        self.key(key);
+    pub(super) fn texts<T: Display>(&mut self, key: Key, texts: &[T]) {
+        self.write(key.bare);
         self.out.push(b'[');
-        for (at, item) in texts.iter().enumerate() {
-            if at > 0 {
-                self.out.push(b',');
-            }
-            put(self.out, Member::Shown(item));
+        for item in texts {
+            put_shown(self.out, item);
         }
-        self.out.push(b']');
+        close(self.out, b']');
+        self.out.push(b',');
     }
 
     /// Writes a member that is an array of objects.
-    pub(super) fn objects<T>(
-        &mut self,
-        key: &'static str,
-        items: &[T],
-        fill: impl Fn(&mut Object<'_>, &T),
-    ) {
-        self.key(key);
+    pub(super) fn objects<T>(&mut self, key: Key, items: &[T], fill: impl Fn(&mut Object<'_>, &T)) {
+        self.write(key.bare);
         self.out.push(b'[');
-        for (at, item) in items.iter().enumerate() {
-            if at > 0 {
-                self.out.push(b',');
-            }
+        for item in items {
             let mut object = Object::new(self.out);
             fill(&mut object, item);
             object.end();
+            self.out.push(b',');
         }
-        self.out.push(b']');
+        close(self.out, b']');
+        self.out.push(b',');
     }
 
     /// Writes a member that is an object.
-    pub(super) fn object(&mut self, key: &'static str, fill: impl FnOnce(&mut Object<'_>)) {
-        self.key(key);
+    #[inline(always)]
+    pub(super) fn object(&mut self, key: Key, fill: impl FnOnce(&mut Object<'_>)) {
+        self.write(key.bare);
         let mut object = Object::new(self.out);
         fill(&mut object);
         object.end();
+        self.out.push(b',');
     }
 
     /// Closes it.
     pub(super) fn end(self) {
-        self.out.push(b'}');
+        close(self.out, b'}');
     }
 }
 
-fn put(out: &mut Vec<u8>, value: Member<'_>) {
-    match value {
-        Member::Text(value) => text(out, value),
-        Member::Shown(value) => {
-            out.push(b'"');
-            let mut escaped = Escaped(&mut *out);
-            if write!(escaped, "{value}").is_err() {
-                tracing::error!("a value of a record cannot be shown");
-            }
-            out.push(b'"');
-        }
-        Member::Plain(plain) => {
-            out.push(b'"');
-            out.extend_from_slice(plain.as_bytes());
-            out.push(b'"');
-        }
-        Member::Socket(socket) => {
-            out.push(b'"');
-            put_socket(out, socket);
-            out.push(b'"');
-        }
-        Member::Ip(ip) => {
-            out.push(b'"');
-            put_ip(out, ip);
-            out.push(b'"');
-        }
-        Member::Pair(one, between, two) => {
-            out.push(b'"');
-            escape(out, one);
-            escape(out, between.encode_utf8(&mut [0; 4]));
-            escape(out, two);
-            out.push(b'"');
-        }
-        Member::Id(generation, millis, number) => {
-            out.push(b'"');
-            put_number(out, generation);
-            out.push(b'/');
-            put_digits(out, millis, 16);
-            out.push(b'-');
-            put_number(out, number);
-            out.push(b'"');
-        }
-        Member::Number(number) => put_number(out, number),
-        Member::Bool(true) => out.extend_from_slice(b"true"),
-        Member::Bool(false) => out.extend_from_slice(b"false"),
-        Member::Null => out.extend_from_slice(b"null"),
+/// Closes what has its values, and a comma if there are any.
+fn close(out: &mut Vec<u8>, bracket: u8) {
+    match out.last_mut() {
+        Some(last) if *last == b',' => *last = bracket,
+        Some(_) | None => out.push(bracket),
     }
+}
+
+/// The rest of a text whose quote is open.
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    escape(out, text);
+    out.extend_from_slice(b"\",");
+}
+
+/// As `put_text`, without anything to escape.
+fn put_plain(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\",");
+}
+
+fn put_shown(out: &mut Vec<u8>, value: &dyn Display) {
+    out.push(b'"');
+    let mut escaped = Escaped(&mut *out);
+    if write!(escaped, "{value}").is_err() {
+        tracing::error!("a value of a record cannot be shown");
+    }
+    out.extend_from_slice(b"\",");
 }
 
 /// The digits of a number.
 fn put_number(out: &mut Vec<u8>, number: u64) {
-    put_digits(out, number, 10);
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// The digits of a number to a base of at most 16.
-#[inline]
-fn put_digits(out: &mut Vec<u8>, number: u64, base: u64) {
-    let mut digits = [b'0'; 20];
-    let (mut rest, mut from) = (number, digits.len());
-    for digit in digits.iter_mut().rev() {
-        let value = usize::try_from(rest % base).unwrap_or(0);
-        *digit = DIGITS.get(value).copied().unwrap_or(b'0');
-        rest /= base;
-        from = from.saturating_sub(1);
-        if rest == 0 {
-            break;
-        }
+/// The digits of a number to the base 16.
+fn put_hex(out: &mut Vec<u8>, number: u64) {
+    // A zero has one digit.
+    let digits = 64_u32
+        .saturating_sub(number.leading_zeros())
+        .div_ceil(4)
+        .max(1);
+    for nth in (0..digits).rev() {
+        let digit = usize::try_from((number >> nth.saturating_mul(4)) & 0xf).unwrap_or(0);
+        out.push(DIGITS.get(digit).copied().unwrap_or(b'0'));
     }
-    out.extend_from_slice(digits.get(from..).unwrap_or_default());
 }
 
 /// As `Display`, which takes several times as long for what stands in every record.
@@ -207,19 +248,13 @@ fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
         }
         return;
     };
-    for (at, octet) in ip.octets().into_iter().enumerate() {
-        if at > 0 {
-            out.push(b'.');
-        }
-        put_number(out, octet.into());
+    let mut numbers = itoa::Buffer::new();
+    let [first, rest @ ..] = ip.octets();
+    out.extend_from_slice(numbers.format(first).as_bytes());
+    for octet in rest {
+        out.push(b'.');
+        out.extend_from_slice(numbers.format(octet).as_bytes());
     }
-}
-
-/// A text in quotes.
-fn text(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
-    escape(out, text);
-    out.push(b'"');
 }
 
 /// Takes pieces of a text.
@@ -232,33 +267,60 @@ impl fmt::Write for Escaped<'_> {
     }
 }
 
-/// Bytes of `text` before the first that has to be escaped.
-fn plain_len(text: &[u8]) -> usize {
+/// RFC 8259 section 7.
+const fn is_special(byte: u8) -> bool {
+    byte < 0x20 || matches!(byte, b'"' | b'\\')
+}
+
+/// Whether eight bytes hold one that has to be escaped.
+fn any_special(word: [u8; 8]) -> bool {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const HIGHS: u64 = 0x8080_8080_8080_8080;
-    // Eight bytes at once: in each lane the high bit of what is zero, or below a bound, and was not set before.
+    // In each lane the high bit of what is zero, or below a bound, and was not set before.
     let below =
         |lanes: u64, bound: u64| lanes.wrapping_sub(ONES.wrapping_mul(bound)) & !lanes & HIGHS;
     let is = |lanes: u64, byte: u8| below(lanes ^ ONES.wrapping_mul(byte.into()), 1);
-    let (words, _rest) = text.as_chunks::<8>();
-    let clean = words.iter().take_while(|word| {
-        let lanes = u64::from_le_bytes(**word);
-        below(lanes, 0x20) | is(lanes, b'"') | is(lanes, b'\\') == 0
-    });
-    let skipped = clean.count().saturating_mul(8);
-    let special = |byte: &u8| *byte < 0x20 || matches!(byte, b'"' | b'\\');
-    let rest = text.get(skipped..).unwrap_or_default();
-    let more = rest.iter().position(special).unwrap_or(rest.len());
-    skipped.saturating_add(more)
+    let lanes = u64::from_le_bytes(word);
+    below(lanes, 0x20) | is(lanes, b'"') | is(lanes, b'\\') != 0
+}
+
+/// Whether sixteen bytes do; the compiler compares them all at once.
+fn any_special_of(bytes: &[u8; 16]) -> bool {
+    let special = |found: u8, byte: &u8| {
+        found | u8::from(*byte < 0x20) | u8::from(*byte == b'"') | u8::from(*byte == b'\\')
+    };
+    bytes.iter().fold(0, special) != 0
+}
+
+/// Whether nothing of `text` has to be escaped.
+fn is_clean(text: &[u8]) -> bool {
+    // What is left of the last block is looked at in a block that ends with it.
+    if let Some(last) = text.last_chunk::<16>() {
+        let (blocks, _rest) = text.as_chunks::<16>();
+        !any_special_of(last) && !blocks.iter().any(any_special_of)
+    } else if let (Some(first), Some(last)) = (text.first_chunk::<8>(), text.last_chunk::<8>()) {
+        !any_special(*first) && !any_special(*last)
+    } else {
+        !text.iter().any(|byte| is_special(*byte))
+    }
 }
 
 const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
-/// RFC 8259 section 7.
 fn escape(out: &mut Vec<u8>, text: &str) {
-    let mut rest = text.as_bytes();
+    if is_clean(text.as_bytes()) {
+        return out.extend_from_slice(text.as_bytes());
+    }
+    escape_some(out, text.as_bytes());
+}
+
+#[cold]
+fn escape_some(out: &mut Vec<u8>, mut rest: &[u8]) {
     loop {
-        let (plain, from) = rest.split_at_checked(plain_len(rest)).unwrap_or_default();
+        let at = rest.iter().position(|byte| is_special(*byte));
+        let (plain, from) = rest
+            .split_at_checked(at.unwrap_or(rest.len()))
+            .unwrap_or_default();
         out.extend_from_slice(plain);
         let Some((byte, behind)) = from.split_first() else {
             return;
@@ -287,12 +349,12 @@ mod tests {
 
     #[test]
     fn what_is_written_by_hand_is_what_std_writes() {
-        for number in [0, 9, 10, 123, u64::MAX] {
+        for number in [0, 9, 10, 15, 16, 123, 1 << 60, u64::MAX] {
             let mut out = Vec::new();
             put_number(&mut out, number);
             assert_eq!(out, number.to_string().as_bytes());
             out.clear();
-            put_digits(&mut out, number, 16);
+            put_hex(&mut out, number);
             assert_eq!(out, format!("{number:x}").as_bytes());
         }
         for socket in ["1.2.3.4:5", "255.0.10.100:65535", "[::1]:80"] {
@@ -311,7 +373,14 @@ mod tests {
                     let mut text = vec![b'a'; len];
                     text[at] = byte;
                     let special = byte < 0x20 || matches!(byte, b'"' | b'\\');
-                    assert_eq!(plain_len(&text), if special { at } else { len });
+                    assert_eq!(is_clean(&text), !special, "{byte} at {at} of {len}");
+                    if let Ok(text) = str::from_utf8(&text) {
+                        let mut out = Vec::from(*b"[\"");
+                        put_text(&mut out, text);
+                        close(&mut out, b']');
+                        let read: Vec<String> = serde_json::from_slice(&out).unwrap();
+                        assert_eq!(read, [text]);
+                    }
                 }
             }
         }
@@ -323,22 +392,30 @@ mod tests {
         let odd = format!("{odd}\u{2028}\u{1f980}\\\"");
         let mut out = Vec::new();
         let mut object = Object::new(&mut out);
-        object.object("empty", |_object| ());
-        object.put("text", Member::Text(&odd));
-        object.put("shown", Member::Shown(&odd));
-        object.put("number", Member::number(Some(u64::MAX)));
-        object.put("none", Member::number(None));
-        object.put("no", Member::text(None));
-        object.texts("texts", &[odd.clone(), String::new()]);
-        object.texts::<String>("no texts", &[]);
-        object.objects("objects", &[true, false], |o, b| {
-            o.put("b", Member::Bool(*b));
+        object.object(key!("empty"), |_object| ());
+        object.text(key!("text"), &odd);
+        object.plain(key!("plain"), "a,");
+        object.pair(key!("pair"), (&odd, b'/', &odd));
+        object.shown(key!("shown"), &odd);
+        object.ip(key!("ip"), [10, 0, 200, 3].into());
+        object.socket(key!("socket"), ([0, 99, 100, 255], 80).into());
+        object.id(key!("id"), (1, 255, 3));
+        object.maybe_number(key!("number"), Some(u64::MAX));
+        object.maybe_number(key!("none"), None);
+        object.maybe_text(key!("no"), None);
+        object.maybe_text(key!("some"), Some(","));
+        object.texts(key!("texts"), &[odd.clone(), String::new()]);
+        object.texts::<String>(key!("no texts"), &[]);
+        object.objects(key!("objects"), &[true, false], |o, b| {
+            o.bool(key!("b"), *b);
         });
+        object.objects(key!("no objects"), &[], |_o, _b: &bool| ());
         object.end();
         let value: Value = serde_json::from_slice(&out).unwrap();
         let want = json!({
-            "empty": {}, "text": odd, "shown": odd, "number": u64::MAX, "none": null, "no": null,
-            "texts": [odd, ""], "no texts": [], "objects": [{ "b": true }, { "b": false }],
+            "empty": {}, "text": odd, "plain": "a,", "pair": format!("{odd}/{odd}"), "shown": odd, "ip": "10.0.200.3",
+            "socket": "0.99.100.255:80", "id": "1/ff-3", "number": u64::MAX, "none": null, "no": null, "some": ",",
+            "texts": [odd, ""], "no texts": [], "objects": [{ "b": true }, { "b": false }], "no objects": [],
         });
         assert_eq!(value, want);
         assert!(!out.contains(&b'\n'));

@@ -1,6 +1,8 @@
 //! The decision record: one for every connection, tunnel and request, allowed or denied.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,10 +16,7 @@ use crate::http::forward::XFF;
 use crate::http::request_id::REQUEST_ID;
 use crate::policy::facts::{Connection, Request};
 use crate::policy::{Decision, Judged, Reason, explain};
-use crate::telemetry::json::Member::{
-    self, Bool, Id, Ip, Null, Number, Pair, Plain, Shown, Socket, Text,
-};
-use crate::telemetry::json::Object;
+use crate::telemetry::json::{Object, key};
 use crate::vocab::limits;
 use crate::vocab::trace::TraceId;
 
@@ -62,10 +61,10 @@ pub struct Asked {
 
 impl Asked {
     fn put(&self, out: &mut Object<'_>) {
-        out.put("provider", Text(&self.provider));
-        out.put("result", Plain(self.result));
-        out.put("detail", Member::text(self.detail.as_deref()));
-        out.put("duration_us", Number(micros(self.duration)));
+        out.text(key!("provider"), &self.provider);
+        out.plain(key!("result"), self.result);
+        out.maybe_text(key!("detail"), self.detail.as_deref());
+        out.number(key!("duration_us"), micros(self.duration));
     }
 }
 
@@ -151,14 +150,14 @@ impl Record {
     pub fn write_json(&self, number: u64, out: &mut Vec<u8>) {
         let mut out = Object::new(out);
         let time = Stamp::of(self.time);
-        out.put("time", Plain(time.text()));
+        out.plain(key!("time"), time.text());
         let millis = u64::try_from(self.time.as_millis()).unwrap_or(u64::MAX);
-        out.put("id", Id(self.generation, millis, number));
-        out.put("generation", Number(self.generation));
-        out.put("role", Plain(self.role));
-        out.put("instance", Text(&self.instance));
-        out.put("kind", Plain(self.kind.label()));
-        out.object("source", |source| self.source(source));
+        out.id(key!("id"), (self.generation, millis, number));
+        out.number(key!("generation"), self.generation);
+        out.plain(key!("role"), self.role);
+        out.text(key!("instance"), &self.instance);
+        out.plain(key!("kind"), self.kind.label());
+        out.object(key!("source"), |source| self.source(source));
         // A tunnel may carry requests of many clients, and tells of the first one alone.
         let request = self.request.as_ref();
         let trace = match self.kind {
@@ -166,9 +165,9 @@ impl Record {
             Kind::Connection | Kind::Tunnel | Kind::Outbound => self.trace,
         };
         if let Some(trace) = trace {
-            out.put("traceId", Shown(&trace));
+            out.shown(key!("traceId"), &trace);
         }
-        out.object("destination", |to| self.destination(to));
+        out.object(key!("destination"), |to| self.destination(to));
         if let Some(request) = &self.request {
             let name = self.renamed.as_ref();
             put_request(
@@ -178,61 +177,58 @@ impl Record {
             );
         }
         let verdict = if self.allowed() { "allow" } else { "deny" };
-        out.put("verdict", Plain(verdict));
+        out.plain(key!("verdict"), verdict);
         self.judgement(&mut out);
         if !self.asked.is_empty() {
-            out.objects("custom", &self.asked, |out, asked| asked.put(out));
+            out.objects(key!("custom"), &self.asked, |out, asked| asked.put(out));
         }
         if let Some(route) = &self.route {
-            out.put("route", Text(route));
+            out.text(key!("route"), route);
         }
         if self.mirror {
-            out.put("mirror", Bool(true));
+            out.bool(key!("mirror"), true);
         }
         if let Some(well) = self.health_check {
-            out.put(
-                "healthCheck",
-                Plain(if well { "healthy" } else { "unhealthy" }),
+            out.plain(
+                key!("healthCheck"),
+                if well { "healthy" } else { "unhealthy" },
             );
         }
         if let Some(attempts) = self.attempts {
-            out.put("attempts", Number(attempts.into()));
+            out.number(key!("attempts"), attempts.into());
         }
-        out.put("status", Member::number(self.status.map(u64::from)));
+        out.maybe_number(key!("status"), self.status.map(u64::from));
         let event = if self.close.is_some() {
             "close"
         } else {
             "open"
         };
-        out.put("event", Plain(event));
-        out.put("close", Member::text(self.close.map(CloseReason::label)));
-        out.object("bytes", |bytes| {
-            bytes.put("received", Number(self.received));
-            bytes.put("sent", Number(self.sent));
+        out.plain(key!("event"), event);
+        out.maybe_text(key!("close"), self.close.map(CloseReason::label));
+        out.object(key!("bytes"), |bytes| {
+            bytes.number(key!("received"), self.received);
+            bytes.number(key!("sent"), self.sent);
         });
-        out.put("duration_us", Number(micros(self.duration)));
+        out.number(key!("duration_us"), micros(self.duration));
         out.end();
     }
 
     fn source(&self, source: &mut Object<'_>) {
         let connection = self.connection.as_ref();
         let principal = connection.and_then(|c| c.principal.as_ref());
-        source.put(
-            "principal",
-            Member::text(principal.map(|id| id.principal())),
-        );
-        source.put("address", Socket(self.peer));
+        source.maybe_text(key!("principal"), principal.map(|id| id.principal()));
+        source.socket(key!("address"), self.peer);
         if let Some(connection) = connection.filter(|c| c.remote != c.peer) {
             // Rules compare the address that trusted proxies tell, so it is needed to judge again.
-            source.put("client", Ip(connection.remote));
+            source.ip(key!("client"), connection.remote);
         }
         if self.kind == Kind::Request {
             let request = self.request.as_ref();
             if let Some(client) = request.and_then(|r| forwarded_for(&r.headers)) {
-                source.put("forwardedFor", Text(&client));
+                source.text(key!("forwardedFor"), &client);
             }
         } else if let Some(client) = self.told.as_ref().and_then(|told| told.client) {
-            source.put("forwardedFor", Shown(&client));
+            source.shown(key!("forwardedFor"), &client);
         }
         if let Some(baggage) = self.told.as_ref().and_then(|told| told.baggage.as_deref()) {
             tell(source, baggage);
@@ -240,13 +236,13 @@ impl Record {
     }
 
     fn destination(&self, destination: &mut Object<'_>) {
-        destination.put("service", Member::text(self.service.as_deref()));
-        destination.put("workload", Member::text(self.workload.as_deref()));
+        destination.maybe_text(key!("service"), self.service.as_deref());
+        destination.maybe_text(key!("workload"), self.workload.as_deref());
         if let Some(connection) = &self.connection {
-            destination.put("address", Ip(connection.destination));
-            destination.put("port", Number(connection.port.into()));
+            destination.ip(key!("address"), connection.destination);
+            destination.number(key!("port"), connection.port.into());
             if let Some(sni) = &connection.sni {
-                destination.put("sni", Text(sni));
+                destination.text(key!("sni"), sni);
             }
         }
     }
@@ -254,38 +250,38 @@ impl Record {
     fn judgement(&self, out: &mut Object<'_>) {
         let judged = self.judged.as_ref();
         match judged.and_then(|j| j.policy.as_ref()) {
-            Some(policy) => out.put("policy", Pair(&policy.namespace, '/', &policy.name)),
-            None => out.put("policy", Null),
+            Some(policy) => out.pair(key!("policy"), (&policy.namespace, b'/', &policy.name)),
+            None => out.null(key!("policy")),
         }
         let rule = judged.and_then(|j| j.rule);
-        out.put("rule", Member::number(rule.and_then(|r| r.try_into().ok())));
+        out.maybe_number(key!("rule"), rule.and_then(|r| r.try_into().ok()));
         match (&self.detail, judged, &self.connection) {
-            (Some(detail), ..) => out.put("reason", Text(detail)),
+            (Some(detail), ..) => out.text(key!("reason"), detail),
             (None, Some(judged), _) if judged.reason == Reason::AllowRule => {
-                out.put("reason", Plain(ALLOW_RULE));
+                out.plain(key!("reason"), ALLOW_RULE);
             }
             (None, Some(judged), Some(conn)) => {
                 let told = judged.reason.told(conn, self.request.as_deref());
-                out.put("reason", Shown(&told));
+                out.shown(key!("reason"), &told);
             }
-            (None, Some(judged), None) => out.put("reason", Shown(&judged.reason)),
-            (None, None, _) => out.put("reason", Text(self.close.map_or("", CloseReason::label))),
+            (None, Some(judged), None) => out.shown(key!("reason"), &judged.reason),
+            (None, None, _) => out.text(key!("reason"), self.close.map_or("", CloseReason::label)),
         }
         if self.would.is_some() || judged.is_some_and(|j| j.would_deny) {
-            out.put("wouldDeny", Bool(true));
+            out.bool(key!("wouldDeny"), true);
         }
         if let Some(would) = &self.would {
-            out.put("unenforced", Text(would));
+            out.text(key!("unenforced"), would);
         }
         let Some(judged) = judged else { return };
-        out.put("audit", Bool(judged.audit));
+        out.bool(key!("audit"), judged.audit);
         shadow(out, judged);
         let told = judged.decision == Decision::Deny || judged.would_deny;
         if let Some(connection) = self.connection.as_ref().filter(|_| told) {
             let to = self.service.as_deref().or(self.workload.as_deref());
             let to = to.unwrap_or("unknown");
             let steps = explain::steps(judged, connection, self.request.as_deref(), to);
-            out.texts("steps", &steps);
+            out.texts(key!("steps"), &steps);
         }
     }
 }
@@ -293,31 +289,34 @@ impl Record {
 fn put_request(out: &mut Object<'_>, request: &Request, name: Option<&HeaderValue>) {
     let claims = request.claims.as_ref();
     // Istio's request principal.
-    let user = claims.and_then(|c| Some(Pair(c.issuer()?, '/', c.subject()?)));
-    out.object("user", |out| out.put("principal", user.unwrap_or(Null)));
-    out.object("request", |out| {
-        out.put("method", Text(request.method.as_str()));
-        out.put("host", Text(request.host.as_str()));
-        out.put(
-            "path",
-            Member::text(request.path.as_ref().map(|p| p.as_str())),
-        );
+    let user = claims.and_then(|c| Some((c.issuer()?, b'/', c.subject()?)));
+    out.object(key!("user"), |out| match user {
+        Some(user) => out.pair(key!("principal"), user),
+        None => out.null(key!("principal")),
+    });
+    out.object(key!("request"), |out| {
+        out.text(key!("method"), request.method.as_str());
+        out.text(key!("host"), request.host.as_str());
+        out.maybe_text(key!("path"), request.path.as_ref().map(|p| p.as_str()));
         // Inside the mesh whoever calls may choose it.
         let name = name.filter(|name| name.len() <= limits::RECORDED_NAME_BYTES);
         if let Some(name) = name.and_then(|name| name.to_str().ok()) {
-            out.put("id", Text(name));
+            out.text(key!("id"), name);
         }
     });
 }
 
 /// What dry-run policies would have said, unless there is none.
 fn shadow(out: &mut Object<'_>, judged: &Judged) {
-    let said = [("deny", judged.shadow.deny), ("allow", judged.shadow.allow)];
+    let said = [
+        (key!("deny"), judged.shadow.deny),
+        (key!("allow"), judged.shadow.allow),
+    ];
     if said.iter().any(|(_action, decision)| decision.is_some()) {
-        out.object("dryRun", |out| {
+        out.object(key!("dryRun"), |out| {
             for (action, decision) in said {
                 if let Some(decision) = decision {
-                    out.put(action, Text(word(decision)));
+                    out.plain(action, word(decision));
                 }
             }
         });
@@ -350,18 +349,18 @@ fn tell(source: &mut Object<'_>, baggage: &Baggage) {
         zone,
     } = baggage;
     let said = [
-        ("cluster", cluster.as_deref()),
-        ("namespace", namespace.as_deref()),
-        ("workload", workload.as_ref().map(|w| w.1.as_ref())),
-        ("service", service.as_deref()),
-        ("version", version.as_deref()),
-        ("region", region.as_deref()),
-        ("zone", zone.as_deref()),
+        (key!("cluster"), cluster.as_deref()),
+        (key!("namespace"), namespace.as_deref()),
+        (key!("workload"), workload.as_ref().map(|w| w.1.as_ref())),
+        (key!("service"), service.as_deref()),
+        (key!("version"), version.as_deref()),
+        (key!("region"), region.as_deref()),
+        (key!("zone"), zone.as_deref()),
     ];
-    source.object("baggage", |out| {
+    source.object(key!("baggage"), |out| {
         for (key, value) in said {
             if let Some(value) = value {
-                out.put(key, Text(value));
+                out.text(key, value);
             }
         }
     });
@@ -383,11 +382,41 @@ pub(super) fn rfc3339(since_epoch: Duration) -> String {
 /// Room for `0000-00-00T00:00:00.000Z`.
 const STAMP: [u8; 24] = *b"0000-00-00T00:00:00.000Z";
 
+/// Where its milliseconds stand.
+const MILLIS: Range<usize> = 20..23;
+
+/// Fills `to` with the last digits of `number`.
+fn write_digits(to: &mut [u8], mut number: u32) {
+    for digit in to.iter_mut().rev() {
+        // One digit: it fits.
+        *digit = b'0'.saturating_add(u8::try_from(number % 10).unwrap_or(0));
+        number /= 10;
+    }
+}
+
 /// A time as text.
 struct Stamp([u8; 24]);
 
 impl Stamp {
+    /// As `made`, of whose text a core remembers that of the last second.
     fn of(since_epoch: Duration) -> Self {
+        thread_local! {
+            static LAST: Cell<(u64, [u8; 24])> = const { Cell::new((0, STAMP)) };
+        }
+        let second = since_epoch.as_secs();
+        let (last, mut text) = LAST.get();
+        if last != second || second == 0 {
+            let Self(made) = Self::made(since_epoch);
+            LAST.set((second, made));
+            return Self(made);
+        }
+        if let Some(digits) = text.get_mut(MILLIS) {
+            write_digits(digits, since_epoch.subsec_millis());
+        }
+        Self(text)
+    }
+
+    fn made(since_epoch: Duration) -> Self {
         let nanos = i128::try_from(since_epoch.as_nanos()).unwrap_or(0);
         let mut text = STAMP;
         let Ok(t) = time::OffsetDateTime::from_unix_timestamp_nanos(nanos) else {
@@ -403,12 +432,9 @@ impl Stamp {
             (17, 2, u32::from(t.second())),
             (20, 3, u32::from(t.millisecond())),
         ];
-        for (at, len, mut number) in parts {
-            let digits = text.iter_mut().skip(at).take(len);
-            for digit in digits.rev() {
-                // One digit: it fits.
-                *digit = b'0'.saturating_add(u8::try_from(number % 10).unwrap_or(0));
-                number /= 10;
+        for (at, len, number) in parts {
+            if let Some(digits) = text.get_mut(at..).and_then(|rest| rest.get_mut(..len)) {
+                write_digits(digits, number);
             }
         }
         Self(text)
@@ -435,6 +461,8 @@ mod tests {
             (951_782_399_999, "2000-02-28T23:59:59.999Z"),
             (951_782_400_001, "2000-02-29T00:00:00.001Z"),
             (4_102_444_799_060, "2099-12-31T23:59:59.060Z"),
+            (4_102_444_799_999, "2099-12-31T23:59:59.999Z"),
+            (4_102_444_799_000, "2099-12-31T23:59:59.000Z"),
         ] {
             assert_eq!(rfc3339(Duration::from_millis(millis)), want);
         }

@@ -11,7 +11,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use crate::config::checked::RecordSink;
-use crate::telemetry::json::{Member, Object};
+use crate::telemetry::json::{Object, key};
 use crate::telemetry::record::Record;
 use crate::telemetry::sink;
 use crate::vocab::limits;
@@ -196,8 +196,8 @@ fn write_all(
         if lost > 0 {
             shared.total.fetch_add(lost, Ordering::Relaxed);
             let mut gap = Object::new(&mut text);
-            gap.put("kind", Member::Text("lost"));
-            gap.put("records", Member::Number(lost));
+            gap.plain(key!("kind"), "lost");
+            gap.number(key!("records"), lost);
             gap.end();
             text.push(b'\n');
         }

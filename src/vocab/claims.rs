@@ -1,14 +1,59 @@
 //! Verified claims of an end-user token. Only `jwt` makes them.
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+
+/// The claims of a token, with issuer and subject at hand: rules and records ask for them with every request.
+#[derive(Debug, Default, PartialEq)]
+pub struct Payload {
+    map: Map<String, Value>,
+    issuer: Option<Box<str>>,
+    subject: Option<Box<str>>,
+}
+
+impl From<Map<String, Value>> for Payload {
+    fn from(map: Map<String, Value>) -> Self {
+        let text = |name: &str| {
+            let text = map.get(name)?.as_str()?;
+            (!text.is_empty()).then(|| text.into())
+        };
+        Self {
+            issuer: text("iss"),
+            subject: text("sub"),
+            map,
+        }
+    }
+}
+
+impl Deref for Payload {
+    type Target = Map<String, Value>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.map
+    }
+}
+
+impl Payload {
+    /// `iss`, if it is a non-empty string.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+
+    /// `sub`, if it is a non-empty string.
+    #[must_use]
+    pub fn subject(&self) -> Option<&str> {
+        self.subject.as_deref()
+    }
+}
 
 /// The payload of a verified token (RFC 7519 section 4), one JSON object.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Claims {
     /// Shared with the cache of verified tokens, so that a hit copies no claim.
-    map: Arc<Map<String, Value>>,
+    payload: Arc<Payload>,
     /// Names of top-level claims whose string is a space-delimited list (`scope`, `permission` and the rule's own).
     space_delimited: Arc<[String]>,
 }
@@ -26,16 +71,16 @@ impl Claims {
     pub fn new(map: Map<String, Value>, mut space_delimited: Vec<String>) -> Self {
         space_delimited.extend(["scope".to_owned(), "permission".to_owned()]);
         Self {
-            map: Arc::new(map),
+            payload: Arc::new(map.into()),
             space_delimited: space_delimited.into(),
         }
     }
 
     /// As `new`, over parts that are shared; `space_delimited` is complete, with `scope` and `permission`.
     #[must_use]
-    pub fn shared(map: Arc<Map<String, Value>>, space_delimited: Arc<[String]>) -> Self {
+    pub fn shared(payload: Arc<Payload>, space_delimited: Arc<[String]>) -> Self {
         Self {
-            map,
+            payload,
             space_delimited,
         }
     }
@@ -43,13 +88,13 @@ impl Claims {
     /// A top-level claim.
     #[must_use]
     pub fn claim(&self, name: &str) -> Option<&Value> {
-        self.map.get(name)
+        self.payload.get(name)
     }
 
     /// All claims.
     #[must_use]
     pub fn map(&self) -> &Map<String, Value> {
-        &self.map
+        &self.payload
     }
 
     /// Whether the top-level claim `name` is split at spaces.
@@ -61,22 +106,18 @@ impl Claims {
     /// `iss`, if it is a non-empty string.
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
-        self.text("iss")
+        self.payload.issuer()
     }
 
     /// `sub`, if it is a non-empty string.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
-        self.text("sub")
+        self.payload.subject()
     }
 
     /// `iss/sub`, Istio's request principal; present only if both are non-empty strings.
     #[must_use]
     pub fn request_principal(&self) -> Option<String> {
         Some(format!("{}/{}", self.issuer()?, self.subject()?))
-    }
-
-    fn text(&self, name: &str) -> Option<&str> {
-        self.map.get(name)?.as_str().filter(|s| !s.is_empty())
     }
 }

@@ -104,11 +104,12 @@ impl Host {
     #[must_use]
     pub fn ip(&self) -> Option<IpAddr> {
         let name = self.name();
-        let name = name
-            .strip_prefix('[')
-            .and_then(|n| n.strip_suffix(']'))
-            .unwrap_or(name);
-        name.parse().ok()
+        match name.as_bytes().first()? {
+            b'[' => name.strip_prefix('[')?.strip_suffix(']')?.parse().ok(),
+            b'0'..=b'9' => name.parse().ok(),
+            // An address begins with a digit, and nearly all that is asked for is none.
+            _ => None,
+        }
     }
 }
 
@@ -150,6 +151,22 @@ mod tests {
             ("127.0.0.1", "127.0.0.1"),
         ] {
             assert_eq!(Host::parse(text).unwrap().as_str(), want);
+        }
+    }
+
+    #[test]
+    fn literals_are_addresses() {
+        for (text, want) in [
+            ("[::1]:8080", Some("::1")),
+            ("[2001:db8::1]", Some("2001:db8::1")),
+            ("127.0.0.1:80", Some("127.0.0.1")),
+            ("127.0.0.1.nip.example", None),
+            ("1password.example", None),
+            ("api.example", None),
+            ("dead", None),
+        ] {
+            let want = want.map(|ip| ip.parse().unwrap());
+            assert_eq!(Host::parse(text).unwrap().ip(), want, "{text}");
         }
     }
 

@@ -271,8 +271,9 @@ pub const AUTHORIZER_ASKS_PER_CORE: usize = 1024;
 pub const HELD_BODY_BYTES: usize = 1 << 20;
 /// Bodies that one core holds for external authorizers at a time, together.
 pub const HELD_BODIES_BYTES: usize = 64 << 20;
-/// Idle HTTP/1 upstream connections kept per core and key.
-pub const IDLE_UPSTREAMS: usize = 64;
+/// Idle HTTP/1 upstream connections kept per core and key: as many as a core's clients of HTTP/2 use at a time, or each of
+/// the others would be made anew for its next request.
+pub const IDLE_UPSTREAMS: usize = 256;
 /// Addresses kept of one outside name.
 pub const ADDRESSES_PER_NAME: usize = 16;
 /// Longest body of a request that is mirrored.

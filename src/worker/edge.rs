@@ -42,10 +42,9 @@ impl Login {
     /// Whether the verified claims are what the tokens promised.
     #[must_use]
     pub fn is_met(&self, claims: Option<&Claims>) -> bool {
-        let issuer = claims.and_then(Claims::issuer);
         self.bearer_of
             .iter()
-            .all(|wanted| issuer == Some(wanted.as_str()))
+            .all(|wanted| claims.and_then(Claims::issuer) == Some(wanted.as_str()))
     }
 }
 

@@ -5,6 +5,7 @@ mod others;
 mod refusal;
 
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -75,8 +76,20 @@ pub struct Arrived<'a> {
     pub upgrade: Option<&'a Upgrade>,
 }
 
-/// Serves one request. `true`: the downstream connection can take another one.
-pub async fn serve(
+/// Serves one request, in memory of its own. `true`: the downstream connection can take another one.
+// What it is made of is known at its place, which is taken first: else all of it would be copied there.
+#[inline(always)]
+pub fn serve<'a>(
+    core: &'a Rc<Core>,
+    site: &'a Rc<Site>,
+    arrived: Arrived<'a>,
+    responder: Responder<'a>,
+) -> Pin<Box<impl Future<Output = bool>>> {
+    let place = Box::new_uninit();
+    Box::into_pin(Box::write(place, served(core, site, arrived, responder)))
+}
+
+async fn served(
     core: &Rc<Core>,
     site: &Rc<Site>,
     arrived: Arrived<'_>,

@@ -223,7 +223,7 @@ impl Story {
     #[must_use]
     pub fn sketch(&self) -> Option<Sketch> {
         // Its end sets the time anew.
-        self.record.borrow_mut().as_mut()?.time = clock::unix();
+        self.record.borrow_mut().as_mut()?.time = clock::unix_coarse();
         Some(Sketch {
             record: Rc::clone(&self.record),
             passed: Rc::clone(&self.passed),

@@ -182,7 +182,7 @@ impl Test {
     /// How a message calls it: the field, or for a condition what its key names.
     pub(super) fn name(&self) -> String {
         if self.in_when {
-            format!("`{}` of {}", self.key, self.attribute.noun())
+            format!("`{}` of {}", self.key, self.attribute)
         } else {
             format!("`{}`", self.key)
         }

@@ -135,8 +135,7 @@ async fn answer(core: &Rc<Core>, site: &Rc<Site>, asked: Box<Asked>) {
         length,
         upgrade: None,
     };
-    // Boxed, so that it is made where it stays: the task that holds it is moved when it begins.
-    Box::pin(exchange::serve(core, site, arrived, responder)).await;
+    exchange::serve(core, site, arrived, responder).await;
 }
 
 /// Waits until a request that announces to have no content has ended without any: what came behind it later would belong to

@@ -69,7 +69,7 @@ pub(super) async fn serve(
         length: None,
         upgrade: Some(&upgrade),
     };
-    Box::pin(exchange::serve(core, site, arrived, responder)).await;
+    exchange::serve(core, site, arrived, responder).await;
     if let Some(switched) = upgrade.into_switched() {
         let idle_ms = core.process.limits.stream_idle_ms;
         Box::pin(switched.relay_stream(stream.both_ways(), idle_ms)).await;
