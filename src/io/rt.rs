@@ -26,8 +26,10 @@ use crate::io::{kernel, listener, tcp_options};
 #[cfg(test)]
 pub(crate) mod testing;
 mod timers;
+mod waits;
 
 pub use timers::{Alarm, Elapsed, sleep, timeout};
+use waits::{Wait, Waited, is_on};
 
 /// Which driver a core runs on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -279,8 +281,6 @@ pub async fn yield_turn() {
     .await;
 }
 
-type Wait = Pin<Box<dyn Future<Output = io::Result<()>>>>;
-
 /// A TCP connection. Clones share it.
 #[derive(Clone)]
 pub struct Tcp {
@@ -294,7 +294,7 @@ const READS_PER_TURN: u32 = 64;
 const READ_BYTES: usize = 16 * 1024;
 
 struct TcpInner {
-    socket: Rc<TcpStream>,
+    socket: Rc<Waited>,
     /// Reads in a row that found bytes.
     reads: Cell<u32>,
     /// The last read took all there was: the next one waits before it tries.
@@ -305,7 +305,7 @@ struct TcpInner {
 
 impl std::fmt::Debug for Tcp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tcp({})", self.inner.socket.as_raw_fd())
+        write!(f, "Tcp({})", self.inner.socket.stream.as_raw_fd())
     }
 }
 
@@ -325,7 +325,7 @@ impl Tcp {
     fn new(socket: TcpStream) -> Self {
         Self {
             inner: Rc::new(TcpInner {
-                socket: Rc::new(socket),
+                socket: Rc::new(Waited::new(socket)),
                 reads: Cell::new(0),
                 drained: Cell::new(false),
                 readable: RefCell::new(None),
@@ -356,7 +356,7 @@ impl Tcp {
     fn with_socket<R>(&self, call: impl FnOnce(&Socket) -> R) -> R {
         // SAFETY: the descriptor is open as long as `self.inner.socket` lives, which outlasts the call.
         #[expect(unsafe_code, reason = "monoio's streams do not implement AsFd")]
-        let fd = unsafe { BorrowedFd::borrow_raw(self.inner.socket.as_raw_fd()) };
+        let fd = unsafe { BorrowedFd::borrow_raw(self.inner.socket.stream.as_raw_fd()) };
         call(&SockRef::from(&fd))
     }
 
@@ -449,31 +449,11 @@ impl Tcp {
 
     fn poll_ready(
         &self,
-        slot: &RefCell<Option<Wait>>,
+        wait: &RefCell<Option<Wait>>,
         read: bool,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let mut slot = slot.borrow_mut();
-        let wait = slot.get_or_insert_with(|| {
-            let socket = Rc::clone(&self.inner.socket);
-            Box::pin(async move {
-                let ready = if read {
-                    socket.readable(false).await
-                } else {
-                    socket.writable(false).await
-                };
-                match ready {
-                    // A wait that was cancelled is only a reason to look again.
-                    Err(e) if e.raw_os_error() == Some(libc::ECANCELED) => Ok(()),
-                    other => other,
-                }
-            })
-        });
-        let polled = wait.as_mut().poll(cx);
-        if polled.is_ready() {
-            *slot = None;
-        }
-        polled
+        waits::poll(wait, &self.inner.socket, read, cx)
     }
 }
 
@@ -493,7 +473,7 @@ impl Tcp {
             }
         }
         loop {
-            let waits = self.inner.drained.take() || self.inner.readable.borrow().is_some();
+            let waits = self.inner.drained.take() || is_on(&self.inner.readable);
             if waits {
                 std::task::ready!(self.poll_waited(cx))?;
             }
@@ -516,7 +496,7 @@ impl Tcp {
 
     /// Ready when it is worth to try and read, so that what waits need hold no buffer.
     pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.inner.drained.get() || self.inner.readable.borrow().is_some() {
+        if self.inner.drained.get() || is_on(&self.inner.readable) {
             std::task::ready!(self.poll_waited(cx))?;
             self.inner.drained.set(false);
         }
@@ -593,7 +573,7 @@ impl Tcp {
         send: impl Fn(&Socket) -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
         loop {
-            if self.inner.writable.borrow().is_some() {
+            if is_on(&self.inner.writable) {
                 std::task::ready!(self.poll_ready(&self.inner.writable, false, cx))?;
             }
             match self.with_socket(&send) {
