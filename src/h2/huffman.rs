@@ -157,7 +157,8 @@ pub fn decode(mut bytes: &[u8], out: &mut [u8]) -> Result<usize, HuffmanError> {
                 decoded = decoded.wrapping_add(1);
             }
             at = at.saturating_add(decoded);
-            if decoded == AT_ONCE {
+            // A longer code needs more bits than may be left.
+            if decoded > 0 {
                 continue;
             }
         }
