@@ -4,22 +4,25 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use rustc_hash::FxHashMap;
+
 use crate::config::checked::{GatewayClass, Location, Mesh, Service, ServicePort};
 use crate::vocab::cidr::Cidr;
 use crate::vocab::resource::ResourceName;
 
-/// Finds services, workloads and gateways; values are indices into `Mesh`.
+/// Finds services, workloads and gateways; values are indices into `Mesh`. Those tables that a request is looked up in
+/// are of hashes, so that it takes no longer among many; no peer chooses what they hold.
 #[derive(Clone, Debug, Default)]
 pub struct Directory {
     service_by_name: BTreeMap<ResourceName, usize>,
     /// More than one where namespaces have services of the same host.
-    services_by_host: BTreeMap<String, Vec<usize>>,
+    services_by_host: FxHashMap<String, Vec<usize>>,
     /// Suffixes with their leading dot, of `*.suffix` hosts.
-    services_by_suffix: BTreeMap<String, Vec<usize>>,
-    service_by_address: BTreeMap<IpAddr, usize>,
+    services_by_suffix: FxHashMap<String, Vec<usize>>,
+    service_by_address: FxHashMap<IpAddr, usize>,
     /// Blocks by prefix length, the longest first, and by their first address.
     service_by_block: BTreeMap<Reverse<u8>, BTreeMap<IpAddr, usize>>,
-    workload_by_address: BTreeMap<IpAddr, usize>,
+    workload_by_address: FxHashMap<IpAddr, usize>,
     workload_by_name: BTreeMap<ResourceName, usize>,
     gateway_by_name: BTreeMap<ResourceName, usize>,
     /// By workload: the services within the mesh that it serves.

@@ -60,13 +60,13 @@ pub fn find<'n>(
 
 /// The full name of a short one.
 fn full(name: &str, namespace: Option<&str>) -> Option<String> {
-    match name.split('.').collect::<Vec<_>>().as_slice() {
-        [service] => Some(format!("{service}.{}.{CLUSTER}", namespace?)),
-        [service, namespace] | [service, namespace, "svc"] => {
-            Some(format!("{service}.{namespace}.{CLUSTER}"))
-        }
-        _ => None,
+    let mut labels = name.split('.');
+    let (service, of) = (labels.next()?, labels.next());
+    match (labels.next(), labels.next()) {
+        (None | Some("svc"), None) => {}
+        (Some(_), _) | (None, Some(_)) => return None,
     }
+    Some([service, of.or(namespace)?, CLUSTER].join("."))
 }
 
 /// The longest first: what remains of a name must be what its user wrote.
