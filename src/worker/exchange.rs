@@ -157,8 +157,10 @@ async fn served(
     if request.method == Method::CONNECT {
         return Box::pin(connect::connect(work, body, responder, story, cancel)).await;
     }
-    // Boxed, so that what is refused here has no room for it: all of that room would be copied with every request.
-    let mut exchange = Box::pin(forwarding::exchange(work, body, responder, story, cancel));
+    // Boxed, so that what is refused here has no room for it; made in its place, as above.
+    let place = Box::new_uninit();
+    let exchange = forwarding::exchange(work, body, responder, story, cancel);
+    let mut exchange = Box::into_pin(Box::write(place, exchange));
     let keep = deadline::within(times, cancel, exchange.as_mut()).await;
     drop(exchange);
     switched(upgrade, entry, others, lasts);
