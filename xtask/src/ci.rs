@@ -95,6 +95,11 @@ const STEPS: &[Step] = &[
         about: "capture, and the loss of any one process of the mesh",
         run: kill,
     },
+    Step {
+        name: "reproduce",
+        about: "the release program once more, in another directory: the same bytes",
+        run: |root| crate::reproduce::run(root, &[]).map(drop),
+    },
 ];
 
 /// `(program, Debian package)`; what is no program's name `present` knows. gcc and libc6-dev are there already: without them this program had not been linked.
