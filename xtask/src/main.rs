@@ -35,7 +35,7 @@ usage: cargo xtask ci [--list | --only STEP[,STEP..]]
        cargo xtask soak [--minutes N | --seconds N] [--ringgate FILE]
        cargo xtask image microvm [--program FILE] [--out DIRECTORY] [--kernel FILE.deb] [--config DIRECTORY]
                                  [--roots FILE.pem] [--cmdline TEXT] [--module NAME]..
-       cargo xtask image boot [--out DIRECTORY]
+       cargo xtask image boot [--out DIRECTORY] [--memory MIB[,MIB..]]
        cargo xtask property [--cases N] [--seed N]
        cargo xtask fuzz [--target NAME] [--seconds N]";
 
