@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use ringgate::appliance::address::{Network, parse_network};
+use ringgate::appliance::address::{Address, Network, parse_network};
 use ringgate::appliance::network::{self, Interface};
 use ringgate::appliance::{dhcp, lease};
 
@@ -149,7 +149,7 @@ fn a_lease_without_a_gateway_takes_the_old_route_away() {
         let with = address("10.9.0.50/24,gw=10.9.0.1");
         let other = address("10.9.0.50/24,gw=10.9.0.2");
         let without = address("10.9.0.50/24");
-        let next = |old, new| {
+        let next = |old: &Address, new: &Address| {
             network::leave(&interface, old, new);
             network::give(&interface, new).expect("the kernel takes it");
             shown("route show default")
@@ -169,8 +169,9 @@ fn a_lease_without_a_gateway_takes_the_old_route_away() {
         );
         // With another address that keeps the interface's routes alive.
         ip("addr add 10.9.0.77/24 dev here");
-        assert_eq!(next(&with, &address("10.9.0.51/24")), "");
-        let route = next(&without, &address("10.9.1.7/32,gw=10.8.0.1")); // outside of its network
+        let moved = address("10.9.0.51/24");
+        assert_eq!(next(&with, &moved), "");
+        let route = next(&moved, &address("10.9.1.7/32,gw=10.8.0.1")); // outside of its network
         assert!(route.contains("via 10.8.0.1"), "{route}");
         assert_eq!(
             next(&address("10.9.1.7/32,gw=10.8.0.1"), &address("10.9.1.7/32")),

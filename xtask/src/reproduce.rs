@@ -14,11 +14,12 @@ use crate::package::program::{Scratch, sections};
 use crate::steps;
 
 /// Variables by which a build would be of something else than the sources.
-const FOREIGN: [&str; 5] = [
+const FOREIGN: [&str; 6] = [
     "CARGO_BUILD_RUSTFLAGS",
     "CARGO_BUILD_TARGET_DIR",
     "CARGO_ENCODED_RUSTFLAGS",
     "CARGO_TARGET_DIR",
+    "CFLAGS",
     "RUSTFLAGS",
 ];
 /// Names of sections that are told at most.

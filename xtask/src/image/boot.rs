@@ -25,7 +25,7 @@ const ENDS: Duration = Duration::from_secs(120);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// Memory of the machine, in MiB; firmware needs more than the kernel alone.
-const MEMORY: u32 = 256;
+const MEMORY: u32 = 128;
 const FIRMWARE_MEMORY: u32 = 512;
 
 /// Boots everything.

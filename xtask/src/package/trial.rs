@@ -261,6 +261,10 @@ fn in_a_container(scratch: &Scratch, bundle: &Path, profile: &[u8], driver: &str
         refused == expected,
         "{refused} lines about io_uring, expected {expected}:\n{log}"
     );
+    ensure!(
+        log.contains("D=/proc/$PID/root/var/lib/ringgate/ringgate-demo\n"),
+        "the demo does not say how the machine reaches its files:\n{log}"
+    );
     let cores = log.lines().filter(|line| line.contains("core runs"));
     let drivers: Vec<bool> = cores.map(|line| line.contains(driver)).collect();
     ensure!(
