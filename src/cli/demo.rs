@@ -141,14 +141,13 @@ fn prepare(dir: &Path, args: &DemoArgs) -> anyhow::Result<Layout> {
 
 /// What comes before the guide in a container: nobody who reads it can use paths as they are inside.
 fn preface(dir: &Path) -> String {
-    let inside = std::path::absolute(dir).unwrap_or_else(|_unknown| dir.to_owned());
-    let inside = inside.display();
+    let inside = dir.display();
     format!(
         "This is process 1 of a container, and $D below is {inside}, inside of it. The image has no curl: run
 the commands on the machine, as root, with
     PID=$(docker inspect --format '{{{{.State.Pid}}}}' NAME)      # or podman inspect, of this container
     D=/proc/$PID/root{inside}
-and, where the container has a network of its own, `nsenter --net --target $PID` in front of each. The log below
+and, where the container has a network of its own, `nsenter --net --target $PID` in front of each. The log
 names files as they are inside, too.
 
 "
@@ -216,24 +215,20 @@ mod tests {
     #[test]
     fn a_container_is_told_of_paths_as_the_machine_has_them() {
         let layout = Layout::new(Path::new("ringgate-demo"), SUBNET).unwrap();
+        let dir = layout.dir.display().to_string();
         let plain = guide(&layout, false);
-        assert!(plain.starts_with("configuration ringgate-demo/ringgate.toml "));
+        assert!(plain.starts_with(&format!("configuration {dir}/ringgate.toml ")));
         assert!(!plain.contains("$D") && !plain.contains("container"));
         let contained = guide(&layout, true);
         assert!(contained.starts_with("This is process 1 of a container"));
-        let here = std::env::current_dir().unwrap();
-        let set = format!("D=/proc/$PID/root{}/ringgate-demo\n", here.display());
+        let set = format!("D=/proc/$PID/root{dir}\n");
         assert!(contained.contains(&set), "{contained}");
         assert!(contained.contains("'{{.State.Pid}}'"), "{contained}");
         // Beside those of the preface, every path is one of the machine.
         let (_, rest) = contained.split_once("\n\n").unwrap();
-        assert!(!rest.contains("ringgate-demo/"), "{rest}");
-        assert_eq!(
-            rest,
-            plain.replace("ringgate-demo/", "$D/").replace(
-                &std::env::current_exe().unwrap().display().to_string(),
-                "ringgate"
-            )
-        );
+        let program = std::env::current_exe().unwrap();
+        let program = program.display().to_string();
+        let expected = plain.replace(&program, "ringgate").replace(&dir, "$D");
+        assert_eq!(rest, expected);
     }
 }
