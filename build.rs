@@ -19,7 +19,7 @@ fn main() {
     let released = env::var("PROFILE").is_ok_and(|profile| profile == "release");
     let commit = match env::var("RINGGATE_COMMIT") {
         Ok(given) if !given.is_empty() => given,
-        _ if released => commit().unwrap_or_else(|| "unknown".to_owned()),
+        _ if released => commit().unwrap_or_else(|| "unknown, built without git".to_owned()),
         // Else each commit would have the whole library compiled once more.
         _ => "debug build".to_owned(),
     };
@@ -48,8 +48,21 @@ fn value(variable: &str) -> String {
     env::var(variable).unwrap_or_default()
 }
 
-/// The commit that is checked out, and has this run again when it is another.
+/// What the program is made of, as git calls it.
+const MADE_OF: &[&str] = &[
+    ".cargo",
+    "Cargo.lock",
+    "Cargo.toml",
+    "build.rs",
+    "config",
+    "src",
+];
+
+/// The commit that is checked out, with `-dirty` if the sources are not those of it, and has this run again when it is
+/// another.
 fn commit() -> Option<String> {
+    // An archive of the sources that lies inside somebody's repository is none of its commits.
+    said("git", &["ls-files", "--error-unmatch", "build.rs"])?;
     let commit = said("git", &["rev-parse", "HEAD"])?;
     let branch = said("git", &["symbolic-ref", "-q", "HEAD"]);
     // A branch stands in a file of its own, or among others in one.
@@ -60,7 +73,17 @@ fn commit() -> Option<String> {
             println!("cargo::rerun-if-changed={file}");
         }
     }
-    Some(commit)
+    let mut status = vec!["status", "--porcelain", "--"];
+    for path in MADE_OF {
+        println!("cargo::rerun-if-changed={path}");
+        status.push(path);
+    }
+    let changed = said("git", &status).is_some();
+    Some(if changed {
+        format!("{commit}-dirty")
+    } else {
+        commit
+    })
 }
 
 /// What a command prints, if it succeeds.

@@ -21,7 +21,9 @@ const MESSAGE_BYTES: usize = 300;
 /// Shortest lease that is taken, in seconds: a shorter one would ask all the time.
 const LEASE_MIN_S: u32 = 60;
 /// `IPPROTO_UDP`.
-const UDP: u8 = 17;
+pub const UDP: u8 = 17;
+/// Bits of the second word of an IP header by which a packet is a part of one: more follow, or it is not the first.
+pub const FRAGMENT: u16 = 0x3fff;
 
 /// Options.
 mod option {
@@ -151,7 +153,7 @@ pub fn payload(packet: &[u8]) -> Option<&[u8]> {
     let first = packet.first()?;
     let (version, header) = (first >> 4, usize::from(first & 0xf) * 4);
     let total = usize::from(u16::from_be_bytes(at(packet, 2)?));
-    let fragment = u16::from_be_bytes(at(packet, 6)?) & 0x3fff; // more fragments, or not the first
+    let fragment = u16::from_be_bytes(at(packet, 6)?) & FRAGMENT;
     if version != 4 || header < 20 || fragment != 0 || packet.get(9) != Some(&UDP) {
         return None;
     }

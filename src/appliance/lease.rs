@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, Socket, Type};
 
 use crate::appliance::dhcp::{self, Answer, CLIENT, Lease, Mac, SERVER};
 use crate::appliance::network::{self, Interface};
@@ -22,14 +22,50 @@ const PACKET_BYTES: usize = 2048;
 const AGAIN: Duration = Duration::from_secs(10);
 
 /// What is sent and heard on one interface.
-struct Wire {
+#[derive(Debug)]
+pub struct Wire {
     send: Socket,
-    /// Every IPv4 packet of the machine: an answer to an address that is not ours yet is given to no other socket.
+    /// Packets as they come in: an answer to an address that is not ours yet is given to no other socket.
     hear: Socket,
 }
 
+/// The kernel lets through what may be an answer, so that the machine's other packets do not fill the socket: whole
+/// datagrams of UDP over IPv4 from the server's port to the client's. Classic BPF (`linux/filter.h`), from the IP header on;
+/// the jumps count instructions.
+fn answers_alone() -> [SockFilter; 14] {
+    const LOAD_BYTE: u16 = 0x30;
+    const LOAD_HALF: u16 = 0x28;
+    const LOAD_HALF_BEHIND: u16 = 0x48;
+    const HEADER_LENGTH: u16 = 0xb1;
+    const AND: u16 = 0x54;
+    const IF_EQUAL: u16 = 0x15;
+    const IF_ANY_BIT: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    let (client, server) = (u32::from(CLIENT), u32::from(SERVER));
+    [
+        SockFilter::new(LOAD_BYTE, 0, 0, 0),
+        SockFilter::new(AND, 0, 0, 0xf0),
+        SockFilter::new(IF_EQUAL, 0, 10, 0x40), // version 4
+        SockFilter::new(LOAD_BYTE, 0, 0, 9),
+        SockFilter::new(IF_EQUAL, 0, 8, dhcp::UDP.into()),
+        SockFilter::new(LOAD_HALF, 0, 0, 6),
+        SockFilter::new(IF_ANY_BIT, 6, 0, dhcp::FRAGMENT.into()),
+        SockFilter::new(HEADER_LENGTH, 0, 0, 0),
+        SockFilter::new(LOAD_HALF_BEHIND, 0, 0, 0),
+        SockFilter::new(IF_EQUAL, 0, 3, server),
+        SockFilter::new(LOAD_HALF_BEHIND, 0, 0, 2),
+        SockFilter::new(IF_EQUAL, 0, 1, client),
+        SockFilter::new(RETURN, 0, 0, u32::MAX), // all of it
+        SockFilter::new(RETURN, 0, 0, 0),
+    ]
+}
+
 impl Wire {
-    fn open(interface: &Interface, own: Ipv4Addr) -> io::Result<Self> {
+    /// Opens its sockets; `own` is the address that the interface has, if it has one.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn open(interface: &Interface, own: Ipv4Addr) -> io::Result<Self> {
         let send = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         send.set_reuse_address(true)?;
         send.set_broadcast(true)?;
@@ -37,7 +73,35 @@ impl Wire {
         send.bind(&SocketAddrV4::new(own, CLIENT).into())?;
         let kind = Protocol::from(i32::from(ETH_P_IP));
         let hear = Socket::new(Domain::PACKET, Type::DGRAM, Some(kind))?;
+        hear.attach_filter(&answers_alone())?;
+        // What came before the filter was there; no more comes now.
+        hear.set_nonblocking(true)?;
+        while (&hear).read(&mut [0; 1]).is_ok() {}
+        hear.set_nonblocking(false)?;
         Ok(Self { send, hear })
+    }
+
+    /// The next packet, from its IP header on, of those that may be answers; `None` if none came in `wait`.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn next(&self, wait: Duration) -> io::Result<Option<Vec<u8>>> {
+        let until = clock::now() + wait;
+        let mut packet = [0; PACKET_BYTES];
+        loop {
+            let left = until.saturating_duration_since(clock::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.hear.set_read_timeout(Some(left))?;
+            match (&self.hear).read(&mut packet) {
+                Ok(length) => {
+                    return Ok(Some(packet.get(..length).unwrap_or_default().to_vec()));
+                }
+                Err(error) if is_nothing(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Sends `question` to `server` and waits for what `take` accepts.
@@ -50,23 +114,12 @@ impl Wire {
         self.send
             .send_to(question, &SocketAddrV4::new(server, SERVER).into())?;
         let until = clock::now() + wait;
-        let mut packet = [0; PACKET_BYTES];
-        loop {
-            let left = until.saturating_duration_since(clock::now());
-            if left.is_zero() {
-                return Ok(None);
-            }
-            self.hear.set_read_timeout(Some(left))?;
-            let length = match (&self.hear).read(&mut packet) {
-                Ok(length) => length,
-                Err(error) if is_nothing(&error) => continue,
-                Err(error) => return Err(error),
-            };
-            let packet = packet.get(..length).unwrap_or_default();
-            if let Some(taken) = dhcp::payload(packet).and_then(&take) {
+        while let Some(packet) = self.next(until.saturating_duration_since(clock::now()))? {
+            if let Some(taken) = dhcp::payload(&packet).and_then(&take) {
                 return Ok(Some(taken));
             }
         }
+        Ok(None)
     }
 }
 

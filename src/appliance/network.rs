@@ -30,6 +30,7 @@ const NEWLINK: u16 = 16;
 const NEWADDR: u16 = 20;
 const DELADDR: u16 = 21;
 const NEWROUTE: u16 = 24;
+const DELROUTE: u16 = 25;
 /// `NLM_F_CREATE | NLM_F_REPLACE`.
 const CREATE_REPLACE: u16 = 0x400 | 0x100;
 /// Index of the loopback interface in every network namespace.
@@ -94,10 +95,18 @@ pub fn up(arguments: &Arguments) -> anyhow::Result<Option<String>> {
 /// Sets another address than before, after a renewal.
 pub fn change(interface: &Interface, old: &Address, new: &Address) {
     tracing::warn!(old = %old.ip, new = %new.ip, "the DHCP server has changed the address or what goes with it");
+    leave(interface, old, new);
+    settle(interface, new);
+}
+
+/// Takes from the interface what the lease before gave it and this one does not; what fails is told.
+pub fn leave(interface: &Interface, old: &Address, new: &Address) {
     if (old.ip, old.prefix) != (new.ip, new.prefix) {
         withdraw(interface, old);
+    } else if new.gateway.is_none() {
+        // One that is another is put in the place of this one.
+        forget_route(interface, old);
     }
-    settle(interface, new);
 }
 
 /// Sets what a new lease says; what fails is told.
@@ -120,8 +129,24 @@ pub fn give(interface: &Interface, address: &Address) -> io::Result<()> {
     set(&mut kernel, interface, address)
 }
 
-/// Takes an address from the interface; what fails is told.
+/// Takes the default route away that an address came with; what fails is told.
+fn forget_route(interface: &Interface, address: &Address) {
+    let Some(gateway) = address.gateway else {
+        return;
+    };
+    let body = route_message(interface.index, gateway, false);
+    let done = Netlink::open(libc::NETLINK_ROUTE)
+        .and_then(|mut kernel| kernel.ask(DELROUTE, 0, &body).map(drop));
+    match done {
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {} // it went with an address
+        Err(error) => tracing::error!(%gateway, %error, "the default route cannot be taken away"),
+        Ok(()) => {}
+    }
+}
+
+/// Takes an address from the interface, and the default route that it came with; what fails is told.
 pub fn withdraw(interface: &Interface, address: &Address) {
+    forget_route(interface, address);
     let body = address_message(interface.index, address);
     let done = Netlink::open(libc::NETLINK_ROUTE)
         .and_then(|mut kernel| kernel.ask(DELADDR, 0, &body).map(drop));

@@ -91,7 +91,9 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
             layout.subnet
         ))
     })?;
-    super::run_mesh(&layout.config(), || os::say(&guide(&layout)))
+    // Process 1 of a machine runs no demo.
+    let contained = std::process::id() == 1;
+    super::run_mesh(&layout.config(), || os::say(&guide(&layout, contained)))
 }
 
 /// The applications without a mesh, until SIGINT or SIGTERM.
@@ -137,10 +139,31 @@ fn prepare(dir: &Path, args: &DemoArgs) -> anyhow::Result<Layout> {
     Ok(layout)
 }
 
-/// Where everything listens and what to try.
-fn guide(layout: &Layout) -> String {
-    let dir = layout.dir.display();
-    let program = std::env::current_exe().unwrap_or_else(|_unknown| "ringgate".into());
+/// What comes before the guide in a container: nobody who reads it can use paths as they are inside.
+fn preface(dir: &Path) -> String {
+    let inside = dir.display();
+    format!(
+        "This is process 1 of a container, and $D below is {inside}, inside of it. The image has no curl: run
+the commands on the machine, as root, with
+    PID=$(docker inspect --format '{{{{.State.Pid}}}}' NAME)      # or podman inspect, of this container
+    D=/proc/$PID/root{inside}
+and, where the container has a network of its own, `nsenter --net --target $PID` in front of each. The log
+names files as they are inside, too.
+
+"
+    )
+}
+
+/// Where everything listens and what to try. `contained`: this is process 1 of a container.
+fn guide(layout: &Layout, contained: bool) -> String {
+    let (preface, dir, program) = if contained {
+        let program = PathBuf::from("ringgate");
+        (preface(&layout.dir), "$D".to_owned(), program)
+    } else {
+        let program = std::env::current_exe().unwrap_or_else(|_unknown| "ringgate".into());
+        let dir = layout.dir.display().to_string();
+        (String::new(), dir, program)
+    };
     let program = program.display();
     let ip = |host| layout.ip(host);
     let frontend = ip(host::FRONTEND);
@@ -154,7 +177,7 @@ fn guide(layout: &Layout) -> String {
     let admin = layout.at(host::CONTROL, 15000);
     let stolen = format!("{dir}/stolen/reviews-service");
     format!(
-        "configuration {dir}/ringgate.toml (edit it while this runs), records {dir}/log/decisions.jsonl
+        "{preface}configuration {dir}/ringgate.toml (edit it while this runs), records {dir}/log/decisions.jsonl
 frontend-service  {frontend}   node: HBONE :15008, inbound :8080, SOCKS5 :15080; app :18080
 reviews-service   {reviews}   node: HBONE :15008, inbound :8080, SOCKS5 :15080; app :18080
 customer-api      {customer}   node: HBONE :15008, inbound :8080 and :8443; app :18080
@@ -183,4 +206,29 @@ Try:
 Stop with Ctrl-C; the directory is kept.
 "
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_told_of_paths_as_the_machine_has_them() {
+        let layout = Layout::new(Path::new("ringgate-demo"), SUBNET).unwrap();
+        let dir = layout.dir.display().to_string();
+        let plain = guide(&layout, false);
+        assert!(plain.starts_with(&format!("configuration {dir}/ringgate.toml ")));
+        assert!(!plain.contains("$D") && !plain.contains("container"));
+        let contained = guide(&layout, true);
+        assert!(contained.starts_with("This is process 1 of a container"));
+        let set = format!("D=/proc/$PID/root{dir}\n");
+        assert!(contained.contains(&set), "{contained}");
+        assert!(contained.contains("'{{.State.Pid}}'"), "{contained}");
+        // Beside those of the preface, every path is one of the machine.
+        let (_, rest) = contained.split_once("\n\n").unwrap();
+        let program = std::env::current_exe().unwrap();
+        let program = program.display().to_string();
+        let expected = plain.replace(&program, "ringgate").replace(&dir, "$D");
+        assert_eq!(rest, expected);
+    }
 }

@@ -6,10 +6,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use crate::cli::check::Output;
 use crate::cli::os;
 use crate::config;
 use crate::control::http_client::HttpClient;
@@ -44,6 +43,15 @@ pub struct StatusArgs {
     /// How to print it.
     #[arg(long, value_enum, default_value_t = Output::Text)]
     pub output: Output,
+}
+
+/// How to print it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Lines for people: what runs, and each problem.
+    Text,
+    /// One JSON object: the answer of `/status` as it is.
+    Json,
 }
 
 /// Asks and prints.

@@ -40,7 +40,7 @@ pub enum Output {
 #[serde(rename_all = "camelCase")]
 struct Version {
     version: &'static str,
-    /// Hash, `debug build`, or `unknown` where it was built without git.
+    /// Hash, with `-dirty` if the sources were not those of it; `debug build`; or `unknown, built without git`.
     commit: &'static str,
     profile: &'static str,
     target: &'static str,

@@ -1,17 +1,21 @@
 //! The appliance's network against the kernel and a real DHCP server, dnsmasq.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use ringgate::appliance::address::{Network, parse_network};
-use ringgate::appliance::lease;
+use ringgate::appliance::address::{Address, Network, parse_network};
 use ringgate::appliance::network::{self, Interface};
+use ringgate::appliance::{dhcp, lease};
 
 use crate::namespaces::{Machine, ip, isolated};
 
 const OWN: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 50);
 const OTHER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 99);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
+
+/// How long a packet is waited for.
+const LIMIT: Duration = Duration::from_secs(30);
 
 struct Dnsmasq(Child);
 
@@ -97,6 +101,82 @@ fn a_dhcp_server_gives_renews_and_refuses() {
 
         network::withdraw(&interface, &lease.address);
         assert!(!shown("-4 -o addr show here").contains("10.9.0.50"));
+    });
+}
+
+#[test]
+fn a_busy_machine_hears_the_answer() {
+    isolated(|| {
+        let machine = Machine::joined();
+        machine.inside(|| ip("addr add 10.9.0.1/24 dev there"));
+        ip("addr add 10.9.0.50/24 dev here");
+        let wire = lease::Wire::open(&here(), OWN).expect("sockets");
+        machine.inside(|| {
+            // More than a socket keeps, before anybody reads: it was lost among these.
+            let other = UdpSocket::bind((SERVER, 0)).unwrap();
+            for _ in 0..4000 {
+                other.send_to(&[7; 1200], (OWN, 9999)).unwrap();
+            }
+            // Not from a server's port; to another port; in fragments.
+            other.send_to(b"another source", (OWN, 68)).unwrap();
+            let server = UdpSocket::bind((SERVER, 67)).unwrap();
+            server.send_to(b"another port", (OWN, 69)).unwrap();
+            server.send_to(&[7; 4000], (OWN, 68)).unwrap();
+            server.send_to(b"an answer", (OWN, 68)).unwrap();
+        });
+        let packet = wire.next(LIMIT).unwrap().expect("an answer");
+        assert_eq!(dhcp::payload(&packet), Some(b"an answer".as_slice()));
+        // One that is last shows that nothing else had been let through.
+        machine.inside(|| {
+            let server = UdpSocket::bind((SERVER, 67)).unwrap();
+            server.send_to(b"the last", (OWN, 68)).unwrap();
+        });
+        let packet = wire.next(LIMIT).unwrap().expect("an answer");
+        assert_eq!(dhcp::payload(&packet), Some(b"the last".as_slice()));
+    });
+}
+
+#[test]
+fn a_lease_without_a_gateway_takes_the_old_route_away() {
+    isolated(|| {
+        let machine = Machine::joined();
+        machine.inside(|| ip("addr add 10.9.0.1/24 dev there"));
+        let interface = here();
+        let address = |text: &str| match parse_network(text) {
+            Ok(Network::Static(address)) => address,
+            other => panic!("{text}: {other:?}"),
+        };
+        let with = address("10.9.0.50/24,gw=10.9.0.1");
+        let other = address("10.9.0.50/24,gw=10.9.0.2");
+        let without = address("10.9.0.50/24");
+        let next = |old: &Address, new: &Address| {
+            network::leave(&interface, old, new);
+            network::give(&interface, new).expect("the kernel takes it");
+            shown("route show default")
+        };
+        network::give(&interface, &with).expect("the kernel takes it");
+        let route = next(&with, &other);
+        assert!(
+            route.starts_with("default via 10.9.0.2 dev here"),
+            "{route}"
+        );
+        assert_eq!(next(&other, &without), "");
+        assert!(shown("-4 -o addr show here").contains("10.9.0.50/24"));
+        let route = next(&without, &with);
+        assert!(
+            route.starts_with("default via 10.9.0.1 dev here"),
+            "{route}"
+        );
+        // With another address that keeps the interface's routes alive.
+        ip("addr add 10.9.0.77/24 dev here");
+        let moved = address("10.9.0.51/24");
+        assert_eq!(next(&with, &moved), "");
+        let route = next(&moved, &address("10.9.1.7/32,gw=10.8.0.1")); // outside of its network
+        assert!(route.contains("via 10.8.0.1"), "{route}");
+        assert_eq!(
+            next(&address("10.9.1.7/32,gw=10.8.0.1"), &address("10.9.1.7/32")),
+            ""
+        );
     });
 }
 

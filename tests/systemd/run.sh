@@ -53,18 +53,25 @@ if [ "$(property NFileDescriptorStore)" -ge 3 ]; then ok "listening sockets are 
 
 # Reload: good, bad, good again.
 sed -i 's|"/open", "/open/\*"|"/open", "/closed"|' /etc/ringgate/ringgate.toml
-systemctl reload ringgate
+systemctl reload ringgate; is "a good file is reloaded" "$?" 0
 until_true 'property StatusText | grep -q "generation 2"' || bad "reload" "$(property StatusText)"
 is "a reload is enforced" "$(code https://app.example.test/closed)" 200
 sed -i 's|^action = "ALLOW"|action = "ALOW"|' /etc/ringgate/ringgate.toml
-systemctl reload ringgate
+before=$(property MainPID)
+systemctl reload ringgate; is "a reload of a bad file fails" "$?" 1
+line=$(grep -n ALOW /etc/ringgate/ringgate.toml | cut -d: -f1)
+# What the process itself says of the file that it watches has the word `refused`.
+has "and its reason is in the journal" "$(journalctl -u ringgate -n 20 -o cat --no-pager 2>&1 | grep -v refused)" "ringgate.toml:$line:"
+has "and in systemctl status" "$(systemctl status --no-pager -l ringgate | grep -v refused)" "ringgate.toml:$line:"
+# Files are watched as well.
 until_true 'property StatusText | grep -q refused' || bad "bad reload" "$(property StatusText)"
 has "a bad reload is told with its line" "$(property StatusText)" "ringgate.toml:"
 has "and changes nothing" "$(property StatusText)" "serves generation 2"
 is "and is active" "$(property ActiveState)" active
+is "and is the same process" "$(property MainPID)" "$before"
 is "and serves" "$(code $OPEN)" 200
 sed -i 's|^action = "ALOW"|action = "ALLOW"|' /etc/ringgate/ringgate.toml
-systemctl reload ringgate
+systemctl reload ringgate; is "a file that is mended is reloaded" "$?" 0
 until_true '! property StatusText | grep -q refused' || bad "good reload" "$(property StatusText)"
 
 # Restarts: whoever comes meanwhile waits.
@@ -155,7 +162,11 @@ has "an instance that could not start goes on" "$(cat dpkg.txt)" "ringgate@edge.
 has "and it is said why" "$(cat dpkg.txt)" "nonsense"
 is "it is the same process" "$(edge MainPID)" "$before"
 is "which serves" "$(code $OPEN)" 200
+systemctl reload ringgate@edge; is "a reload of an instance with a bad file fails" "$?" 1
+has "and says why" "$(journalctl -u ringgate@edge -n 20 -o cat --no-pager 2>&1)" nonsense
+is "and it is the same process still" "$(edge MainPID)" "$before"
 cp good.toml /etc/ringgate/edge.toml
+systemctl reload ringgate@edge; is "and with a good one it succeeds" "$?" 0
 
 for unit in ringgate.service ringgate@edge.service; do
   systemd-analyze verify --man=no $unit && ok "$unit is verified" || bad "$unit is verified" "see above"

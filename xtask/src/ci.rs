@@ -95,6 +95,11 @@ const STEPS: &[Step] = &[
         about: "capture, and the loss of any one process of the mesh",
         run: kill,
     },
+    Step {
+        name: "reproduce",
+        about: "the release program once more, in another directory: the same bytes",
+        run: |root| crate::reproduce::run(root, &[]).map(drop),
+    },
 ];
 
 /// `(program, Debian package)`; what is no program's name `present` knows. gcc and libc6-dev are there already: without them this program had not been linked.
@@ -325,12 +330,21 @@ fn check_unit(root: &Path, unit: &str, own: &str) -> Result<()> {
         "DynamicUser=yes",
         "LimitMEMLOCK=infinity",
         "Restart=always",
+        "ExecReload=/bin/kill -HUP $MAINPID",
     ] {
         ensure!(
             text.lines().any(|have| have == line),
             "{path} has no line `{line}`"
         );
     }
+    let instance = if own.is_empty() { "ringgate" } else { "%i" };
+    let check =
+        format!("ExecReload=/usr/bin/ringgate check --config /etc/ringgate/{instance}.toml");
+    let mut reloads = text.lines().filter(|line| line.starts_with("ExecReload="));
+    ensure!(
+        reloads.next() == Some(check.as_str()),
+        "{path} does not begin a reload with `{check}`: a bad file would be no failure"
+    );
     ensure!(
         !text.contains("~@resources"),
         "~@resources refuses sched_setaffinity: no core could be pinned"

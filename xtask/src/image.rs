@@ -159,15 +159,35 @@ pub(crate) fn microvm(root: &Path, words: &[&str]) -> Result<bool> {
     Ok(true)
 }
 
-/// `image boot ..`: boots what `image microvm` has made.
+/// `image boot ..`: boots what `image microvm` has made; with sizes of memory in MiB, kernel and initramfs with each of them.
 pub(crate) fn boot(root: &Path, words: &[&str]) -> Result<bool> {
-    let directory = match words {
-        [] => steps::target(root).join("image"),
-        ["--out", directory] => PathBuf::from(directory),
-        _ => bail!("image boot takes --out DIRECTORY alone"),
-    };
-    boot::all(root, &Image::at(&directory))?;
+    let (directory, sizes) = boot_options(root, words)?;
+    let image = Image::at(&directory);
+    if sizes.is_empty() {
+        boot::all(root, &image)?;
+    } else {
+        boot::sizes(root, &image, &sizes)?;
+    }
     Ok(true)
+}
+
+fn boot_options(root: &Path, words: &[&str]) -> Result<(PathBuf, Vec<u32>)> {
+    let (mut directory, mut sizes) = (steps::target(root).join("image"), Vec::new());
+    for pair in words.chunks(2) {
+        match pair {
+            ["--out", given] => directory = PathBuf::from(given),
+            ["--memory", list] => {
+                for size in list.split(',') {
+                    let size = size
+                        .parse()
+                        .with_context(|| format!("--memory takes MiB, not `{size}`"))?;
+                    sizes.push(size);
+                }
+            }
+            _ => bail!("image boot takes --out DIRECTORY and --memory MIB[,MIB..]"),
+        }
+    }
+    Ok((directory, sizes))
 }
 
 /// The step of `cargo xtask ci`: makes the image twice, which must give the same bytes, and boots it.
@@ -403,6 +423,17 @@ fn quiet(words: &[&str]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_to_boot_with_are_read_or_refused() {
+        let root = Path::new("/project");
+        let words = ["--memory", "96,128", "--out", "/elsewhere"];
+        let (out, sizes) = boot_options(root, &words).expect("good");
+        assert_eq!((out, sizes), (PathBuf::from("/elsewhere"), vec![96, 128]));
+        for bad in [&["--memory"][..], &["--memory", "few"], &["--size", "1"]] {
+            assert!(boot_options(root, bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn a_dynamic_program_is_told_from_a_static_one() {

@@ -1,4 +1,5 @@
-//! `cargo xtask ci` runs every check there is; `bench` measures; `package` makes what is released; `property` and `fuzz` search for longer than a test may.
+//! `cargo xtask ci` runs every check there is; `bench` measures; `package` makes what is released; `reproduce` builds it again;
+//! `property` and `fuzz` search for longer than a test may.
 //! Nothing in a shell script beside it.
 
 mod assure;
@@ -12,6 +13,7 @@ mod l7;
 mod load;
 mod package;
 mod python;
+mod reproduce;
 mod samples;
 mod steps;
 
@@ -29,10 +31,11 @@ usage: cargo xtask ci [--list | --only STEP[,STEP..]]
                             [--cores N] [--ringgate FILE] [--json FILE] [--profile DIRECTORY] [--write]
        cargo xtask bench all
        cargo xtask package [--program FILE] [--out DIRECTORY] [--only deb,image,tarball,sbom] [--revision N] [--any-size]
+       cargo xtask reproduce [--program FILE] [--keep FILE]
        cargo xtask soak [--minutes N | --seconds N] [--ringgate FILE]
        cargo xtask image microvm [--program FILE] [--out DIRECTORY] [--kernel FILE.deb] [--config DIRECTORY]
                                  [--roots FILE.pem] [--cmdline TEXT] [--module NAME]..
-       cargo xtask image boot [--out DIRECTORY]
+       cargo xtask image boot [--out DIRECTORY] [--memory MIB[,MIB..]]
        cargo xtask property [--cases N] [--seed N]
        cargo xtask fuzz [--target NAME] [--seconds N]";
 
@@ -62,6 +65,7 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
         ["image", "boot", options @ ..] => image::boot(&root()?, options),
         ["bench", options @ ..] => bench::run(&root()?, options),
         ["package", options @ ..] => package::run(&root()?, options),
+        ["reproduce", options @ ..] => reproduce::run(&root()?, options),
         ["property", options @ ..] => assure::property(&root()?, options),
         ["fuzz", options @ ..] => assure::fuzz(&root()?, options),
         ["load", options @ ..] => load::run(options), // started by `bench`, in a release build

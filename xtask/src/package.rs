@@ -1,15 +1,15 @@
 //! `cargo xtask package`: what a release consists of. A Debian package, an image for container runtimes, an archive, the list
 //! of what is in the program, and checksums. The same program and commit give the same bytes.
 
-mod archive;
+pub(crate) mod archive;
 mod container;
 mod contents;
 mod deb;
-mod material;
+pub(crate) mod material;
 mod notices;
 mod oci;
 mod profile;
-mod program;
+pub(crate) mod program;
 mod sbom;
 pub(crate) mod trial;
 

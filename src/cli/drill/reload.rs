@@ -28,7 +28,8 @@ pub(super) fn reload(target: &Target, step: &mut Step) -> anyhow::Result<()> {
     let original = os::read_text(&target.policy)?;
     let scratch = std::env::temp_dir().join(format!("ringgate-{}", os::hex(&os::random::<6>()?)));
     // The client may be another user, and the directory for temporary files closed to it.
-    std::fs::create_dir(&scratch)?;
+    std::fs::create_dir(&scratch)
+        .with_context(|| format!("`{}` cannot be made", scratch.display()))?;
     std::fs::set_permissions(&scratch, std::fs::Permissions::from_mode(0o1777))?;
     let result = edited(target, step, &original, &scratch.join("download"));
     os::ignore(std::fs::remove_dir_all(&scratch));

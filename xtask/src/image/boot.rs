@@ -25,7 +25,7 @@ const ENDS: Duration = Duration::from_secs(120);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// Memory of the machine, in MiB; firmware needs more than the kernel alone.
-const MEMORY: u32 = 256;
+const MEMORY: u32 = 128;
 const FIRMWARE_MEMORY: u32 = 512;
 
 /// Boots everything.
@@ -45,18 +45,12 @@ pub(crate) fn all(root: &Path, image: &Image) -> Result<()> {
     let work = directory.join("boot");
     std::fs::create_dir_all(&work)?;
     let guest = Guest::new(&work)?;
-    let direct = direct(image, "");
     let archive = guest.archive.to_string_lossy().into_owned();
-
-    let fw_cfg = [
-        "-fw_cfg".to_owned(),
-        format!("name=opt/ringgate/config,file={archive}"),
-    ];
     serve(
         &work,
         &guest,
         "fw_cfg, DHCP",
-        &[&direct, fw_cfg.as_slice()].concat(),
+        &by_fw_cfg(image, &guest),
         MEMORY,
     )?;
 
@@ -70,6 +64,47 @@ pub(crate) fn all(root: &Path, image: &Image) -> Result<()> {
 
     let (key, argument) = Guest::broken();
     refuse(&work, key, &self::direct(image, &argument))
+}
+
+/// Boots kernel and initramfs with each of these sizes of memory, in MiB, and tells which of them served.
+pub(crate) fn sizes(root: &Path, image: &Image, sizes: &[u32]) -> Result<()> {
+    guest::tools(root)?;
+    let directory = image.kernel.parent().context("a directory")?;
+    let work = directory.join("boot");
+    std::fs::create_dir_all(&work)?;
+    let guest = Guest::new(&work)?;
+    let words = by_fw_cfg(image, &guest);
+    let mut served = Vec::new();
+    for size in sizes {
+        match serve(&work, &guest, "fw_cfg, DHCP", &words, *size) {
+            Ok(()) => served.push(*size),
+            Err(error) => {
+                let text = format!("{error:#}");
+                let lines: Vec<&str> = text.lines().collect();
+                let last = lines
+                    .get(lines.len().saturating_sub(6)..)
+                    .unwrap_or_default();
+                println!(
+                    "  {size} MiB does not serve: {}\n  {}",
+                    text.lines().next().unwrap_or_default(),
+                    last.join("\n  ")
+                );
+            }
+        }
+    }
+    let smallest = served.iter().min();
+    let smallest = smallest.context("with none of these sizes it serves")?;
+    println!("the smallest of these that serves: {smallest} MiB");
+    Ok(())
+}
+
+/// With a configuration by fw_cfg.
+fn by_fw_cfg(image: &Image, guest: &Guest) -> Vec<String> {
+    let mut words = direct(image, "");
+    words.push("-fw_cfg".to_owned());
+    let archive = guest.archive.display();
+    words.push(format!("name=opt/ringgate/config,file={archive}"));
+    words
 }
 
 /// Kernel and initramfs without a boot loader.

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::material::said;
 use super::program::Scratch;
+use crate::ci;
 
 /// How long a state is waited for.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -45,7 +46,8 @@ impl Container {
             scratch.0.join("runc"),
             scratch.0.join(format!("{label}.log")),
         );
-        configure(bundle, &name, profile, arguments)?;
+        let curl = borrow_curl(&scratch.0.join("curl"))?;
+        configure(bundle, &name, profile, arguments, &curl)?;
         let out = File::create(&log)?;
         let runc = Command::new("runc")
             .arg("--root")
@@ -103,9 +105,28 @@ impl Container {
 
     /// What `ringgate ARGUMENTS` prints inside.
     pub(crate) fn inside(&self, arguments: &[&str]) -> Result<String> {
+        said(self.exec(&[]).args(arguments))
+    }
+
+    /// What `ringgate ARGUMENTS` prints inside, where it finds the borrowed curl, and with which code it ends.
+    pub(crate) fn with_curl(&self, arguments: &[&str]) -> Result<Output> {
+        let (path, libraries) = (
+            format!("PATH={CURL}"),
+            format!("LD_LIBRARY_PATH={CURL}/lib"),
+        );
+        // The root is read-only; the drill keeps a download for as long as it looks at it.
+        let scratch = "TMPDIR=/var/lib/ringgate";
+        let mut exec = self.exec(&["--env", &path, "--env", &libraries, "--env", scratch]);
+        exec.args(arguments)
+            .output()
+            .context("runc cannot be started")
+    }
+
+    fn exec(&self, options: &[&str]) -> Command {
         let mut runc = self.runc();
-        runc.args(["exec", &self.name, "/usr/bin/ringgate"]);
-        said(runc.args(arguments))
+        runc.arg("exec").args(options);
+        runc.args([&self.name, "/usr/bin/ringgate"]);
+        runc
     }
 
     /// Ends it by SIGTERM, which must end it in order. Gives what it said.
@@ -153,7 +174,53 @@ impl Drop for Container {
     }
 }
 
-fn configure(bundle: &Path, netns: &str, profile: &Value, arguments: &[&str]) -> Result<()> {
+/// Where the borrowed curl lies inside.
+const CURL: &str = "/borrowed";
+
+/// Copies this machine's curl and its libraries to `into`; the mounts, read-only, by which it runs in a container that has
+/// no library: that directory, and the loader, which programs name by its path.
+fn borrow_curl(into: &Path) -> Result<Vec<Value>> {
+    let curl = ci::find("curl").context("no curl")?;
+    let library = into.join("lib");
+    fs::create_dir_all(&library)?;
+    fs::copy(&curl, into.join("curl"))?;
+    let told = said(Command::new("ldd").arg(&curl))?;
+    let mut loader = None;
+    for line in told.lines() {
+        let (name, place) = match line.trim().split_once(" => ") {
+            Some((name, place)) => (name, place),
+            None => ("", line.trim()),
+        };
+        let place = Path::new(place.split(" (").next().unwrap_or_default());
+        if !place.is_absolute() {
+            continue; // the kernel's own has no file
+        }
+        if name.is_empty() {
+            loader = Some(place.to_owned());
+        } else {
+            fs::copy(place, library.join(name)).with_context(|| format!("`{line}`"))?;
+        }
+    }
+    let loader = loader.with_context(|| format!("ldd names no loader:\n{told}"))?;
+    let mount = |from: &Path, to: &Path| {
+        json!({
+            "destination": to,
+            "type": "bind",
+            "source": from,
+            "options": ["bind", "ro", "nosuid", "nodev"],
+        })
+    };
+    let file = loader.canonicalize()?;
+    Ok(vec![mount(into, Path::new(CURL)), mount(&file, &loader)])
+}
+
+fn configure(
+    bundle: &Path,
+    netns: &str,
+    profile: &Value,
+    arguments: &[&str],
+    more: &[Value],
+) -> Result<()> {
     let path = bundle.join("config.json");
     let mut config: Value = serde_json::from_slice(&fs::read(&path)?)?;
     let process = &mut config["process"];
@@ -182,7 +249,11 @@ fn configure(bundle: &Path, netns: &str, profile: &Value, arguments: &[&str]) ->
     namespaces.push(json!({ "type": "network", "path": format!("/run/netns/{netns}") }));
     let mounts = config["mounts"].as_array_mut();
     let mounts = mounts.context("the bundle has no mounts")?;
-    mounts.retain(|mount| mount["destination"] != "/var/lib/ringgate");
+    let own: Vec<&Value> = more.iter().map(|mount| &mount["destination"]).collect();
+    mounts.retain(|mount| {
+        mount["destination"] != "/var/lib/ringgate" && !own.contains(&&mount["destination"])
+    });
+    mounts.extend(more.iter().cloned());
     mounts.push(json!({
         "destination": "/var/lib/ringgate",
         "type": "tmpfs",

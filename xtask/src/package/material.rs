@@ -137,6 +137,14 @@ fn pages(program: &Path) -> Result<Vec<(String, Vec<u8>)>> {
     Ok(pages)
 }
 
+/// What the name of a commit ends with if the sources were not those of it (`build.rs`).
+pub(crate) const CHANGED: &str = "-dirty";
+
+/// Whether this is the hash of a commit.
+pub(crate) fn is_hash(text: &str) -> bool {
+    text.len() >= 40 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 /// What a command prints; it must succeed.
 pub(crate) fn said(command: &mut Command) -> Result<String> {
     let output = command
@@ -158,7 +166,7 @@ fn commit(root: &Path, program: &Path) -> Result<String> {
     let told: serde_json::Value = serde_json::from_str(&told)?;
     let told = told.get("commit").and_then(serde_json::Value::as_str);
     let told = told.context("the program does not know a commit")?;
-    if told.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+    if is_hash(told.strip_suffix(CHANGED).unwrap_or(told)) {
         return Ok(told.to_owned());
     }
     let mut git = Command::new("git");
@@ -175,7 +183,8 @@ fn time(root: &Path, commit: &str) -> Result<u64> {
             .context("SOURCE_DATE_EPOCH is no number of seconds");
     }
     let mut git = Command::new("git");
-    git.args(["log", "-1", "--format=%ct", commit]);
+    let hash = commit.strip_suffix(CHANGED).unwrap_or(commit);
+    git.args(["log", "-1", "--format=%ct", hash]);
     let told = said(git.current_dir(root));
     let told = told.context("no git here that tells a date: set SOURCE_DATE_EPOCH")?;
     Ok(told.trim().parse()?)

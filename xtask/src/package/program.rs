@@ -170,6 +170,40 @@ impl Elf {
     }
 }
 
+/// Type of a section that has no bytes in the file.
+const SHT_NOBITS: u64 = 8;
+
+/// Name and content of each section of a program, in their order; its header and table of sections are among them, in
+/// parentheses.
+pub(crate) fn sections(bytes: &[u8]) -> Result<Vec<(String, &[u8])>> {
+    Elf::read(bytes)?;
+    let at = |offset, length| number(bytes, offset, length);
+    let (table, size, count) = (at(40, 8)?, at(58, 2)?, at(60, 2)?);
+    let part = |offset: u64, length: u64| -> Result<&[u8]> {
+        let (start, length) = (usize::try_from(offset)?, usize::try_from(length)?);
+        bytes.get(start..start + length).context("it is cut off")
+    };
+    let header = |index: u64| table + index * size;
+    let names = header(at(62, 2)?);
+    let names = part(at(names + 24, 8)?, at(names + 32, 8)?)?;
+    let mut found = vec![
+        ("(header)".to_owned(), part(0, 64)?),
+        ("(table of sections)".to_owned(), part(table, size * count)?),
+    ];
+    for index in 1..count {
+        let header = header(index);
+        if at(header + 4, 4)? == SHT_NOBITS {
+            continue;
+        }
+        let name = names.get(usize::try_from(at(header, 4)?)?..);
+        let name = name.context("a section has no name")?;
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+        let name = String::from_utf8_lossy(name).into_owned();
+        found.push((name, part(at(header + 24, 8)?, at(header + 32, 8)?)?));
+    }
+    Ok(found)
+}
+
 fn number(bytes: &[u8], offset: u64, length: usize) -> Result<u64> {
     let start = usize::try_from(offset)?;
     let field = bytes.get(start..start + length).context("it is cut off")?;

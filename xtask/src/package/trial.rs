@@ -58,6 +58,52 @@ pub(crate) fn run(root: &Path) -> Result<()> {
     in_a_container(&scratch, &bundle, &own, "io_uring")
 }
 
+/// Steps of the drill.
+const STEPS: u64 = 9;
+
+/// The whole drill inside, on the mesh that runs there; all of its steps must be told, and have passed.
+fn drill(container: &Container) -> Result<()> {
+    let config = "ringgate-demo/ringgate.toml"; // where the demo has written it
+    let words = ["drill", "--config", config, "--output", "json"];
+    let output = container.with_curl(&words)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let report: Value = serde_json::from_str(&text)
+        .with_context(|| format!("the drill inside has told: {text}{errors}"))?;
+    passed(&report).with_context(|| format!("the drill inside: {report:#}{errors}"))?;
+    ensure!(
+        output.status.success(),
+        "the drill inside: {}",
+        output.status
+    );
+    println!("the drill inside: {STEPS} of {STEPS} steps PASS");
+    Ok(())
+}
+
+/// Whether each of the steps is in a report, once and in order, was checked, and has passed.
+fn passed(report: &Value) -> Result<()> {
+    let steps = report["steps"].as_array().context("no steps")?;
+    let numbers: Vec<u64> = steps
+        .iter()
+        .filter_map(|step| step["step"].as_u64())
+        .collect();
+    let expected: Vec<u64> = (1..=STEPS).collect();
+    ensure!(
+        numbers == expected,
+        "steps {numbers:?}, expected {expected:?}"
+    );
+    for step in steps {
+        let checks = step["checks"].as_array().map_or(0, Vec::len);
+        ensure!(
+            step["result"] == "PASS" && checks > 0,
+            "step {}",
+            step["step"]
+        );
+    }
+    ensure!(report["result"] == "PASS", "{}", report["result"]);
+    Ok(())
+}
+
 /// Package and image come out the same a second time.
 fn same_again(root: &Path, made: &[PathBuf]) -> Result<()> {
     let mut options = Options::parse(root, &[])?;
@@ -169,8 +215,8 @@ fn inspect(layout: &Path, docker: &Path) -> Result<String> {
     Ok(image)
 }
 
-/// The demo in a container that has nothing besides, with clients from outside in the same network namespace. curl, which
-/// the drill starts, the image has not.
+/// The demo in a container that has nothing besides, with clients from outside in the same network namespace; then the drill
+/// inside, with a curl that is lent to it for that.
 fn in_a_container(scratch: &Scratch, bundle: &Path, profile: &[u8], driver: &str) -> Result<()> {
     let profile = profile::for_runtime(&serde_json::from_slice(profile)?)?;
     let container = Container::start(scratch, bundle, &profile, &["demo"], driver)?;
@@ -188,6 +234,8 @@ fn in_a_container(scratch: &Scratch, bundle: &Path, profile: &[u8], driver: &str
         denied == "403",
         "another workload is answered {denied}, expected 403"
     );
+
+    drill(&container)?;
 
     let told: Value = serde_json::from_str(&container.inside(&["version", "--output", "json"])?)?;
     let kernel = &told["kernel"];
@@ -213,13 +261,19 @@ fn in_a_container(scratch: &Scratch, bundle: &Path, profile: &[u8], driver: &str
         refused == expected,
         "{refused} lines about io_uring, expected {expected}:\n{log}"
     );
+    ensure!(
+        log.contains("D=/proc/$PID/root/var/lib/ringgate/ringgate-demo\n"),
+        "the demo does not say how the machine reaches its files:\n{log}"
+    );
     let cores = log.lines().filter(|line| line.contains("core runs"));
     let drivers: Vec<bool> = cores.map(|line| line.contains(driver)).collect();
     ensure!(
         !drivers.is_empty() && drivers.iter().all(|own| *own),
         "not all on {driver}:\n{log}"
     );
-    println!("the image serves and refuses as process 1 of a container, by {driver}");
+    println!(
+        "the image serves, refuses and passes the drill as process 1 of a container, by {driver}"
+    );
     for line in log
         .lines()
         .filter(|line| line.contains("io_uring is refused here"))
@@ -227,4 +281,31 @@ fn in_a_container(scratch: &Scratch, bundle: &Path, profile: &[u8], driver: &str
         println!("  {line}");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_report_counts_whole_and_passed_alone() {
+        let check = json!({ "name": "a", "result": "PASS" });
+        let step = |number: u64| json!({ "step": number, "result": "PASS", "checks": [check] });
+        let whole: Vec<Value> = (1..=STEPS).map(step).collect();
+        let report = |steps: &[Value]| json!({ "result": "PASS", "steps": steps });
+        assert!(passed(&report(&whole)).is_ok());
+        assert!(passed(&report(&whole[..8])).is_err(), "one is missing");
+        let mut failed = whole.clone();
+        failed[4]["result"] = json!("FAIL");
+        assert!(passed(&report(&failed)).is_err());
+        let mut empty = whole.clone();
+        empty[4]["checks"] = json!([]);
+        assert!(passed(&report(&empty)).is_err(), "nothing was checked");
+        let mut twice = whole;
+        twice[4]["step"] = json!(4);
+        assert!(passed(&report(&twice)).is_err());
+        assert!(passed(&json!({})).is_err());
+    }
 }
