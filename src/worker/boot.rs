@@ -30,6 +30,7 @@ use crate::io::listener::raise_open_files;
 use crate::io::memory::{self, Text};
 use crate::io::rt::{self, Want};
 use crate::io::tcp_options::{self, TcpOptions};
+use crate::io::wiping;
 use crate::policy::lint::Severity;
 use crate::telemetry::metrics::Meters;
 use crate::telemetry::writer::{Sender, Writer};
@@ -630,6 +631,7 @@ fn wanted(driver: IoDriver) -> Want {
 
 /// One core's whole life.
 fn core(seat: Seat) {
+    wiping::exempt();
     let Seat {
         process,
         text,

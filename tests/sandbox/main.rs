@@ -14,6 +14,7 @@
 
 mod forbidden;
 mod memory;
+mod secrets;
 mod serves;
 mod status;
 mod system;

@@ -9,7 +9,7 @@ use std::process::Command;
 use crate::system::{System, USER};
 
 /// All that can be read of the memory of a process, piece by piece (proc_pid_maps(5), proc_pid_mem(5)).
-fn holds(pid: u64, wanted: &[&str]) -> Vec<bool> {
+pub(crate) fn holds(pid: u64, wanted: &[&[u8]]) -> Vec<bool> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let memory = File::open(format!("/proc/{pid}/mem")).unwrap();
     let mut found = vec![false; wanted.len()];
@@ -28,8 +28,8 @@ fn holds(pid: u64, wanted: &[&str]) -> Vec<bool> {
         let Ok(length) = memory.read_at(&mut piece, start) else {
             continue;
         };
-        for (text, found) in wanted.iter().zip(&mut found) {
-            *found |= memchr::memmem::find(&piece[..length], text.as_bytes()).is_some();
+        for (bytes, found) in wanted.iter().zip(&mut found) {
+            *found |= memchr::memmem::find(&piece[..length], bytes).is_some();
         }
     }
     found
@@ -42,7 +42,7 @@ fn the_text_of_a_key_is_not_kept() {
     // One whole line.
     let key = key.lines().nth(1).unwrap();
     let pid = system.status()["pid"].as_u64().unwrap();
-    let found = holds(pid, &[key, "decisions.jsonl"]);
+    let found = holds(pid, &[key.as_bytes(), b"decisions.jsonl"]);
     // What is there is found.
     assert!(found[1]);
     assert!(!found[0], "the key is still there as text");

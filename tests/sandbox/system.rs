@@ -27,8 +27,7 @@ name = "boxed"
 PROCESS
 [admin]
 listen = "NET.1:15000"
-[authority]
-stateDir = "state"
+IDENTITIES
 [records]
 path = "log/decisions.jsonl"
 [[ingress]]
@@ -56,6 +55,9 @@ parentRefs = [{ name = "public" }]
 hostnames = ["shop.example.test"]
 rules = [{ backendRefs = [{ name = "web", port = 80 }] }]
 "#;
+
+/// Identities of its own authority.
+const AUTHORITY: &str = "[authority]\nstateDir = \"state\"";
 
 /// Answers every request with 200.
 fn backend(address: &str) {
@@ -106,8 +108,14 @@ impl System {
 
     /// The same in a network of the caller's, by its first three bytes.
     pub(crate) fn start_in(net: String, process: &str, more: &str) -> Self {
+        Self::start_of(net, (process, AUTHORITY), more)
+    }
+
+    /// The same with another table by which it has its identities.
+    pub(crate) fn start_of(net: String, (process, identities): (&str, &str), more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let text = CONFIG.replace("PROCESS", process) + more;
+        let text = CONFIG.replace("PROCESS", process);
+        let text = text.replace("IDENTITIES", identities) + more;
         std::fs::write(dir.path().join("ringgate.toml"), text.replace("NET", &net)).unwrap();
         for name in ["tls", "log", "state", "run"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
