@@ -13,9 +13,11 @@
 )]
 
 mod forbidden;
+mod launcher;
 mod memory;
 mod secrets;
 mod serves;
+mod start;
 mod status;
 mod system;
 

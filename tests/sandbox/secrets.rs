@@ -79,7 +79,9 @@ fn provider(address: &str) -> Receiver<String> {
             let mut head = String::new();
             while stream.read_line(&mut head).is_ok_and(|n| n > 2) {}
             let lower = head.to_lowercase();
-            let length = lower.lines().find_map(|l| l.strip_prefix("content-length: "));
+            let length = lower
+                .lines()
+                .find_map(|l| l.strip_prefix("content-length: "));
             let mut body = vec![0; length.map_or(0, |n| n.trim().parse().unwrap())];
             drop(stream.read_exact(&mut body));
             let (status, answer) = match head.split(' ').nth(1) {
@@ -108,7 +110,10 @@ fn identity(dir: &Path, authority: &Authority) -> [Vec<u8>; 2] {
     let svid = authority.issue(&id, &[], lifetime, now).unwrap();
     // The certificate last: it is what is looked for.
     for (name, text) in [
-        ("root-cert.pem", pem::encode_certificates(&authority.roots())),
+        (
+            "root-cert.pem",
+            pem::encode_certificates(&authority.roots()),
+        ),
         ("key.pem", pem::encode("PRIVATE KEY", svid.key.secret_der())),
         ("cert-chain.pem", pem::encode_certificates(&svid.chain)),
     ] {
@@ -121,7 +126,13 @@ fn identity(dir: &Path, authority: &Authority) -> [Vec<u8>; 2] {
 /// A browser of the shop, with its cookies in a file.
 fn browse(system: &System, jar: &Path, url: &str) -> String {
     let output = Command::new("curl")
-        .args(["-sS", "-o", "/dev/null", "-w", "%{http_code} %{redirect_url}"])
+        .args([
+            "-sS",
+            "-o",
+            "/dev/null",
+            "-w",
+            "%{http_code} %{redirect_url}",
+        ])
         .args(["-H", "accept: text/html", "--resolve"])
         .arg(format!("shop.example.test:443:{}.1", system.net))
         .arg("--cacert")

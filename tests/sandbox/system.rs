@@ -193,6 +193,21 @@ impl System {
         serde_json::from_slice(&self.ask("json").stdout).unwrap_or_default()
     }
 
+    /// The launcher: the child of the process that has no other.
+    pub(crate) fn launcher(&self) -> u32 {
+        let pid = self.pid().unwrap();
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(children).unwrap();
+        let all: Vec<u32> = children
+            .split_whitespace()
+            .map(|n| n.parse().unwrap())
+            .collect();
+        let [launcher] = all.as_slice() else {
+            panic!("{all:?}");
+        };
+        *launcher
+    }
+
     pub(crate) fn pid(&self) -> Option<u32> {
         u32::try_from(self.status()["pid"].as_u64()?).ok()
     }
