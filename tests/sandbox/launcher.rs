@@ -178,7 +178,7 @@ fn abused(system: &System) {
         assert!(log(part), "{part}: {}", system.log());
     }
     assert!(!system.log().contains("of root alone"));
-    drop((theirs, pairs));
+    drop(pairs);
     // It lives on, and serves what is real.
     assert_eq!(system.launcher(), launcher);
     let threads = format!("/proc/{launcher}/task");
@@ -218,9 +218,13 @@ fn what_captures_starts_nothing_else() {
         let more = NODE.replace("NET", "10.99.8");
         let system = System::start_in("10.99.8".to_owned(), &process, &more);
         abused(&system);
-        let tables = ask(&line(&system), &run("nft", &["list", "tables"], ""));
-        assert!(tables.contains("\"success\":true"), "{tables}");
-        assert!(tables.contains("ringgate"), "{tables}");
+        let asked = line(&system);
+        let mut tables = String::new();
+        let loaded = os::wait_until(WAIT, || {
+            tables = ask(&asked, &run("nft", &["list", "tables"], ""));
+            tables.contains("\"success\":true") && tables.contains("ringgate")
+        });
+        assert!(loaded, "{tables} {}", system.log());
         killed(&system, true);
     });
 }

@@ -1,5 +1,6 @@
 //! Signals of the first moments, and where records may go.
 
+use std::os::unix::fs::chown;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -8,12 +9,13 @@ use ringgate::cli::os;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::PROGRAM;
-use crate::system::WAIT;
+use crate::system::{USER, WAIT};
 
 const CONFIG: &str = "[process]\nuser = \"65534\"\nhandover = \"run/handover.sock\"\n[admin]\nlisten = \"NET.1:15000\"\n\
                       [authority]\n[records]\npath = \"/dev/stdout\"\n";
 
 fn started(dir: &Path, net: &str) -> Child {
+    chown(dir, Some(USER), Some(USER)).unwrap();
     let file = dir.join("ringgate.toml");
     std::fs::write(&file, CONFIG.replace("NET", net)).unwrap();
     let log = std::fs::File::create(dir.join("log")).unwrap();

@@ -16,6 +16,7 @@ use thiserror::Error;
 use super::{Answer, Question, TEXT_BYTES, Upgrade, line_of, run, spawn};
 use crate::control::pass;
 use crate::io::clock;
+use crate::vocab::text::chain;
 
 /// Questions at a time: one for each family of addresses that rules of capture have, an upgrade, and some to spare.
 const QUESTIONS: usize = 16;
@@ -31,13 +32,13 @@ const WORDS: usize = 200;
 enum Refused {
     #[error("there are {QUESTIONS} questions already")]
     Many,
-    #[error("it is no socket: {0}")]
+    #[error("it is no socket")]
     NoSocket(#[source] io::Error),
-    #[error("it did not come whole within {seconds} seconds: {0}", seconds = WHOLE.as_secs())]
+    #[error("it did not come whole within {seconds} seconds", seconds = WHOLE.as_secs())]
     Late(#[source] io::Error),
     #[error("it is longer than {TEXT_BYTES} bytes")]
     Long,
-    #[error("no question: {0}")]
+    #[error("no question")]
     Words(#[source] serde_json::Error),
     #[error("`{0}` is not run here")]
     Program(String),
@@ -114,9 +115,10 @@ impl Desk {
             .fetch_add(1, Ordering::AcqRel)
             .saturating_add(1);
         if number <= TOLD || number.is_power_of_two() {
+            let why = chain(refused);
             tracing::warn!(
                 number,
-                "the launcher refuses its process: {refused}; nothing that ringgate asks for is refused, so that somebody else may \
+                "the launcher refuses its process: {why}; nothing that ringgate asks for is refused, so that somebody else may \
                  be asking"
             );
         }
@@ -148,7 +150,7 @@ impl Desk {
             Err(refused) => refused,
         };
         self.tell(&refused);
-        let answer = Answer::Failed(None, refused.to_string());
+        let answer = Answer::Failed(None, chain(&refused));
         if let Ok(line) = line_of(&answer) {
             drop(stream.write_all(&line));
         }
