@@ -21,6 +21,9 @@ mod start;
 mod status;
 mod system;
 
+#[path = "../support/shop.rs"]
+mod shop;
+
 #[path = "../support/netns.rs"]
 #[allow(
     dead_code,
