@@ -31,6 +31,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::control::signals;
+
 /// Zero trust from the edge to the outside: ingress, node, waypoint and egress in one binary.
 #[derive(Debug, Parser)]
 #[command(
@@ -128,9 +130,15 @@ pub struct ConfigArgs {
     pub config: PathBuf,
 }
 
+/// The command that signals are for.
+const RUN: &str = "run";
+
 /// Parses the argument vector and runs the command. Exit codes: 0 done, 1 failed, 2 wrong usage.
 #[must_use]
 pub fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|word| word == RUN) {
+        signals::hold();
+    }
     if crate::appliance::is_init() {
         return appliance();
     }
@@ -188,6 +196,9 @@ pub(crate) fn run_mesh(config: &Path, ready: impl FnOnce()) -> anyhow::Result<Ex
     // Before there is a second thread, the one that hears signals.
     let prepared = crate::worker::prepare(config)?;
     let stop = stop::Stop::on_signals()?;
-    crate::worker::run(prepared, stop.phase(), |_process| ready())?;
+    match crate::worker::run(prepared, stop.phase(), |_process| ready()) {
+        Err(crate::worker::BootError::Told) => tracing::info!("told to stop before it served"),
+        ended => ended?,
+    }
     Ok(ExitCode::SUCCESS)
 }

@@ -31,3 +31,4 @@ pub mod tcp_options;
 pub mod tls;
 pub mod tunnel;
 pub mod upstream;
+pub mod wiping;

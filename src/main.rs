@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: ringgate::io::wiping::Wiping = ringgate::io::wiping::Wiping;
 
 fn main() -> ExitCode {
     ringgate::cli::main()

@@ -39,4 +39,4 @@ pub mod streams;
 pub mod upgrade;
 mod upkeep;
 
-pub use boot::{prepare, prepare_alone, run};
+pub use boot::{BootError, prepare, prepare_alone, run};

@@ -54,7 +54,7 @@ fn registration(idp: &Idp, client_id: &str, secret: Option<&str>) -> Registratio
             session_max_s: 3600,
             post_logout_path: None,
         },
-        client_secret: secret.map(str::to_owned),
+        client_secret: secret.map(|text| text.to_owned().into()),
         cookie_keys: CookieKeys::new(&[5; 32], &[]).unwrap(),
         allow_http_loopback: true,
     }

@@ -12,20 +12,21 @@
 )]
 
 use std::collections::BTreeSet;
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use rcgen::{CertificateParams, KeyPair};
 use ringgate::cli::curl::{Answer, Caller};
 use ringgate::cli::layout::free_subnet;
 use ringgate::cli::os;
 use tempfile::TempDir;
 
+#[path = "support/shop.rs"]
+mod shop;
+
+use shop::{HOST, backend, pair};
+
 const WAIT: Duration = Duration::from_secs(60);
-const HOST: &str = "shop.example.test";
 
 /// The block of a page between two marks.
 fn example() -> String {
@@ -34,28 +35,6 @@ fn example() -> String {
     let (_, rest) = page.split_once("<!-- from-zero -->\n```toml\n").unwrap();
     let (block, _) = rest.split_once("```\n<!-- /from-zero -->").unwrap();
     block.to_owned()
-}
-
-/// Answers every request with 200, on connections that stay.
-fn backend(address: &str) {
-    let listener = TcpListener::bind(address).unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut stream = BufReader::new(stream);
-                let mut line = String::new();
-                while stream.read_line(&mut line).is_ok_and(|n| n > 0) {
-                    if line == "\r\n" {
-                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-                        if stream.get_mut().write_all(answer).is_err() {
-                            return;
-                        }
-                    }
-                    line.clear();
-                }
-            });
-        }
-    });
 }
 
 struct Zero {
@@ -127,15 +106,6 @@ impl Zero {
     fn soon(&self, what: &str, mut is: impl FnMut() -> bool) {
         assert!(os::wait_until(WAIT, &mut is), "{what}\n{}", self.log());
     }
-}
-
-/// A new certificate and its key.
-fn pair(dir: &Path, certificate: &str, key: &str) {
-    let params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
-    let made = KeyPair::generate().unwrap();
-    let signed = params.self_signed(&made).unwrap();
-    std::fs::write(dir.join(certificate), signed.pem()).unwrap();
-    std::fs::write(dir.join(key), made.serialize_pem()).unwrap();
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub struct LauncherArgs {
 /// # Errors
 /// Standard input is not the socket of such a process.
 pub fn run(args: &LauncherArgs) -> anyhow::Result<ExitCode> {
+    crate::telemetry::diagnostics::start();
     let upgrade = Upgrade {
         program: args.program.clone(),
         arguments: args.arguments.clone(),

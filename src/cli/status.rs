@@ -209,7 +209,9 @@ fn sandbox(told: &Value) -> Vec<String> {
     }
     let mut lines = vec![format!("sandbox      {}", word(at(told, "/mode")))];
     for measure in list(at(told, "/measures")) {
-        let state = if *at(measure, "/active") == true {
+        let state = if *at(measure, "/partial") == true {
+            "partial"
+        } else if *at(measure, "/active") == true {
             "active"
         } else {
             "not active"

@@ -1,12 +1,14 @@
 //! SIGINT and SIGTERM, for the life of the process and for commands that must clean up before they end.
 
 use anyhow::Context;
+use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::os;
 use crate::control::phase::Phase;
 use crate::control::sandbox::never_binds;
+use crate::control::signals;
 
 /// Set once the process was told to stop; the second signal means at once.
 #[derive(Clone, Debug)]
@@ -52,6 +54,7 @@ fn block_on_signals(phase: &watch::Sender<Phase>) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        signals::let_through(&[Signal::SIGINT, Signal::SIGTERM]);
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::config::checked::Mesh;
 use crate::control::authority::Authority;
+use crate::control::launcher::Lost;
 use crate::control::observe::Observed;
 use crate::control::serving::Serving;
 use crate::control::status::About;
@@ -53,8 +54,18 @@ pub struct Status {
     pub source: &'static str,
     /// How much is revoked.
     pub revocations: usize,
+    /// What the process cannot do any more, since its launcher has ended.
+    pub lost: Option<Lost>,
     /// Services and their endpoints.
     pub upstreams: Option<(Arc<Mesh>, Arc<Endpoints>)>,
+}
+
+impl Status {
+    /// Whether it is to be given traffic: all listeners serve, and where traffic is captured the rules for it can be kept.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready && !self.lost.is_some_and(|lost| lost.captures)
+    }
 }
 
 const TEXT: &str = "text/plain";
@@ -191,14 +202,12 @@ async fn route(request: &Request<Incoming>, face: Face, source: &Source) -> Resp
 }
 
 fn readiness(status: &Status) -> Response<Full<Bytes>> {
-    if status.ready {
+    if status.is_ready() {
         return answer(StatusCode::OK, TEXT, "ready".to_owned());
     }
-    answer(
-        StatusCode::SERVICE_UNAVAILABLE,
-        TEXT,
-        "not ready".to_owned(),
-    )
+    let why = status.lost.map(|lost| format!(": {lost}"));
+    let text = format!("not ready{}", why.unwrap_or_default());
+    answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
 }
 
 fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {

@@ -23,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::config::checked::{Config, Location, Service};
+use crate::control::nameservers;
 use crate::role::egress::{Endpoint, written};
 use crate::upstream::resolved::{Failure, Known, Name, Resolved};
 use crate::vocab::limits;
@@ -68,7 +69,10 @@ impl Dns {
     /// Made anew for each name, so that a change of the system's files counts without a restart.
     fn resolver(&self) -> Result<TokioResolver, NetError> {
         let mut builder = if self.nameservers.is_empty() {
-            let mut builder = TokioResolver::builder_tokio()?;
+            let (config, options) = nameservers::of_system()?;
+            let mut builder =
+                Resolver::builder_with_config(config, TokioRuntimeProvider::default())
+                    .with_options(options);
             builder.options_mut().use_hosts_file = ResolveHosts::Always;
             builder
         } else {

@@ -13,10 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, UnixTime};
 use thiserror::Error;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use super::file_watch::FileWatch;
 use super::svid::Issued;
@@ -173,7 +173,7 @@ impl FileSource {
             .map_err(|source| FileSourceError::Root { path: at(), source })?;
         let id = verify_svid(&chain, &bundles, now, Usage::Server)
             .map_err(|source| FileSourceError::Verify { path: at(), source })?;
-        let key = PrivateKeyDer::from_pem_slice(&read(&key_path)?)
+        let key = pem::private_key(&Zeroizing::new(read(&key_path)?))
             .map_err(|_e| FileSourceError::Key(key_path))?;
         let first = chain.first().ok_or_else(|| FileSourceError::Verify {
             path: at(),

@@ -115,7 +115,7 @@ pub fn write(
         .map(|bundle| pem::encode_certificates(bundle.roots()))
         .ok_or_else(|| FilesError::NoRoots(svid.id.clone()))?;
     let chain = pem::encode_certificates(&svid.chain);
-    let key = pem::encode("PRIVATE KEY", svid.key.secret_der());
+    let key = pem::encode_key(svid.key.secret_der());
     let entries = [
         Entry {
             name: "cert-chain.pem",

@@ -6,7 +6,10 @@
 //! A question is a connection of its own, whose end is passed over the socket that the launcher has as its standard input:
 //! one line of JSON, answered by lines of JSON. The launcher ends when that socket closes.
 
+mod serve;
+
 use std::ffi::OsString;
+use std::fmt;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -16,12 +19,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
 use nix::sys::signal::SigSet;
-use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 
 use crate::control::pass;
 use crate::role::capture::TABLE;
+
+pub use serve::serve;
 
 /// Name of the hidden command that a launcher is.
 pub const COMMAND: &str = "launcher";
@@ -178,6 +182,29 @@ pub fn launcher() -> Option<&'static Launcher> {
     LAUNCHER.get()
 }
 
+/// What a process cannot do any more once its launcher has ended. It goes on by what is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// It was to be upgraded by SIGUSR2.
+    pub upgrades: bool,
+    /// It keeps rules of capture.
+    pub captures: bool,
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match (self.captures, self.upgrades) {
+            (true, true) => "rules of capture stay as they are, and there is no upgrade by SIGUSR2",
+            (true, false) => "rules of capture stay as they are",
+            (false, _) => "there is no upgrade by SIGUSR2",
+        };
+        write!(
+            f,
+            "the launcher of this process has ended: {what}; restart the process"
+        )
+    }
+}
+
 fn broken(text: String) -> io::Error {
     io::Error::other(text)
 }
@@ -189,6 +216,34 @@ impl Launcher {
         drop(theirs);
         own.write_all(&line_of(question)?)?;
         Ok(own)
+    }
+
+    /// Waits until it has ended. It says nothing by itself on this line, so that all there is to read is the end.
+    pub async fn ended(&self) {
+        let watched = || {
+            let line = self.line.try_clone()?;
+            // What is sent does not wait anyway.
+            line.set_nonblocking(true)?;
+            tokio::net::UnixStream::from_std(line)
+        };
+        let line: io::Result<tokio::net::UnixStream> = watched();
+        let line = match line {
+            Ok(line) => line,
+            Err(error) => {
+                tracing::warn!(%error, "the launcher is not watched");
+                return std::future::pending().await;
+            }
+        };
+        let mut word = [0];
+        while line.readable().await.is_ok() {
+            match line.try_read(&mut word) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                // Its end reset the line.
+                Err(_error) => return,
+            }
+        }
     }
 
     /// Runs a program for the rules of capture to its end; blocks. `None`: it is none of those.
@@ -270,65 +325,6 @@ fn answer(line: &str) -> io::Result<Answer> {
         return Err(broken("the launcher has ended".to_owned()));
     }
     Ok(serde_json::from_str(line)?)
-}
-
-/// Is a launcher until its standard input closes.
-///
-/// # Errors
-/// Standard input is no socket of a ringgate.
-pub fn serve(upgrade: &Upgrade, captures: bool) -> io::Result<()> {
-    // It has the environment of the process, secrets of it among them.
-    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    // What is sent to all processes of the service is for the one that serves.
-    SigSet::all().thread_block()?;
-    let line = io::stdin().as_fd().try_clone_to_owned()?;
-    let line = UnixStream::from(line);
-    loop {
-        let passed = match pass::receive(&line) {
-            Ok(passed) => passed,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // The other process has ended.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        for stream in passed {
-            let upgrade = upgrade.clone();
-            // What it was to answer ends unanswered if it cannot be started.
-            drop(
-                std::thread::Builder::new()
-                    .name("launch".to_owned())
-                    .spawn(move || drop(reply(UnixStream::from(stream), &upgrade, captures))),
-            );
-        }
-    }
-}
-
-fn reply(mut stream: UnixStream, upgrade: &Upgrade, captures: bool) -> io::Result<()> {
-    let mut line = String::new();
-    BufReader::new(stream.try_clone()?.take(TEXT_BYTES)).read_line(&mut line)?;
-    let failed = |error: &io::Error| Answer::Failed(error.raw_os_error(), error.to_string());
-    match serde_json::from_str(&line)? {
-        Question::Run { tool, words, input } if !captures || !tool.takes(&words, &input) => {
-            let text = format!("`{} {}` is not run here", tool.name(), words.join(" "));
-            stream.write_all(&line_of(&Answer::Failed(None, text))?)
-        }
-        Question::Run { tool, words, input } => {
-            let answer = match run(tool.name(), &words, &input) {
-                Ok(output) => Answer::Ran(output),
-                Err(error) => failed(&error),
-            };
-            stream.write_all(&line_of(&answer)?)
-        }
-        Question::Renew => {
-            let mut child = match spawn(upgrade.command().stdin(Stdio::null())) {
-                Ok(child) => child,
-                Err(error) => return stream.write_all(&line_of(&failed(&error))?),
-            };
-            stream.write_all(&line_of(&Answer::Started(child.id()))?)?;
-            let ended = child.wait()?;
-            stream.write_all(&line_of(&Answer::Ended(ended.to_string()))?)
-        }
-    }
 }
 
 /// Starts a program that no signals are kept from: it would have the mask of this thread.

@@ -113,8 +113,7 @@ fn registration(provider: &OidcProvider) -> Result<Registration, PlaneError> {
             session_max_s: SESSION_S,
             post_logout_path: None,
         },
-        // The client library keeps it as text.
-        client_secret: secret.map(|text| text.to_string()),
+        client_secret: secret,
         cookie_keys,
         allow_http_loopback: provider.allow_http_loopback,
     })

@@ -209,8 +209,8 @@ fn own(status: &Status, lost_records: u64) -> Vec<Own> {
         ),
         Own::gauge(
             "ringgate_ready",
-            "1 while all listeners serve",
-            status.ready.into(),
+            "1 while all listeners serve and capture, if any, is kept",
+            status.is_ready().into(),
         ),
     ]
 }

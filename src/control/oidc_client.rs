@@ -18,6 +18,7 @@ use openidconnect::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::watch;
+use zeroize::Zeroizing;
 
 use crate::control::http_client::{FetchError, HttpClient};
 use crate::control::jwks::{self, JwksError};
@@ -111,7 +112,7 @@ pub struct Registration {
     /// What the data cores need to know.
     pub settings: Settings,
     /// `clientSecret`; a public client has none.
-    pub client_secret: Option<String>,
+    pub client_secret: Option<Zeroizing<String>>,
     /// Keys of its cookies.
     pub cookie_keys: CookieKeys,
     /// `dangerous_allowHttpIssuerOnLoopback`.
@@ -217,7 +218,9 @@ impl Login {
         .map_err(DiscoveryError::Provider)?;
         let auth = auth_type(&metadata);
         let id = ClientId::new(registration.settings.client_id.clone());
-        let secret = registration.client_secret.clone().map(ClientSecret::new);
+        // The library does not wipe its copy, nor what it makes of it for a request: the allocator does.
+        let secret = registration.client_secret.as_deref();
+        let secret = secret.map(|text| ClientSecret::new(text.to_owned()));
         let client = CoreClient::from_provider_metadata(metadata, id, secret).set_auth_type(auth);
         Ok(Self {
             provider: Arc::new(provider),

@@ -36,7 +36,7 @@ pub(crate) fn send(socket: impl AsFd, batch: &[BorrowedFd<'_>]) -> io::Result<()
 /// Receives one batch, and waits for it as the socket is told to.
 ///
 /// # Errors
-/// As `recvmsg(2)`; `InvalidData` if it is no batch.
+/// As `recvmsg(2)`; `UnexpectedEof` if the other end is closed, `InvalidData` if what came is no batch.
 pub(crate) fn receive(socket: impl AsFd) -> io::Result<Vec<OwnedFd>> {
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(BATCH))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -48,6 +48,9 @@ pub(crate) fn receive(socket: impl AsFd) -> io::Result<Vec<OwnedFd>> {
         if let RecvAncillaryMessage::ScmRights(descriptors) = message {
             batch.extend(descriptors);
         }
+    }
+    if got.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
     }
     if got.bytes != 1 || carrier != [CARRIER] || batch.is_empty() {
         return Err(io::ErrorKind::InvalidData.into());

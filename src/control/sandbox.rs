@@ -61,6 +61,8 @@ pub(super) fn os(what: &'static str) -> impl Fn(std::io::Error) -> SandboxError 
 pub enum State {
     /// It is, as the text says.
     Active(String),
+    /// A part of it is, as the text says: the kernel does not know all of it.
+    Partial(String),
     /// The configuration leaves no place for it, as the text says.
     Unused(String),
     /// It is not, for this reason.
@@ -70,8 +72,14 @@ pub enum State {
 impl State {
     fn text(&self) -> &str {
         match self {
-            Self::Active(text) | Self::Unused(text) | Self::Missing(text) => text,
+            Self::Active(text) | Self::Partial(text) | Self::Unused(text) | Self::Missing(text) => {
+                text
+            }
         }
+    }
+
+    fn is_active(&self) -> bool {
+        matches!(self, Self::Active(_) | Self::Partial(_))
     }
 }
 
@@ -132,6 +140,7 @@ impl Sandbox {
         sandbox.dumps = privileges::leave_no_dumps()?;
         sandbox.privileges = privileges::give_up(process)?;
         sandbox.must_have("capabilities", &sandbox.privileges)?;
+        super::nameservers::remember();
         (sandbox.files, sandbox.places) = files::restrict(main, config);
         sandbox.must_have("landlock", &sandbox.files)?;
         Ok(sandbox)
@@ -166,7 +175,9 @@ impl Sandbox {
                 measure,
                 why: why.clone(),
             }),
-            (State::Active(_) | State::Unused(_) | State::Missing(_), _) => Ok(()),
+            (State::Active(_) | State::Partial(_) | State::Unused(_) | State::Missing(_), _) => {
+                Ok(())
+            }
         }
     }
 
@@ -192,12 +203,19 @@ impl Sandbox {
             some.map(|(name, state)| (*name, state.text()))
                 .collect::<Vec<_>>()
         };
-        let active = of(|state| matches!(state, State::Active(_)));
+        let active = of(State::is_active);
         let names: Vec<&str> = active.iter().map(|(name, _)| *name).collect();
         tracing::info!(active = names.join(" "), "sandbox");
         if self.forbids() {
             for (measure, why) in of(|state| matches!(state, State::Missing(_))) {
                 tracing::warn!(measure, why, "a measure of the sandbox is not in force");
+            }
+            for (measure, what) in of(|state| matches!(state, State::Partial(_))) {
+                tracing::warn!(
+                    measure,
+                    what,
+                    "a measure of the sandbox is in force in part"
+                );
             }
         }
     }
@@ -218,7 +236,8 @@ impl Sandbox {
         let measures = self.measures().into_iter().map(|(name, state)| {
             json!({
                 "name": name,
-                "active": matches!(state, State::Active(_)),
+                "active": state.is_active(),
+                "partial": matches!(state, State::Partial(_)),
                 "detail": state.text(),
             })
         });

@@ -96,14 +96,16 @@ impl About {
     #[must_use]
     pub fn to_json(&self, status: &Status, (open, refused): (usize, u64)) -> Value {
         let now = UnixTime::now();
-        let problems: Vec<&String> = status.problems.iter().chain(&status.files).collect();
+        let lost = status.lost.map(|lost| lost.to_string());
+        let problems = status.problems.iter().chain(&status.files).chain(&lost);
+        let problems: Vec<&String> = problems.collect();
         let up_ms = clock::millis().saturating_sub(self.begun_ms);
         json!({
             "name": self.process.name,
             "version": env!("CARGO_PKG_VERSION"),
             "pid": std::process::id(),
             "uptimeSeconds": up_ms / 1000,
-            "ready": status.ready,
+            "ready": status.is_ready(),
             "roles": self.roles(),
             "driver": self.driver.get(),
             "cores": self.cores,

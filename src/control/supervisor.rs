@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use crate::control::admin::Status;
 use crate::control::launcher::{self, Upgrade};
 use crate::control::phase::Phase;
+use crate::control::signals;
 
 /// Whose sockets are named so in the store are ours.
 const OURS: &str = "ringgate.";
@@ -62,12 +63,14 @@ pub(super) fn main_is(pid: i32) {
     }
 }
 
-/// What asks for a new process. It is heard from here on; before, it would end this one.
+/// What asks for a new process. It is heard from here on; what came before has waited.
 ///
 /// # Errors
 /// As `sigaction(2)`.
 pub fn renewal_asked() -> io::Result<Signal> {
-    signal(SignalKind::user_defined2())
+    let asked = signal(SignalKind::user_defined2())?;
+    signals::let_through(&[signals::RENEW]);
+    Ok(asked)
 }
 
 /// What goes on between this process and its supervisor once it serves; never ends.
@@ -132,6 +135,9 @@ fn words(status: &Status) -> String {
         if more > 0 {
             text.push_str(&format!(" (and {more} more)"));
         }
+    }
+    if let Some(lost) = status.lost {
+        text = format!("{lost}; {text}");
     }
     // A line break would be the end of the assignment.
     text = text.replace(char::is_control, " ");

@@ -6,12 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use notify::event::{ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 use crate::config::load::EXTENSIONS;
+use crate::control::signals;
 
 /// A file that is put in place by a rename is whole; others of the same change may follow.
 const WHOLE: Duration = Duration::from_millis(2);
@@ -146,11 +148,14 @@ pub fn start(paths: &[PathBuf], touch: Touch) -> Option<RecommendedWatcher> {
 /// Reloads on SIGHUP.
 pub fn on_hangup(touch: Touch) {
     match signal(SignalKind::hangup()) {
-        Ok(mut hangup) => drop(tokio::spawn(async move {
-            while hangup.recv().await.is_some() {
-                touch.whole();
-            }
-        })),
+        Ok(mut hangup) => {
+            signals::let_through(&[Signal::SIGHUP]);
+            drop(tokio::spawn(async move {
+                while hangup.recv().await.is_some() {
+                    touch.whole();
+                }
+            }));
+        }
         Err(error) => tracing::warn!(%error, "SIGHUP is not handled"),
     }
 }

@@ -8,6 +8,8 @@ use thiserror::Error;
 use zeroize::Zeroizing;
 
 const LINE_BYTES: usize = 64;
+/// Label of a key in PKCS#8 (RFC 7468 section 10).
+const KEY: &str = "PRIVATE KEY";
 
 /// What is wrong with a PEM text.
 #[derive(Debug, Error)]
@@ -23,18 +25,32 @@ pub enum PemError {
 /// One PEM block with `label`, such as `CERTIFICATE` or `PRIVATE KEY`, newline at the end.
 #[must_use]
 pub fn encode(label: &str, der: &[u8]) -> String {
-    let base64 = STANDARD.encode(der);
-    let mut out = format!("-----BEGIN {label}-----\n");
-    let mut rest = base64.as_str();
+    block(label, &STANDARD.encode(der))
+}
+
+/// As [`encode`], of a private key in PKCS#8: the text is wiped when it is dropped, and nothing of it is left elsewhere.
+#[must_use]
+pub fn encode_key(der: &[u8]) -> Zeroizing<String> {
+    Zeroizing::new(block(KEY, &Zeroizing::new(STANDARD.encode(der))))
+}
+
+fn block(label: &str, base64: &str) -> String {
+    let marks = ["-----BEGIN ", "-----\n", "-----END ", "-----\n"];
+    let length = marks.iter().map(|m| m.len()).sum::<usize>()
+        + 2 * label.len()
+        + base64.len()
+        + base64.len().div_ceil(LINE_BYTES);
+    // It does not grow, by which it would leave a key behind.
+    let mut out = String::with_capacity(length);
+    let [begin, begun, end, ended] = marks;
+    out.extend([begin, label, begun]);
+    let mut rest = base64;
     while !rest.is_empty() {
         let (line, tail) = rest.split_at_checked(LINE_BYTES).unwrap_or((rest, ""));
-        out.push_str(line);
-        out.push('\n');
+        out.extend([line, "\n"]);
         rest = tail;
     }
-    out.push_str("-----END ");
-    out.push_str(label);
-    out.push_str("-----\n");
+    out.extend([end, label, ended]);
     out
 }
 
@@ -143,6 +159,16 @@ mod tests {
             Err(PemError::Empty)
         ));
         assert!(certificates(b"-----BEGIN CERTIFICATE-----\nAAAA\n").is_err());
+    }
+
+    #[test]
+    fn a_key_is_written_like_any_block() {
+        for len in [1, 47, 48, 49, 96, 500] {
+            let der = vec![7_u8; len];
+            let text = encode_key(&der);
+            assert_eq!(text.as_str(), encode("PRIVATE KEY", &der));
+            assert_eq!(text.len(), text.capacity());
+        }
     }
 
     /// As the library that is used elsewhere reads them.

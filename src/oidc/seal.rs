@@ -8,6 +8,7 @@ use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use thiserror::Error;
+use zeroize::Zeroizing;
 
 /// Format of the sealed bytes: version, key id, expiry, nonce, ciphertext with tag.
 const VERSION: u8 = 1;
@@ -167,7 +168,7 @@ impl CookieKeys {
 impl Key {
     fn new(bytes: &[u8]) -> Result<Self, SealError> {
         let unbound = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_e| SealError::KeyLength)?;
-        let named = [&b"ringgate cookie key id"[..], bytes].concat();
+        let named = Zeroizing::new([&b"ringgate cookie key id"[..], bytes].concat());
         let hash = digest::digest(&digest::SHA256, &named);
         let id = hash
             .as_ref()

@@ -14,11 +14,12 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::checked::{self, IoDriver, Process, life};
 use crate::config::{self, ConfigErrors};
+use crate::control::admin::Status;
 use crate::control::authority::Authority;
 use crate::control::capture::{self, CaptureError};
 use crate::control::dns_server::{DnsError, DnsServer};
 use crate::control::handover::{self, Face, HandoverError, Inherited};
-use crate::control::launcher::{self, Upgrade};
+use crate::control::launcher::{self, Lost, Upgrade};
 use crate::control::phase::Phase;
 use crate::control::plane::{Plane, PlaneError, Published, Shared};
 use crate::control::sandbox::{self, Sandbox, SandboxError, never_binds};
@@ -30,6 +31,7 @@ use crate::io::listener::raise_open_files;
 use crate::io::memory::{self, Text};
 use crate::io::rt::{self, Want};
 use crate::io::tcp_options::{self, TcpOptions};
+use crate::io::wiping;
 use crate::policy::lint::Severity;
 use crate::telemetry::metrics::Meters;
 use crate::telemetry::writer::{Sender, Writer};
@@ -74,6 +76,9 @@ pub enum BootError {
         #[source]
         source: std::io::Error,
     },
+    /// It was told to stop before it served.
+    #[error("told to stop before it served")]
+    Told,
     /// A thread of the process ended before it was ready.
     #[error("{0} has ended")]
     Ended(&'static str),
@@ -537,7 +542,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     };
     let started = tokio::select! {
         started = Plane::start(main, config, shared) => started.map_err(BootError::Plane),
-        _ = stop.wait_for(|phase| phase.stops()) => Err(BootError::Ended("start, by a signal,")),
+        _ = stop.wait_for(|phase| phase.stops()) => Err(BootError::Told),
     };
     let (plane, published) = match started {
         Ok(started) => started,
@@ -547,6 +552,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     let snapshot = Arc::clone(&published.snapshot);
     let told = (published.status.subscribe(), phase.subscribe());
     let supervised = supervisor::accompany(renewal, beats, told);
+    let launches = tell_end_of_launcher(Arc::clone(&process), status.clone(), stop.clone());
     let offer = offer(
         (process.handover.clone(), plane.authority()),
         (offered, names),
@@ -579,8 +585,33 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
         () = keeper => {}
         () = offer => {}
         () = supervised => {}
+        () = launches => {}
         _ = halted.wait_for(|halt| *halt) => {}
     }
+}
+
+/// Says so if the launcher ends before this process is told to: it cannot be started again by a process that starts
+/// no programs. Never ends.
+async fn tell_end_of_launcher(
+    process: Arc<Process>,
+    status: watch::Sender<Status>,
+    mut stop: watch::Receiver<Phase>,
+) {
+    if let Some(launcher) = launcher::launcher() {
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|phase| phase.stops()) => {}
+            () = launcher.ended() => {
+                let lost = Lost {
+                    upgrades: process.handover.is_some(),
+                    captures: capture::capturing(&process).is_some(),
+                };
+                tracing::error!("{lost}");
+                status.send_modify(|status| status.lost = Some(lost));
+            }
+        }
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Offers the sockets of the process to another one, and leaves them with the supervisor, once they are all there; never
@@ -630,6 +661,7 @@ fn wanted(driver: IoDriver) -> Want {
 
 /// One core's whole life.
 fn core(seat: Seat) {
+    wiping::exempt();
     let Seat {
         process,
         text,

@@ -13,10 +13,16 @@
 )]
 
 mod forbidden;
+mod launcher;
 mod memory;
+mod secrets;
 mod serves;
+mod start;
 mod status;
 mod system;
+
+#[path = "../support/shop.rs"]
+mod shop;
 
 #[path = "../support/netns.rs"]
 #[allow(

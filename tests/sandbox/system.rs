@@ -1,13 +1,10 @@
 //! An ingress on port 443 of its own address, with a backend, that root starts and that becomes another user.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use rcgen::{CertificateParams, KeyPair};
 use ringgate::cli::curl::Caller;
 use ringgate::cli::layout::free_subnet;
 use ringgate::cli::os;
@@ -15,11 +12,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::PROGRAM;
+use crate::shop::{self, HOST, backend};
 
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
 /// Nobody, by number: the machine need not know it.
 pub(crate) const USER: u32 = 65_534;
-const HOST: &str = "shop.example.test";
 
 const CONFIG: &str = r#"
 [process]
@@ -27,8 +24,7 @@ name = "boxed"
 PROCESS
 [admin]
 listen = "NET.1:15000"
-[authority]
-stateDir = "state"
+IDENTITIES
 [records]
 path = "log/decisions.jsonl"
 [[ingress]]
@@ -57,27 +53,8 @@ hostnames = ["shop.example.test"]
 rules = [{ backendRefs = [{ name = "web", port = 80 }] }]
 "#;
 
-/// Answers every request with 200.
-fn backend(address: &str) {
-    let listener = TcpListener::bind(address).unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut stream = BufReader::new(stream);
-                let mut line = String::new();
-                while stream.read_line(&mut line).is_ok_and(|n| n > 0) {
-                    if line == "\r\n" {
-                        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-                        if stream.get_mut().write_all(answer).is_err() {
-                            return;
-                        }
-                    }
-                    line.clear();
-                }
-            });
-        }
-    });
-}
+/// Identities of its own authority.
+const AUTHORITY: &str = "[authority]\nstateDir = \"state\"";
 
 /// A running process; it ends with the value.
 pub(crate) struct System {
@@ -106,8 +83,14 @@ impl System {
 
     /// The same in a network of the caller's, by its first three bytes.
     pub(crate) fn start_in(net: String, process: &str, more: &str) -> Self {
+        Self::start_of(net, (process, AUTHORITY), more)
+    }
+
+    /// The same with another table by which it has its identities.
+    pub(crate) fn start_of(net: String, (process, identities): (&str, &str), more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let text = CONFIG.replace("PROCESS", process) + more;
+        let text = CONFIG.replace("PROCESS", process);
+        let text = text.replace("IDENTITIES", identities) + more;
         std::fs::write(dir.path().join("ringgate.toml"), text.replace("NET", &net)).unwrap();
         for name in ["tls", "log", "state", "run"] {
             std::fs::create_dir(dir.path().join(name)).unwrap();
@@ -185,6 +168,21 @@ impl System {
         serde_json::from_slice(&self.ask("json").stdout).unwrap_or_default()
     }
 
+    /// The launcher: the child of the process that has no other.
+    pub(crate) fn launcher(&self) -> u32 {
+        let pid = self.pid().unwrap();
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(children).unwrap();
+        let all: Vec<u32> = children
+            .split_whitespace()
+            .map(|n| n.parse().unwrap())
+            .collect();
+        let [launcher] = all.as_slice() else {
+            panic!("{all:?}");
+        };
+        *launcher
+    }
+
     pub(crate) fn pid(&self) -> Option<u32> {
         u32::try_from(self.status()["pid"].as_u64()?).ok()
     }
@@ -204,11 +202,7 @@ impl System {
     }
 }
 
-/// Writes a new certificate and key, the user's.
+/// Writes a new certificate and key; the files stay the user's.
 pub(crate) fn pair(dir: &Path) {
-    let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new([HOST.to_owned()]).unwrap();
-    let certificate = params.self_signed(&key).unwrap();
-    std::fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
-    std::fs::write(dir.join("cert.pem"), certificate.pem()).unwrap();
+    shop::pair(dir, "cert.pem", "key.pem");
 }

@@ -147,9 +147,14 @@ fn nameservers(settings: Option<&raw::ProcessSettings>, cx: &mut Context<'_>) ->
     all
 }
 
+/// Names of standard output.
+const STDOUT: [&str; 4] = ["stdout", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
 fn records(file: &File, cx: &Context<'_>) -> RecordSink {
     match file.records.as_ref().map(|r| &r.path) {
-        Some(path) if path.value != "stdout" => RecordSink::File(cx.path(path)),
+        // What is open already: by their paths they would be opened anew, which a process that becomes another user, or
+        // opens no files but those it has named, may not.
+        Some(path) if !STDOUT.contains(&path.value.as_str()) => RecordSink::File(cx.path(path)),
         Some(_) | None => RecordSink::Stdout,
     }
 }

@@ -12,6 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixT
 use time::OffsetDateTime;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::IssueError;
 use crate::identity::leaf::NODE_UNIT;
@@ -175,13 +176,14 @@ impl Ca {
         pem::encode("CERTIFICATE", &self.certificate)
     }
 
-    pub(super) fn key_pem(&self) -> String {
-        pem::encode("PRIVATE KEY", self.issuer.key().serialized_der())
+    pub(super) fn key_pem(&self) -> Zeroizing<String> {
+        pem::encode_key(self.issuer.key().serialized_der())
     }
 
     /// Certificate and key in one text, so that one rename replaces both.
-    pub(super) fn bundle_pem(&self) -> String {
-        format!("{}{}", self.certificate_pem(), self.key_pem())
+    pub(super) fn bundle_pem(&self) -> Zeroizing<String> {
+        let (certificate, key) = (self.certificate_pem(), self.key_pem());
+        Zeroizing::new([certificate.as_str(), key.as_str()].concat())
     }
 
     /// The trust domain in the certificate's URI SAN.
@@ -333,9 +335,14 @@ impl Request {
 
 /// The first private key block of a PEM text.
 pub(super) fn key_block(pem: &[u8]) -> Option<KeyPair> {
-    use rustls::pki_types::pem::PemObject as _;
-    let der = PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?;
-    KeyPair::from_pkcs8_der_and_sign_algo(&der, &rcgen::PKCS_ECDSA_P256_SHA256).ok()
+    let mut key = pem::private_key(pem).ok()?;
+    let pair = if let PrivateKeyDer::Pkcs8(der) = &key {
+        KeyPair::from_pkcs8_der_and_sign_algo(der, &rcgen::PKCS_ECDSA_P256_SHA256).ok()
+    } else {
+        None
+    };
+    key.zeroize();
+    pair
 }
 
 fn ca_params(

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use zeroize::Zeroizing;
 
 use super::ledger::{self, Data};
 use super::{AuthorityError, PRIVATE_MODE};
@@ -75,9 +76,9 @@ impl Drop for Turn<'_> {
 /// One root with its issuing CA, as PEM texts.
 pub(super) struct RootFiles {
     pub(super) root: String,
-    pub(super) root_key: String,
+    pub(super) root_key: Zeroizing<String>,
     /// Certificate and key.
-    pub(super) issuing: String,
+    pub(super) issuing: Zeroizing<String>,
 }
 
 /// Names of a root's files. The first root has names without a number.
@@ -266,7 +267,7 @@ impl Store {
     }
 
     /// The key of workload tokens.
-    pub(super) fn token_key(&self) -> Result<String, AuthorityError> {
+    pub(super) fn token_key(&self) -> Result<Zeroizing<String>, AuthorityError> {
         read_private(&self.path(TOKEN_KEY))
     }
 
@@ -287,9 +288,9 @@ impl Store {
         durable::make_dir(&new).map_err(|e| failed(&new, e))?;
         let own = files.map(|files| {
             [
-                (ROOT, &files.root),
-                (ROOT_KEY, &files.root_key),
-                (ISSUING, &files.issuing),
+                (ROOT, files.root.as_str()),
+                (ROOT_KEY, files.root_key.as_str()),
+                (ISSUING, files.issuing.as_str()),
             ]
         });
         for (name, text) in own.iter().flatten() {
@@ -307,9 +308,9 @@ impl Store {
     pub(super) fn write_root(&self, number: u32, files: &RootFiles) -> Result<(), AuthorityError> {
         let (root, key, issuing) = names(number);
         for (name, text) in [
-            (root, &files.root),
-            (key, &files.root_key),
-            (issuing, &files.issuing),
+            (root, files.root.as_str()),
+            (key, files.root_key.as_str()),
+            (issuing, files.issuing.as_str()),
         ] {
             self.replace(&name, text.as_bytes())?;
         }
@@ -434,8 +435,8 @@ fn read(path: &Path) -> Result<String, AuthorityError> {
 }
 
 /// A file that was written before keys were 400 is narrowed; one that others may read is refused.
-fn read_private(path: &Path) -> Result<String, AuthorityError> {
-    let text = read(path)?;
+fn read_private(path: &Path) -> Result<Zeroizing<String>, AuthorityError> {
+    let text = Zeroizing::new(read(path)?);
     let mode = durable::mode(path).map_err(|e| failed(path, e))?;
     if mode & 0o077 != 0 {
         return Err(AuthorityError::Exposed {

@@ -8,6 +8,7 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::KeyPair;
 use rustls::pki_types::UnixTime;
 use serde::Serialize;
+use zeroize::Zeroizing;
 
 use super::{IssueError, ca};
 use crate::identity::pem;
@@ -18,7 +19,7 @@ const COORDINATE_BYTES: usize = 32;
 
 /// The key that signs workload tokens.
 pub(super) struct TokenKey {
-    der: Vec<u8>,
+    der: Zeroizing<Vec<u8>>,
     signing: EncodingKey,
     kid: String,
     x: String,
@@ -64,7 +65,7 @@ impl TokenKey {
         // JWK thumbprint (RFC 7638 section 3): the members in this order, without spaces.
         let thumbprint = format!(r#"{{"crv":"P-256","kty":"EC","x":"{x}","y":"{y}"}}"#);
         let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, thumbprint.as_bytes());
-        let der = pair.serialize_der();
+        let der = Zeroizing::new(pair.serialize_der());
         Some(Self {
             signing: EncodingKey::from_ec_der(&der),
             der,
@@ -74,8 +75,8 @@ impl TokenKey {
         })
     }
 
-    pub(super) fn key_pem(&self) -> String {
-        pem::encode("PRIVATE KEY", &self.der)
+    pub(super) fn key_pem(&self) -> Zeroizing<String> {
+        pem::encode_key(&self.der)
     }
 
     pub(super) fn sign(

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use hickory_resolver::system_conf::read_system_conf;
 use socket2::SockRef;
 use tokio::net::{TcpSocket, UdpSocket};
 use tokio::time::timeout;
@@ -14,6 +13,7 @@ use tokio::time::timeout;
 use crate::config::checked::Process;
 use crate::control::dns_server::message::{Transport, belongs, cut, takes};
 use crate::control::dns_server::{read, write};
+use crate::control::nameservers;
 use crate::io::clock;
 use crate::vocab::limits;
 
@@ -60,7 +60,7 @@ impl Forwarder {
             return known;
         }
         let (mut servers, mut search) = (Vec::new(), Vec::new());
-        match read_system_conf() {
+        match nameservers::of_system() {
             Ok((config, _options)) => {
                 for server in config.name_servers() {
                     let port = server.connections.first().map_or(53, |c| c.port);

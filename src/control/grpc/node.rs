@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::KeyPair;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::pki_types::UnixTime;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tonic::Code;
+use zeroize::Zeroizing;
 
 use super::client::{RemoteAuthority, RemoteError};
 use crate::control::authority::ledger::RevocationEntry;
@@ -162,10 +162,10 @@ impl NodeState {
         self.lock.try_clone().map(OwnedFd::from)
     }
 
-    fn read(&self, name: &str, most: u64) -> Result<Option<Vec<u8>>, NodeError> {
+    fn read(&self, name: &str, most: u64) -> Result<Option<Zeroizing<Vec<u8>>>, NodeError> {
         let path = self.dir.join(name);
         let content = match durable::read(&path, most) {
-            Ok(content) => content,
+            Ok(content) => Zeroizing::new(content),
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(io_error(&path, e)),
         };
@@ -205,12 +205,12 @@ impl NodeState {
         };
         let bad = || NodeError::Unreadable(self.dir.join(SVID));
         let chain = pem::certificates(&content).map_err(|_e| bad())?;
-        let key = PrivatePkcs8KeyDer::from_pem_slice(&content).map_err(|_e| bad())?;
+        let key = pem::private_key(&content).map_err(|_e| bad())?;
         let found = chain.first().and_then(|der| leaf::check(der).ok());
         let found = found.ok_or_else(bad)?;
         Ok(Some(Svid {
             id: found.id,
-            key: PrivateKeyDer::Pkcs8(key),
+            key,
             not_before: found.not_before,
             not_after: found.not_after,
             chain,
@@ -219,19 +219,20 @@ impl NodeState {
 
     fn keep_svid(&self, svid: &Svid) -> Result<(), NodeError> {
         let chain = pem::encode_certificates(&svid.chain);
-        let key = pem::encode("PRIVATE KEY", svid.key.secret_der());
-        self.write(SVID, format!("{chain}{key}").as_bytes())
+        let key = pem::encode_key(svid.key.secret_der());
+        let both = Zeroizing::new([chain.as_bytes(), key.as_bytes()].concat());
+        self.write(SVID, &both)
     }
 
     /// The key that a token is used for; made once and kept before it is used.
     fn join_key(&self) -> Result<KeyPair, NodeError> {
         if let Some(content) = self.read(JOIN_KEY, FILE_BYTES)? {
-            let text = String::from_utf8(content).ok();
-            let key = text.and_then(|text| KeyPair::from_pem(&text).ok());
+            let text = std::str::from_utf8(&content).ok();
+            let key = text.and_then(|text| KeyPair::from_pem(text).ok());
             return key.ok_or_else(|| NodeError::Unreadable(self.dir.join(JOIN_KEY)));
         }
         let key = KeyPair::generate().map_err(NodeError::Key)?;
-        self.write(JOIN_KEY, key.serialize_pem().as_bytes())?;
+        self.write(JOIN_KEY, pem::encode_key(key.serialized_der()).as_bytes())?;
         Ok(key)
     }
 }

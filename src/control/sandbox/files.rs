@@ -79,6 +79,21 @@ impl Places {
         }
     }
 
+    /// Nameservers of the system may change, by a new file in the place of the old one: in the directory of the link, and in
+    /// that of what it leads to, systemd-resolved's for one. Root alone would read secrets in /etc, and has of it the file of the
+    /// start.
+    fn nameservers(&mut self, path: &Path, is_root: bool) {
+        if !is_root {
+            return self.beside(path);
+        }
+        self.below(path);
+        let real = path.canonicalize().ok();
+        let elsewhere = real.filter(|real| parent(real) != parent(path));
+        if let Some(real) = elsewhere {
+            self.below(parent(&real));
+        }
+    }
+
     /// A directory that is written to; it is made, as whoever writes there would.
     fn written(&mut self, dir: &Path, private: bool) {
         let made = if private {
@@ -100,10 +115,7 @@ impl Places {
         for path in READ.iter().chain(&READ_FILES).map(Path::new) {
             places.below(path);
         }
-        if own_uid() != 0 {
-            // Names of the system may change, by a new file in the place of the old one. Root would read more than they there.
-            places.beside(Path::new("/etc/resolv.conf"));
-        }
+        places.nameservers(Path::new("/etc/resolv.conf"), own_uid() == 0);
         places.beside(Path::new(SYSTEM_ROOTS));
         for path in crate::config::load::load_files(main) {
             if path.is_dir() {
@@ -226,7 +238,7 @@ pub(super) fn restrict(main: &Path, config: &Config) -> (State, Option<Places>) 
     match enforce(&places) {
         Ok(status) => {
             let state = described(&status, &places);
-            let is_there = matches!(state, State::Active(_));
+            let is_there = state.is_active();
             (state, is_there.then_some(places))
         }
         Err(error) => (State::Missing(error.to_string()), None),
@@ -234,21 +246,42 @@ pub(super) fn restrict(main: &Path, config: &Config) -> (State, Option<Places>) 
 }
 
 fn described(status: &RestrictionStatus, places: &Places) -> State {
-    let kernel = match status.landlock {
-        LandlockStatus::NotEnabled => "the kernel has it turned off".to_owned(),
-        LandlockStatus::NotImplemented => "the kernel has none".to_owned(),
-        LandlockStatus::Available { effective_abi, .. } => {
-            format!("version {} of the kernel", effective_abi as i32)
+    let abi = match status.landlock {
+        LandlockStatus::NotEnabled => {
+            return State::Missing("the kernel has it turned off".to_owned());
         }
+        LandlockStatus::NotImplemented => return State::Missing("the kernel has none".to_owned()),
+        LandlockStatus::Available { effective_abi, .. } => effective_abi as i32,
     };
+    let version = format!("ABI {abi}");
+    let places = format!(
+        "reads below {}; writes below {}",
+        list(&places.read),
+        list(&places.write)
+    );
+    let missing = missing(abi);
     match status.ruleset {
-        RulesetStatus::NotEnforced => State::Missing(kernel),
-        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => State::Active(format!(
-            "{kernel}; reads below {}; writes below {}",
-            list(&places.read),
-            list(&places.write)
+        RulesetStatus::NotEnforced => State::Missing(version),
+        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced if missing.is_empty() => {
+            State::Active(format!("{version}; {places}"))
+        }
+        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => State::Partial(format!(
+            "{version}, which bounds neither {}; {places}",
+            missing.join(" nor ")
         )),
     }
+}
+
+/// What a kernel's version of Landlock does not bound (landlock(7), "Versions"), though this program asks for it.
+fn missing(abi: i32) -> Vec<&'static str> {
+    let since = [
+        (3, "which files are cut short"),
+        (5, "what devices are asked for"),
+        (6, "signals to other processes"),
+        (6, "abstract unix sockets"),
+    ];
+    let missing = since.into_iter().filter(|(version, _)| abi < *version);
+    missing.map(|(_, what)| what).collect()
 }
 
 fn list(paths: &BTreeSet<PathBuf>) -> String {
@@ -305,4 +338,51 @@ fn add(
 /// Whether the supervisor's socket has a name that is no path (unix(7), abstract).
 fn notifies_by_name() -> bool {
     std::env::var_os("NOTIFY_SOCKET").is_some_and(|at| at.as_encoded_bytes().starts_with(b"@"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_old_kernel_lacks_is_named() {
+        assert_eq!(missing(VERSION as i32), [""; 0]);
+        assert_eq!(
+            missing(5),
+            ["signals to other processes", "abstract unix sockets"]
+        );
+        // Of Debian 12, Linux 6.1.
+        assert_eq!(missing(2).len(), 4);
+    }
+
+    #[test]
+    fn nameservers_that_are_replaced_are_read() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let dir = dir.path().canonicalize().expect("a path");
+        let (etc, run) = (dir.join("etc"), dir.join("run"));
+        for made in [&etc, &run] {
+            std::fs::create_dir(made).expect("a directory");
+        }
+        let path = etc.join("resolv.conf");
+        let places = |is_root| {
+            let mut places = Places::default();
+            places.nameservers(&path, is_root);
+            places
+        };
+        // A link, as of systemd-resolved.
+        std::fs::write(run.join("stub"), "").expect("a file");
+        std::os::unix::fs::symlink(run.join("stub"), &path).expect("a link");
+        for is_root in [true, false] {
+            let places = places(is_root);
+            std::fs::write(run.join("new"), "").expect("a file");
+            std::fs::rename(run.join("new"), run.join("stub")).expect("a rename");
+            assert!(places.read.contains(&run), "{places:?}");
+            assert_eq!(places.read.contains(&etc), !is_root);
+        }
+        // A file of /etc itself.
+        std::fs::remove_file(&path).expect("a link");
+        std::fs::write(&path, "").expect("a file");
+        assert_eq!(places(true).read, BTreeSet::from([path.clone()]));
+        assert_eq!(places(false).read, BTreeSet::from([etc]));
+    }
 }

@@ -1,0 +1,160 @@
+//! An allocator that wipes what is given back, so that what was secret in it is not in the process any more: also what
+//! libraries copy it to, which wipe nothing themselves (a client secret in a header, in a buffer of HTTP, in a map of JSON).
+//!
+//! Threads whose work is bytes of strangers, the cores, are exempt: they hold no secret in memory that they give back,
+//! but for what its own type wipes. A block that grows is moved, and what it was is wiped.
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::cell::Cell;
+use std::hint::black_box;
+use std::ptr;
+
+use mimalloc::MiMalloc;
+
+thread_local! {
+    static EXEMPT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Ends wiping for this thread, for good.
+pub fn exempt() {
+    EXEMPT.set(true);
+}
+
+/// The allocator of the program.
+#[derive(Debug)]
+pub struct Wiping;
+
+/// Fills a block with zeros.
+///
+/// # Safety
+/// `at` may be written to, for `size` bytes.
+#[inline(never)]
+#[expect(unsafe_code, reason = "memory that nobody has any more")]
+unsafe fn wipe(at: *mut u8, size: usize) {
+    // SAFETY: the caller's.
+    unsafe { ptr::write_bytes(at, 0, size) };
+    // Written although nobody reads it before it is given back.
+    black_box(at);
+}
+
+// SAFETY: every block is of `MiMalloc`, with the layout that it was asked for with; it is wiped when its owner has given it
+// back, or moved what was in it.
+#[expect(unsafe_code, reason = "an allocator cannot be written without")]
+unsafe impl GlobalAlloc for Wiping {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the contract is the same.
+        unsafe { MiMalloc.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the contract is the same.
+        unsafe { MiMalloc.alloc_zeroed(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        if !EXEMPT.get() {
+            // SAFETY: the block is this large, and its owner is done with it.
+            unsafe { wipe(at, layout.size()) };
+        }
+        // SAFETY: the contract is the same.
+        unsafe { MiMalloc.dealloc(at, layout) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        if EXEMPT.get() {
+            // SAFETY: the contract is the same.
+            return unsafe { MiMalloc.realloc(at, layout, size) };
+        }
+        // SAFETY: the contract is that of `realloc`, which is this one's.
+        unsafe { moved(at, layout, size) }
+    }
+}
+
+/// A block of `size` bytes with what was in the one before, which is wiped and freed; null, and all as it was, if there is no
+/// memory.
+///
+/// # Safety
+/// That of `GlobalAlloc::realloc`.
+#[inline(never)]
+#[expect(unsafe_code, reason = "an allocator cannot be written without")]
+unsafe fn moved(at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+    // SAFETY: with this alignment, `size` is no more than an address can have: the caller's.
+    let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+    // SAFETY: `size` is not zero: the caller's.
+    let new = unsafe { MiMalloc.alloc(wanted) };
+    if !new.is_null() {
+        let both = layout.size().min(size);
+        // SAFETY: both blocks are that large, and the new one was nobody's.
+        unsafe { ptr::copy_nonoverlapping(at, new, both) };
+        // SAFETY: the block is this large, and what was in it is in the other one.
+        unsafe { wipe(at, layout.size()) };
+        // SAFETY: it was allocated so, and its owner has the other one from here on.
+        unsafe { MiMalloc.dealloc(at, layout) };
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECRET: &[u8] = b"hunter2 hunter2 hunter2 hunter2 hunter2 hunter2 hunter2 hunter2 ";
+
+    /// A block with the secret in it.
+    #[expect(unsafe_code, reason = "the tests' own allocator is another one")]
+    fn block(layout: Layout) -> *mut u8 {
+        // SAFETY: the layout has a size.
+        let at = unsafe { Wiping.alloc(layout) };
+        // SAFETY: the block is larger.
+        unsafe { ptr::copy_nonoverlapping(SECRET.as_ptr(), at, SECRET.len()) };
+        at
+    }
+
+    /// Whether memory that was just given back still holds the end of the secret; the allocator keeps its list of free blocks
+    /// in the beginning.
+    #[expect(unsafe_code, reason = "looks at what is mapped, but nobody's")]
+    fn holds(at: *mut u8) -> bool {
+        // SAFETY: the page is still mapped, since another block of it is in use, and this thread alone has it.
+        let left = unsafe { std::slice::from_raw_parts(at, SECRET.len()) };
+        left.ends_with(b"hunter2 hunter2 ")
+    }
+
+    fn on_a_thread(exempts: bool) -> [bool; 2] {
+        let test = move || {
+            if exempts {
+                exempt();
+            }
+            let layout = Layout::from_size_align(SECRET.len(), 8).expect("layout");
+            let (keeps, freed) = (block(layout), block(layout));
+            // SAFETY: it was allocated so.
+            #[expect(unsafe_code, reason = "the tests' own allocator is another one")]
+            unsafe {
+                Wiping.dealloc(freed, layout);
+            };
+            let after_free = holds(freed);
+            let grown = block(layout);
+            // SAFETY: it was allocated so.
+            #[expect(unsafe_code, reason = "the tests' own allocator is another one")]
+            let larger = unsafe { Wiping.realloc(grown, layout, 4096) };
+            // What is left where it was, and what is in the new place.
+            let after_growth = holds(grown);
+            assert!(holds(larger) && holds(keeps));
+            [after_free, after_growth]
+        };
+        std::thread::spawn(test).join().expect("no panic")
+    }
+
+    #[test]
+    fn what_is_given_back_is_wiped() {
+        assert_eq!(on_a_thread(false), [false, false]);
+    }
+
+    #[test]
+    fn not_on_threads_that_are_exempt() {
+        assert_eq!(on_a_thread(true), [true, true]);
+    }
+}
