@@ -20,12 +20,16 @@ pub(super) const RENEW: Signal = Signal::SIGUSR2;
 
 /// Has them wait, in this thread and those that it starts.
 pub fn hold() {
-    // It fails for no set of signals.
-    drop(HELD.into_iter().collect::<SigSet>().thread_block());
+    let held: SigSet = HELD.into_iter().collect();
+    if let Err(error) = held.thread_block() {
+        tracing::warn!(%error, "signals do not wait");
+    }
 }
 
 /// To be called in the thread that takes them, once there is a handler.
 pub fn let_through(signals: &[Signal]) {
     let set: SigSet = signals.iter().copied().collect();
-    drop(set.thread_unblock());
+    if let Err(error) = set.thread_unblock() {
+        tracing::warn!(%error, "signals are not let through");
+    }
 }

@@ -145,7 +145,7 @@ mod tests {
             assert!(holds(larger) && holds(keeps));
             [after_free, after_growth]
         };
-        std::thread::spawn(test).join().expect("no panic")
+        std::thread::scope(|scope| scope.spawn(test).join()).expect("no panic")
     }
 
     #[test]

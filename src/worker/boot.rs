@@ -568,26 +568,25 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     if first.send(Ok(published)).is_err() {
         return;
     }
-    let unready = async {
-        let told = stop
-            .wait_for(|phase| phase.stops())
-            .await
-            .map(|phase| *phase);
-        // Who asks after a hand-over is answered by the other process.
-        if told.is_ok_and(|phase| phase != Phase::HandedOver) {
-            status.send_modify(|s| s.ready = false);
-        }
-        std::future::pending::<()>().await;
-    };
     tokio::select! {
         () = plane.run() => {}
-        () = unready => {}
+        () = unready(stop, status) => {}
         () = keeper => {}
         () = offer => {}
         () = supervised => {}
         () = launches => {}
         _ = halted.wait_for(|halt| *halt) => {}
     }
+}
+
+/// Is not ready any more once the process stops; never ends.
+async fn unready(mut stop: watch::Receiver<Phase>, status: watch::Sender<Status>) {
+    let told = stop.wait_for(|phase| phase.stops()).await;
+    // Who asks after a hand-over is answered by the other process.
+    if told.is_ok_and(|phase| *phase != Phase::HandedOver) {
+        status.send_modify(|s| s.ready = false);
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Says so if the launcher ends before this process is told to: it cannot be started again by a process that starts

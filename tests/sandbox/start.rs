@@ -12,7 +12,7 @@ use crate::PROGRAM;
 use crate::system::{USER, WAIT};
 
 const CONFIG: &str = "[process]\nuser = \"65534\"\nhandover = \"run/handover.sock\"\n[admin]\nlisten = \"NET.1:15000\"\n\
-                      [authority]\n[records]\npath = \"/dev/stdout\"\n";
+                      [authority]\nstateDir = \"state\"\n[records]\npath = \"/dev/stdout\"\n";
 
 fn started(dir: &Path, net: &str) -> Child {
     chown(dir, Some(USER), Some(USER)).unwrap();

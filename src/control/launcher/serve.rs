@@ -79,13 +79,12 @@ pub fn serve(upgrade: &Upgrade, captures: bool) -> io::Result<()> {
     loop {
         match pass::receive(&line) {
             Ok(passed) => passed.into_iter().for_each(|stream| desk.take(stream)),
-            Err(error) => match error.kind() {
-                io::ErrorKind::Interrupted => {}
-                // The other process has ended.
-                io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => return Ok(()),
-                io::ErrorKind::InvalidData => desk.tell(&Refused::Line),
-                _ => return Err(error),
-            },
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The other process has ended.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => desk.tell(&Refused::Line),
+            Err(error) => return Err(error),
         }
     }
 }
