@@ -118,11 +118,17 @@ async fn served(
         responder: &mut responder,
         length,
     };
-    let here = (core, &*site, &*snapshot);
-    let prepared = prepare(here, &mut request, form, &mut story, upload).await;
+    let ready = prepare(
+        (core, &*site, &*snapshot),
+        &mut request,
+        form,
+        &mut story,
+        upload,
+    )
+    .await;
     let request = Arc::new(request);
     known(&mut story, &request, &site);
-    let (permit, going, passed, first) = match prepared {
+    let (permit, going, passed, first) = match ready {
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
