@@ -109,7 +109,7 @@ async fn served(
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks::new(&request, length);
     if let Some(refusal) = turned_away(core, &request, length) {
-        known(&mut story, &Arc::new(request), &site);
+        known(&mut story, request, &site);
         return refuse(refusal, asks, story, body, responder).await;
     }
     body = bounded(core, &request, body);
@@ -120,8 +120,7 @@ async fn served(
     };
     let here = (core, &*site, &*snapshot);
     let prepared = prepare(here, &mut request, form, &mut story, upload).await;
-    let request = Arc::new(request);
-    known(&mut story, &request, &site);
+    let request = known(&mut story, request, &site);
     let (permit, going, passed, first) = match prepared {
         Ok(ready) => ready,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
@@ -242,12 +241,14 @@ fn turned_away(core: &Core, request: &Request, length: Option<u64>) -> Option<Re
 }
 
 /// The record knows the request, and whom it came from.
-fn known(story: &mut Story, request: &Arc<Request>, site: &Site) {
+fn known(story: &mut Story, request: Request, site: &Site) -> Arc<Request> {
+    let request = Arc::new(request);
     story.edit(|r| {
-        r.request = Some(Arc::clone(request));
+        r.request = Some(Arc::clone(&request));
         let connection = r.connection.get_or_insert_with(|| site.connection.clone());
         connection.remote = site.connection.remote;
     });
+    request
 }
 
 /// The client's address, of a request whose head says no more than those before us may say.
