@@ -1,7 +1,6 @@
 //! A TCP connection: waits by readiness, and moves bytes by calls that do not block.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
