@@ -1,5 +1,6 @@
 //! What the program runs on. Nothing here is read from a file directly; `check` makes it.
 
+mod asker;
 pub mod capture;
 pub mod life;
 mod listeners;

@@ -124,7 +124,10 @@ pub async fn serve(
     let placed = (&story, going.place, permit.verdict());
     let entry = match enter(core, opened, &snapshot, placed) {
         Ok(entry) => entry,
-        Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
+        Err(refusal) => {
+            mirror::refused_with(copies, &refusal);
+            return refuse(*refusal, asks, story, body, responder).await;
+        }
     };
     let body = mirror::begin((core, &snapshot), copies, body, length);
     let work = Forward {

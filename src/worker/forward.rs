@@ -706,6 +706,7 @@ async fn answer(
             return Err(AnswerError::Unwanted(head.status));
         }
     }
+    moving.others.retries().is_answered();
     let Some(mut responder) = slot.for_answer().await else {
         return Err(AnswerError::Upstream("answered twice".to_owned()));
     };
