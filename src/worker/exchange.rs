@@ -733,7 +733,7 @@ async fn refuse(
     story.edit(|r| {
         r.judged = denied.map(|d| d.judged).or(judged);
         r.detail = detail;
-        r.status = Some(reply.status.as_u16());
+        r.answered(&reply);
         r.sent = u64::try_from(reply.body.len()).unwrap_or(0);
     });
     let ended = body.is_empty();

@@ -145,6 +145,7 @@ impl Story {
             detail: None,
             would: None,
             status: None,
+            grpc_status: None,
             // Until something else is known: the task was dropped.
             close: Some(CloseReason::DownstreamReset),
             received: 0,

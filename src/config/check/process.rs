@@ -92,6 +92,11 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         limits: seen.limits,
         tcp: life::tcp(file, cx),
         records: records(file, cx),
+        recorded_query: file
+            .records
+            .as_ref()
+            .and_then(|r| r.query)
+            .unwrap_or_default(),
         admin,
         metrics,
         readiness,
