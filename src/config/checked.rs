@@ -410,6 +410,8 @@ pub struct Waypoint {
 pub struct Ingress {
     /// Gateway resource.
     pub gateway: ResourceName,
+    /// Listener that redirects to https.
+    pub http: Option<SocketAddr>,
     /// Listeners.
     pub listeners: Vec<IngressListener>,
 }

@@ -417,7 +417,7 @@ mod tests {
             ("/a?", "/a?"),
             ("/a", "/a"),
         ] {
-            let path = CanonicalPath::parse(PathNormalization::MergeSlashes, target).unwrap();
+            let path = CanonicalPath::parse(MergeSlashes, target).unwrap();
             assert_eq!(path.without_query_values().as_str(), names);
             assert_eq!(path.without_query().as_str(), "/a");
             assert_eq!(path.without_query().query(), None);

@@ -95,7 +95,7 @@ pub async fn serve(
     let told = named(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks::new(&request, length);
-    if let Some(refusal) = turned_away(core, &request, length) {
+    if let Some(refusal) = turned_away(core, &site, &request, length) {
         known(&mut story, &Arc::new(request), &site);
         return refuse(refusal, asks, story, body, responder).await;
     }
@@ -217,9 +217,17 @@ fn most_of_body(core: &Core, request: &Request) -> Option<u64> {
 }
 
 /// Why a request is not even looked at, whose body has the announced length `length`.
-fn turned_away(core: &Core, request: &Request, length: Option<u64>) -> Option<Refusal> {
+fn turned_away(
+    core: &Core,
+    site: &Site,
+    request: &Request,
+    length: Option<u64>,
+) -> Option<Refusal> {
     if core.places.sheds() {
         return Some(Refusal::overload());
+    }
+    if let Some(port) = site.redirects {
+        return Some(Refusal::to_https(request, port));
     }
     let most = most_of_body(core, request);
     let too_long = length.zip(most).is_some_and(|(length, most)| length > most);
@@ -725,8 +733,9 @@ async fn refuse(
     {
         tracing::debug!("a refused request is slow");
     }
-    if close == CloseReason::Overload {
-        // The connection is memory too.
+    let redirected = close == CloseReason::PlaintextRefused && reply.status.is_redirection();
+    if close == CloseReason::Overload || redirected {
+        // The connection is memory too; and who is redirected has another one to ask on.
         responder.close_after();
     }
     let reply = if asks.grpc { reply.into_grpc() } else { reply };

@@ -359,6 +359,7 @@ fn ingress(
     seen: &mut Seen,
     cx: &mut Context<'_>,
 ) -> Option<Ingress> {
+    let http = raw.http.as_ref().map(|at| seen.listeners.add(at, cx));
     let mut listeners = Vec::new();
     for listener in &raw.listener {
         let address = seen.listeners.add(&listener.address, cx);
@@ -377,7 +378,11 @@ fn ingress(
         seen,
         cx,
     )?;
-    Some(Ingress { gateway, listeners })
+    Some(Ingress {
+        gateway,
+        http,
+        listeners,
+    })
 }
 
 fn egress(raw: &raw::Egress, mesh: &Mesh, seen: &mut Seen, cx: &mut Context<'_>) -> Option<Egress> {

@@ -281,6 +281,11 @@ table! {
         /// The gateway `namespace/name` that this process is.
         /// Example: `"edge/public"`
         gateway: At<String> = "gateway",
+        /// A listener for plain HTTP, where every request is redirected (308) to https at the port of the first listener. Nothing
+        /// is forwarded from it, and no token or cookie is looked at.
+        /// Default: none
+        /// Example: `"0.0.0.0:80"`
+        http: Option<At<SocketAddr>> = "httpListen",
         /// A public listener.
         listener: Vec<IngressListener> = "listener",
     }
