@@ -114,7 +114,7 @@ pub async fn serve(
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     let original = (&request, &first, &passed.asked, told.as_slice());
-    let copies = mirror::judged((core, &site, &snapshot), original, upgrade.is_some());
+    let mut copies = mirror::judged((core, &site, &snapshot), original, upgrade.is_some());
     let extra = own_fields(&site, &request, &going, (&snapshot, told));
     let answer = routed::on_answer(first.rule, outside, passed.downstream);
     let (times, lasts) = times(&first);
@@ -122,12 +122,10 @@ pub async fn serve(
     let others = Others::new(core, &opened, &snapshot, &request, first);
     let body = paced(body, core, (&others, &snapshot), asks.grpc);
     let placed = (&story, going.place, permit.verdict());
-    let entry = match enter(core, opened, &snapshot, placed) {
+    let entered = enter(core, opened, &snapshot, placed);
+    let entry = match entered.inspect_err(|why| mirror::refused_with(&mut copies, why)) {
         Ok(entry) => entry,
-        Err(refusal) => {
-            mirror::refused_with(copies, &refusal);
-            return refuse(*refusal, asks, story, body, responder).await;
-        }
+        Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     let body = mirror::begin((core, &snapshot), copies, body, length);
     let work = Forward {

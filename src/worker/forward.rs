@@ -739,7 +739,7 @@ async fn answer(
     let seen = seen_sent(moving.passed);
     match pump(&mut source, &mut sink, trailers, seen).await {
         Ok(code) => {
-            moving.grpc.set(code.or(moving.grpc.get()));
+            moving.grpc.set(code.or_else(|| moving.grpc.get()));
             Ok(keep)
         }
         Err(PumpError::Source(error)) => {

@@ -8,7 +8,7 @@ use crate::config::check::{Context, capture, identity, life, workload_api};
 use crate::config::checked::life::Limits;
 use crate::config::checked::{
     Egress, GatewayClass, IdentityFiles, IdentitySource, Ingress, IngressListener, Mesh, Node,
-    NodeWorkload, Process, RecordSink, Waypoint,
+    NodeWorkload, Process, RecordSink, RecordedQuery, Waypoint,
 };
 use crate::config::place::{At, Place};
 use crate::config::raw::File;
@@ -92,11 +92,7 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         limits: seen.limits,
         tcp: life::tcp(file, cx),
         records: records(file, cx),
-        recorded_query: file
-            .records
-            .as_ref()
-            .and_then(|r| r.query)
-            .unwrap_or_default(),
+        recorded_query: recorded_query(file),
         admin,
         metrics,
         readiness,
@@ -150,6 +146,11 @@ fn nameservers(settings: Option<&raw::ProcessSettings>, cx: &mut Context<'_>) ->
         all.push(at.value);
     }
     all
+}
+
+fn recorded_query(file: &File) -> RecordedQuery {
+    let records = file.records.as_ref();
+    records.and_then(|r| r.query).unwrap_or_default()
 }
 
 fn records(file: &File, cx: &Context<'_>) -> RecordSink {

@@ -179,8 +179,8 @@ fn refused(mut story: Story, refusal: Refusal) -> Option<Copy> {
 }
 
 /// None of them is sent, because the request that they belong to is refused.
-pub(super) fn refused_with(copies: Vec<Copy>, refusal: &Refusal) {
-    for copy in copies {
+pub(super) fn refused_with(copies: &mut Vec<Copy>, refusal: &Refusal) {
+    for copy in copies.drain(..) {
         match &refusal.detail {
             Some(detail) => copy.story.fail(refusal.close, detail),
             None => copy.story.end(refusal.close),
