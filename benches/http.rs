@@ -327,6 +327,7 @@ fn records(criterion: &mut Criterion) {
             detail: None,
             would: None,
             status: Some(if allowed { 200 } else { 403 }),
+            grpc_status: None,
             close: Some(if allowed {
                 CloseReason::Done
             } else {

@@ -53,11 +53,16 @@ impl Drop for Zero {
 impl Zero {
     /// Writes the example with addresses of its own, and `more` after it, and starts it.
     fn start(more: &str) -> Self {
+        Self::edited(more, |text| text)
+    }
+
+    /// As `start`, with what `edit` makes of the example.
+    fn edited(more: &str, edit: impl FnOnce(String) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let net = free_subnet().unwrap();
         let text = example().replace("127.0.0.1", &format!("{net}.1"));
-        let more = more.replace("NET", &net);
-        std::fs::write(dir.path().join("ringgate.toml"), format!("{text}{more}")).unwrap();
+        let text = format!("{}{more}", edit(text)).replace("NET", &net);
+        std::fs::write(dir.path().join("ringgate.toml"), text).unwrap();
         pair(dir.path(), "cert.pem", "key.pem");
         backend(&format!("{net}.1:9000"));
         let log = std::fs::File::create(dir.path().join("run.log")).unwrap();
@@ -121,6 +126,73 @@ fn the_example_of_the_readme_serves() {
         .output()
         .unwrap();
     assert!(check.status.success(), "{check:?}");
+}
+
+/// The records so far.
+fn records(zero: &Zero) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(zero.file("log/decisions.jsonl")).unwrap_or_default();
+    let lines = text.lines().map(serde_json::from_str);
+    lines.filter_map(Result::ok).collect()
+}
+
+/// Plain HTTP leads to https and to nothing else, whatever is asked for, and records hold of its query what they may.
+#[test]
+fn plain_http_is_redirected() {
+    let zero = Zero::edited("", |text| {
+        let gateway = "gateway = \"edge/public\"\n";
+        let path = "path = \"log/decisions.jsonl\"\n";
+        assert!(text.contains(gateway) && text.contains(path), "{text}");
+        text.replace(gateway, &format!("{gateway}httpListen = \"NET.1:8080\"\n"))
+            .replace(path, &format!("{path}query = \"names\"\n"))
+    });
+    let net = &zero.net;
+    let curl = |args: &[&str], url: &str| {
+        let at = |port: u16| format!("{HOST}:{port}:{net}.1");
+        let told = "%{http_code} %{num_redirects} %{redirect_url}";
+        let out = Command::new("curl")
+            .args([
+                "-sS",
+                "-m",
+                "60",
+                "--resolve",
+                &at(8080),
+                "--resolve",
+                &at(8443),
+            ])
+            .args(["--cacert", zero.file("cert.pem").to_str().unwrap()])
+            .args(["-o", "/dev/null", "-w", told])
+            .args(args)
+            .arg(url)
+            .output()
+            .unwrap();
+        String::from_utf8(out.stdout).unwrap()
+    };
+    let plain = format!("http://{HOST}:8080/a/b?token=secret&x=1");
+    let there = format!("https://{HOST}:8443/a/b?token=secret&x=1");
+    // Also for one whom policy or a token would have kept out, and with a body.
+    assert_eq!(curl(&[], &plain), format!("308 0 {there}"));
+    let bearer = ["-H", "authorization: Bearer x.y.z", "-d", "body"];
+    assert_eq!(curl(&bearer, &plain), format!("308 0 {there}"));
+    assert_eq!(curl(&["-L"], &plain), "200 1 ");
+    // What has no path leads nowhere.
+    let asterisk = ["-X", "OPTIONS", "--request-target", "*"];
+    assert_eq!(curl(&asterisk, &plain), "400 0 ");
+    zero.soon("the records", || {
+        let all = records(&zero);
+        let of = |close: &str| {
+            let mut fits = all.iter().filter(|r| r["close"] == close);
+            fits.rfind(|r| r["request"]["path"] == "/a/b?token=*&x=*")
+                .cloned()
+        };
+        let (Some(plain), Some(_)) = (of("plaintext_refused"), of("done")) else {
+            return false;
+        };
+        assert_eq!(plain["status"], 308, "{plain}");
+        assert_eq!(plain["verdict"], "deny", "{plain}");
+        assert_eq!(plain["reason"], "redirected to https", "{plain}");
+        assert!(all.iter().all(|r| !r.to_string().contains("secret")));
+        true
+    });
 }
 
 #[test]

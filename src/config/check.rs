@@ -121,6 +121,9 @@ pub(crate) fn check(
     let (files, mut cx) = read(documents, dirs, options, out);
     let mesh = mesh::mesh(&files, &mut cx)?;
     let process = process::process(files.first()?, &mesh, &mut cx);
+    if let Some(process) = &process {
+        destination::too_many_checks(&files, process, &mesh, &mut cx);
+    }
     Some((process?, mesh))
 }
 

@@ -1,5 +1,6 @@
 //! What the program runs on. Nothing here is read from a file directly; `check` makes it.
 
+mod asker;
 pub mod capture;
 pub mod life;
 mod listeners;
@@ -94,6 +95,8 @@ pub struct Process {
     pub tcp: TcpOptions,
     /// Where decision records go.
     pub records: RecordSink,
+    /// What records hold of queries.
+    pub recorded_query: RecordedQuery,
     /// What is open, generation, problems, key set and metrics.
     pub admin: Option<SocketAddr>,
     /// Metrics alone.
@@ -140,7 +143,10 @@ impl Process {
             ("[process]", settings(self) != settings(other)),
             ("[limits]", self.limits != other.limits),
             ("[tcp]", self.tcp != other.tcp),
-            ("[records]", self.records != other.records),
+            (
+                "[records]",
+                (&self.records, self.recorded_query) != (&other.records, other.recorded_query),
+            ),
             ("[admin]", self.admin != other.admin),
             ("[metrics]", self.metrics != other.metrics),
             ("[readiness]", self.readiness != other.readiness),
@@ -198,6 +204,18 @@ pub enum Sandbox {
     Log,
     /// `off`: nothing is done.
     Off,
+}
+
+/// `records.query`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RecordedQuery {
+    /// `keep`: all of it.
+    #[default]
+    Keep,
+    /// `names`: the names of its parameters.
+    Names,
+    /// `drop`: nothing.
+    Drop,
 }
 
 /// `records.path`.
@@ -392,6 +410,8 @@ pub struct Waypoint {
 pub struct Ingress {
     /// Gateway resource.
     pub gateway: ResourceName,
+    /// Listener that redirects to https.
+    pub http: Option<SocketAddr>,
     /// Listeners.
     pub listeners: Vec<IngressListener>,
 }

@@ -31,6 +31,12 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap, asked: &HeaderMap) -> St
     }
 }
 
+/// The code that an answer says in its head or in its trailers; `None` where it says none that is a number.
+#[must_use]
+pub fn code(headers: &HeaderMap) -> Option<u16> {
+    headers.get(STATUS)?.to_str().ok()?.parse().ok()
+}
+
 fn parse(value: &[u8]) -> Option<u64> {
     let (unit, digits) = value.split_last()?;
     if digits.is_empty() || digits.len() > 8 || !digits.iter().all(u8::is_ascii_digit) {
@@ -85,6 +91,16 @@ mod tests {
         }
     }
     use http::HeaderValue;
+
+    #[test]
+    fn codes() {
+        for (text, want) in [("0", Some(0)), ("16", Some(16)), ("-1", None), ("x", None)] {
+            let mut headers = HeaderMap::new();
+            headers.insert(STATUS, HeaderValue::from_static(text));
+            assert_eq!(code(&headers), want, "{text}");
+        }
+        assert_eq!(code(&HeaderMap::new()), None);
+    }
 
     #[test]
     fn units() {

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 
 use crate::http::canonical::clean_trailers;
+use crate::http::grpc;
 use crate::http::h1::{self, BodyDecoder, Chunk, Decoded};
 use crate::io::h1::{Reader, Writer};
 use crate::io::h2::{Incoming, Outgoing};
@@ -357,7 +358,7 @@ pub enum Trailers {
     Clean,
 }
 
-/// Moves a body; `seen` gets the length of each piece.
+/// Moves a body; `seen` gets the length of each piece. What comes back is the code of a gRPC call that its trailers say.
 ///
 /// # Errors
 /// Which side broke.
@@ -366,8 +367,8 @@ pub async fn pump(
     sink: &mut Sink<'_>,
     trailers: Trailers,
     mut seen: impl FnMut(u64),
-) -> Result<(), PumpError> {
-    let mut trailed = false;
+) -> Result<Option<u16>, PumpError> {
+    let (mut trailed, mut code) = (false, None);
     let mut turns = 0_u32;
     loop {
         turns = turns.wrapping_add(1);
@@ -402,13 +403,15 @@ pub async fn pump(
                     && source.is_empty()
                 {
                     // The end goes with it, instead of in a frame of its own.
-                    return stream.send_last(data).await.map_err(PumpError::Sink);
+                    let last = stream.send_last(data).await;
+                    return last.map(|()| None).map_err(PumpError::Sink);
                 }
                 sink.send(Chunk::Data(data))
                     .await
                     .map_err(PumpError::Sink)?;
             }
             Some(Chunk::Trailers(mut fields)) => {
+                code = grpc::code(&fields);
                 clean_trailers(&mut fields);
                 if trailers == Trailers::Clean && !fields.is_empty() {
                     trailed = true;
@@ -421,7 +424,8 @@ pub async fn pump(
             None => break,
         }
     }
-    sink.finish(trailed).await.map_err(PumpError::Sink)
+    sink.finish(trailed).await.map_err(PumpError::Sink)?;
+    Ok(code)
 }
 
 /// Framing that a body of unknown provenance gets on an HTTP/1 connection, from its head.

@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-use crate::config::checked::route::RouteParent;
-use crate::config::checked::{GatewayClass, Location, Mesh};
+use crate::config::checked::Mesh;
 use crate::role::endpoints::{Chosen, Endpoints, Place};
 use crate::vocab::resource::ResourceName;
 
@@ -30,7 +29,7 @@ pub fn wanted(mesh: &Mesh, endpoints: &Endpoints, own: &[usize]) -> Vec<Wanted> 
         let Some(check) = &declared.balance.check else {
             continue;
         };
-        let Some(gateway) = asker(mesh, service, own) else {
+        let Some(gateway) = mesh.asker(service, own) else {
             continue;
         };
         let ports = || declared.ports.iter().enumerate();
@@ -61,42 +60,13 @@ fn address(mesh: &Mesh, place: Place) -> Option<IpAddr> {
     }
 }
 
-/// The gateway of `own` that dials the endpoints of a service: the one that stands before it, and before one without such a
-/// gateway those that a route leads there from.
-fn asker(mesh: &Mesh, service: usize, own: &[usize]) -> Option<usize> {
-    let declared = mesh.services.get(service)?;
-    if let Some(gateway) = declared.waypoint {
-        return own.contains(&gateway).then_some(gateway);
-    }
-    let leads = |gateway: &usize| {
-        let outside = declared.location == Location::External;
-        let class = mesh.gateways.get(*gateway).map(|g| g.class);
-        // What no egress gateway stands before is reached from an edge alone.
-        if outside && class != Some(GatewayClass::Ingress) {
-            return false;
-        }
-        let here = |parent: &RouteParent| match parent {
-            RouteParent::Gateway(at) => at == gateway,
-            RouteParent::Service(at, _) => {
-                mesh.services.get(*at).and_then(|s| s.waypoint) == Some(*gateway)
-            }
-        };
-        let routes = mesh.routes.iter().filter(|r| r.parents.iter().any(here));
-        routes.flat_map(|route| &route.rules).any(|rule| {
-            let backends = rule.backends.iter().map(|b| b.backend);
-            let copies = rule.mirrors.iter().map(|m| m.backend);
-            backends.chain(copies).any(|b| b.service == service)
-        })
-    };
-    own.iter().copied().find(leads)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
     use super::*;
     use crate::config;
+    use crate::config::checked::GatewayClass;
     use crate::upstream::resolved::Resolved;
 
     const MESH: &str = r#"
@@ -221,5 +191,43 @@ rules = [{ backendRefs = [{ name = "bare", port = 80 }, { name = "beside", port 
             checked(http, "")[0],
             "behind@10.0.0.1:80 behind@10.0.0.1:91"
         );
+    }
+
+    const OUT: &str = "[[egress]]\ngateway = \"default/out\"\nhbone = \"10.0.1.2:15008\"\n";
+    const WP: &str = "[[waypoint]]\ngateway = \"default/wp\"\nhbone = \"10.0.1.1:15008\"\n";
+
+    /// Ten times a thousand ports are checked, and one more is an error at the rule that is too much. What no gateway of this
+    /// process dials does not count.
+    #[test]
+    fn more_than_can_be_checked_is_an_error() {
+        let problems = |more: &str, gateway: &str| {
+            let ports: Vec<String> = (1..=1000)
+                .map(|n| format!("{{ number = {n}, name = \"http-{n}\", protocol = \"HTTP\" }}"))
+                .collect();
+            let at: Vec<String> = (1..=10)
+                .map(|n| format!("{{ address = \"192.0.2.{n}\" }}"))
+                .collect();
+            let service = format!(
+                "[[serviceEntry]]\nname = \"many\"\nhosts = [\"many.example\"]\nlabels = {{ \"istio.io/use-waypoint\" = \"out\" }}\nports = [{}]\nresolution = \"STATIC\"\nendpoints = [{}]\n",
+                ports.join(", "),
+                at.join(", ")
+            );
+            let rule = |host: &str| {
+                format!(
+                    "[[destinationRule]]\nname = \"{host}\"\nhost = \"{host}.example\"\ntrafficPolicy.healthCheck = {{ tcpHealthCheck = {{}} }}\n"
+                )
+            };
+            let process = format!("[records]\npath = \"r.jsonl\"\n{gateway}");
+            let text = [&*process, MESH, &service, &rule("many"), more].concat();
+            let files = [("f.toml".into(), text)];
+            let read = config::parse_with(&files, Path::new("/"), config::Options::default());
+            read.err().map(|errors| errors.to_string())
+        };
+        assert_eq!(problems("", OUT), None);
+        let one_more = "[[destinationRule]]\nname = \"one\"\nhost = \"outside.example\"\ntrafficPolicy.healthCheck = { tcpHealthCheck = {} }\n";
+        let told = problems(one_more, OUT).unwrap();
+        let want = "destinationRule[0].trafficPolicy.healthCheck: with the ports of `default/many` this process would check 10002 ports of endpoints, at most 10000 can be";
+        assert!(told.contains(want), "{told}");
+        assert_eq!(problems(one_more, WP), None);
     }
 }

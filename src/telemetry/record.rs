@@ -9,10 +9,13 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue};
 
+use crate::config::checked::RecordedQuery;
 use crate::exchange::close::CloseReason;
 use crate::http::baggage::Baggage;
 use crate::http::connect::{self, Told};
 use crate::http::forward::XFF;
+use crate::http::grpc;
+use crate::http::reply::Reply;
 use crate::http::request_id::REQUEST_ID;
 use crate::policy::facts::{Connection, Request};
 use crate::policy::{Decision, Judged, Reason, explain};
@@ -125,6 +128,8 @@ pub struct Record {
     pub would: Option<Detail>,
     /// HTTP status that the peer got.
     pub status: Option<u16>,
+    /// `grpc-status` that a call got, by the head or the trailers of its answer.
+    pub grpc_status: Option<u16>,
     /// Why it ended; `None` while it is open.
     pub close: Option<CloseReason>,
     /// Bytes from the peer.
@@ -136,6 +141,35 @@ pub struct Record {
 }
 
 impl Record {
+    /// The same with what may be recorded of its query; `None` where that is all of it.
+    #[must_use]
+    pub fn veiled(&self, query: RecordedQuery) -> Option<Self> {
+        let request = self.request.as_ref()?;
+        let path = request
+            .path
+            .as_ref()
+            .filter(|path| path.query().is_some())?;
+        let path = match query {
+            RecordedQuery::Keep => return None,
+            RecordedQuery::Names => path.without_query_values(),
+            RecordedQuery::Drop => path.without_query(),
+        };
+        let request = Request {
+            path: Some(path),
+            ..Request::clone(request)
+        };
+        Some(Self {
+            request: Some(Arc::new(request)),
+            ..self.clone()
+        })
+    }
+
+    /// The answer is our own.
+    pub fn answered(&mut self, reply: &Reply) {
+        self.status = Some(reply.status.as_u16());
+        self.grpc_status = grpc::code(&reply.headers);
+    }
+
     /// Whether it was allowed: judged so and not refused for another reason.
     fn allowed(&self) -> bool {
         let refused = matches!(
@@ -198,6 +232,9 @@ impl Record {
             out.number(key!("attempts"), attempts.into());
         }
         out.maybe_number(key!("status"), self.status.map(u64::from));
+        if let Some(code) = self.grpc_status {
+            out.number(key!("grpcStatus"), code.into());
+        }
         let event = if self.close.is_some() {
             "close"
         } else {

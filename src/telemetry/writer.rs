@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
-use crate::config::checked::RecordSink;
+use crate::config::checked::{RecordSink, RecordedQuery};
 use crate::telemetry::json::{Object, key};
 use crate::telemetry::record::Record;
 use crate::telemetry::sink;
@@ -40,6 +40,7 @@ pub struct Sender {
     /// Of the next record, and how far it is to the one after it: no two cores give the same.
     number: u64,
     step: u64,
+    query: RecordedQuery,
     writer: Thread,
     shared: Arc<Shared>,
 }
@@ -64,6 +65,8 @@ impl Sender {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
         } else {
             let mut text = self.spare.pop().unwrap_or_default();
+            let veiled = record.veiled(self.query);
+            let record = veiled.as_ref().unwrap_or(record);
             record.write_json(self.number, &mut text);
             text.push(b'\n');
             self.number = self.number.wrapping_add(self.step);
@@ -99,7 +102,7 @@ impl Writer {
     /// # Errors
     /// The file cannot be opened.
     pub fn start(
-        sink: &RecordSink,
+        (sink, query): (&RecordSink, RecordedQuery),
         cores: usize,
         total: Arc<AtomicU64>,
         begin: fn(),
@@ -136,6 +139,7 @@ impl Writer {
             waiting,
             number,
             step,
+            query,
             writer: thread.thread().clone(),
             shared: Arc::clone(&shared),
         };
@@ -333,6 +337,7 @@ mod tests {
             detail: Some("x".repeat(bytes)),
             would: None,
             status: None,
+            grpc_status: None,
             close: None,
             received: 0,
             sent: 0,
@@ -350,6 +355,7 @@ mod tests {
             waiting: Arc::clone(&waiting),
             number: 0,
             step: 1,
+            query: RecordedQuery::Keep,
             writer: std::thread::current(),
             shared: Arc::clone(&shared),
         };

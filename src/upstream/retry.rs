@@ -54,15 +54,23 @@ impl Active<'_> {
         self.repeated.set(true);
         true
     }
+
+    /// It is not sent once more after this, however long its answer takes: what room it took for that is free again.
+    pub fn is_answered(&self) {
+        if self.repeated.replace(false) {
+            down(&self.budget.repeated);
+        }
+    }
+}
+
+fn down(count: &Cell<u32>) {
+    count.set(count.get().saturating_sub(1));
 }
 
 impl Drop for Active<'_> {
     fn drop(&mut self) {
-        let down = |count: &Cell<u32>| count.set(count.get().saturating_sub(1));
         down(&self.budget.active);
-        if self.repeated.get() {
-            down(&self.budget.repeated);
-        }
+        self.is_answered();
     }
 }
 
@@ -95,6 +103,9 @@ mod tests {
         drop(few);
         let many: Vec<_> = (0..100).map(|_| budget.enter()).collect();
         assert_eq!(many.iter().filter(|one| one.repeats()).count(), 20);
+        // One that is answered is still under way, and leaves its room to another one.
+        many[0].is_answered();
+        assert_eq!(many.iter().skip(50).filter(|one| one.repeats()).count(), 1);
         drop(many);
         assert_eq!((budget.active.get(), budget.repeated.get()), (0, 0));
     }

@@ -115,6 +115,37 @@ impl CanonicalPath {
             .and_then(|q| q.strip_prefix('?'))
     }
 
+    /// The same without its query.
+    #[must_use]
+    pub fn without_query(&self) -> Self {
+        Self {
+            text: self.path().to_owned(),
+            path_len: self.path_len,
+        }
+    }
+
+    /// The same with `*` for the value of each parameter of its query.
+    #[must_use]
+    pub fn without_query_values(&self) -> Self {
+        let mut whole = self.without_query();
+        let Some(query) = self.query() else {
+            return whole;
+        };
+        for (nth, parameter) in query.split('&').enumerate() {
+            whole.text.push(if nth == 0 { '?' } else { '&' });
+            match parameter.split_once('=') {
+                Some((name, _)) => {
+                    whole.text.push_str(name);
+                    whole.text.push_str("=*");
+                }
+                // A value without a name looks like a name without a value.
+                None if parameter.is_empty() => {}
+                None => whole.text.push('*'),
+            }
+        }
+        whole
+    }
+
     /// Query parameters in order as (name, value), decoded once: `%HH` is a byte, `+` is a space, only `&`
     /// separates, a name without `=` has the empty value, a `%` without two hexadecimal digits stands for
     /// itself, empty pieces are skipped.
@@ -375,6 +406,22 @@ mod tests {
             want,
             "{mode:?} {target}"
         );
+    }
+
+    #[test]
+    fn what_is_left_of_a_query_without_its_secrets() {
+        for (target, names) in [
+            ("/a?x=1&y=2", "/a?x=*&y=*"),
+            ("/a?token", "/a?*"),
+            ("/a?x=1=2&&=3", "/a?x=*&&=*"),
+            ("/a?", "/a?"),
+            ("/a", "/a"),
+        ] {
+            let path = CanonicalPath::parse(MergeSlashes, target).unwrap();
+            assert_eq!(path.without_query_values().as_str(), names);
+            assert_eq!(path.without_query().as_str(), "/a");
+            assert_eq!(path.without_query().query(), None);
+        }
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Attempt {
     fresh: u64,
     begun_ms: u64,
     tried: Vec<usize>,
+    /// Endpoints that it went to, or would have gone to if they could be connected to.
+    permitted: Vec<usize>,
     chosen: Cell<Option<Chosen>>,
     /// The backend of a route, which all attempts go to.
     leg: Cell<Option<Leg>>,
@@ -45,6 +47,7 @@ impl Attempt {
             fresh: core.chance(turn),
             begun_ms: clock::millis(),
             tried: Vec::new(),
+            permitted: Vec::new(),
             chosen: Cell::new(None),
             leg: Cell::new(None),
         }
@@ -92,18 +95,35 @@ impl Attempt {
         self.tried.len() < limits::ENDPOINTS_TRIED
     }
 
+    fn went(&mut self, chosen: Chosen) {
+        for known in [&mut self.tried, &mut self.permitted] {
+            if !known.contains(&chosen.endpoint) {
+                known.push(chosen.endpoint);
+            }
+        }
+    }
+
     /// Another attempt follows one that was answered or broke: at another endpoint, if there is one.
     pub fn repeats(&mut self, snapshot: &Snapshot) {
         let Some(chosen) = self.chosen.get() else {
             return;
         };
-        if !self.tried.contains(&chosen.endpoint) {
-            self.tried.push(chosen.endpoint);
-        }
+        self.went(chosen);
         let all = snapshot.endpoints.of(chosen.service).len();
         if self.tried.len() >= all.min(limits::ENDPOINTS_TRIED) {
             self.tried.clear();
         }
+    }
+
+    /// No other endpoint may have it: what was chosen last is passed over as well, and those that it was permitted to go to
+    /// may have it again. `false`: there is none of them that is not tried again already.
+    pub fn goes_back(&mut self) -> bool {
+        if let Some(chosen) = self.chosen.take() {
+            self.tried.push(chosen.endpoint);
+        }
+        let before = self.tried.len();
+        self.tried.retain(|tried| !self.permitted.contains(tried));
+        self.tried.len() < before
     }
 
     /// What was chosen could be connected to.
@@ -218,7 +238,7 @@ impl Attempt {
         if counts && snapshot.endpoints.failed(&snapshot.mesh, chosen, now_ms) {
             left_out(snapshot, chosen, "connects fail");
         }
-        self.tried.push(chosen.endpoint);
+        self.went(chosen);
         self.tried.len() < limits::ENDPOINTS_TRIED
             && now_ms.saturating_sub(self.begun_ms) < limits::CONNECT_ALL_MS
     }

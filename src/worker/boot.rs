@@ -265,7 +265,7 @@ fn serve(
     let mut kept = std::mem::take(&mut published.kept);
     let dns = start_dns(process, &published, &mut before, &mut kept)?;
     let (writer, senders) = Writer::start(
-        &process.records,
+        (&process.records, process.recorded_query),
         count,
         Arc::clone(&published.reports.lost_records),
         never_binds,

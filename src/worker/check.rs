@@ -96,6 +96,7 @@ fn renew(core: &Core, snapshot: &Snapshot, table: &mut BTreeMap<Subject, Due>) {
     let (mesh, endpoints) = (&snapshot.mesh, &snapshot.endpoints);
     let own = own(&core.process, snapshot);
     let mut wanted = checks::wanted(mesh, endpoints, &own);
+    // What is written is bounded by the configuration; names of outside servers may have more addresses than expected.
     if wanted.len() > limits::CHECKED {
         let (all, most) = (wanted.len(), limits::CHECKED);
         tracing::warn!(all, most, "too many endpoints to check: the others are not");

@@ -1,5 +1,6 @@
 //! The ingress: browsers that have to log in, and its listener.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -25,6 +26,7 @@ use crate::worker::custom::Before;
 use crate::worker::relaying::Rest;
 use crate::worker::serve;
 use crate::worker::site::{Site, Story};
+use crate::worker::sources::Counted;
 
 /// How long the control thread may take to redeem a code, in milliseconds.
 const REDEEM_MS: u64 = 15_000;
@@ -290,59 +292,112 @@ pub async fn connection(
     gateway: ResourceName,
     at: (usize, usize),
 ) -> Rest {
-    let snapshot = core.snapshot();
-    let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else {
+    let config = core.snapshot().serving.get(at.0, at.1).cloned();
+    let Some((tcp, entered)) = entered(&core, tcp, gateway) else {
         return Rest::NONE;
+    };
+    let (stream, proof) = match tls::accept(tcp.into(), |_sni| config).await {
+        Ok(done) => done,
+        Err(error) => {
+            entered.story.fail(error.close(), error);
+            return Rest::NONE;
+        }
+    };
+    let (mut site, counted) = entered.site();
+    site.connection.sni = proof.sni.map(Into::into);
+    let rest = serve::http(core, site, stream, proof.h2).await;
+    rest.holding(counted)
+}
+
+/// Serves one connection of plain HTTP, each request of which is redirected to https at `to_port`.
+pub async fn redirecting(core: Rc<Core>, tcp: Tcp, gateway: ResourceName, to_port: u16) -> Rest {
+    let Some((tcp, entered)) = entered(&core, tcp, gateway) else {
+        return Rest::NONE;
+    };
+    let (mut site, counted) = entered.site();
+    site.scheme = "http";
+    site.redirects = Some(to_port);
+    let rest = serve::http(core, site, tcp.into(), false).await;
+    rest.holding(counted)
+}
+
+/// A connection from the outside that has its place.
+struct Entered {
+    gateway: ResourceName,
+    peer: SocketAddr,
+    local: SocketAddr,
+    story: Story,
+    counted: Counted,
+}
+
+/// Gives a connection its place; one that has none is recorded and reset.
+fn entered(core: &Rc<Core>, tcp: Tcp, gateway: ResourceName) -> Option<(Tcp, Entered)> {
+    let (Ok(peer), Ok(local)) = (tcp.peer(), tcp.local()) else {
+        return None;
     };
     let counted = core.places.enter_from(peer.ip());
     if counted.is_err() {
         tcp.reset_on_close();
     }
-    let config = snapshot.serving.get(at.0, at.1).cloned();
     let instance = gateway.to_string();
     let story = Story::about(
-        &core,
+        core,
         ("ingress", &instance),
         peer,
         Kind::Connection,
-        snapshot.generation,
+        core.snapshot().generation,
     );
-    let counted = match counted {
-        Ok(counted) => counted,
+    match counted {
+        Ok(counted) => {
+            let entered = Entered {
+                gateway,
+                peer,
+                local,
+                story,
+                counted,
+            };
+            Some((tcp, entered))
+        }
         Err(full) => {
             story.fail(full.close(), full);
-            return Rest::NONE;
+            None
         }
-    };
-    let (stream, proof) = match tls::accept(tcp.into(), |_sni| config).await {
-        Ok(done) => done,
-        Err(error) => {
-            story.fail(error.close(), error);
-            return Rest::NONE;
-        }
-    };
-    story.forget();
-    let peer_ip = peer.ip().to_canonical();
-    let site = Site {
-        role: "ingress",
-        instance: instance.into(),
-        point: SitePoint::Ingress { gateway },
-        connection: Connection {
-            principal: None,
-            peer: peer_ip,
-            remote: peer_ip,
-            destination: local.ip().to_canonical(),
-            port: local.port(),
-            sni: proof.sni.map(Into::into),
-            time: clock::unix_s(),
-        },
-        peer,
-        leaf: None,
-        scheme: "https",
-        told: None,
-        taken: Rc::default(),
-        said: Rc::default(),
-    };
-    let rest = serve::http(core, site, stream, proof.h2).await;
-    rest.holding(counted)
+    }
+}
+
+impl Entered {
+    /// Where its requests are served; they have records of their own.
+    fn site(self) -> (Site, Counted) {
+        let Self {
+            gateway,
+            peer,
+            local,
+            story,
+            counted,
+        } = self;
+        story.forget();
+        let peer_ip = peer.ip().to_canonical();
+        let site = Site {
+            role: "ingress",
+            instance: gateway.to_string().into(),
+            point: SitePoint::Ingress { gateway },
+            connection: Connection {
+                principal: None,
+                peer: peer_ip,
+                remote: peer_ip,
+                destination: local.ip().to_canonical(),
+                port: local.port(),
+                sni: None,
+                time: clock::unix_s(),
+            },
+            peer,
+            leaf: None,
+            scheme: "https",
+            told: None,
+            taken: Rc::default(),
+            redirects: None,
+            said: Rc::default(),
+        };
+        (site, counted)
+    }
 }

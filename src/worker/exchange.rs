@@ -108,7 +108,7 @@ async fn served(
     let told = named(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks::new(&request, length);
-    if let Some(refusal) = turned_away(core, &request, length) {
+    if let Some(refusal) = turned_away(core, &site, &request, length) {
         known(&mut story, request, &site);
         return refuse(refusal, asks, story, body, responder).await;
     }
@@ -126,7 +126,7 @@ async fn served(
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
     let original = (&request, &first, &passed.asked, told.as_slice());
-    let copies = mirror::judged((core, &site, &snapshot), original, upgrade.is_some());
+    let mut copies = mirror::judged((core, &site, &snapshot), original, upgrade.is_some());
     let extra = own_fields(&site, &request, &going, (&snapshot, told));
     let answer = routed::on_answer(first.rule, outside, passed.downstream);
     let (times, lasts) = times(&first);
@@ -134,7 +134,8 @@ async fn served(
     let others = Others::new(core, &opened, &snapshot, &request, first);
     let body = paced(body, core, (&others, &snapshot), asks.grpc);
     let placed = (&story, going.place, permit.verdict());
-    let entry = match enter(core, opened, &snapshot, placed) {
+    let entered = enter(core, opened, &snapshot, placed);
+    let entry = match entered.inspect_err(|why| mirror::refused_with(&mut copies, why)) {
         Ok(entry) => entry,
         Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
     };
@@ -228,9 +229,17 @@ fn most_of_body(core: &Core, request: &Request) -> Option<u64> {
 }
 
 /// Why a request is not even looked at, whose body has the announced length `length`.
-fn turned_away(core: &Core, request: &Request, length: Option<u64>) -> Option<Refusal> {
+fn turned_away(
+    core: &Core,
+    site: &Site,
+    request: &Request,
+    length: Option<u64>,
+) -> Option<Refusal> {
     if core.places.sheds() {
         return Some(Refusal::overload());
+    }
+    if let Some(port) = site.redirects {
+        return Some(Refusal::to_https(request, port));
     }
     let most = most_of_body(core, request);
     let too_long = length.zip(most).is_some_and(|(length, most)| length > most);
@@ -738,15 +747,16 @@ async fn refuse(
     {
         tracing::debug!("a refused request is slow");
     }
-    if close == CloseReason::Overload {
-        // The connection is memory too.
+    let redirected = close == CloseReason::PlaintextRefused && reply.status.is_redirection();
+    if close == CloseReason::Overload || redirected {
+        // The connection is memory too; and who is redirected has another one to ask on.
         responder.close_after();
     }
     let reply = if asks.grpc { reply.into_grpc() } else { reply };
     story.edit(|r| {
         r.judged = denied.map(|d| d.judged).or(judged);
         r.detail = detail;
-        r.status = Some(reply.status.as_u16());
+        r.answered(&reply);
         r.sent = u64::try_from(reply.body.len()).unwrap_or(0);
     });
     let ended = body.is_empty();

@@ -162,6 +162,8 @@ struct Moving<'a> {
     times: Timeouts,
     others: &'a dyn Onward,
     status: Cell<Option<u16>>,
+    /// `grpc-status` of the answer.
+    grpc: Cell<Option<u16>>,
     /// The endpoint of this attempt has been judged by its answer.
     told: Cell<bool>,
     switched: Cell<Option<Box<RawResponse>>>,
@@ -193,6 +195,7 @@ impl<'a> Moving<'a> {
             times: work.times,
             others: work.others,
             status: Cell::new(None),
+            grpc: Cell::new(None),
             told: Cell::new(false),
             switched: Cell::new(None),
             next: Cell::new(None),
@@ -291,6 +294,10 @@ pub async fn exchange(
     let detail = detail.or_else(|| cancel.time().map(str::to_owned));
     story.edit(|r| {
         r.status = moving.status.get();
+        r.grpc_status = moving
+            .grpc
+            .get()
+            .filter(|_| is_grpc(&moving.request.headers));
         r.detail = detail;
     });
     let keep = match slot.into_unanswered() {
@@ -312,7 +319,7 @@ pub async fn exchange(
             if !keep {
                 responder.close_after();
             }
-            story.edit(|r| r.status = Some(reply.status.as_u16()));
+            story.edit(|r| r.answered(&reply));
             responder.reply(reply, bodiless, &mut body).await && keep
         }
     };
@@ -519,7 +526,7 @@ async fn upload(moving: &Moving<'_>, body: &mut Source<'_>, sink: &mut Sink<'_>)
         moving.has_come(moving.pushed.get());
     };
     match pump(body, sink, Trailers::Drop, seen).await {
-        Ok(()) => moving.uploaded.set(true),
+        Ok(_) => moving.uploaded.set(true),
         Err(PumpError::Source(error)) => return error,
         // The upstream takes no more; it may still answer why.
         Err(PumpError::Sink(_)) => {}
@@ -706,6 +713,7 @@ async fn answer(
             return Err(AnswerError::Unwanted(head.status));
         }
     }
+    moving.others.retries().is_answered();
     let Some(mut responder) = slot.for_answer().await else {
         return Err(AnswerError::Upstream("answered twice".to_owned()));
     };
@@ -715,6 +723,7 @@ async fn answer(
         responder.close_after();
     }
     moving.status.set(Some(head.status.as_u16()));
+    moving.grpc.set(grpc::code(&head.headers));
     moving.others.begins();
     moving.on_answer.apply(&mut head.headers);
     let trailers = if responder.takes_trailers() || moving.request.headers.contains_key(header::TE)
@@ -729,7 +738,10 @@ async fn answer(
         .map_err(AnswerError::Downstream)?;
     let seen = seen_sent(moving.passed);
     match pump(&mut source, &mut sink, trailers, seen).await {
-        Ok(()) => Ok(keep),
+        Ok(code) => {
+            moving.grpc.set(code.or_else(|| moving.grpc.get()));
+            Ok(keep)
+        }
         Err(PumpError::Source(error)) => {
             sink.abort();
             Err(AnswerError::Upstream(error.to_string()))

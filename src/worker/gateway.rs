@@ -353,6 +353,7 @@ async fn through(
         scheme: "http",
         told: Some(told),
         taken: Rc::default(),
+        redirects: None,
         said: Rc::default(),
     };
     let snapshot = core.snapshot();
@@ -467,6 +468,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) -> Rest {
         scheme: "http",
         told: None,
         taken: Rc::default(),
+        redirects: None,
         said: Rc::default(),
     };
     if is_proxy

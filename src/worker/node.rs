@@ -119,6 +119,7 @@ pub(super) fn site_of(
         scheme: "http",
         told: None,
         taken: Rc::default(),
+        redirects: None,
         said: Rc::default(),
     }
 }

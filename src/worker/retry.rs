@@ -98,9 +98,16 @@ impl<'a> Retries<'a> {
         self.active.repeats()
     }
 
-    /// There is no other endpoint that it may be sent to: what was to be repeated stays as it is.
+    /// There is no endpoint that it may be sent to once more: what was to be repeated stays as it is.
     pub fn stays(&self) {
         self.sent.set(self.sent.get().saturating_sub(1).max(1));
+    }
+
+    /// The head of its answer has come and is sent on. However long the rest takes, nothing is repeated any more, and others
+    /// have the room that it took for that.
+    pub fn is_answered(&self) {
+        *self.retried.borrow_mut() = None;
+        self.active.is_answered();
     }
 
     /// Whether it is sent once more at once, on a new connection, because a kept one ended before it answered (RFC 9112
@@ -202,6 +209,23 @@ mod tests {
         assert!(!get.afresh(false, true) && !get.again(Cause::Broken, true));
         assert_eq!(get.attempts(), None);
         assert!(get.afresh(true, true) && !get.afresh(true, true));
+    }
+
+    #[test]
+    fn what_is_answered_leaves_its_room_to_others() {
+        let (budget, rule) = (Budget::default(), rule(false));
+        let load = std::sync::Arc::default();
+        let most = MaxRetries { load, most: 1 };
+        let get = || Retries::new(Some(&rule), &Method::GET, (&budget, Some(most.clone())));
+        let (one, two) = (get(), get());
+        assert!(one.again(Cause::Broken, true) && !two.again(Cause::Broken, true));
+        // Its answer may take as long as it likes.
+        one.is_answered();
+        assert!(two.again(Cause::Broken, true));
+        // One that has no other endpoint has its answer, too.
+        two.stays();
+        two.is_answered();
+        assert!(get().again(Cause::Broken, true));
     }
 
     #[test]

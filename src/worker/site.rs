@@ -43,6 +43,8 @@ pub struct Site {
     pub told: Option<Arc<Told>>,
     /// Its place among the connections of the workload.
     pub taken: Rc<OnceCell<Taken>>,
+    /// Each request is redirected to https at this port, whatever it asks for.
+    pub redirects: Option<u16>,
     /// What is told of the peer with each of its requests.
     pub said: Rc<Said>,
 }
@@ -145,6 +147,7 @@ impl Story {
             detail: None,
             would: None,
             status: None,
+            grpc_status: None,
             // Until something else is known: the task was dropped.
             close: Some(CloseReason::DownstreamReset),
             received: 0,

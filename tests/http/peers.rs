@@ -174,6 +174,10 @@ fn grpc(io: &str) {
     let server = Server::start("grpc_server.py", &system);
     let root = system.file("state/ingress/cert.pem");
     well("grpc_client.py", &system, Place::Ingress, &root);
+    // What came as trailers.
+    for place in [Place::Ingress, Place::Waypoint] {
+        system.record(|r| r["grpcStatus"] == 0 && r["status"] == 200 && r["role"] == place.role());
+    }
     drop(server);
     system.healthy();
 }

@@ -89,6 +89,7 @@ fn each_has_his_own_and_no_more(io: &str) {
             "{grpc:?}"
         );
         assert!(grpc.one("retry-after").is_some(), "{grpc:?}");
+        system.record(|r| r["grpcStatus"] == 8 && r["role"] == place.role());
         // Who is somebody else has his own, and what no limit counts has no limit.
         assert_eq!(call("/api/limited/b", "x-tenant: b\r\n").status, 200);
         for _ in 0..5 {

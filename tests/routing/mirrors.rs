@@ -198,6 +198,22 @@ rules = [{ to = [{ operation.paths = ["/asked"] }] }]
 /// A policy that changes while a provider is asked is heard before the copy goes.
 #[tokio::test]
 async fn a_copy_is_judged_by_the_policy_of_its_time() {
+    let (answer, record) = changed_meanwhile("reviews-v2").await;
+    assert_eq!(answer, (200, "v1".to_owned()));
+    assert_eq!(record["close"], "policy_changed", "{record}");
+}
+
+/// A request that is refused takes its copies with it, which say so.
+#[tokio::test]
+async fn a_copy_of_what_is_refused_says_why() {
+    let (answer, record) = changed_meanwhile("reviews").await;
+    assert_eq!(answer.0, 403);
+    assert_eq!(record["close"], "policy_changed", "{record}");
+    assert!(record["status"].is_null(), "{record}");
+}
+
+/// The answer to a request and the record of its copy, where a policy of a service changed while a provider was asked.
+async fn changed_meanwhile(service: &str) -> ((u16, String), Value) {
     let subnet = Subnet::free();
     app(subnet.at(11, 8080), "v1").await;
     let seen = noting(subnet.at(12, 8080)).await;
@@ -213,14 +229,17 @@ async fn a_copy_is_judged_by_the_policy_of_its_time() {
     let (mut question, _) = asks.expect("in time").unwrap();
     head(&mut question).await.unwrap();
     let before = page(&system, "/generation").await;
-    let rules = r#"rules = [{ to = [{ operation.paths = ["/secret"] }] }]"#;
+    let rules = r#"name = "reviews-v2" }]
+rules = [{ to = [{ operation.paths = ["/secret"] }] }]"#;
     assert!(config.contains(rules));
-    system.reload(&config.replace(rules, &rules.replace("/secret", "/asked")));
+    let changed = rules.replace("/secret", "/asked");
+    let changed = changed.replace("reviews-v2", service);
+    system.reload(&config.replace(rules, &changed));
     wait_for(async || (page(&system, "/generation").await != before).then_some(())).await;
     let yes = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     question.write_all(yes).await.unwrap();
-    assert_eq!(request.await.unwrap(), (200, "v1".to_owned()));
+    let answer = request.await.unwrap();
     let record = copy(&system, "/asked").await;
-    assert_eq!(record["close"], "policy_changed", "{record}");
     assert!(seen.lock().await.is_empty());
+    (answer, record)
 }

@@ -1,16 +1,20 @@
 //! What a retry keeps, and what an endpoint has to do while WebSockets are open.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ringgate::cli::os;
 use serde_json::Value;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use crate::balance::{ask, page, service, system_with};
-use crate::system::{Subnet, System, head, wait_for};
+use crate::system::{LIMIT, Subnet, System, app, head, wait_for};
 
-const RETRIED: &str = r#"
+const AGAIN: &str = r#"
 [[httpRoute]]
 name = "again"
 namespace = "shop"
@@ -19,7 +23,10 @@ parentRefs = [{ kind = "Service", name = "again" }]
 [[httpRoute.rules]]
 retry = { attempts = 2, codes = [503], backoff = "1ms" }
 backendRefs = [{ name = "again", port = 80 }]
+"#;
 
+/// The second app's own service, which denies all.
+const OWN: &str = r#"
 [[serviceEntry]]
 name = "secret"
 namespace = "shop"
@@ -38,24 +45,27 @@ targetRefs = [{ group = "networking.istio.io", kind = "ServiceEntry", name = "se
 rules = [{}]
 "#;
 
+/// The second app is of a service of its own, too.
+fn one_of_its_own(config: String) -> String {
+    let b = "address = \"@12\"\nlabels = { app = \"api\" }";
+    assert!(config.contains(b), "{config}");
+    config.replace(
+        b,
+        "address = \"@12\"\nlabels = { app = \"api\", one = \"b\" }",
+    )
+}
+
 #[tokio::test]
-async fn where_nobody_else_may_be_asked_the_answer_stays() {
+async fn where_nobody_else_may_be_asked_it_goes_back() {
     let services = [
         service("again", "loadBalancer.simple = \"ROUND_ROBIN\""),
-        RETRIED.to_owned(),
+        AGAIN.to_owned(),
+        OWN.to_owned(),
     ];
-    let edit = |config: String| {
-        let b = "address = \"@12\"\nlabels = { app = \"api\" }";
-        assert!(config.contains(b), "{config}");
-        config.replace(
-            b,
-            "address = \"@12\"\nlabels = { app = \"api\", one = \"b\" }",
-        )
-    };
-    let (system, _) = system_with(&services.concat(), edit).await;
+    let (system, _) = system_with(&services.concat(), one_of_its_own).await;
     let mut kept = 0;
     for _ in 0..6 {
-        // The other endpoint denies all: the one that answers has said what there is to say.
+        // The other endpoint denies all: the one that answers is asked again, and its last answer is the answer.
         let (head, body) = ask(&system, "again", "/bad", "x: y").await;
         let status = head.split(' ').nth(1).unwrap().to_owned();
         assert!(["403", "503"].contains(&status.as_str()), "{head}");
@@ -68,7 +78,100 @@ async fn where_nobody_else_may_be_asked_the_answer_stays() {
     let fits = |r: &Value| r["role"] == "waypoint" && r["status"] == 503;
     let record = system.record(fits).await;
     assert_eq!(record["close"], "done", "{record}");
-    assert!(record["attempts"].is_null(), "{record}");
+    assert_eq!(record["attempts"], 3, "{record}");
+}
+
+/// Answers 503 when it is told to, then, asked once more, half an answer, and the rest when it is told again.
+async fn held(address: SocketAddr, go: Arc<Notify>) -> Arc<AtomicUsize> {
+    let listener = TcpListener::bind(address).await.unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (go, count) = (Arc::clone(&go), Arc::clone(&count));
+            tokio::spawn(async move {
+                while head(&mut stream).await.is_some() {
+                    if count.fetch_add(1, Ordering::SeqCst) == 0 {
+                        go.notified().await;
+                        let refusal = b"HTTP/1.1 503 No\r\ncontent-length: 0\r\n\r\n";
+                        os::ignore(stream.write_all(refusal).await);
+                        continue;
+                    }
+                    let half = b"HTTP/1.1 200 Yes\r\ncontent-length: 8\r\n\r\nhalf";
+                    os::ignore(stream.write_all(half).await);
+                    go.notified().await;
+                    os::ignore(stream.write_all(b"rest").await);
+                }
+            });
+        }
+    });
+    asked
+}
+
+/// A retry that a policy of today forbids leads back to where the request was, and it is judged as what it is there.
+#[tokio::test]
+async fn what_goes_back_is_judged_by_where_it_goes() {
+    let subnet = Subnet::free();
+    let go = Arc::new(Notify::new());
+    let asked = held(subnet.at(11, 8080), Arc::clone(&go)).await;
+    let config = [
+        &one_of_its_own(crate::balance::CONFIG.to_owned()),
+        AGAIN,
+        &service("again", "loadBalancer.simple = \"ROUND_ROBIN\""),
+    ]
+    .concat();
+    app(subnet.at(12, 8080), "b").await;
+    let system = System::start(subnet, &config).await;
+    let reload = async |more: &str| {
+        let before = page(&system, "/generation").await;
+        system.reload(&[&config, OWN, more].concat());
+        wait_for(async || (page(&system, "/generation").await != before).then_some(())).await;
+    };
+    let mut stream = loop {
+        let (code, mut stream) = system.socks("again", 80).await;
+        assert_eq!(code, 0);
+        let request = "GET / HTTP/1.1\r\nhost: again\r\nconnection: close\r\n\r\n";
+        stream.write_all(request.as_bytes()).await.unwrap();
+        // Not whether it is readable: that may be about what was read before.
+        let mut first = [0];
+        let answered = async { stream.peek(&mut first).await.unwrap() };
+        let holds = async {
+            wait_for(async || (asked.load(Ordering::SeqCst) > 0).then_some(())).await;
+        };
+        tokio::select! {
+            () = holds => break stream,
+            _ = answered => {}
+        }
+    };
+    // What it would go to instead is forbidden now.
+    reload("").await;
+    let denied = async || {
+        let head = ask(&system, "secret", "/", "x: y").await.0;
+        head.starts_with("HTTP/1.1 403 ").then_some(())
+    };
+    wait_for(denied).await;
+    go.notify_one();
+    let begun = timeout(LIMIT, head(&mut stream)).await.expect("in time");
+    let begun = begun.unwrap();
+    assert!(begun.starts_with("HTTP/1.1 200 "), "{begun}");
+    // What is open is judged by each of them.
+    for n in 0..3 {
+        reload(&service(
+            &format!("more-{n}"),
+            "loadBalancer.simple = \"RANDOM\"",
+        ))
+        .await;
+    }
+    go.notify_one();
+    let mut rest = String::new();
+    let read = timeout(LIMIT, stream.read_to_string(&mut rest)).await;
+    read.expect("in time").unwrap();
+    assert_eq!(rest, "halfrest");
+    let fits = |r: &Value| r["role"] == "waypoint" && r["bytes"]["sent"] == 8;
+    let record = system.record(fits).await;
+    assert_eq!(record["attempts"], 2, "{record}");
+    assert_eq!(record["close"], "done", "{record}");
+    assert_eq!(record["destination"]["workload"], "shop/api-a", "{record}");
 }
 
 /// Switches, and holds what it has.

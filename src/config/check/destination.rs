@@ -6,7 +6,8 @@ use crate::config::check::Context;
 use crate::config::check::service::subject_alt_names;
 use crate::config::check::traffic::{choice, failover, health_check, outlier, pool};
 use crate::config::checked::{
-    DestinationRule, Location, Mesh, Preference, Protocol, Service, ServicePort, UpstreamTls,
+    DestinationRule, Location, Mesh, Preference, Process, Protocol, Service, ServicePort,
+    UpstreamTls,
 };
 use crate::config::place::At;
 use crate::config::raw::File;
@@ -14,6 +15,7 @@ use crate::config::raw::mesh::{ClientTls, TlsMode};
 use crate::config::raw::traffic as raw;
 use crate::config::read::Table as _;
 use crate::upstream::check::HealthCheck;
+use crate::vocab::limits;
 
 /// Every `[[destinationRule]]`.
 pub(crate) fn destination_rules(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
@@ -128,6 +130,47 @@ fn checked(
         cx.out.error(raw.place(), why);
     }
     Some(Arc::new(check))
+}
+
+/// What this process would have to check is at most `limits::CHECKED`: told at the rule that is one too many.
+pub(crate) fn too_many_checks(
+    files: &[File],
+    process: &Process,
+    mesh: &Mesh,
+    cx: &mut Context<'_>,
+) {
+    let waypoints = process.waypoints.iter().map(|w| &w.gateway);
+    let egresses = process.egresses.iter().map(|e| &e.gateway);
+    let ingresses = process.ingresses.iter().map(|i| &i.gateway);
+    let names: Vec<_> = waypoints.chain(egresses).chain(ingresses).collect();
+    let gateways = mesh.gateways.iter().enumerate();
+    let own = gateways.filter(|(_, g)| names.contains(&&g.name));
+    let own: Vec<usize> = own.map(|(at, _)| at).collect();
+    let mut all = 0_usize;
+    for (at, service) in mesh.services.iter().enumerate() {
+        let ports = mesh.checked_ports(at);
+        if ports == 0 || mesh.asker(at, &own).is_none() {
+            continue;
+        }
+        all = all.saturating_add(ports);
+        if all <= limits::CHECKED {
+            continue;
+        }
+        let (name, most) = (&service.name, limits::CHECKED);
+        let why = format!(
+            "with the ports of `{name}` this process would check {all} ports of endpoints, at most {most} can be"
+        );
+        let rules = files
+            .iter()
+            .flat_map(|f| f.destination_rule.iter().flatten());
+        let mut checks =
+            rules.filter_map(|r| Some((&r.host.value, r.traffic_policy.health_check.as_ref()?)));
+        let fits = |host: &str| service.hosts.iter().any(|h| covers(host, h));
+        if let Some((_, check)) = checks.find(|(host, _)| fits(host)) {
+            cx.out.error(check.place(), why);
+        }
+        return;
+    }
 }
 
 /// The services of a rule.

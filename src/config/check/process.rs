@@ -8,7 +8,7 @@ use crate::config::check::{Context, capture, identity, life, workload_api};
 use crate::config::checked::life::Limits;
 use crate::config::checked::{
     Egress, GatewayClass, IdentityFiles, IdentitySource, Ingress, IngressListener, Mesh, Node,
-    NodeWorkload, Process, RecordSink, Waypoint,
+    NodeWorkload, Process, RecordSink, RecordedQuery, Waypoint,
 };
 use crate::config::place::{At, Place};
 use crate::config::raw::File;
@@ -92,6 +92,7 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         limits: seen.limits,
         tcp: life::tcp(file, cx),
         records: records(file, cx),
+        recorded_query: recorded_query(file),
         admin,
         metrics,
         readiness,
@@ -149,6 +150,11 @@ fn nameservers(settings: Option<&raw::ProcessSettings>, cx: &mut Context<'_>) ->
 
 /// Names of standard output.
 const STDOUT: [&str; 4] = ["stdout", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"];
+
+fn recorded_query(file: &File) -> RecordedQuery {
+    let records = file.records.as_ref();
+    records.and_then(|r| r.query).unwrap_or_default()
+}
 
 fn records(file: &File, cx: &Context<'_>) -> RecordSink {
     match file.records.as_ref().map(|r| &r.path) {
@@ -359,6 +365,7 @@ fn ingress(
     seen: &mut Seen,
     cx: &mut Context<'_>,
 ) -> Option<Ingress> {
+    let http = raw.http.as_ref().map(|at| seen.listeners.add(at, cx));
     let mut listeners = Vec::new();
     for listener in &raw.listener {
         let address = seen.listeners.add(&listener.address, cx);
@@ -377,7 +384,11 @@ fn ingress(
         seen,
         cx,
     )?;
-    Some(Ingress { gateway, listeners })
+    Some(Ingress {
+        gateway,
+        http,
+        listeners,
+    })
 }
 
 fn egress(raw: &raw::Egress, mesh: &Mesh, seen: &mut Seen, cx: &mut Context<'_>) -> Option<Egress> {

@@ -82,6 +82,9 @@ impl Process {
             add("HBONE", &[Some(egress.hbone)]);
             add("proxy", &[egress.proxy]);
         }
+        for ingress in &self.ingresses {
+            add("redirect", &[ingress.http]);
+        }
         for listener in self.ingresses.iter().flat_map(|i| &i.listeners) {
             add("ingress", &[Some(listener.address)]);
         }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::checked::capture::{OriginalSource, Unowned};
-use crate::config::checked::{DnsUnknown, IoDriver, Sandbox};
+use crate::config::checked::{DnsUnknown, IoDriver, RecordedQuery, Sandbox};
 use crate::config::place::At;
 use crate::config::raw::capture::{Capture, OwnerMatch};
 use crate::config::raw::mesh::OutboundTrafficPolicy;
@@ -11,6 +11,9 @@ use crate::config::read::{Count, Map, Millis, table, words};
 
 words!(IoDriver, "one of auto, io_uring, epoll",
     "auto" => IoDriver::Auto, "io_uring" => IoDriver::IoUring, "epoll" => IoDriver::Epoll);
+
+words!(RecordedQuery, "one of keep, names, drop",
+    "keep" => Self::Keep, "names" => Self::Names, "drop" => Self::Drop);
 
 words!(Sandbox, "one of on, required, log, off",
     "on" => Sandbox::On, "required" => Sandbox::Required, "log" => Sandbox::Log, "off" => Sandbox::Off);
@@ -59,6 +62,10 @@ table! {
         /// A file, or `stdout`.
         /// Example: `"/var/log/ringgate/decisions.jsonl"`
         path: At<String> = "path",
+        /// What records hold of the query of a request: `keep` is all of it, `names` the names of its parameters, with `*` for
+        /// each value, `drop` nothing. What is judged and sent on is the request as it is.
+        /// Default: `"keep"`
+        query: Option<RecordedQuery> = "query",
     }
 }
 
@@ -274,6 +281,11 @@ table! {
         /// The gateway `namespace/name` that this process is.
         /// Example: `"edge/public"`
         gateway: At<String> = "gateway",
+        /// A listener for plain HTTP, where every request is redirected (308) to https at the port of the first listener. Nothing
+        /// is forwarded from it, and no token or cookie is looked at.
+        /// Default: none
+        /// Example: `"0.0.0.0:80"`
+        http: Option<At<SocketAddr>> = "httpListen",
         /// A public listener.
         listener: Vec<IngressListener> = "listener",
     }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use http::{HeaderName, HeaderValue};
 
+use super::pool::Kept;
 use super::{Handle, Incoming, Outgoing, announced};
 use crate::h2::message::Request;
 use crate::h2::{Code, OpenError, Requests, ResponseHead, Settings, Side};
@@ -35,7 +36,7 @@ pub(super) fn begin(stream: Stream) -> (Mux<Requests>, Driver<Requests>) {
 /// The right to one stream of a connection.
 #[derive(Debug)]
 pub struct Client {
-    mux: Mux<Requests>,
+    kept: Rc<Kept>,
     place: Lease,
     /// It has carried streams before, so that the far end may have closed it meanwhile.
     reused: bool,
@@ -51,8 +52,12 @@ pub struct Answering {
 }
 
 impl Client {
-    pub(super) fn new(mux: Mux<Requests>, place: Lease, reused: bool) -> Self {
-        Self { mux, place, reused }
+    pub(super) fn new(kept: Rc<Kept>, place: Lease, reused: bool) -> Self {
+        Self {
+            kept,
+            place,
+            reused,
+        }
     }
 
     /// Whether the connection has carried streams before.
@@ -64,7 +69,7 @@ impl Client {
     /// Whether the far end takes extended CONNECT (RFC 8441); not before its settings have come.
     #[must_use]
     pub fn takes_extended_connect(&self) -> bool {
-        self.mux.takes_extended_connect()
+        self.kept.0.takes_extended_connect()
     }
 
     /// Waits until the far end has said its settings.
@@ -72,7 +77,7 @@ impl Client {
     /// # Errors
     /// The connection has ended.
     pub async fn settled(&self) -> Result<(), MuxError> {
-        std::future::poll_fn(|cx| self.mux.poll_settled(cx)).await
+        std::future::poll_fn(|cx| self.kept.0.poll_settled(cx)).await
     }
 
     /// Sends a request; with `end` it has no content.
@@ -84,7 +89,8 @@ impl Client {
         request: Request<'_, impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)>>,
         end: bool,
     ) -> Result<Answering, MuxError> {
-        let Self { mux, place, .. } = self;
+        let Self { kept, place, .. } = self;
+        let mux = kept.0.clone();
         let opened = mux.open_stream(|session| session.open(request, end));
         let id = opened.map_err(|error| match error {
             MuxError::Ended => MuxError::Open(OpenError::GoingAway),

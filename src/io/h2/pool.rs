@@ -15,10 +15,23 @@ use crate::io::{clock, rt};
 use crate::upstream::load::Reuse;
 use crate::vocab::limits;
 
+/// A connection that takes no more streams once nobody has this: it carries its streams to their end.
+#[derive(Debug)]
+pub(super) struct Kept(pub(super) Mux<Requests>);
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.drain();
+    }
+}
+
 /// A connection.
 #[derive(Debug)]
 struct Shared {
     mux: Mux<Requests>,
+    /// Those who have the right to a stream and have not opened it have this, too: the pool may forget the connection
+    /// meanwhile.
+    kept: Rc<Kept>,
     /// Streams, and the rights to one that are not used yet.
     streams: Rc<Cell<usize>>,
     used: Instant,
@@ -26,13 +39,6 @@ struct Shared {
     reuse: Reuse,
     /// Requests that it has carried.
     carried: u32,
-}
-
-/// One that leaves the pool still carries its streams to their end.
-impl Drop for Shared {
-    fn drop(&mut self) {
-        self.mux.drain();
-    }
 }
 
 impl Shared {
@@ -51,7 +57,7 @@ impl Shared {
         self.used = clock::now();
         self.reuse = reuse;
         self.carried = self.carried.saturating_add(1);
-        Client::new(self.mux.clone(), Lease::take(&self.streams), reused)
+        Client::new(Rc::clone(&self.kept), Lease::take(&self.streams), reused)
     }
 }
 
@@ -150,6 +156,7 @@ impl<K: Ord + Clone> Pool<K> {
             }
         });
         let mut shared = Shared {
+            kept: Rc::new(Kept(mux.clone())),
             mux,
             streams: Rc::default(),
             used: clock::now(),

@@ -54,7 +54,8 @@ fn clients(stream: Stream) -> impl Fn() -> Client {
     let (mux, driver) = client::begin(stream);
     rt::spawn(async move { drop(driver.run().await) });
     let streams = Rc::default();
-    move || Client::new(mux.clone(), Lease::take(&streams), false)
+    let kept = Rc::new(pool::Kept(mux));
+    move || Client::new(Rc::clone(&kept), Lease::take(&streams), false)
 }
 
 fn ask(client: Client, path: &str, end: bool) -> Result<Answering, MuxError> {
@@ -301,6 +302,49 @@ fn a_pool_shares_connections_and_makes_another_when_they_are_full() {
             assert_eq!(dials.get(), 3);
             drop(get(2).await);
             assert_eq!(dials.get(), 4);
+        })
+    });
+}
+
+/// A process that ends forgets its pool again and again. Who is still about to ask (for a WebSocket, once the far end has
+/// said its settings) does so, and the connection ends with that.
+#[test]
+fn who_has_not_asked_yet_may_although_the_pool_is_cleared() {
+    on_both(|| {
+        Box::pin(async {
+            let pool = Pool::<u32>::default();
+            let settles = Rc::new(Notify::new());
+            let (over, told) = (Rc::new(Notify::new()), Rc::clone(&settles));
+            let ended = Rc::clone(&over);
+            let dial = async || {
+                let (up, down) = sockets().await;
+                rt::spawn(async move {
+                    told.notified().await;
+                    let mut server = Server::new(down, Windows::Edge, true);
+                    server.handshake().await.unwrap();
+                    while let Ok(Some(taken)) = server.accept().await {
+                        let Taken::Request(asked) = taken else {
+                            panic!("it is well formed");
+                        };
+                        rt::spawn(five(*asked));
+                    }
+                    ended.notify_one();
+                });
+                Ok::<_, io::Error>(up)
+            };
+            let Ok(client) = pool.client(1, Reuse::default(), dial).await else {
+                panic!("it can be dialled");
+            };
+            pool.clear();
+            settles.notify_one();
+            client.settled().await.unwrap();
+            assert!(client.takes_extended_connect());
+            pool.clear();
+            let mut asked = ask(client, "/", true).unwrap();
+            assert_eq!(asked.answer.head().await.unwrap().status, StatusCode::OK);
+            assert_eq!(whole(asked.answer.body()).await.unwrap().0, 5);
+            drop(asked);
+            over.notified().await;
         })
     });
 }

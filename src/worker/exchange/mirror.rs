@@ -178,6 +178,16 @@ fn refused(mut story: Story, refusal: Refusal) -> Option<Copy> {
     None
 }
 
+/// None of them is sent, because the request that they belong to is refused.
+pub(super) fn refused_with(copies: &mut Vec<Copy>, refusal: &Refusal) {
+    for copy in copies.drain(..) {
+        match &refusal.detail {
+            Some(detail) => copy.story.fail(refusal.close, detail),
+            None => copy.story.end(refusal.close),
+        }
+    }
+}
+
 /// One of the copies that a core has under way.
 struct Counted(Rc<Cell<usize>>);
 

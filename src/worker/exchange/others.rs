@@ -118,7 +118,12 @@ impl Onward for Others<'_> {
 
     fn another(&self) -> Option<(Permit, Target)> {
         self.attempt.borrow_mut().repeats(self.snapshot);
-        let next = self.chosen();
+        if let Some(next) = self.chosen() {
+            return Some(next);
+        }
+        // Where nobody else may have it, it may go back to who had it.
+        let back = self.attempt.borrow_mut().goes_back();
+        let next = if back { self.chosen() } else { None };
         if next.is_none() {
             self.retries.stays();
         }

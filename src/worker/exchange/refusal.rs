@@ -1,6 +1,6 @@
 //! Answers of our own to a request: what is said, and why.
 
-use http::{StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 
 use super::scheme;
 use crate::exchange::close::CloseReason;
@@ -95,6 +95,31 @@ impl Refusal {
             reply: Reply::unauthenticated(StatusCode::UNAUTHORIZED, text, challenge),
             close: CloseReason::Token,
             detail: Some("token: not of the login provider".to_owned()),
+            denied: None,
+            judged: None,
+        }
+    }
+
+    /// It came in the clear: the same is to be asked for by https, at this port.
+    pub(super) fn to_https(request: &Request, port: u16) -> Self {
+        let (host, path) = (request.host.name(), request.path.as_ref());
+        let location = path.and_then(|path| {
+            let path = path.as_str();
+            let location = match port {
+                443 => format!("https://{host}{path}"),
+                _ => format!("https://{host}:{port}{path}"),
+            };
+            HeaderValue::from_str(&location).ok()
+        });
+        let Some(location) = location else {
+            return Self::close(CloseReason::BadRequest);
+        };
+        let mut reply = Reply::text(StatusCode::PERMANENT_REDIRECT, "");
+        reply.headers.insert(header::LOCATION, location);
+        Self {
+            reply,
+            close: CloseReason::PlaintextRefused,
+            detail: Some("redirected to https".to_owned()),
             denied: None,
             judged: None,
         }

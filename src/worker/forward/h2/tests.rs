@@ -205,6 +205,7 @@ async fn sent(client: Client, upstreams: &Upstreams) -> Result<Answered, AnswerE
         times: Timeouts::default(),
         others: &nowhere,
         status: Cell::new(None),
+        grpc: Cell::new(None),
         told: Cell::new(false),
         switched: Cell::new(None),
         next: Cell::new(None),
