@@ -12,7 +12,7 @@ use crate::worker::open::Cancel;
 pub(super) async fn within<T>(
     times: Timeouts,
     cancel: &Cancel,
-    mut exchange: Pin<&mut impl Future<Output = T>>,
+    mut exchange: Pin<Box<impl Future<Output = T>>>,
 ) -> T {
     let request = times
         .request_ms

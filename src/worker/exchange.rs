@@ -160,9 +160,8 @@ async fn served(
     // Boxed, so that what is refused here has no room for it; made in its place, as above.
     let place = Box::new_uninit();
     let exchange = forwarding::exchange(work, body, responder, story, cancel);
-    let mut exchange = Box::into_pin(Box::write(place, exchange));
-    let keep = deadline::within(times, cancel, exchange.as_mut()).await;
-    drop(exchange);
+    let exchange = Box::into_pin(Box::write(place, exchange));
+    let keep = deadline::within(times, cancel, exchange).await;
     switched(upgrade, entry, others, lasts);
     keep
 }
