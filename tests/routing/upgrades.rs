@@ -46,7 +46,7 @@ rules = [{}]
 "#;
 
 /// The second app is of a service of its own, too.
-fn one_of_its_own(config: String) -> String {
+fn one_of_its_own(config: &str) -> String {
     let b = "address = \"@12\"\nlabels = { app = \"api\" }";
     assert!(config.contains(b), "{config}");
     config.replace(
@@ -62,7 +62,7 @@ async fn where_nobody_else_may_be_asked_it_goes_back() {
         AGAIN.to_owned(),
         OWN.to_owned(),
     ];
-    let (system, _) = system_with(&services.concat(), one_of_its_own).await;
+    let (system, _) = system_with(&services.concat(), |config| one_of_its_own(&config)).await;
     let mut kept = 0;
     for _ in 0..6 {
         // The other endpoint denies all: the one that answers is asked again, and its last answer is the answer.
@@ -115,7 +115,7 @@ async fn what_goes_back_is_judged_by_where_it_goes() {
     let go = Arc::new(Notify::new());
     let asked = held(subnet.at(11, 8080), Arc::clone(&go)).await;
     let config = [
-        &one_of_its_own(crate::balance::CONFIG.to_owned()),
+        &one_of_its_own(crate::balance::CONFIG),
         AGAIN,
         &service("again", "loadBalancer.simple = \"ROUND_ROBIN\""),
     ]
