@@ -90,6 +90,7 @@ const ENDS: &[(&str, &str)] = &[
     ("tcp", ""),
     ("authority", ""),
     ("mesh", ""),
+    ("records", "[records]\npath = \"stdout\"\n"),
     ("mesh.compat", ""),
     ("node", NODE),
     ("node.capture", NODE),
