@@ -15,14 +15,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use nix::sys::signal::SigSet;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 
 use crate::control::pass;
+use crate::io::spawn::without_mask;
 use crate::role::capture::TABLE;
 
 pub use serve::serve;
@@ -137,6 +137,7 @@ impl Upgrade {
         for variable in FOR_ONE {
             command.env_remove(variable);
         }
+        without_mask(&mut command);
         command
     }
 }
@@ -327,26 +328,17 @@ fn answer(line: &str) -> io::Result<Answer> {
     Ok(serde_json::from_str(line)?)
 }
 
-/// Starts a program that no signals are kept from: it would have the mask of this thread.
-fn spawn(command: &mut Command) -> io::Result<Child> {
-    let mask = SigSet::thread_get_mask()?;
-    SigSet::empty().thread_set_mask()?;
-    let child = command.spawn();
-    mask.thread_set_mask()?;
-    child
-}
-
 /// Runs a program to its end, here.
 pub(super) fn run(program: &str, words: &[impl AsRef<str>], input: &str) -> io::Result<Output> {
     let mut command = Command::new(program);
-    command
+    without_mask(&mut command)
         .args(words.iter().map(AsRef::as_ref))
         // A service may have been given no PATH with the tools for root.
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = spawn(&mut command)?;
+    let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that does not read its input says why in its own words.
         drop(stdin.write_all(input.as_bytes()));
@@ -362,20 +354,46 @@ pub(super) fn run(program: &str, words: &[impl AsRef<str>], input: &str) -> io::
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::{SigSet, Signal, raise};
+
     use super::*;
 
-    #[test]
-    fn what_is_started_takes_signals() {
+    /// Runs `check` in a thread that holds all signals back while one waits, as `systemctl kill` leaves it.
+    fn while_one_waits(check: impl FnOnce()) {
         let before = SigSet::thread_get_mask().unwrap();
         SigSet::all().thread_block().unwrap();
-        let told = run("sh", &["-c", "grep SigBlk /proc/self/status"], "").unwrap();
-        assert_eq!(told.out.trim(), "SigBlk:\t0000000000000000");
-        assert!(
-            SigSet::thread_get_mask()
-                .unwrap()
-                .contains(nix::sys::signal::SIGTERM)
-        );
+        raise(Signal::SIGUSR1).unwrap();
+        check();
+        // Held back all the time, and not lost.
+        let waited: SigSet = [Signal::SIGUSR1].into_iter().collect();
+        assert_eq!(waited.wait(), Ok(Signal::SIGUSR1));
+        let after = SigSet::thread_get_mask().unwrap();
+        assert!(after.contains(Signal::SIGUSR1) && after.contains(Signal::SIGTERM));
         before.thread_set_mask().unwrap();
+    }
+
+    // No shell: some of them empty the mask themselves.
+    const SHOW: [&str; 2] = ["SigBlk", "/proc/self/status"];
+    const NONE: &str = "SigBlk:\t0000000000000000";
+
+    #[test]
+    fn what_is_started_takes_signals_that_wait_here() {
+        while_one_waits(|| {
+            let told = run("grep", &SHOW, "").unwrap();
+            assert_eq!(told.out.trim(), NONE);
+        });
+    }
+
+    #[test]
+    fn an_upgrade_takes_signals_that_wait_here() {
+        let upgrade = Upgrade {
+            program: PathBuf::from("/bin/grep"),
+            arguments: SHOW.map(OsString::from).to_vec(),
+        };
+        while_one_waits(|| {
+            let told = upgrade.command().output().unwrap();
+            assert_eq!(String::from_utf8(told.stdout).unwrap().trim(), NONE);
+        });
     }
 
     #[test]

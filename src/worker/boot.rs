@@ -276,6 +276,10 @@ fn serve(
     let bound = started.and_then(|own| {
         // Before another process goes for this one.
         sandbox.finish()?;
+        // The other process serves on; it would end for one that ends as well.
+        if before.phase.borrow().stops() {
+            return Err(BootError::Told);
+        }
         if let Some(inherited) = &mut before.inherited {
             inherited.commit()?;
         }

@@ -186,6 +186,30 @@ fn abused(system: &System) {
     assert!(os::wait_until(WAIT, idle), "questions stay open");
 }
 
+/// What `systemctl kill` sends to all processes of a service waits in the launcher, and harms neither it nor the process.
+fn signalled(system: &System) {
+    let (process, launcher) = (system.pid().unwrap(), system.launcher());
+    let all = [
+        Signal::HUP,
+        Signal::INT,
+        Signal::QUIT,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::TERM,
+    ];
+    for signal in all {
+        kill_process(pid(launcher), signal).unwrap();
+    }
+    for signal in [Signal::HUP, Signal::USR1] {
+        kill_process(pid(process), signal).unwrap();
+    }
+    let status = fs::read_to_string(format!("/proc/{launcher}/status")).unwrap();
+    let waits = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let waits = u64::from_str_radix(waits.unwrap().trim(), 16).unwrap();
+    assert_eq!(waits.count_ones(), 7, "{waits:x}");
+}
+
 /// Its end is told; what it goes on with is there.
 fn killed(system: &System, captures: bool) {
     let (process, launcher) = (system.pid().unwrap(), system.launcher());
@@ -217,6 +241,7 @@ fn what_captures_starts_nothing_else() {
         let process = format!("{PROCESS}user = \"{USER}\"\n");
         let more = NODE.replace("NET", "10.99.8");
         let system = System::start_in("10.99.8".to_owned(), &process, &more);
+        signalled(&system);
         abused(&system);
         let asked = line(&system);
         let mut tables = String::new();
@@ -230,9 +255,31 @@ fn what_captures_starts_nothing_else() {
 }
 
 #[test]
+fn without_a_sandbox_a_signal_that_nobody_takes_waits() {
+    isolated(|| {
+        ip("address add 10.99.9.1/32 dev lo");
+        let more = NODE.replace("NET", "10.99.9");
+        let system = System::start_in("10.99.9".to_owned(), "sandbox = \"off\"\n", &more);
+        let process = system.pid().unwrap();
+        let nft = |words: &[&str]| {
+            let done = Command::new("nft").args(words).output().unwrap();
+            done.status.success()
+        };
+        let there = || nft(&["list", "table", "inet", "ringgate"]);
+        assert!(os::wait_until(WAIT, there), "{}", system.log());
+        kill_process(pid(process), Signal::USR1).unwrap();
+        // Rules that somebody has taken away are loaded again, by a program that the process starts itself.
+        assert!(nft(&["delete", "table", "inet", "ringgate"]));
+        assert!(os::wait_until(WAIT, there), "{}", system.log());
+        assert_eq!(system.pid(), Some(process), "{}", system.log());
+    });
+}
+
+#[test]
 fn what_hands_over_starts_its_own_program_once() {
     let process = format!("{PROCESS}user = \"{USER}\"\n");
     let system = System::start(&process, "");
+    signalled(&system);
     let line = line(&system);
     is_refused(
         &line,

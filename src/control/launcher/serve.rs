@@ -13,7 +13,7 @@ use nix::sys::signal::SigSet;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use thiserror::Error;
 
-use super::{Answer, Question, TEXT_BYTES, Upgrade, line_of, run, spawn};
+use super::{Answer, Question, TEXT_BYTES, Upgrade, line_of, run};
 use crate::control::pass;
 use crate::io::clock;
 use crate::vocab::text::chain;
@@ -179,7 +179,7 @@ impl Desk {
                     return Err(Refused::Renews);
                 }
                 let _one = Renewing(self);
-                match spawn(self.upgrade.command().stdin(Stdio::null())) {
+                match self.upgrade.command().stdin(Stdio::null()).spawn() {
                     Ok(mut child) => {
                         say(&Answer::Started(child.id()));
                         match child.wait() {
