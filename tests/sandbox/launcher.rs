@@ -156,6 +156,18 @@ fn abused(system: &System) {
     ] {
         is_refused(&line, what, &question);
     }
+    // What is told of one that is all text.
+    let mut forged = b"{\"".to_vec();
+    forged.extend(vec![b'A'; 8 << 20]);
+    forged.extend(b"\":1}\n");
+    is_refused(&line, "a long word", &forged);
+    is_refused(&line, "lines", b"{\"\\nERROR forged\":1}\n");
+    assert!(os::wait_until(WAIT, || system
+        .log()
+        .contains("ERROR forged")));
+    let log = system.log();
+    assert!(log.len() < 1 << 20, "{}", log.len());
+    assert!(!log.contains("\nERROR forged"), "{log}");
     let mut long = vec![b' '; (16 << 20) + 4096];
     long.push(b'\n');
     assert!(!ask(&line, &long).contains("Ran"));

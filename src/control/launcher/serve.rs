@@ -250,3 +250,19 @@ fn question(stream: &mut UnixStream) -> Result<Question, Refused> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_one_short_line() {
+        let text = told(
+            format!("a `b`\n\u{1b}[2J\u{202e}\u{85}ü{}", "x".repeat(9999)),
+            20,
+        );
+        assert_eq!(text, "a `b`\\u{a}\\u{1b}[2J\\u{202e}\\u{85}üxx");
+        // No half of a character.
+        assert_eq!(told("üü".to_owned(), 3), "ü");
+    }
+}
