@@ -761,7 +761,11 @@ mod tests {
 
     use super::*;
 
-    /// What a process that serves is told by one that comes in this phase, after it has given all it has: nothing.
+    /// The words that a process which serves hears from one that comes in this phase, after it has given all it has.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the other process of a test is a thread"
+    )]
     fn told(phase: Phase) -> (Result<(), BootError>, Vec<u8>) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("socket");
