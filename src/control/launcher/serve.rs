@@ -261,7 +261,7 @@ mod tests {
             format!("a `b`\n\u{1b}[2J\u{202e}\u{85}ü{}", "x".repeat(9999)),
             20,
         );
-        assert_eq!(text, "a `b`\\u{a}\\u{1b}[2J\\u{202e}\\u{85}üxx");
+        assert_eq!(text, "a `b`\\u{a}\\u{1b}[2J\\u{202e}\\u{85}üxxx");
         // No half of a character.
         assert_eq!(told("üü".to_owned(), 3), "ü");
     }
