@@ -112,6 +112,21 @@ fn is_refused(line: &UnixStream, what: &str, question: &[u8]) {
     assert!(answer.starts_with("{\"Failed\":[null,"), "{what}: {answer}");
 }
 
+/// What is told of a question is neither all of it nor another line.
+fn told_in_short(system: &System, line: &UnixStream) {
+    let mut forged = b"{\"".to_vec();
+    forged.extend(vec![b'A'; 8 << 20]);
+    forged.extend(b"\":1}\n");
+    is_refused(line, "a long word", &forged);
+    is_refused(line, "lines", b"{\"\\nERROR forged\":1}\n");
+    assert!(os::wait_until(WAIT, || system
+        .log()
+        .contains("ERROR forged")));
+    let log = system.log();
+    assert!(log.len() < 1 << 20, "{}", log.len());
+    assert!(!log.contains("\nERROR forged"), "{log}");
+}
+
 fn abused(system: &System) {
     let launcher = system.launcher();
     let line = line(system);
@@ -156,18 +171,7 @@ fn abused(system: &System) {
     ] {
         is_refused(&line, what, &question);
     }
-    // What is told of one that is all text.
-    let mut forged = b"{\"".to_vec();
-    forged.extend(vec![b'A'; 8 << 20]);
-    forged.extend(b"\":1}\n");
-    is_refused(&line, "a long word", &forged);
-    is_refused(&line, "lines", b"{\"\\nERROR forged\":1}\n");
-    assert!(os::wait_until(WAIT, || system
-        .log()
-        .contains("ERROR forged")));
-    let log = system.log();
-    assert!(log.len() < 1 << 20, "{}", log.len());
-    assert!(!log.contains("\nERROR forged"), "{log}");
+    told_in_short(system, &line);
     let mut long = vec![b' '; (16 << 20) + 4096];
     long.push(b'\n');
     assert!(!ask(&line, &long).contains("Ran"));
