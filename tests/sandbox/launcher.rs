@@ -171,7 +171,6 @@ fn abused(system: &System) {
     ] {
         is_refused(&line, what, &question);
     }
-    told_in_short(system, &line);
     let mut long = vec![b' '; (16 << 20) + 4096];
     long.push(b'\n');
     assert!(!ask(&line, &long).contains("Ran"));
@@ -305,6 +304,7 @@ fn what_hands_over_starts_its_own_program_once() {
         "a program of capture",
         &run("nft", &["list", "tables"], ""),
     );
+    told_in_short(&system, &line);
     // Two upgrades at a time: the second is refused, the first is the real one.
     let old = system.pid().unwrap();
     let asked: Vec<(UnixStream, OwnedFd)> = (0..2)
