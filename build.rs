@@ -58,7 +58,7 @@ const MADE_OF: &[&str] = &[
     "src",
 ];
 
-/// The commit that is checked out, with `-dirty` if the sources are not those of it, and has this run again when it is
+/// The commit that is checked out, with `-dirty` if the sources are not those of it or git cannot tell, and has this run again when it is
 /// another.
 fn commit() -> Option<String> {
     // An archive of the sources that lies inside somebody's repository is none of its commits.
@@ -78,20 +78,25 @@ fn commit() -> Option<String> {
         println!("cargo::rerun-if-changed={path}");
         status.push(path);
     }
-    let changed = said("git", &status).is_some();
-    Some(if changed {
+    // What git cannot tell is not known to be clean: its index may be broken, or somebody else's.
+    let clean = printed("git", &status).is_some_and(|names| names.is_empty());
+    Some(if !clean {
         format!("{commit}-dirty")
     } else {
         commit
     })
 }
 
-/// What a command prints, if it succeeds.
+/// What a command prints, if it succeeds and that is anything.
 fn said(program: &str, arguments: &[&str]) -> Option<String> {
+    printed(program, arguments).filter(|text| !text.is_empty())
+}
+
+/// What a command prints, if it succeeds.
+fn printed(program: &str, arguments: &[&str]) -> Option<String> {
     let output = Command::new(program).args(arguments).output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
-    let text = text.trim();
-    (output.status.success() && !text.is_empty()).then(|| text.to_owned())
+    output.status.success().then(|| text.trim().to_owned())
 }
 
 /// Names of the Cargo features of this build, with spaces between them.

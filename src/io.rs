@@ -26,6 +26,7 @@ pub mod relay;
 pub mod rt;
 pub mod slots;
 pub mod sock_diag;
+pub mod spawn;
 pub mod stream;
 pub mod tcp_options;
 pub mod tls;

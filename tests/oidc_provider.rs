@@ -323,7 +323,7 @@ async fn refusals(idp: &Idp, http: &HttpClient) {
     let mut browser = Browser::default();
     let (exchange, _) = browser.code(http, &login.provider, "/").await;
     let stolen = Exchange {
-        verifier: "x".repeat(43),
+        verifier: "x".repeat(43).into(),
         ..exchange
     };
     assert_eq!(

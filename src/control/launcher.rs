@@ -15,14 +15,14 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
-use nix::sys::signal::SigSet;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _};
 
 use crate::control::pass;
+use crate::io::spawn::without_mask;
 use crate::role::capture::TABLE;
 
 pub use serve::serve;
@@ -51,7 +51,7 @@ impl Tool {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match self {
             Self::Nft => match words.as_slice() {
-                ["-f", "-"] => !input.contains("include"),
+                ["-f", "-"] => !includes(input),
                 ["list", "tables"] => true,
                 ["-s", "list", "table", "inet", table] => *table == TABLE,
                 _ => false,
@@ -85,6 +85,29 @@ impl Tool {
             Self::Ip => "ip",
         }
     }
+}
+
+/// Whether a script has `include` in it where nft(8) takes it for its word: neither between quotes, in the path of a control
+/// group for one, nor in a comment. Quotes of nft go on over lines; a script of ours has none that do, and one that has may
+/// include.
+fn includes(script: &str) -> bool {
+    script.lines().any(|line| {
+        let mut is_quoted = false;
+        let mut plain = String::new();
+        for c in line.chars() {
+            match c {
+                '"' => {
+                    is_quoted = !is_quoted;
+                    // What stands on both sides of quotes is no one word.
+                    plain.push(' ');
+                }
+                '#' if !is_quoted => break,
+                _ if !is_quoted => plain.push(c),
+                _ => {}
+            }
+        }
+        plain.contains("include") || is_quoted
+    })
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -137,6 +160,7 @@ impl Upgrade {
         for variable in FOR_ONE {
             command.env_remove(variable);
         }
+        without_mask(&mut command);
         command
     }
 }
@@ -327,26 +351,17 @@ fn answer(line: &str) -> io::Result<Answer> {
     Ok(serde_json::from_str(line)?)
 }
 
-/// Starts a program that no signals are kept from: it would have the mask of this thread.
-fn spawn(command: &mut Command) -> io::Result<Child> {
-    let mask = SigSet::thread_get_mask()?;
-    SigSet::empty().thread_set_mask()?;
-    let child = command.spawn();
-    mask.thread_set_mask()?;
-    child
-}
-
 /// Runs a program to its end, here.
 pub(super) fn run(program: &str, words: &[impl AsRef<str>], input: &str) -> io::Result<Output> {
     let mut command = Command::new(program);
-    command
+    without_mask(&mut command)
         .args(words.iter().map(AsRef::as_ref))
         // A service may have been given no PATH with the tools for root.
         .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    let mut child = spawn(&mut command)?;
+    let mut child = command.spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
         // One that does not read its input says why in its own words.
         drop(stdin.write_all(input.as_bytes()));
@@ -362,20 +377,46 @@ pub(super) fn run(program: &str, words: &[impl AsRef<str>], input: &str) -> io::
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::{SigSet, Signal, raise};
+
     use super::*;
 
-    #[test]
-    fn what_is_started_takes_signals() {
+    /// Runs `check` in a thread that holds all signals back while one waits, as `systemctl kill` leaves it.
+    fn while_one_waits(check: impl FnOnce()) {
         let before = SigSet::thread_get_mask().unwrap();
         SigSet::all().thread_block().unwrap();
-        let told = run("sh", &["-c", "grep SigBlk /proc/self/status"], "").unwrap();
-        assert_eq!(told.out.trim(), "SigBlk:\t0000000000000000");
-        assert!(
-            SigSet::thread_get_mask()
-                .unwrap()
-                .contains(nix::sys::signal::SIGTERM)
-        );
+        raise(Signal::SIGUSR1).unwrap();
+        check();
+        // Held back all the time, and not lost.
+        let waited: SigSet = [Signal::SIGUSR1].into_iter().collect();
+        assert_eq!(waited.wait(), Ok(Signal::SIGUSR1));
+        let after = SigSet::thread_get_mask().unwrap();
+        assert!(after.contains(Signal::SIGUSR1) && after.contains(Signal::SIGTERM));
         before.thread_set_mask().unwrap();
+    }
+
+    // No shell: some of them empty the mask themselves.
+    const SHOW: [&str; 2] = ["SigBlk", "/proc/self/status"];
+    const NONE: &str = "SigBlk:\t0000000000000000";
+
+    #[test]
+    fn what_is_started_takes_signals_that_wait_here() {
+        while_one_waits(|| {
+            let told = run("grep", &SHOW, "").unwrap();
+            assert_eq!(told.out.trim(), NONE);
+        });
+    }
+
+    #[test]
+    fn an_upgrade_takes_signals_that_wait_here() {
+        let upgrade = Upgrade {
+            program: PathBuf::from("/bin/grep"),
+            arguments: SHOW.map(OsString::from).to_vec(),
+        };
+        while_one_waits(|| {
+            let told = upgrade.command().output().unwrap();
+            assert_eq!(String::from_utf8(told.stdout).unwrap().trim(), NONE);
+        });
     }
 
     #[test]
@@ -415,6 +456,27 @@ mod tests {
         ] {
             assert!(!takes(Tool::Nft, words, ""), "{words}");
         }
-        assert!(!takes(Tool::Nft, "-f -", "include \"/etc/shadow\""));
+        for script in [
+            "include \"/etc/shadow\"",
+            "table inet ringgate {}\n include \"/etc/shadow\"",
+            "table inet ringgate { chain c { socket cgroupv2 level 1 \"a\" } } ; include\"/etc/shadow\"",
+            "define a = \"b\"include \"/etc/shadow\"",
+            "define a = \"# b\" include \"/etc/shadow\"",
+            "define a = \"\n include \"/etc/shadow\"\n\"",
+            "# \"\ninclude \"/etc/shadow\"",
+            "define a = \"b include \n\"",
+            "define a = \"b\nc\"; include \"/etc/shadow\" # \"",
+            "define a = \"b\nc\"; include \"/etc/shadow\"; define d = \"\"",
+            // To nft a backslash is nothing within quotes.
+            "define a = \"\\\" include \"/etc/shadow\"",
+        ] {
+            assert!(!takes(Tool::Nft, "-f -", script), "{script}");
+        }
+        for script in [
+            "socket cgroupv2 level 2 \"system.slice/include-proxy.service\" accept",
+            "# what rules include\n",
+        ] {
+            assert!(takes(Tool::Nft, "-f -", script), "{script}");
+        }
     }
 }

@@ -239,9 +239,9 @@ impl Login {
             .map_err(|_e| ExchangeError::Malformed)?;
         let request = self
             .client
-            .exchange_code(AuthorizationCode::new(exchange.code.clone()))
+            .exchange_code(AuthorizationCode::new(exchange.code.to_string()))
             .map_err(|_e| ExchangeError::Malformed)?
-            .set_pkce_verifier(PkceCodeVerifier::new(exchange.verifier.clone()))
+            .set_pkce_verifier(PkceCodeVerifier::new(exchange.verifier.to_string()))
             .set_redirect_uri(Cow::Owned(redirect));
         let send = |request| self.http.send(request, TIMEOUT);
         let provider = self.provider.settings().name.as_str();

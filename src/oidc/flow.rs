@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::oidc::cookie;
 use crate::oidc::provider::Provider;
@@ -23,9 +24,9 @@ const FLOW_ID_CHARS: usize = 11;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Exchange {
     /// `code`.
-    pub code: String,
+    pub code: Zeroizing<String>,
     /// PKCE verifier (RFC 7636 section 4.1).
-    pub verifier: String,
+    pub verifier: Zeroizing<String>,
     /// `nonce` that the ID token must repeat.
     pub nonce: String,
     /// `redirect_uri`, as it was in the authorization request.
@@ -56,9 +57,29 @@ struct Flow {
     return_to: String,
 }
 
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.state.zeroize();
+        self.nonce.zeroize();
+        self.verifier.zeroize();
+    }
+}
+
+impl Flow {
+    fn json(&self) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        // Twice the longest text is more than escapes make of it: what grows leaves behind what it was.
+        let texts = [&self.state, &self.nonce, &self.verifier, &self.return_to];
+        let room = texts.iter().map(|text| text.len().saturating_mul(2)).sum();
+        let mut json = Zeroizing::new(Vec::with_capacity(128_usize.saturating_add(room)));
+        serde_json::to_writer(&mut *json, self).map_err(|_e| SealError::Form)?;
+        Ok(json)
+    }
+}
+
 /// `N` random bytes in base64url.
 fn random<const N: usize>(rng: &mut dyn FnMut(&mut [u8])) -> Result<String, SealError> {
-    Ok(URL_SAFE_NO_PAD.encode(seal::random::<N>(rng)?))
+    let bytes = Zeroizing::new(seal::random::<N>(rng)?);
+    Ok(URL_SAFE_NO_PAD.encode(bytes.as_slice()))
 }
 
 fn redirect_uri(provider: &Provider, request: &BrowserRequest<'_>) -> String {
@@ -99,7 +120,7 @@ pub(crate) fn begin(
         .append_pair("code_challenge", &challenge)
         .append_pair("code_challenge_method", "S256");
     let name = format!("{}{id}", provider.flow_prefix);
-    let text = serde_json::to_vec(&flow).map_err(|_e| SealError::Form)?;
+    let text = flow.json()?;
     let expires = now_unix_s.saturating_add(limits::LOGIN_FLOW_S);
     let sealed =
         provider
@@ -219,8 +240,8 @@ pub(crate) fn end(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s:
     let Some(callback) = Callback::parse(request.path.query().unwrap_or_default()) else {
         return refuse("The answer of the login service is not valid.");
     };
-    let Some((name, flow)) = open_flow(provider, request, callback.state.as_deref(), now_unix_s)
-    else {
+    let opened = open_flow(provider, request, callback.state.as_deref(), now_unix_s);
+    let Some((name, mut flow)) = opened else {
         return refuse(NOT_STARTED);
     };
     // From here on the flow is spent, whatever comes of it.
@@ -240,11 +261,11 @@ pub(crate) fn end(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s:
     }
     match (callback.code, callback.error) {
         (Some(code), None) if !code.is_empty() => Step::Exchange(Box::new(Exchange {
-            code,
-            verifier: flow.verifier,
-            nonce: flow.nonce,
+            code: Zeroizing::new(code),
+            verifier: Zeroizing::new(std::mem::take(&mut flow.verifier)),
+            nonce: std::mem::take(&mut flow.nonce),
             redirect_uri: redirect_uri(provider, request),
-            return_to: flow.return_to,
+            return_to: std::mem::take(&mut flow.return_to),
             host: request.host.as_str().to_owned(),
             flow_cookie: name,
         })),

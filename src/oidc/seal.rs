@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, MAX_TAG_LEN, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::digest;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -103,12 +103,14 @@ impl CookieKeys {
     ) -> Result<String, SealError> {
         let key = self.keys.first().ok_or(SealError::Key)?;
         let nonce = random::<NONCE_LEN>(rng)?;
-        let mut sealed = text.to_vec();
+        // With room for the tag: what grows leaves behind what it was.
+        let mut sealed = Zeroizing::new(Vec::with_capacity(text.len() + MAX_TAG_LEN));
+        sealed.extend_from_slice(text);
         key.key
             .seal_in_place_append_tag(
                 Nonce::assume_unique_for_key(nonce),
                 Aad::from(binding.associated(expires_unix_s)),
-                &mut sealed,
+                &mut *sealed,
             )
             .map_err(|_e| SealError::Tag)?;
         let head = [
@@ -118,16 +120,17 @@ impl CookieKeys {
             &nonce,
         ]
         .concat();
-        Ok(URL_SAFE_NO_PAD.encode([head, sealed].concat()))
+        Ok(URL_SAFE_NO_PAD.encode([head.as_slice(), sealed.as_slice()].concat()))
     }
 
-    /// Opens what `seal` made under the same binding; returns the text and its expiry.
+    /// Opens what `seal` made under the same binding; returns the text and its expiry. A core opens it, whose memory nobody
+    /// else wipes.
     pub(crate) fn open(
         &self,
         binding: Binding<'_>,
         sealed: &str,
         now_unix_s: i64,
-    ) -> Result<(Vec<u8>, i64), SealError> {
+    ) -> Result<(Zeroizing<Vec<u8>>, i64), SealError> {
         let bytes = URL_SAFE_NO_PAD
             .decode(sealed)
             .map_err(|_e| SealError::Form)?;
@@ -145,7 +148,7 @@ impl CookieKeys {
             return Err(SealError::Form);
         }
         let expires_unix_s = i64::from_be_bytes(*expiry);
-        let mut text = ciphertext.to_vec();
+        let mut text = Zeroizing::new(ciphertext.to_vec());
         let key = self
             .keys
             .iter()
@@ -155,9 +158,9 @@ impl CookieKeys {
         let opened = key
             .key
             .open_in_place(Nonce::assume_unique_for_key(*nonce), aad, &mut text);
-        let text = opened
-            .map(|text| text.to_vec())
-            .map_err(|_e| SealError::Tag)?;
+        // The tag is behind it.
+        let length = opened.map(|text| text.len()).map_err(|_e| SealError::Tag)?;
+        text.truncate(length);
         if expires_unix_s <= now_unix_s {
             return Err(SealError::Expired);
         }
@@ -218,7 +221,7 @@ mod tests {
         let keys = CookieKeys::new(&[1; 32], &[]).unwrap();
         assert_eq!(
             keys.open(BINDING, &sealed(&keys), 99),
-            Ok((b"secret".to_vec(), 100))
+            Ok((Zeroizing::new(b"secret".to_vec()), 100))
         );
         assert_eq!(
             keys.open(BINDING, &sealed(&keys), 100),

@@ -4,6 +4,7 @@ use std::fmt;
 
 use http::header::{AUTHORIZATION, HeaderValue};
 use http::{HeaderMap, Method};
+use zeroize::Zeroizing;
 
 use crate::jwt::HeaderEdits;
 use crate::jwt::extract;
@@ -58,7 +59,7 @@ pub struct Session {
     /// Claims of the ID token.
     pub claims: Claims,
     /// The ID token.
-    pub id_token: String,
+    pub id_token: Zeroizing<String>,
     /// End of the session.
     pub expires_unix_s: i64,
     /// Takes our cookies out and sets `authorization: Bearer <id token>`, so that request authentication behind it and at
@@ -187,15 +188,14 @@ fn session(
         .cookie_keys
         .open(binding, &sealed, now_unix_s)
         .ok()?;
-    let id_token = String::from_utf8(text).ok()?;
+    let id_token = Zeroizing::new(std::str::from_utf8(&text).ok()?.to_owned());
     // `complete` verified it before it sealed it; the seal proves that nobody changed it since.
     let verified = Unverified::parse(&id_token).ok()?.claims().ok()?;
     let claims = claims(verified);
     edits.remove.push(AUTHORIZATION);
-    edits.set.push((
-        AUTHORIZATION,
-        HeaderValue::from_str(&format!("Bearer {id_token}")).ok()?,
-    ));
+    let bearer = Zeroizing::new(["Bearer ", id_token.as_str()].concat());
+    let bearer = HeaderValue::from_str(&bearer).ok()?;
+    edits.set.push((AUTHORIZATION, bearer));
     Some(Session {
         claims,
         id_token,

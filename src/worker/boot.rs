@@ -276,9 +276,7 @@ fn serve(
     let bound = started.and_then(|own| {
         // Before another process goes for this one.
         sandbox.finish()?;
-        if let Some(inherited) = &mut before.inherited {
-            inherited.commit()?;
-        }
+        take_over(before.inherited.as_mut(), before.phase)?;
         Ok(own)
     });
     match bound {
@@ -315,6 +313,17 @@ fn serve(
         join(dns, "DNS");
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Has the other process go, unless this one has been told to stop: then that one serves on, and nobody would for both.
+fn take_over(
+    inherited: Option<&mut Inherited>,
+    phase: &watch::Sender<Phase>,
+) -> Result<(), BootError> {
+    if phase.borrow().stops() {
+        return Err(BootError::Told);
+    }
+    inherited.map_or(Ok(()), |other| Ok(other.commit()?))
 }
 
 /// Starts a core for each of `senders` and waits until all have bound their listeners: their threads, and what a process
@@ -742,5 +751,47 @@ fn tcp_options(settings: &life::TcpOptions) -> TcpOptions {
         interval: seconds(settings.interval_s),
         probes: settings.probes,
         user_timeout: (!user_timeout.is_zero()).then_some(user_timeout),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    /// The words that a process which serves hears from one that comes in this phase, after it has given all it has.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the other process of a test is a thread"
+    )]
+    fn told(phase: Phase) -> (Result<(), BootError>, Vec<u8>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let serving = std::thread::spawn(move || {
+            let (mut link, _) = listener.accept().unwrap();
+            let mut hello = [0; 64];
+            assert!(link.read(&mut hello).unwrap() > 0);
+            link.write_all(&0_u32.to_le_bytes()).unwrap();
+            let mut word = [0];
+            let length = link.read(&mut word).unwrap();
+            word[..length].to_vec()
+        });
+        let mut inherited = handover::take(&path).unwrap();
+        let taken = take_over(inherited.as_mut(), &watch::Sender::new(phase));
+        drop(inherited);
+        (taken, serving.join().unwrap())
+    }
+
+    #[test]
+    fn one_that_is_told_to_stop_does_not_take_over() {
+        let (taken, word) = told(Phase::Drain);
+        assert!(matches!(taken, Err(BootError::Told)), "{taken:?}");
+        assert!(word.is_empty(), "{word:?}");
+        let (taken, word) = told(Phase::Serve);
+        assert!(taken.is_ok(), "{taken:?}");
+        assert_eq!(word.len(), 1);
     }
 }

@@ -15,6 +15,7 @@ use rustix::process::{
     Pid, PidfdFlags, PidfdGetfdFlags, Signal, kill_process, pidfd_getfd, pidfd_open,
 };
 
+use crate::PROGRAM;
 use crate::namespaces::{ip, isolated};
 use crate::system::{System, USER, WAIT};
 
@@ -111,6 +112,21 @@ fn is_refused(line: &UnixStream, what: &str, question: &[u8]) {
     assert!(answer.starts_with("{\"Failed\":[null,"), "{what}: {answer}");
 }
 
+/// What is told of a question is neither all of it nor another line.
+fn told_in_short(system: &System, line: &UnixStream) {
+    let mut forged = b"{\"".to_vec();
+    forged.extend(vec![b'A'; 8 << 20]);
+    forged.extend(b"\":1}\n");
+    is_refused(line, "a long word", &forged);
+    is_refused(line, "lines", b"{\"\\nERROR forged\":1}\n");
+    assert!(os::wait_until(WAIT, || system
+        .log()
+        .contains("ERROR forged")));
+    let log = system.log();
+    assert!(log.len() < 1 << 20, "{}", log.len());
+    assert!(!log.contains("\nERROR forged"), "{log}");
+}
+
 fn abused(system: &System) {
     let launcher = system.launcher();
     let line = line(system);
@@ -186,6 +202,32 @@ fn abused(system: &System) {
     assert!(os::wait_until(WAIT, idle), "questions stay open");
 }
 
+/// What `systemctl kill` sends to all processes of a service waits in the launcher, and harms neither it nor the process.
+fn signalled(system: &System) {
+    let (process, launcher) = (system.pid().unwrap(), system.launcher());
+    let all = [
+        Signal::HUP,
+        Signal::INT,
+        Signal::QUIT,
+        Signal::USR1,
+        Signal::USR2,
+        Signal::ALARM,
+        Signal::TERM,
+    ];
+    let mut sent = 0_u64;
+    for signal in all {
+        sent |= 1 << (signal.as_raw() - 1);
+        kill_process(pid(launcher), signal).unwrap();
+    }
+    for signal in [Signal::HUP, Signal::USR1] {
+        kill_process(pid(process), signal).unwrap();
+    }
+    let status = fs::read_to_string(format!("/proc/{launcher}/status")).unwrap();
+    let waits = status.lines().find_map(|line| line.strip_prefix("ShdPnd:"));
+    let waits = u64::from_str_radix(waits.unwrap().trim(), 16).unwrap();
+    assert_eq!(waits & sent, sent, "{waits:x}");
+}
+
 /// Its end is told; what it goes on with is there.
 fn killed(system: &System, captures: bool) {
     let (process, launcher) = (system.pid().unwrap(), system.launcher());
@@ -217,6 +259,7 @@ fn what_captures_starts_nothing_else() {
         let process = format!("{PROCESS}user = \"{USER}\"\n");
         let more = NODE.replace("NET", "10.99.8");
         let system = System::start_in("10.99.8".to_owned(), &process, &more);
+        signalled(&system);
         abused(&system);
         let asked = line(&system);
         let mut tables = String::new();
@@ -230,15 +273,38 @@ fn what_captures_starts_nothing_else() {
 }
 
 #[test]
+fn without_a_sandbox_a_signal_that_nobody_takes_waits() {
+    isolated(|| {
+        ip("address add 10.99.9.1/32 dev lo");
+        let more = NODE.replace("NET", "10.99.9");
+        let system = System::start_in("10.99.9".to_owned(), "sandbox = \"off\"\n", &more);
+        let process = system.pid().unwrap();
+        let setup = Command::new(PROGRAM)
+            .args(["node", "setup", "--config"])
+            .arg(system.file("ringgate.toml"))
+            .output()
+            .unwrap();
+        assert!(setup.status.success(), "{setup:?}");
+        kill_process(pid(process), Signal::USR1).unwrap();
+        // It starts programs itself, now that there are rules.
+        let loaded = || system.log().contains("capture rules are loaded");
+        assert!(os::wait_until(WAIT, loaded), "{}", system.log());
+        assert_eq!(system.pid(), Some(process), "{}", system.log());
+    });
+}
+
+#[test]
 fn what_hands_over_starts_its_own_program_once() {
     let process = format!("{PROCESS}user = \"{USER}\"\n");
     let system = System::start(&process, "");
+    signalled(&system);
     let line = line(&system);
     is_refused(
         &line,
         "a program of capture",
         &run("nft", &["list", "tables"], ""),
     );
+    told_in_short(&system, &line);
     // Two upgrades at a time: the second is refused, the first is the real one.
     let old = system.pid().unwrap();
     let asked: Vec<(UnixStream, OwnedFd)> = (0..2)

@@ -1,6 +1,7 @@
 //! What `ringgate version --long` says that it is made of: `build.rs`, compiled and run in repositories made for that.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -104,6 +105,27 @@ fn a_release_build_names_its_commit_and_whether_that_is_all() {
         commit(&release(&clone)),
         git(&clone, &["rev-parse", "HEAD"])
     );
+
+    // A git that does not tell what was changed.
+    let broken = dir.path().join("broken");
+    fs::create_dir(&broken).unwrap();
+    let own = output(Command::new("sh").args(["-c", "command -v git"]));
+    let text = format!(
+        "#!/bin/sh\n[ \"$1\" = status ] && exit 128\nexec {} \"$@\"\n",
+        own.trim()
+    );
+    fs::write(broken.join("git"), text).unwrap();
+    fs::set_permissions(broken.join("git"), fs::Permissions::from_mode(0o755)).unwrap();
+    let mut paths = broken.into_os_string();
+    paths.push(":");
+    paths.push(std::env::var_os("PATH").unwrap());
+    let mut build = Command::new(&script);
+    build.current_dir(&clone).env("PATH", paths);
+    build.env("PROFILE", "release").env("RUSTC", "rustc");
+    build.env_remove("RINGGATE_COMMIT");
+    let lines: Vec<String> = output(&mut build).lines().map(str::to_owned).collect();
+    let head = git(&clone, &["rev-parse", "HEAD"]);
+    assert_eq!(commit(&lines), format!("{head}-dirty"));
 
     // An unpacked archive inside of another repository.
     let archive = clone.join("unpacked");

@@ -98,7 +98,7 @@ const STEPS: &[Step] = &[
     Step {
         name: "reproduce",
         about: "the release program once more, in another directory: the same bytes",
-        run: |root| crate::reproduce::run(root, &[]).map(drop),
+        run: |root| crate::reproduce::of_this_commit(root).map(drop),
     },
 ];
 

@@ -51,6 +51,27 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> Result<bool> {
     bail!("two builds of commit {told} are not the same program")
 }
 
+/// The same of the program that lies there now, which must be of the commit that is checked out: an older one would be
+/// found to be the same, and say nothing of this one.
+pub(crate) fn of_this_commit(root: &Path) -> Result<bool> {
+    let told = told_commit(&steps::released(root, "ringgate"))?;
+    is_checked_out(root, told.strip_suffix(CHANGED).unwrap_or(&told))?;
+    run(root, &[])
+}
+
+/// Refuses another commit than the one that is checked out.
+fn is_checked_out(root: &Path, hash: &str) -> Result<()> {
+    let mut git = Command::new("git");
+    git.args(["rev-parse", "HEAD"]).current_dir(root);
+    let here = said(&mut git)?;
+    ensure!(
+        here.trim() == hash,
+        "the program is of commit {hash}, and {} is checked out: cargo build --release",
+        here.trim()
+    );
+    Ok(())
+}
+
 /// The program to compare with, and where the second one is to be kept.
 fn options(root: &Path, words: &[&str]) -> Result<(PathBuf, Option<PathBuf>)> {
     let (mut program, mut keep) = (steps::released(root, "ringgate"), None);
@@ -101,12 +122,7 @@ fn copy(root: &Path, told: &str, into: &Path) -> Result<()> {
             said(git(&["archive", "--output"]).arg(&tar).arg(told))?;
         }
         Some(hash) => {
-            let here = said(&mut git(&["rev-parse", "HEAD"]))?;
-            ensure!(
-                here.trim() == hash,
-                "the program is of commit {hash} with changes, and {} is checked out: build it anew",
-                here.trim()
-            );
+            is_checked_out(root, hash)?;
             println!("with the changes that are not in that commit");
             let list = into.with_extension("list");
             let listing = [
@@ -248,6 +264,12 @@ mod tests {
         write("src/new.rs", "new");
         write("target", "ignored");
         fs::remove_file(root.join("src/gone.rs")).expect("removed");
+
+        is_checked_out(&root, &hash).expect("this one");
+        git(&root, &["commit", "-q", "--allow-empty", "-m", "two"]);
+        let error = is_checked_out(&root, &hash).expect_err("an older one");
+        assert!(error.to_string().contains("is checked out"), "{error}");
+        git(&root, &["reset", "-q", "--soft", "HEAD~1"]);
 
         let text = |at: &Path, name: &str| fs::read_to_string(at.join(name)).ok();
         let clean = scratch.0.join("clean");

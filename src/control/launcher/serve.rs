@@ -1,5 +1,6 @@
 //! The launcher itself. Who asks may have been taken over, so that whatever comes is refused, told and survived: it holds a
-//! bounded number of questions, each for a bounded time, and starts one new process at a time.
+//! bounded number of questions, waits a bounded time for each to come whole and for its answer to be taken, and starts one
+//! new process at a time. What it runs takes the time that it takes.
 
 use std::io::{self, Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -13,7 +14,7 @@ use nix::sys::signal::SigSet;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use thiserror::Error;
 
-use super::{Answer, Question, TEXT_BYTES, Upgrade, line_of, run, spawn};
+use super::{Answer, Question, TEXT_BYTES, Upgrade, line_of, run};
 use crate::control::pass;
 use crate::io::clock;
 use crate::vocab::text::chain;
@@ -24,8 +25,10 @@ const QUESTIONS: usize = 16;
 const WHOLE: Duration = Duration::from_secs(10);
 /// Refusals that are told, each; of those after them the 128th, the 256th and so on, for who asks can ask without end.
 const TOLD: u64 = 64;
-/// What of a question is told.
+/// What is told of a question, in bytes before some are escaped.
 const WORDS: usize = 200;
+/// What is told of why one is refused: it may repeat the question.
+const WHY: usize = 400;
 
 /// Why a question is not answered by what was asked for.
 #[derive(Debug, Error)]
@@ -114,7 +117,7 @@ impl Desk {
             .fetch_add(1, Ordering::AcqRel)
             .saturating_add(1);
         if number <= TOLD || number.is_power_of_two() {
-            let why = chain(refused);
+            let why = told(chain(refused), WHY);
             tracing::warn!(
                 number,
                 "the launcher refuses its process: {why}; nothing that ringgate asks for is refused, so that somebody else may \
@@ -149,7 +152,7 @@ impl Desk {
             Err(refused) => refused,
         };
         self.tell(&refused);
-        let answer = Answer::Failed(None, chain(&refused));
+        let answer = Answer::Failed(None, told(chain(&refused), WHY));
         if let Ok(line) = line_of(&answer) {
             drop(stream.write_all(&line));
         }
@@ -165,9 +168,8 @@ impl Desk {
         match question {
             Question::Run { tool, words, input } => {
                 if !self.captures || !tool.takes(words, input) {
-                    let mut text = format!("{} {}", tool.name(), words.join(" "));
-                    text.truncate(text.floor_char_boundary(WORDS));
-                    return Err(Refused::Program(text.escape_debug().to_string()));
+                    let text = format!("{} {}", tool.name(), words.join(" "));
+                    return Err(Refused::Program(told(text, WORDS)));
                 }
                 match run(tool.name(), words, input) {
                     Ok(output) => say(&Answer::Ran(output)),
@@ -179,7 +181,7 @@ impl Desk {
                     return Err(Refused::Renews);
                 }
                 let _one = Renewing(self);
-                match spawn(self.upgrade.command().stdin(Stdio::null())) {
+                match self.upgrade.command().stdin(Stdio::null()).spawn() {
                     Ok(mut child) => {
                         say(&Answer::Started(child.id()));
                         match child.wait() {
@@ -195,12 +197,32 @@ impl Desk {
     }
 }
 
+/// A text that who asks has chosen, of this many bytes, as one line in which nothing is hidden.
+fn told(mut text: String, most: usize) -> String {
+    text.truncate(text.floor_char_boundary(most));
+    // Quotes stay: nobody reads them as an end.
+    let plain = |c: char| !c.is_control() && (c.is_alphanumeric() || c.is_ascii());
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if plain(c) {
+            line.push(c);
+        } else {
+            line.extend(c.escape_unicode());
+        }
+    }
+    line
+}
+
 /// Reads one line.
 fn question(stream: &mut UnixStream) -> Result<Question, Refused> {
     let end = clock::now() + WHOLE;
     let most = usize::try_from(TEXT_BYTES).unwrap_or(usize::MAX);
     // A descriptor that is passed may be anything, and may be told not to wait.
     stream.set_nonblocking(false).map_err(Refused::NoSocket)?;
+    // Nor waits an answer longer for who does not read it.
+    stream
+        .set_write_timeout(Some(WHOLE))
+        .map_err(Refused::NoSocket)?;
     let mut line = Vec::new();
     let mut piece = vec![0; 64 << 10];
     loop {
@@ -226,5 +248,21 @@ fn question(stream: &mut UnixStream) -> Result<Question, Refused> {
         if clock::now() >= end {
             return Err(Refused::Late(io::ErrorKind::TimedOut.into()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_is_one_short_line() {
+        let text = told(
+            format!("a `b`\n\u{1b}[2J\u{202e}\u{85}ü{}", "x".repeat(9999)),
+            20,
+        );
+        assert_eq!(text, "a `b`\\u{a}\\u{1b}[2J\\u{202e}\\u{85}üxxx");
+        // No half of a character.
+        assert_eq!(told("üü".to_owned(), 3), "ü");
     }
 }

@@ -81,14 +81,14 @@ impl Places {
 
     /// Nameservers of the system may change, by a new file in the place of the old one: in the directory of the link, and in
     /// that of what it leads to, systemd-resolved's for one. Root alone would read secrets in /etc, and has of it the file of the
-    /// start.
-    fn nameservers(&mut self, path: &Path, is_root: bool) {
-        if !is_root {
-            return self.beside(path);
-        }
+    /// start; `run` is everybody's, and of what lies in it itself the process has the file of the start as well.
+    fn nameservers(&mut self, path: &Path, is_root: bool, run: &Path) {
         self.below(path);
+        if !is_root {
+            self.below(parent(path));
+        }
         let real = path.canonicalize().ok();
-        let elsewhere = real.filter(|real| parent(real) != parent(path));
+        let elsewhere = real.filter(|real| ![parent(path), run].contains(&parent(real)));
         if let Some(real) = elsewhere {
             self.below(parent(&real));
         }
@@ -115,7 +115,8 @@ impl Places {
         for path in READ.iter().chain(&READ_FILES).map(Path::new) {
             places.below(path);
         }
-        places.nameservers(Path::new("/etc/resolv.conf"), own_uid() == 0);
+        let nameservers = Path::new("/etc/resolv.conf");
+        places.nameservers(nameservers, own_uid() == 0, Path::new("/run"));
         places.beside(Path::new(SYSTEM_ROOTS));
         for path in crate::config::load::load_files(main) {
             if path.is_dir() {
@@ -152,8 +153,7 @@ impl Places {
             self.below(Path::new(&dir));
         }
         if capture::capturing(process).is_some() {
-            // Its nameservers may change, by a new file in the place of the old one, and its control groups may be anywhere.
-            self.beside(Path::new("/etc/resolv.conf"));
+            // Its control groups may be anywhere.
             if let Some(mount) = capture::group_mounts() {
                 self.below(&mount);
             }
@@ -355,18 +355,60 @@ mod tests {
         assert_eq!(missing(2).len(), 4);
     }
 
+    /// A node that captures.
+    const CAPTURES: &str = r#"
+[authority]
+stateDir = "state"
+[[node]]
+name = "here"
+inbound = ["[::]:15006"]
+outbound = "[::]:15001"
+hbone = "[::]:15008"
+[node.capture]
+[[node.workload]]
+name = "edge/app"
+match = { uid = 12345 }
+[[workloadEntry]]
+name = "app"
+namespace = "edge"
+serviceAccount = "app"
+address = "10.0.0.2"
+"#;
+
+    #[test]
+    fn what_captures_reads_no_more_of_etc() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let main = dir.path().join("main.toml");
+        std::fs::write(&main, CAPTURES).expect("a file");
+        let config = crate::config::load(&main).expect("a configuration");
+        assert!(capture::capturing(&config.process).is_some());
+        // What root would have of its nameservers is another test's.
+        let mut places = Places::default();
+        places.of_process(&config.process);
+        let etc: Vec<&PathBuf> = places
+            .read
+            .iter()
+            .filter(|place| place.starts_with("/etc"))
+            .collect();
+        assert!(etc.is_empty(), "{etc:?}");
+        if own_uid() == 0 {
+            assert!(!Places::of(&main, &config).read.contains(Path::new("/etc")));
+        }
+    }
+
     #[test]
     fn nameservers_that_are_replaced_are_read() {
         let dir = tempfile::tempdir().expect("a directory");
         let dir = dir.path().canonicalize().expect("a path");
-        let (etc, run) = (dir.join("etc"), dir.join("run"));
+        let (etc, all) = (dir.join("etc"), dir.join("run"));
+        let run = all.join("resolve");
         for made in [&etc, &run] {
-            std::fs::create_dir(made).expect("a directory");
+            std::fs::create_dir_all(made).expect("a directory");
         }
         let path = etc.join("resolv.conf");
         let places = |is_root| {
             let mut places = Places::default();
-            places.nameservers(&path, is_root);
+            places.nameservers(&path, is_root, &all);
             places
         };
         // A link, as of systemd-resolved.
@@ -379,10 +421,17 @@ mod tests {
             assert!(places.read.contains(&run), "{places:?}");
             assert_eq!(places.read.contains(&etc), !is_root);
         }
+        // A link to a file of /run itself.
+        let file = all.join("resolv.conf");
+        std::fs::remove_file(&path).expect("a link");
+        std::fs::write(&file, "").expect("a file");
+        std::os::unix::fs::symlink(&file, &path).expect("a link");
+        assert_eq!(places(true).read, BTreeSet::from([file.clone()]));
+        assert_eq!(places(false).read, BTreeSet::from([etc.clone(), file]));
         // A file of /etc itself.
         std::fs::remove_file(&path).expect("a link");
         std::fs::write(&path, "").expect("a file");
         assert_eq!(places(true).read, BTreeSet::from([path.clone()]));
-        assert_eq!(places(false).read, BTreeSet::from([etc]));
+        assert_eq!(places(false).read, BTreeSet::from([etc, path]));
     }
 }

@@ -47,7 +47,12 @@ fn the_state_must_be_that_of_this_browser() {
         400,
         "the flow is over after ten minutes"
     );
-    assert_eq!(exchange(victim.open(&provider, &late, NOW + 599)).code, "c");
+    assert_eq!(
+        exchange(victim.open(&provider, &late, NOW + 599))
+            .code
+            .as_str(),
+        "c"
+    );
 }
 
 #[test]

@@ -160,15 +160,21 @@ pub(crate) fn said(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// What the program says it is built from, or, of one that does not say it, what is checked out.
+/// What the program says it is built from, or, of a debug build, which does not say it, what is checked out.
 fn commit(root: &Path, program: &Path) -> Result<String> {
     let told = said(Command::new(program).args(["version", "--output", "json"]))?;
     let told: serde_json::Value = serde_json::from_str(&told)?;
-    let told = told.get("commit").and_then(serde_json::Value::as_str);
-    let told = told.context("the program does not know a commit")?;
-    if is_hash(told.strip_suffix(CHANGED).unwrap_or(told)) {
-        return Ok(told.to_owned());
+    let field = |name: &str| told.get(name).and_then(serde_json::Value::as_str);
+    let named = field("commit").context("the program tells no commit")?;
+    if is_hash(named.strip_suffix(CHANGED).unwrap_or(named)) {
+        return Ok(named.to_owned());
     }
+    ensure!(
+        field("profile") == Some("debug"),
+        "`{}` is of commit `{named}`, expected one in git: what is checked out may be another; RINGGATE_COMMIT in the \
+         environment of its build names it",
+        program.display()
+    );
     let mut git = Command::new("git");
     git.args(["rev-parse", "HEAD"]).current_dir(root);
     let here = said(&mut git).map(|hash| hash.trim().to_owned());
@@ -243,6 +249,31 @@ fn date(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_package_is_of_the_commit_that_its_program_tells() {
+        let scratch = Scratch::new().expect("a directory");
+        let program = scratch.0.join("ringgate");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let of = |named: &str, profile: &str| {
+            let script =
+                format!("#!/bin/sh\necho '{{\"commit\":\"{named}\",\"profile\":\"{profile}\"}}'\n");
+            fs::write(&program, script).expect("written");
+            crate::package::program::make_executable(&program).expect("mode");
+            commit(root, &program)
+        };
+        let hash = "0123456789abcdef0123456789abcdef01234567";
+        let changed = format!("{hash}{CHANGED}");
+        for profile in ["debug", "release"] {
+            assert_eq!(of(hash, profile).expect("a commit"), hash);
+            assert_eq!(of(&changed, profile).expect("a commit"), changed);
+        }
+        assert!(of("debug build", "debug").is_ok());
+        for named in ["unknown, built without git", "v1", ""] {
+            let error = of(named, "release").expect_err("no commit").to_string();
+            assert!(error.contains("RINGGATE_COMMIT"), "{error}");
+        }
+    }
 
     #[test]
     fn dates_are_those_of_the_calendar() {
