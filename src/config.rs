@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 
 pub use checked::Config;
 pub use lints::Depth;
-pub use load::{load, load_files, load_with, read_files};
+pub use load::{admin_listen, load, load_files, load_with, read_files};
 pub use problem::{ConfigErrors, Lint, Problem};
 
 use crate::config::checked::{Mesh, Process};

@@ -7,8 +7,10 @@ use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 
 use crate::cli::{CheckArgs, os, resources};
+use crate::config::checked::IdentitySource;
 use crate::config::{Config, ConfigErrors, Lint, Problem, Resources};
-use crate::control::{named_file, origination, plane, serving};
+use crate::control::named_file::{self, FileProblem};
+use crate::control::{origination, plane, serving};
 use crate::policy::lint::Severity;
 
 /// How to tell what is found.
@@ -117,6 +119,13 @@ impl Report {
                 let message = format!("{}; a start here would fail", placed.message);
                 self.warnings.push(Problem { message, ..placed });
             }
+        }
+        if let IdentitySource::Remote(remote) = &config.process.identity
+            && let Err(error) = std::fs::File::open(&remote.root_ca)
+        {
+            let problem = FileProblem::unread(&remote.root_ca, &error).placed(&config.files);
+            let message = format!("{}; a start here would fail", problem.message);
+            self.warnings.push(Problem { message, ..problem });
         }
         for (subject, remark) in remarks {
             let message = format!("`{subject}` {remark}");

@@ -81,10 +81,22 @@ fn ask(args: &StatusArgs) -> anyhow::Result<Value> {
         Some(address) => format!("http://{address}"),
         None => {
             let file = args.config.display();
-            let config = config::load(&args.config).map_err(|errors| {
-                anyhow::anyhow!("{errors}\n`--admin URL` asks a process whatever its file says now")
-            })?;
-            let admin = config.process.admin;
+            let admin = match (
+                config::load(&args.config),
+                config::admin_listen(&args.config),
+            ) {
+                (Ok(config), _) => config.process.admin,
+                // The process may run by what the file held before.
+                (Err(_), Some(listen)) => {
+                    os::complain(&format!(
+                        "ringgate: {file} is refused now (`ringgate check`); who listens at {listen} is asked"
+                    ));
+                    Some(listen)
+                }
+                (Err(errors), None) => anyhow::bail!(
+                    "{errors}\n`--admin URL` asks a process whatever its file says now"
+                ),
+            };
             let admin = admin.with_context(|| {
                 format!("{file}: [admin] is not set, expected `listen` there, or `--admin URL`")
             })?;

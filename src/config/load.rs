@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use crate::config::checked::Config;
@@ -55,6 +56,15 @@ pub fn load_with(main: &Path, more: &[PathBuf], options: Options) -> Result<Conf
             Err(ConfigErrors::new(problems))
         }
     }
+}
+
+/// `admin.listen` of a file whose other settings may be refused; nothing where it cannot be found.
+#[must_use]
+pub fn admin_listen(main: &Path) -> Option<SocketAddr> {
+    let text = read(main).ok()?;
+    let document = Document::toml(0, &text, &mut Problems::default());
+    let listen = document.root.entry("admin")?.value.entry("listen")?;
+    listen.value.text()?.parse().ok()
 }
 
 /// The texts of mesh files; of a directory, of those in it that are read.
