@@ -178,7 +178,9 @@ mod tests {
     fn a_write_waits_until_there_is_room() {
         on_both(async || {
             let (mut up, mut down) = sockets().await;
-            let text: Vec<u8> = (0..16_u32 << 20).map(|n| (n % 251) as u8).collect();
+            let text: Vec<u8> = (0..16_u32 << 20)
+                .map(|n| u8::try_from(n % 251).unwrap())
+                .collect();
             // Nobody reads, so that there is no more room, and the waits for it are dropped.
             let mut sent = 0;
             while let Poll::Ready(n) = once(pin!(up.write(&text[sent..]))) {
