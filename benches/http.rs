@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use criterion::{BatchSize, Criterion, Throughput};
+use ringgate::config::checked::RecordedQuery;
 use ringgate::exchange::close::CloseReason;
 use ringgate::http::{canonical, forward, h1};
 use ringgate::jwt::model::{JwtRule, KeySource, Reach};
@@ -338,14 +339,14 @@ fn records(criterion: &mut Criterion) {
             duration: Duration::from_micros(321),
         };
         let mut text = Vec::new();
-        record.write_json(1, &mut text);
+        record.write_json(1, RecordedQuery::Keep, &mut text);
         let parsed: Value = serde_json::from_slice(&text).unwrap();
         assert_eq!(parsed["verdict"], if allowed { "allow" } else { "deny" });
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(name, |b| {
             b.iter(|| {
                 text.clear();
-                record.write_json(black_box(1), &mut text);
+                record.write_json(black_box(1), RecordedQuery::Keep, &mut text);
             });
         });
     }

@@ -12,6 +12,8 @@
 )]
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -193,6 +195,50 @@ fn plain_http_is_redirected() {
         assert!(all.iter().all(|r| !r.to_string().contains("secret")));
         true
     });
+}
+
+/// The port that clients know, and what gets no redirect.
+#[test]
+fn what_is_redirected_and_where_to() {
+    let zero = Zero::edited("", |text| {
+        let gateway = "gateway = \"edge/public\"\n";
+        assert!(text.contains(gateway), "{text}");
+        let more = "httpListen = \"NET.1:8080\"\nhttpsPort = 443\n";
+        text.replace(gateway, &format!("{gateway}{more}"))
+    });
+    let says = |request: &str| {
+        let mut stream = TcpStream::connect(format!("{}.1:8080", zero.net)).unwrap();
+        stream.set_read_timeout(Some(WAIT)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        // To its end: the connection is not kept.
+        stream.read_to_string(&mut answer).unwrap();
+        answer.to_ascii_lowercase()
+    };
+    let host = format!("host: {HOST}");
+    let there = format!("\r\nlocation: https://{HOST}/b?x=%2e&y\r\n");
+    let plain = says(&format!("GET /a/../b?x=%2e&y HTTP/1.1\r\n{host}\r\n\r\n"));
+    assert!(
+        plain.starts_with("http/1.1 308 ") && plain.contains(&there),
+        "{plain}"
+    );
+    let grpc = "POST /a.B/C HTTP/1.1\r\ncontent-type: application/grpc\r\ncontent-length: 0";
+    let grpc = says(&format!("{grpc}\r\n{host}\r\n\r\n"));
+    assert!(
+        grpc.starts_with("http/1.1 200 ") && grpc.contains("\r\ngrpc-status: 2\r\n"),
+        "{grpc}"
+    );
+    for nowhere in [
+        format!("CONNECT {HOST}:443 HTTP/1.1\r\n{host}:443\r\n\r\n"),
+        format!("OPTIONS * HTTP/1.1\r\n{host}\r\n\r\n"),
+        "GET / HTTP/1.0\r\n\r\n".to_owned(),
+        // HTTP/2 in the clear, with the settings that come after its preface.
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\u{4}\0\0\0\0\0".to_owned(),
+    ] {
+        let answer = says(&nowhere);
+        assert!(answer.starts_with("http/1.1 400 "), "{nowhere}{answer}");
+        assert!(!answer.contains("location"), "{answer}");
+    }
 }
 
 #[test]

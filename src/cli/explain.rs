@@ -3,6 +3,7 @@
 //! The configuration is compiled as for a start, and the call goes the way that a connection takes: the same plan, the same
 //! engine. A call is given by arguments or taken from a decision record.
 
+mod compare;
 mod question;
 mod record;
 mod report;
@@ -235,7 +236,7 @@ impl Asked {
     fn walk(&self, rules: &Enforcements, assumed: &mut Assumed<'_>) -> Vec<Hop> {
         match self {
             Self::Call { call, .. } => crate::role::walk::walk(rules, call, assumed),
-            Self::Bad { .. } => Vec::new(),
+            Self::Bad { .. } | Self::Redirected { .. } => Vec::new(),
             Self::Point {
                 place,
                 point,

@@ -412,6 +412,8 @@ pub struct Ingress {
     pub gateway: ResourceName,
     /// Listener that redirects to https.
     pub http: Option<SocketAddr>,
+    /// The port that it redirects to, if not that of the first listener.
+    pub https_port: Option<u16>,
     /// Listeners.
     pub listeners: Vec<IngressListener>,
 }

@@ -375,3 +375,53 @@ async fn patiently<T>(
     })
     .await
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+    use crate::io::rt::testing::{on_both, sockets};
+
+    #[test]
+    fn what_came_unasked_is_not_quiet() {
+        on_both(async || {
+            for ends in [false, true] {
+                let (mut up, down) = sockets().await;
+                let (mut reader, _writer) = split(down.into());
+                // It is watched from the first look on, and does not break under more of them.
+                for _ in 0..3 {
+                    assert!(reader.seems_quiet());
+                    rt::sleep(2).await;
+                    assert!(reader.seems_quiet() && reader.is_quiet());
+                }
+                if ends {
+                    drop(up);
+                } else {
+                    up.write_u8(b'x').await.unwrap();
+                }
+                // Nobody reads: the driver tells of it.
+                while reader.seems_quiet() {
+                    rt::sleep(1).await;
+                }
+                if !ends {
+                    assert!(!reader.seems_quiet() && !reader.is_quiet());
+                    assert_eq!(&reader.buf[..], b"x");
+                }
+            }
+        });
+    }
+
+    /// The kernel is asked by `is_quiet`, whatever the driver knows.
+    #[test]
+    fn what_has_just_come_is_seen_before_a_request() {
+        on_both(async || {
+            let (mut up, down) = sockets().await;
+            let (mut reader, _writer) = split(down.into());
+            assert!(reader.seems_quiet());
+            // On loopback it is there when the call returns; the driver has no turn in between.
+            up.write_u8(b'x').await.unwrap();
+            assert!(!reader.is_quiet());
+        });
+    }
+}

@@ -213,8 +213,9 @@ rules = [{ backendRefs = [{ name = "bare", port = 80 }, { name = "beside", port 
                 at.join(", ")
             );
             let rule = |host: &str| {
+                // Hosts have no case.
                 format!(
-                    "[[destinationRule]]\nname = \"{host}\"\nhost = \"{host}.example\"\ntrafficPolicy.healthCheck = {{ tcpHealthCheck = {{}} }}\n"
+                    "[[destinationRule]]\nname = \"{host}\"\nhost = \"{host}.Example\"\ntrafficPolicy.healthCheck = {{ tcpHealthCheck = {{}} }}\n"
                 )
             };
             let process = format!("[records]\npath = \"r.jsonl\"\n{gateway}");

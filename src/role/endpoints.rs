@@ -402,6 +402,8 @@ pub struct Pick<'a> {
     pub endpoints: Option<&'a Endpoints>,
     /// Endpoints that were tried for this connection.
     pub tried: &'a [usize],
+    /// No others than these.
+    pub among: Option<&'a [usize]>,
     /// Who calls and what, where keys decide.
     pub call: Option<Call<'a>>,
     /// The value of the cookie that a request without it may be given.
@@ -555,6 +557,7 @@ impl<'a> Pick<'a> {
     fn endpoint(&self, mesh: &Mesh, at: usize, port: usize, from: &Caller<'_>) -> Option<Place> {
         let balance = &mesh.services.get(at)?.balance;
         let endpoints = self.endpoints?.of(at);
+        let fits = |nth: usize| self.among.is_none_or(|among| among.contains(&nth));
         let one = |nth: usize| {
             endpoints
                 .get(nth)
@@ -564,7 +567,7 @@ impl<'a> Pick<'a> {
                         weight: endpoint.weight,
                         distance: from.distance(endpoint, balance),
                         ejected: health.is_some_and(|h| h.is_out(self.now_ms)),
-                        tried: self.tried.contains(&nth),
+                        tried: self.tried.contains(&nth) || !fits(nth),
                         active: health.map_or(0, |h| h.active()),
                     }
                 })

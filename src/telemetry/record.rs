@@ -141,29 +141,6 @@ pub struct Record {
 }
 
 impl Record {
-    /// The same with what may be recorded of its query; `None` where that is all of it.
-    #[must_use]
-    pub fn veiled(&self, query: RecordedQuery) -> Option<Self> {
-        let request = self.request.as_ref()?;
-        let path = request
-            .path
-            .as_ref()
-            .filter(|path| path.query().is_some())?;
-        let path = match query {
-            RecordedQuery::Keep => return None,
-            RecordedQuery::Names => path.without_query_values(),
-            RecordedQuery::Drop => path.without_query(),
-        };
-        let request = Request {
-            path: Some(path),
-            ..Request::clone(request)
-        };
-        Some(Self {
-            request: Some(Arc::new(request)),
-            ..self.clone()
-        })
-    }
-
     /// The answer is our own.
     pub fn answered(&mut self, reply: &Reply) {
         self.status = Some(reply.status.as_u16());
@@ -180,8 +157,9 @@ impl Record {
         !refused && judged.is_some_and(|j| j.decision == Decision::Allow)
     }
 
-    /// Appends the record as one JSON object; `number` makes its `id` the only one of its millisecond.
-    pub fn write_json(&self, number: u64, out: &mut Vec<u8>) {
+    /// Appends the record as one JSON object; `number` makes its `id` the only one of its millisecond, and of the query no
+    /// more is told than `query` says. Reasons and steps are those of the whole request: they hold no values of a query.
+    pub fn write_json(&self, number: u64, query: RecordedQuery, out: &mut Vec<u8>) {
         let mut out = Object::new(out);
         let time = Stamp::of(self.time);
         out.plain(key!("time"), time.text());
@@ -207,6 +185,7 @@ impl Record {
             put_request(
                 &mut out,
                 request,
+                query,
                 name.or_else(|| request.headers.get(REQUEST_ID)),
             );
         }
@@ -323,7 +302,12 @@ impl Record {
     }
 }
 
-fn put_request(out: &mut Object<'_>, request: &Request, name: Option<&HeaderValue>) {
+fn put_request(
+    out: &mut Object<'_>,
+    request: &Request,
+    query: RecordedQuery,
+    name: Option<&HeaderValue>,
+) {
     let claims = request.claims.as_ref();
     // Istio's request principal.
     let user = claims.and_then(|c| Some((c.issuer()?, b'/', c.subject()?)));
@@ -334,7 +318,14 @@ fn put_request(out: &mut Object<'_>, request: &Request, name: Option<&HeaderValu
     out.object(key!("request"), |out| {
         out.text(key!("method"), request.method.as_str());
         out.text(key!("host"), request.host.as_str());
-        out.maybe_text(key!("path"), request.path.as_ref().map(|p| p.as_str()));
+        match (&request.path, query) {
+            (None, _) => out.null(key!("path")),
+            (Some(path), RecordedQuery::Keep) => out.text(key!("path"), path.as_str()),
+            (Some(path), RecordedQuery::Names) => {
+                out.text(key!("path"), &path.without_query_values());
+            }
+            (Some(path), RecordedQuery::Drop) => out.text(key!("path"), path.path()),
+        }
         // Inside the mesh whoever calls may choose it.
         let name = name.filter(|name| name.len() <= limits::RECORDED_NAME_BYTES);
         if let Some(name) = name.and_then(|name| name.to_str().ok()) {
@@ -484,7 +475,138 @@ impl Stamp {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
     use super::*;
+    use crate::policy::model::{Action, AuthorizationPolicy, Condition, Rule, Target};
+    use crate::policy::{
+        L4Deny, MeshPolicies, Point, PointKind, PolicySet, Scope, compile, decide,
+    };
+    use crate::vocab::host::Host;
+    use crate::vocab::path::{CanonicalPath, PathNormalization};
+    use crate::vocab::resource::ResourceName;
+
+    /// A policy that wants `currency=eur`.
+    fn wants_eur() -> PolicySet {
+        let condition = Condition {
+            key: "request.query[currency]".to_owned(),
+            values: vec!["eur".to_owned()],
+            ..Condition::default()
+        };
+        let rule = Rule {
+            when: vec![condition],
+            ..Rule::default()
+        };
+        let policy = AuthorizationPolicy {
+            name: ResourceName::new("shop", "eur"),
+            target: Target::Namespace,
+            action: Action::Allow,
+            provider: None,
+            dry_run: false,
+            rules: vec![rule],
+        };
+        let mesh = MeshPolicies {
+            policies: &[policy],
+            trust_domains: &[],
+            scope: Scope {
+                root_namespace: "istio-system",
+                gateway_name_selector: false,
+                gateway_selectors: false,
+            },
+            l4_deny: L4Deny::default(),
+            dry_run: false,
+        };
+        let point = Point {
+            kind: PointKind::Workload,
+            namespace: "shop".to_owned(),
+            labels: BTreeMap::new(),
+            gateway: None,
+            services: Vec::new(),
+            accounts: Vec::new(),
+            default: Decision::Allow,
+        };
+        compile(&mesh, &point).unwrap()
+    }
+
+    /// What is recorded of a request for this target.
+    fn recorded(target: &str, query: RecordedQuery) -> Value {
+        let connection = Connection {
+            principal: None,
+            peer: [10, 0, 0, 1].into(),
+            remote: [10, 0, 0, 1].into(),
+            destination: [10, 0, 0, 2].into(),
+            port: 80,
+            sni: None,
+            time: 0,
+        };
+        let request = Request {
+            method: http::Method::GET,
+            host: Host::parse("shop.example").unwrap(),
+            path: Some(CanonicalPath::parse(PathNormalization::Base, target).unwrap()),
+            headers: HeaderMap::new(),
+            claims: None,
+            time: 0,
+        };
+        let judged = decide(&wants_eur(), &connection, Some(&request));
+        let record = Record {
+            time: Duration::ZERO,
+            generation: 1,
+            role: "node",
+            instance: "shop/web".into(),
+            kind: Kind::Request,
+            peer: (connection.peer, 1).into(),
+            connection: Some(connection),
+            trace: None,
+            told: None,
+            service: None,
+            workload: None,
+            route: None,
+            request: Some(Arc::new(request)),
+            attempts: None,
+            renamed: None,
+            mirror: false,
+            health_check: None,
+            asked: Vec::new(),
+            judged: Some(judged.judged().clone()),
+            detail: None,
+            would: None,
+            status: None,
+            grpc_status: None,
+            close: Some(CloseReason::Denied),
+            received: 0,
+            sent: 0,
+            duration: Duration::ZERO,
+        };
+        let mut text = Vec::new();
+        record.write_json(0, query, &mut text);
+        serde_json::from_slice(&text).unwrap()
+    }
+
+    #[test]
+    fn a_query_that_is_not_recorded_was_judged() {
+        use RecordedQuery::{Drop, Keep, Names};
+        let target = "/a?currency=usd&token=s3cret";
+        for (query, path) in [
+            (Keep, target),
+            (Names, "/a?currency=*&token=*"),
+            (Drop, "/a"),
+        ] {
+            let record = recorded(target, query);
+            assert_eq!(record["request"]["path"], path);
+            // Why it was denied is the same, whatever is recorded.
+            let got = "needs query parameter currency eur, got another value";
+            assert_eq!(record["reason"], got, "{record}");
+            let step = "required: query parameter currency eur, presented: another value: mismatch";
+            assert_eq!(record["steps"][3], step, "{record}");
+            let values = ["usd", "s3cret"].map(|value| record.to_string().contains(value));
+            assert_eq!(values, [query == Keep; 2], "{record}");
+            let without = recorded("/a", query);
+            let got = "needs query parameter currency eur, got none";
+            assert_eq!(without["reason"], got, "{without}");
+        }
+    }
 
     #[test]
     fn the_usual_reason_is_as_the_engine_tells_it() {

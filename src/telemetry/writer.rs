@@ -65,9 +65,7 @@ impl Sender {
             self.shared.lost.fetch_add(1, Ordering::Relaxed);
         } else {
             let mut text = self.spare.pop().unwrap_or_default();
-            let veiled = record.veiled(self.query);
-            let record = veiled.as_ref().unwrap_or(record);
-            record.write_json(self.number, &mut text);
+            record.write_json(self.number, self.query, &mut text);
             text.push(b'\n');
             self.number = self.number.wrapping_add(self.step);
             let bytes = text.capacity();

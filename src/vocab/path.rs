@@ -115,35 +115,26 @@ impl CanonicalPath {
             .and_then(|q| q.strip_prefix('?'))
     }
 
-    /// The same without its query.
+    /// Path and query with `*` for the value of each parameter of it; borrowed where there is no query.
     #[must_use]
-    pub fn without_query(&self) -> Self {
-        Self {
-            text: self.path().to_owned(),
-            path_len: self.path_len,
-        }
-    }
-
-    /// The same with `*` for the value of each parameter of its query.
-    #[must_use]
-    pub fn without_query_values(&self) -> Self {
-        let mut whole = self.without_query();
+    pub fn without_query_values(&self) -> Cow<'_, str> {
         let Some(query) = self.query() else {
-            return whole;
+            return self.as_str().into();
         };
+        let mut whole = self.path().to_owned();
         for (nth, parameter) in query.split('&').enumerate() {
-            whole.text.push(if nth == 0 { '?' } else { '&' });
+            whole.push(if nth == 0 { '?' } else { '&' });
             match parameter.split_once('=') {
                 Some((name, _)) => {
-                    whole.text.push_str(name);
-                    whole.text.push_str("=*");
+                    whole.push_str(name);
+                    whole.push_str("=*");
                 }
                 // A value without a name looks like a name without a value.
                 None if parameter.is_empty() => {}
-                None => whole.text.push('*'),
+                None => whole.push('*'),
             }
         }
-        whole
+        whole.into()
     }
 
     /// Query parameters in order as (name, value), decoded once: `%HH` is a byte, `+` is a space, only `&`
@@ -418,9 +409,8 @@ mod tests {
             ("/a", "/a"),
         ] {
             let path = CanonicalPath::parse(MergeSlashes, target).unwrap();
-            assert_eq!(path.without_query_values().as_str(), names);
-            assert_eq!(path.without_query().as_str(), "/a");
-            assert_eq!(path.without_query().query(), None);
+            assert_eq!(path.without_query_values(), names);
+            assert_eq!(path.path(), "/a");
         }
     }
 

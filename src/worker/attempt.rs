@@ -27,6 +27,8 @@ pub struct Attempt {
     tried: Vec<usize>,
     /// Endpoints that it went to, or would have gone to if they could be connected to.
     permitted: Vec<usize>,
+    /// It goes to those alone from now on.
+    goes_back: bool,
     chosen: Cell<Option<Chosen>>,
     /// The backend of a route, which all attempts go to.
     leg: Cell<Option<Leg>>,
@@ -48,6 +50,7 @@ impl Attempt {
             begun_ms: clock::millis(),
             tried: Vec::new(),
             permitted: Vec::new(),
+            goes_back: false,
             chosen: Cell::new(None),
             leg: Cell::new(None),
         }
@@ -62,6 +65,7 @@ impl Attempt {
             now_ms: clock::millis(),
             endpoints: Some(&snapshot.endpoints),
             tried: &self.tried,
+            among: self.goes_back.then_some(&*self.permitted),
             call: None,
             fresh: self.fresh,
             chosen: Some(&self.chosen),
@@ -115,15 +119,12 @@ impl Attempt {
         }
     }
 
-    /// No other endpoint may have it: what was chosen last is passed over as well, and those that it was permitted to go to
-    /// may have it again. `false`: there is none of them that is not tried again already.
+    /// No other endpoint may have it, of as many as are looked at: those that it was permitted to go to may have it again, and
+    /// nobody else. `false`: there is none of them.
     pub fn goes_back(&mut self) -> bool {
-        if let Some(chosen) = self.chosen.take() {
-            self.tried.push(chosen.endpoint);
-        }
-        let before = self.tried.len();
-        self.tried.retain(|tried| !self.permitted.contains(tried));
-        self.tried.len() < before
+        self.tried.clear();
+        self.goes_back = true;
+        !self.permitted.is_empty()
     }
 
     /// What was chosen could be connected to.

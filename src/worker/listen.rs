@@ -237,7 +237,8 @@ fn gateways(core: &Rc<Core>, starts: &mut Starts) -> Result<(), ListenError> {
             }));
         }
         if let (Some(address), Some(first)) = (ingress.http, ingress.listeners.first()) {
-            let to_port = first.address.port();
+            let own = first.address.port();
+            let to_port = ingress.https_port.unwrap_or(own);
             let (name, to) = (ingress.gateway.clone(), starts.open(address, "redirect")?);
             starts.push(accepting(core, to, who, move |core, tcp| {
                 Box::pin(edge::redirecting(core, tcp, name.clone(), to_port))

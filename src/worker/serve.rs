@@ -29,16 +29,19 @@ use crate::worker::upgrade::Upgrade;
 /// The client preface of HTTP/2 begins with what no HTTP/1 request does.
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
-/// What is left of a stream that carries HTTP: its requests. `is_h2`: negotiated by ALPN; else the first bytes tell.
+/// What is left of a stream that carries HTTP: its requests. `is_h2`: negotiated by ALPN; else the first bytes tell. Where all
+/// that is done is to redirect, it is HTTP/1 alone: nothing is there to be shared by streams.
 pub async fn http(core: Rc<Core>, site: Site, mut stream: Stream, is_h2: bool) -> Rest {
+    let is_h1 = site.redirects.is_some();
     let is_h2 = is_h2
-        || match core
-            .within(core.process.limits.head_ms, stream.peek(H2_PREFACE.len()))
-            .await
-        {
-            Ok(Ok(first)) => first == H2_PREFACE,
-            Ok(Err(_)) | Err(rt::Elapsed) => false,
-        };
+        || !is_h1
+            && match core
+                .within(core.process.limits.head_ms, stream.peek(H2_PREFACE.len()))
+                .await
+            {
+                Ok(Ok(first)) => first == H2_PREFACE,
+                Ok(Err(_)) | Err(rt::Elapsed) => false,
+            };
     let (open, leaf, now) = (Rc::clone(&core.open), site.leaf.clone(), core.snapshot());
     let site = Rc::new(site);
     let served: Pin<Box<dyn Future<Output = ()>>> = if is_h2 {

@@ -195,7 +195,8 @@ pub(crate) fn ok(seen: &Seen, out: &mut dyn Write) -> bool {
 }
 
 /// What clients that do not read may let a mesh hold, of however many answers: the tunnels between its cores have windows of
-/// 16 MiB, both ends of them are in this process, and the allocator gives back late (30 and 120 clients: 20 to 140 MB).
+/// 16 MiB, both ends of them are in this process, and the allocator gives back late (30 clients in `slow`, 4 in `limits`: 20 to 140 MB;
+/// 120 were tried and hold no more).
 pub(crate) const HELD_BYTES: usize = 256 << 20;
 
 /// A running mesh.

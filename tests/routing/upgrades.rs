@@ -81,6 +81,50 @@ async fn where_nobody_else_may_be_asked_it_goes_back() {
     assert_eq!(record["attempts"], 3, "{record}");
 }
 
+/// There are more of the others than are looked at for one request.
+#[tokio::test]
+async fn it_goes_back_from_many_that_are_not_alike() {
+    let others = (31..44).map(|host| {
+        format!(
+            r#"
+[[workloadEntry]]
+name = "other-{host}"
+namespace = "shop"
+serviceAccount = "api"
+address = "@{host}"
+labels = {{ app = "api", one = "b" }}
+"#
+        )
+    });
+    let services = [
+        service("again", "loadBalancer.simple = \"ROUND_ROBIN\""),
+        AGAIN.to_owned(),
+        OWN.to_owned(),
+        others.collect(),
+    ];
+    let heavy = |config: String| {
+        let a = "address = \"@11\"\nlabels = { app = \"api\" }";
+        let b = "address = \"@12\"\nlabels = { app = \"api\" }";
+        assert!(config.contains(a) && config.contains(b), "{config}");
+        // Half of all requests come to it first.
+        let config = config.replace(a, &format!("{a}\nweight = 14"));
+        config.replace(b, "address = \"@12\"\nlabels = { app = \"no\" }")
+    };
+    let (system, _) = system_with(&services.concat(), heavy).await;
+    let mut kept = 0;
+    for _ in 0..8 {
+        let (head, body) = ask(&system, "again", "/bad", "x: y").await;
+        if head.starts_with("HTTP/1.1 503 ") {
+            assert_eq!(body, "a", "{head}");
+            kept += 1;
+            let fits = |r: &Value| r["role"] == "waypoint" && r["status"] == 503;
+            let record = system.record(fits).await;
+            assert_eq!(record["attempts"], 3, "{record}");
+        }
+    }
+    assert!(kept > 1, "all came to one that denies first");
+}
+
 /// Answers 503 when it is told to, then, asked once more, half an answer, and the rest when it is told again.
 async fn held(address: SocketAddr, go: Arc<Notify>) -> Arc<AtomicUsize> {
     let listener = TcpListener::bind(address).await.unwrap();

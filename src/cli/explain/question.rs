@@ -37,6 +37,11 @@ pub(super) enum Asked {
         /// As it was asked for.
         title: String,
     },
+    /// A recorded request that came in the clear and was led to https: nothing judged it.
+    Redirected {
+        /// As the record has it.
+        title: String,
+    },
     /// One enforcement point of a record.
     Point {
         /// Where.
@@ -64,16 +69,20 @@ impl Asked {
     pub(super) fn claims(&self) -> Option<&Claims> {
         match self {
             Self::Point { claims, .. } => claims.as_ref(),
-            Self::Call { .. } | Self::Bad { .. } | Self::Departure { .. } => None,
+            Self::Call { .. }
+            | Self::Bad { .. }
+            | Self::Redirected { .. }
+            | Self::Departure { .. } => None,
         }
     }
 
     /// One line.
     pub(super) fn title(&self) -> String {
         match self {
-            Self::Call { title, .. } | Self::Bad { title, .. } | Self::Point { title, .. } => {
-                title.clone()
-            }
+            Self::Call { title, .. }
+            | Self::Bad { title, .. }
+            | Self::Redirected { title }
+            | Self::Point { title, .. } => title.clone(),
             Self::Departure { call } => {
                 let to = match &call.to {
                     To::Name(name) => name.clone(),

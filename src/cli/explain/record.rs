@@ -120,6 +120,16 @@ impl Recorded {
                 call: self.departure(args)?,
             });
         }
+        if self.is_redirected() {
+            let text = |key| self.text(&["request", key]).unwrap_or_default();
+            let title = format!(
+                "recorded: {} {} to {} in the clear",
+                text("method"),
+                text("path"),
+                text("host")
+            );
+            return Ok(Asked::Redirected { title });
+        }
         let mesh = &rules.mesh;
         let (place, point) = self.point(rules)?;
         let connection = self.connection(args)?;
@@ -142,6 +152,29 @@ impl Recorded {
             claims,
             title: format!("recorded: {title}"),
         })
+    }
+
+    /// It came to `httpListen` of an ingress: no other plaintext is refused there.
+    fn is_redirected(&self) -> bool {
+        self.text(&["role"]) == Some("ingress")
+            && self.text(&["close"]) == Some("plaintext_refused")
+    }
+
+    fn query(&self) -> Option<&str> {
+        let (_, query) = self.text(&["request", "path"])?.split_once('?')?;
+        Some(query)
+    }
+
+    /// Whether it holds no query: there was none, or `records.query` has taken it away.
+    pub(super) fn query_is_gone(&self) -> bool {
+        self.query().is_none()
+    }
+
+    /// Whether `records.query` has left names alone.
+    pub(super) fn query_is_veiled(&self) -> bool {
+        let veiled = |parameter: &str| parameter == "*" || parameter.ends_with("=*");
+        self.query()
+            .is_some_and(|query| query.split('&').any(veiled))
     }
 
     fn destination(&self) -> &str {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use serde::Serialize;
 
+use super::compare::{Compared, recorded_as};
 use super::question::Asked;
 use super::record::Recorded;
 use crate::cli::named;
@@ -120,20 +121,6 @@ pub(super) struct EditText {
     pub(super) broader: bool,
 }
 
-/// A record against this configuration.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Compared {
-    pub(super) verdict: String,
-    pub(super) reason: String,
-    pub(super) generation: Option<u64>,
-    /// Generation that the process of this configuration runs, if it was asked.
-    pub(super) running: Option<u64>,
-    /// This configuration decides otherwise.
-    pub(super) differs: bool,
-    /// It may do so only because its policies read what a record does not hold.
-    pub(super) uncertain: bool,
-}
-
 impl Report {
     pub(super) fn new(subject: &Subject<'_>) -> Self {
         let decided = decided(subject.hops);
@@ -154,6 +141,9 @@ impl Report {
         match (decided, subject.asked) {
             (_, Asked::Bad { error, .. }) => {
                 report.answer = format!("400 bad request: {error}");
+            }
+            (_, Asked::Redirected { .. }) => {
+                "redirected to https, nothing is forwarded".clone_into(&mut report.answer);
             }
             (Some(hop), _) => report.decide(subject, hop),
             (None, _) => "nothing of the mesh is on its way".clone_into(&mut report.answer),
@@ -179,7 +169,9 @@ impl Report {
             .recorded
             .map(|r| subject.compared(r, recorded_as(subject.hops)));
         if let Some(recorded) = subject.recorded {
-            report.notes.extend(limits_of(recorded));
+            report
+                .notes
+                .extend(subject.limits_of(recorded, &report.misses));
         }
         report
     }
@@ -376,74 +368,7 @@ fn stopped(hop: &Hop, stop: &Stop, destination: &str) -> Vec<String> {
     vec![identity, target, policy, comparison, end]
 }
 
-/// The verdict that a record of this would have: what policies say, also where nothing is there to be reached.
-fn recorded_as(hops: &[Hop]) -> &'static str {
-    let allows = |hop: &Hop| {
-        let denied = |s: &Said| s.judged.decision == Decision::Deny;
-        let reached = match &hop.stop {
-            None | Some(Stop::Close(CloseReason::NoRoute, _)) => true,
-            Some(Stop::Close(..) | Stop::Token(_) | Stop::Provider(_)) => false,
-        };
-        reached && !hop.said.is_empty() && !hop.said.iter().any(denied)
-    };
-    if !hops.is_empty() && hops.iter().all(allows) {
-        "allow"
-    } else {
-        "deny"
-    }
-}
-
-/// What a record cannot tell.
-fn limits_of(recorded: &Recorded) -> Vec<String> {
-    let mut notes = Vec::new();
-    if recorded.text(&["request", "method"]).is_some() {
-        notes.push(
-            "a record holds no header fields and, of a token, issuer and subject alone: rules that ask for more are judged \
-             as if it were absent; give the claims with --claims"
-                .to_owned(),
-        );
-    }
-    if recorded.text(&["close"]) == Some("token") {
-        notes.push(
-            "the token of the record was refused; it is not in the record and is not judged again"
-                .to_owned(),
-        );
-    }
-    notes
-}
-
 impl Subject<'_> {
-    fn compared(&self, recorded: &Recorded, now: &str) -> Compared {
-        let verdict = shown(recorded.text(&["verdict"]).unwrap_or_default());
-        let differs = verdict != now;
-        let claims = matches!(self.asked, Asked::Point { claims: Some(claims), .. } if claims.map().len() > 2);
-        let policies = &self.rules.mesh.authorization_policies;
-        let mut keys = policies
-            .iter()
-            .flat_map(|p| &p.rules)
-            .flat_map(|rule| &rule.when)
-            .map(|condition| condition.key.as_str());
-        let unknown = |key: &str| {
-            let of_token = [
-                "request.auth.claims",
-                "request.auth.audiences",
-                "request.auth.presenter",
-            ];
-            let header =
-                key.starts_with("request.headers[") && !key.starts_with("request.headers[:");
-            header || (!claims && of_token.iter().any(|known| key.starts_with(known)))
-        };
-        let request = recorded.text(&["request", "method"]).is_some();
-        Compared {
-            uncertain: differs && request && keys.any(unknown),
-            differs,
-            verdict,
-            reason: shown(recorded.text(&["reason"]).unwrap_or_default()),
-            generation: recorded.generation(),
-            running: self.running,
-        }
-    }
-
     /// A request for another host than its tunnel is refused, whatever is registered.
     fn other_host(&self, hop: &Hop) -> Option<String> {
         use crate::role::walk::To;
@@ -771,7 +696,7 @@ impl Subject<'_> {
 }
 
 /// A text that a peer may have chosen, on one line.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let escaped = |c: char| {
         if c.is_control() {
             c.escape_debug().to_string()

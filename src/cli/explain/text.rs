@@ -24,7 +24,7 @@ pub(super) fn render(report: &Report) -> String {
             (false, _) => "this configuration decides the same",
             (true, false) => "this configuration decides OTHERWISE",
             (true, true) => {
-                "this configuration decides otherwise, PERHAPS ONLY because its policies read header fields or claims that the record does not hold"
+                "this configuration decides otherwise, PERHAPS ONLY because its policies read header fields, claims or values of a query that the record does not hold"
             }
         };
         out.push_str(&format!(

@@ -165,7 +165,11 @@ pub(crate) fn too_many_checks(
             .flat_map(|f| f.destination_rule.iter().flatten());
         let mut checks =
             rules.filter_map(|r| Some((&r.host.value, r.traffic_policy.health_check.as_ref()?)));
-        let fits = |host: &str| service.hosts.iter().any(|h| covers(host, h));
+        // As the rule is applied: a host has no case.
+        let fits = |host: &str| {
+            let host = host.to_ascii_lowercase();
+            service.hosts.iter().any(|h| covers(&host, h))
+        };
         if let Some((_, check)) = checks.find(|(host, _)| fits(host)) {
             cx.out.error(check.place(), why);
         }

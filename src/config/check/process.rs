@@ -366,6 +366,11 @@ fn ingress(
     cx: &mut Context<'_>,
 ) -> Option<Ingress> {
     let http = raw.http.as_ref().map(|at| seen.listeners.add(at, cx));
+    let https_port = raw.https_port.as_ref();
+    if let Some(port) = https_port.filter(|_| http.is_none()) {
+        let why = "says where `httpListen` redirects to, and there is none";
+        cx.out.error(&port.place, why);
+    }
     let mut listeners = Vec::new();
     for listener in &raw.listener {
         let address = seen.listeners.add(&listener.address, cx);
@@ -387,6 +392,7 @@ fn ingress(
     Some(Ingress {
         gateway,
         http,
+        https_port: https_port.map(|port| port.value.0),
         listeners,
     })
 }

@@ -7,7 +7,7 @@ use crate::config::checked::{DnsUnknown, IoDriver, RecordedQuery, Sandbox};
 use crate::config::place::At;
 use crate::config::raw::capture::{Capture, OwnerMatch};
 use crate::config::raw::mesh::OutboundTrafficPolicy;
-use crate::config::read::{Count, Map, Millis, table, words};
+use crate::config::read::{Count, Map, Millis, Port, table, words};
 
 words!(IoDriver, "one of auto, io_uring, epoll",
     "auto" => IoDriver::Auto, "io_uring" => IoDriver::IoUring, "epoll" => IoDriver::Epoll);
@@ -281,11 +281,15 @@ table! {
         /// The gateway `namespace/name` that this process is.
         /// Example: `"edge/public"`
         gateway: At<String> = "gateway",
-        /// A listener for plain HTTP, where every request is redirected (308) to https at the port of the first listener. Nothing
-        /// is forwarded from it, and no token or cookie is looked at.
+        /// A listener for plain HTTP/1, where every request is redirected (308) to https at `httpsPort`. Nothing is forwarded from
+        /// it, and no token or cookie is looked at.
         /// Default: none
         /// Example: `"0.0.0.0:80"`
         http: Option<At<SocketAddr>> = "httpListen",
+        /// The port that clients reach https at, where that is not the port that this process listens at.
+        /// Default: that of the first listener
+        /// Example: `443`
+        https_port: Option<At<Port>> = "httpsPort",
         /// A public listener.
         listener: Vec<IngressListener> = "listener",
     }

@@ -20,7 +20,7 @@ use super::waits::{self, Wait, Waited, is_on};
 /// A TCP connection. Clones share it.
 #[derive(Clone)]
 pub struct Tcp {
-    inner: Rc<TcpInner>,
+    pub(super) inner: Rc<TcpInner>,
 }
 
 /// Reads in a row that find bytes, after which the other tasks of the core get their turn: a peer that sends faster
@@ -29,14 +29,14 @@ const READS_PER_TURN: u32 = 64;
 /// Bytes that count as one more read: a large one takes as long as many small ones.
 const READ_BYTES: usize = 16 * 1024;
 
-struct TcpInner {
+pub(super) struct TcpInner {
     socket: Rc<Waited>,
     /// Reads in a row that found bytes.
     reads: Cell<u32>,
     /// The last read took all there was: the next one waits before it tries.
     drained: Cell<bool>,
-    readable: RefCell<Option<Wait>>,
-    writable: RefCell<Option<Wait>>,
+    pub(super) readable: RefCell<Option<Wait>>,
+    pub(super) writable: RefCell<Option<Wait>>,
 }
 
 impl std::fmt::Debug for Tcp {

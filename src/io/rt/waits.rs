@@ -91,3 +91,110 @@ async fn each_time(socket: Rc<Waited>, read: bool) -> Infallible {
         .await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Waker;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::sync::oneshot;
+
+    use crate::io::rt::testing::{on_both, sockets};
+    use crate::io::rt::{Elapsed, Tcp, spawn, timeout};
+
+    use super::*;
+
+    /// Polls once, for nobody.
+    fn once<T>(future: Pin<&mut impl Future<Output = T>>) -> Poll<T> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    /// A byte that comes in time.
+    async fn byte(from: &mut Tcp) -> u8 {
+        from.read_u8().await.unwrap()
+    }
+
+    #[test]
+    fn a_dropped_wait_is_gone_on_with() {
+        on_both(async || {
+            let (mut up, mut down) = sockets().await;
+            for sent in 0..3 {
+                let waits = timeout(2, down.readable()).await;
+                assert!(matches!(waits, Err(Elapsed)));
+                assert!(is_on(&down.inner.readable));
+                up.write_u8(sent).await.unwrap();
+                assert_eq!(byte(&mut down).await, sent);
+                assert!(!is_on(&down.inner.readable));
+            }
+            // A socket whose wait nobody goes on with is closed.
+            assert!(once(pin!(down.readable())).is_pending());
+            drop(down);
+            assert_eq!(up.read(&mut [0]).await.unwrap(), 0);
+        });
+    }
+
+    #[test]
+    fn who_waits_last_is_woken() {
+        on_both(async || {
+            let (mut up, mut down) = sockets().await;
+            for sent in 0..3 {
+                // The wait is under way, and the one who has begun it does not care any more.
+                assert!(once(pin!(down.read_u8())).is_pending());
+                let (tell, told) = oneshot::channel();
+                spawn(async move {
+                    let read = byte(&mut down).await;
+                    assert!(tell.send((read, down)).is_ok());
+                });
+                // So that it waits before there is something.
+                crate::io::rt::sleep(2).await;
+                up.write_u8(sent).await.unwrap();
+                let read;
+                (read, down) = told.await.unwrap();
+                assert_eq!(read, sent);
+            }
+        });
+    }
+
+    #[test]
+    fn what_a_clone_has_taken_is_waited_for_again() {
+        on_both(async || {
+            let (mut up, mut down) = sockets().await;
+            let mut clone = down.clone();
+            for sent in [1, 3, 5] {
+                assert!(once(pin!(down.read_u8())).is_pending());
+                up.write_u8(sent).await.unwrap();
+                assert_eq!(byte(&mut clone).await, sent);
+                // That it was ready is no end and no error.
+                let mut read = pin!(down.read_u8());
+                assert!(once(read.as_mut()).is_pending());
+                up.write_u8(sent + 1).await.unwrap();
+                assert_eq!(read.await.unwrap(), sent + 1);
+            }
+        });
+    }
+
+    #[test]
+    fn a_write_waits_until_there_is_room() {
+        on_both(async || {
+            let (mut up, mut down) = sockets().await;
+            let text: Vec<u8> = (0..16_u32 << 20)
+                .map(|n| u8::try_from(n % 251).unwrap())
+                .collect();
+            // Nobody reads, so that there is no more room, and the waits for it are dropped.
+            let mut sent = 0;
+            while let Poll::Ready(n) = once(pin!(up.write(&text[sent..]))) {
+                sent += n.unwrap();
+                assert!(sent < text.len(), "it never waits");
+            }
+            assert!(is_on(&up.inner.writable));
+            let waits = timeout(2, up.write(&text[sent..])).await;
+            assert!(matches!(waits, Err(Elapsed)), "there is no room");
+            let mut came = vec![0; text.len()];
+            let write = async { up.write_all(&text[sent..]).await.unwrap() };
+            let read = async { down.read_exact(&mut came).await.unwrap() };
+            tokio::join!(write, read);
+            assert!(came == text, "another text has come");
+        });
+    }
+}
