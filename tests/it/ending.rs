@@ -257,7 +257,7 @@ fn stop_ends_what_does_not_end_by_itself() {
     let (status, took) = mesh.term();
     assert!(status.success(), "{status}: {}", mesh.log());
     assert!(
-        (Duration::from_secs(4)..Duration::from_secs(9)).contains(&took),
+        (Duration::from_secs(4)..Duration::from_secs(30)).contains(&took),
         "{took:?}"
     );
     assert!(client.ended(Duration::from_secs(2)).is_some());
