@@ -115,6 +115,7 @@ impl Place {
         let here = self.directory.path().display();
         let text = text
             .replace("/var/lib/ringgate/", &format!("{here}/state-{name}-"))
+            .replace("/var/lib/ringgate-", &format!("{here}/state-of-"))
             .replace("/var/log/ringgate/", &format!("{here}/log/"));
         let path = self.path(name);
         fs::write(&path, text).unwrap();
@@ -196,6 +197,133 @@ fn what_init_writes_for_each_role() {
             running.stop();
         }
     });
+}
+
+/// A role a unit: four instances on a machine at the same time, beside the authority.
+#[test]
+fn what_init_writes_for_instances_runs_side_by_side() {
+    isolated(|| {
+        addresses();
+        let place = Place::new();
+        let (authority, _running) = authority(&place);
+        let instances = ["node", "waypoint", "ingress", "egress"].map(|role| {
+            let name = format!("{role}-1");
+            let arguments = ["--role", role, "--instance", &name];
+            let config = place.init(&format!("{name}.toml"), &arguments);
+            prepare(&place, &config, &authority);
+            let listen = value(&fs::read_to_string(&config).unwrap(), "listen = ");
+            (Running::start(&config), listen)
+        });
+        let instances = instances.map(|(mut running, listen)| {
+            running.ready(&listen);
+            running
+        });
+        for running in instances {
+            running.stop();
+        }
+    });
+}
+
+/// The first value, between quotes, of a key with its `=`.
+fn value(text: &str, key: &str) -> String {
+    let mut lines = text.lines();
+    let line = lines.find_map(|line| line.strip_prefix(key));
+    let quoted = line.unwrap_or_else(|| panic!("{key} in {text}"));
+    quoted.split('"').nth(1).unwrap().to_owned()
+}
+
+/// What a unit of `systemd/` gives its service for an instance: the file that it reads, and the directories it may write.
+fn unit(name: &str, instance: &str) -> (String, Vec<String>) {
+    let text = fs::read_to_string(root().join("systemd").join(name)).unwrap();
+    let text = text.replace("%i", instance);
+    let of = |key: &str| {
+        let mut lines = text.lines();
+        lines.find_map(|line| line.strip_prefix(key)).unwrap()
+    };
+    let (_, config) = of("ExecStart=").split_once("--config ").unwrap();
+    let directories = [
+        ("StateDirectory=", "/var/lib/"),
+        ("RuntimeDirectory=", "/run/"),
+        ("LogsDirectory=", "/var/log/"),
+    ];
+    let directories = directories.map(|(key, above)| format!("{above}{}/", of(key)));
+    (config.to_owned(), directories.to_vec())
+}
+
+#[test]
+fn what_init_writes_fits_the_directories_of_its_unit() {
+    let mut seen = std::collections::BTreeMap::new();
+    for role in ["authority", "node", "waypoint", "ingress", "egress"] {
+        let name = format!("the.{role}-1");
+        let plain = ["init", "--print", "--role", role];
+        let named = [&plain[..], &["--instance", &name]].concat();
+        let file = format!("/etc/ringgate/{name}.toml");
+        let by_file = [&plain[..], &["--config", &file]].concat();
+        // A file that the unit of an instance reads is written for that instance.
+        assert_eq!(ringgate(&named), ringgate(&by_file));
+        for (unit, arguments) in [
+            (unit("ringgate.service", ""), &plain[..]),
+            (unit("ringgate@.service", &name), &named[..]),
+        ] {
+            let (reads, directories) = unit;
+            let text = ringgate(arguments);
+            let mut paths = 0;
+            for word in text.split(['"', '`', ' ']) {
+                if ["/var/", "/run/"]
+                    .iter()
+                    .any(|above| word.starts_with(above))
+                {
+                    paths += 1;
+                    let fits = directories
+                        .iter()
+                        .any(|directory| word.starts_with(directory));
+                    assert!(fits, "{word}, not below {directories:?}");
+                }
+            }
+            assert!(paths >= 2 || role == "authority", "{text}");
+            assert!(text.contains("stateDir = \"/var/lib/"), "{text}");
+            if arguments.len() > plain.len() {
+                assert_eq!(reads, file);
+                // Nothing is shared with another instance.
+                for key in ["stateDir = ", "listen = ", "#handover = ", "token = "] {
+                    if key == "token = " && role == "authority" {
+                        continue;
+                    }
+                    let was = seen.insert((key, value(&text, key)), role);
+                    assert_eq!(was, None, "{role}: {text}");
+                }
+            } else {
+                assert_eq!(reads, "/etc/ringgate/ringgate.toml");
+            }
+        }
+    }
+    for wrong in ["", "ringgate", "-a", "../a", "a/b", "a b", &"a".repeat(65)] {
+        let mut init = Command::new(PROGRAM);
+        init.args(["init", "--print", "--role", "node", "--instance", wrong]);
+        let out = init.output().unwrap();
+        assert_eq!(out.status.code(), Some(2), "{wrong}: {}", told(&out));
+    }
+}
+
+/// What it says is to be done next is for the unit that reads the file, if there is one.
+#[test]
+fn init_tells_what_comes_next() {
+    let place = Place::new();
+    let file = place.path("edge.toml").to_string_lossy().into_owned();
+    let init = ["init", "--role", "ingress", "--force", "--config", &file];
+    let said = ringgate(&init);
+    assert!(
+        said.contains(&format!("\n  ringgate run --config {file}\n")),
+        "{said}"
+    );
+    let said = ringgate(&[&init[..], &["--instance", "edge"]].concat());
+    for want in [
+        format!("\n  install -m 644 {file} /etc/ringgate/edge.toml\n"),
+        "\n  systemctl enable --now ringgate@edge\n".to_owned(),
+        "\n  ringgate status --config /etc/ringgate/edge.toml\n".to_owned(),
+    ] {
+        assert!(said.contains(&want), "{want}: {said}");
+    }
 }
 
 #[test]
