@@ -124,6 +124,7 @@ pub struct ConfigArgs {
     /// Configuration file.
     #[arg(
         long,
+        global = true,
         value_name = "FILE",
         default_value = "/etc/ringgate/ringgate.toml"
     )]

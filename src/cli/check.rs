@@ -127,6 +127,7 @@ impl Report {
             let message = format!("{}; a start here would fail", problem.message);
             self.warnings.push(Problem { message, ..problem });
         }
+        self.warnings.extend(named_file::exposed(&config.files));
         for (subject, remark) in remarks {
             let message = format!("`{subject}` {remark}");
             self.warnings

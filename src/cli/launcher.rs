@@ -1,10 +1,13 @@
 //! `ringgate launcher`, which `run` splits off: it starts programs for a process that may not.
 
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use crate::control::launcher::{self, Upgrade};
+
+/// What `ps` and `top` call it (`PR_SET_NAME`, 15 bytes at most).
+const NAME: &CStr = c"ringgate-launch";
 
 /// What an upgrade starts.
 #[derive(Debug, clap::Args)]
@@ -26,6 +29,10 @@ pub struct LauncherArgs {
 /// Standard input is not the socket of such a process.
 pub fn run(args: &LauncherArgs) -> anyhow::Result<ExitCode> {
     crate::telemetry::diagnostics::start();
+    // It was started by the link that leads to the program that runs, and would be called `exe`.
+    if let Err(error) = rustix::thread::set_name(NAME) {
+        tracing::debug!(%error, "no name");
+    }
     let upgrade = Upgrade {
         program: args.program.clone(),
         arguments: args.arguments.clone(),

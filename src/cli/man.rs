@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Command, CommandFactory as _};
+use clap::{Arg, ArgAction, Command, CommandFactory as _};
 use clap_mangen::Man;
 
 use crate::cli::{Cli, os};
@@ -57,7 +57,7 @@ fn pages(command: &Command, out: &mut Vec<(String, String)>) -> anyhow::Result<(
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
-    man.render_synopsis_section(&mut page)?;
+    page.extend_from_slice(synopsis(command).as_bytes());
     man.render_description_section(&mut page)?;
     if command
         .get_arguments()
@@ -75,6 +75,47 @@ fn pages(command: &Command, out: &mut Vec<(String, String)>) -> anyhow::Result<(
     page.push_str(&see_also(command));
     out.push((man.get_filename(), page));
     Ok(())
+}
+
+/// How it is called: with the value of each option, and first those that it must have.
+fn synopsis(command: &Command) -> String {
+    let name = command.get_bin_name().unwrap_or_else(|| command.get_name());
+    let mut out = format!(".SH SYNOPSIS\n\\fB{}\\fR", escaped(name));
+    let shown = |argument: &&Arg| {
+        !argument.is_hide_set() && !["help", "version"].contains(&argument.get_id().as_str())
+    };
+    let all = || command.get_arguments().filter(shown);
+    let options = all().filter(|argument| !argument.is_positional());
+    let (must, may): (Vec<&Arg>, Vec<&Arg>) = options.partition(|a| a.is_required_set());
+    for argument in must.into_iter().chain(may).chain(command.get_positionals()) {
+        let value = argument.get_value_names().and_then(|names| names.first());
+        let value = value.filter(|_| argument.get_action().takes_values());
+        let value = value.map(|name| format!("\\fI{}\\fR", escaped(name)));
+        let flag = argument
+            .get_long()
+            .map(|long| format!("\\fB\\-\\-{}\\fR", escaped(long)));
+        let words: Vec<String> = flag.into_iter().chain(value).collect();
+        let words = words.join(" ");
+        let many = argument
+            .get_num_args()
+            .is_some_and(|count| count.max_values() > 1);
+        let again = if many || matches!(argument.get_action(), ArgAction::Append) {
+            "..."
+        } else {
+            ""
+        };
+        let text = if argument.is_required_set() {
+            format!(" {words}{again}")
+        } else {
+            format!(" [{words}]{again}")
+        };
+        out.push_str(&text);
+    }
+    if command.has_subcommands() {
+        out.push_str(" \\fICOMMAND\\fR");
+    }
+    out.push('\n');
+    out
 }
 
 /// What stands after the options in `--help`: `Examples:` and `Exit code:` begin sections of their own.

@@ -1,6 +1,6 @@
 //! `ringgate policy test`: policy tests from files.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
@@ -14,6 +14,9 @@ const USAGE: u8 = 2;
 /// `ringgate policy`.
 #[derive(Debug, Args)]
 pub struct PolicyArgs {
+    /// Configuration that TOML tests are about, instead of the one that they name.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// What to do with policies.
     #[command(subcommand)]
     pub command: PolicyCommand,
@@ -51,9 +54,6 @@ pub struct TestArgs {
     /// Files of tests: TOML (*.toml), JSON lines (*.jsonl), or `-` for JSON lines on standard input.
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Configuration that TOML tests are about, instead of the one that they name.
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
     /// Key set of token cases [default: `jwks.json` beside the file].
     #[arg(long, value_name = "FILE")]
     pub jwks: Option<PathBuf>,
@@ -83,12 +83,12 @@ pub enum Output {
 /// None: what is wrong with a file is complained of, with its own exit code.
 pub fn run(args: &PolicyArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
-        PolicyCommand::Test(args) => Ok(test(args)),
+        PolicyCommand::Test(tests) => Ok(test(tests, args.config.as_deref())),
     }
 }
 
-fn test(args: &TestArgs) -> ExitCode {
-    match report(args) {
+fn test(args: &TestArgs, config: Option<&Path>) -> ExitCode {
+    match report(args, config) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -99,9 +99,9 @@ fn test(args: &TestArgs) -> ExitCode {
 }
 
 /// Prints what came out; whether nothing failed.
-fn report(args: &TestArgs) -> anyhow::Result<bool> {
+fn report(args: &TestArgs, config: Option<&Path>) -> anyhow::Result<bool> {
     let options = Options {
-        config: args.config.clone(),
+        config: config.map(Path::to_path_buf),
         jwks: args.jwks.clone(),
         bundle: args.bundle.clone(),
     };

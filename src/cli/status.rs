@@ -197,6 +197,9 @@ fn text(told: &Value) -> String {
     }
     let problems = list(at(told, "/problems")).iter();
     lines.extend(problems.map(|problem| format!("problem      {}", word(problem))));
+    if !at(told, "/upgrade").is_null() {
+        lines.push(format!("upgrade      {}", of("upgrade")));
+    }
     for listener in list(at(told, "/listeners")) {
         let (address, what) = (word(at(listener, "/address")), word(at(listener, "/what")));
         lines.push(format!("listener     {address} {what}"));

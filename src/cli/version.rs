@@ -67,6 +67,8 @@ struct Kernel {
     io_uring: Ring,
     /// Version of its interface, 0 without it.
     landlock: u64,
+    /// Why it is not there.
+    landlock_refused: Option<String>,
     /// `off`, `strict` or `filter`.
     seccomp: Option<&'static str>,
     no_new_privileges: Option<bool>,
@@ -177,6 +179,7 @@ fn look() -> Kernel {
         release: kernel::release().unwrap_or_else(|error| error.to_string()),
         io_uring: ring(kernel::io_uring()),
         landlock: kernel::landlock().map_or(0, |version| u64::try_from(version).unwrap_or(0)),
+        landlock_refused: kernel::landlock().err().map(|error| error.to_string()),
         seccomp: field("Seccomp").and_then(seccomp),
         no_new_privileges: field("NoNewPrivs").map(|value| value == "1"),
         capabilities: field("CapEff").and_then(capabilities),
@@ -243,7 +246,10 @@ fn text(all: &Version) -> String {
     line("kernel", &kernel.release);
     line("io_uring", &ring_text(&kernel.io_uring));
     let landlock = match kernel.landlock {
-        0 => "not there".to_owned(),
+        0 => match &kernel.landlock_refused {
+            Some(why) => format!("not there: {why}"),
+            None => "not there".to_owned(),
+        },
         version => format!("version {version}"),
     };
     line("Landlock", &landlock);

@@ -2,6 +2,7 @@
 
 mod asker;
 pub mod capture;
+mod changes;
 pub mod life;
 mod listeners;
 mod named;

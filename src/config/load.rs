@@ -1,8 +1,9 @@
 //! Reading a configuration from disk. Everything but the reading is in `parse`.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::checked::Config;
@@ -126,7 +127,7 @@ fn mesh_dir(main: &Path, text: &str) -> Option<(PathBuf, usize)> {
 
 /// The files of a directory that are read, by name.
 fn list(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
-    let failed = |e: std::io::Error| whole_file(dir, &format!("cannot be read: {e}"));
+    let failed = |e: std::io::Error| whole_file(dir, &unread(dir, &e));
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
@@ -146,7 +147,7 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, Problem> {
 }
 
 fn read(path: &Path) -> Result<String, Problem> {
-    let failed = |e: std::io::Error| whole_file(path, &format!("cannot be read: {e}"));
+    let failed = |e: std::io::Error| whole_file(path, &unread(path, &e));
     let mut bytes = Vec::new();
     File::open(path)
         .map_err(failed)?
@@ -160,6 +161,34 @@ fn read(path: &Path) -> Result<String, Problem> {
         let at = e.utf8_error().valid_up_to();
         whole_file(path, &format!("not UTF-8 at byte {at}"))
     })
+}
+
+/// Why a file or directory cannot be read, to go on after its name. Where that is not permitted: as whom this process runs,
+/// and whose the file is, or the directory that does not let it through.
+#[must_use]
+pub fn unread(path: &Path, error: &std::io::Error) -> String {
+    let mut told = format!("cannot be read: {error}");
+    if error.kind() == ErrorKind::PermissionDenied {
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        told.push_str(&format!(", as uid {uid} and gid {gid}"));
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        // The deepest of which anything is known: what is below it is out of reach.
+        if let Some((deepest, found)) = absolute
+            .ancestors()
+            .find_map(|path| Some((path, path.metadata().ok()?)))
+        {
+            let (uid, gid, mode) = (found.uid(), found.gid(), found.mode() & 0o7777);
+            let what = if deepest == absolute {
+                "it".to_owned()
+            } else {
+                format!("`{}`", deepest.display())
+            };
+            told.push_str(&format!(
+                "; {what} is of uid {uid} and gid {gid}, mode {mode:03o}"
+            ));
+        }
+    }
+    told
 }
 
 fn whole_file(path: &Path, message: &str) -> Problem {

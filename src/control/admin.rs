@@ -56,6 +56,8 @@ pub struct Status {
     pub revocations: usize,
     /// What the process cannot do any more, since its launcher has ended.
     pub lost: Option<Lost>,
+    /// What became of the last SIGUSR2; `None` if there was none.
+    pub upgrade: Option<String>,
     /// Services and their endpoints.
     pub upstreams: Option<(Arc<Mesh>, Arc<Endpoints>)>,
 }

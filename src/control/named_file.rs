@@ -2,9 +2,11 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::config::checked::{NamedFile, Secret, Subject};
+use crate::config::load::unread;
 use crate::config::problem::Problem;
 use crate::config::secret::SecretError;
 
@@ -41,7 +43,7 @@ impl FileProblem {
     /// A file that cannot be read.
     #[must_use]
     pub fn unread(path: &Path, error: &io::Error) -> Self {
-        let told = format!("cannot be read: {error}");
+        let told = unread(path, error);
         let no_directory = error.kind() == io::ErrorKind::NotFound
             && path.parent().is_some_and(|dir| {
                 !dir.as_os_str().is_empty() && matches!(dir.try_exists(), Ok(false))
@@ -60,9 +62,7 @@ impl FileProblem {
     #[must_use]
     pub fn of_secret(secret: &Secret, error: &SecretError) -> Self {
         let fault = match error {
-            SecretError::File { source, .. } => {
-                Fault::Withheld(format!("cannot be read: {source}"))
-            }
+            SecretError::File { path, source } => Fault::Withheld(unread(path, source)),
             SecretError::Env(_) => Fault::Withheld("is not set".to_owned()),
             SecretError::NoCredentials(_) => {
                 Fault::Withheld("cannot be read: $CREDENTIALS_DIRECTORY is not set".to_owned())
@@ -95,6 +95,40 @@ impl fmt::Display for FileProblem {
         let (Fault::Elsewhere(what) | Fault::Withheld(what) | Fault::Unusable(what)) = &self.fault;
         write!(f, "`{}` {what}", self.subject)
     }
+}
+
+/// Bits of a mode by which who is neither owner nor in the group reads a file, and gets through a directory.
+const OTHERS_READ: u32 = 0o004;
+const OTHERS_PASS: u32 = 0o001;
+
+/// Secrets in files that everybody on this machine may read, each at the place where it is named.
+#[must_use]
+pub fn exposed(files: &[NamedFile]) -> Vec<Problem> {
+    let found = files.iter().filter_map(|named| {
+        let Subject::Secret(Secret::File(path)) = &named.subject else {
+            return None;
+        };
+        let mode = mode_for_all(path)?;
+        let message = format!(
+            "`{}` has mode {mode:03o}, by which everybody on this machine may read the secret; expected 640, or less",
+            named.subject
+        );
+        Some(Problem {
+            message,
+            ..named.place.clone()
+        })
+    });
+    found.collect()
+}
+
+/// The mode of a file that everybody may read: no directory above it keeps them out.
+fn mode_for_all(path: &Path) -> Option<u32> {
+    let real = path.canonicalize().ok()?;
+    let mode = |path: &Path| Some(path.metadata().ok()?.permissions().mode());
+    let own = mode(&real)?;
+    let passes = |above: &Path| mode(above).is_some_and(|mode| mode & OTHERS_PASS != 0);
+    let reached = real.ancestors().skip(1).all(passes);
+    (own & OTHERS_READ != 0 && reached).then_some(own & 0o7777)
 }
 
 /// A problem at the place where its file is named; at the file itself where the configuration does not name it.

@@ -484,8 +484,9 @@ impl Plane {
         let changed = loaded.process.differences(&self.config.process);
         if !changed.is_empty() {
             let (file, tables) = (self.main.display(), changed.join(", "));
-            let text = "has changed, which needs a restart; the mesh was not reloaded either";
-            return self.refused(vec![format!("{file}: {tables} {text}")]);
+            let have = if changed.len() > 1 { "have" } else { "has" };
+            let text = "changed, which needs a restart; the mesh was not reloaded either";
+            return self.refused(vec![format!("{file}: {tables} {have} {text}")]);
         }
         let outside = self.about.outside(&loaded);
         if !outside.is_empty() {
@@ -521,7 +522,12 @@ impl Plane {
             return self.refused(vec![told]);
         }
         self.accepted();
-        tracing::info!(generation = self.generation, "configuration reloaded");
+        let changes = self.config.mesh.changes(&before.0.mesh);
+        tracing::info!(
+            generation = self.generation,
+            changes,
+            "configuration reloaded"
+        );
         if revoked {
             self.renew();
         }

@@ -1,5 +1,7 @@
 //! How the process is, in one answer: for `ringgate status` and the admin endpoint.
 
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::UnixTime;
@@ -10,6 +12,17 @@ use crate::control::admin::Status;
 use crate::control::identities;
 use crate::control::sandbox::{self, Sandbox};
 use crate::io::clock;
+
+/// Most listeners of traffic that the first line of the log names.
+const LISTENERS: usize = 8;
+
+fn listed<T: AsRef<str>>(words: &[T]) -> String {
+    let words: Vec<&str> = words.iter().map(AsRef::as_ref).collect();
+    if words.is_empty() {
+        return "nothing".to_owned();
+    }
+    words.join(", ")
+}
 
 /// What the process is from its start on.
 #[derive(Debug)]
@@ -69,6 +82,14 @@ impl About {
     }
 
     fn listeners(&self) -> Vec<Value> {
+        let all = self.process.traffic_listeners().into_iter();
+        let all = all.chain(self.own_listeners());
+        all.map(|(address, what)| json!({ "address": address.to_string(), "what": what }))
+            .collect()
+    }
+
+    /// Those that carry no traffic of the mesh.
+    fn own_listeners(&self) -> Vec<(SocketAddr, &'static str)> {
         let process = &self.process;
         let authority = match &process.identity {
             IdentitySource::Embedded(authority) => authority.listen,
@@ -85,10 +106,35 @@ impl About {
             (authority, "authority"),
         ];
         let own = own.into_iter().chain(names.map(|dns| (dns, "DNS")));
-        let own = own.filter_map(|(address, what)| Some((address?, what)));
-        let all = process.traffic_listeners().into_iter().chain(own);
-        all.map(|(address, what)| json!({ "address": address.to_string(), "what": what }))
+        own.filter_map(|(address, what)| Some((address?, what)))
             .collect()
+    }
+
+    /// What begins here, for the first line of the log: version, configuration, and which role serves where.
+    #[must_use]
+    pub fn first_line(&self, main: &Path) -> String {
+        let listeners = self.process.traffic_listeners();
+        let mut at: Vec<String> = listeners
+            .iter()
+            .take(LISTENERS)
+            .map(|(address, what)| format!("{what} {address}"))
+            .collect();
+        let more = listeners.len().saturating_sub(LISTENERS);
+        if more > 0 {
+            at.push(format!("{more} more"));
+        }
+        let own = self.own_listeners().into_iter();
+        at.extend(own.map(|(address, what)| format!("{what} {address}")));
+        let main = std::path::absolute(main).unwrap_or_else(|_| main.to_owned());
+        format!(
+            "ringgate {} ({}), configuration {}: {} serves as {} at {}",
+            env!("CARGO_PKG_VERSION"),
+            env!("RINGGATE_BUILD_COMMIT"),
+            main.display(),
+            self.process.name,
+            listed(&self.roles()),
+            listed(&at),
+        )
     }
 
     /// All of it. `open` and `refused` are connections and tunnels: that are served now, and that a limit has refused. Times
@@ -113,6 +159,7 @@ impl About {
             "loadedAt": status.loaded_at,
             "refusedAt": status.refused_at,
             "problems": problems,
+            "upgrade": status.upgrade,
             "keySetsMissing": status.key_sets_missing,
             "revocations": status.revocations,
             "listeners": self.listeners(),

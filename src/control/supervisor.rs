@@ -28,6 +28,8 @@ const OURS: &str = "ringgate.";
 const BEATS: u32 = 6;
 /// What systemd takes of a status, in bytes; the rest would only be cut there.
 const STATUS: usize = 400;
+/// What is told of an upgrade from the signal on until it has ended, one way or the other.
+const UNDER_WAY: &str = "an upgrade is under way: a new process starts and has not taken over yet";
 /// Whether there is a supervisor that listens.
 #[must_use]
 pub fn is_there() -> bool {
@@ -77,8 +79,9 @@ pub fn renewal_asked() -> io::Result<Signal> {
 pub async fn accompany(
     (renewal, asked): (io::Result<Renewal>, io::Result<Signal>),
     beats: Option<Arc<Beats>>,
-    (mut status, phase): (watch::Receiver<Status>, watch::Receiver<Phase>),
+    (sender, phase): (watch::Sender<Status>, watch::Receiver<Phase>),
 ) {
+    let mut status = sender.subscribe();
     // Before that a start is under way, which has its own time.
     if status.wait_for(|status| status.ready).await.is_ok() {
         let ending = phase.clone();
@@ -89,7 +92,7 @@ pub async fn accompany(
         };
         let renewed = async {
             match (renewal, asked) {
-                (Ok(renewal), Ok(asked)) => renewal.on_signal(asked).await,
+                (Ok(renewal), Ok(asked)) => renewal.on_signal(asked, sender).await,
                 (Err(error), _) | (_, Err(error)) => {
                     tracing::warn!(%error, "no upgrade by SIGUSR2");
                 }
@@ -331,23 +334,48 @@ impl Renewal {
     }
 
     /// Starts a new process at each SIGUSR2, one at a time, which takes over when it serves. One that fails changes nothing.
-    async fn on_signal(self, mut asked: Signal) {
+    async fn on_signal(self, mut asked: Signal, status: watch::Sender<Status>) {
         while asked.recv().await.is_some() {
-            tell_end(&self.once().await);
+            show(&status, UNDER_WAY);
+            let mut once = std::pin::pin!(self.once());
+            let ended = loop {
+                tokio::select! {
+                    biased;
+                    ended = &mut once => break ended,
+                    Some(()) = asked.recv() => {
+                        tracing::warn!("{UNDER_WAY}; another SIGUSR2 came meanwhile and starts no second one");
+                        tell_status(&format!("{UNDER_WAY}; another SIGUSR2 meanwhile starts no second one"));
+                    }
+                }
+            };
+            tell_end(&ended, &status);
         }
     }
 }
 
 /// A process that takes over ends after this one, so that one which ends has failed.
-fn tell_end(ended: &io::Result<String>) {
+fn tell_end(ended: &io::Result<String>, status: &watch::Sender<Status>) {
     let text = match ended {
         Ok(status) => format!("the new process has ended ({status}), this one goes on"),
         Err(error) => format!("no new process: {error}; this one goes on"),
     };
     tracing::error!("{text}");
+    show(status, &text);
+    tell_status(&text);
+}
+
+fn tell_status(text: &str) {
     if is_there() {
-        tell(&[NotifyState::Status(&text)]);
+        tell(&[NotifyState::Status(text)]);
     }
+}
+
+/// For `ringgate status`. Nobody is woken: the supervisor is told in its own words, which stay until there are others.
+fn show(status: &watch::Sender<Status>, text: &str) {
+    status.send_if_modified(|status| {
+        status.upgrade = Some(text.to_owned());
+        false
+    });
 }
 
 #[cfg(test)]

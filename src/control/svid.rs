@@ -24,6 +24,7 @@ use crate::identity::leaf;
 use crate::identity::revocation::{Revocations, Serial};
 use crate::identity::rotation::{backoff, next_rotation};
 use crate::identity::svid::{Svid, WantedSvid};
+use crate::telemetry::record::rfc3339;
 use crate::vocab::spiffe::SpiffeId;
 
 /// Requests to the source at a time (ztunnel's value).
@@ -354,7 +355,8 @@ impl<S: SvidSource> SvidManager<S> {
                     // Files that have not changed.
                     return;
                 }
-                tracing::info!(id = %wanted.id, not_after = issued.svid.not_after.as_secs(), "SVID issued");
+                let not_after = Duration::from_secs(issued.svid.not_after.as_secs());
+                tracing::info!(id = %wanted.id, not_after = rfc3339(not_after), "SVID issued");
                 // The source may have told of newer ones since it answered.
                 let bundles = match self.source.bundle_changes() {
                     Some(_told) => self.source.bundles(),

@@ -403,7 +403,8 @@ fn word(decision: Decision) -> &'static str {
 }
 
 /// UTC with milliseconds (RFC 3339).
-pub(super) fn rfc3339(since_epoch: Duration) -> String {
+#[must_use]
+pub fn rfc3339(since_epoch: Duration) -> String {
     Stamp::of(since_epoch).text().to_owned()
 }
 

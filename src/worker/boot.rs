@@ -20,6 +20,7 @@ use crate::control::capture::{self, CaptureError};
 use crate::control::dns_server::{DnsError, DnsServer};
 use crate::control::handover::{self, Face, HandoverError, Inherited};
 use crate::control::launcher::{self, Lost, Upgrade};
+use crate::control::named_file;
 use crate::control::phase::Phase;
 use crate::control::plane::{Plane, PlaneError, Published, Shared};
 use crate::control::sandbox::{self, Sandbox, SandboxError, never_binds};
@@ -93,6 +94,7 @@ fn os(what: &'static str) -> impl Fn(std::io::Error) -> BootError {
 pub struct Prepared {
     main: PathBuf,
     config: config::Config,
+    about: Arc<About>,
     /// Names of what the supervisor has passed, and the descriptors.
     passed: (BTreeSet<String>, Vec<OwnedFd>),
     sandbox: Sandbox,
@@ -121,6 +123,8 @@ fn read(main: &Path, enclosed: bool) -> Result<Prepared, BootError> {
         tracing::warn!(%error, "huge pages stay on");
     }
     let config = config::load(main).map_err(BootError::Config)?;
+    let about = About::new(&config, cores(&config.process));
+    tracing::info!("{}", about.first_line(main));
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
@@ -133,6 +137,9 @@ fn read(main: &Path, enclosed: bool) -> Result<Prepared, BootError> {
     }
     if let Err(error) = raise_open_files() {
         tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    for warning in named_file::exposed(&config.files) {
+        tracing::warn!("{warning}");
     }
     let process = &config.process;
     capture::refuse_own_capture(process)?;
@@ -159,6 +166,7 @@ fn read(main: &Path, enclosed: bool) -> Result<Prepared, BootError> {
     Ok(Prepared {
         main: main.to_owned(),
         config,
+        about,
         passed,
         sandbox,
         upgrade,
@@ -178,6 +186,7 @@ pub fn run(
     let Prepared {
         main,
         config,
+        about,
         passed: (names, passed),
         sandbox,
         upgrade,
@@ -199,7 +208,7 @@ pub fn run(
         halt: watch::Sender::new(false),
         go: watch::Sender::new(false),
         offer: None,
-        about: About::new(&config, cores(&process)),
+        about,
         forbids: sandbox.forbids(),
     };
     let renewal = upgrade.map(|upgrade| Renewal::new(upgrade, process.handover.clone()));
@@ -559,7 +568,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     };
     let (status, stopped) = (published.status.clone(), stop.clone());
     let snapshot = Arc::clone(&published.snapshot);
-    let told = (published.status.subscribe(), phase.subscribe());
+    let told = (published.status.clone(), phase.subscribe());
     let supervised = supervisor::accompany(renewal, beats, told);
     let launches = tell_end_of_launcher(Arc::clone(&process), status.clone(), stop.clone());
     let offer = offer(

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use landlock::{
@@ -14,10 +15,13 @@ use landlock::{
     RulesetStatus, Scope,
 };
 
-use super::State;
+use rustix::io::Errno;
+
+use super::{State, seen};
 use crate::config::checked::{Config, IdentitySource, Process, RecordSink, Secret, Subject};
 use crate::control::http_client::SYSTEM_ROOTS;
 use crate::control::{capture, durable};
+use crate::io::kernel;
 use crate::io::listener::own_uid;
 
 /// What this program knows to ask for: rights of files as of version 5, scopes of version 6 (Linux 6.12).
@@ -247,10 +251,10 @@ pub(super) fn restrict(main: &Path, config: &Config) -> (State, Option<Places>) 
 
 fn described(status: &RestrictionStatus, places: &Places) -> State {
     let abi = match status.landlock {
-        LandlockStatus::NotEnabled => {
-            return State::Missing("the kernel has it turned off".to_owned());
+        LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => {
+            let error = kernel::landlock().err();
+            return State::Missing(without(error.as_ref(), seen::is_filtered()));
         }
-        LandlockStatus::NotImplemented => return State::Missing("the kernel has none".to_owned()),
         LandlockStatus::Available { effective_abi, .. } => effective_abi as i32,
     };
     let version = format!("ABI {abi}");
@@ -270,6 +274,31 @@ fn described(status: &RestrictionStatus, places: &Places) -> State {
             missing.join(" nor ")
         )),
     }
+}
+
+/// Why there is none, by the answer to landlock_create_ruleset(2) and whether a filter of system calls was in force then.
+fn without(error: Option<&io::Error>, is_filtered: bool) -> String {
+    match error.and_then(Errno::from_io_error) {
+        Some(Errno::OPNOTSUPP) => {
+            "the kernel has it, and it was not enabled at boot (EOPNOTSUPP): `landlock` is not in its `lsm=`"
+        }
+        Some(Errno::NOSYS) if is_filtered => {
+            "the kernel has none, or the filter of system calls that this process was started under, of a container for one, \
+             answers as if it had none (ENOSYS)"
+        }
+        Some(Errno::NOSYS) => "the kernel has none (ENOSYS): it is older than Linux 5.13, or built without it",
+        Some(Errno::PERM | Errno::ACCESS) => {
+            "landlock_create_ruleset is refused (EPERM) by the filter of system calls that this process was started under, of \
+             a container or a unit; the kernel may have it"
+        }
+        Some(_) | None => {
+            return match error {
+                Some(error) => format!("landlock_create_ruleset fails: {error}"),
+                None => "the kernel does not let this process use it".to_owned(),
+            };
+        }
+    }
+    .to_owned()
 }
 
 /// What a kernel's version of Landlock does not bound (landlock(7), "Versions"), though this program asks for it.
@@ -343,6 +372,23 @@ fn notifies_by_name() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn why_there_is_none_is_told_by_the_errno() {
+        let told = |errno: Errno, is_filtered| {
+            let error = io::Error::from_raw_os_error(errno.raw_os_error());
+            without(Some(&error), is_filtered)
+        };
+        assert!(told(Errno::NOSYS, false).starts_with("the kernel has none (ENOSYS)"));
+        let either = told(Errno::NOSYS, true);
+        assert!(either.contains("or the filter of system calls"), "{either}");
+        assert!(told(Errno::OPNOTSUPP, true).contains("not enabled at boot"));
+        for errno in [Errno::PERM, Errno::ACCESS] {
+            let refused = told(errno, true);
+            assert!(refused.contains("is refused") && !refused.contains("has none"));
+        }
+        assert!(told(Errno::NOMEM, false).contains("landlock_create_ruleset fails: "));
+    }
 
     #[test]
     fn what_an_old_kernel_lacks_is_named() {

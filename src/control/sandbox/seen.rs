@@ -1,6 +1,6 @@
 //! The threads of this process as the kernel sees them (proc_pid_status(5)).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -28,6 +28,12 @@ fn field<'t>(status: &'t str, name: &str) -> Option<&'t str> {
     let mut lines = status.lines();
     let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     value.map(str::trim)
+}
+
+/// Whether a filter of system calls is in force for this thread.
+pub(super) fn is_filtered() -> bool {
+    let status = durable::read(Path::new("/proc/thread-self/status"), FILE_BYTES);
+    status.is_ok_and(|bytes| field(&String::from_utf8_lossy(&bytes), "Seccomp") == Some("2"))
 }
 
 /// What has been given up by all threads, and which of them have not. Those of `before` began before the sandbox.
