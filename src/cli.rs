@@ -1,4 +1,4 @@
-//! The command line: run, check, explain, demo, drill, policy test, init, config, completions, man, version.
+//! The command line: run, check, status, reload, explain, demo, drill, policy test, init, config, completions, man, version.
 
 pub mod apps;
 pub mod authority;
@@ -19,6 +19,7 @@ pub mod named;
 pub mod node;
 pub mod os;
 pub mod policy;
+pub mod reload;
 pub mod resources;
 pub mod settings;
 pub mod status;
@@ -69,6 +70,8 @@ Examples:
     Check(CheckArgs),
     /// Ask a running process how it is: roles, generation, problems, identities, listeners, sandbox.
     Status(status::StatusArgs),
+    /// Have a running process read its configuration again, and wait for what becomes of it.
+    Reload(reload::ReloadArgs),
     /// Explain who would decide about a call, by which rule, and what would have to change.
     Explain(Box<explain::ExplainArgs>),
     /// Start a whole mesh with three workloads on loopback addresses, as an ordinary user.
@@ -165,6 +168,7 @@ fn dispatch(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run_mesh(&args.config, || ()),
         Command::Check(args) => check::run(args),
         Command::Status(args) => Ok(status::run(args)),
+        Command::Reload(args) => reload::run(args),
         Command::Explain(args) => Ok(explain::run(args)),
         Command::Demo(args) => demo::run(args),
         Command::Drill(args) => drill::run(args),

@@ -70,6 +70,21 @@ impl Answer {
     }
 }
 
+/// Says what to do where there is no curl.
+///
+/// # Errors
+/// It cannot be started.
+pub fn is_there() -> anyhow::Result<()> {
+    let mut version = Command::new("curl");
+    version.arg("--version").stdin(Stdio::null());
+    let started = version.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    started.map(|_| ()).context(
+        "the drill makes its calls with curl, which cannot be started here: install it (Debian: apt-get install curl). The \
+         image has no other program: run `ringgate demo` in it, and on the machine the last command that the demo prints, \
+         `ringgate drill --config $D/ringgate.toml`",
+    )
+}
+
 impl Caller {
     /// This caller with more arguments.
     #[must_use]

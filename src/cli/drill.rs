@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::Context;
 
 use self::report::{Output, Step};
+use super::curl;
 use super::demo::Io;
 use super::lab;
 use super::layout::{Layout, free_subnet};
@@ -36,7 +37,9 @@ const RUNNING: Duration = Duration::from_secs(5);
 Examples:
   ringgate drill
   ringgate drill --lab netns                                # as root, with captured traffic
-  ringgate drill --config ringgate-demo/ringgate.toml       # the demo that runs"
+  ringgate drill --config ringgate-demo/ringgate.toml       # the demo that runs
+
+Calls are made with curl, which has to be installed."
 )]
 pub struct DrillArgs {
     /// Drill the running demo system of this configuration instead of starting one.
@@ -69,6 +72,7 @@ pub enum Lab {
 /// If the system under drill does not start.
 pub fn run(args: &DrillArgs) -> anyhow::Result<ExitCode> {
     let stop = Stop::on_signals()?;
+    curl::is_there()?;
     let mut teller = Teller::new(args.output, stop);
     let drilled = match (&args.config, args.lab) {
         (Some(config), _) => on_config(&mut teller, config),

@@ -1,5 +1,6 @@
 //! Capture on this machine, from the command line: `ringgate node setup|teardown|status`.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -18,6 +19,9 @@ use crate::role::capture as rules;
   ringgate node status || ringgate node setup
   ringgate node teardown")]
 pub struct NodeArgs {
+    /// The configuration of the process; to remove rules none is needed.
+    #[command(flatten)]
+    pub config: ConfigArgs,
     /// What to do.
     #[command(subcommand)]
     pub command: NodeCommand,
@@ -34,12 +38,9 @@ pub enum NodeCommand {
     Status(PrintArgs),
 }
 
-/// A configuration, to act on or to print.
+/// To act or to print.
 #[derive(Debug, Args)]
 pub struct PrintArgs {
-    /// The configuration of the process.
-    #[command(flatten)]
-    pub config: ConfigArgs,
     /// Print the rules for nftables and touch nothing.
     #[arg(long)]
     pub print: bool,
@@ -48,9 +49,6 @@ pub struct PrintArgs {
 /// How to remove.
 #[derive(Debug, Args)]
 pub struct TeardownArgs {
-    /// Accepted for symmetry; what is loaded is removed without it.
-    #[command(flatten)]
-    pub config: ConfigArgs,
     /// Print the script for nftables and touch nothing.
     #[arg(long)]
     pub print: bool,
@@ -61,8 +59,9 @@ pub struct TeardownArgs {
 /// # Errors
 /// If the configuration is refused or the kernel refuses the rules.
 pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
+    let file = &args.config.config;
     match &args.command {
-        NodeCommand::Setup(args) => set_up(args),
+        NodeCommand::Setup(args) => set_up(file, args),
         NodeCommand::Teardown(args) => {
             if args.print {
                 os::say(rules::teardown().trim_end());
@@ -71,12 +70,12 @@ pub fn run(args: &NodeArgs) -> anyhow::Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        NodeCommand::Status(args) => status(args),
+        NodeCommand::Status(args) => status(file, args),
     }
 }
 
-fn load(args: &PrintArgs) -> anyhow::Result<Config> {
-    config::load(&args.config.config).map_err(|errors| anyhow::anyhow!("{errors}"))
+fn load(file: &Path) -> anyhow::Result<Config> {
+    config::load(file).map_err(|errors| anyhow::anyhow!("{errors}"))
 }
 
 fn warn(wanted: Wanted) -> Wanted {
@@ -88,8 +87,8 @@ fn warn(wanted: Wanted) -> Wanted {
     wanted
 }
 
-fn set_up(args: &PrintArgs) -> anyhow::Result<ExitCode> {
-    let config = load(args)?;
+fn set_up(file: &Path, args: &PrintArgs) -> anyhow::Result<ExitCode> {
+    let config = load(file)?;
     if args.print {
         let wanted = warn(capture::wanted(&config, &Machine::look())?);
         os::say(wanted.script.trim_end());
@@ -103,8 +102,8 @@ fn set_up(args: &PrintArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn status(args: &PrintArgs) -> anyhow::Result<ExitCode> {
-    let config = load(args)?;
+fn status(file: &Path, args: &PrintArgs) -> anyhow::Result<ExitCode> {
+    let config = load(file)?;
     let wanted = warn(capture::wanted(&config, &Machine::look())?);
     if args.print {
         os::say(wanted.script.trim_end());

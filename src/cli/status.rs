@@ -29,6 +29,17 @@ Examples:
   ringgate status --output json | jq .sandbox"
 )]
 pub struct StatusArgs {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub whom: Whom,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = Output::Text)]
+    pub output: Output,
+}
+
+/// A process that runs.
+#[derive(Debug, Args)]
+pub struct Whom {
     /// Configuration file of the process, whose `admin.listen` is asked.
     #[arg(
         long,
@@ -40,9 +51,6 @@ pub struct StatusArgs {
     /// Or the admin listener itself, such as http://127.0.0.1:15000.
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
-    /// How to print it.
-    #[arg(long, value_enum, default_value_t = Output::Text)]
-    pub output: Output,
 }
 
 /// How to print it.
@@ -56,7 +64,7 @@ pub enum Output {
 
 /// Asks and prints.
 pub fn run(args: &StatusArgs) -> ExitCode {
-    let told = match ask(args) {
+    let told = match args.whom.ask() {
         Ok(told) => told,
         Err(error) => {
             os::complain(&format!("ringgate: {error:#}"));
@@ -75,34 +83,55 @@ pub fn run(args: &StatusArgs) -> ExitCode {
     }
 }
 
-fn ask(args: &StatusArgs) -> anyhow::Result<Value> {
-    let base = match &args.admin {
-        Some(url) if url.contains("://") => url.trim_end_matches('/').to_owned(),
-        Some(address) => format!("http://{address}"),
-        None => {
-            let file = args.config.display();
-            let admin = match (
-                config::load(&args.config),
-                config::admin_listen(&args.config),
-            ) {
-                (Ok(config), _) => config.process.admin,
-                // The process may run by what the file held before.
-                (Err(_), Some(listen)) => {
-                    os::complain(&format!(
-                        "ringgate: {file} is refused now (`ringgate check`); who listens at {listen} is asked"
-                    ));
-                    Some(listen)
+impl Whom {
+    /// The answer of `/status`.
+    ///
+    /// # Errors
+    /// There is no listener to ask, or it does not answer with a status.
+    pub(super) fn ask(&self) -> anyhow::Result<Value> {
+        let base = self.base()?.with_context(|| {
+            let file = self.config.display();
+            format!("{file}: [admin] is not set, expected `listen` there, or `--admin URL`")
+        })?;
+        asked(&base)
+    }
+
+    /// Where it listens, such as `http://127.0.0.1:15000`; `None` if the configuration has no such listener.
+    ///
+    /// # Errors
+    /// The configuration is refused, and does not tell where either.
+    pub(super) fn base(&self) -> anyhow::Result<Option<String>> {
+        let admin = match &self.admin {
+            Some(url) if url.contains("://") => {
+                return Ok(Some(url.trim_end_matches('/').to_owned()));
+            }
+            Some(address) => return Ok(Some(format!("http://{address}"))),
+            None => {
+                let file = self.config.display();
+                match (
+                    config::load(&self.config),
+                    config::admin_listen(&self.config),
+                ) {
+                    (Ok(config), _) => config.process.admin,
+                    // The process may run by what the file held before.
+                    (Err(_), Some(listen)) => {
+                        os::complain(&format!(
+                            "ringgate: {file} is refused now (`ringgate check`); who listens at {listen} is asked"
+                        ));
+                        Some(listen)
+                    }
+                    (Err(errors), None) => anyhow::bail!(
+                        "{errors}\n`--admin URL` asks a process whatever its file says now"
+                    ),
                 }
-                (Err(errors), None) => anyhow::bail!(
-                    "{errors}\n`--admin URL` asks a process whatever its file says now"
-                ),
-            };
-            let admin = admin.with_context(|| {
-                format!("{file}: [admin] is not set, expected `listen` there, or `--admin URL`")
-            })?;
-            format!("http://{}", reachable(admin))
-        }
-    };
+            }
+        };
+        Ok(admin.map(|admin| format!("http://{}", reachable(admin))))
+    }
+}
+
+/// What `/status` of this listener answers.
+pub(super) fn asked(base: &str) -> anyhow::Result<Value> {
     let url = format!("{base}/status");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -126,15 +155,15 @@ pub(super) fn reachable(mut listen: SocketAddr) -> SocketAddr {
 }
 
 /// What is at a path (RFC 6901); null if nothing.
-fn at<'v>(value: &'v Value, path: &str) -> &'v Value {
+pub(super) fn at<'v>(value: &'v Value, path: &str) -> &'v Value {
     value.pointer(path).unwrap_or(&Value::Null)
 }
 
-fn list(value: &Value) -> &[Value] {
+pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn word(value: &Value) -> String {
+pub(super) fn word(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),

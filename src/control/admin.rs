@@ -56,10 +56,21 @@ pub struct Status {
     pub revocations: usize,
     /// What the process cannot do any more, since its launcher has ended.
     pub lost: Option<Lost>,
+    /// Reloads that were asked for.
+    pub hangups: Hangups,
     /// What became of the last SIGUSR2; `None` if there was none.
     pub upgrade: Option<String>,
     /// Services and their endpoints.
     pub upstreams: Option<(Arc<Mesh>, Arc<Endpoints>)>,
+}
+
+/// How often the process was asked by SIGHUP to read its configuration again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Hangups {
+    /// Signals that have come.
+    pub heard: u64,
+    /// Those of them that had come when the last reload began which has ended.
+    pub answered: u64,
 }
 
 impl Status {

@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use crate::config::checked::life::Limits;
 use crate::config::checked::{Config, IdentityFiles, IdentitySource, Mesh, Process};
 use crate::config::{self, Depth, Options, Problem};
-use crate::control::admin::{self, Face, Status};
+use crate::control::admin::{self, Face, Hangups, Status};
 use crate::control::ask::{self, Ask, Asker};
 use crate::control::authority::{Authority, AuthorityError};
 use crate::control::capture::find::{Sought, find};
@@ -368,7 +368,10 @@ impl Plane {
     pub async fn run(mut self) {
         let (touch, mut changes) = watch_files::channel();
         let _watcher = watch_files::start(&config::load::load_files(&self.main), touch.clone());
-        watch_files::on_hangup(touch);
+        let status = self.status.clone();
+        watch_files::on_hangup(touch, move || {
+            quietly(&status, |h| h.heard = h.heard.wrapping_add(1))
+        });
         // What has changed since the start read it was told to nobody.
         self.reload().await;
         self.look();
@@ -377,10 +380,13 @@ impl Plane {
             tokio::select! {
                 Some(()) = changes.touched() => {
                     changes.settle().await;
+                    // What is heard of later is answered by the next round.
+                    let heard = self.status.borrow().hangups.heard;
                     supervisor::reloading(&self.status.borrow());
                     self.reload().await;
                     self.look();
                     material.follow(&self.config);
+                    quietly(&self.status, |hangups| hangups.answered = heard);
                     supervisor::reloaded(&self.status.borrow());
                 }
                 () = material.changed() => self.look(),
@@ -591,6 +597,14 @@ impl Plane {
             }
         }
     }
+}
+
+/// Counts, which is no news to those who wait for another status.
+fn quietly(status: &watch::Sender<Status>, count: impl FnOnce(&mut Hangups)) {
+    status.send_if_modified(|status| {
+        count(&mut status.hangups);
+        false
+    });
 }
 
 /// Does all that a start does with a configuration before anything is served but for reading files: compiles the policies.

@@ -145,6 +145,7 @@ impl About {
         let lost = status.lost.map(|lost| lost.to_string());
         let problems = status.problems.iter().chain(&status.files).chain(&lost);
         let problems: Vec<&String> = problems.collect();
+        let reload: Vec<&String> = status.problems.iter().chain(&status.files).collect();
         let up_ms = clock::millis().saturating_sub(self.begun_ms);
         json!({
             "name": self.process.name,
@@ -160,6 +161,11 @@ impl About {
             "refusedAt": status.refused_at,
             "problems": problems,
             "upgrade": status.upgrade,
+            "reload": {
+                "heard": status.hangups.heard,
+                "answered": status.hangups.answered,
+                "problems": reload,
+            },
             "keySetsMissing": status.key_sets_missing,
             "revocations": status.revocations,
             "listeners": self.listeners(),

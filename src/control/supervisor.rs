@@ -343,8 +343,10 @@ impl Renewal {
                     biased;
                     ended = &mut once => break ended,
                     Some(()) = asked.recv() => {
-                        tracing::warn!("{UNDER_WAY}; another SIGUSR2 came meanwhile and starts no second one");
-                        tell_status(&format!("{UNDER_WAY}; another SIGUSR2 meanwhile starts no second one"));
+                        let text = format!("{UNDER_WAY}; another SIGUSR2 meanwhile starts no second one");
+                        tracing::warn!("{text}");
+                        show(&status, &text);
+                        tell_status(&text);
                     }
                 }
             };
@@ -412,6 +414,61 @@ mod tests {
         );
         status.problems = vec!["ü".repeat(999)];
         assert!(words(&status).len() <= STATUS);
+    }
+
+    #[tokio::test]
+    async fn one_upgrade_at_a_time_and_another_signal_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (starts, end) = (dir.path().join("starts"), dir.path().join("end"));
+        let script = "echo >>\"$0\"; until [ -e \"$1\" ]; do sleep 0.01; done; exit 3";
+        let upgrade = Upgrade {
+            program: "/bin/sh".into(),
+            arguments: vec![
+                "-c".into(),
+                script.into(),
+                starts.clone().into(),
+                end.clone().into(),
+            ],
+        };
+        let renewal = Renewal::new(upgrade, Some(dir.path().join("socket")));
+        let status = watch::Sender::new(Status::default());
+        // One that ends nobody, and means nothing to other tests of this process.
+        let asked = signal(SignalKind::window_change()).unwrap();
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(renewal.on_signal(asked, status.clone()));
+        let asks = || nix::sys::signal::raise(nix::sys::signal::Signal::SIGWINCH).unwrap();
+        let told = async |text: &str| {
+            let waited = async {
+                while !status
+                    .borrow()
+                    .upgrade
+                    .as_ref()
+                    .is_some_and(|t| t.contains(text))
+                {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let waited = tokio::time::timeout(Duration::from_secs(60), waited).await;
+            assert!(waited.is_ok(), "{text}: {:?}", status.borrow().upgrade);
+        };
+        let count = || std::fs::read(&starts).map_or(0, |lines| lines.len());
+        asks();
+        told("an upgrade is under way").await;
+        while count() == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        asks();
+        told("another SIGUSR2 meanwhile starts no second one").await;
+        std::fs::write(&end, "").unwrap();
+        told("has ended (exit status: 3), this one goes on").await;
+        assert_eq!(count(), 1);
+        // The next one is another upgrade.
+        std::fs::remove_file(&end).unwrap();
+        asks();
+        told("an upgrade is under way").await;
+        std::fs::write(&end, "").unwrap();
+        told("has ended").await;
+        assert_eq!(count(), 2);
     }
 
     #[test]

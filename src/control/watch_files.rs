@@ -145,13 +145,14 @@ pub fn start(paths: &[PathBuf], touch: Touch) -> Option<RecommendedWatcher> {
     Some(watcher)
 }
 
-/// Reloads on SIGHUP.
-pub fn on_hangup(touch: Touch) {
+/// Reloads on SIGHUP, each of which `heard` is called for first.
+pub fn on_hangup(touch: Touch, heard: impl Fn() + Send + 'static) {
     match signal(SignalKind::hangup()) {
         Ok(mut hangup) => {
             signals::let_through(&[Signal::SIGHUP]);
             drop(tokio::spawn(async move {
                 while hangup.recv().await.is_some() {
+                    heard();
                     touch.whole();
                 }
             }));

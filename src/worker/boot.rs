@@ -1,5 +1,7 @@
 //! From a configuration file to running cores, and down again.
 
+mod told;
+
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,12 +16,11 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::checked::{self, IoDriver, Process, life};
 use crate::config::{self, ConfigErrors};
-use crate::control::admin::Status;
 use crate::control::authority::Authority;
 use crate::control::capture::{self, CaptureError};
 use crate::control::dns_server::{DnsError, DnsServer};
 use crate::control::handover::{self, Face, HandoverError, Inherited};
-use crate::control::launcher::{self, Lost, Upgrade};
+use crate::control::launcher::{self, Upgrade};
 use crate::control::named_file;
 use crate::control::phase::Phase;
 use crate::control::plane::{Plane, PlaneError, Published, Shared};
@@ -570,7 +571,7 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     let snapshot = Arc::clone(&published.snapshot);
     let told = (published.status.clone(), phase.subscribe());
     let supervised = supervisor::accompany(renewal, beats, told);
-    let launches = tell_end_of_launcher(Arc::clone(&process), status.clone(), stop.clone());
+    let launches = told::end_of_launcher(Arc::clone(&process), status.clone(), stop.clone());
     let offer = offer(
         (process.handover.clone(), plane.authority()),
         (offered, names),
@@ -588,47 +589,13 @@ async fn control(main: PathBuf, config: config::Config, wheel: Wheel) {
     }
     tokio::select! {
         () = plane.run() => {}
-        () = unready(stop, status) => {}
+        () = told::unready(stop, status) => {}
         () = keeper => {}
         () = offer => {}
         () = supervised => {}
         () = launches => {}
         _ = halted.wait_for(|halt| *halt) => {}
     }
-}
-
-/// Is not ready any more once the process stops; never ends.
-async fn unready(mut stop: watch::Receiver<Phase>, status: watch::Sender<Status>) {
-    let told = stop.wait_for(|phase| phase.stops()).await;
-    // Who asks after a hand-over is answered by the other process.
-    if told.is_ok_and(|phase| *phase != Phase::HandedOver) {
-        status.send_modify(|s| s.ready = false);
-    }
-    std::future::pending::<()>().await;
-}
-
-/// Says so if the launcher ends before this process is told to: it cannot be started again by a process that starts
-/// no programs. Never ends.
-async fn tell_end_of_launcher(
-    process: Arc<Process>,
-    status: watch::Sender<Status>,
-    mut stop: watch::Receiver<Phase>,
-) {
-    if let Some(launcher) = launcher::launcher() {
-        tokio::select! {
-            biased;
-            _ = stop.wait_for(|phase| phase.stops()) => {}
-            () = launcher.ended() => {
-                let lost = Lost {
-                    upgrades: process.handover.is_some(),
-                    captures: capture::capturing(&process).is_some(),
-                };
-                tracing::error!("{lost}");
-                status.send_modify(|status| status.lost = Some(lost));
-            }
-        }
-    }
-    std::future::pending::<()>().await;
 }
 
 /// Offers the sockets of the process to another one, and leaves them with the supervisor, once they are all there; never

@@ -13,6 +13,7 @@
     reason = "a test ends by panicking, blocks, and is not a data core"
 )]
 
+mod commands;
 mod commit;
 mod generated;
 #[expect(dead_code, reason = "each suite uses its part of the namespaces")]

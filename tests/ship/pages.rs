@@ -55,6 +55,27 @@ fn they_render_without_a_warning() {
     ] {
         assert!(check.contains(want), "{want}: {check}");
     }
+    for (page, synopsis) in [
+        (
+            "ringgate-status",
+            "SYNOPSIS ringgate status [--config FILE] [--admin URL] [--output OUTPUT] DESCRIPTION",
+        ),
+        (
+            "ringgate-authority-token-create",
+            "ringgate authority token create --node NAME",
+        ),
+        (
+            "ringgate-policy",
+            "SYNOPSIS ringgate policy [--config FILE] COMMAND DESCRIPTION",
+        ),
+        ("ringgate-policy-test", " FILE... DESCRIPTION"),
+        ("ringgate-check", " [FILE]... DESCRIPTION"),
+        ("ringgate-init", "[--role ROLE]... [--all-in-one]"),
+        ("ringgate-man", "ringgate man DIRECTORY DESCRIPTION"),
+    ] {
+        let text = of(&format!("man1/{page}.1"));
+        assert!(text.contains(synopsis), "{synopsis}: {text}");
+    }
     assert!(of("man1/ringgate-authority-token-create.1").contains("--ttl"));
     let settings = of("man5/ringgate.toml.5");
     for want in ["[process]", "drain", "[[node.workload]]", "default \"5s\""] {

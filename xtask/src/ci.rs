@@ -330,7 +330,6 @@ fn check_unit(root: &Path, unit: &str, own: &str) -> Result<()> {
         "DynamicUser=yes",
         "LimitMEMLOCK=infinity",
         "Restart=always",
-        "ExecReload=/bin/kill -HUP $MAINPID",
     ] {
         ensure!(
             text.lines().any(|have| have == line),
@@ -344,6 +343,11 @@ fn check_unit(root: &Path, unit: &str, own: &str) -> Result<()> {
     ensure!(
         reloads.next() == Some(check.as_str()),
         "{path} does not begin a reload with `{check}`: a bad file would be no failure"
+    );
+    let reload = check.replace(" check ", " reload ") + " --pid $MAINPID";
+    ensure!(
+        reloads.next() == Some(reload.as_str()),
+        "{path} does not end a reload with `{reload}`: what the process alone refuses would be no failure"
     );
     ensure!(
         !text.contains("~@resources"),

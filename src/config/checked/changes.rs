@@ -138,7 +138,7 @@ mod tests {
 
     fn mesh(text: &str) -> std::sync::Arc<crate::config::checked::Mesh> {
         let text =
-            format!("[authority]\n[[waypoint]]\ngateway = \"w\"\nhbone = \"127.0.0.1:1\"\n{text}");
+            format!("[authority]\n[[waypoint]]\ngateway = \"default/w\"\nhbone = \"127.0.0.1:1\"\n{text}");
         crate::config::parse(&[("a.toml".into(), text)], Path::new("/"))
             .unwrap()
             .mesh
