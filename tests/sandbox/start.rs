@@ -1,12 +1,16 @@
 //! Signals of the first moments, and where records may go.
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use ringgate::cli::layout::free_subnet;
 use ringgate::cli::os;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 use crate::PROGRAM;
 use crate::system::{USER, WAIT};
@@ -88,5 +92,69 @@ fn a_stop_in_the_first_moment_ends_it_well() {
         let ended = child.wait().unwrap();
         let log = std::fs::read_to_string(dir.path().join("log")).unwrap();
         assert!(ended.success(), "{round}: {ended} {log}");
+    }
+}
+
+/// `landlock_create_ruleset(2)`, which has the same number everywhere.
+const CREATE_RULESET: i64 = 444;
+
+/// Not a test of its own: becomes the program, under a filter that answers a call of Landlock's as it is told.
+#[test]
+#[ignore = "started by another test, as a process of its own"]
+fn under_a_filter() {
+    let errno: u32 = std::env::var("SANDBOX_ERRNO").unwrap().parse().unwrap();
+    let refused = BTreeMap::from([(CREATE_RULESET, Vec::new())]);
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let (allow, refuse) = (SeccompAction::Allow, SeccompAction::Errno(errno));
+    let filter = SeccompFilter::new(refused, allow, refuse, arch).unwrap();
+    let filter: BpfProgram = filter.try_into().unwrap();
+    apply_filter(&filter).unwrap();
+    let mut program = Command::new(PROGRAM);
+    let error = program
+        .args(["run", "--config"])
+        .arg(std::env::var_os("SANDBOX_CONFIG").unwrap())
+        .exec();
+    panic!("{error}");
+}
+
+/// A filter of system calls, of a container for one, is not a kernel without Landlock.
+#[test]
+fn who_refuses_landlock_is_told() {
+    let text = "[process]\nsandbox = \"required\"\n[admin]\nlisten = \"127.0.0.1:15000\"\n[authority]\nstateDir = \"state\"\n";
+    for (errno, told, not) in [
+        (
+            Errno::PERM,
+            "landlock_create_ruleset is refused (EPERM) by the filter of system calls",
+            "kernel has none",
+        ),
+        (
+            Errno::NOSYS,
+            "the kernel has none, or the filter of system calls",
+            "is refused",
+        ),
+        (Errno::OPNOTSUPP, "it was not enabled at boot", "has none"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ringgate.toml");
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "start::under_a_filter",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env("SANDBOX_CONFIG", &file)
+            .env("SANDBOX_ERRNO", errno.raw_os_error().to_string())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        // Whoever wants all of it does not start, and says so.
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(
+            said.contains("landlock cannot be had") && said.contains(told),
+            "{errno}: {said}"
+        );
+        assert!(!said.contains(not), "{errno}: {said}");
     }
 }

@@ -24,7 +24,7 @@ fn the_configuration_is_named_at_any_place() {
     let tests = dir.path().join("a.tests.toml");
     fs::write(
         &tests,
-        "[[test]]\nname = \"nobody\"\nfrom = \"anonymous\"\nworkload = \"default/a\"\nexpect = \"deny\"\n",
+        "[[test]]\nname = \"nobody\"\nfrom = \"anonymous\"\nworkload = \"default/a\"\nexpect = \"allow\"\n",
     )
     .unwrap();
     let tests = tests.to_str().unwrap();

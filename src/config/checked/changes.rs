@@ -137,8 +137,9 @@ mod tests {
     use std::path::Path;
 
     fn mesh(text: &str) -> std::sync::Arc<crate::config::checked::Mesh> {
-        let text =
-            format!("[authority]\n[[waypoint]]\ngateway = \"default/w\"\nhbone = \"127.0.0.1:1\"\n{text}");
+        let text = format!(
+            "[authority]\n[[waypoint]]\ngateway = \"default/w\"\nhbone = \"127.0.0.1:1\"\n{text}"
+        );
         crate::config::parse(&[("a.toml".into(), text)], Path::new("/"))
             .unwrap()
             .mesh
