@@ -74,6 +74,19 @@ sed -i 's|^action = "ALOW"|action = "ALLOW"|' /etc/ringgate/ringgate.toml
 systemctl reload ringgate; is "a file that is mended is reloaded" "$?" 0
 until_true '! property StatusText | grep -q refused' || bad "good reload" "$(property StatusText)"
 
+# What the process alone refuses fails the reload as well, with its reason; the check takes it.
+cp /etc/ringgate/ringgate.toml taken.toml
+printf '\n[limits]\nmaxConnections = 77\n' >>/etc/ringgate/ringgate.toml
+ringgate check --config /etc/ringgate/ringgate.toml >check.txt 2>&1 && ok "the check takes what needs a restart" || bad "check" "$(cat check.txt)"
+systemctl reload ringgate; is "a reload that the process refuses fails" "$?" 1
+has "and says why in systemctl status" "$(systemctl status --no-pager -l ringgate | grep -v 'reload refused,')" "[limits] has changed, which needs a restart"
+is "and the process is active" "$(property ActiveState)/$(property MainPID)" "active/$before"
+is "and serves all the same" "$(code $OPEN)" 200
+cp taken.toml /etc/ringgate/ringgate.toml
+systemctl reload ringgate; is "and without it the reload is taken" "$?" 0
+# No waiting: the reload ends when the outcome is there.
+is "whose outcome is there by then" "$(property StatusText | grep -c refused)" 0
+
 # Restarts: whoever comes meanwhile waits.
 load
 systemctl restart ringgate && systemctl restart ringgate
@@ -167,6 +180,21 @@ has "and says why" "$(journalctl -u ringgate@edge -n 20 -o cat --no-pager 2>&1)"
 is "and it is the same process still" "$(edge MainPID)" "$before"
 cp good.toml /etc/ringgate/edge.toml
 systemctl reload ringgate@edge; is "and with a good one it succeeds" "$?" 0
+
+# Two roles on a machine as `init` writes them, with what it says: directories, admin ports and tokens of their own.
+ip address add 10.1.0.1/32 dev lo; ip address add 10.1.0.10/32 dev lo
+ringgate init --role authority --instance ca >init.txt && has "init tells the unit" "$(cat init.txt)" "systemctl enable --now ringgate@ca"
+ringgate init --role waypoint --config /etc/ringgate/way.toml >init.txt && has "of a file of an instance too" "$(cat init.txt)" "systemctl enable --now ringgate@way"
+systemctl start ringgate@ca || bad "an authority that init has written starts" "$(journalctl -u ringgate@ca -n 20 -o cat --no-pager)"
+(cd /etc/ringgate && sed -n 's/^#   //p' way.toml | sed 's#ringgate authority#ringgate authority --config ca.toml#' | sh -e && chgrp ringgate way.join-token && chmod 640 way.join-token) || bad "the commands of its comments" "$?"
+systemctl start ringgate@way && ok "a waypoint beside it starts" || bad "a waypoint beside it starts" "$(journalctl -u ringgate@way -n 20 -o cat --no-pager)"
+for of in ca way; do
+  has "ringgate@$of is asked by its file" "$(ringgate status --config /etc/ringgate/$of.toml 2>&1)" "$of serves"
+  [ -n "$(ls -A /var/lib/private/ringgate-$of)" ] && ok "ringgate@$of has its own state" || bad "ringgate@$of has its own state" "$(ls -lA /var/lib/private)"
+done
+is "nothing warns of its token" "$(journalctl -u ringgate@way -o cat --no-pager | grep -c 'may read the secret')" 0
+systemctl reload ringgate@way; is "an instance is reloaded" "$?" 0
+systemctl stop ringgate@way ringgate@ca
 
 for unit in ringgate.service ringgate@edge.service; do
   systemd-analyze verify --man=no $unit && ok "$unit is verified" || bad "$unit is verified" "see above"
