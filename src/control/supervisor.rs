@@ -420,7 +420,7 @@ mod tests {
     async fn one_upgrade_at_a_time_and_another_signal_is_told() {
         let dir = tempfile::tempdir().unwrap();
         let (starts, end) = (dir.path().join("starts"), dir.path().join("end"));
-        let script = "echo >>\"$0\"; until [ -e \"$1\" ]; do sleep 0.01; done; exit 3";
+        let script = "echo >>\"$0\"; i=0; until [ -e \"$1\" ] || [ $i = 9999 ]; do sleep 0.01; i=$((i + 1)); done; exit 3";
         let upgrade = Upgrade {
             program: "/bin/sh".into(),
             arguments: vec![
