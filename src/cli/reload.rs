@@ -3,6 +3,7 @@
 //! The process counts the hang-ups that it has heard, and those that a reload has answered which began later: so that what is
 //! told is the outcome of a reload that has read what the files hold now, not of one that was under way.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -129,10 +130,10 @@ fn outcome(status: &Value) -> ExitCode {
 
 /// A process by the number that it has here: one of another container may have answered, whose number means another one.
 fn is_ours(pid: i32) -> anyhow::Result<()> {
-    let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let second = words.split(|byte| *byte == 0).nth(1);
+    let words = os::read_text(Path::new(&format!("/proc/{pid}/cmdline"))).unwrap_or_default();
+    let second = words.split('\0').nth(1);
     anyhow::ensure!(
-        second == Some(RUN.as_bytes()),
+        second == Some(RUN),
         "process {pid} is not `ringgate {RUN}` here: the one that answers runs in another container, or under another name; \
          expected `--pid PID`"
     );

@@ -370,7 +370,7 @@ impl Plane {
         let _watcher = watch_files::start(&config::load::load_files(&self.main), touch.clone());
         let status = self.status.clone();
         watch_files::on_hangup(touch, move || {
-            quietly(&status, |h| h.heard = h.heard.wrapping_add(1))
+            quietly(&status, |h| h.heard = h.heard.wrapping_add(1));
         });
         // What has changed since the start read it was told to nobody.
         self.reload().await;

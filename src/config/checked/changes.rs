@@ -18,67 +18,25 @@ impl Mesh {
     /// What differs from the mesh `before`, as `authorizationPolicy: 1 added, 2 changed; [mesh] has changed`; empty if nothing.
     #[must_use]
     pub fn changes(&self, before: &Self) -> String {
-        let kinds = [
-            (
-                "gateway",
-                count(&self.gateways, &before.gateways, |r| r.name.clone()),
-            ),
-            (
-                "workloadEntry",
-                count(&self.workloads, &before.workloads, |r| r.name.clone()),
-            ),
-            (
-                "serviceEntry",
-                count(&self.services, &before.services, |r| r.name.clone()),
-            ),
-            (
-                "destinationRule",
-                count(&self.destination_rules, &before.destination_rules, |r| {
-                    r.name.clone()
-                }),
-            ),
-            (
-                "httpRoute",
-                count(&self.routes, &before.routes, |r| r.name.clone()),
-            ),
-            (
-                "rateLimit",
-                count(&self.rate_limits, &before.rate_limits, |r| r.name.clone()),
-            ),
-            (
-                "authorizationPolicy",
-                count(
-                    &self.authorization_policies,
-                    &before.authorization_policies,
-                    |r| r.name.clone(),
-                ),
-            ),
-            (
-                "peerAuthentication",
-                count(
-                    &self.peer_authentications,
-                    &before.peer_authentications,
-                    |r| r.name.clone(),
-                ),
-            ),
-            (
-                "requestAuthentication",
-                count(
-                    &self.request_authentications,
-                    &before.request_authentications,
-                    |r| r.name.clone(),
-                ),
-            ),
-            (
-                "extensionProvider",
-                sum(
-                    count(&self.oidc_providers, &before.oidc_providers, |r| {
-                        r.name.clone()
-                    }),
-                    count(&self.authorizers, &before.authorizers, |r| r.name.clone()),
-                ),
-            ),
-        ];
+        // Every kind has names.
+        macro_rules! counted {
+            ($($kind:literal, $field:ident;)*) => {
+                [$(($kind, count(&self.$field, &before.$field, |one| one.name.clone())),)*]
+            };
+        }
+        let kinds = counted! {
+            "gateway", gateways;
+            "workloadEntry", workloads;
+            "serviceEntry", services;
+            "destinationRule", destination_rules;
+            "httpRoute", routes;
+            "rateLimit", rate_limits;
+            "authorizationPolicy", authorization_policies;
+            "peerAuthentication", peer_authentications;
+            "requestAuthentication", request_authentications;
+            "extensionProvider of kind oidc", oidc_providers;
+            "extensionProvider", authorizers;
+        };
         let told = kinds.into_iter().filter_map(|(kind, counts)| {
             let words = counts.into_iter().zip(["added", "removed", "changed"]);
             let words = words.filter(|(count, _)| *count > 0);
@@ -122,14 +80,6 @@ impl Mesh {
             (self.audience_stripping, self.l4_deny, self.dry_run),
         )
     }
-}
-
-fn sum(one: [usize; 3], other: [usize; 3]) -> [usize; 3] {
-    let mut both = one;
-    for (both, other) in both.iter_mut().zip(other) {
-        *both = both.saturating_add(other);
-    }
-    both
 }
 
 #[cfg(test)]
