@@ -6,6 +6,7 @@
     reason = "a test reports by panicking"
 )]
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -60,6 +61,9 @@ to = [{ operation.methods = ["DELETE"] }]
 fn write(dir: &Path, name: &str, text: &str) -> String {
     let path = dir.join(name);
     std::fs::write(&path, text).unwrap();
+    // A key that everybody may read would be a warning of its own.
+    let mode = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(&path, mode).unwrap();
     path.display().to_string()
 }
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use rcgen::{CertificateParams, KeyPair};
@@ -38,4 +39,7 @@ pub(crate) fn pair(dir: &Path, certificate: &str, key: &str) {
     let signed = params.self_signed(&made).unwrap();
     std::fs::write(dir.join(key), made.serialize_pem()).unwrap();
     std::fs::write(dir.join(certificate), signed.pem()).unwrap();
+    // A key that everybody may read is warned of.
+    let private = std::fs::Permissions::from_mode(0o600);
+    std::fs::set_permissions(dir.join(key), private).unwrap();
 }
