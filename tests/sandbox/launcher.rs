@@ -176,13 +176,15 @@ fn abused(system: &System) {
     assert!(!ask(&line, &long).contains("Ran"));
     // What is no question at all, on the line itself.
     (&line).write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let log = |part: &str| os::wait_until(WAIT, || system.log().contains(part));
     // What is no socket; and too many at a time.
     let file = fs::File::open(&secret).unwrap();
     pass(&line, &[file.as_fd()]);
+    // It tells of so many refusals alone, and those to come are as many.
+    assert!(log("it is no socket"), "{}", system.log());
     let pairs: Vec<_> = (0..60).map(|_n| UnixStream::pair().unwrap()).collect();
     let theirs: Vec<BorrowedFd<'_>> = pairs.iter().map(|(_, theirs)| theirs.as_fd()).collect();
     pass(&line, &theirs);
-    let log = |part: &str| os::wait_until(WAIT, || system.log().contains(part));
     for part in [
         "`ip netns exec x sh` is not run here",
         "no question: unknown variant",
