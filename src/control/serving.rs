@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use zeroize::Zeroize as _;
 
@@ -259,6 +260,10 @@ fn config(
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    // A session goes on by a ticket that the client keeps (RFC 8446 section 4.6.1, RFC 5077), so any core takes it up.
+    // Its key is replaced every six hours, and with the listener's files: what an old certificate began ends with it.
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     config.enable_secret_extraction = true; // `record` takes over after the handshake
     Ok(config)
 }

@@ -11,7 +11,7 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use crate::system::System;
 
 #[path = "../support/tls_client.rs"]
-mod tls_client;
+pub(crate) mod tls_client;
 #[path = "../support/socks.rs"]
 mod wire;
 

@@ -41,6 +41,7 @@ mod stopping;
 mod stream;
 mod streaming;
 mod system;
+mod tickets;
 mod upstream_h2;
 mod websocket;
 mod websocket_h2;

@@ -13,8 +13,8 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsage
 use ringgate::cli::layout::free_octets;
 use ringgate::cli::os;
 use ringgate::identity::outside;
-use rustls::RootCertStore;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::{HandshakeKind, RootCertStore};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -70,16 +70,27 @@ async fn nameserver(socket: UdpSocket, zone: watch::Receiver<Zone>) {
     }
 }
 
+/// What a server saw.
+#[derive(Default)]
+struct Seen {
+    connections: AtomicUsize,
+    /// Those whose handshake went on with a session of before.
+    resumed: AtomicUsize,
+}
+
 /// A TLS server that answers each request with its own address, and counts connections.
-async fn server(listener: TcpListener, tls: TlsAcceptor, connections: Arc<AtomicUsize>) {
+async fn server(listener: TcpListener, tls: TlsAcceptor, seen: Arc<Seen>) {
     let me = listener.local_addr().unwrap().ip().to_string();
     while let Ok((tcp, _)) = listener.accept().await {
-        connections.fetch_add(1, Ordering::SeqCst);
-        let (tls, me) = (tls.clone(), me.clone());
+        seen.connections.fetch_add(1, Ordering::SeqCst);
+        let (tls, me, seen) = (tls.clone(), me.clone(), Arc::clone(&seen));
         tokio::spawn(async move {
             let Ok(mut stream) = tls.accept(tcp).await else {
                 return;
             };
+            if stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed) {
+                seen.resumed.fetch_add(1, Ordering::SeqCst);
+            }
             while let Some(_head) = head(&mut stream).await {
                 let answer = format!(
                     "HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{me}",
@@ -115,8 +126,8 @@ struct Bench {
     dir: tempfile::TempDir,
     subnet: Subnet,
     zone: watch::Sender<Zone>,
-    /// Connections of the servers at .50 and .51.
-    connections: [Arc<AtomicUsize>; 2],
+    /// What the servers at .50 and .51 saw.
+    seen: [Arc<Seen>; 2],
     roots: Arc<RootCertStore>,
     process: Option<Process>,
 }
@@ -128,10 +139,10 @@ impl Bench {
         let (root, tls) = certificates(&dir.path().join("ca.pem"));
         let mut roots = RootCertStore::empty();
         roots.add(root).unwrap();
-        let connections: [Arc<AtomicUsize>; 2] = Default::default();
-        for (n, counter) in [50, 51].into_iter().zip(&connections) {
+        let seen: [Arc<Seen>; 2] = Default::default();
+        for (n, seen) in [50, 51].into_iter().zip(&seen) {
             let listener = TcpListener::bind((subnet.ip(n), PORT)).await.unwrap();
-            tokio::spawn(server(listener, tls.clone(), Arc::clone(counter)));
+            tokio::spawn(server(listener, tls.clone(), Arc::clone(seen)));
         }
         let socket = UdpSocket::bind((subnet.ip(53), 0)).await.unwrap();
         let nameserver_at = socket.local_addr().unwrap();
@@ -152,7 +163,7 @@ impl Bench {
         os::write(&path, config.as_bytes(), 0o644).unwrap();
         let mut bench = Self {
             zone: sender,
-            connections,
+            seen,
             roots: Arc::new(roots),
             process: None,
             dir,
@@ -242,9 +253,15 @@ impl Bench {
     }
 
     fn connections(&self) -> [usize; 2] {
-        self.connections
+        self.seen
             .each_ref()
-            .map(|c| c.load(Ordering::SeqCst))
+            .map(|seen| seen.connections.load(Ordering::SeqCst))
+    }
+
+    fn resumed(&self) -> [usize; 2] {
+        self.seen
+            .each_ref()
+            .map(|seen| seen.resumed.load(Ordering::SeqCst))
     }
 }
 
@@ -403,6 +420,8 @@ async fn names_are_judged_when_dns_answers() {
     assert_eq!(bench.get("open").await, (200, first));
     wait_for(async || (bench.get("open").await == (200, second.clone())).then_some(())).await;
     assert_eq!(bench.connections()[1], 1, "one connection is pooled");
+    // The host's other address goes on with the session that the first one gave.
+    assert_eq!(bench.resumed(), [0, 1]);
     bench.say("open", &[254]);
     wait_for(async || (bench.get("open").await.0 == 503).then_some(())).await;
     let record = bench.record("169.254.169.254").await;

@@ -7,7 +7,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion};
 
 /// A chain and its key.
 pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
@@ -59,9 +59,19 @@ impl ServerCertVerifier for Anyone {
 
 /// A client that offers `alpn`; `sni` says whether it tells the server's name.
 pub(crate) fn client(alpn: &[&str], identity: Option<Identity>, sni: bool) -> Arc<ClientConfig> {
+    client_of(rustls::DEFAULT_VERSIONS, alpn, identity, sni)
+}
+
+/// As `client`, of some versions of TLS alone.
+pub(crate) fn client_of(
+    versions: &[&'static SupportedProtocolVersion],
+    alpn: &[&str],
+    identity: Option<Identity>,
+    sni: bool,
+) -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .unwrap()
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone(provider)));
