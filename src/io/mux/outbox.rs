@@ -266,7 +266,7 @@ mod tests {
     fn slots_are_taken_between_what_is_written() {
         let mut outbox = Outbox::default();
         outbox.copy(b"before");
-        outbox.push_slots(Slots::take(9, crate::io::buffers::Size::Medium), 20_000);
+        outbox.push_slots(Slots::take(9, Size::Medium), 20_000);
         outbox.copy(b"behind");
         assert!(!outbox.has_slots_first() && outbox.take_slots().is_none());
         assert_eq!(all(&outbox), b"before");
