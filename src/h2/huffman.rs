@@ -114,24 +114,58 @@ fn fast(bits: u64) -> (u8, u8) {
     TABLES.fast.get(usize::from(top)).copied().unwrap_or((0, 0))
 }
 
-/// Codes that are decoded without another look at how many bits there are.
-const AT_ONCE: usize = 4;
+/// Codes that are decoded without another look at how many bits there are: 56 or more, and none has more than eight.
+const AT_ONCE: usize = 7;
+/// First bits, left-aligned, of the codes of six, seven, eight and more bits: so much of the code table that the tests hold
+/// against it.
+const OF_SIX: u64 = 0x50 << 56;
+const OF_SEVEN: u64 = 0xb8 << 56;
+const OF_EIGHT: u64 = 0xf8 << 56;
+const OF_MORE: u64 = 0xfe << 56;
+
+/// Length of the code that `bits` begin with, if it is not more than eight. From comparisons: the next code does not wait
+/// for what a table says of this one.
+fn short_length(bits: u64) -> u32 {
+    5_u32
+        .wrapping_add(u32::from(bits >= OF_SIX))
+        .wrapping_add(u32::from(bits >= OF_SEVEN))
+        .wrapping_add(u32::from(bits >= OF_EIGHT))
+}
 
 /// Decodes a string into `out`, which has room for eight bytes for every five; how many that were.
 ///
 /// # Errors
 /// `HuffmanError`: EOS in the string, padding of more than seven bits or of other bits than EOS begins with.
 pub fn decode(mut bytes: &[u8], out: &mut [u8]) -> Result<usize, HuffmanError> {
-    // The next bits, left-aligned, and how many there are.
+    // The next bits, left-aligned, and how many there are; behind those may stand some that are still to be counted.
     let (mut bits, mut have) = (0_u64, 0_u32);
     let mut at = 0_usize;
     loop {
-        if let Some((four, rest)) = bytes.split_first_chunk::<4>()
-            && have <= 32
+        if let Some(eight) = bytes.first_chunk::<8>()
+            && let Some(places) = out.get_mut(at..)
+            && let Some(places) = places.first_chunk_mut::<AT_ONCE>()
+            && have < 64
         {
-            bits |= u64::from(u32::from_be_bytes(*four)) << 32_u32.saturating_sub(have);
-            have = have.saturating_add(32);
-            bytes = rest;
+            bits |= u64::from_be_bytes(*eight) >> have;
+            let taken = 63_u32.wrapping_sub(have) / 8;
+            have = have.wrapping_add(taken.wrapping_mul(8));
+            bytes = bytes.get(taken as usize..).unwrap_or_default();
+            let mut decoded = 0_usize;
+            for place in places {
+                if bits >= OF_MORE {
+                    break;
+                }
+                let length = short_length(bits);
+                *place = fast(bits).0;
+                bits = bits.wrapping_shl(length);
+                have = have.wrapping_sub(length);
+                decoded = decoded.wrapping_add(1);
+            }
+            at = at.saturating_add(decoded);
+            // A longer code needs more bits than may be left.
+            if decoded > 0 {
+                continue;
+            }
         } else {
             while have <= 56
                 && let Some((first, rest)) = bytes.split_first()
@@ -139,27 +173,6 @@ pub fn decode(mut bytes: &[u8], out: &mut [u8]) -> Result<usize, HuffmanError> {
                 bits |= u64::from(*first) << 56_u32.saturating_sub(have);
                 have = have.saturating_add(8);
                 bytes = rest;
-            }
-        }
-        if have >= 32
-            && let Some(places) = out.get_mut(at..)
-            && let Some(places) = places.first_chunk_mut::<AT_ONCE>()
-        {
-            let mut decoded = 0_usize;
-            for place in places {
-                let (symbol, length) = fast(bits);
-                if length == 0 {
-                    break;
-                }
-                *place = symbol;
-                bits = bits.wrapping_shl(length.into());
-                have = have.wrapping_sub(length.into());
-                decoded = decoded.wrapping_add(1);
-            }
-            at = at.saturating_add(decoded);
-            // A longer code needs more bits than may be left.
-            if decoded > 0 {
-                continue;
             }
         }
         let (symbol, length) = match fast(bits) {
@@ -233,6 +246,18 @@ mod tests {
         let mut out = vec![0; bytes.len() * 8 / 5];
         let got = decode(bytes, &mut out).ok();
         assert_eq!(got.map(|n| &out[..n]), want, "{bytes:x?}");
+    }
+
+    #[test]
+    fn short_lengths_are_those_of_the_table() {
+        for top in 0..=255_u64 {
+            let bits = top << 56 | 0xff;
+            let length = u32::from(fast(bits).1);
+            assert_eq!(length == 0, bits >= OF_MORE, "{top:x}");
+            if length > 0 {
+                assert_eq!(short_length(bits), length, "{top:x}");
+            }
+        }
     }
 
     #[test]

@@ -241,7 +241,11 @@ impl Reader {
 
     /// Whether an idle upstream connection can take another request: nothing came, it has not ended.
     pub fn is_quiet(&mut self) -> bool {
-        self.half.look_again();
+        let nothing = self.half.look_again();
+        if nothing && self.buf.is_empty() {
+            self.let_go();
+            return true;
+        }
         let mut cx = Context::from_waker(std::task::Waker::noop());
         // Twice: the first may have been pending only because it was the turn of others.
         (0..2).all(|_| self.buf.is_empty() && self.poll_idle(&mut cx).is_pending())

@@ -118,13 +118,16 @@ impl Stream {
         }
     }
 
-    /// Has the next read see what the kernel has received by now.
-    fn look_again(&mut self) {
+    /// Has the next read see what the kernel has received by now. Whether it is certain that there is nothing to read.
+    fn look_again(&mut self) -> bool {
         match &mut self.kind {
-            Kind::Tcp(tcp) => tcp.look_again(),
-            Kind::Tls(tls) => tls.carrier().look_again(),
+            Kind::Tcp(tcp) => tcp.look_again() && self.prefix.is_empty(),
+            Kind::Tls(tls) => {
+                tls.carrier().look_again();
+                false // it may hold something itself
+            }
             // What it has received is here already.
-            Kind::Tunnel(_) => {}
+            Kind::Tunnel(_) => false,
         }
     }
 
@@ -302,9 +305,9 @@ impl Half {
         self.stream.borrow_mut().unsent()
     }
 
-    /// Has the next read see what the kernel has received by now.
-    pub(super) fn look_again(&self) {
-        self.stream.borrow_mut().look_again();
+    /// Has the next read see what the kernel has received by now. Whether it is certain that there is nothing to read.
+    pub(super) fn look_again(&self) -> bool {
+        self.stream.borrow_mut().look_again()
     }
 
     /// Takes what was read to recognise the protocol.

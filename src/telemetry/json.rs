@@ -205,9 +205,14 @@ fn put_plain(out: &mut Vec<u8>, text: &str) {
 
 fn put_shown(out: &mut Vec<u8>, value: &dyn Display) {
     out.push(b'"');
-    let mut escaped = Escaped(&mut *out);
-    if write!(escaped, "{value}").is_err() {
+    let from = out.len();
+    if write!(Pieces(&mut *out), "{value}").is_err() {
         tracing::error!("a value of a record cannot be shown");
+    }
+    // All at once: it comes in many small pieces, and next to none has anything to escape.
+    if !is_clean(out.get(from..).unwrap_or_default()) {
+        let text = out.split_off(from);
+        escape_some(out, &text);
     }
     out.extend_from_slice(b"\",");
 }
@@ -257,12 +262,12 @@ fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
     }
 }
 
-/// Takes pieces of a text.
-struct Escaped<'o>(&'o mut Vec<u8>);
+/// Takes pieces of a text as they are.
+struct Pieces<'o>(&'o mut Vec<u8>);
 
-impl fmt::Write for Escaped<'_> {
+impl fmt::Write for Pieces<'_> {
     fn write_str(&mut self, piece: &str) -> fmt::Result {
-        escape(self.0, piece);
+        self.0.extend_from_slice(piece.as_bytes());
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ use std::io::IoSlice;
 use bytes::{Buf as _, Bytes, BytesMut};
 
 use crate::h2::{Heads, Session};
+use crate::io::buffers::{self, Size};
 use crate::io::slots::Slots;
 use crate::vocab::limits;
 
@@ -16,6 +17,9 @@ use crate::vocab::limits;
 pub(super) const COPIED_BYTES: usize = 2048;
 /// Where small frames stop being gathered in one piece.
 const PIECE_BYTES: usize = 16 * 1024;
+/// Small frames up to here have memory of their own length. More of them are gathered in a buffer of the core: to grow to
+/// what the streams of a busy connection send at once would move all that is there, again and again.
+const LONE_BYTES: usize = 1024;
 /// Pieces of one write.
 pub(super) const SLICES: usize = 32;
 
@@ -65,11 +69,24 @@ impl Outbox {
 
     /// Appends few bytes.
     pub(super) fn copy(&mut self, bytes: &[u8]) {
-        if self.small.len() >= PIECE_BYTES {
+        let most = Size::Small.bytes().saturating_sub(bytes.len());
+        if self.small.len() >= PIECE_BYTES.min(most) {
             self.close_small();
         }
+        self.make_room(bytes.len());
         self.small.extend_from_slice(bytes);
         self.len = self.len.saturating_add(bytes.len());
+    }
+
+    /// Has room behind the small frames.
+    fn make_room(&mut self, more: usize) {
+        let len = self.small.len().saturating_add(more);
+        let moves = len > self.small.capacity();
+        if moves && len > LONE_BYTES && len <= Size::Small.bytes() {
+            let mut gathered = buffers::take(Size::Small);
+            gathered.extend_from_slice(&self.small);
+            buffers::give(std::mem::replace(&mut self.small, gathered));
+        }
     }
 
     /// Appends a payload of somebody else.
@@ -127,7 +144,7 @@ impl Outbox {
 
     fn settle(&mut self) {
         if self.is_empty() {
-            *self = Self::default();
+            buffers::give(std::mem::take(self).small);
         }
     }
 
@@ -210,10 +227,46 @@ mod tests {
     }
 
     #[test]
+    fn small_frames_are_gathered_in_a_buffer_of_the_core() {
+        let mut outbox = Outbox::default();
+        outbox.copy(&[0; LONE_BYTES]);
+        assert!(outbox.small.capacity() < Size::Small.bytes());
+        let mut want = vec![0; LONE_BYTES];
+        let mut first = None;
+        for n in 1..=u8::MAX {
+            outbox.copy(&[n; 300]);
+            want.extend([n; 300]);
+            let first = *first.get_or_insert(outbox.small.as_ptr());
+            // In its place until it is full, and then it is a piece.
+            match outbox.pieces.front() {
+                None => {
+                    assert_eq!(outbox.small.as_ptr(), first);
+                    assert_eq!(outbox.small.capacity(), Size::Small.bytes());
+                }
+                Some(Piece::Bytes(piece)) => assert_eq!(piece.as_ptr(), first),
+                Some(Piece::Slots(..)) => panic!(),
+            }
+        }
+        assert_eq!(all(&outbox), want);
+        assert!(outbox.pieces.len() >= 4);
+        // Longer than any such buffer.
+        let long = vec![b'l'; 2 * Size::Small.bytes()];
+        outbox.copy(&long);
+        want.extend(&long);
+        assert_eq!(all(&outbox), want);
+        outbox.wrote(want.len());
+        // It comes back.
+        outbox.copy(&[0; 2 * LONE_BYTES]);
+        let at = outbox.small.as_ptr();
+        outbox.wrote(2 * LONE_BYTES);
+        assert_eq!(buffers::take(Size::Small).as_ptr(), at);
+    }
+
+    #[test]
     fn slots_are_taken_between_what_is_written() {
         let mut outbox = Outbox::default();
         outbox.copy(b"before");
-        outbox.push_slots(Slots::take(9, crate::io::buffers::Size::Medium), 20_000);
+        outbox.push_slots(Slots::take(9, Size::Medium), 20_000);
         outbox.copy(b"behind");
         assert!(!outbox.has_slots_first() && outbox.take_slots().is_none());
         assert_eq!(all(&outbox), b"before");

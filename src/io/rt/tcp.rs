@@ -150,8 +150,8 @@ impl Tcp {
     }
 
     /// Has the next read try at once, if there is something to read: a wait that the driver has not looked at yet knows
-    /// nothing of it.
-    pub fn look_again(&self) {
+    /// nothing of it. Whether there is nothing.
+    pub fn look_again(&self) -> bool {
         let mut first = [MaybeUninit::<u8>::uninit()];
         let nothing = loop {
             match self
@@ -166,6 +166,7 @@ impl Tcp {
             self.inner.drained.set(false);
             *self.inner.readable.borrow_mut() = None;
         }
+        nothing
     }
 
     /// Makes the close a reset: the peer sees RST, whatever is unread.
