@@ -20,7 +20,7 @@ use crate::vocab::limits;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// How long records gather after some were written: to be woken for each costs more than to write it.
-const GATHER: Duration = Duration::from_millis(10);
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Buffers that wait to be filled again, per core.
 const SPARE: usize = 1024;
