@@ -305,7 +305,8 @@ pub const IDLE_UPSTREAMS_PER_CORE: usize = 1024;
 /// HTTP/2 upstream connections kept per core.
 pub const H2_UPSTREAMS_PER_CORE: usize = 512;
 
-/// Handshake and first bytes of a downstream connection, in milliseconds.
+/// A handshake, of TLS or with the first frames of HTTP/2, in milliseconds. A connection of HTTP/1 that has said nothing after it is
+/// idle: browsers open some before they need them.
 pub const HANDSHAKE_MS: u64 = 10_000;
 /// A whole request head, in milliseconds (slowloris).
 pub const HEAD_MS: u64 = 15_000;
