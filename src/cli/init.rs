@@ -137,7 +137,7 @@ impl InitArgs {
     /// The instance that it is for: the named one, or the one whose unit reads the file that it is written to.
     fn instance(&self) -> Option<String> {
         let of_file = || {
-            let path = self.config.as_deref()?;
+            let path = std::path::absolute(self.config.as_deref()?).ok()?;
             let is_there = path.parent() == Some(Path::new(CONFIGURATIONS));
             let is_toml = path
                 .extension()
@@ -204,7 +204,7 @@ fn next(path: &Path, unit_file: &Path, instance: Option<&str>) -> Vec<String> {
         format!("{shown} is written. Change addresses, names and policies in it, then:"),
         format!("  ringgate check --config {shown}"),
     ];
-    let is_of_unit = path == unit_file;
+    let is_of_unit = std::path::absolute(path).is_ok_and(|path| path == unit_file);
     if !is_of_unit && instance.is_none() {
         lines.push(format!("  ringgate run --config {shown}"));
         return lines;
@@ -212,7 +212,11 @@ fn next(path: &Path, unit_file: &Path, instance: Option<&str>) -> Vec<String> {
     if !is_of_unit {
         lines.push(format!("  install -m 644 {shown} {unit_shown}"));
     }
-    let unit = instance.map_or_else(|| PLAIN.to_owned(), |name| format!("ringgate@{name}"));
+    // With its suffix: an instance may be called `a.socket`.
+    let unit = instance.map_or_else(
+        || format!("{PLAIN}.service"),
+        |name| format!("ringgate@{name}.service"),
+    );
     lines.push(format!("  systemctl enable --now {unit}"));
     lines.push(format!("  ringgate status --config {unit_shown}"));
     lines

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
 use crate::cli::status::{Whom, asked, at, list, word};
@@ -21,7 +22,7 @@ const OUTCOME: Duration = Duration::from_secs(60);
 /// Whom to ask.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Exit code: 0 the process goes by its files as they are now, 1 it does not, or cannot be asked, 2 wrong usage.
+    after_help = "Exit code: 0 the process goes by its configuration, certificates and roots as they are now, 1 it does not, or cannot be asked, 2 wrong usage.
 
 Examples:
   ringgate reload                                   # the process of /etc/ringgate/ringgate.toml
@@ -47,7 +48,8 @@ pub fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
             hang_up(pid)?;
             let file = args.whom.config.display();
             os::say(&format!(
-                "process {pid} was sent SIGHUP; {file} has no [admin], and so the log alone tells what becomes of it"
+                "process {pid} was sent SIGHUP; {file} has no [admin], and so the log alone tells what becomes of it: a process that was \
+                 started with one refuses the file"
             ));
             return Ok(ExitCode::SUCCESS);
         }
@@ -84,13 +86,20 @@ pub fn run(args: &ReloadArgs) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     let mut last = Ok(before);
+    let mut ended = false;
     let answered = os::wait_until(OUTCOME, || {
+        // Its socket may outlive it, in the hands of a supervisor that starts it anew when we have ended.
+        ended = !lives(told);
+        if ended {
+            return true;
+        }
         last = asked(&base);
         last.as_ref().is_ok_and(|status| {
             let answered = at(status, "/reload/answered").as_u64();
             answered > Some(heard) || *at(status, "/pid") != told
         })
     });
+    anyhow::ensure!(!ended, "process {told} has ended before it answered");
     let status = last?;
     anyhow::ensure!(
         answered,
@@ -130,14 +139,21 @@ fn outcome(status: &Value) -> ExitCode {
 
 /// A process by the number that it has here: one of another container may have answered, whose number means another one.
 fn is_ours(pid: i32) -> anyhow::Result<()> {
-    let words = os::read_text(Path::new(&format!("/proc/{pid}/cmdline"))).unwrap_or_default();
+    let read = |name| os::read_text(Path::new(&format!("/proc/{pid}/{name}"))).unwrap_or_default();
+    let (name, words) = (read("comm"), read("cmdline"));
+    let own = os::read_text(Path::new("/proc/self/comm")).unwrap_or_default();
     let second = words.split('\0').nth(1);
     anyhow::ensure!(
-        second == Some(RUN),
-        "process {pid} is not `ringgate {RUN}` here: the one that answers runs in another container, or under another name; \
-         expected `--pid PID`"
+        second == Some(RUN) && name == own,
+        "process {pid} is not `ringgate {RUN}` here: the one that answers runs in another container or under another name; \
+         reload it there, or with `--pid PID` if this is its number"
     );
     Ok(())
+}
+
+/// Whether there is such a process.
+fn lives(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| test_kill_process(pid) != Err(Errno::SRCH))
 }
 
 fn hang_up(pid: i32) -> anyhow::Result<()> {

@@ -334,8 +334,10 @@ impl Renewal {
     }
 
     /// Starts a new process at each SIGUSR2, one at a time, which takes over when it serves. One that fails changes nothing.
+    /// A signal that comes meanwhile may be of a program that was mended: it is answered once that one has failed.
     async fn on_signal(self, mut asked: Signal, status: watch::Sender<Status>) {
-        while asked.recv().await.is_some() {
+        let mut once_more = false;
+        while std::mem::take(&mut once_more) || asked.recv().await.is_some() {
             show(&status, UNDER_WAY);
             let mut once = std::pin::pin!(self.once());
             let ended = loop {
@@ -343,7 +345,8 @@ impl Renewal {
                     biased;
                     ended = &mut once => break ended,
                     Some(()) = asked.recv() => {
-                        let text = format!("{UNDER_WAY}; another SIGUSR2 meanwhile starts no second one");
+                        once_more = true;
+                        let text = format!("{UNDER_WAY}; another SIGUSR2 waits for its end");
                         tracing::warn!("{text}");
                         show(&status, &text);
                         tell_status(&text);
@@ -452,23 +455,32 @@ mod tests {
             assert!(waited.is_ok(), "{text}: {:?}", status.borrow().upgrade);
         };
         let count = || starts.metadata().map_or(0, |file| file.len());
+        let started = async |wanted: u64| {
+            let waited = async {
+                while count() < wanted {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let waited = tokio::time::timeout(Duration::from_secs(60), waited).await;
+            assert!(waited.is_ok() && count() == wanted, "{} starts", count());
+        };
         asks();
         told("an upgrade is under way").await;
-        while count() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        started(1).await;
         asks();
-        told("another SIGUSR2 meanwhile starts no second one").await;
+        asks();
+        told("another SIGUSR2 waits for its end").await;
+        assert_eq!(count(), 1, "one at a time");
         std::fs::write(&end, "").unwrap();
+        started(2).await;
         told("has ended (exit status: 3), this one goes on").await;
-        assert_eq!(count(), 1);
         // The next one is another upgrade.
         std::fs::remove_file(&end).unwrap();
         asks();
-        told("an upgrade is under way").await;
+        started(3).await;
         std::fs::write(&end, "").unwrap();
         told("has ended").await;
-        assert_eq!(count(), 2);
+        assert_eq!(count(), 3);
     }
 
     #[test]

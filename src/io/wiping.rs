@@ -2,7 +2,7 @@
 //! libraries copy it to, which wipe nothing themselves (a client secret in a header, in a buffer of HTTP, in a map of JSON).
 //!
 //! Threads whose work is bytes of strangers, the cores, are exempt: they hold no secret of this process in memory that they
-//! give back, but for what its own type wipes. What strangers send is left there, their tokens and cookies among it, and
+//! give back, but for what its own type wipes, and the secrets of TLS sessions whose tickets rustls opens and seals there. What strangers send is left there, their tokens and cookies among it, and
 //! what is made of it to go on: the ID token of a session in a header. A block that grows is moved, and what it was is wiped.
 
 use std::alloc::{GlobalAlloc, Layout};

@@ -319,7 +319,7 @@ fn init_tells_what_comes_next() {
     let said = ringgate(&[&init[..], &["--instance", "edge"]].concat());
     for want in [
         format!("\n  install -m 644 {file} /etc/ringgate/edge.toml\n"),
-        "\n  systemctl enable --now ringgate@edge\n".to_owned(),
+        "\n  systemctl enable --now ringgate@edge.service\n".to_owned(),
         "\n  ringgate status --config /etc/ringgate/edge.toml\n".to_owned(),
     ] {
         assert!(said.contains(&want), "{want}: {said}");

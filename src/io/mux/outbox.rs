@@ -72,6 +72,8 @@ impl Outbox {
         let most = Size::Small.bytes().saturating_sub(bytes.len());
         if self.small.len() >= PIECE_BYTES.min(most) {
             self.close_small();
+            // What is left behind the piece is a sliver that shares its memory: grown, it would be a buffer that the core does not keep.
+            self.small = BytesMut::new();
         }
         self.make_room(bytes.len());
         self.small.extend_from_slice(bytes);
@@ -82,7 +84,8 @@ impl Outbox {
     fn make_room(&mut self, more: usize) {
         let len = self.small.len().saturating_add(more);
         let moves = len > self.small.capacity();
-        if moves && len > LONE_BYTES && len <= Size::Small.bytes() {
+        let many = len > LONE_BYTES || !self.pieces.is_empty();
+        if moves && many && len <= Size::Small.bytes() {
             let mut gathered = buffers::take(Size::Small);
             gathered.extend_from_slice(&self.small);
             buffers::give(std::mem::replace(&mut self.small, gathered));
