@@ -262,7 +262,8 @@ fn config(
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     // A session goes on by a ticket that the client keeps (RFC 8446 section 4.6.1, RFC 5077), so any core takes it up.
     // Its key is replaced by the first handshake six hours after it came, and with the listener's files: what an old certificate
-    // began ends with it. A roll takes a lock for as long as it exchanges the keys.
+    // began ends with it. Handshakes share a read lock on the keys, which is
+    // taken for writing as long as they are exchanged.
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.enable_secret_extraction = true; // `record` takes over after the handshake

@@ -103,12 +103,9 @@ mod tests {
                 "[[authorizationPolicy]]\nname = \"{name}\"\nrules = [{{ to = [{{ operation.paths = [\"{path}\"] }}] }}]\n"
             )
         };
-        let before = mesh(&format!(
-            "{gateway}{}{}{}",
-            policy("a", "/a"),
-            policy("b", "/b"),
-            policy("c", "/c")
-        ));
+        let of = |policies: &[String]| mesh(&format!("{gateway}{}", policies.concat()));
+        let [a, b, c] = ["a", "b", "c"].map(|name| policy(name, &format!("/{name}")));
+        let before = of(&[a.clone(), b.clone(), c.clone()]);
         assert_eq!(before.changes(&before), "");
         let now = mesh(&format!(
             "[mesh]\noutboundTrafficPolicy = \"ALLOW_ANY\"\n{gateway}{}{}{}{}",
@@ -121,12 +118,7 @@ mod tests {
             now.changes(&before),
             "authorizationPolicy: 2 added, 1 removed, 1 changed; [mesh] has changed"
         );
-        let now = mesh(&format!(
-            "{gateway}{}{}{}",
-            policy("b", "/b"),
-            policy("a", "/a"),
-            policy("c", "/c")
-        ));
+        let now = of(&[b, a, c]);
         assert_eq!(now.changes(&before), "the order of resources has changed");
     }
 }
