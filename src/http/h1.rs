@@ -93,29 +93,20 @@ fn line_ends(buf: &[u8], from: usize, first: bool) -> Result<Option<usize>, H1Er
     let new = buf.get(from..).unwrap_or_default();
     // Where the line end that was seen last is over.
     let mut ended = None;
-    let mut skip = None;
-    for at in memchr::memchr2_iter(b'\r', b'\n', new) {
-        if skip == Some(at) {
-            continue;
+    // The CR before the first byte was looked at before.
+    let mut looked_at = usize::from(!first && new.first() == Some(&b'\n'));
+    while let Some(line) = memchr::memchr2(b'\r', b'\n', new.get(looked_at..).unwrap_or_default()) {
+        let at = looked_at.saturating_add(line);
+        match (new.get(at), new.get(at.saturating_add(1))) {
+            (Some(b'\r'), Some(b'\n')) => {}
+            (Some(b'\r'), None) => return Ok(None),
+            _ => return Err(H1Error::LineEnd),
         }
-        let next = at.saturating_add(1);
-        if new.get(at) == Some(&b'\n') {
-            // The CR before the first byte was looked at before.
-            if at == 0 && !first {
-                continue;
-            }
-            return Err(H1Error::LineEnd);
-        }
-        match new.get(next) {
-            Some(b'\n') => {}
-            Some(_) => return Err(H1Error::LineEnd),
-            None => return Ok(None),
-        }
-        let end = next.saturating_add(1);
+        let end = at.saturating_add(2);
         if ended == Some(at) {
             return Ok(from.checked_add(end));
         }
-        (ended, skip) = (Some(end), Some(next));
+        (ended, looked_at) = (Some(end), end);
     }
     Ok(None)
 }

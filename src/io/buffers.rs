@@ -101,7 +101,15 @@ pub(super) fn give(mut buffer: BytesMut) {
         return;
     }
     buffer.clear();
-    for size in [Size::Large, Size::Medium, Size::Small] {
+    // Most are small: a look for more would not find it.
+    if !buffer.try_reclaim(SMALL_BYTES) {
+        return;
+    }
+    let sizes: &[Size] = match buffer.capacity() {
+        SMALL_BYTES => &[Size::Small],
+        _ => &[Size::Large, Size::Medium, Size::Small],
+    };
+    for size in sizes.iter().copied() {
         if buffer.try_reclaim(size.bytes()) {
             FREE.with_borrow_mut(|free| {
                 let list = of(&mut free.received, size);

@@ -25,6 +25,15 @@ pub fn exempt() {
 #[derive(Debug)]
 pub struct Wiping;
 
+/// The alignment that mimalloc gives without being asked (its `MI_MAX_ALIGN_SIZE`), to blocks that are no smaller.
+const PLAIN_ALIGN: usize = 16;
+
+/// Whether a block comes aligned without being asked for so. Of what is larger than a kilobyte mimalloc else takes more, to
+/// align within it, and all its neighbours are then slower to free.
+const fn is_plain(layout: Layout) -> bool {
+    layout.align() <= PLAIN_ALIGN && layout.align() <= layout.size()
+}
+
 /// Fills a block with zeros.
 ///
 /// # Safety
@@ -44,12 +53,20 @@ unsafe fn wipe(at: *mut u8, size: usize) {
 unsafe impl GlobalAlloc for Wiping {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if is_plain(layout) {
+            // SAFETY: any size may be asked for.
+            return unsafe { libmimalloc_sys::mi_malloc(layout.size()) }.cast();
+        }
         // SAFETY: the contract is the same.
         unsafe { MiMalloc.alloc(layout) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        if is_plain(layout) {
+            // SAFETY: any size may be asked for.
+            return unsafe { libmimalloc_sys::mi_zalloc(layout.size()) }.cast();
+        }
         // SAFETY: the contract is the same.
         unsafe { MiMalloc.alloc_zeroed(layout) }
     }
@@ -67,6 +84,10 @@ unsafe impl GlobalAlloc for Wiping {
     #[inline]
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         if EXEMPT.get() {
+            if is_plain(layout) && layout.align() <= size {
+                // SAFETY: the block is of this allocator, whichever of its calls it came by.
+                return unsafe { libmimalloc_sys::mi_realloc(at.cast(), size) }.cast();
+            }
             // SAFETY: the contract is the same.
             return unsafe { MiMalloc.realloc(at, layout, size) };
         }
@@ -102,6 +123,40 @@ unsafe fn moved(at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn blocks_are_aligned_as_they_were_asked_for() {
+        for align in [1, 2, 4, 8, 16, 32, 64, 4096] {
+            // Sizes of all kinds, also such as are no multiple of the alignment.
+            for size in (1..200).chain((200..40_000).step_by(97)) {
+                let layout = Layout::from_size_align(size, align).unwrap();
+                let (one, two) = (block_of(layout, false), block_of(layout, true));
+                for at in [one, two] {
+                    assert_eq!(at.align_offset(align), 0, "{layout:?}");
+                }
+                free(two, layout);
+                free(one, layout);
+            }
+        }
+    }
+
+    /// Room of the allocator, with zeros if so wanted.
+    #[expect(unsafe_code, reason = "the tests' own allocator is another one")]
+    fn block_of(layout: Layout, zeroed: bool) -> *mut u8 {
+        // SAFETY: its size is not zero.
+        let at = match zeroed {
+            false => unsafe { Wiping.alloc(layout) },
+            true => unsafe { Wiping.alloc_zeroed(layout) },
+        };
+        assert!(!at.is_null(), "no memory");
+        at
+    }
+
+    #[expect(unsafe_code, reason = "the tests' own allocator is another one")]
+    fn free(at: *mut u8, layout: Layout) {
+        // SAFETY: it is of this allocator, and nobody uses it.
+        unsafe { Wiping.dealloc(at, layout) };
+    }
 
     const SECRET: &[u8] = b"hunter2 hunter2 hunter2 hunter2 hunter2 hunter2 hunter2 hunter2 ";
 

@@ -219,6 +219,13 @@ fn put_shown(out: &mut Vec<u8>, value: &dyn Display) {
 
 /// The digits of a number.
 fn put_number(out: &mut Vec<u8>, number: u64) {
+    // As many are: a store in place of a call.
+    if let Some(digit) = usize::try_from(number)
+        .ok()
+        .and_then(|at| DIGITS.get(..10)?.get(at))
+    {
+        return out.push(*digit);
+    }
     out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
@@ -253,13 +260,28 @@ fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
         }
         return;
     };
-    let mut numbers = itoa::Buffer::new();
+    out.reserve(LONGEST_IPV4);
     let [first, rest @ ..] = ip.octets();
-    out.extend_from_slice(numbers.format(first).as_bytes());
+    put_octet(out, first);
     for octet in rest {
         out.push(b'.');
-        out.extend_from_slice(numbers.format(octet).as_bytes());
+        put_octet(out, octet);
     }
+}
+
+/// Bytes of the longest IPv4 address as text.
+const LONGEST_IPV4: usize = 15;
+
+/// The digits of a part of an address: stores, where a text made first is a copy of a few bytes by a call.
+fn put_octet(out: &mut Vec<u8>, octet: u8) {
+    let digit = |n: u8| b'0'.saturating_add(n % 10);
+    if octet >= 100 {
+        out.push(digit(octet / 100));
+    }
+    if octet >= 10 {
+        out.push(digit(octet / 10));
+    }
+    out.push(digit(octet));
 }
 
 /// Takes pieces of a text as they are.

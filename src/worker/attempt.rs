@@ -222,10 +222,11 @@ impl Attempt {
         &self,
         snapshot: &Snapshot,
         request: &Request,
-        secure: bool,
+        secure: impl FnOnce() -> bool,
     ) -> Option<HeaderValue> {
         let service = snapshot.mesh.services.get(self.chosen.get()?.service)?;
-        affinity::given(service.balance.hash.as_ref()?, request, self.fresh, secure)
+        let hash = service.balance.hash.as_ref()?;
+        affinity::given(hash, request, self.fresh, secure())
     }
 
     /// What was chosen could not be connected to. `true`: another one may be tried.

@@ -395,7 +395,7 @@ async fn prepare<'s>(
             refusal
         }
     })?;
-    let secure = scheme(site, request) == "https";
+    let secure = || scheme(site, request) == "https";
     let cookie = attempt.cookie(snapshot, request, secure);
     passed
         .downstream

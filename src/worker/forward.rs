@@ -8,7 +8,7 @@ mod slot;
 use std::cell::Cell;
 use std::future::Future;
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use bytes::BytesMut;
@@ -460,12 +460,12 @@ enum Drove {
 /// Runs both directions until the answer is complete, the client breaks off, policy ends it or nothing moves any more.
 async fn drive(
     moving: &Moving<'_>,
-    upload: impl Future<Output = io::Error>,
-    answer: impl Future<Output = Result<Answered, AnswerError>>,
+    // Where they are: to move them here would be a copy of all that they hold.
+    mut upload: Pin<&mut impl Future<Output = io::Error>>,
+    mut answer: Pin<&mut impl Future<Output = Result<Answered, AnswerError>>>,
     slot: &Slot<'_>,
     cancel: &Cancel,
 ) -> Drove {
-    let (mut upload, mut answer) = (pin!(upload), pin!(answer));
     let (mut cancelled, mut idle) = (pin!(cancel.cancelled()), pin!(idle(moving, slot)));
     std::future::poll_fn(|cx| {
         if let Poll::Ready(why) = cancelled.as_mut().poll(cx) {
@@ -679,7 +679,7 @@ async fn via_h1(
             keep_upstream,
         })
     };
-    let drove = drive(moving, upload, answer, slot, cancel).await;
+    let drove = drive(moving, pin!(upload), pin!(answer), slot, cancel).await;
     let switched = matches!(&drove, Drove::Answered(Err(AnswerError::Switched(_))));
     let (tried, keep_upstream) = over(moving, slot, drove, reused);
     if let (true, Some(upgrade)) = (switched, moving.upgrade) {

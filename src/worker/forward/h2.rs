@@ -1,5 +1,7 @@
 //! A permitted request on a stream of an HTTP/2 connection.
 
+use std::pin::pin;
+
 use http::{HeaderName, HeaderValue};
 
 use super::{
@@ -52,7 +54,7 @@ pub(super) async fn via(
         upload(moving, body, &mut sink).await
     };
     let answer = answered(moving, answering, slot);
-    let drove = drive(moving, upload, answer, slot, cancel).await;
+    let drove = drive(moving, pin!(upload), pin!(answer), slot, cancel).await;
     over(moving, slot, drove, reused).0
 }
 

@@ -1,5 +1,7 @@
 //! Extended CONNECT (RFC 8441) towards an upstream: a permitted request for a WebSocket on a stream of its own.
 
+use std::pin::pin;
+
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 
 use super::{ends, failed, raw};
@@ -71,7 +73,8 @@ pub(super) async fn via(
     };
     let mut nothing = Sink::Nothing;
     let upload = upload(moving, body, &mut nothing);
-    let drove = Box::pin(drive(moving, upload, answer, slot, cancel)).await;
+    let drove =
+        Box::pin(async { drive(moving, pin!(upload), pin!(answer), slot, cancel).await }).await;
     let (tried, _) = over(moving, slot, drove, reused);
     if let Some(asked) = across {
         upgrade.agreed(Across::from(asked));
