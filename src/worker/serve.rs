@@ -9,16 +9,18 @@ use std::rc::Rc;
 use http::{Method, StatusCode, header};
 
 use crate::exchange::close::CloseReason;
-use crate::http::canonical::{self, BadRequest};
+use crate::http::canonical::{self, BadRequest, Form};
 use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawRequest};
 use crate::http::reply::Reply;
 use crate::http::upgrade;
 use crate::io::body::{Source, announced_length};
-use crate::io::h1::{HeadError, Reader, Writer, split};
+use crate::io::h1::{HeadError, Writer, split};
 use crate::io::stream::Stream;
 use crate::io::{clock, rt};
+use crate::policy::Request;
 use crate::telemetry::record::Kind;
 use crate::vocab::limits;
+use crate::vocab::path::PathNormalization;
 use crate::worker::core::Core;
 use crate::worker::exchange::{self, Arrived};
 use crate::worker::relaying::Rest;
@@ -92,13 +94,35 @@ async fn serve_h1(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
         };
         let upgrade = Upgrade::default();
         left = left.saturating_sub(1);
-        let asked = Asked {
-            head,
-            last: left == 0,
-            upgrade: &upgrade,
+        let read = match Read::of(head, left == 0, core.snapshot().mesh.path_normalization) {
+            Ok(read) => read,
+            Err(Unreadable::Head(error)) => {
+                Box::pin(bad_head(core, site, &mut writer, &error)).await;
+                break;
+            }
+            Err(Unreadable::Request(error)) => {
+                Box::pin(bad_request(core, site, &mut writer, error)).await;
+                break;
+            }
         };
-        // Boxed, so that an idle connection does not hold room for an exchange.
-        let keep = Box::pin(one_h1(core, site, asked, (&mut reader, &mut writer))).await;
+        let body = Source::H1(&mut reader, BodyDecoder::new(read.framing));
+        let responder = Responder::H1 {
+            writer: &mut writer,
+            method: read.method,
+            is_11: read.is_11,
+            keep: read.keep,
+            expects_continue: read.expects_continue,
+            core,
+        };
+        let arrived = Arrived {
+            request: read.request,
+            form: read.form,
+            body,
+            length: read.length,
+            upgrade: read.asks_upgrade.then_some(&upgrade),
+        };
+        // In memory of its own, so that an idle connection does not hold room for an exchange.
+        let keep = exchange::serve(core, site, arrived, responder).await;
         if let Some(switched) = upgrade.into_switched() {
             // Boxed, so that an idle connection does not hold room for a relay.
             return Box::pin(switched.relay(reader, writer, limits.stream_idle_ms)).await;
@@ -124,77 +148,65 @@ async fn end(writer: &mut Writer) {
     }
 }
 
-/// A request of an HTTP/1 connection, as its connection sees it.
-struct Asked<'a> {
-    head: RawRequest,
-    /// No other one is taken.
-    last: bool,
-    upgrade: &'a Upgrade,
+/// Why a head that was read is no request.
+enum Unreadable {
+    Head(HeadError),
+    Request(BadRequest),
 }
 
-/// One request on an HTTP/1 connection; `true` if it can take another.
-async fn one_h1(
-    core: &Rc<Core>,
-    site: &Rc<Site>,
-    asked: Asked<'_>,
-    (reader, writer): (&mut Reader, &mut Writer),
-) -> bool {
-    let Asked {
-        head,
-        last,
-        upgrade,
-    } = asked;
-    let framing = match h1::request_framing(&head) {
-        Ok(framing) => framing,
-        Err(error) => {
-            bad_head(core, site, writer, &HeadError::Http(error)).await;
-            return false;
-        }
-    };
-    let upgrade = upgrade::asks(&head, framing).then_some(upgrade);
-    // What comes behind a request to switch is not HTTP if its client believes to have switched.
-    let keep = upgrade.is_none() && !last && h1::keeps_alive(&head.headers, head.is_11);
-    let is_11 = head.is_11;
-    let method = head.method.clone();
-    let expects_continue = is_11
-        && head
-            .headers
-            .get(header::EXPECT)
-            .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let mode = core.snapshot().mesh.path_normalization;
-    let (request, form) = match canonical::from_h1(head, mode, clock::unix_s()) {
-        Ok(canonical) => canonical,
-        Err(error) => {
-            bad_request(core, site, writer, error).await;
-            return false;
-        }
-    };
-    let (framing, length) = if method == Method::CONNECT {
-        (Framing::UntilClose, None)
-    } else {
-        match framing {
-            Framing::Length(n) => (framing, Some(n)),
-            Framing::Empty => (framing, announced_length(&request.headers)),
-            Framing::Chunked | Framing::UntilClose => (framing, None),
-        }
-    };
-    let body = Source::H1(reader, BodyDecoder::new(framing));
-    let responder = Responder::H1 {
-        writer,
-        method,
-        is_11,
-        keep,
-        expects_continue,
-        core,
-    };
-    let arrived = Arrived {
-        request,
-        form,
-        body,
-        length,
-        upgrade,
-    };
-    exchange::serve(core, site, arrived, responder).await
+/// A request of an HTTP/1 connection, as its head says.
+struct Read {
+    request: Request,
+    form: Form,
+    framing: Framing,
+    /// Announced length of the body.
+    length: Option<u64>,
+    method: Method,
+    is_11: bool,
+    /// The connection can take another request.
+    keep: bool,
+    expects_continue: bool,
+    asks_upgrade: bool,
+}
+
+impl Read {
+    /// What `head` asks for. `last`: the connection takes no other request.
+    fn of(head: RawRequest, last: bool, mode: PathNormalization) -> Result<Self, Unreadable> {
+        let framing =
+            h1::request_framing(&head).map_err(|error| Unreadable::Head(HeadError::Http(error)))?;
+        let asks_upgrade = upgrade::asks(&head, framing);
+        // What comes behind a request to switch is not HTTP if its client believes to have switched.
+        let keep = !asks_upgrade && !last && h1::keeps_alive(&head.headers, head.is_11);
+        let is_11 = head.is_11;
+        let method = head.method.clone();
+        let expects_continue = is_11
+            && head
+                .headers
+                .get(header::EXPECT)
+                .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let (request, form) =
+            canonical::from_h1(head, mode, clock::unix_s()).map_err(Unreadable::Request)?;
+        let (framing, length) = if method == Method::CONNECT {
+            (Framing::UntilClose, None)
+        } else {
+            match framing {
+                Framing::Length(n) => (framing, Some(n)),
+                Framing::Empty => (framing, announced_length(&request.headers)),
+                Framing::Chunked | Framing::UntilClose => (framing, None),
+            }
+        };
+        Ok(Self {
+            request,
+            form,
+            framing,
+            length,
+            method,
+            is_11,
+            keep,
+            expects_continue,
+            asks_upgrade,
+        })
+    }
 }
 
 async fn bad_head(core: &Rc<Core>, site: &Site, writer: &mut Writer, error: &HeadError) {
