@@ -637,49 +637,52 @@ async fn via_h1(
     );
     let reused = connection.reused;
     let H1Upstream { reader, writer, .. } = &mut *connection;
-    let upload = async {
-        let coding = if bodiless { Coding::Length(0) } else { coding };
-        if moving.awaited.get()
-            && let Err(error) = invitation(moving, writer, slot).await
-        {
-            return error;
-        }
-        upload(moving, body, &mut Sink::H1(writer, coding)).await
-    };
-    let answer = async {
-        let mut interim = 0_usize;
-        let head = loop {
-            match reader.head(h1::parse_response).await {
-                Ok(Some(head)) if moving.upgrade.is_some_and(|u| u.is_agreed_by(&head)) => {
-                    return Err(AnswerError::Switched(Box::new(head)));
-                }
-                Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
-                    return Err(AnswerError::Upstream("unsolicited 101".to_owned()));
-                }
-                Ok(Some(head)) if head.status.is_informational() => {
-                    interim = interim.saturating_add(1);
-                    interim_answer(moving, head, interim, slot).await?;
-                }
-                Ok(Some(head)) => break head,
-                Ok(None) | Err(HeadError::Io(_)) if interim > 0 => {
-                    return Err(AnswerError::Upstream(UNANSWERED.to_owned()));
-                }
-                Ok(None) | Err(HeadError::Io(_)) => return Err(AnswerError::Silent),
-                Err(error) => return Err(AnswerError::Upstream(chain(&error))),
+    let drove = {
+        // Made in their places.
+        let upload = pin!(async {
+            let coding = if bodiless { Coding::Length(0) } else { coding };
+            if moving.awaited.get()
+                && let Err(error) = invitation(moving, writer, slot).await
+            {
+                return error;
             }
-        };
-        let framing = h1::response_framing(&head, &moving.request.method)
-            .map_err(|error| AnswerError::Upstream(error.to_string()))?;
-        let keep_upstream =
-            h1::keeps_alive(&head.headers, head.is_11) && framing != Framing::UntilClose;
-        let source = Source::H1(reader, BodyDecoder::new(framing));
-        let keep_downstream = answer(moving, head, framing, source, slot).await?;
-        Ok(Answered {
-            keep_downstream,
-            keep_upstream,
-        })
+            upload(moving, body, &mut Sink::H1(writer, coding)).await
+        });
+        let answer = pin!(async {
+            let mut interim = 0_usize;
+            let head = loop {
+                match reader.head(h1::parse_response).await {
+                    Ok(Some(head)) if moving.upgrade.is_some_and(|u| u.is_agreed_by(&head)) => {
+                        return Err(AnswerError::Switched(Box::new(head)));
+                    }
+                    Ok(Some(head)) if head.status == StatusCode::SWITCHING_PROTOCOLS => {
+                        return Err(AnswerError::Upstream("unsolicited 101".to_owned()));
+                    }
+                    Ok(Some(head)) if head.status.is_informational() => {
+                        interim = interim.saturating_add(1);
+                        interim_answer(moving, head, interim, slot).await?;
+                    }
+                    Ok(Some(head)) => break head,
+                    Ok(None) | Err(HeadError::Io(_)) if interim > 0 => {
+                        return Err(AnswerError::Upstream(UNANSWERED.to_owned()));
+                    }
+                    Ok(None) | Err(HeadError::Io(_)) => return Err(AnswerError::Silent),
+                    Err(error) => return Err(AnswerError::Upstream(chain(&error))),
+                }
+            };
+            let framing = h1::response_framing(&head, &moving.request.method)
+                .map_err(|error| AnswerError::Upstream(error.to_string()))?;
+            let keep_upstream =
+                h1::keeps_alive(&head.headers, head.is_11) && framing != Framing::UntilClose;
+            let source = Source::H1(reader, BodyDecoder::new(framing));
+            let keep_downstream = answer(moving, head, framing, source, slot).await?;
+            Ok(Answered {
+                keep_downstream,
+                keep_upstream,
+            })
+        });
+        drive(moving, upload, answer, slot, cancel).await
     };
-    let drove = drive(moving, pin!(upload), pin!(answer), slot, cancel).await;
     let switched = matches!(&drove, Drove::Answered(Err(AnswerError::Switched(_))));
     let (tried, keep_upstream) = over(moving, slot, drove, reused);
     if let (true, Some(upgrade)) = (switched, moving.upgrade) {
