@@ -567,6 +567,48 @@ mod tests {
         assert_eq!(got, want, "{head:?}");
     }
 
+    /// What `line_ends` says, byte by byte.
+    fn line_ends_slowly(buf: &[u8], from: usize, first: bool) -> Result<Option<usize>, H1Error> {
+        let mut at = from;
+        let mut ended = None;
+        while at < buf.len() {
+            match (buf[at], buf.get(at + 1)) {
+                (b'\r', Some(b'\n')) if ended == Some(at) => return Ok(Some(at + 2)),
+                (b'\r', Some(b'\n')) => {
+                    at += 2;
+                    ended = Some(at);
+                }
+                (b'\r', None) => return Ok(None),
+                (b'\n', _) if at > from || first => return Err(H1Error::LineEnd),
+                (b'\r', Some(_)) => return Err(H1Error::LineEnd),
+                _ => at += 1,
+            }
+        }
+        Ok(None)
+    }
+
+    #[test]
+    fn ends_of_lines_in_all_short_texts() {
+        let letters = [b'a', b'\r', b'\n'];
+        for len in 0..=9_u32 {
+            for nth in 0..3_usize.pow(len) {
+                let text: Vec<u8> = (0..len)
+                    .map(|place| letters[nth / 3_usize.pow(place) % 3])
+                    .collect();
+                for from in 0..=text.len() {
+                    for first in [true, false] {
+                        assert_eq!(
+                            line_ends(&text, from, first).map_err(|e| e.to_string()),
+                            line_ends_slowly(&text, from, first).map_err(|e| e.to_string()),
+                            "{:?} from {from}, first: {first}",
+                            text.escape_ascii().to_string()
+                        );
+                    }
+                }
+            }
+        }
+    }
+
     #[test]
     fn framing() {
         check("GET / HTTP/1.1\r\nhost: a", Ok(Framing::Empty));
