@@ -143,10 +143,12 @@ mod tests {
     /// Room of the allocator, with zeros if so wanted.
     #[expect(unsafe_code, reason = "the tests' own allocator is another one")]
     fn block_of(layout: Layout, zeroed: bool) -> *mut u8 {
-        // SAFETY: its size is not zero.
-        let at = match zeroed {
-            false => unsafe { Wiping.alloc(layout) },
-            true => unsafe { Wiping.alloc_zeroed(layout) },
+        let at = if zeroed {
+            // SAFETY: its size is not zero.
+            unsafe { Wiping.alloc_zeroed(layout) }
+        } else {
+            // SAFETY: its size is not zero.
+            unsafe { Wiping.alloc(layout) }
         };
         assert!(!at.is_null(), "no memory");
         at

@@ -14,7 +14,7 @@ use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawRequest};
 use crate::http::reply::Reply;
 use crate::http::upgrade;
 use crate::io::body::{Source, announced_length};
-use crate::io::h1::{HeadError, Writer, split};
+use crate::io::h1::{HeadError, Reader, Writer, split};
 use crate::io::stream::Stream;
 use crate::io::{clock, rt};
 use crate::policy::Request;
@@ -94,35 +94,18 @@ async fn serve_h1(core: Rc<Core>, site: Rc<Site>, stream: Stream) {
         };
         let upgrade = Upgrade::default();
         left = left.saturating_sub(1);
-        let read = match Read::of(head, left == 0, core.snapshot().mesh.path_normalization) {
-            Ok(read) => read,
-            Err(Unreadable::Head(error)) => {
-                Box::pin(bad_head(core, site, &mut writer, &error)).await;
+        let halves = (&mut reader, &mut writer);
+        let kept = match exchange_of(head, left == 0, (core, site), halves, &upgrade) {
+            Ok(exchange) => Ok(exchange.await),
+            Err(why) => Err(why),
+        };
+        let keep = match kept {
+            Ok(keep) => keep,
+            Err(why) => {
+                Box::pin(unreadable(core, site, &mut writer, why)).await;
                 break;
             }
-            Err(Unreadable::Request(error)) => {
-                Box::pin(bad_request(core, site, &mut writer, error)).await;
-                break;
-            }
         };
-        let body = Source::H1(&mut reader, BodyDecoder::new(read.framing));
-        let responder = Responder::H1 {
-            writer: &mut writer,
-            method: read.method,
-            is_11: read.is_11,
-            keep: read.keep,
-            expects_continue: read.expects_continue,
-            core,
-        };
-        let arrived = Arrived {
-            request: read.request,
-            form: read.form,
-            body,
-            length: read.length,
-            upgrade: read.asks_upgrade.then_some(&upgrade),
-        };
-        // In memory of its own, so that an idle connection does not hold room for an exchange.
-        let keep = exchange::serve(core, site, arrived, responder).await;
         if let Some(switched) = upgrade.into_switched() {
             // Boxed, so that an idle connection does not hold room for a relay.
             return Box::pin(switched.relay(reader, writer, limits.stream_idle_ms)).await;
@@ -206,6 +189,41 @@ impl Read {
             expects_continue,
             asks_upgrade,
         })
+    }
+}
+
+/// The exchange of the request that `head` asks for, in memory of its own, so that an idle connection does not hold room for
+/// it; its outcome is whether the connection can take another request. `last`: it takes none.
+fn exchange_of<'a>(
+    head: RawRequest,
+    last: bool,
+    (core, site): (&'a Rc<Core>, &'a Rc<Site>),
+    (reader, writer): (&'a mut Reader, &'a mut Writer),
+    upgrade: &'a Upgrade,
+) -> Result<Pin<Box<impl Future<Output = bool>>>, Unreadable> {
+    let read = Read::of(head, last, core.snapshot().mesh.path_normalization)?;
+    let responder = Responder::H1 {
+        writer,
+        method: read.method,
+        is_11: read.is_11,
+        keep: read.keep,
+        expects_continue: read.expects_continue,
+        core,
+    };
+    let arrived = Arrived {
+        request: read.request,
+        form: read.form,
+        body: Source::H1(reader, BodyDecoder::new(read.framing)),
+        length: read.length,
+        upgrade: read.asks_upgrade.then_some(upgrade),
+    };
+    Ok(exchange::serve(core, site, arrived, responder))
+}
+
+async fn unreadable(core: &Rc<Core>, site: &Site, writer: &mut Writer, why: Unreadable) {
+    match why {
+        Unreadable::Head(error) => bad_head(core, site, writer, &error).await,
+        Unreadable::Request(error) => bad_request(core, site, writer, error).await,
     }
 }
 
