@@ -192,6 +192,11 @@ for of in ca way; do
   has "ringgate@$of is asked by its file" "$(ringgate status --config /etc/ringgate/$of.toml 2>&1)" "$of serves"
   [ -n "$(ls -A /var/lib/private/ringgate-$of)" ] && ok "ringgate@$of has its own state" || bad "ringgate@$of has its own state" "$(ls -lA /var/lib/private)"
 done
+# Users of their own: what one has, the other cannot read.
+uid() { sed -n 's/^Uid:\t\([0-9]*\)\t.*/\1/p' "/proc/$(systemctl show -p MainPID --value "ringgate@$1")/status"; }
+ca=$(uid ca) way=$(uid way)
+if [ -n "$ca" ] && [ -n "$way" ] && [ "$ca" != "$way" ] && [ "$ca" != "$(id -u ringgate)" ] && [ "$way" != "$(id -u ringgate)" ]; then ok "each instance is another user"; else bad "each instance is another user" "ca \`$ca\`, way \`$way\`, ringgate \`$(id -u ringgate)\`"; fi
+is "the authority's state is of its user, for nobody else" "$(stat -c '%u %a' /var/lib/private/ringgate-ca)" "$ca 700"
 is "nothing warns of its token" "$(journalctl -u ringgate@way -o cat --no-pager | grep -c 'may read the secret')" 0
 systemctl reload ringgate@way; is "an instance is reloaded" "$?" 0
 systemctl stop ringgate@way ringgate@ca
