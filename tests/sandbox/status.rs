@@ -229,6 +229,56 @@ fn who_may_not_read_is_told_as_whom_and_whose_it_is() {
     assert!(said.contains(&told), "{said}");
 }
 
+/// A join token of root alone: the authority has nothing to do with it, and is not waited for.
+#[test]
+fn a_join_token_that_cannot_be_read_is_told_at_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(dir.path(), 0o755);
+    let (file, token) = (
+        dir.path().join("ringgate.toml"),
+        dir.path().join("join-token"),
+    );
+    let text = "[identity]\naddress = \"https://127.0.0.1:1\"\nrootCa = \"cert.pem\"\ntoken = \"file:join-token\"\n\
+                node = \"way\"\nstateDir = \"state\"\n\
+                [[waypoint]]\ngateway = \"default/w\"\nhbone = \"127.0.0.1:15008\"\n\
+                [[gateway]]\nname = \"w\"\ngatewayClassName = \"istio-waypoint\"\naddress = \"127.0.0.1\"\n";
+    std::fs::write(&file, text).unwrap();
+    std::fs::write(&token, "a-token-of-somebody").unwrap();
+    pair(dir.path());
+    mode(&dir.path().join("cert.pem"), 0o644);
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    chown(&state, Some(USER), Some(USER)).unwrap();
+    mode(&token, 0o600);
+    let run = |command: &str| {
+        let mut ringgate = Command::new(PROGRAM);
+        ringgate.args([command, "--config"]).arg(&file);
+        ended(&ringgate.uid(USER).gid(USER).output().unwrap())
+    };
+    let told = format!(
+        "ringgate.toml:4:9: identity.token: `{}` cannot be read: Permission denied (os error 13), as uid {USER} and gid {USER}; \
+         it is of uid 0 and gid 0, mode 600",
+        token.display()
+    );
+    let (code, said) = run("check");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&told), "{said}");
+    let last = said.trim_end().lines().last().unwrap();
+    let verdict = format!("no errors, but a start here, as uid {USER}, would fail");
+    assert!(last.starts_with(&verdict), "{said}");
+    let (code, said) = run("run");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("cannot start: {}", dir.path().display())) && said.contains(&told), "{said}");
+    assert!(!said.contains("has issued no identities"), "{said}");
+    // One that has joined needs none.
+    std::fs::write(state.join("node.pem"), "").unwrap();
+    let (_, said) = run("check");
+    assert!(said.trim_end().ends_with("configuration is good"), "{said}");
+}
+
 #[test]
 fn a_secret_that_everybody_may_read_is_told() {
     let dir = tempfile::tempdir().unwrap();
