@@ -9,7 +9,7 @@ use ringgate::cli::os;
 
 use crate::PROGRAM;
 use crate::namespaces::{ip, isolated};
-use crate::system::{System, USER, WAIT};
+use crate::system::{System, USER, WAIT, pair};
 
 #[test]
 fn it_tells_how_a_process_is() {

@@ -134,6 +134,21 @@ is "the version is the second" "$(dpkg-query -W -f '${Version}' ringgate)" "$(dp
 cmp -s mine.toml /etc/ringgate/ringgate.toml && ok "the configuration stays" || bad "the configuration stays" "$(diff mine.toml /etc/ringgate/ringgate.toml)"
 until_true "[ ! -e /proc/$before ]" || bad "the process before drains and ends" "it is there"
 
+# One whose new process fails: its own words are told, and what is to be done.
+before=$(property MainPID)
+cp /etc/ringgate/ringgate.toml taken.toml; echo 'nonsense = 1' >>/etc/ringgate/ringgate.toml
+until_true 'property StatusText | grep -q refused' || bad "a bad file is told" "$(property StatusText)"
+dpkg -i /test/second/ringgate_*.deb >dpkg.txt 2>&1 || bad "a package whose program cannot take over is installed" "$(cat dpkg.txt)"
+has "a hand-over that fails is told" "$(cat dpkg.txt)" "ringgate.service goes on with the old program: the new process has ended"
+has "with the words of the new process" "$(grep '^  ' dpkg.txt | grep -v refused)" "nonsense"
+has "and what is to be done" "$(cat dpkg.txt)" "once it is mended: /usr/lib/ringgate/units upgrade"
+is "the process before goes on" "$(property MainPID)" "$before"
+cp taken.toml /etc/ringgate/ringgate.toml
+until_true '! property StatusText | grep -q refused' || bad "a mended file" "$(property StatusText)"
+/usr/lib/ringgate/units upgrade >units.txt 2>&1; is "and that is what mends it" "$?" 0
+has "it hands over then" "$(cat units.txt)" "ringgate.service has handed over to the new program"
+until_true "[ ! -e /proc/$before ]" || bad "the process before drains and ends" "it is there"
+
 # Watchdog: a process that stands still is ended and started again.
 systemctl kill --kill-who=main -s STOP ringgate
 until_true '[ "$(property NRestarts)" = 2 ]' && ok "a process that stands still is started again" || bad "watchdog" "$(property NRestarts)"
