@@ -279,6 +279,50 @@ fn a_join_token_that_cannot_be_read_is_told_at_its_place() {
     assert!(said.trim_end().ends_with("configuration is good"), "{said}");
 }
 
+/// Under a supervisor whose journal takes what is written to standard error.
+#[test]
+fn the_journal_is_told_priorities() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ringgate.toml");
+    let text = "[identity]\naddress = \"https://127.0.0.1:1\"\nrootCa = \"none.pem\"\ntoken = \"file:join-token\"\nnode = \"way\"\n\
+                [[waypoint]]\ngateway = \"default/w\"\nhbone = \"127.0.0.1:15008\"\n\
+                [[gateway]]\nname = \"w\"\ngatewayClassName = \"istio-waypoint\"\naddress = \"127.0.0.1\"\n";
+    std::fs::write(&file, text).unwrap();
+    let lines = |of_other: u64| -> Vec<String> {
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let own = log.metadata().unwrap();
+        let stream = format!("{}:{}", own.dev(), own.ino() + of_other);
+        let status = Command::new(PROGRAM)
+            .args(["run", "--config"])
+            .arg(&file)
+            .env("JOURNAL_STREAM", stream)
+            .stderr(log)
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(1));
+        let text = std::fs::read_to_string(dir.path().join("log")).unwrap();
+        text.lines().map(str::to_owned).collect()
+    };
+    let journal = lines(0);
+    for (begins, has) in [
+        ("<6> INFO ringgate ", "configuration "),
+        ("<4> WARN ", "without `stateDir`"),
+        ("<3>ringgate: cannot start", "none.pem"),
+    ] {
+        let found = journal
+            .iter()
+            .any(|line| line.starts_with(begins) && line.contains(has));
+        assert!(found, "{begins}{has}: {journal:#?}");
+    }
+    assert!(journal.iter().all(|line| line.starts_with('<')), "{journal:#?}");
+    // The variable is of another stream: lines have their times, and no priority.
+    let plain = lines(1);
+    let time = plain[0].as_bytes();
+    assert!(time[0].is_ascii_digit() && time[10] == b'T', "{plain:#?}");
+    assert!(plain.iter().all(|line| !line.starts_with('<')), "{plain:#?}");
+}
+
 #[test]
 fn a_secret_that_everybody_may_read_is_told() {
     let dir = tempfile::tempdir().unwrap();

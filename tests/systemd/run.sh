@@ -25,6 +25,7 @@ is "it has its user" "$(id -gn ringgate)" ringgate
 is "who may read keys" "$(stat -c '%a %U %G' /etc/ringgate/tls)" "750 root ringgate"
 systemctl start ringgate; is "without a configuration it does not start" "$?" 1
 has "and says why" "$(journalctl -u ringgate --no-pager 2>&1)" "nothing to do"
+has "and says it as an error" "$(journalctl -u ringgate -p err -t ringgate -o cat --no-pager 2>&1)" "nothing to do"
 systemctl stop ringgate; systemctl reset-failed ringgate
 mkdir -p /etc/systemd/system/ringgate.service.d /etc/systemd/system/ringgate.socket.d
 cp /test/ringgate.toml /test/cert.pem /test/key.pem /etc/ringgate/
@@ -48,6 +49,8 @@ systemctl start ringgate || bad "start" "exit code $?"
 # READY comes after the listeners: nothing is waited for here.
 is "a service that has started serves" "$(code $OPEN)" 200
 is "policy holds" "$(code https://app.example.test/closed)" 403
+is "no line of a good start is an error" "$(journalctl -q -p err -o cat --no-pager _PID=$(property MainPID))" ""
+is "what it does is information, without a time of its own" "$(journalctl -q -p info..info -o cat --no-pager _PID=$(property MainPID) | grep -cE '^ *INFO ringgate ')" 1
 has "the status tells the generation" "$(property StatusText)" "serves generation 1"
 if [ "$(property NFileDescriptorStore)" -ge 3 ]; then ok "listening sockets are stored"; else bad "listening sockets are stored" "$(property NFileDescriptorStore)"; fi
 
