@@ -355,8 +355,9 @@ async fn certificate_service(
         None => JoinTokens::default(),
     };
     let tokens = watch::Sender::new(Arc::new(tokens));
-    let failed = |source| PlaneError::Io {
-        what: format!("authority {address}"),
+    let failed = |source| PlaneError::Listen {
+        address,
+        what: "authority",
         source,
     };
     let listener = match shared.taken.listener(address) {

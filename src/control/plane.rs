@@ -124,6 +124,17 @@ pub enum PlaneError {
         #[source]
         source: std::io::Error,
     },
+    /// A listener of the control plane.
+    #[error("cannot listen on `{address}` as {what}")]
+    Listen {
+        /// Address.
+        address: SocketAddr,
+        /// What for.
+        what: &'static str,
+        /// Cause.
+        #[source]
+        source: std::io::Error,
+    },
     /// Something written wrongly in a file that the configuration names.
     #[error("`{what}`: {problem}")]
     Content {
@@ -677,8 +688,9 @@ async fn endpoints(
     ];
     for (what, face, address) in wanted {
         let Some(address) = address else { continue };
-        let failed = |source| PlaneError::Io {
-            what: format!("{what} {address}"),
+        let failed = |source| PlaneError::Listen {
+            address,
+            what,
             source,
         };
         let taken = shared.taken.listener(address);

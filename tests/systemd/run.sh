@@ -241,7 +241,11 @@ is "nothing is left of it" "$left" ""
 
 # The README's commands, on what is left: the program of its last line is answered by the ingress, and no app is there.
 mkdir -p target bin && ln -s /test/second target/package
-printf '#!/bin/sh\nexec "$@"\n' >bin/sudo && chmod 755 bin/sudo
+cat >bin/sudo <<'SUDO' && chmod 755 bin/sudo
+#!/bin/sh
+if [ "$1" = -u ]; then user=$2; shift 2; exec setpriv --reuid "$user" --regid "$user" --init-groups -- "$@"; fi
+exec "$@"
+SUDO
 PATH="$PWD/bin:$PATH" sh -ex /test/install.sh >install.txt 2>&1 || bad "the README's commands succeed" "$(cat install.txt)"
 has "what is in the README is installed" "$(tail -n 1 install.txt)" upstream_connect
 is "and enabled" "$(systemctl is-enabled ringgate)" enabled
