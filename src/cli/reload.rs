@@ -164,7 +164,10 @@ fn hang_up(pid: i32) -> anyhow::Result<()> {
         if rustix::process::geteuid().is_root() {
             told
         } else {
-            format!("{told} by uid {}: it is another user's, ask as root", rustix::process::geteuid())
+            format!(
+                "{told} by uid {}: it is another user's, ask as root",
+                rustix::process::geteuid()
+            )
         }
     })
 }

@@ -271,7 +271,10 @@ fn a_join_token_that_cannot_be_read_is_told_at_its_place() {
     assert!(last.starts_with(&verdict), "{said}");
     let (code, said) = run("run");
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains(&format!("cannot start: {}", dir.path().display())) && said.contains(&told), "{said}");
+    assert!(
+        said.contains(&format!("cannot start: {}", dir.path().display())) && said.contains(&told),
+        "{said}"
+    );
     assert!(!said.contains("has issued no identities"), "{said}");
     // One that has joined needs none.
     std::fs::write(state.join("node.pem"), "").unwrap();
@@ -315,12 +318,18 @@ fn the_journal_is_told_priorities() {
             .any(|line| line.starts_with(begins) && line.contains(has));
         assert!(found, "{begins}{has}: {journal:#?}");
     }
-    assert!(journal.iter().all(|line| line.starts_with('<')), "{journal:#?}");
+    assert!(
+        journal.iter().all(|line| line.starts_with('<')),
+        "{journal:#?}"
+    );
     // The variable is of another stream: lines have their times, and no priority.
     let plain = lines(1);
     let time = plain[0].as_bytes();
     assert!(time[0].is_ascii_digit() && time[10] == b'T', "{plain:#?}");
-    assert!(plain.iter().all(|line| !line.starts_with('<')), "{plain:#?}");
+    assert!(
+        plain.iter().all(|line| !line.starts_with('<')),
+        "{plain:#?}"
+    );
 }
 
 #[test]

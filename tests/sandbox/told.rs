@@ -21,9 +21,7 @@ fn fails(command: &mut Command, code: i32) -> String {
 
 fn run(config: &Path) -> String {
     fails(
-        Command::new(PROGRAM)
-            .args(["run", "--config"])
-            .arg(config),
+        Command::new(PROGRAM).args(["run", "--config"]).arg(config),
         1,
     )
 }
@@ -35,7 +33,8 @@ fn an_address_that_cannot_be_had_is_told_at_its_place() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     let write = |admin: &str, authority: &str| {
-        let text = format!("[admin]\nlisten = \"{admin}\"\n[authority]\nlisten = \"{authority}\"\n");
+        let text =
+            format!("[admin]\nlisten = \"{admin}\"\n[authority]\nlisten = \"{authority}\"\n");
         std::fs::write(&file, text).unwrap();
     };
     let place = file.display();
@@ -50,7 +49,9 @@ fn an_address_that_cannot_be_had_is_told_at_its_place() {
     // Of a documentation network: no machine has it.
     write("127.0.0.1:1", "192.0.2.1:15012");
     let said = run(&file);
-    let told = format!("{place}:4:10: authority.listen: cannot start: cannot listen on `192.0.2.1:15012` as authority: ");
+    let told = format!(
+        "{place}:4:10: authority.listen: cannot start: cannot listen on `192.0.2.1:15012` as authority: "
+    );
     assert!(said.contains(&told), "{said}");
     assert!(said.contains("this machine has no such address"), "{said}");
 }
@@ -61,7 +62,9 @@ fn who_runs_already_is_told() {
     let own = system.file("ringgate.toml");
     // One that has the state of another process, and one that does not.
     let other = system.file("other.toml");
-    let text = system.text("ringgate.toml").replace("stateDir = \"state\"", "");
+    let text = system
+        .text("ringgate.toml")
+        .replace("stateDir = \"state\"", "");
     std::fs::write(&other, text).unwrap();
     for (config, why) in [
         (&own, "state"),
@@ -105,7 +108,10 @@ fn who_asks_what_does_not_run_is_told_how_to_start_it() {
         said.split_once("does not answer: ").unwrap_or_default().1
     );
     assert!(said.contains(&told), "{said}");
-    let told = format!("if it does not run: `ringgate run --config {}`", file.display());
+    let told = format!(
+        "if it does not run: `ringgate run --config {}`",
+        file.display()
+    );
     assert!(said.contains(&told), "{said}");
     // Whoever is asked by its address has a configuration that is not known.
     let mut status = Command::new(PROGRAM);
@@ -123,8 +129,14 @@ fn an_image_without_a_configuration_says_how_to_give_it_one() {
         .arg(&config);
     let said = fails(&mut image, 1);
     assert!(said.contains("nothing to do"), "{said}");
-    assert!(said.contains("mount a directory that has your ringgate.toml at /etc/ringgate"), "{said}");
+    assert!(
+        said.contains("mount a directory that has your ringgate.toml at /etc/ringgate"),
+        "{said}"
+    );
     assert!(said.contains("`demo`"), "{said}");
     let said = run(&config);
-    assert!(said.contains("nothing to do") && !said.contains("mount"), "{said}");
+    assert!(
+        said.contains("nothing to do") && !said.contains("mount"),
+        "{said}"
+    );
 }

@@ -297,7 +297,16 @@ fn what_init_writes_fits_the_directories_of_its_unit() {
             }
         }
     }
-    for wrong in ["", "ringgate", "-a", "../a", "a/b", "a b", "a.b", &"a".repeat(23)] {
+    for wrong in [
+        "",
+        "ringgate",
+        "-a",
+        "../a",
+        "a/b",
+        "a b",
+        "a.b",
+        &"a".repeat(23),
+    ] {
         let mut init = Command::new(PROGRAM);
         init.args(["init", "--print", "--role", "node", "--instance", wrong]);
         let out = init.output().unwrap();
