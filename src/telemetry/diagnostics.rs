@@ -31,9 +31,9 @@ pub fn start() {
 pub fn is_journal() -> bool {
     static IS_JOURNAL: OnceLock<bool> = OnceLock::new();
     *IS_JOURNAL.get_or_init(|| {
-        let told = env::var("JOURNAL_STREAM").unwrap_or_default();
+        let told = env::var_os("JOURNAL_STREAM").unwrap_or_default();
         let own = rustix::fs::fstat(io::stderr().as_fd());
-        own.is_ok_and(|own| told == format!("{}:{}", own.st_dev, own.st_ino))
+        own.is_ok_and(|own| *told == *format!("{}:{}", own.st_dev, own.st_ino))
     })
 }
 
