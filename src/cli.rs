@@ -2,6 +2,7 @@
 
 pub mod apps;
 pub mod authority;
+mod cannot_start;
 pub mod cases;
 pub mod check;
 pub mod completions;
@@ -199,11 +200,16 @@ fn appliance() -> ExitCode {
 pub(crate) fn run_mesh(config: &Path, ready: impl FnOnce()) -> anyhow::Result<ExitCode> {
     crate::telemetry::diagnostics::start();
     // Before there is a second thread, the one that hears signals.
-    let prepared = crate::worker::prepare(config)?;
+    let prepared = crate::worker::prepare(config).map_err(cannot_start::refused)?;
     let stop = stop::Stop::on_signals()?;
+    let wanted = cannot_start::Wanted {
+        listeners: prepared.config().listeners.clone(),
+        admin: prepared.config().process.admin,
+    };
     match crate::worker::run(prepared, stop.phase(), |_process| ready()) {
         Err(crate::worker::BootError::Told) => tracing::info!("told to stop before it served"),
-        ended => ended?,
+        Err(error) => return Err(wanted.explain(config, error)),
+        Ok(()) => {}
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -85,6 +85,7 @@ pub fn parse_with(
     }
     let places = out.policies(files);
     let named = out.named_files(files);
+    let listeners = out.named_listeners(files);
     let found = out.located(files);
     match config {
         Some((process, mesh)) if found.errors.is_empty() => Ok(Config {
@@ -95,6 +96,7 @@ pub fn parse_with(
             sources: files.iter().map(|(path, _)| path.clone()).collect(),
             places,
             files: named,
+            listeners,
         }),
         Some(_) | None => Err(ConfigErrors::new(found.errors)),
     }

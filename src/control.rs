@@ -15,7 +15,7 @@ pub mod grpc;
 pub mod handover;
 pub mod http_client;
 pub mod identities;
-mod identity_source;
+pub mod identity_source;
 pub mod join_token_file;
 pub mod jwks;
 pub mod launcher;

@@ -70,7 +70,10 @@ fn the_example_is_good() {
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8(output.stdout).unwrap();
     let (warnings, verdict) = text.trim_end().rsplit_once('\n').unwrap();
-    assert_eq!(verdict, "configuration is good");
+    assert!(
+        verdict.starts_with("no errors, but a start here"),
+        "{verdict}"
+    );
     // The example names certificates of its reader.
     let found: Vec<&str> = warnings
         .lines()

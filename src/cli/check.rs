@@ -7,10 +7,8 @@ use rustls::pki_types::UnixTime;
 use serde_json::{Value, json};
 
 use crate::cli::{CheckArgs, os, resources};
-use crate::config::checked::IdentitySource;
 use crate::config::{Config, ConfigErrors, Lint, Problem, Resources};
-use crate::control::named_file::{self, FileProblem};
-use crate::control::{origination, plane, serving};
+use crate::control::{identity_source, named_file, origination, plane, serving};
 use crate::policy::lint::Severity;
 
 /// How to tell what is found.
@@ -44,6 +42,8 @@ struct Report {
     /// An error that is in no place of a file.
     refused: Option<String>,
     warnings: Vec<Problem>,
+    /// A start here would fail, by one of the warnings.
+    starts_not: bool,
     lints: Vec<Lint>,
 }
 
@@ -111,21 +111,18 @@ impl Report {
     fn look(&mut self, config: &Config) {
         let (mut problems, remarks) = serving::inspect(&config.process, UnixTime::now());
         problems.extend(origination::inspect(&config.mesh));
+        let identities = identity_source::inspect(&config.process);
         for problem in problems {
             let placed = problem.placed(&config.files);
             if problem.is_error() {
                 self.errors.push(placed);
             } else {
-                let message = format!("{}; a start here would fail", placed.message);
-                self.warnings.push(Problem { message, ..placed });
+                self.warn_of_start(placed);
             }
         }
-        if let IdentitySource::Remote(remote) = &config.process.identity
-            && let Err(error) = std::fs::File::open(&remote.root_ca)
-        {
-            let problem = FileProblem::unread(&remote.root_ca, &error).placed(&config.files);
-            let message = format!("{}; a start here would fail", problem.message);
-            self.warnings.push(Problem { message, ..problem });
+        // They come from another machine, or are made once the authority runs: a check before that is no failure.
+        for problem in identities {
+            self.warn_of_start(problem.placed(&config.files));
         }
         self.warnings.extend(named_file::exposed(&config.files));
         for (subject, remark) in remarks {
@@ -133,6 +130,13 @@ impl Report {
             self.warnings
                 .push(named_file::placed(&subject, &message, &config.files));
         }
+    }
+
+    /// A warning of what the configuration is not to blame for, but has a start as this user on this machine fail.
+    fn warn_of_start(&mut self, problem: Problem) {
+        let message = format!("{}; a start here would fail", problem.message);
+        self.warnings.push(Problem { message, ..problem });
+        self.starts_not = true;
     }
 
     fn of_resources(read: Result<(Resources, Vec<String>), ConfigErrors>) -> Self {
@@ -190,7 +194,12 @@ impl Report {
         for line in &self.attached {
             os::say(line);
         }
-        if !self.failed() {
+        if self.starts_not && !self.failed() {
+            os::say(&format!(
+                "no errors, but a start here, as uid {}, would fail: see the warnings above",
+                rustix::process::geteuid()
+            ));
+        } else if !self.failed() {
             os::say(&format!("{} good", self.subject));
         }
     }
@@ -205,6 +214,7 @@ impl Report {
         let of = |severity| self.of_severity(severity).map(linted);
         json!({
             "good": !self.failed(),
+            "startsHere": !self.failed() && !self.starts_not,
             "attached": self.attached,
             "errors": errors.chain(refused).collect::<Vec<_>>(),
             "warnings": warnings.chain(of(Severity::Warning)).collect::<Vec<_>>(),

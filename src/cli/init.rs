@@ -16,8 +16,8 @@ const DIRECTORY: u32 = 0o755;
 const CONFIGURATIONS: &str = "/etc/ringgate";
 /// Name of the file that is no instance's.
 const PLAIN: &str = "ringgate";
-/// Longest name of an instance: it is a part of names of directories, and of a unit.
-const NAME_BYTES: usize = 64;
+/// Longest name of an instance: with `ringgate-` before it, it is the name of a user, who has 31 bytes (systemd.exec(5), `DynamicUser=`).
+const NAME_BYTES: usize = 22;
 
 /// `ringgate init`.
 #[derive(Debug, clap::Args)]
@@ -113,16 +113,16 @@ impl Role {
     }
 }
 
-/// A name that systemd takes as it is, `%i` in `ringgate@.service`, and that is no other unit's file.
+/// A name that systemd takes as it is, `%i` in `ringgate@.service`, also in the name of a user, and that is no other unit's file.
 fn instance_name(text: &str) -> Result<String, String> {
-    let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_.".contains(&c);
+    let plain = |c: u8| c.is_ascii_alphanumeric() || b"-_".contains(&c);
     let begins = text
         .as_bytes()
         .first()
         .is_some_and(u8::is_ascii_alphanumeric);
     if !begins || !text.bytes().all(plain) || text.len() > NAME_BYTES {
         return Err(format!(
-            "expected a letter or digit, then letters, digits, `-`, `_` and `.`, {NAME_BYTES} at most"
+            "expected a letter or digit, then letters, digits, `-` and `_`, {NAME_BYTES} bytes at most, for the unit's user is `ringgate-NAME`"
         ));
     }
     if text == PLAIN {
@@ -212,7 +212,6 @@ fn next(path: &Path, unit_file: &Path, instance: Option<&str>) -> Vec<String> {
     if !is_of_unit {
         lines.push(format!("  install -m 644 {shown} {unit_shown}"));
     }
-    // With its suffix: an instance may be called `a.socket`.
     let unit = instance.map_or_else(
         || format!("{PLAIN}.service"),
         |name| format!("ringgate@{name}.service"),

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 
+use crate::telemetry::diagnostics;
 pub use crate::vocab::text::hex;
 
 /// Seconds since 1970; 0 if the clock stands before it.
@@ -104,9 +105,11 @@ pub fn say(line: &str) {
     ignore(writeln!(out, "{line}").and_then(|()| out.flush()));
 }
 
-/// One line to standard error, or several. It may repeat what a peer sent, so that control characters are escaped.
+/// One line to standard error, or several. It may repeat what a peer sent, so that control characters are escaped. In the
+/// journal it is an error.
 pub fn complain(line: &str) {
-    ignore(writeln!(std::io::stderr().lock(), "{}", printable(line)));
+    let text = diagnostics::as_error(&printable(line));
+    ignore(writeln!(std::io::stderr().lock(), "{text}"));
 }
 
 /// Text without control characters but line ends: a terminal would obey them.

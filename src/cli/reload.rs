@@ -159,6 +159,15 @@ fn lives(pid: i32) -> bool {
 fn hang_up(pid: i32) -> anyhow::Result<()> {
     let process = Pid::from_raw(pid).filter(|_| pid > 0);
     let process = process.with_context(|| format!("{pid} is no process"))?;
-    kill_process(process, Signal::HUP)
-        .with_context(|| format!("process {pid} cannot be sent SIGHUP"))
+    kill_process(process, Signal::HUP).with_context(|| {
+        let told = format!("process {pid} cannot be sent SIGHUP");
+        if rustix::process::geteuid().is_root() {
+            told
+        } else {
+            format!(
+                "{told} by uid {}: it is another user's, ask as root",
+                rustix::process::geteuid()
+            )
+        }
+    })
 }

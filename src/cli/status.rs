@@ -1,7 +1,7 @@
 //! `ringgate status`: asks the admin listener of a running process how it is.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -68,6 +68,9 @@ pub fn run(args: &StatusArgs) -> ExitCode {
         Ok(told) => told,
         Err(error) => {
             os::complain(&format!("ringgate: {error:#}"));
+            if args.whom.admin.is_none() && error.is::<Silent>() {
+                os::complain(&starting(&args.whom.config));
+            }
             return ExitCode::from(UNREACHABLE);
         }
     };
@@ -80,6 +83,40 @@ pub fn run(args: &StatusArgs) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+/// What is at this address does not answer.
+#[derive(Clone, Debug)]
+struct Silent(String);
+
+impl std::fmt::Display for Silent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} does not answer", self.0)
+    }
+}
+
+/// How the process of a configuration is started, and where it tells why it has ended: by its unit, where it is the file of one.
+fn starting(config: &Path) -> String {
+    let unit = std::path::absolute(config).ok().and_then(|path| {
+        let name = path.file_stem()?.to_str()?;
+        let is_there = path.parent() == Some(Path::new("/etc/ringgate"));
+        let is_toml = path.extension().is_some_and(|e| e == "toml");
+        let unit = if name == "ringgate" {
+            name.to_owned()
+        } else {
+            format!("ringgate@{name}")
+        };
+        (is_there && is_toml).then_some(unit)
+    });
+    match unit {
+        Some(unit) => format!(
+            "ringgate: if it does not run: `systemctl start {unit}`; why it has ended: `journalctl -u {unit}`"
+        ),
+        None => format!(
+            "ringgate: if it does not run: `ringgate run --config {}`",
+            config.display()
+        ),
     }
 }
 
@@ -132,14 +169,19 @@ impl Whom {
 
 /// What `/status` of this listener answers.
 pub(super) fn asked(base: &str) -> anyhow::Result<Value> {
+    asked_within(base, ANSWER)
+}
+
+/// As `asked`, for who may be no process of ours.
+pub(super) fn asked_within(base: &str, limit: Duration) -> anyhow::Result<Value> {
     let url = format!("{base}/status");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let client = HttpClient::of_listener();
     let body = runtime
-        .block_on(client.get(&url, ANSWER))
-        .with_context(|| format!("{url} does not answer"))?;
+        .block_on(client.get(&url, limit))
+        .with_context(|| Silent(url.clone()))?;
     serde_json::from_slice(&body).with_context(|| format!("{url} does not answer with a status"))
 }
 

@@ -16,7 +16,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use named::{NamedFile, Subject};
+pub use named::{NamedFile, NamedListener, Subject};
 
 use crate::config::checked::capture::{Capture, OriginalSource, OwnerMatch, Unowned};
 use crate::config::checked::life::{Limits, TcpOptions};
@@ -56,6 +56,8 @@ pub struct Config {
     pub places: Vec<PolicyPlace>,
     /// Where files and secrets are named.
     pub files: Vec<NamedFile>,
+    /// Where the addresses of listeners are written.
+    pub listeners: Vec<NamedListener>,
 }
 
 /// Where an authorization policy is written.

@@ -1,11 +1,12 @@
 //! Where a value stands in the files, and the list that problems are collected in.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::checked::{NamedFile, PolicyPlace, Subject};
+use crate::config::checked::{NamedFile, NamedListener, PolicyPlace, Subject};
 use crate::config::document::{Entry, Value};
 use crate::config::problem::{Lint, Problem};
 use crate::policy::lint::{Code, Severity};
@@ -119,6 +120,8 @@ pub(crate) struct Problems {
     lints: Vec<PlacedLint>,
     /// Files and secrets, and where they are named.
     named: Vec<(Place, Subject)>,
+    /// Addresses of listeners.
+    listeners: Vec<(Place, SocketAddr)>,
 }
 
 /// A finding of `policy::lint` and its places.
@@ -203,6 +206,23 @@ impl Problems {
         let named = self.named.iter().filter_map(|(place, subject)| {
             Some(NamedFile {
                 subject: subject.clone(),
+                place: texts.problem(place, String::new())?,
+            })
+        });
+        named.collect()
+    }
+
+    /// Keeps where the address of a listener is written.
+    pub(crate) fn name_listener(&mut self, place: &Place, address: SocketAddr) {
+        self.listeners.push((place.clone(), address));
+    }
+
+    /// Where the addresses of listeners are written.
+    pub(crate) fn named_listeners(&self, files: &[(PathBuf, String)]) -> Vec<NamedListener> {
+        let mut texts = Texts::new(files);
+        let named = self.listeners.iter().filter_map(|(place, address)| {
+            Some(NamedListener {
+                address: *address,
                 place: texts.problem(place, String::new())?,
             })
         });

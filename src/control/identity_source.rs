@@ -10,7 +10,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::config::checked::workload_api::Endpoint;
-use crate::config::checked::{self, Config, IdentitySource, Secret};
+use crate::config::checked::{self, Config, IdentitySource, Process, Secret};
+use crate::config::secret::SecretError;
 use crate::control::authority::grant::JoinTokens;
 use crate::control::authority::hold::{self, Hold};
 use crate::control::authority::news::News;
@@ -21,6 +22,7 @@ use crate::control::grpc::{
     CertificateService, NodeState, Parts, RemoteAuthority, RemoteError, follow,
 };
 use crate::control::join_token_file;
+use crate::control::named_file::FileProblem;
 use crate::control::plane::{PlaneError, Shared, Tasks};
 use crate::control::svid::{Source, system_clock, system_jitter};
 use crate::control::tenure::Tenure;
@@ -127,7 +129,8 @@ async fn embedded(
     audit: Option<&Audit>,
     (tasks, shared): (&mut Tasks, &mut Shared),
 ) -> Result<Begun, PlaneError> {
-    let given = settings.issuing.as_ref().map(given_ca).transpose()?;
+    let given = settings.issuing.as_ref();
+    let given = given.map(|issuing| given_ca(issuing, config)).transpose()?;
     let domain = config.mesh.trust_domain.clone();
     let longest = Duration::from_secs(settings.svid_ttl_s.max(settings.node_ttl_s));
     let opened = open(settings, given.as_ref(), &domain, shared).await?;
@@ -154,7 +157,7 @@ async fn embedded(
         take_over(Arc::clone(&authority), tenure),
     );
     tasks.spawn("rotation of the root", rotating);
-    certificate_service(settings, &authority, audit, (tasks, shared)).await?;
+    certificate_service(config, settings, &authority, audit, (tasks, shared)).await?;
     let source = Source::Embedded {
         authority: Arc::clone(&authority),
         ttl: Duration::from_secs(settings.svid_ttl_s),
@@ -215,7 +218,7 @@ async fn open(
     }
 }
 
-fn given_ca(issuing: &checked::IssuingCa) -> Result<GivenCa, PlaneError> {
+fn given_ca(issuing: &checked::IssuingCa, config: &Config) -> Result<GivenCa, PlaneError> {
     if let Secret::File(path) = &issuing.key {
         let mode = durable::mode(path).map_err(|source| PlaneError::Io {
             what: path.display().to_string(),
@@ -229,9 +232,10 @@ fn given_ca(issuing: &checked::IssuingCa) -> Result<GivenCa, PlaneError> {
             }));
         }
     }
-    let key = issuing.key.read().map_err(PlaneError::Secret)?;
-    let chain = read(&issuing.chain)?;
-    let roots = roots(&issuing.root_ca, &read(&issuing.root_ca)?)?;
+    let key = issuing.key.read();
+    let key = key.map_err(|error| withheld(&issuing.key, &error, config))?;
+    let chain = read_named(&issuing.chain, config)?;
+    let roots = roots(&issuing.root_ca, &read_named(&issuing.root_ca, config)?)?;
     Ok(GivenCa { chain, key, roots })
 }
 
@@ -241,14 +245,21 @@ fn remote(
     tasks: &mut Tasks,
     shared: &mut Shared,
 ) -> Result<Begun, PlaneError> {
-    let content = read(&settings.root_ca)?;
+    let content = read_named(&settings.root_ca, config)?;
     let roots = roots(&settings.root_ca, &content)?;
+    // Before anything waits for it: the authority is not to blame.
+    if let Some(problem) = unread_token(settings) {
+        return Err(PlaneError::File(problem.placed(&config.files)));
+    }
     let token = settings.token.clone();
     let token_source = Arc::new(move || match &token {
-        Some(token) => token
-            .read_text()
-            .map(|text| text.to_string())
-            .map_err(std::io::Error::other),
+        Some(token) => token.read_text().map_or_else(
+            |error| {
+                let problem = FileProblem::of_secret(token, &error);
+                Err(std::io::Error::other(problem.to_string()))
+            },
+            |text| Ok(text.to_string()),
+        ),
         None => Err(std::io::Error::other("none is configured")),
     });
     let domain = &config.mesh.trust_domain;
@@ -286,8 +297,45 @@ fn remote(
     Ok((Source::Remote(remote), None, told))
 }
 
+/// Why the join token of a process that needs it cannot be read: one that has joined needs none.
+fn unread_token(settings: &checked::RemoteAuthority) -> Option<FileProblem> {
+    let token = settings.token.as_ref()?;
+    let state = settings.state_dir.as_deref();
+    let has_joined = settings.node.is_some() && state.is_some_and(NodeState::has_joined);
+    let error = token.read_text().err().filter(|_| !has_joined)?;
+    Some(FileProblem::of_secret(token, &error))
+}
+
+/// What is wrong with the files by which identities are had, as this process sees them.
+#[must_use]
+pub fn inspect(process: &Process) -> Vec<FileProblem> {
+    let unopened = |path: &PathBuf| {
+        let error = durable::read(path, FILE_BYTES).err()?;
+        Some(FileProblem::unread(path, &error))
+    };
+    let kept = |secret: &Secret| {
+        let error = secret.read().err()?;
+        Some(FileProblem::of_secret(secret, &error))
+    };
+    let problems = match &process.identity {
+        IdentitySource::Remote(remote) => vec![unopened(&remote.root_ca), unread_token(remote)],
+        IdentitySource::Embedded(authority) => {
+            let issuing = authority.issuing.as_ref();
+            vec![
+                issuing.and_then(|i| unopened(&i.chain)),
+                issuing.and_then(|i| kept(&i.key)),
+                issuing.and_then(|i| unopened(&i.root_ca)),
+                authority.join_tokens.as_ref().and_then(kept),
+            ]
+        }
+        IdentitySource::Files(_) | IdentitySource::WorkloadApi(_) => Vec::new(),
+    };
+    problems.into_iter().flatten().collect()
+}
+
 /// Serves `CreateCertificate`, if the configuration asks for it.
 async fn certificate_service(
+    config: &Config,
     settings: &checked::Authority,
     authority: &Arc<Authority>,
     audit: Option<&Audit>,
@@ -297,12 +345,19 @@ async fn certificate_service(
         return Ok(());
     };
     let tokens = match &settings.join_tokens {
-        Some(secret) => join_token_file::read(secret)?,
+        Some(secret) => join_token_file::read(secret).map_err(|error| {
+            if let PlaneError::Secret(cause) = &error {
+                withheld(secret, cause, config)
+            } else {
+                error
+            }
+        })?,
         None => JoinTokens::default(),
     };
     let tokens = watch::Sender::new(Arc::new(tokens));
-    let failed = |source| PlaneError::Io {
-        what: format!("authority {address}"),
+    let failed = |source| PlaneError::Listen {
+        address,
+        what: "authority",
         source,
     };
     let listener = match shared.taken.listener(address) {
@@ -334,11 +389,14 @@ async fn certificate_service(
     Ok(())
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, PlaneError> {
-    durable::read(path, FILE_BYTES).map_err(|source| PlaneError::Io {
-        what: path.display().to_string(),
-        source,
-    })
+/// A secret that cannot be read, at the place where it is named.
+fn withheld(secret: &Secret, error: &SecretError, config: &Config) -> PlaneError {
+    PlaneError::File(FileProblem::of_secret(secret, error).placed(&config.files))
+}
+
+fn read_named(path: &Path, config: &Config) -> Result<Vec<u8>, PlaneError> {
+    durable::read(path, FILE_BYTES)
+        .map_err(|error| PlaneError::File(FileProblem::unread(path, &error).placed(&config.files)))
 }
 
 fn roots(path: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'static>>, PlaneError> {

@@ -1,5 +1,6 @@
 //! The control plane of the process: it gathers identities, key sets and configuration into snapshots.
 
+mod error;
 mod first;
 mod material;
 mod wanted;
@@ -12,21 +13,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use thiserror::Error;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::config::checked::life::Limits;
 use crate::config::checked::{Config, IdentityFiles, IdentitySource, Mesh, Process};
-use crate::config::{self, Depth, Options, Problem};
+use crate::config::{self, Depth, Options};
 use crate::control::admin::{self, Face, Hangups, Status};
 use crate::control::ask::{self, Ask, Asker};
-use crate::control::authority::{Authority, AuthorityError};
+use crate::control::authority::Authority;
 use crate::control::capture::find::{Sought, find};
 use crate::control::dns::{self, Dns, NameKeeper, Names};
 use crate::control::files::{self, FilesJob};
-use crate::control::grpc::RemoteError;
 use crate::control::handover;
 use crate::control::http_client::{HttpClient, SYSTEM_ROOTS};
 use crate::control::identity_source::{self, Told};
@@ -35,6 +34,7 @@ use crate::control::login::LoginPart;
 use crate::control::memory;
 use crate::control::observe::{Observed, Reports};
 use crate::control::phase::Phase;
+pub use crate::control::plane::error::PlaneError;
 use crate::control::plane::material::{Material, refusal};
 use crate::control::plane::wanted::wanted;
 pub use crate::control::plane::wanted::{wanted_of_gateway, wanted_of_workload};
@@ -46,7 +46,6 @@ use crate::control::svid::{SvidManager, SvidSet, system_clock};
 use crate::control::tenure::Tenure;
 use crate::control::watch_files;
 use crate::control::workload_api::attest::{self, Entry};
-use crate::control::workload_api::socket::SocketError;
 use crate::control::workload_api::start as workload_api;
 use crate::identity::revocation::Revocations;
 use crate::identity::svid::WantedSvid;
@@ -98,49 +97,6 @@ impl Shared {
             self.kept.push(Arc::new(descriptor));
         }
     }
-}
-
-/// Why the process cannot start.
-#[derive(Debug, Error)]
-pub enum PlaneError {
-    /// The embedded authority.
-    #[error("authority")]
-    Authority(#[source] AuthorityError),
-    /// The remote authority.
-    #[error("remote authority")]
-    Remote(#[source] RemoteError),
-    /// The socket of the Workload API that this process serves.
-    #[error("Workload API")]
-    Socket(#[source] SocketError),
-    /// A secret.
-    #[error("secret")]
-    Secret(#[source] config::secret::SecretError),
-    /// A file or address.
-    #[error("`{what}`")]
-    Io {
-        /// Which.
-        what: String,
-        /// Cause.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Something written wrongly in a file that the configuration names.
-    #[error("`{what}`: {problem}")]
-    Content {
-        /// Which.
-        what: String,
-        /// What is wrong.
-        problem: String,
-    },
-    /// A file that the configuration names.
-    #[error("{0}")]
-    File(Problem),
-    /// The first snapshot.
-    #[error("configuration cannot be enforced")]
-    Snapshot(#[source] SnapshotError),
-    /// No identities in time.
-    #[error("the authority has issued no identities within {0} s")]
-    NoIdentities(u64),
 }
 
 /// How long the start waits for key sets; without them tokens are refused, nothing else.
@@ -677,8 +633,9 @@ async fn endpoints(
     ];
     for (what, face, address) in wanted {
         let Some(address) = address else { continue };
-        let failed = |source| PlaneError::Io {
-            what: format!("{what} {address}"),
+        let failed = |source| PlaneError::Listen {
+            address,
+            what,
             source,
         };
         let taken = shared.taken.listener(address);

@@ -3,6 +3,8 @@
 mod told;
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -16,9 +18,10 @@ use tokio::sync::{oneshot, watch};
 
 use crate::config::checked::{self, IoDriver, Process, life};
 use crate::config::{self, ConfigErrors};
-use crate::control::authority::Authority;
+use crate::control::authority::{Authority, AuthorityError};
 use crate::control::capture::{self, CaptureError};
 use crate::control::dns_server::{DnsError, DnsServer};
+use crate::control::grpc::{NodeError, RemoteError};
 use crate::control::handover::{self, Face, HandoverError, Inherited};
 use crate::control::launcher::{self, Upgrade};
 use crate::control::named_file;
@@ -86,6 +89,43 @@ pub enum BootError {
     Ended(&'static str),
 }
 
+impl BootError {
+    /// The address of a listener that could not be had, and why.
+    #[must_use]
+    pub fn unbound(&self) -> Option<(SocketAddr, ErrorKind)> {
+        let (address, source) = match self {
+            Self::Listen(error) => (error.address, &error.source),
+            Self::Dns(error) => (error.address, &error.source),
+            Self::Plane(PlaneError::Listen {
+                address, source, ..
+            }) => (*address, source),
+            Self::Config(_)
+            | Self::Capture(_)
+            | Self::Plane(_)
+            | Self::Handover(_)
+            | Self::Sandbox(_)
+            | Self::Os { .. }
+            | Self::Told
+            | Self::Ended(_) => return None,
+        };
+        Some((address, source.kind()))
+    }
+}
+
+impl BootError {
+    /// Whether another process has the state that this one needs.
+    #[must_use]
+    pub fn is_locked(&self) -> bool {
+        matches!(
+            self,
+            Self::Plane(
+                PlaneError::Authority(AuthorityError::Locked(_))
+                    | PlaneError::Remote(RemoteError::Node(NodeError::Locked(_)))
+            )
+        )
+    }
+}
+
 fn os(what: &'static str) -> impl Fn(std::io::Error) -> BootError {
     move |source| BootError::Os { what, source }
 }
@@ -100,6 +140,14 @@ pub struct Prepared {
     passed: (BTreeSet<String>, Vec<OwnedFd>),
     sandbox: Sandbox,
     upgrade: std::io::Result<Upgrade>,
+}
+
+impl Prepared {
+    /// The configuration that it starts with.
+    #[must_use]
+    pub fn config(&self) -> &config::Config {
+        &self.config
+    }
 }
 
 /// Reads a configuration and becomes the process that it wants: its user, its capabilities, the files that it may open.

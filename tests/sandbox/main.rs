@@ -20,6 +20,7 @@ mod serves;
 mod start;
 mod status;
 mod system;
+mod told;
 
 #[path = "../support/shop.rs"]
 mod shop;

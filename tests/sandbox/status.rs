@@ -9,7 +9,7 @@ use ringgate::cli::os;
 
 use crate::PROGRAM;
 use crate::namespaces::{ip, isolated};
-use crate::system::{System, USER, WAIT};
+use crate::system::{System, USER, WAIT, pair};
 
 #[test]
 fn it_tells_how_a_process_is() {
@@ -227,6 +227,109 @@ fn who_may_not_read_is_told_as_whom_and_whose_it_is() {
         below.display()
     );
     assert!(said.contains(&told), "{said}");
+}
+
+/// A join token of root alone: the authority has nothing to do with it, and is not waited for.
+#[test]
+fn a_join_token_that_cannot_be_read_is_told_at_its_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    mode(dir.path(), 0o755);
+    let (file, token) = (
+        dir.path().join("ringgate.toml"),
+        dir.path().join("join-token"),
+    );
+    let text = "[identity]\naddress = \"https://127.0.0.1:1\"\nrootCa = \"cert.pem\"\ntoken = \"file:join-token\"\n\
+                node = \"way\"\nstateDir = \"state\"\n\
+                [[waypoint]]\ngateway = \"default/w\"\nhbone = \"127.0.0.1:15008\"\n\
+                [[gateway]]\nname = \"w\"\ngatewayClassName = \"istio-waypoint\"\naddress = \"127.0.0.1\"\n";
+    std::fs::write(&file, text).unwrap();
+    std::fs::write(&token, "a-token-of-somebody").unwrap();
+    pair(dir.path());
+    mode(&dir.path().join("cert.pem"), 0o644);
+    let state = dir.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    chown(&state, Some(USER), Some(USER)).unwrap();
+    mode(&token, 0o600);
+    let run = |command: &str| {
+        let mut ringgate = Command::new(PROGRAM);
+        ringgate.args([command, "--config"]).arg(&file);
+        ended(&ringgate.uid(USER).gid(USER).output().unwrap())
+    };
+    let told = format!(
+        "ringgate.toml:4:9: identity.token: `{}` cannot be read: Permission denied (os error 13), as uid {USER} and gid {USER}; \
+         it is of uid 0 and gid 0, mode 600",
+        token.display()
+    );
+    let (code, said) = run("check");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&told), "{said}");
+    let last = said.trim_end().lines().last().unwrap();
+    let verdict = format!("no errors, but a start here, as uid {USER}, would fail");
+    assert!(last.starts_with(&verdict), "{said}");
+    let (code, said) = run("run");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains(&format!("cannot start: {}", dir.path().display())) && said.contains(&told),
+        "{said}"
+    );
+    assert!(!said.contains("has issued no identities"), "{said}");
+    // One that has joined needs none.
+    std::fs::write(state.join("node.pem"), "").unwrap();
+    let (_, said) = run("check");
+    assert!(said.trim_end().ends_with("configuration is good"), "{said}");
+}
+
+/// Under a supervisor whose journal takes what is written to standard error.
+#[test]
+fn the_journal_is_told_priorities() {
+    use std::os::unix::fs::MetadataExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("ringgate.toml");
+    let text = "[identity]\naddress = \"https://127.0.0.1:1\"\nrootCa = \"none.pem\"\ntoken = \"file:join-token\"\nnode = \"way\"\n\
+                [[waypoint]]\ngateway = \"default/w\"\nhbone = \"127.0.0.1:15008\"\n\
+                [[gateway]]\nname = \"w\"\ngatewayClassName = \"istio-waypoint\"\naddress = \"127.0.0.1\"\n";
+    std::fs::write(&file, text).unwrap();
+    let lines = |of_other: u64| -> Vec<String> {
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
+        let own = log.metadata().unwrap();
+        let stream = format!("{}:{}", own.dev(), own.ino() + of_other);
+        let status = Command::new(PROGRAM)
+            .args(["run", "--config"])
+            .arg(&file)
+            .env("JOURNAL_STREAM", stream)
+            .stderr(log)
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(1));
+        let text = std::fs::read_to_string(dir.path().join("log")).unwrap();
+        text.lines().map(str::to_owned).collect()
+    };
+    let journal = lines(0);
+    for (begins, has) in [
+        ("<6> INFO ringgate ", "configuration "),
+        ("<4> WARN ", "without `stateDir`"),
+        ("<3>ringgate: cannot start", "none.pem"),
+    ] {
+        let found = journal
+            .iter()
+            .any(|line| line.starts_with(begins) && line.contains(has));
+        assert!(found, "{begins}{has}: {journal:#?}");
+    }
+    assert!(
+        journal.iter().all(|line| line.starts_with('<')),
+        "{journal:#?}"
+    );
+    // The variable is of another stream: lines have their times, and no priority.
+    let plain = lines(1);
+    let time = plain[0].as_bytes();
+    assert!(time[0].is_ascii_digit() && time[10] == b'T', "{plain:#?}");
+    assert!(
+        plain.iter().all(|line| !line.starts_with('<')),
+        "{plain:#?}"
+    );
 }
 
 #[test]

@@ -254,7 +254,7 @@ fn unit(name: &str, instance: &str) -> (String, Vec<String>) {
 fn what_init_writes_fits_the_directories_of_its_unit() {
     let mut seen = std::collections::BTreeMap::new();
     for role in ["authority", "node", "waypoint", "ingress", "egress"] {
-        let name = format!("the.{role}-1");
+        let name = format!("the-{role}_1");
         let plain = ["init", "--print", "--role", role];
         let named = [&plain[..], &["--instance", &name]].concat();
         let file = format!("/etc/ringgate/{name}.toml");
@@ -297,7 +297,16 @@ fn what_init_writes_fits_the_directories_of_its_unit() {
             }
         }
     }
-    for wrong in ["", "ringgate", "-a", "../a", "a/b", "a b", &"a".repeat(65)] {
+    for wrong in [
+        "",
+        "ringgate",
+        "-a",
+        "../a",
+        "a/b",
+        "a b",
+        "a.b",
+        &"a".repeat(23),
+    ] {
         let mut init = Command::new(PROGRAM);
         init.args(["init", "--print", "--role", "node", "--instance", wrong]);
         let out = init.output().unwrap();

@@ -25,6 +25,7 @@ is "it has its user" "$(id -gn ringgate)" ringgate
 is "who may read keys" "$(stat -c '%a %U %G' /etc/ringgate/tls)" "750 root ringgate"
 systemctl start ringgate; is "without a configuration it does not start" "$?" 1
 has "and says why" "$(journalctl -u ringgate --no-pager 2>&1)" "nothing to do"
+has "and says it as an error" "$(journalctl -u ringgate -p err -t ringgate -o cat --no-pager 2>&1)" "nothing to do"
 systemctl stop ringgate; systemctl reset-failed ringgate
 mkdir -p /etc/systemd/system/ringgate.service.d /etc/systemd/system/ringgate.socket.d
 cp /test/ringgate.toml /test/cert.pem /test/key.pem /etc/ringgate/
@@ -48,6 +49,8 @@ systemctl start ringgate || bad "start" "exit code $?"
 # READY comes after the listeners: nothing is waited for here.
 is "a service that has started serves" "$(code $OPEN)" 200
 is "policy holds" "$(code https://app.example.test/closed)" 403
+is "no line of a good start is an error" "$(journalctl -q -p err -o cat --no-pager _PID=$(property MainPID))" ""
+is "what it does is information, without a time of its own" "$(journalctl -q -p info..info -o cat --no-pager _PID=$(property MainPID) | grep -cE '^ *INFO ringgate ')" 1
 has "the status tells the generation" "$(property StatusText)" "serves generation 1"
 if [ "$(property NFileDescriptorStore)" -ge 3 ]; then ok "listening sockets are stored"; else bad "listening sockets are stored" "$(property NFileDescriptorStore)"; fi
 
@@ -134,6 +137,21 @@ is "the version is the second" "$(dpkg-query -W -f '${Version}' ringgate)" "$(dp
 cmp -s mine.toml /etc/ringgate/ringgate.toml && ok "the configuration stays" || bad "the configuration stays" "$(diff mine.toml /etc/ringgate/ringgate.toml)"
 until_true "[ ! -e /proc/$before ]" || bad "the process before drains and ends" "it is there"
 
+# One whose new process fails: its own words are told, and what is to be done.
+before=$(property MainPID)
+cp /etc/ringgate/ringgate.toml taken.toml; echo 'nonsense = 1' >>/etc/ringgate/ringgate.toml
+until_true 'property StatusText | grep -q refused' || bad "a bad file is told" "$(property StatusText)"
+dpkg -i /test/second/ringgate_*.deb >dpkg.txt 2>&1 || bad "a package whose program cannot take over is installed" "$(cat dpkg.txt)"
+has "a hand-over that fails is told" "$(cat dpkg.txt)" "ringgate.service goes on with the old program: the new process has ended"
+has "with the words of the new process" "$(grep '^  ' dpkg.txt | grep -v refused)" "nonsense"
+has "and what is to be done" "$(cat dpkg.txt)" "once it is mended: /usr/lib/ringgate/units upgrade"
+is "the process before goes on" "$(property MainPID)" "$before"
+cp taken.toml /etc/ringgate/ringgate.toml
+until_true '! property StatusText | grep -q refused' || bad "a mended file" "$(property StatusText)"
+/usr/lib/ringgate/units upgrade >units.txt 2>&1; is "and that is what mends it" "$?" 0
+has "it hands over then" "$(cat units.txt)" "ringgate.service has handed over to the new program"
+until_true "[ ! -e /proc/$before ]" || bad "the process before drains and ends" "it is there"
+
 # Watchdog: a process that stands still is ended and started again.
 systemctl kill --kill-who=main -s STOP ringgate
 until_true '[ "$(property NRestarts)" = 2 ]' && ok "a process that stands still is started again" || bad "watchdog" "$(property NRestarts)"
@@ -192,6 +210,11 @@ for of in ca way; do
   has "ringgate@$of is asked by its file" "$(ringgate status --config /etc/ringgate/$of.toml 2>&1)" "$of serves"
   [ -n "$(ls -A /var/lib/private/ringgate-$of)" ] && ok "ringgate@$of has its own state" || bad "ringgate@$of has its own state" "$(ls -lA /var/lib/private)"
 done
+# Users of their own: what one has, the other cannot read.
+uid() { sed -n 's/^Uid:\t\([0-9]*\)\t.*/\1/p' "/proc/$(systemctl show -p MainPID --value "ringgate@$1")/status"; }
+ca=$(uid ca) way=$(uid way)
+if [ -n "$ca" ] && [ -n "$way" ] && [ "$ca" != "$way" ] && [ "$ca" != "$(id -u ringgate)" ] && [ "$way" != "$(id -u ringgate)" ]; then ok "each instance is another user"; else bad "each instance is another user" "ca \`$ca\`, way \`$way\`, ringgate \`$(id -u ringgate)\`"; fi
+is "the authority's state is of its user, for nobody else" "$(stat -c '%u %a' /var/lib/private/ringgate-ca)" "$ca 700"
 is "nothing warns of its token" "$(journalctl -u ringgate@way -o cat --no-pager | grep -c 'may read the secret')" 0
 systemctl reload ringgate@way; is "an instance is reloaded" "$?" 0
 systemctl stop ringgate@way ringgate@ca
@@ -218,7 +241,11 @@ is "nothing is left of it" "$left" ""
 
 # The README's commands, on what is left: the program of its last line is answered by the ingress, and no app is there.
 mkdir -p target bin && ln -s /test/second target/package
-printf '#!/bin/sh\nexec "$@"\n' >bin/sudo && chmod 755 bin/sudo
+cat >bin/sudo <<'SUDO' && chmod 755 bin/sudo
+#!/bin/sh
+if [ "$1" = -u ]; then user=$2; shift 2; exec setpriv --reuid "$user" --regid "$user" --init-groups -- "$@"; fi
+exec "$@"
+SUDO
 PATH="$PWD/bin:$PATH" sh -ex /test/install.sh >install.txt 2>&1 || bad "the README's commands succeed" "$(cat install.txt)"
 has "what is in the README is installed" "$(tail -n 1 install.txt)" upstream_connect
 is "and enabled" "$(systemctl is-enabled ringgate)" enabled

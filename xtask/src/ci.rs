@@ -320,6 +320,12 @@ fn check_unit(root: &Path, unit: &str, own: &str) -> Result<()> {
             "{path} has no line `{line}`"
         );
     }
+    // Else all instances would be the one user that the package makes, who may read the state of each.
+    let user = format!("User=ringgate{own}");
+    ensure!(
+        own.is_empty() || text.lines().any(|have| have == user),
+        "{path} has no line `{user}`"
+    );
     for line in [
         "Type=notify",
         "FileDescriptorStoreMax=4096",

@@ -25,6 +25,7 @@ impl Listeners {
                 format!("`{}` is already taken by {key} (`{address}`)", at.value),
             );
         }
+        cx.out.name_listener(&at.place, at.value);
         self.seen.push(at.clone());
         at.value
     }

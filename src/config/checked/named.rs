@@ -1,5 +1,6 @@
 //! Files and secrets that the configuration names, and where.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::config::checked::Secret;
@@ -21,6 +22,15 @@ impl std::fmt::Display for Subject {
             Self::Secret(secret) => write!(f, "{secret:?}"),
         }
     }
+}
+
+/// Where the address of a listener is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedListener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// File, line and key; the message is empty.
+    pub place: Problem,
 }
 
 /// Where a file or secret is named.

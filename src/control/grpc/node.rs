@@ -154,6 +154,12 @@ impl NodeState {
         }
     }
 
+    /// Whether the node whose state is in this directory has joined, as far as this process can see: it needs no token then.
+    #[must_use]
+    pub fn has_joined(dir: &Path) -> bool {
+        matches!(dir.join(SVID).try_exists(), Ok(true))
+    }
+
     /// The lock once more, for a process that takes over: it is held as long as either descriptor is open.
     ///
     /// # Errors
