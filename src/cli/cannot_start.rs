@@ -85,6 +85,8 @@ impl Wanted {
     fn who_runs(&self, config: &Path) -> Option<String> {
         let base = format!("http://{}", reachable(self.admin?));
         let told = asked_within(&base, ANSWER).ok()?;
+        // Else it is something else that answers there.
+        at(&told, "/pid").as_u64()?;
         Some(format!(
             "`{}`, process {}, answers at {base}: it runs already (`ringgate status --config {}`), or has the same addresses; \
              stop it, or write others",

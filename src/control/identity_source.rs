@@ -248,7 +248,8 @@ fn remote(
     let content = read_named(&settings.root_ca, config)?;
     let roots = roots(&settings.root_ca, &content)?;
     // Before anything waits for it: the authority is not to blame.
-    if let Some(problem) = unread_token(settings) {
+    // One that is not there may be on its way, and is waited for.
+    if let Some(problem) = unread_token(settings).filter(|_| !is_on_its_way(settings)) {
         return Err(PlaneError::File(problem.placed(&config.files)));
     }
     let token = settings.token.clone();
@@ -295,6 +296,12 @@ fn remote(
     );
     tasks.spawn("follower of the authority", following);
     Ok((Source::Remote(remote), None, told))
+}
+
+/// Whether the join token is a file that is not there.
+fn is_on_its_way(settings: &checked::RemoteAuthority) -> bool {
+    let read = settings.token.as_ref().map(Secret::read_text);
+    matches!(read, Some(Err(SecretError::File { source, .. })) if source.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// Why the join token of a process that needs it cannot be read: one that has joined needs none.

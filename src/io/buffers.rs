@@ -100,14 +100,18 @@ pub(super) fn give(mut buffer: BytesMut) {
     if buffer.capacity() == 0 {
         return;
     }
+    let left = buffer.capacity();
     buffer.clear();
     // Most are small: a look for more would not find it.
     if !buffer.try_reclaim(SMALL_BYTES) {
         return;
     }
-    let sizes: &[Size] = match buffer.capacity() {
-        SMALL_BYTES => &[Size::Small],
-        _ => &[Size::Large, Size::Medium, Size::Small],
+    // One of which that much was left may be any.
+    let is_small = left < SMALL_BYTES && buffer.capacity() == SMALL_BYTES;
+    let sizes: &[Size] = if is_small {
+        &[Size::Small]
+    } else {
+        &[Size::Large, Size::Medium, Size::Small]
     };
     for size in sizes.iter().copied() {
         if buffer.try_reclaim(size.bytes()) {
@@ -168,6 +172,21 @@ mod tests {
         give_block(block);
         let again = take_block(Size::Small);
         assert_eq!(again.as_ptr(), at);
+    }
+
+    #[test]
+    fn what_is_large_is_kept_as_such_however_much_of_it_was_used() {
+        for size in [Size::Medium, Size::Large] {
+            for left in [0, 1, SMALL_BYTES - 1, SMALL_BYTES, SMALL_BYTES + 1] {
+                let mut buffer = take(size);
+                buffer.resize(size.bytes() - left, 0);
+                drop(buffer.split());
+                give(buffer);
+                let small = FREE.with_borrow_mut(|free| of(&mut free.received, Size::Small).len());
+                assert_eq!(small, 0, "{size:?} with {left} left");
+                assert_eq!(take(size).capacity(), size.bytes());
+            }
+        }
     }
 
     #[test]

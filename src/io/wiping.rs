@@ -134,7 +134,9 @@ mod tests {
                 for at in [one, two] {
                     assert_eq!(at.align_offset(align), 0, "{layout:?}");
                 }
-                free(two, layout);
+                let (two, layout_of_two) = moved_to(two, layout, size.div_ceil(3).max(align));
+                let (two, layout_of_two) = moved_to(two, layout_of_two, 2 * size);
+                free(two, layout_of_two);
                 free(one, layout);
             }
         }
@@ -152,6 +154,16 @@ mod tests {
         };
         assert!(!at.is_null(), "no memory");
         at
+    }
+
+    /// It in a block of `size` bytes, aligned as before, by a thread whose blocks are not wiped.
+    #[expect(unsafe_code, reason = "the tests' own allocator is another one")]
+    fn moved_to(at: *mut u8, layout: Layout, size: usize) -> (*mut u8, Layout) {
+        exempt();
+        // SAFETY: it is of this allocator with this layout, and the size is not zero.
+        let at = unsafe { Wiping.realloc(at, layout, size) };
+        assert_eq!(at.align_offset(layout.align()), 0, "{layout:?} to {size}");
+        (at, Layout::from_size_align(size, layout.align()).unwrap())
     }
 
     #[expect(unsafe_code, reason = "the tests' own allocator is another one")]
