@@ -1,10 +1,9 @@
 //! From a configuration file to running cores, and down again.
 
+mod error;
 mod told;
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
-use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -13,20 +12,18 @@ use std::sync::mpsc as std_mpsc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::sync::{oneshot, watch};
 
+use crate::config;
 use crate::config::checked::{self, IoDriver, Process, life};
-use crate::config::{self, ConfigErrors};
-use crate::control::authority::{Authority, AuthorityError};
-use crate::control::capture::{self, CaptureError};
-use crate::control::dns_server::{DnsError, DnsServer};
-use crate::control::grpc::{NodeError, RemoteError};
-use crate::control::handover::{self, Face, HandoverError, Inherited};
+use crate::control::authority::Authority;
+use crate::control::capture;
+use crate::control::dns_server::DnsServer;
+use crate::control::handover::{self, Face, Inherited};
 use crate::control::launcher::{self, Upgrade};
 use crate::control::named_file;
 use crate::control::phase::Phase;
-use crate::control::plane::{Plane, PlaneError, Published, Shared};
+use crate::control::plane::{Plane, Published, Shared};
 use crate::control::sandbox::{self, Sandbox, SandboxError, never_binds};
 use crate::control::status::About;
 use crate::control::supervisor::{self, Beats, Renewal};
@@ -41,90 +38,13 @@ use crate::policy::lint::Severity;
 use crate::telemetry::metrics::Meters;
 use crate::telemetry::writer::{Sender, Writer};
 use crate::worker::balance::Balance;
+pub use crate::worker::boot::error::BootError;
 use crate::worker::check;
 use crate::worker::core::Core;
-use crate::worker::listen::{self, ListenError};
+use crate::worker::listen;
 use crate::worker::places::Places;
 use crate::worker::sockets::{self, Sockets};
 use crate::worker::upkeep;
-
-/// Why the process does not run.
-#[derive(Debug, Error)]
-pub enum BootError {
-    /// The configuration is refused.
-    #[error("{0}")]
-    Config(ConfigErrors),
-    /// The node would capture itself.
-    #[error(transparent)]
-    Capture(#[from] CaptureError),
-    /// The control plane cannot start.
-    #[error("cannot start")]
-    Plane(#[source] PlaneError),
-    /// A listener cannot be had.
-    #[error(transparent)]
-    Listen(#[from] ListenError),
-    /// What another process serves cannot be taken over.
-    #[error(transparent)]
-    Handover(#[from] HandoverError),
-    /// A DNS listener cannot be had.
-    #[error(transparent)]
-    Dns(#[from] DnsError),
-    /// What the process forbids itself.
-    #[error(transparent)]
-    Sandbox(#[from] SandboxError),
-    /// The operating system refuses.
-    #[error("{what}")]
-    Os {
-        /// What was tried.
-        what: &'static str,
-        /// Cause.
-        #[source]
-        source: std::io::Error,
-    },
-    /// It was told to stop before it served.
-    #[error("told to stop before it served")]
-    Told,
-    /// A thread of the process ended before it was ready.
-    #[error("{0} has ended")]
-    Ended(&'static str),
-}
-
-impl BootError {
-    /// The address of a listener that could not be had, and why.
-    #[must_use]
-    pub fn unbound(&self) -> Option<(SocketAddr, ErrorKind)> {
-        let (address, source) = match self {
-            Self::Listen(error) => (error.address, &error.source),
-            Self::Dns(error) => (error.address, &error.source),
-            Self::Plane(PlaneError::Listen {
-                address, source, ..
-            }) => (*address, source),
-            Self::Config(_)
-            | Self::Capture(_)
-            | Self::Plane(_)
-            | Self::Handover(_)
-            | Self::Sandbox(_)
-            | Self::Os { .. }
-            | Self::Told
-            | Self::Ended(_) => return None,
-        };
-        Some((address, source.kind()))
-    }
-}
-
-impl BootError {
-    /// Whether another process has the state that this one needs.
-    #[must_use]
-    pub fn is_locked(&self) -> bool {
-        matches!(
-            self,
-            Self::Plane(
-                PlaneError::Authority(AuthorityError::Locked(_))
-                    | PlaneError::Remote(RemoteError::Node(NodeError::Locked(_)))
-            )
-        )
-    }
-}
 
 fn os(what: &'static str) -> impl Fn(std::io::Error) -> BootError {
     move |source| BootError::Os { what, source }
