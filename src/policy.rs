@@ -45,4 +45,4 @@ pub use peer::mtls_mode;
 pub(crate) use radix::Radix;
 pub use regex::{Regexes, WholeRegex};
 pub use set::PolicySet;
-pub use verdict::{Decision, Denied, InWords, Judged, Permit, Reason, Shadow, Verdict};
+pub use verdict::{Decision, Denied, Judged, Permit, Reason, Shadow, Verdict};

@@ -22,7 +22,8 @@ use ringgate::policy::model::{
 };
 use ringgate::policy::{
     Connection, Decision, L4Deny, MeshPolicies, Point, PointKind, PolicySet, Request, Scope,
-    compile, custom_providers, decide, decide_connect, explain,
+    compile, custom_providers, decide, decide_connect,
+    explain::{self, Explained},
 };
 use ringgate::vocab::claims::Claims;
 use ringgate::vocab::host::Host;
@@ -315,10 +316,12 @@ fn telling_a_denial_allocates_nothing() {
     assert_eq!(verdict.decision, Decision::Deny);
     let mut out = String::with_capacity(4096);
     let tell = || {
-        for step in explain::steps(&verdict, &conn, Some(&asked), "default/api") {
-            write!(out, "{step}; ").unwrap();
+        let told = Explained::new(&verdict, &conn, Some(&asked), "default/api");
+        for nth in 0..explain::STEPS {
+            told.write_step(nth, &mut out).unwrap();
+            out.push_str("; ");
         }
-        write!(out, "{}", verdict.reason.told(&conn, Some(&asked))).unwrap();
+        told.write_reason(&mut out).unwrap();
     };
     let ((), asked_for) = allocations::asked_by(tell);
     assert_eq!(asked_for, 0);

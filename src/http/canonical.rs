@@ -4,6 +4,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use thiserror::Error;
 
 use crate::http::h1::RawRequest;
+use crate::http::marks::Marks;
 use crate::policy::facts::Request;
 use crate::vocab::host::Host;
 use crate::vocab::path::{CanonicalPath, PathNormalization};
@@ -58,7 +59,10 @@ fn check_method(method: &Method) -> Result<(), BadRequest> {
 }
 
 /// What is expected must be what every server understands: another word may make a server wait, or not, for a body.
-fn check_expectation(headers: &HeaderMap) -> Result<(), BadRequest> {
+fn check_expectation(headers: &HeaderMap, marks: Marks) -> Result<(), BadRequest> {
+    if !marks.has(Marks::EXPECT) {
+        return Ok(());
+    }
     let mut all = headers.get_all(header::EXPECT).iter();
     match (all.next(), all.next()) {
         (None, _) => Ok(()),
@@ -76,12 +80,12 @@ pub fn from_h1(
     mode: PathNormalization,
     unix_s: i64,
 ) -> Result<(Request, Form), BadRequest> {
-    check_method(&raw.method)?;
-    let mut headers = raw.headers;
-    check_expectation(&headers)?;
+    let marks = raw.marks();
+    let (method, target, mut headers) = raw.into_parts();
+    check_method(&method)?;
+    check_expectation(&headers, marks)?;
     let host = single_host(&headers)?;
-    let target = raw.target;
-    let (form, host, path) = if raw.method == Method::CONNECT {
+    let (form, host, path) = if method == Method::CONNECT {
         let authority = Host::parse(&target).map_err(|_e| BadRequest::Target)?;
         if authority.port().is_none() {
             return Err(BadRequest::Target);
@@ -108,10 +112,10 @@ pub fn from_h1(
         };
         (form, authority, Some(canonical_path(mode, rest)?))
     };
-    drop_hop_by_hop(&mut headers)?;
+    drop_hop_by_hop(&mut headers, marks)?;
     Ok((
         Request {
-            method: raw.method,
+            method,
             host,
             path,
             headers,
@@ -132,8 +136,9 @@ pub fn from_h2(
     mode: PathNormalization,
     unix_s: i64,
 ) -> Result<(Request, Form), BadRequest> {
+    let marks = Marks::of(&headers);
     check_method(&method)?;
-    check_expectation(&headers)?;
+    check_expectation(&headers, marks)?;
     let named = single_host(&headers)?;
     let authority = match authority {
         Some(authority) => {
@@ -155,7 +160,7 @@ pub fn from_h2(
             (Form::Origin, Some(canonical_path(mode, target)?))
         }
     };
-    drop_hop_by_hop(&mut headers)?;
+    drop_hop_by_hop(&mut headers, marks)?;
     Ok((
         Request {
             method,
@@ -232,9 +237,11 @@ const END_TO_END: [&str; 9] = [
 ];
 
 /// Removes what is the hop's own, also what `Connection` names.
-fn drop_hop_by_hop(headers: &mut HeaderMap) -> Result<(), BadRequest> {
+fn drop_hop_by_hop(headers: &mut HeaderMap, marks: Marks) -> Result<(), BadRequest> {
     let mut named = Vec::new();
-    for value in headers.get_all(header::CONNECTION) {
+    let names = || headers.get_all(header::CONNECTION).iter();
+    let names = marks.has(Marks::CONNECTION).then(names);
+    for value in names.into_iter().flatten() {
         for token in value
             .to_str()
             .map_err(|_e| BadRequest::Connection)?
@@ -249,17 +256,22 @@ fn drop_hop_by_hop(headers: &mut HeaderMap) -> Result<(), BadRequest> {
             }
         }
     }
-    let trailers = headers
-        .get_all(header::TE)
-        .iter()
-        .any(|v| v.as_bytes().trim_ascii().eq_ignore_ascii_case(b"trailers"));
+    let trailers = marks.has(Marks::TE)
+        && headers
+            .get_all(header::TE)
+            .iter()
+            .any(|v| v.as_bytes().trim_ascii().eq_ignore_ascii_case(b"trailers"));
     for name in named {
         headers.remove(name);
     }
-    remove_hop_by_hop(headers);
+    if marks.has(Marks::HOP) {
+        remove_hop_by_hop(headers);
+    }
     headers.remove(header::HOST);
     // Those of a request go no further, so that there are none to announce.
-    headers.remove(header::TRAILER);
+    if marks.has(Marks::TRAILER) {
+        headers.remove(header::TRAILER);
+    }
     if trailers {
         // gRPC refuses calls without it.
         headers.insert(header::TE, HeaderValue::from_static("trailers"));

@@ -6,6 +6,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use thiserror::Error;
 
+use crate::http::marks::Marks;
 use crate::vocab::limits;
 
 /// Why a head or body is refused.
@@ -43,8 +44,50 @@ pub struct RawRequest {
     pub target: String,
     /// HTTP/1.1 (else 1.0).
     pub is_11: bool,
+    headers: HeaderMap,
+    marks: Marks,
+}
+
+impl RawRequest {
+    /// A head that was not received.
+    #[must_use]
+    pub fn new(method: Method, target: String, headers: HeaderMap) -> Self {
+        Self {
+            method,
+            target,
+            is_11: true,
+            marks: Marks::of(&headers),
+            headers,
+        }
+    }
+
     /// Header fields.
-    pub headers: HeaderMap,
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Which of them decide how it is read.
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        self.marks
+    }
+
+    /// Method, target and header fields.
+    #[must_use]
+    pub fn into_parts(self) -> (Method, String, HeaderMap) {
+        (self.method, self.target, self.headers)
+    }
+
+    /// Whether the connection may serve another message (RFC 9112 section 9.3).
+    #[must_use]
+    pub fn keeps_alive(&self) -> bool {
+        if self.marks.has(Marks::CONNECTION) {
+            keeps_alive(&self.headers, self.is_11)
+        } else {
+            self.is_11
+        }
+    }
 }
 
 /// A response head as received.
@@ -122,8 +165,12 @@ fn head_len(buf: &[u8]) -> Result<Option<usize>, H1Error> {
     Ok(end)
 }
 
-/// The header fields of `head`, whose values share its memory.
-fn fields(parsed: &[httparse::Header<'_>], head: &Bytes) -> Result<HeaderMap, H1Error> {
+/// The header fields of `head`, whose values share its memory; `each` sees their names.
+fn fields(
+    parsed: &[httparse::Header<'_>],
+    head: &Bytes,
+    mut each: impl FnMut(&HeaderName),
+) -> Result<HeaderMap, H1Error> {
     // And the one that each message gains: to grow for it would double the map.
     let mut headers = HeaderMap::with_capacity(parsed.len().saturating_add(1));
     for field in parsed {
@@ -131,6 +178,7 @@ fn fields(parsed: &[httparse::Header<'_>], head: &Bytes) -> Result<HeaderMap, H1
             HeaderName::from_bytes(field.name.as_bytes()).map_err(|_e| H1Error::Malformed)?;
         let value = head.slice_ref(field.value.trim_ascii());
         let value = HeaderValue::from_maybe_shared(value).map_err(|_e| H1Error::Malformed)?;
+        each(&name);
         headers.append(name, value);
     }
     Ok(headers)
@@ -157,11 +205,14 @@ pub fn parse_request(buf: &[u8]) -> Result<Option<(RawRequest, usize)>, H1Error>
         return Err(H1Error::TargetTooLong);
     }
     let method = request.method.ok_or(H1Error::Malformed)?;
+    let mut marks = Marks::default();
+    let headers = fields(request.headers, &head, |name| marks = marks.with(name))?;
     let raw = RawRequest {
         method: Method::from_bytes(method.as_bytes()).map_err(|_e| H1Error::Malformed)?,
         target: target.to_owned(),
         is_11: request.version == Some(1),
-        headers: fields(request.headers, &head)?,
+        headers,
+        marks,
     };
     Ok(Some((raw, len)))
 }
@@ -187,7 +238,7 @@ pub fn parse_response(buf: &[u8]) -> Result<Option<(RawResponse, usize)>, H1Erro
         status: StatusCode::from_u16(response.code.unwrap_or(0))
             .map_err(|_e| H1Error::Malformed)?,
         is_11: response.version == Some(1),
-        headers: fields(response.headers, &head)?,
+        headers: fields(response.headers, &head, |_name| ())?,
     };
     Ok(Some((raw, len)))
 }
@@ -235,6 +286,9 @@ fn declared(headers: &HeaderMap, is_11: bool) -> Result<Option<Framing>, H1Error
 /// # Errors
 /// `Framing`, `Coding`.
 pub fn request_framing(head: &RawRequest) -> Result<Framing, H1Error> {
+    if !head.marks.has(Marks::FRAMING) {
+        return Ok(Framing::Empty);
+    }
     Ok(declared(&head.headers, head.is_11)?.unwrap_or(Framing::Empty))
 }
 
@@ -488,7 +542,9 @@ fn trailers(buf: &mut BytesMut) -> Result<Option<HeaderMap>, H1Error> {
     let head = buf.split_to(len).freeze();
     let mut slots = [httparse::EMPTY_HEADER; limits::HEADERS];
     match httparse::parse_headers(&head, &mut slots) {
-        Ok(httparse::Status::Complete((n, parsed))) if n == len => fields(parsed, &head).map(Some),
+        Ok(httparse::Status::Complete((n, parsed))) if n == len => {
+            fields(parsed, &head, |_name| ()).map(Some)
+        }
         Ok(_) | Err(_) => Err(H1Error::Malformed),
     }
 }

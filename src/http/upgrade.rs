@@ -9,6 +9,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use thiserror::Error;
 
 use crate::http::h1::{Framing, RawRequest, RawResponse};
+use crate::http::marks::Marks;
 
 /// The only value that both sides may say.
 pub const WEBSOCKET: &str = "websocket";
@@ -40,9 +41,10 @@ pub fn asks(head: &RawRequest, framing: Framing) -> bool {
     head.is_11
         && head.method == Method::GET
         && framing == Framing::Empty
-        && says_upgrade(&head.headers)
-        && names_websocket(&head.headers)
-        && once(&head.headers, header::SEC_WEBSOCKET_KEY)
+        && head.marks().has(Marks::CONNECTION)
+        && says_upgrade(head.headers())
+        && names_websocket(head.headers())
+        && once(head.headers(), header::SEC_WEBSOCKET_KEY)
 }
 
 /// Whether an answer with status 101 is the one to such a request. One that also frames a body is not (RFC 9110 section

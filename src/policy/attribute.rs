@@ -318,9 +318,10 @@ impl Attribute {
     }
 }
 
-/// How a reason calls it.
-impl fmt::Display for Attribute {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Attribute {
+    /// Writes how a reason calls it.
+    #[inline(always)]
+    pub(super) fn write(&self, f: &mut impl fmt::Write) -> fmt::Result {
         f.write_str(self.noun())?;
         if let Self::Query(name) = self {
             f.write_str(name)?;
@@ -333,6 +334,12 @@ impl fmt::Display for Attribute {
             }
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Attribute {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f)
     }
 }
 

@@ -77,10 +77,11 @@ impl Test {
     }
 }
 
-/// What it asks for, such as `principal x` or `path other than /a or /b`.
-impl fmt::Display for Test {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.attribute.fmt(f)?;
+impl Test {
+    /// Writes what it asks for, such as `principal x` or `path other than /a or /b`.
+    #[inline(always)]
+    pub(super) fn write(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        self.attribute.write(f)?;
         f.write_str(if self.not { " other than " } else { " " })?;
         for (nth, value) in self.written.iter().take(LISTED).enumerate() {
             f.write_str(if nth > 0 { " or " } else { "" })?;

@@ -405,10 +405,9 @@ fn explained() {
         request("GET", "/api/v1/users/export?x=1"),
     );
     let verdict = decide(&set, &conn, Some(&asked));
-    let steps = explain::steps(&verdict, &conn, Some(&asked), "customer-api");
-    let steps = steps.map(|step| step.to_string());
+    let told = explain::Explained::new(&verdict, &conn, Some(&asked), "customer-api");
     assert_eq!(
-        steps,
+        told.steps(),
         [
             format!("identity from the client certificate: spiffe://{REVIEWS}"),
             "destination: customer-api, request GET /api/v1/users/export".to_owned(),

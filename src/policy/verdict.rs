@@ -97,13 +97,21 @@ impl Nearest {
     }
 }
 
+impl Nearest {
+    /// Writes what it asks for.
+    #[inline(always)]
+    pub(super) fn write(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        match &self.test {
+            Some(test) => test.write(out),
+            None => out.write_str("an HTTP request"),
+        }
+    }
+}
+
 /// What it asks for.
 impl fmt::Display for Nearest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.test {
-            Some(test) => test.fmt(f),
-            None => f.write_str("an HTTP request"),
-        }
+        self.write(f)
     }
 }
 
@@ -130,16 +138,32 @@ impl Reason {
     /// The reason in words, with what was presented by the facts that were judged.
     #[must_use]
     pub fn text(&self, conn: &Connection, request: Option<&Request>) -> String {
-        self.told(conn, request).to_string()
+        let mut text = String::new();
+        // A text takes all of it.
+        let _always_written = self.write(&mut text, self.got(conn, request).as_deref());
+        text
     }
 
-    /// As `text`, to be shown.
-    #[must_use]
-    pub fn told<'a>(&'a self, conn: &'a Connection, request: Option<&'a Request>) -> InWords<'a> {
-        InWords {
-            reason: self,
-            conn,
-            request,
+    /// What was presented of that which the nearest rule compares.
+    pub(super) fn got<'a>(
+        &'a self,
+        conn: &'a Connection,
+        request: Option<&'a Request>,
+    ) -> Option<Cow<'a, str>> {
+        match self {
+            Self::NoRuleMatched(Some(nearest)) => Some(nearest.got(conn, request)),
+            Self::NoRuleMatched(None)
+            | Self::DenyRule
+            | Self::AllowRule
+            | Self::NoPolicy
+            | Self::NoPolicyDefaultDeny
+            | Self::PlaintextUnderStrict
+            | Self::ViaWaypoint
+            | Self::KnownDestination
+            | Self::UnknownDestinationAllowed
+            | Self::UnknownDestination(_)
+            | Self::CustomDenied(_)
+            | Self::CustomError(_) => None,
         }
     }
 
@@ -180,8 +204,22 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Reason {
+    /// Writes it in words, with what was presented if that is given.
+    #[inline(always)]
+    pub(super) fn write(&self, f: &mut impl fmt::Write, got: Option<&str>) -> fmt::Result {
+        self.write_words(f)?;
+        match got {
+            Some(got) => {
+                f.write_str(", got ")?;
+                f.write_str(got)
+            }
+            None => Ok(()),
+        }
+    }
+
+    #[inline(always)]
+    fn write_words(&self, f: &mut impl fmt::Write) -> fmt::Result {
         match self {
             Self::DenyRule => f.write_str("matched a DENY rule"),
             Self::AllowRule => f.write_str("matched an ALLOW rule"),
@@ -192,7 +230,7 @@ impl fmt::Display for Reason {
             Self::NoRuleMatched(None) => f.write_str("no ALLOW policy has a rule"),
             Self::NoRuleMatched(Some(nearest)) => {
                 f.write_str("needs ")?;
-                nearest.fmt(f)
+                nearest.write(f)
             }
             Self::PlaintextUnderStrict => f.write_str("plaintext, and the mTLS mode is STRICT"),
             Self::ViaWaypoint => f.write_str("via waypoint"),
@@ -210,35 +248,9 @@ impl fmt::Display for Reason {
     }
 }
 
-/// A reason with what was presented.
-#[derive(Debug)]
-pub struct InWords<'a> {
-    reason: &'a Reason,
-    conn: &'a Connection,
-    request: Option<&'a Request>,
-}
-
-impl fmt::Display for InWords<'_> {
+impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.reason.fmt(f)?;
-        match self.reason {
-            Reason::NoRuleMatched(Some(nearest)) => {
-                f.write_str(", got ")?;
-                f.write_str(&nearest.got(self.conn, self.request))
-            }
-            Reason::DenyRule
-            | Reason::AllowRule
-            | Reason::NoPolicy
-            | Reason::NoPolicyDefaultDeny
-            | Reason::NoRuleMatched(None)
-            | Reason::PlaintextUnderStrict
-            | Reason::ViaWaypoint
-            | Reason::KnownDestination
-            | Reason::UnknownDestinationAllowed
-            | Reason::CustomDenied(_)
-            | Reason::CustomError(_)
-            | Reason::UnknownDestination(_) => Ok(()),
-        }
+        self.write_words(f)
     }
 }
 

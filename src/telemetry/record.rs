@@ -17,8 +17,9 @@ use crate::http::forward::XFF;
 use crate::http::grpc;
 use crate::http::reply::Reply;
 use crate::http::request_id::REQUEST_ID;
+use crate::policy::explain::{self, Explained};
 use crate::policy::facts::{Connection, Request};
-use crate::policy::{Decision, Judged, Reason, explain};
+use crate::policy::{Decision, Judged, Reason};
 use crate::telemetry::json::{Object, key};
 use crate::vocab::limits;
 use crate::vocab::trace::TraceId;
@@ -271,14 +272,22 @@ impl Record {
         }
         let rule = judged.and_then(|j| j.rule);
         out.maybe_number(key!("rule"), rule.and_then(|r| r.try_into().ok()));
-        match (&self.detail, judged, &self.connection) {
+        let to = self.service.as_deref().or(self.workload.as_deref());
+        let told = judged.zip(self.connection.as_ref()).map(|(judged, conn)| {
+            Explained::new(
+                judged,
+                conn,
+                self.request.as_deref(),
+                to.unwrap_or("unknown"),
+            )
+        });
+        match (&self.detail, judged, &told) {
             (Some(detail), ..) => out.text(key!("reason"), detail),
             (None, Some(judged), _) if judged.reason == Reason::AllowRule => {
                 out.plain(key!("reason"), ALLOW_RULE);
             }
-            (None, Some(judged), Some(conn)) => {
-                let told = judged.reason.told(conn, self.request.as_deref());
-                out.shown(key!("reason"), &told);
+            (None, Some(_), Some(told)) => {
+                out.written(key!("reason"), |out| told.write_reason(out));
             }
             (None, Some(judged), None) => out.shown(key!("reason"), &judged.reason),
             (None, None, _) => out.text(key!("reason"), self.close.map_or("", CloseReason::label)),
@@ -292,12 +301,11 @@ impl Record {
         let Some(judged) = judged else { return };
         out.bool(key!("audit"), judged.audit);
         shadow(out, judged);
-        let told = judged.decision == Decision::Deny || judged.would_deny;
-        if let Some(connection) = self.connection.as_ref().filter(|_| told) {
-            let to = self.service.as_deref().or(self.workload.as_deref());
-            let to = to.unwrap_or("unknown");
-            let steps = explain::steps(judged, connection, self.request.as_deref(), to);
-            out.texts(key!("steps"), &steps);
+        let denied = judged.decision == Decision::Deny || judged.would_deny;
+        if let Some(told) = told.filter(|_| denied) {
+            out.texts(key!("steps"), explain::STEPS, |nth, out| {
+                told.write_step(nth, out)
+            });
         }
     }
 }

@@ -154,29 +154,18 @@ impl CanonicalPath {
     /// Whether `each` says yes to the value of any query parameter of this name, as `query_pairs` reads them, without
     /// a copy on the heap.
     pub fn any_query_value(&self, name: &[u8], mut each: impl FnMut(&[u8]) -> bool) -> bool {
-        self.query()
-            .unwrap_or_default()
-            .split('&')
-            .filter(|piece| !piece.is_empty())
-            .any(|piece| {
-                let (n, value) = piece.split_once('=').unwrap_or((piece, ""));
-                decoded(n).eq(name.iter().copied()) && with_decoded(value, &mut each)
-            })
+        pieces(self.query().unwrap_or_default())
+            .any(|(raw, value)| is_decoded_as(raw, name) && with_decoded(value, &mut each))
     }
 
     /// Whether `each` says yes to the name and value of any query parameter, as `query_pairs` reads them, without a copy on
     /// the heap.
     pub fn any_query_pair(&self, mut each: impl FnMut(&[u8], &[u8]) -> bool) -> bool {
-        self.query()
-            .unwrap_or_default()
-            .split('&')
-            .filter(|piece| !piece.is_empty())
-            .any(|piece| {
-                let (name, value) = piece.split_once('=').unwrap_or((piece, ""));
-                with_decoded(name, &mut |name| {
-                    with_decoded(value, &mut |value| each(name, value))
-                })
+        pieces(self.query().unwrap_or_default()).any(|(name, value)| {
+            with_decoded(name, &mut |name| {
+                with_decoded(value, &mut |value| each(name, value))
             })
+        })
     }
 
     /// `query_pairs` as text; bytes that are not UTF-8 become U+FFFD.
@@ -327,15 +316,38 @@ fn hex(digit: u8) -> Option<u8> {
 
 fn decode_query(text: &str) -> Cow<'_, [u8]> {
     if text.contains(['%', '+']) {
-        Cow::Owned(decoded(text).collect())
+        Cow::Owned(decoded(text.as_bytes()).collect())
     } else {
         Cow::Borrowed(text.as_bytes())
     }
 }
 
+/// The parameters of a query as they are written: name and value. Split byte by byte: they are too short for a search to
+/// pay off.
+fn pieces(query: &str) -> impl Iterator<Item = (&[u8], &[u8])> {
+    let pieces = query.as_bytes().split(|byte| *byte == b'&');
+    pieces.filter(|piece| !piece.is_empty()).map(|piece| {
+        let end = piece.iter().position(|byte| *byte == b'=');
+        let (name, value) = piece.split_at(end.unwrap_or(piece.len()));
+        (name, value.get(1..).unwrap_or_default())
+    })
+}
+
+/// Whether something in a name or value of a query stands for another byte.
+fn is_coded(text: &[u8]) -> bool {
+    text.iter().any(|byte| matches!(byte, b'%' | b'+'))
+}
+
+fn is_decoded_as(text: &[u8], name: &[u8]) -> bool {
+    if is_coded(text) {
+        decoded(text).eq(name.iter().copied())
+    } else {
+        text == name
+    }
+}
+
 /// The bytes of a name or value of the query, decoded once.
-fn decoded(text: &str) -> impl Iterator<Item = u8> {
-    let mut rest = text.as_bytes();
+fn decoded(mut rest: &[u8]) -> impl Iterator<Item = u8> {
     std::iter::from_fn(move || {
         let (&byte, tail) = rest.split_first()?;
         rest = tail;
@@ -356,9 +368,9 @@ fn decoded(text: &str) -> impl Iterator<Item = u8> {
 /// Up to this many bytes are decoded into a small buffer, which costs less to clear.
 const SHORT: usize = 256;
 
-fn with_decoded(text: &str, each: &mut impl FnMut(&[u8]) -> bool) -> bool {
-    if !text.contains(['%', '+']) {
-        each(text.as_bytes())
+fn with_decoded(text: &[u8], each: &mut impl FnMut(&[u8]) -> bool) -> bool {
+    if !is_coded(text) {
+        each(text)
     } else if text.len() <= SHORT {
         each(decoded_into(text, &mut [0; SHORT]))
     } else {
@@ -367,7 +379,7 @@ fn with_decoded(text: &str, each: &mut impl FnMut(&[u8]) -> bool) -> bool {
 }
 
 /// A target is not longer than the greater buffer, and decoding makes nothing longer.
-fn decoded_into<'b>(text: &str, buffer: &'b mut [u8]) -> &'b [u8] {
+fn decoded_into<'b>(text: &[u8], buffer: &'b mut [u8]) -> &'b [u8] {
     let mut len = 0;
     for (slot, byte) in buffer.iter_mut().zip(decoded(text)) {
         *slot = byte;

@@ -326,7 +326,7 @@ thread_local! {
 
 /// `date` of now; made anew once a second.
 fn date() -> HeaderValue {
-    let now = clock::unix();
+    let now = clock::unix_coarse();
     DATE.with_borrow_mut(|(second, text)| {
         if *second != now.as_secs()
             && let Ok(date) = HeaderValue::try_from(http_date(now))

@@ -11,6 +11,7 @@ use http::{Method, StatusCode, header};
 use crate::exchange::close::CloseReason;
 use crate::http::canonical::{self, BadRequest, Form};
 use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawRequest};
+use crate::http::marks::Marks;
 use crate::http::reply::Reply;
 use crate::http::upgrade;
 use crate::io::body::{Source, announced_length};
@@ -159,12 +160,13 @@ impl Read {
             h1::request_framing(&head).map_err(|error| Unreadable::Head(HeadError::Http(error)))?;
         let asks_upgrade = upgrade::asks(&head, framing);
         // What comes behind a request to switch is not HTTP if its client believes to have switched.
-        let keep = !asks_upgrade && !last && h1::keeps_alive(&head.headers, head.is_11);
+        let keep = !asks_upgrade && !last && head.keeps_alive();
         let is_11 = head.is_11;
         let method = head.method.clone();
         let expects_continue = is_11
+            && head.marks().has(Marks::EXPECT)
             && head
-                .headers
+                .headers()
                 .get(header::EXPECT)
                 .is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let (request, form) =

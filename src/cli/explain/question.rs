@@ -324,10 +324,5 @@ fn raw(args: &CallArgs, host: &str, token: Option<&str>) -> anyhow::Result<RawRe
     } else {
         args.path.clone()
     };
-    Ok(RawRequest {
-        method,
-        target,
-        is_11: true,
-        headers,
-    })
+    Ok(RawRequest::new(method, target, headers))
 }

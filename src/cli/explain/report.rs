@@ -14,8 +14,9 @@ use crate::cli::named;
 use crate::config::Config;
 use crate::config::checked::GatewayClass;
 use crate::exchange::close::CloseReason;
+use crate::policy::explain::Explained;
 use crate::policy::model::Action;
-use crate::policy::{Decision, Judged, explain};
+use crate::policy::{Decision, Judged};
 use crate::role::enforcement::{Enforcements, Of};
 use crate::role::remedy::{self, Breadth, Change, Edit, written};
 use crate::role::walk::{By, Hop, Place, Said, Stop};
@@ -222,8 +223,8 @@ impl Report {
             // Plaintext that is refused is not read.
             let request = hop.request.as_ref();
             let request = request.filter(|_| said.by != By::PeerAuthentication);
-            let steps = explain::steps(&said.judged, &hop.connection, request, &destination);
-            self.steps = steps.iter().map(ToString::to_string).collect();
+            let told = Explained::new(&said.judged, &hop.connection, request, &destination);
+            self.steps = told.steps().to_vec();
             if let Some(status) = hop.redirect.filter(|_| allowed) {
                 redirected(&mut self.steps, status);
             }

@@ -387,7 +387,9 @@ fn proposed(index: &Index, facts: Facts<'_>) -> BTreeSet<u32> {
 fn scanned(list: &List, facts: Facts<'_>) -> Option<(usize, String)> {
     let shortfall = |form: &crate::policy::rule::Form| {
         let (failed, test) = form.shortfall(facts)?;
-        Some((failed, test.to_string()))
+        let mut text = String::new();
+        test.write(&mut text).unwrap();
+        Some((failed, text))
     };
     let http = facts.request.is_some();
     let all = list.all().filter_map(|hit| match hit.rule.form(http) {
