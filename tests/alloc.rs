@@ -7,7 +7,6 @@
 )]
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::hash::RandomState;
 use std::net::IpAddr;
 
