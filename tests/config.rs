@@ -114,11 +114,11 @@ fn demo_process() {
     );
     let listener = &p.ingresses[0].listeners[0];
     assert_eq!(
-        listener.certificate,
+        listener.certificates[0].certificate,
         PathBuf::from("/etc/ringgate/state/ingress/cert.pem")
     );
     assert_eq!(
-        listener.key,
+        listener.certificates[0].key,
         Secret::File("/etc/ringgate/state/ingress/key.pem".into())
     );
     assert_eq!(

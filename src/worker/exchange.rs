@@ -240,6 +240,9 @@ fn turned_away(
     if let Some(port) = site.redirects {
         return Some(Refusal::to_https(request, port));
     }
+    if site.misdirects(&request.host) {
+        return Some(Refusal::misdirected(site, request));
+    }
     let most = most_of_body(core, request);
     let too_long = length.zip(most).is_some_and(|(length, most)| length > most);
     too_long.then(|| Refusal {

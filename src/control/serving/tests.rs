@@ -45,6 +45,10 @@ key = "file:shop.key"
     config::parse(&[("main.toml".into(), text.to_owned())], dir).unwrap()
 }
 
+fn first_of(serving: &Serving) -> &Served {
+    serving.all().next().unwrap()
+}
+
 fn told(problems: &[FileProblem], config: &Config) -> Vec<String> {
     let placed = problems.iter().map(|p| p.placed(&config.files));
     placed
@@ -65,10 +69,7 @@ fn a_pair_that_cannot_be_used_leaves_the_last_good_one() {
     // The certificate is there, its key is not yet.
     put(dir.path(), &(second.0.clone(), first.1));
     let broken = again.renew(&config.process).unwrap();
-    assert!(Arc::ptr_eq(
-        broken.get(0, 0).unwrap(),
-        serving.get(0, 0).unwrap()
-    ));
+    assert!(std::ptr::eq(first_of(&broken), first_of(&serving)));
     let (certificate, key) = (dir.path().join("shop.pem"), dir.path().join("shop.key"));
     let (certificate, key) = (certificate.display(), key.display());
     assert_eq!(
@@ -82,10 +83,7 @@ fn a_pair_that_cannot_be_used_leaves_the_last_good_one() {
     put(dir.path(), &second);
     let good = broken.renew(&config.process).unwrap();
     assert!(good.problems().is_empty());
-    assert!(!Arc::ptr_eq(
-        good.get(0, 0).unwrap(),
-        serving.get(0, 0).unwrap()
-    ));
+    assert!(!std::ptr::eq(first_of(&good), first_of(&serving)));
     let days: Vec<u64> = good
         .all()
         .map(|s| s.seconds_left(UnixTime::now()) / DAY)
@@ -134,7 +132,7 @@ fn each_fault_names_the_file_that_has_it() {
             std::fs::remove_file(dir.path().join("shop.key")).unwrap();
         }
         assert!(Serving::default().renew(&config.process).is_err(), "{what}");
-        let (problems, _) = inspect(&config.process, UnixTime::now());
+        let Found { problems, .. } = inspect(&config, UnixTime::now());
         let told = told(&problems, &config);
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].starts_with(&format!("{place}: ")), "{told:?}");
@@ -147,7 +145,7 @@ fn each_fault_names_the_file_that_has_it() {
 fn what_is_in_another_machines_directory_is_no_error_here() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(&dir.path().join("elsewhere"));
-    let (problems, _) = inspect(&config.process, UnixTime::now());
+    let Found { problems, .. } = inspect(&config, UnixTime::now());
     let faults: Vec<_> = problems.iter().map(|p| &p.fault).collect();
     assert!(
         matches!(faults[..], [Fault::Elsewhere(_), Fault::Withheld(_)]),
@@ -187,7 +185,7 @@ fn certificates_near_their_end_are_told() {
         ),
     ] {
         assert_eq!(
-            remark(from, to, now).as_deref(),
+            inspect::remark(from, to, now).as_deref(),
             want,
             "{from:?} {to:?} {now:?}"
         );
@@ -195,7 +193,9 @@ fn certificates_near_their_end_are_told() {
     let dir = tempfile::tempdir().unwrap();
     put(dir.path(), &pair(-30, -2));
     let config = config(dir.path());
-    let (problems, remarks) = inspect(&config.process, UnixTime::now());
+    let Found {
+        problems, remarks, ..
+    } = inspect(&config, UnixTime::now());
     assert!(problems.is_empty(), "{problems:?}");
     assert!(remarks[0].1.contains("expired 1 days ago"), "{remarks:?}");
 }
