@@ -75,14 +75,18 @@ impl Serving {
         self.listeners.get(ingress)?.get(listener)
     }
 
+    /// All listeners, in the order of the configuration.
+    pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.iter().flatten()
+    }
+
     /// All certificates, in the order of the configuration.
     pub fn all(&self) -> impl Iterator<Item = &Served> {
         self.each().map(Arc::as_ref)
     }
 
     fn each(&self) -> impl Iterator<Item = &Arc<Served>> {
-        let listeners = self.listeners.iter().flatten();
-        listeners.flat_map(Listener::certificates)
+        self.listeners().flat_map(Listener::certificates)
     }
 
     /// All certificates, by the address of their listener and the file that they are in.

@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use crate::config::checked::serving::{IngressListener, UnknownServerName};
+use crate::config::checked::serving::{
+    IngressListener, ListenerCertificate, UnknownServerName,
+};
 use crate::control::serving::Served;
 use crate::vocab::hosts::Hosts;
 
 /// Which certificate stands for which names: place in the order of the listener.
 #[derive(Debug, Default)]
-pub struct Names(Hosts<usize>);
+pub(super) struct Names(Hosts<usize>);
 
 impl Names {
     /// By the `hostnames` of each, and for those without by the names of their certificates, which come behind. What two
@@ -31,8 +33,7 @@ impl Names {
     }
 
     /// The certificate for a host, in lower case and without a dot at its end.
-    #[must_use]
-    pub fn find(&self, host: &str) -> Option<usize> {
+    pub(super) fn find(&self, host: &str) -> Option<usize> {
         self.0.matching(host).next()
     }
 
@@ -62,6 +63,8 @@ impl Shown {
 #[derive(Debug)]
 pub struct Listener {
     certificates: Vec<Arc<Served>>,
+    /// What each of them is served for.
+    served: Vec<Vec<String>>,
     names: Arc<Names>,
     unknown: UnknownServerName,
 }
@@ -73,7 +76,14 @@ impl Listener {
             served.map_or(&[], |served| &served.own_names)
         };
         let names = Arc::new(Names::new(listener, own));
+        let served = |(nth, one): (usize, &ListenerCertificate)| {
+            let all = one.hostnames.as_deref().unwrap_or_else(|| own(nth)).iter();
+            let gets = |name: &&String| names.of_pattern(name) == Some(nth);
+            all.filter(gets).cloned().collect()
+        };
+        let certificates_of = listener.certificates.iter().enumerate();
         Self {
+            served: certificates_of.map(served).collect(),
             names,
             unknown: listener.unknown,
             certificates,
@@ -82,6 +92,13 @@ impl Listener {
 
     pub(super) fn certificates(&self) -> &[Arc<Served>] {
         &self.certificates
+    }
+
+    /// Each certificate with the names that it is served for, and whether those get it that no certificate is for.
+    pub fn served(&self) -> impl Iterator<Item = (&Served, &[String], bool)> {
+        let all = self.certificates.iter().zip(&self.served).enumerate();
+        let serves_first = self.unknown == UnknownServerName::ServeFirst;
+        all.map(move |(nth, (one, names))| (one.as_ref(), names.as_slice(), serves_first && nth == 0))
     }
 
     /// What a client gets that asks for `name`, in lower case and without a dot at its end; `None`: an alert. What it got is
