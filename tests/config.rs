@@ -1105,3 +1105,108 @@ fn the_workload_api_and_its_entries() {
     let other = process.differences(&read(&text(1001, "0600")));
     assert_eq!(other, ["[workloadApi]"]);
 }
+
+/// An ingress with this listener.
+fn listener(lines: &str) -> Result<Config, ringgate::config::ConfigErrors> {
+    let gateway = "name = \"g\"\ngatewayClassName = \"ringgate-ingress\"\naddress = \"10.0.0.1\"";
+    let text = format!(
+        "[authority]\n[[gateway]]\n{gateway}\n[[ingress]]\ngateway = \"default/g\"\n[[ingress.listener]]\naddress = \"10.0.0.1:443\"\n{lines}"
+    );
+    config::parse(&[("main.toml".into(), text)], Path::new("/"))
+}
+
+#[test]
+fn certificates_of_a_listener() {
+    let more = |file: &str, names: &str| {
+        format!(
+            "[[ingress.listener.certificates]]\ncertificate = \"{file}.pem\"\nkey = \"file:{file}.key\"\n{names}\n"
+        )
+    };
+    let own = "certificate = \"a.pem\"\nkey = \"file:a.key\"\n";
+    let good = format!(
+        "{own}hostnames = [\"A.test\"]\nunknownServerName = \"REFUSE\"\n{}{}",
+        more("b", "hostnames = [\"*.a.test\"]"),
+        more("c", "")
+    );
+    let config = listener(&good).unwrap();
+    let found = &config.process.ingresses[0].listeners[0];
+    let names: Vec<_> = found
+        .certificates
+        .iter()
+        .map(|one| one.hostnames.clone())
+        .collect();
+    let name = |name: &str| Some(vec![name.to_owned()]);
+    assert_eq!(names, [name("a.test"), name("*.a.test"), None]);
+    // The first need not stand apart.
+    let config = listener(&more("b", "")).unwrap();
+    let found = &config.process.ingresses[0].listeners[0];
+    assert_eq!(
+        found.certificates[0].certificate,
+        PathBuf::from("/b.pem"),
+        "{found:?}"
+    );
+
+    let place = "ingress[0].listener[0].";
+    for (lines, wants) in [
+        (
+            String::new(),
+            &[
+                "certificate: missing, expected a string",
+                "key: missing, expected a string",
+            ][..],
+        ),
+        (
+            "certificate = \"a.pem\"\n".to_owned(),
+            &["key: missing, expected a string"],
+        ),
+        (
+            format!("key = \"file:a.key\"\n{}", more("b", "")),
+            &["certificate: missing, expected a string"],
+        ),
+        (
+            format!("hostnames = [\"a.test\"]\n{}", more("b", "")),
+            &["hostnames[0]: is for the `certificate` of the listener, and there is none"],
+        ),
+        (
+            format!("{own}hostnames = [\"a.test\", \"a.*\"]\n"),
+            &["hostnames[1]: `a.*` is not a host"],
+        ),
+        (
+            format!(
+                "{own}hostnames = [\"a.test\"]\n{}",
+                more("b", "hostnames = [\"b.test\", \"A.TEST\"]")
+            ),
+            &[
+                "certificates[0].hostnames[1]: a second certificate for `A.TEST` at this listener; the first is at main.toml:",
+            ],
+        ),
+        (
+            format!("{own}{}", more("./a", "")),
+            &[
+                "certificates[0].certificate: `./a.pem` is served at this listener already; the first is at main.toml:",
+            ],
+        ),
+        (
+            format!("{own}unknownServerName = \"REJECT\"\n"),
+            &["unknownServerName: `REJECT` is not one of SERVE_FIRST, REFUSE"],
+        ),
+        (
+            format!("{own}[[ingress.listener.certificates]]\ncertificate = \"b.pem\"\n"),
+            &["certificates[0].key: missing, expected a string"],
+        ),
+    ] {
+        let errors = listener(&lines).unwrap_err();
+        let told: Vec<String> = errors.problems().iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), wants.len(), "{lines}: {told:#?}");
+        for (told, want) in told.iter().zip(wants) {
+            assert!(told.contains(&format!("{place}{want}")), "{told}");
+        }
+    }
+    let many: String = (0..1024).map(|n| more(&n.to_string(), "")).collect();
+    assert!(listener(&many).is_ok());
+    let errors = listener(&format!("{own}{many}")).unwrap_err();
+    assert!(
+        errors.to_string().contains("more than 1024 certificates"),
+        "{errors}"
+    );
+}

@@ -45,7 +45,11 @@ fn certificates() -> tempfile::TempDir {
         let key = KeyPair::generate().unwrap();
         let signed = CertificateParams::new(names).unwrap().self_signed(&key);
         std::fs::write(dir.path().join(format!("{file}.key")), key.serialize_pem()).unwrap();
-        std::fs::write(dir.path().join(format!("{file}.pem")), signed.unwrap().pem()).unwrap();
+        std::fs::write(
+            dir.path().join(format!("{file}.pem")),
+            signed.unwrap().pem(),
+        )
+        .unwrap();
     }
     dir
 }
@@ -63,9 +67,10 @@ fn start(io: &str, dir: &Path, more: &str) -> System {
     let hosts = format!("\"{SHOP}\", \"*.{SHOP}\", \"{API}\", \"other.example.test\"");
     System::with(io, |config| {
         assert!(config.contains(key), "{config}");
-        config
-            .replace(key, &certificates)
-            .replace(&format!("hostnames = [\"{PORTAL}\"]"), &format!("hostnames = [\"{PORTAL}\", {hosts}]"))
+        config.replace(key, &certificates).replace(
+            &format!("hostnames = [\"{PORTAL}\"]"),
+            &format!("hostnames = [\"{PORTAL}\", {hosts}]"),
+        )
     })
 }
 
@@ -421,8 +426,7 @@ fn exchange(system: &System, config: &Arc<ClientConfig>, name: &str) -> Handshak
     let server = ServerName::try_from(name.to_owned()).unwrap();
     let session = rustls::ClientConnection::new(Arc::clone(config), server).unwrap();
     let mut stream = rustls::StreamOwned::new(session, tcp);
-    let request =
-        format!("GET /api/session HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n");
+    let request = format!("GET /api/session HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
@@ -482,8 +486,7 @@ fn openssl(system: &System, name: &str, args: &[&str]) -> String {
         .stderr(Stdio::piped())
         .spawn()
         .expect("openssl");
-    let request =
-        format!("GET /api/openssl HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n");
+    let request = format!("GET /api/openssl HTTP/1.1\r\nhost: {name}\r\nconnection: close\r\n\r\n");
     let mut stdin = child.stdin.take().unwrap();
     stdin.write_all(request.as_bytes()).unwrap();
     drop(stdin);
@@ -526,7 +529,10 @@ fn real_clients(io: &str) {
     for version in ["-tls1_2", "-tls1_3"] {
         let session = dir.path().join("session").display().to_string();
         let first = openssl(&system, SHOP, &[version, "-sess_out", &session]);
-        assert!(first.contains("New, ") && first.contains("200 OK"), "{first}");
+        assert!(
+            first.contains("New, ") && first.contains("200 OK"),
+            "{first}"
+        );
         assert!(first.contains("-----BEGIN CERTIFICATE-----"), "{first}");
         for (name, goes_on) in [(SHOP, true), (API, false), ("a.shop.example.test", false)] {
             let told = openssl(&system, name, &[version, "-sess_in", &session]);

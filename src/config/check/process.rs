@@ -8,7 +8,8 @@ use crate::config::check::{Context, capture, identity, life, serving, workload_a
 use crate::config::checked::life::Limits;
 use crate::config::checked::serving::Ingress;
 use crate::config::checked::{
-    Egress, GatewayClass, IdentityFiles, IdentitySource, Mesh, Node, NodeWorkload, Process, RecordSink, RecordedQuery, Waypoint,
+    Egress, GatewayClass, IdentityFiles, IdentitySource, Mesh, Node, NodeWorkload, Process,
+    RecordSink, RecordedQuery, Waypoint,
 };
 use crate::config::place::{At, Place};
 use crate::config::raw::File;

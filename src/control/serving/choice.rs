@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 
-use crate::config::checked::serving::{
-    IngressListener, ListenerCertificate, UnknownServerName,
-};
+use crate::config::checked::serving::{IngressListener, ListenerCertificate, UnknownServerName};
 use crate::control::serving::Served;
 use crate::vocab::hosts::Hosts;
 
@@ -98,7 +96,9 @@ impl Listener {
     pub fn served(&self) -> impl Iterator<Item = (&Served, &[String], bool)> {
         let all = self.certificates.iter().zip(&self.served).enumerate();
         let serves_first = self.unknown == UnknownServerName::ServeFirst;
-        all.map(move |(nth, (one, names))| (one.as_ref(), names.as_slice(), serves_first && nth == 0))
+        all.map(move |(nth, (one, names))| {
+            (one.as_ref(), names.as_slice(), serves_first && nth == 0)
+        })
     }
 
     /// What a client gets that asks for `name`, in lower case and without a dot at its end; `None`: an alert. What it got is

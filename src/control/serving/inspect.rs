@@ -61,7 +61,8 @@ pub fn inspect(config: &Config, now: UnixTime) -> Found {
 fn hosts<'c>(config: &'c Config, ingress: &Ingress) -> impl Iterator<Item = &'c NamedHost> {
     let mesh = &config.mesh;
     let own = mesh.gateways.iter().position(|g| g.name == ingress.gateway);
-    let is_own = |p: &RouteParent| matches!((p, own), (RouteParent::Gateway(at), Some(own)) if *at == own);
+    let is_own =
+        |p: &RouteParent| matches!((p, own), (RouteParent::Gateway(at), Some(own)) if *at == own);
     let routes = mesh.routes.iter().filter(|r| r.parents.iter().any(is_own));
     let routes: BTreeSet<&ResourceName> = routes.map(|route| &route.name).collect();
     let named = config.hosts.iter();
