@@ -1107,7 +1107,7 @@ fn the_workload_api_and_its_entries() {
 }
 
 /// An ingress with this listener.
-fn listener(lines: &str) -> Result<Config, ringgate::config::ConfigErrors> {
+fn listener(lines: &str) -> Result<Config, ConfigErrors> {
     let gateway = "name = \"g\"\ngatewayClassName = \"ringgate-ingress\"\naddress = \"10.0.0.1\"";
     let text = format!(
         "[authority]\n[[gateway]]\n{gateway}\n[[ingress]]\ngateway = \"default/g\"\n[[ingress.listener]]\naddress = \"10.0.0.1:443\"\n{lines}"
