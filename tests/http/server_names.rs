@@ -331,9 +331,10 @@ fn requests_for_another_certificate(io: &str) {
             let record = system.record(|r| r["role"] == "ingress" && r["request"]["path"] == *path);
             if misdirected {
                 let told = record["reason"].as_str().unwrap();
-                let opened = name.map_or("without a server name".to_owned(), |name| {
-                    format!("for the server name `{name}`")
-                });
+                let opened = match name {
+                    Some(name) => format!("for the server name `{name}`"),
+                    None => "without a server name".to_owned(),
+                };
                 assert!(
                     record["close"] == "misdirected"
                         && record["status"] == 421

@@ -433,6 +433,7 @@ fn the_examples() {
         );
         // The example has a second certificate.
         let second = openssl
+            .replace("mkdir tls && ", "")
             .replace("portal.example.com", "api.example.com")
             .replace("key.pem", "api-key.pem")
             .replace("cert.pem", "api.pem");

@@ -265,10 +265,10 @@ fn and(file: &str, more: &str) -> String {
 
 /// Which certificate a name gets, by the name of its file, and whether others are there.
 fn gets(serving: &Serving, name: Option<&str>) -> Option<(String, bool)> {
-    let (config, shown) = serving.get(0, 0).unwrap().choose(name)?;
-    let served = serving.all().find(|s| Arc::ptr_eq(&s.config, &config));
-    let file = served.unwrap().certificate.file_stem().unwrap();
-    Some((file.to_str().unwrap().to_owned(), shown.is_some()))
+    let (config, shown) = serving.get(0, 0)?.choose(name)?;
+    let served = serving.all().find(|s| Arc::ptr_eq(&s.config, &config))?;
+    let file = served.certificate.file_stem()?;
+    Some((file.to_str()?.to_owned(), shown.is_some()))
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn the_name_chooses() {
             ("left.test", None),
             ("test", None),
         ] {
-            let want = want.or((!refuses).then_some("shop"));
+            let want = want.or_else(|| (!refuses).then_some("shop"));
             let want = want.map(|file| (file.to_owned(), true));
             assert_eq!(gets(&serving, Some(name)), want, "{name}");
         }
@@ -474,7 +474,7 @@ fn names_that_two_have_and_hosts_that_none_has() {
         found.hosts[0]
     );
     // Nobody asked for lints, and nothing is kept for them.
-    let mut quiet = config.clone();
+    let mut quiet = config;
     quiet.hosts.clear();
     assert!(inspect(&quiet, UnixTime::now()).hosts.is_empty());
 }
