@@ -1115,14 +1115,18 @@ fn listener(lines: &str) -> Result<Config, ConfigErrors> {
     config::parse(&[("main.toml".into(), text)], Path::new("/"))
 }
 
+const OWN: &str = "certificate = \"a.pem\"\nkey = \"file:a.key\"\n";
+
+/// A certificate more.
+fn more(file: &str, names: &str) -> String {
+    format!(
+        "[[ingress.listener.certificates]]\ncertificate = \"{file}.pem\"\nkey = \"file:{file}.key\"\n{names}\n"
+    )
+}
+
 #[test]
 fn certificates_of_a_listener() {
-    let more = |file: &str, names: &str| {
-        format!(
-            "[[ingress.listener.certificates]]\ncertificate = \"{file}.pem\"\nkey = \"file:{file}.key\"\n{names}\n"
-        )
-    };
-    let own = "certificate = \"a.pem\"\nkey = \"file:a.key\"\n";
+    let own = OWN;
     let good = format!(
         "{own}hostnames = [\"A.test\"]\nunknownServerName = \"REFUSE\"\n{}{}",
         more("b", "hostnames = [\"*.a.test\"]"),
@@ -1145,7 +1149,11 @@ fn certificates_of_a_listener() {
         PathBuf::from("/b.pem"),
         "{found:?}"
     );
+}
 
+#[test]
+fn certificates_of_a_listener_that_are_refused() {
+    let own = OWN;
     let place = "ingress[0].listener[0].";
     for (lines, wants) in [
         (

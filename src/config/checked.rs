@@ -571,6 +571,8 @@ pub struct Service {
     pub spiffe_names: Option<Arc<[SpiffeId]>>,
     /// `dangerous_allowPrivateAddresses`: what DNS answers for `endpoints` may be inside.
     pub allow_private: bool,
+    /// `forwardClientAddress`: an ingress tells this outside service who calls.
+    pub forward_client: bool,
     /// Gateway that traffic to it passes (label `istio.io/use-waypoint`, `-namespace`), as an index into `Mesh::gateways`.
     pub waypoint: Option<usize>,
     /// `labels`.

@@ -74,8 +74,8 @@ pub fn unserved(name: Option<&str>) -> [u8; 7] {
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Server name (SNI), lower case, without a dot at its end, which it is not to have (RFC 6066 section 3). An IP address
-    /// counts as none.
+    /// Server name (SNI), lower case, without the dot that it is not to have at its end (RFC 6066 section 3), which rustls takes away. An
+    /// IP address counts as none.
     pub sni: Option<String>,
 }
 
@@ -99,9 +99,7 @@ impl Hello {
                 Ok(None) => {}
                 Ok(Some(accepted)) => {
                     let hello = accepted.client_hello();
-                    let name = hello.server_name();
-                    let name = name.map(|name| name.strip_suffix('.').unwrap_or(name));
-                    let sni = name.map(str::to_ascii_lowercase);
+                    let sni = hello.server_name().map(str::to_ascii_lowercase);
                     return Ok(Some(Wanted { sni }));
                 }
                 Err((error, mut alert)) => {
