@@ -452,8 +452,7 @@ fn passthrough(raw: &ServiceEntry, location: Location, cx: &mut Context<'_>) {
     }
 }
 
-/// Whether DNS may answer with addresses of the inside; of use only where DNS is asked.
-/// Members of the mesh are told who calls, whatever is written.
+/// Whether who calls is told outside; members of the mesh are told in any case.
 fn forward_client(raw: &ServiceEntry, location: Location, cx: &mut Context<'_>) -> bool {
     let Some(at) = &raw.forward_client else {
         return false;
@@ -465,6 +464,7 @@ fn forward_client(raw: &ServiceEntry, location: Location, cx: &mut Context<'_>) 
     at.value
 }
 
+/// Whether DNS may answer with addresses of the inside; of use only where DNS is asked.
 fn allow_private(raw: &ServiceEntry, endpoints: &[ServiceEndpoint], cx: &mut Context<'_>) -> bool {
     let Some(at) = &raw.allow_private else {
         return false;
