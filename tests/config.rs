@@ -1218,3 +1218,21 @@ fn certificates_of_a_listener_that_are_refused() {
         "{errors}"
     );
 }
+
+#[test]
+fn who_calls_is_told_outside_alone() {
+    let config = outside("", "forwardClientAddress = true");
+    assert!(config.mesh.services[0].forward_client);
+    assert!(!outside("", "").mesh.services[0].forward_client);
+    let text = "[authority]\n[[serviceEntry]]\nname = \"x\"\nhosts = [\"x.example.test\"]\nlocation = \"MESH_INTERNAL\"\n\
+        resolution = \"STATIC\"\nports = [{ number = 80, name = \"http\", protocol = \"HTTP\" }]\nforwardClientAddress = false\n";
+    let files = [("main.toml".into(), text.to_owned())];
+    let errors = config::parse(&files, Path::new("/")).unwrap_err();
+    let told = errors.to_string();
+    assert!(
+        told.contains(
+            "main.toml:8:24: serviceEntry[0].forwardClientAddress: is for services of location"
+        ),
+        "{told}"
+    );
+}
