@@ -86,6 +86,10 @@ pub fn parse_with(
     let places = out.policies(files);
     let named = out.named_files(files);
     let listeners = out.named_listeners(files);
+    let hosts = match options.lints {
+        Depth::Full => out.named_hosts(files),
+        Depth::None | Depth::Single => Vec::new(),
+    };
     let found = out.located(files);
     match config {
         Some((process, mesh)) if found.errors.is_empty() => Ok(Config {
@@ -97,6 +101,7 @@ pub fn parse_with(
             places,
             files: named,
             listeners,
+            hosts,
         }),
         Some(_) | None => Err(ConfigErrors::new(found.errors)),
     }

@@ -5,6 +5,7 @@
 pub mod bundle;
 pub mod client_hello;
 pub mod leaf;
+pub mod names;
 pub mod outside;
 pub mod own;
 pub mod pem;

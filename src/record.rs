@@ -12,7 +12,7 @@ pub mod session;
 
 use thiserror::Error;
 
-pub use handshake::{Handshake, HandshakeError, Hello, Progress, Refused};
+pub use handshake::{Handshake, HandshakeError, Hello, Progress, Refused, unserved};
 pub use session::{Received, Records};
 
 /// Most payload of one record (RFC 8446 section 5.1).

@@ -7,6 +7,7 @@ pub mod claims;
 pub mod counter;
 pub mod field;
 pub mod host;
+pub mod hosts;
 pub mod limits;
 pub mod locality;
 pub mod path;

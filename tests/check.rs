@@ -210,3 +210,74 @@ fn files_that_a_start_would_fail_on() {
         "{output:?}"
     );
 }
+
+/// Which names certificates are for is in their files: what does not fit is told with the place where it is written.
+#[test]
+fn names_that_certificates_do_not_have() {
+    let dir = tempfile::tempdir().unwrap();
+    for (file, names) in [
+        ("cert", &["a.test", "both.test"][..]),
+        ("more", &["b.test", "both.test"]),
+    ] {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let params = rcgen::CertificateParams::new(names).unwrap();
+        let certificate = params.self_signed(&key).unwrap().pem();
+        write(dir.path(), &format!("{file}.pem"), &certificate);
+        let place = if file == "cert" {
+            "key.pem"
+        } else {
+            "more.key"
+        };
+        write(dir.path(), place, &key.serialize_pem());
+        std::fs::set_permissions(
+            dir.path().join(place),
+            std::os::unix::fs::PermissionsExt::from_mode(0o600),
+        )
+        .unwrap();
+    }
+    let config = |names: &str, hosts: &str| {
+        format!(
+            "{INGRESS}[[ingress.listener.certificates]]\ncertificate = \"more.pem\"\nkey = \"file:more.key\"\n{names}\n\
+             [[httpRoute]]\nname = \"r\"\nparentRefs = [{{ name = \"public\" }}]\nhostnames = [{hosts}]\n\
+             rules = [{{ filters = [{{ type = \"RequestRedirect\", requestRedirect.hostname = \"a.test\" }}] }}]\n"
+        )
+    };
+    let told = |text: &str| {
+        let file = write(dir.path(), "main.toml", text);
+        let output = check(&["--config", &file]);
+        let mut told = String::from_utf8(output.stdout.clone()).unwrap();
+        told.push_str(&String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), told.replace(&file, "main.toml"))
+    };
+    // Line 16 is that of the names, line 20 that of the route's hosts.
+    let (code, text) = told(&config(
+        "hostnames = [\"b.test\", \"c.test\"]",
+        "\"a.test\"",
+    ));
+    let more = dir.path().join("more.pem");
+    let want = format!(
+        "main.toml:16:24: ingress[0].listener[0].certificates[0].hostnames[1]: `c.test` is no name of the certificate in `{}`",
+        more.display()
+    );
+    assert_eq!(code, Some(1), "{text}");
+    assert!(text.contains(&want), "{text}");
+
+    let (code, text) = told(&config("", "\"a.test\", \"b.test\", \"c.test\""));
+    assert_eq!(code, Some(0), "{text}");
+    for want in [
+        "warning: main.toml:20:34: httpRoute[0].hostnames[2]: no certificate at the listeners of `default/public` is for `c.test`",
+        "warning: main.toml:14:15: ingress[0].listener[0].certificates[0].certificate: ",
+        "is for `both.test` as well as",
+    ] {
+        assert!(text.contains(want), "{want}: {text}");
+    }
+    assert!(!text.contains("`b.test`"), "{text}");
+
+    let (code, text) = told(&config(
+        "hostnames = [\"b.test\"]",
+        "\"a.test\", \"b.test\"",
+    ));
+    assert_eq!(code, Some(0), "{text}");
+    assert!(!text.contains("warning: "), "{text}");
+}

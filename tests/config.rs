@@ -114,11 +114,11 @@ fn demo_process() {
     );
     let listener = &p.ingresses[0].listeners[0];
     assert_eq!(
-        listener.certificate,
+        listener.certificates[0].certificate,
         PathBuf::from("/etc/ringgate/state/ingress/cert.pem")
     );
     assert_eq!(
-        listener.key,
+        listener.certificates[0].key,
         Secret::File("/etc/ringgate/state/ingress/key.pem".into())
     );
     assert_eq!(
@@ -1104,4 +1104,135 @@ fn the_workload_api_and_its_entries() {
     assert_eq!(process.differences(&read(&text(1001, "0660"))), [""; 0]);
     let other = process.differences(&read(&text(1001, "0600")));
     assert_eq!(other, ["[workloadApi]"]);
+}
+
+/// An ingress with this listener.
+fn listener(lines: &str) -> Result<Config, ConfigErrors> {
+    let gateway = "name = \"g\"\ngatewayClassName = \"ringgate-ingress\"\naddress = \"10.0.0.1\"";
+    let text = format!(
+        "[authority]\n[[gateway]]\n{gateway}\n[[ingress]]\ngateway = \"default/g\"\n[[ingress.listener]]\naddress = \"10.0.0.1:443\"\n{lines}"
+    );
+    config::parse(&[("main.toml".into(), text)], Path::new("/"))
+}
+
+const OWN: &str = "certificate = \"a.pem\"\nkey = \"file:a.key\"\n";
+
+/// A certificate more.
+fn more(file: &str, names: &str) -> String {
+    format!(
+        "[[ingress.listener.certificates]]\ncertificate = \"{file}.pem\"\nkey = \"file:{file}.key\"\n{names}\n"
+    )
+}
+
+#[test]
+fn certificates_of_a_listener() {
+    let own = OWN;
+    let good = format!(
+        "{own}hostnames = [\"A.test\"]\nunknownServerName = \"REFUSE\"\n{}{}",
+        more("b", "hostnames = [\"*.a.test\"]"),
+        more("c", "")
+    );
+    let config = listener(&good).unwrap();
+    let found = &config.process.ingresses[0].listeners[0];
+    let names: Vec<_> = found
+        .certificates
+        .iter()
+        .map(|one| one.hostnames.clone())
+        .collect();
+    let name = |name: &str| Some(vec![name.to_owned()]);
+    assert_eq!(names, [name("a.test"), name("*.a.test"), None]);
+    // The first need not stand apart.
+    let config = listener(&more("b", "")).unwrap();
+    let found = &config.process.ingresses[0].listeners[0];
+    assert_eq!(
+        found.certificates[0].certificate,
+        PathBuf::from("/b.pem"),
+        "{found:?}"
+    );
+}
+
+#[test]
+fn certificates_of_a_listener_that_are_refused() {
+    let own = OWN;
+    let place = "ingress[0].listener[0].";
+    for (lines, wants) in [
+        (
+            String::new(),
+            &[
+                "certificate: missing, expected a string",
+                "key: missing, expected a string",
+            ][..],
+        ),
+        (
+            "certificate = \"a.pem\"\n".to_owned(),
+            &["key: missing, expected a string"],
+        ),
+        (
+            format!("key = \"file:a.key\"\n{}", more("b", "")),
+            &["certificate: missing, expected a string"],
+        ),
+        (
+            format!("hostnames = [\"a.test\"]\n{}", more("b", "")),
+            &["hostnames[0]: is for the `certificate` of the listener, and there is none"],
+        ),
+        (
+            format!("{own}hostnames = [\"a.test\", \"a.*\"]\n"),
+            &["hostnames[1]: `a.*` is not a host"],
+        ),
+        (
+            format!(
+                "{own}hostnames = [\"a.test\"]\n{}",
+                more("b", "hostnames = [\"b.test\", \"A.TEST\"]")
+            ),
+            &[
+                "certificates[0].hostnames[1]: a second certificate for `A.TEST` at this listener; the first is at main.toml:",
+            ],
+        ),
+        (
+            format!("{own}{}", more("./a", "")),
+            &[
+                "certificates[0].certificate: `./a.pem` is served at this listener already; the first is at main.toml:",
+            ],
+        ),
+        (
+            format!("{own}unknownServerName = \"REJECT\"\n"),
+            &["unknownServerName: `REJECT` is not one of SERVE_FIRST, REFUSE"],
+        ),
+        (
+            format!("{own}[[ingress.listener.certificates]]\ncertificate = \"b.pem\"\n"),
+            &["certificates[0].key: missing, expected a string"],
+        ),
+    ] {
+        let errors = listener(&lines).unwrap_err();
+        let told: Vec<String> = errors.problems().iter().map(ToString::to_string).collect();
+        assert_eq!(told.len(), wants.len(), "{lines}: {told:#?}");
+        for (told, want) in told.iter().zip(wants) {
+            assert!(told.contains(&format!("{place}{want}")), "{told}");
+        }
+    }
+    let many: String = (0..1024).map(|n| more(&n.to_string(), "")).collect();
+    assert!(listener(&many).is_ok());
+    let errors = listener(&format!("{own}{many}")).unwrap_err();
+    assert!(
+        errors.to_string().contains("more than 1024 certificates"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn who_calls_is_told_outside_alone() {
+    let config = outside("", "forwardClientAddress = true");
+    assert!(config.mesh.services[0].forward_client);
+    assert!(!outside("", "").mesh.services[0].forward_client);
+    let text = "[authority]\n[[serviceEntry]]\nname = \"x\"\nhosts = [\"x.example.test\"]\nlocation = \"MESH_INTERNAL\"\n\
+        resolution = \"STATIC\"\nports = [{ number = 80, name = \"http\", protocol = \"HTTP\" }]\nforwardClientAddress = false\n";
+    let files = [("main.toml".into(), text.to_owned())];
+    let errors = config::parse(&files, Path::new("/")).unwrap_err();
+    let told = errors.to_string();
+    assert!(
+        told.contains(
+            "main.toml:8:24: serviceEntry[0].forwardClientAddress: is for services of location"
+        ),
+        "{told}"
+    );
 }

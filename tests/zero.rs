@@ -92,16 +92,22 @@ impl Zero {
 
     /// A request of a client that believes this certificate alone.
     fn get(&self, believed: &str, path: &str) -> Answer {
+        self.get_from(HOST, believed, path, &[])
+    }
+
+    /// As `get`, from another host, with more arguments of curl.
+    fn get_from(&self, host: &str, believed: &str, path: &str, more: &[&str]) -> Answer {
         let net = &self.net;
         let believed = self.file(believed);
         let args = [
             "--cacert",
             believed.to_str().unwrap(),
             "--resolve",
-            &format!("{HOST}:8443:{net}.1"),
+            &format!("{host}:8443:{net}.1"),
         ];
-        let url = format!("https://{HOST}:8443{path}");
-        Caller::default().with(&args).call(&url).unwrap()
+        let url = format!("https://{host}:8443{path}");
+        let caller = Caller::default().with(&args).with(more);
+        caller.call(&url).unwrap()
     }
 
     fn admin(&self, path: &str) -> String {
@@ -284,6 +290,85 @@ fn a_certificate_is_replaced_and_a_broken_one_is_not() {
 
     std::fs::copy(zero.file("new.key"), zero.file("key.pem")).unwrap();
     zero.soon("the end of the problem", || problems() == "[]");
+}
+
+/// Writes a certificate of another host, and its key.
+fn pair_of(zero: &Zero, host: &str) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new([host.to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap().pem();
+    // The first name is what clients believe, the second what is served.
+    for file in ["believed.pem", "other.pem"] {
+        std::fs::write(zero.file(file), &certificate).unwrap();
+    }
+    std::fs::write(zero.file("other.key"), key.serialize_pem()).unwrap();
+}
+
+#[test]
+fn certificates_come_and_go_by_a_reload() {
+    const OTHER: &str = "other.example.test";
+    let zero = Zero::start("[admin]\nlisten = \"NET.2:15000\"\n");
+    let other = |more: &[&str]| zero.get_from(OTHER, "believed.pem", "/", more);
+    pair_of(&zero, OTHER);
+    let config = zero.file("ringgate.toml");
+    let before = std::fs::read_to_string(&config).unwrap();
+    let key = "key = \"file:key.pem\"\n";
+    assert!(before.contains(key), "{before}");
+    let more = "[[ingress.listener.certificates]]\ncertificate = \"other.pem\"\nkey = \"file:other.key\"\n";
+    let text = before
+        .replace(key, &format!("{key}{more}"))
+        .replace("hostnames = [", &format!("hostnames = [\"{OTHER}\", "));
+    std::fs::write(&config, text).unwrap();
+    zero.soon("the reload", || zero.admin("/generation").trim() == "2");
+    assert_eq!(other(&[]).status, 200, "{}", other(&[]).seen());
+    assert_eq!(zero.get("cert.pem", "/").status, 200);
+    let foreign = other(&["--header", &format!("host: {HOST}")]);
+    assert_eq!(foreign.status, 421, "{}", foreign.seen());
+
+    // Each tells of itself.
+    let metrics = zero.admin("/metrics");
+    for file in ["cert.pem", "other.pem"] {
+        let sample = format!("certificate=\"{}\"", zero.file(file).display());
+        let is_told = |line: &str| {
+            line.starts_with("ringgate_certificate_seconds_left{") && line.contains(&sample)
+        };
+        assert!(metrics.lines().any(is_told), "{file}: {metrics}");
+    }
+    let status = Command::new(env!("CARGO_BIN_EXE_ringgate"))
+        .args(["status", "--config"])
+        .arg(&config)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&status.stdout);
+    for (file, names) in [
+        ("cert.pem", format!("{HOST}, other names")),
+        ("other.pem", OTHER.to_owned()),
+    ] {
+        let file = zero.file(file);
+        let line = format!(
+            "certificate  {} at {}.1:8443 for {names}, ",
+            file.display(),
+            zero.net
+        );
+        assert!(told.contains(&line), "{line}: {told}");
+    }
+
+    // Each is renewed by itself, and a broken one is told with its place.
+    std::fs::write(zero.file("other.key"), "junk").unwrap();
+    let problems = || zero.admin("/config/problems");
+    let place = "ingress[0].listener[0].certificates[0].key";
+    zero.soon("the problem", || problems().contains(place));
+    assert_eq!(other(&[]).status, 200, "the last good one stays");
+    pair_of(&zero, OTHER);
+    zero.soon("the new certificate", || other(&[]).status == 200);
+    zero.soon("the end of the problem", || problems() == "[]");
+    assert_eq!(zero.get("cert.pem", "/").status, 200);
+
+    std::fs::write(&config, &before).unwrap();
+    zero.soon("the reload", || zero.admin("/generation").trim() == "3");
+    // What is served is the first again, which this client does not believe.
+    assert_eq!(other(&[]).exit, 60, "{}", other(&[]).seen());
+    assert_eq!(zero.get("cert.pem", "/").status, 200);
 }
 
 #[test]

@@ -109,7 +109,12 @@ impl Report {
     /// Looks at the files that the configuration names. A secret need not be on the machine that checks, and neither need
     /// what is in a directory that it does not have.
     fn look(&mut self, config: &Config) {
-        let (mut problems, remarks) = serving::inspect(&config.process, UnixTime::now());
+        let serving::Found {
+            mut problems,
+            remarks,
+            hosts,
+        } = serving::inspect(config, UnixTime::now());
+        self.warnings.extend(hosts);
         problems.extend(origination::inspect(&config.mesh));
         let identities = identity_source::inspect(&config.process);
         for problem in problems {

@@ -275,6 +275,7 @@ fn text(told: &Value) -> String {
         let (address, what) = (word(at(listener, "/address")), word(at(listener, "/what")));
         lines.push(format!("listener     {address} {what}"));
     }
+    lines.extend(list(at(told, "/certificates")).iter().map(certificate));
     for identity in list(at(told, "/identities/identities")) {
         let left = at(identity, "/secondsLeft").as_u64().unwrap_or_default();
         let (id, left) = (word(at(identity, "/id")), span(left));
@@ -287,6 +288,29 @@ fn text(told: &Value) -> String {
     lines.push(format!("connections  {open} open, {refused} refused"));
     lines.extend(sandbox(at(told, "/sandbox")));
     lines.join("\n")
+}
+
+/// Names of a certificate that are told; `--output json` has all.
+const NAMES: usize = 3;
+
+fn certificate(told: &Value) -> String {
+    let of = |key: &str| word(at(told, &format!("/{key}")));
+    let names = list(at(told, "/hostnames"));
+    let mut shown: Vec<String> = names.iter().take(NAMES).map(word).collect();
+    let more = names.len().saturating_sub(NAMES);
+    if more > 0 {
+        shown.push(format!("{more} more"));
+    }
+    if *at(told, "/otherNames") == true {
+        shown.push("other names".to_owned());
+    }
+    if shown.is_empty() {
+        shown.push("no server name".to_owned());
+    }
+    let left = at(told, "/secondsLeft").as_u64().unwrap_or_default();
+    let (listener, file) = (of("listener"), of("certificate"));
+    let (names, left) = (shown.join(", "), span(left));
+    format!("certificate  {file} at {listener} for {names}, {left} left")
 }
 
 fn sandbox(told: &Value) -> Vec<String> {

@@ -22,6 +22,7 @@ mod route;
 mod route_bound;
 mod route_filter;
 mod service;
+mod serving;
 mod target;
 mod traffic;
 mod url;

@@ -9,6 +9,7 @@ mod named;
 mod protocol;
 pub mod route;
 mod scope;
+pub mod serving;
 pub mod workload_api;
 
 use std::collections::BTreeMap;
@@ -16,11 +17,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-pub use named::{NamedFile, NamedListener, Subject};
+pub use named::{NamedFile, NamedHost, NamedListener, Subject};
 
 use crate::config::checked::capture::{Capture, OriginalSource, OwnerMatch, Unowned};
 use crate::config::checked::life::{Limits, TcpOptions};
 use crate::config::checked::route::HttpRoute;
+use crate::config::checked::serving::Ingress;
 use crate::config::checked::workload_api::{WorkloadApi, WorkloadApiSource};
 use crate::config::problem::{Lint, Problem};
 use crate::extauthz::Authorizer;
@@ -58,6 +60,8 @@ pub struct Config {
     pub files: Vec<NamedFile>,
     /// Where the addresses of listeners are written.
     pub listeners: Vec<NamedListener>,
+    /// Where the hosts of routes are written, if all lints were asked for.
+    pub hosts: Vec<NamedHost>,
 }
 
 /// Where an authorization policy is written.
@@ -137,6 +141,8 @@ impl Process {
                 workload.limits = workload.limits.under(then, now, mine.limits);
             }
         }
+        // Certificates come and go while their listeners stay.
+        serving::leave_certificates(&mut other.ingresses, &self.ingresses);
         let other = &other;
         let settings = |p: &Self| {
             let life = (p.drain_ms, p.handover.clone(), p.sandbox, p.user.clone());
@@ -408,30 +414,6 @@ pub struct Waypoint {
     pub mtls: Option<SocketAddr>,
 }
 
-/// `[[ingress]]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Ingress {
-    /// Gateway resource.
-    pub gateway: ResourceName,
-    /// Listener that redirects to https.
-    pub http: Option<SocketAddr>,
-    /// The port that it redirects to, if not that of the first listener.
-    pub https_port: Option<u16>,
-    /// Listeners.
-    pub listeners: Vec<IngressListener>,
-}
-
-/// `[[ingress.listener]]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct IngressListener {
-    /// Address.
-    pub address: SocketAddr,
-    /// PEM chain.
-    pub certificate: PathBuf,
-    /// PEM key.
-    pub key: Secret,
-}
-
 /// `[[egress]]`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Egress {
@@ -589,6 +571,8 @@ pub struct Service {
     pub spiffe_names: Option<Arc<[SpiffeId]>>,
     /// `dangerous_allowPrivateAddresses`: what DNS answers for `endpoints` may be inside.
     pub allow_private: bool,
+    /// `forwardClientAddress`: an ingress tells this outside service who calls.
+    pub forward_client: bool,
     /// Gateway that traffic to it passes (label `istio.io/use-waypoint`, `-namespace`), as an index into `Mesh::gateways`.
     pub waypoint: Option<usize>,
     /// `labels`.

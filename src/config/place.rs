@@ -6,7 +6,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::checked::{NamedFile, NamedListener, PolicyPlace, Subject};
+use crate::config::checked::{NamedFile, NamedHost, NamedListener, PolicyPlace, Subject};
 use crate::config::document::{Entry, Value};
 use crate::config::problem::{Lint, Problem};
 use crate::policy::lint::{Code, Severity};
@@ -122,6 +122,8 @@ pub(crate) struct Problems {
     named: Vec<(Place, Subject)>,
     /// Addresses of listeners.
     listeners: Vec<(Place, SocketAddr)>,
+    /// Hosts of routes.
+    hosts: Vec<(Place, ResourceName, String)>,
 }
 
 /// A finding of `policy::lint` and its places.
@@ -223,6 +225,25 @@ impl Problems {
         let named = self.listeners.iter().filter_map(|(place, address)| {
             Some(NamedListener {
                 address: *address,
+                place: texts.problem(place, String::new())?,
+            })
+        });
+        named.collect()
+    }
+
+    /// Keeps where a host of a route is written.
+    pub(crate) fn name_host(&mut self, place: &Place, route: &ResourceName, host: &str) {
+        self.hosts
+            .push((place.clone(), route.clone(), host.to_owned()));
+    }
+
+    /// Where the hosts of routes are written.
+    pub(crate) fn named_hosts(&self, files: &[(PathBuf, String)]) -> Vec<NamedHost> {
+        let mut texts = Texts::new(files);
+        let named = self.hosts.iter().filter_map(|(place, route, host)| {
+            Some(NamedHost {
+                route: route.clone(),
+                host: host.clone(),
                 place: texts.problem(place, String::new())?,
             })
         });

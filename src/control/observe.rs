@@ -139,19 +139,20 @@ fn connections(tally: &Tally) -> [Own; 2] {
     ]
 }
 
-/// One value for each listener.
+/// One value for each certificate of each listener.
 fn certificates(status: &Status) -> Own {
     let now = UnixTime::now();
     let value = |served: &Served| {
         let labels = vec![
             ("gateway", served.gateway.to_string()),
             ("listener", served.listener.to_string()),
+            ("certificate", served.certificate.display().to_string()),
         ];
         (labels, served.seconds_left(now))
     };
     Own {
         name: "ringgate_certificate_seconds_left",
-        help: "Seconds until the certificate that an ingress listener serves expires; 0 if it has",
+        help: "Seconds until a certificate that an ingress listener serves expires; 0 if it has",
         counts: false,
         values: status.serving.all().map(value).collect(),
     }

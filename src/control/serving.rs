@@ -1,8 +1,12 @@
-//! The certificates that ingress listeners serve. Each is read again when its files change; a pair of certificate and key
-//! that cannot be used leaves the last good one in place.
+//! The certificates that ingress listeners serve, and for which names. Each is read again when its files change; a pair of
+//! certificate and key that cannot be used leaves the last good one in place.
 
+mod choice;
+mod inspect;
+
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustls::ServerConfig;
@@ -11,30 +15,34 @@ use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use zeroize::Zeroize as _;
 
-use crate::config::checked::{IngressListener, Process, Subject};
+pub use choice::{Listener, Shown};
+pub use inspect::{Found, inspect};
+
+use crate::config::checked::serving::{IngressListener, ListenerCertificate};
+use crate::config::checked::{Process, Subject};
 use crate::control::named_file::FileProblem;
 use crate::control::snapshot::SnapshotError;
 use crate::identity::leaf::validity;
 use crate::identity::pem::{self, KeyError};
-use crate::identity::tls;
+use crate::identity::{names, tls};
 use crate::vocab::resource::ResourceName;
 
-/// A certificate with less than this of its life left will soon expire, in seconds: 14 days.
-const SOON_S: u64 = 14 * 86_400;
-/// One that lives for a short time only is near its end in the last fifth of it.
-const LAST_PART: u64 = 5;
-
-/// What one listener serves.
+/// A certificate that a listener serves.
 #[derive(Debug)]
 pub struct Served {
     /// Gateway.
     pub gateway: ResourceName,
     /// Address of the listener.
     pub listener: SocketAddr,
+    /// The file that it is in.
+    pub certificate: PathBuf,
     /// Start of the certificate's validity.
     pub not_before: UnixTime,
     /// End of the certificate's validity.
     pub not_after: UnixTime,
+    /// DNS names of the certificate.
+    pub own_names: Vec<String>,
+    leaf: CertificateDer<'static>,
     config: Arc<ServerConfig>,
     /// SHA-256 of both files.
     held: [Vec<u8>; 2],
@@ -46,27 +54,47 @@ impl Served {
     pub fn seconds_left(&self, now: UnixTime) -> u64 {
         self.not_after.as_secs().saturating_sub(now.as_secs())
     }
+
+    fn is_for(&self, one: &ListenerCertificate) -> bool {
+        strangers(self.listener, one, &self.leaf).is_empty()
+    }
 }
 
 /// What all listeners serve.
 #[derive(Debug, Default)]
 pub struct Serving {
     /// By ingress and listener as configured.
-    listeners: Vec<Vec<Arc<Served>>>,
+    listeners: Vec<Vec<Listener>>,
     problems: Vec<FileProblem>,
 }
 
 impl Serving {
-    /// The configuration of one listener.
+    /// What one listener serves.
     #[must_use]
-    pub fn get(&self, ingress: usize, listener: usize) -> Option<&Arc<ServerConfig>> {
-        let served = self.listeners.get(ingress)?.get(listener)?;
-        Some(&served.config)
+    pub fn get(&self, ingress: usize, listener: usize) -> Option<&Listener> {
+        self.listeners.get(ingress)?.get(listener)
     }
 
-    /// All of them.
+    /// All listeners, in the order of the configuration.
+    pub fn listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.iter().flatten()
+    }
+
+    /// All certificates, in the order of the configuration.
     pub fn all(&self) -> impl Iterator<Item = &Served> {
-        self.listeners.iter().flatten().map(Arc::as_ref)
+        self.each().map(Arc::as_ref)
+    }
+
+    fn each(&self) -> impl Iterator<Item = &Arc<Served>> {
+        self.listeners().flat_map(Listener::certificates)
+    }
+
+    /// All certificates, by the address of their listener and the file that they are in.
+    #[must_use]
+    pub fn by_file(&self) -> BTreeMap<(SocketAddr, &Path), &Arc<Served>> {
+        let all = self.each();
+        all.map(|served| ((served.listener, served.certificate.as_path()), served))
+            .collect()
     }
 
     /// Files that could not be used, in whose place what they held before is served.
@@ -75,11 +103,10 @@ impl Serving {
         &self.problems
     }
 
-    /// Whether another one serves the same and has the same problems.
+    /// Whether another one, of the same configuration, serves the same and has the same problems.
     #[must_use]
     pub fn same(&self, other: &Self) -> bool {
-        let all =
-            |of: &Self| -> Vec<_> { of.listeners.iter().flatten().map(Arc::as_ptr).collect() };
+        let all = |of: &Self| -> Vec<_> { of.each().map(Arc::as_ptr).collect() };
         self.problems == other.problems && all(self) == all(other)
     }
 
@@ -89,22 +116,13 @@ impl Serving {
     /// `SnapshotError::File` for the first pair that cannot be used and is not served yet.
     pub fn renew(&self, process: &Process) -> Result<Self, SnapshotError> {
         let mut new = Self::default();
-        for (at, ingress) in process.ingresses.iter().enumerate() {
+        let known = self.by_file();
+        for ingress in &process.ingresses {
             let mut listeners = Vec::new();
-            for (nth, listener) in ingress.listeners.iter().enumerate() {
-                let known = self.listeners.get(at).and_then(|all| all.get(nth));
-                match (read(&ingress.gateway, listener, known), known) {
-                    (Ok(served), _) => listeners.push(served),
-                    (Err(problems), Some(known)) => {
-                        new.problems.extend(problems);
-                        listeners.push(Arc::clone(known));
-                    }
-                    (Err(problems), None) => {
-                        let first = problems.into_iter().next();
-                        let first = first.unwrap_or_else(|| unusable(listener));
-                        return Err(SnapshotError::File(first));
-                    }
-                }
+            for listener in &ingress.listeners {
+                let gateway = &ingress.gateway;
+                let served = of_listener(gateway, listener, &known, &mut new.problems)?;
+                listeners.push(Listener::new(listener, served));
             }
             new.listeners.push(listeners);
         }
@@ -112,61 +130,45 @@ impl Serving {
     }
 }
 
-fn unusable(listener: &IngressListener) -> FileProblem {
-    FileProblem::unusable(certificate(listener), "cannot be used")
-}
-
-/// Every problem of the files that a process serves, and what is to be said of those that can be used at `now`.
-#[must_use]
-pub fn inspect(process: &Process, now: UnixTime) -> (Vec<FileProblem>, Vec<(Subject, String)>) {
-    let (mut problems, mut remarks) = (Vec::new(), Vec::new());
-    for ingress in &process.ingresses {
-        for listener in &ingress.listeners {
-            if let Err(found) = read(&ingress.gateway, listener, None) {
+fn of_listener(
+    gateway: &ResourceName,
+    listener: &IngressListener,
+    known: &BTreeMap<(SocketAddr, &Path), &Arc<Served>>,
+    problems: &mut Vec<FileProblem>,
+) -> Result<Vec<Arc<Served>>, SnapshotError> {
+    let address = listener.address;
+    let mut all = Vec::new();
+    for one in &listener.certificates {
+        let known = known.get(&(address, one.certificate.as_path())).copied();
+        match (read(gateway, address, one, known), known) {
+            (Ok(served), _) => all.push(served),
+            // Names that were added are not those of what was there before.
+            (Err(found), Some(known)) if known.is_for(one) => {
                 problems.extend(found);
+                all.push(Arc::clone(known));
             }
-            // Whoever may not read the key can still be told that the certificate expires.
-            if let Ok((_, chain)) = chain(listener)
-                && let Some((from, to)) = chain.first().and_then(validity)
-                && let Some(remark) = remark(from, to, now)
-            {
-                remarks.push((certificate(listener), remark));
+            (Err(found), _) => {
+                let first = found.into_iter().next();
+                let unusable = || FileProblem::unusable(subject(one), "cannot be used");
+                return Err(SnapshotError::File(first.unwrap_or_else(unusable)));
             }
         }
     }
-    (problems, remarks)
-}
-
-/// What is to be said of a certificate at `now`.
-fn remark(from: UnixTime, to: UnixTime, now: UnixTime) -> Option<String> {
-    let (from, to, now) = (from.as_secs(), to.as_secs(), now.as_secs());
-    let left = to.saturating_sub(now);
-    if now > to {
-        let ago = (now - to) / 86_400;
-        return Some(format!("holds a certificate that expired {ago} days ago"));
-    }
-    if now < from {
-        let ahead = (from - now).div_ceil(86_400);
-        return Some(format!(
-            "holds a certificate that is not valid yet, for {ahead} days"
-        ));
-    }
-    let soon = SOON_S.min(to.saturating_sub(from) / LAST_PART);
-    let (days, hours) = (left / 86_400, left % 86_400 / 3600);
-    (left < soon).then(|| format!("holds a certificate that expires in {days} days {hours} hours"))
+    Ok(all)
 }
 
 /// Every file that is read for what a process serves.
 #[must_use]
 pub fn paths(process: &Process) -> Vec<PathBuf> {
     let listeners = process.ingresses.iter().flat_map(|i| &i.listeners);
-    listeners
-        .flat_map(|l| std::iter::once(l.certificate.clone()).chain(l.key.path()))
+    let certificates = listeners.flat_map(|l| &l.certificates);
+    certificates
+        .flat_map(|one| std::iter::once(one.certificate.clone()).chain(one.key.path()))
         .collect()
 }
 
-fn certificate(listener: &IngressListener) -> Subject {
-    Subject::Path(listener.certificate.clone())
+fn subject(one: &ListenerCertificate) -> Subject {
+    Subject::Path(one.certificate.clone())
 }
 
 type Chain = (Vec<u8>, Vec<CertificateDer<'static>>);
@@ -175,8 +177,8 @@ type Chain = (Vec<u8>, Vec<CertificateDer<'static>>);
     clippy::disallowed_methods,
     reason = "the control thread reads files, the cores do not"
 )]
-fn chain(listener: &IngressListener) -> Result<Chain, FileProblem> {
-    let path = &listener.certificate;
+fn chain(one: &ListenerCertificate) -> Result<Chain, FileProblem> {
+    let path = &one.certificate;
     let text = std::fs::read(path).map_err(|error| FileProblem::unread(path, &error))?;
     let found = pem::certificates(&text);
     let chain = found.map_err(|error| {
@@ -184,63 +186,94 @@ fn chain(listener: &IngressListener) -> Result<Chain, FileProblem> {
             pem::PemError::Syntax(_) => "is not readable as PEM",
             pem::PemError::Empty => "holds no certificate",
         };
-        FileProblem::unusable(certificate(listener), what)
+        FileProblem::unusable(subject(one), what)
     })?;
     Ok((text, chain))
 }
 
 /// Digest of the text, and the key.
-fn key(listener: &IngressListener) -> Result<(Vec<u8>, PrivateKeyDer<'static>), FileProblem> {
-    let read = listener.key.read();
-    let text = read.map_err(|error| FileProblem::of_secret(&listener.key, &error))?;
+fn key(one: &ListenerCertificate) -> Result<(Vec<u8>, PrivateKeyDer<'static>), FileProblem> {
+    let read = one.key.read();
+    let text = read.map_err(|error| FileProblem::of_secret(&one.key, &error))?;
     let key = pem::private_key(&text).map_err(|error| {
         let what = match error {
             KeyError::Empty => "holds no private key",
             KeyError::Syntax => "holds no private key that is readable as PEM",
         };
-        FileProblem::unusable(Subject::Secret(listener.key.clone()), what)
+        FileProblem::unusable(Subject::Secret(one.key.clone()), what)
     })?;
     Ok((sha256(&text), key))
 }
 
-/// What a listener is to serve by its files; `known` if they are as they were.
+/// What a listener at `address` is to serve by the files of one certificate; `known` if they are as they were.
 fn read(
     gateway: &ResourceName,
-    listener: &IngressListener,
+    address: SocketAddr,
+    one: &ListenerCertificate,
     known: Option<&Arc<Served>>,
 ) -> Result<Arc<Served>, Vec<FileProblem>> {
-    let ((chain_text, chain), (key_digest, mut key)) = match (chain(listener), key(listener)) {
+    let ((chain_text, chain), (key_digest, mut key)) = match (chain(one), key(one)) {
         (Ok(chain), Ok(key)) => (chain, key),
         (chain, key) => return Err(chain.err().into_iter().chain(key.err()).collect()),
     };
+    let of_certificate = |what: &str| vec![FileProblem::unusable(subject(one), what)];
+    let leaf = chain.first().cloned();
+    let Some((leaf, (not_before, not_after))) = leaf.and_then(|l| validity(&l).map(|v| (l, v)))
+    else {
+        key.zeroize();
+        return Err(of_certificate("holds no X.509 certificate"));
+    };
+    let strangers = strangers(address, one, &leaf);
+    if !strangers.is_empty() {
+        key.zeroize();
+        return Err(strangers);
+    }
     let held = [sha256(&chain_text), key_digest];
     if let Some(known) = known.filter(|known| known.held == held) {
         key.zeroize();
         return Ok(Arc::clone(known));
     }
-    let of_certificate = |what: &str| vec![FileProblem::unusable(certificate(listener), what)];
-    let times = chain.first().and_then(validity);
-    let (not_before, not_after) =
-        times.ok_or_else(|| of_certificate("holds no X.509 certificate"))?;
     let config = config(chain, key).map_err(|error| {
         if !matches!(error, rustls::Error::InconsistentKeys(_)) {
             return of_certificate(&format!("cannot be served: {error}"));
         }
         let what = format!(
             "is not the key of the certificate in `{}`",
-            listener.certificate.display()
+            one.certificate.display()
         );
-        let subject = Subject::Secret(listener.key.clone());
+        let subject = Subject::Secret(one.key.clone());
         vec![FileProblem::unusable(subject, what)]
     })?;
     Ok(Arc::new(Served {
         gateway: gateway.clone(),
-        listener: listener.address,
+        listener: address,
+        certificate: one.certificate.clone(),
         not_before,
         not_after,
+        own_names: names::dns_names(&leaf),
+        leaf,
         config: Arc::new(config),
         held,
     }))
+}
+
+/// Of the names that a certificate is to be served for, those that clients would not take it for.
+fn strangers(
+    address: SocketAddr,
+    one: &ListenerCertificate,
+    leaf: &CertificateDer<'_>,
+) -> Vec<FileProblem> {
+    let all = one.hostnames.iter().flatten();
+    let strangers = all.filter(|name| !names::covers(leaf, name));
+    let problem = |name: &String| {
+        let subject = Subject::Hostname(address, name.clone());
+        let what = format!(
+            "is no name of the certificate in `{}`",
+            one.certificate.display()
+        );
+        FileProblem::unusable(subject, what)
+    };
+    strangers.map(problem).collect()
 }
 
 fn sha256(bytes: &[u8]) -> Vec<u8> {

@@ -11,6 +11,7 @@ use crate::config::checked::{Config, IdentitySource, Process};
 use crate::control::admin::Status;
 use crate::control::identities;
 use crate::control::sandbox::{self, Sandbox};
+use crate::control::serving::{Listener, Serving};
 use crate::io::clock;
 
 /// Most listeners of traffic that the first line of the log names.
@@ -22,6 +23,22 @@ fn listed<T: AsRef<str>>(words: &[T]) -> String {
         return "nothing".to_owned();
     }
     words.join(", ")
+}
+
+/// What listeners serve, and for which server names.
+fn certificates(serving: &Serving, now: UnixTime) -> Vec<Value> {
+    let listeners = serving.listeners().flat_map(Listener::served);
+    let told = listeners.map(|(served, names, others)| {
+        json!({
+            "gateway": served.gateway.to_string(),
+            "listener": served.listener.to_string(),
+            "certificate": served.certificate.display().to_string(),
+            "hostnames": names,
+            "otherNames": others,
+            "secondsLeft": served.seconds_left(now),
+        })
+    });
+    told.collect()
 }
 
 /// What the process is from its start on.
@@ -169,6 +186,7 @@ impl About {
             "keySetsMissing": status.key_sets_missing,
             "revocations": status.revocations,
             "listeners": self.listeners(),
+            "certificates": certificates(&status.serving, now),
             "identities": identities::to_json(&status.svids, status.source, now),
             "connections": { "open": open, "refused": refused },
             "sandbox": self.sandbox.get().map(Sandbox::to_json),

@@ -15,6 +15,8 @@ pub enum CloseReason {
     Handshake,
     /// The request or CONNECT cannot be read in one way only.
     BadRequest,
+    /// The request is for a host that this connection is not for (RFC 9110 section 15.5.20).
+    Misdirected,
     /// The end user's token is not accepted.
     Token,
     /// The end user has to log in first.
@@ -74,6 +76,11 @@ impl CloseReason {
             }
             Self::Handshake => ("handshake", StatusCode::BAD_REQUEST, Side::Downstream),
             Self::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, Side::Downstream),
+            Self::Misdirected => (
+                "misdirected",
+                StatusCode::MISDIRECTED_REQUEST,
+                Side::Downstream,
+            ),
             Self::Token => ("token", StatusCode::UNAUTHORIZED, Side::Downstream),
             Self::Login => ("login", StatusCode::FOUND, Side::Downstream),
             Self::NoRoute => ("no_route", StatusCode::NOT_FOUND, Side::Local),

@@ -18,7 +18,7 @@ use crate::io::buffers::{self, Size};
 use crate::io::records::Tls;
 use crate::io::rt;
 use crate::io::stream::Stream;
-use crate::record::{Handshake, HandshakeError, Hello, Progress};
+use crate::record::{Handshake, HandshakeError, Hello, Progress, unserved};
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 
@@ -70,7 +70,8 @@ pub fn revoked(error: &io::Error) -> bool {
     )
 }
 
-/// Serves one handshake in `limits::HANDSHAKE_MS`; `choose` gets the client's server name.
+/// Serves one handshake in `limits::HANDSHAKE_MS`; `choose` gets the client's server name. If it chooses nothing, the client is
+/// told so.
 ///
 /// # Errors
 /// `AcceptError`.
@@ -102,8 +103,13 @@ async fn handshake(
             }
         }
     };
-    let config = choose(wanted.sni.as_deref())
-        .ok_or_else(|| io::Error::other("no certificate for this server name"))?;
+    let Some(config) = choose(wanted.sni.as_deref()) else {
+        tell(&mut stream, &unserved(wanted.sni.as_deref())).await;
+        return Err(io::Error::other(match wanted.sni {
+            Some(name) => format!("no certificate is for the server name `{name}`"),
+            None => "the client tells no server name".to_owned(),
+        }));
+    };
     let handshake = hello.answer(config).map_err(failed)?;
     let (stream, proof) = finish(stream, handshake).await?;
     let sni = wanted.sni;

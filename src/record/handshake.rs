@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::protect::{Key, Version};
 use super::session::{Kernel, Records};
-use super::{CHANGE_CIPHER_SPEC, DATA, PAYLOAD_BYTES, RecordError, record_length};
+use super::{ALERT, CHANGE_CIPHER_SPEC, DATA, PAYLOAD_BYTES, RecordError, record_length};
 use crate::vocab::limits;
 
 /// Why there is no connection.
@@ -59,10 +59,23 @@ impl std::fmt::Debug for Hello {
     }
 }
 
+/// The alert (RFC 8446 section 6.2) for a hello with the server name `name` that nobody here answers: unrecognized_name, or
+/// missing_extension where there is none (section 9.2).
+#[must_use]
+pub fn unserved(name: Option<&str>) -> [u8; 7] {
+    let description = match name {
+        Some(_) => 112,
+        None => 109,
+    };
+    // A fatal one.
+    [ALERT, 3, 3, 0, 2, 2, description]
+}
+
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
-    /// Server name (SNI), lower case.
+    /// Server name (SNI), lower case, without the dot that it is not to have at its end (RFC 6066 section 3), which rustls takes away. An
+    /// IP address counts as none.
     pub sni: Option<String>,
 }
 

@@ -243,6 +243,7 @@ mod tests {
             subject_alt_names: Vec::new(),
             spiffe_names: None,
             allow_private: false,
+            forward_client: false,
             waypoint: None,
             labels: BTreeMap::new(),
         }

@@ -125,6 +125,8 @@ pub const CHUNK_LINE_BYTES: usize = 256;
 pub const BAGGAGE_VALUE_BYTES: usize = 253;
 /// Members of `baggage` that are looked at.
 pub const BAGGAGE_MEMBERS: usize = 64;
+/// Certificates of one ingress listener. Each is read again when any file changes.
+pub const LISTENER_CERTIFICATES: usize = 1024;
 /// Concurrent streams of one HTTP/2 connection.
 pub const H2_STREAMS: u32 = 200;
 /// Tasks of one HTTP/2 connection, streams that were reset and still wind down included; a peer that

@@ -292,11 +292,17 @@ pub async fn connection(
     gateway: ResourceName,
     at: (usize, usize),
 ) -> Rest {
-    let config = core.snapshot().serving.get(at.0, at.1).cloned();
     let Some((tcp, entered)) = entered(&core, tcp, gateway) else {
         return Rest::NONE;
     };
-    let (stream, proof) = match tls::accept(tcp.into(), |_sni| config).await {
+    let mut shown = None;
+    let choose = |name: Option<&str>| {
+        let now = core.snapshot();
+        let (config, remembered) = now.serving.get(at.0, at.1)?.choose(name)?;
+        shown = remembered;
+        Some(config)
+    };
+    let (stream, proof) = match tls::accept(tcp.into(), choose).await {
         Ok(done) => done,
         Err(error) => {
             entered.story.fail(error.close(), error);
@@ -304,6 +310,7 @@ pub async fn connection(
         }
     };
     let (mut site, counted) = entered.site();
+    site.shown = shown.map(Rc::new);
     site.connection.sni = proof.sni.map(Into::into);
     let rest = serve::http(core, site, stream, proof.h2).await;
     rest.holding(counted)
@@ -396,6 +403,7 @@ impl Entered {
             told: None,
             taken: Rc::default(),
             redirects: None,
+            shown: None,
             said: Rc::default(),
         };
         (site, counted)

@@ -240,6 +240,9 @@ fn turned_away(
     if let Some(port) = site.redirects {
         return Some(Refusal::to_https(request, port));
     }
+    if site.misdirects(&request.host) {
+        return Some(Refusal::misdirected(site, request));
+    }
     let most = most_of_body(core, request);
     let too_long = length.zip(most).is_some_and(|(length, most)| length > most);
     too_long.then(|| Refusal {
@@ -305,8 +308,8 @@ struct Going {
     target: Target,
     manner: Manner,
     own: Option<SpiffeId>,
-    /// It leaves the mesh.
-    outside: bool,
+    /// The service outside of the mesh that it leaves for.
+    outside: Option<usize>,
     /// The peer is the workload's own waypoint.
     via: bool,
     /// At the service, where places are counted.
@@ -507,7 +510,11 @@ fn going(
             reuse: attempt.pool(snapshot).reuse,
         },
         own: plan.own.or_else(|| workload.map(|w| &w.id)).cloned(),
-        outside: matches!(plan.next, Next::Outside(..)),
+        outside: if let Next::Outside(service, ..) = plan.next {
+            Some(service)
+        } else {
+            None
+        },
         via: plan.via.is_some(),
         place: attempt
             .takes(snapshot, kind(version))
@@ -680,7 +687,12 @@ fn own_fields(
     (snapshot, told): (&Snapshot, Vec<HeaderValue>),
 ) -> Own {
     let details = snapshot.mesh.forward_client_cert;
-    if going.outside || matches!(site.point, SitePoint::Egress { .. }) {
+    let told_who = |at: usize| {
+        let service = snapshot.mesh.services.get(at);
+        matches!(site.point, SitePoint::Ingress { .. }) && service.is_some_and(|s| s.forward_client)
+    };
+    let mute = going.outside.is_some_and(|at| !told_who(at));
+    if mute || matches!(site.point, SitePoint::Egress { .. }) {
         // The outside learns nothing about the inside.
         return Own::default();
     }
@@ -695,6 +707,9 @@ fn own_fields(
         site.scheme,
         (&site.said, details, &told),
     );
+    if going.outside.is_some() {
+        extra.remove(&forward::XFCC);
+    }
     if going.via {
         // The workload's own waypoint said who calls; that it is the waypoint itself says nothing new.
         extra.remove(&forward::XFCC);

@@ -354,6 +354,7 @@ async fn through(
         told: Some(told),
         taken: Rc::default(),
         redirects: None,
+        shown: None,
         said: Rc::default(),
     };
     let snapshot = core.snapshot();
@@ -469,6 +470,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) -> Rest {
         told: None,
         taken: Rc::default(),
         redirects: None,
+        shown: None,
         said: Rc::default(),
     };
     if is_proxy

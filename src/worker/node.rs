@@ -120,6 +120,7 @@ pub(super) fn site_of(
         told: None,
         taken: Rc::default(),
         redirects: None,
+        shown: None,
         said: Rc::default(),
     }
 }

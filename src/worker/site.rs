@@ -7,6 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::control::serving::Shown;
 use crate::control::snapshot::Snapshot;
 use crate::exchange::close::CloseReason;
 use crate::http::connect::Told;
@@ -19,6 +20,7 @@ use crate::role::plan::SitePoint;
 use crate::telemetry::live::Live;
 use crate::telemetry::metrics::{Ends, Flag, Key, Reporter, Series};
 use crate::telemetry::record::{Kind, Record};
+use crate::vocab::host::Host;
 use crate::worker::core::Core;
 use crate::worker::places::Taken;
 
@@ -45,6 +47,8 @@ pub struct Site {
     pub taken: Rc<OnceCell<Taken>>,
     /// Each request is redirected to https at this port, whatever it asks for.
     pub redirects: Option<u16>,
+    /// The certificate that the client was shown, if its listener has others.
+    pub shown: Option<Rc<Shown>>,
     /// What is told of the peer with each of its requests.
     pub said: Rc<Said>,
 }
@@ -63,6 +67,17 @@ impl Site {
     #[must_use]
     pub fn patience_ms(&self, core: &Core) -> Option<u64> {
         (!self.is_own_hop(&core.snapshot())).then_some(core.process.limits.read_ms)
+    }
+
+    /// Whether a request for `host` came to a connection that is for other hosts: its client was shown another certificate
+    /// than the one for that host.
+    #[must_use]
+    pub fn misdirects(&self, host: &Host) -> bool {
+        let Some(shown) = &self.shown else {
+            return false;
+        };
+        // Nearly all ask for the host that they named in the handshake.
+        self.connection.sni.as_deref() != Some(host.name()) && shown.misdirects(host.name())
     }
 
     /// The same site with the client's address as trusted proxies tell it.

@@ -53,6 +53,7 @@ impl Answer {
             | CloseReason::BodyTooLarge
             | CloseReason::Overload
             | CloseReason::Overflow
+            | CloseReason::Misdirected
             | CloseReason::Drain => Self::Failed,
         }
     }

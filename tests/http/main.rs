@@ -36,6 +36,7 @@ mod mesh;
 mod own_fields;
 mod peers;
 mod rate_limits;
+mod server_names;
 mod slow;
 mod stopping;
 mod stream;

@@ -2,10 +2,11 @@
 //! configuration says so.
 
 use crate::answer;
-use crate::backend::Message;
+use crate::backend::{Backend, Message};
 use crate::system::{PLACES, Place, System};
 
 crate::both!(names_of_requests, who_calls, who_called_before);
+crate::on_both!(who_calls_is_told_outside_by_choice);
 
 fn call(system: &System, place: Place, fields: &str) -> Message {
     let backend = system.backend(place);
@@ -108,4 +109,69 @@ fn who_called_before(system: &System) {
             "{details}: {seen:?}"
         );
     }
+}
+
+/// Two services outside, at one server of which the first is to know who calls, behind the ingress.
+fn with_outside(config: &str) -> String {
+    let (_, rest) = config
+        .split_once("[[ingress.listener]]\naddress = \"")
+        .unwrap();
+    let (net, _) = rest.split_once(".20:8443").unwrap();
+    let service = |name: &str, more: &str| {
+        format!(
+            "[[serviceEntry]]\nname = \"{name}\"\nnamespace = \"edge\"\nhosts = [\"{name}.example.test\"]\nlocation = \"MESH_EXTERNAL\"\n\
+             resolution = \"STATIC\"\nports = [{{ number = 80, name = \"http\", protocol = \"HTTP\", targetPort = 9000 }}]\n\
+             endpoints = [{{ address = \"{net}.41\" }}]\n{more}\n\
+             [[httpRoute]]\nname = \"{name}\"\nnamespace = \"edge\"\nparentRefs = [{{ name = \"public\" }}]\nhostnames = [\"{}\"]\n\
+             rules = [{{ matches = [{{ path.value = \"/api/{name}\" }}], backendRefs = [{{ name = \"{name}\", kind = \"ServiceEntry\", \
+             group = \"networking.istio.io\", port = 80 }}] }}]\n",
+            Place::Ingress.host()
+        )
+    };
+    let services = service("own", "forwardClientAddress = true") + &service("third", "");
+    let config = config.replace(
+        "[mesh]\n",
+        "[mesh]\nforwardClientCertDetails = \"ALWAYS_FORWARD_ONLY\"\n",
+    );
+    format!("{config}\n{services}")
+}
+
+fn who_calls_is_told_outside_by_choice(io: &str) {
+    let system = System::with(io, |config| with_outside(&config));
+    let server = Backend::start(&system.layout.at(41, 9000), None);
+    let claims = format!(
+        "{EVIL}x-forwarded-for: 6.6.6.6\r\nx-forwarded-proto: http\r\nforwarded: for=6.6.6.6\r\nx-real-ip: 6.6.6.6\r\n"
+    );
+    for (service, is_told) in [("own", true), ("third", false)] {
+        server.says(&[]);
+        let mut conn = system.connect(Place::Ingress);
+        let head = format!(
+            "GET /api/{service} HTTP/1.1\r\nhost: {}\r\n{claims}\r\n",
+            Place::Ingress.host()
+        );
+        conn.send(head.as_bytes());
+        let answer = answer::read(&mut conn, "GET").expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let seen = server.seen().pop().expect("it arrived");
+        let fields = |name| seen.all(name);
+        if is_told {
+            let told = fields("x-forwarded-for").concat();
+            assert!(
+                told.parse::<std::net::Ipv4Addr>()
+                    .is_ok_and(|ip| ip.is_loopback()),
+                "{seen:?}"
+            );
+            assert_eq!(fields("x-forwarded-proto"), ["https"], "{seen:?}");
+        } else {
+            assert!(fields("x-forwarded-for").is_empty(), "{seen:?}");
+            assert!(fields("x-forwarded-proto").is_empty(), "{seen:?}");
+        }
+        assert!(fields("x-forwarded-client-cert").is_empty(), "{seen:?}");
+        let text = format!("{seen:?}");
+        assert!(
+            !text.contains("6.6.6.6") && !text.contains("evil"),
+            "{text}"
+        );
+    }
+    system.healthy();
 }

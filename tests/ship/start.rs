@@ -431,6 +431,17 @@ fn the_examples() {
                 .args(["-ec", &openssl])
                 .current_dir(place.directory.path()),
         );
+        // The example has a second certificate.
+        let second = openssl
+            .replace("mkdir tls && ", "")
+            .replace("portal.example.com", "api.example.com")
+            .replace("key.pem", "api-key.pem")
+            .replace("cert.pem", "api.pem");
+        output(
+            Command::new("sh")
+                .args(["-ec", &second])
+                .current_dir(place.directory.path()),
+        );
         for name in ["node.toml", "ingress.toml", "egress.toml", "routing.toml"] {
             if name == "ingress.toml" {
                 // This one and the next show a token with every request.

@@ -83,12 +83,19 @@ impl Subject<'_> {
                     .to_owned(),
             );
         }
+        if recorded.is_misdirected() {
+            notes.push(
+                "the request of the record came on a connection for another certificate (421) and was judged by nobody; this is what it \
+                 is told on one of its own"
+                    .to_owned(),
+            );
+        }
         notes
     }
 
     pub(super) fn compared(&self, recorded: &Recorded, now: &str) -> Compared {
         let verdict = shown(recorded.text(&["verdict"]).unwrap_or_default());
-        let differs = verdict != now;
+        let differs = verdict != now && !recorded.is_misdirected();
         let claims = matches!(self.asked, Asked::Point { claims: Some(claims), .. } if claims.map().len() > 2);
         let unknown = |key: &str| {
             let of_token = [

@@ -160,6 +160,11 @@ impl Recorded {
             && self.text(&["close"]) == Some("plaintext_refused")
     }
 
+    /// It came on a connection that is for other hosts.
+    pub(super) fn is_misdirected(&self) -> bool {
+        self.text(&["close"]) == Some("misdirected")
+    }
+
     fn query(&self) -> Option<&str> {
         let (_, query) = self.text(&["request", "path"])?.split_once('?')?;
         Some(query)

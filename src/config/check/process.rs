@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
 use crate::config::check::listeners::Listeners;
-use crate::config::check::{Context, capture, identity, life, workload_api};
+use crate::config::check::{Context, capture, identity, life, serving, workload_api};
 use crate::config::checked::life::Limits;
+use crate::config::checked::serving::Ingress;
 use crate::config::checked::{
-    Egress, GatewayClass, IdentityFiles, IdentitySource, Ingress, IngressListener, Mesh, Node,
-    NodeWorkload, Process, RecordSink, RecordedQuery, Waypoint,
+    Egress, GatewayClass, IdentityFiles, IdentitySource, Mesh, Node, NodeWorkload, Process,
+    RecordSink, RecordedQuery, Waypoint,
 };
 use crate::config::place::{At, Place};
 use crate::config::raw::File;
@@ -374,13 +375,7 @@ fn ingress(
     let mut listeners = Vec::new();
     for listener in &raw.listener {
         let address = seen.listeners.add(&listener.address, cx);
-        let key = cx.secret(&listener.key);
-        let certificate = cx.file(&listener.certificate);
-        listeners.extend(key.map(|key| IngressListener {
-            address,
-            certificate,
-            key,
-        }));
+        listeners.extend(serving::listener(listener, address, cx));
     }
     let (gateway, _) = gateway(
         &raw.gateway,

@@ -51,7 +51,11 @@ pub(crate) fn routes(files: &[File], mesh: &mut Mesh, cx: &mut Context<'_>) {
             checking.cx.out.warn(&first.place, why);
         }
         let hostnames = raw.hostnames.iter().flatten();
-        let hostnames = hostnames.filter_map(|at| checking.cx.host(at, true));
+        let hostnames = hostnames.filter_map(|at| {
+            let host = checking.cx.host(at, true)?;
+            checking.cx.out.name_host(&at.place, &name, &host);
+            Some(host)
+        });
         let hostnames = hostnames.collect();
         let mut rules: Vec<RouteRule> = Vec::new();
         for (nth, raw) in raw.rules.iter().enumerate() {

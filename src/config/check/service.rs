@@ -70,6 +70,7 @@ fn service(
     let endpoints = endpoints(raw, location, &hosts, cx);
     Service {
         allow_private: allow_private(raw, &endpoints, cx),
+        forward_client: forward_client(raw, location, cx),
         endpoints,
         waypoint,
         ports: ports(raw, cx),
@@ -449,6 +450,18 @@ fn passthrough(raw: &ServiceEntry, location: Location, cx: &mut Context<'_>) {
             "NONE needs `addresses`: single ones or blocks, of which the one that was asked for is dialled",
         );
     }
+}
+
+/// Whether who calls is told outside; members of the mesh are told in any case.
+fn forward_client(raw: &ServiceEntry, location: Location, cx: &mut Context<'_>) -> bool {
+    let Some(at) = &raw.forward_client else {
+        return false;
+    };
+    if location == Location::Internal {
+        let why = "is for services of location `MESH_EXTERNAL`: those inside are told who calls in any case";
+        cx.out.error(&at.place, why);
+    }
+    at.value
 }
 
 /// Whether DNS may answer with addresses of the inside; of use only where DNS is asked.

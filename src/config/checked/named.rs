@@ -5,14 +5,17 @@ use std::path::PathBuf;
 
 use crate::config::checked::Secret;
 use crate::config::problem::Problem;
+use crate::vocab::resource::ResourceName;
 
-/// A file or secret that the configuration names.
+/// A file, secret or name that the configuration holds, about which files that it names say more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// A file by its path.
     Path(PathBuf),
     /// A secret by reference.
     Secret(Secret),
+    /// One of the `hostnames` of the certificates of a listener.
+    Hostname(SocketAddr, String),
 }
 
 impl std::fmt::Display for Subject {
@@ -20,6 +23,7 @@ impl std::fmt::Display for Subject {
         match self {
             Self::Path(path) | Self::Secret(Secret::File(path)) => write!(f, "{}", path.display()),
             Self::Secret(secret) => write!(f, "{secret:?}"),
+            Self::Hostname(_, name) => f.write_str(name),
         }
     }
 }
@@ -29,6 +33,17 @@ impl std::fmt::Display for Subject {
 pub struct NamedListener {
     /// Where it listens.
     pub address: SocketAddr,
+    /// File, line and key; the message is empty.
+    pub place: Problem,
+}
+
+/// Where one of the `hostnames` of a route is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedHost {
+    /// The route.
+    pub route: ResourceName,
+    /// The host, as the route has it.
+    pub host: String,
     /// File, line and key; the message is empty.
     pub place: Problem,
 }

@@ -254,6 +254,10 @@ table! {
         /// Lets DNS answer with addresses of the inside.
         /// Default: `false`
         allow_private: Option<At<bool>> = "dangerous_allowPrivateAddresses",
+        /// Whether an ingress that leads there by itself tells this outside service who calls: `x-forwarded-for` and
+        /// `x-forwarded-proto`.
+        /// Default: `false`
+        forward_client: Option<At<bool>> = "forwardClientAddress",
         /// Namespaces that see the service; `.` is its own.
         /// Default: all
         /// Example: `["."]`

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::config::checked::capture::{OriginalSource, Unowned};
+use crate::config::checked::serving::UnknownServerName;
 use crate::config::checked::{DnsUnknown, IoDriver, RecordedQuery, Sandbox};
 use crate::config::place::At;
 use crate::config::raw::capture::{Capture, OwnerMatch};
@@ -295,18 +296,49 @@ table! {
     }
 }
 
+words!(UnknownServerName, "one of SERVE_FIRST, REFUSE", "SERVE_FIRST" => Self::ServeFirst,
+    "REFUSE" => Self::Refuse);
+
 table! {
     /// `[[ingress.listener]]`
     IngressListener {
         /// Address and port.
         /// Example: `"0.0.0.0:443"`
         address: At<SocketAddr> = "address",
-        /// PEM of the certificate and its chain.
+        /// PEM of the certificate and its chain, the first one of this listener.
+        /// Default: none, the first one is that of `certificates`
         /// Example: `"tls/cert.pem"`
+        certificate: Option<At<String>> = "certificate",
+        /// Its key, `file:`, `env:` or `cred:`.
+        /// Default: none, where there is no `certificate`
+        /// Example: `"file:tls/key.pem"`
+        key: Option<At<String>> = "key",
+        /// Server names (SNI) that the certificate is for: exact, or `*.suffix`. An exact one goes before a suffix, a longer suffix
+        /// before a shorter one.
+        /// Default: the DNS names of the certificate
+        /// Example: `["portal.example.com", "*.shop.example.com"]`
+        hostnames: Option<Vec<At<String>>> = "hostnames",
+        /// A certificate more, for other server names.
+        certificates: Option<Vec<ListenerCertificate>> = "certificates",
+        /// What clients get that tell no server name, or one that no certificate is for: the first certificate, or an alert.
+        /// Default: `"SERVE_FIRST"`
+        unknown_server_name: Option<UnknownServerName> = "unknownServerName",
+    }
+}
+
+table! {
+    /// `[[ingress.listener.certificates]]`
+    ListenerCertificate {
+        /// PEM of the certificate and its chain.
+        /// Example: `"tls/shop.pem"`
         certificate: At<String> = "certificate",
         /// Its key, `file:`, `env:` or `cred:`.
-        /// Example: `"file:tls/key.pem"`
+        /// Example: `"file:tls/shop.key"`
         key: At<String> = "key",
+        /// Server names (SNI) that it is for, as those of the listener.
+        /// Default: the DNS names of the certificate
+        /// Example: `["shop.example.com"]`
+        hostnames: Option<Vec<At<String>>> = "hostnames",
     }
 }
 

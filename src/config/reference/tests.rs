@@ -95,6 +95,10 @@ const ENDS: &[(&str, &str)] = &[
     ("node", NODE),
     ("node.capture", NODE),
     (
+        "ingress.listener",
+        "[[gateway]]\nname = \"e\"\ngatewayClassName = \"ringgate-ingress\"\naddress = \"10.1.0.9\"\n[[ingress]]\ngateway = \"default/e\"\n[[ingress.listener]]\naddress = \"10.1.0.9:443\"\ncertificate = \"c.pem\"\nkey = \"file:k.pem\"\n",
+    ),
+    (
         "workloadApi",
         "[workloadApi]\nsocket = \"/s\"\nentry = [{ workload = \"default/web\", match.uid = 7 }]\n",
     ),

@@ -92,12 +92,14 @@ impl Plane {
 
     /// Says what is new since the snapshot `before`, and shows what is there now.
     pub(super) fn show_material(&self, before: &Snapshot, now: &Snapshot) {
-        let mut known = before.serving.all();
+        let known = before.serving.by_file();
         for served in now.serving.all() {
-            if known.next().is_some_and(|b| !std::ptr::eq(b, served)) {
+            let file = served.certificate.as_path();
+            let known = known.get(&(served.listener, file));
+            if known.is_some_and(|known| !std::ptr::eq(Arc::as_ptr(known), served)) {
                 let days = served.seconds_left(UnixTime::now()) / 86_400;
-                let gateway = &served.gateway;
-                tracing::info!(%gateway, listener = %served.listener, days, "certificate replaced; it expires in so many days");
+                let (gateway, file) = (&served.gateway, file.display());
+                tracing::info!(%gateway, listener = %served.listener, certificate = %file, days, "certificate replaced; it expires in so many days");
             }
         }
         let problems = |of: &Snapshot| -> Vec<String> {

@@ -115,6 +115,7 @@ fn outside(
         subject_alt_names: Vec::new(),
         spiffe_names: None,
         allow_private: false,
+        forward_client: false,
         waypoint,
         labels: behind.map(label).into_iter().collect(),
     }

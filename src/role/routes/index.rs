@@ -5,6 +5,7 @@ use rustc_hash::FxHashMap;
 use crate::config::checked::route::{HttpRoute, PathMatch, RouteMatch};
 use crate::policy::{Regexes, Request};
 use crate::role::routes::list::{Candidate, List};
+use crate::vocab::hosts::Hosts;
 use crate::vocab::path::CanonicalPath;
 
 /// A rule, as indices of its route in `Mesh::routes` and of the rule.
@@ -13,12 +14,8 @@ pub(super) type RuleAt = (usize, usize);
 /// The routes of one gateway, or of one port of a service.
 #[derive(Debug, Default)]
 pub(super) struct Table<L = List> {
-    /// By host.
-    exact: FxHashMap<Box<str>, usize>,
-    /// By suffix with its leading dot.
-    suffixes: FxHashMap<Box<str>, usize>,
-    /// For every host.
-    any: Option<usize>,
+    /// Which of `paths`, by host.
+    hosts: Hosts<usize>,
     paths: Vec<Paths<L>>,
 }
 
@@ -63,11 +60,7 @@ impl Unsorted {
     fn of_host(&mut self, host: &str) -> usize {
         let table = &mut self.table;
         let next = table.paths.len();
-        let at = match host.strip_prefix('*') {
-            None => *table.exact.entry(host.into()).or_insert(next),
-            Some("") => *table.any.get_or_insert(next),
-            Some(suffix) => *table.suffixes.entry(suffix.into()).or_insert(next),
-        };
+        let at = table.hosts.get_or_insert(host, next);
         if at == next {
             table.paths.push(Paths::default());
         }
@@ -76,16 +69,9 @@ impl Unsorted {
 
     /// The table, when all routes are there.
     pub(super) fn sorted(self) -> Table {
-        let Table {
-            exact,
-            suffixes,
-            any,
-            paths,
-        } = self.table;
+        let Table { hosts, paths } = self.table;
         Table {
-            exact,
-            suffixes,
-            any,
+            hosts,
             paths: paths.into_iter().map(Paths::sorted).collect(),
         }
     }
@@ -97,14 +83,10 @@ impl Table {
         let Some(path) = &request.path else {
             return Err(Missed { host: false });
         };
-        let host = request.host.name();
-        let dots = host.match_indices('.').filter(|(at, _)| *at > 0);
-        let suffixes = dots.filter_map(|(at, _)| self.suffixes.get(host.get(at..)?));
-        let exact = self.exact.get(host).into_iter();
         let mut missed = Missed { host: false };
-        for at in exact.chain(suffixes).chain(&self.any) {
+        for at in self.hosts.matching(request.host.name()) {
             missed.host = true;
-            let paths = self.paths.get(*at);
+            let paths = self.paths.get(at);
             if let Some(found) = paths.and_then(|paths| paths.find(request, path)) {
                 return Ok(found);
             }

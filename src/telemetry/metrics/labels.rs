@@ -96,7 +96,10 @@ impl From<CloseReason> for Flag {
             | CloseReason::Token
             | CloseReason::Login => Self::Deny,
             CloseReason::Handshake => Self::Tls,
-            CloseReason::NoRoute | CloseReason::SelfCall | CloseReason::BadRequest => Self::NoRoute,
+            CloseReason::NoRoute
+            | CloseReason::SelfCall
+            | CloseReason::BadRequest
+            | CloseReason::Misdirected => Self::NoRoute,
             CloseReason::UpstreamConnect | CloseReason::UpstreamTimeout => Self::Connect,
             CloseReason::UpstreamReset => Self::UpstreamReset,
             CloseReason::DownstreamReset => Self::DownstreamReset,

@@ -125,6 +125,23 @@ impl Refusal {
         }
     }
 
+    /// It is for a host that another certificate is for than the one that its client was shown.
+    pub(super) fn misdirected(site: &Site, request: &Request) -> Self {
+        let close = CloseReason::Misdirected;
+        let named = match &site.connection.sni {
+            Some(name) => format!("for the server name `{name}`"),
+            None => "without a server name".to_owned(),
+        };
+        Self {
+            reply: Reply::text(close.status(), "misdirected request"),
+            detail: Some(format!(
+                "another certificate is for `{}` than the one of this connection, which was opened {named}",
+                request.host.name()
+            )),
+            ..Self::close(close)
+        }
+    }
+
     /// There is no memory for more.
     pub(super) fn overload() -> Self {
         let mut reply = Reply::text(StatusCode::SERVICE_UNAVAILABLE, "overload");
