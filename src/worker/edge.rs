@@ -394,7 +394,7 @@ impl Entered {
             leaf: None,
             scheme: "https",
             told: None,
-            taken: Rc::default(),
+            held: Rc::default(),
             redirects: None,
             said: Rc::default(),
         };

@@ -39,7 +39,6 @@ use crate::role::authenticate::{self, TokenRefused};
 use crate::role::egress;
 use crate::role::endpoints::{Caller, Pick};
 use crate::role::plan::{Next, Plan, SitePoint};
-use crate::telemetry::record::Kind;
 use crate::upstream::load;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
@@ -96,7 +95,7 @@ async fn served(
     mut responder: Responder<'_>,
 ) -> bool {
     let snapshot = core.snapshot();
-    let mut story = Story::begin(core, site, Kind::Request, &snapshot);
+    let mut story = Story::of_request(core, site, &snapshot);
     let Arrived {
         mut request,
         form,
@@ -108,6 +107,7 @@ async fn served(
     let told = named(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks::new(&request, length);
+    story.is_grpc(asks.grpc);
     if let Some(refusal) = turned_away(core, &site, &request, length) {
         known(&mut story, request, &site);
         return refuse(refusal, asks, story, body, responder).await;
@@ -357,6 +357,7 @@ async fn prepare<'s>(
     let plan = judge::plan(snapshot, site, Some(request), pick)
         .map_err(|why| Box::new(Refusal::unplanned(why)))?;
     planned(core, story, &plan, snapshot);
+    story.goes(site, snapshot, &plan);
     attempt.stays_with(plan.leg);
     let asker = Asker {
         core,
@@ -752,6 +753,7 @@ async fn refuse(
         responder.close_after();
     }
     let reply = if asks.grpc { reply.into_grpc() } else { reply };
+    story.unsent();
     story.edit(|r| {
         r.judged = denied.map(|d| d.judged).or(judged);
         r.detail = detail;

@@ -352,7 +352,7 @@ async fn through(
         leaf: Some(Arc::clone(leaf)),
         scheme: "http",
         told: Some(told),
-        taken: Rc::default(),
+        held: Rc::default(),
         redirects: None,
         said: Rc::default(),
     };
@@ -467,7 +467,7 @@ pub async fn listener(core: Rc<Core>, tcp: Tcp, at: At) -> Rest {
         leaf: None,
         scheme: "http",
         told: None,
-        taken: Rc::default(),
+        held: Rc::default(),
         redirects: None,
         said: Rc::default(),
     };
