@@ -20,7 +20,7 @@ crate::on_both!(
     none_where_they_are_left_out
 );
 
-/// A limit, a time, an authorizer that is not there, and a workload whose own node reads HTTP.
+/// A limit, a time, an authorizer that is not there, a workload whose own node reads HTTP, and a replica of it that nobody serves.
 const MORE: &str = r#"
 [[rateLimit]]
 name = "few"
@@ -39,6 +39,23 @@ hostnames = ["portal.example.test"]
 matches = [{ path = { type = "PathPrefix", value = "/api/slow/" } }]
 timeouts = { request = "300ms" }
 backendRefs = [{ name = "customer-api", namespace = "default", port = 80 }]
+
+[[httpRoute]]
+name = "reviews"
+namespace = "edge"
+parentRefs = [{ name = "public" }]
+hostnames = ["portal.example.test"]
+
+[[httpRoute.rules]]
+matches = [{ path = { type = "PathPrefix", value = "/api/reviews/" } }]
+backendRefs = [{ name = "reviews-service", namespace = "default", port = 80 }]
+
+[[workloadEntry]]
+name = "reviews-service-3"
+namespace = "default"
+serviceAccount = "reviews-service"
+address = "{subnet}.5"
+labels = { app = "reviews-service" }
 
 [[extensionProvider]]
 name = "nobody"
@@ -65,7 +82,9 @@ fn system(io: &str, metrics: &str) -> System {
         let (_, admin) = config.split_once("[admin]\nlisten = \"").unwrap();
         let ip = admin.split(':').next().unwrap();
         let metrics = format!("\n[metrics]\nlisten = \"{ip}:15020\"\n{metrics}\n");
-        format!("{config}{MORE}{metrics}")
+        let (subnet, _) = ip.rsplit_once('.').unwrap();
+        let more = MORE.replace("{subnet}", subnet);
+        format!("{config}{more}{metrics}")
     })
 }
 
@@ -181,6 +200,9 @@ fn flag(record: &Value) -> &'static str {
     }
 }
 
+/// The waypoint of customer-api, by its own name.
+const WAYPOINT: &str = "customer-api";
+
 /// How often, how long in microseconds, bytes from and to the client.
 type Amount = [u64; 4];
 
@@ -203,9 +225,10 @@ fn recorded(system: &System) -> BTreeMap<Kind, Amount> {
         let workload = record["destination"]["workload"].as_str();
         let workload = workload.and_then(|name| name.split('/').nth(1));
         // The ingress hands over to the waypoint, which records do not call a workload.
-        let workload = match reporter {
-            "source" => "",
-            _ => workload.unwrap_or("unknown"),
+        let to_waypoint = reporter == "source" && !record["destination"]["service"].is_null();
+        let workload = match workload {
+            None if to_waypoint => WAYPOINT,
+            known => known.unwrap_or("unknown"),
         };
         let number = |value: &Value| value.as_u64().map(|n| n.to_string());
         let is_grpc = record["grpcStatus"].is_u64();
@@ -241,14 +264,9 @@ fn counted(samples: &[Sample]) -> BTreeMap<Kind, Amount> {
             "istio_response_bytes_sum" => [0, 0, 0, whole(sample.value)],
             _ => continue,
         };
-        let reporter = sample.label("reporter");
-        let workload = match reporter {
-            "source" => "",
-            _ => sample.label("destination_workload"),
-        };
         let kind = [
-            reporter,
-            workload,
+            sample.label("reporter"),
+            sample.label("destination_workload"),
             sample.label("response_code"),
             sample.label("grpc_response_status"),
             sample.label("response_flags"),
@@ -364,6 +382,10 @@ fn at_the_node(system: &System) {
         assert_eq!(to_reviews(system, "/api/a"), 200);
     }
     assert_eq!(to_reviews(system, "/other"), 403);
+    // From the ingress by turns, one of which is nobody's: another replica has it.
+    for _ in 0..6 {
+        assert_eq!(one(system, Place::Ingress, "/api/reviews/a"), 200);
+    }
 }
 
 /// How many of its requests a rate limit refused.
@@ -422,16 +444,16 @@ fn what_is_counted_is_what_was_recorded(io: &str) {
     let all = agree(&system);
     for (kind, want) in [
         // Denied there over HTTP/1 once and over HTTP/2 twice.
-        (["source", "", "403", "", "-"], 3),
-        (["source", "", "403", "", "UAEX"], 1),
-        (["source", "", "200", "7", "-"], 1),
-        (["source", "", "429", "", "RL"], limited),
-        (["source", "", "404", "", "NR"], 1),
-        (["source", "", "400", "", "DPE"], 1),
-        (["source", "", "504", "", "UT"], 1),
+        (["source", WAYPOINT, "403", "", "-"], 3),
+        (["source", WAYPOINT, "403", "", "UAEX"], 1),
+        (["source", WAYPOINT, "200", "7", "-"], 1),
+        (["source", WAYPOINT, "429", "", "RL"], limited),
+        (["source", "unknown", "404", "", "NR"], 1),
+        (["source", "unknown", "400", "", "DPE"], 1),
+        (["source", WAYPOINT, "504", "", "UT"], 1),
         // To the ingress it is an answer of its upstream as any other.
-        (["source", "", "502", "", "-"], 1),
-        (["source", "", "0", "", "DC"], 1),
+        (["source", WAYPOINT, "502", "", "-"], 1),
+        (["source", WAYPOINT, "0", "", "DC"], 1),
         // Once the waypoint speaks HTTP with the app itself, once the app's node does.
         (["waypoint", "customer-api", "502", "", "UC"], 1),
         (["waypoint", "customer-api", "502", "", "-"], 1),
@@ -445,7 +467,7 @@ fn what_is_counted_is_what_was_recorded(io: &str) {
     let ok = |reporter: &str, workload: &str| times(&all, [reporter, workload, "200", "", "-"]);
     let sent = 8 * 3 + 2;
     // And probes, with which the start was waited for.
-    assert!(ok("source", "") >= sent + 2, "{all:#?}");
+    assert!(ok("source", WAYPOINT) >= sent + 2, "{all:#?}");
     assert!(ok("waypoint", "customer-api") >= 2 * sent, "{all:#?}");
     assert!(ok("waypoint", "unknown") >= sent, "{all:#?}");
     let reviews = ["reviews-service", "reviews-service-2"];
@@ -456,8 +478,11 @@ fn what_is_counted_is_what_was_recorded(io: &str) {
     // One of those that were not connected was the question to the authorizer.
     assert_eq!(
         [sum("200", "-"), sum("503", "UF"), sum("403", "-")],
-        [4, 2, 1]
+        [4 + 6, 2, 1]
     );
+    let from_outside = |workload| ok("source", workload);
+    let replicas = ["reviews-service", "reviews-service-2", "reviews-service-3"].map(from_outside);
+    assert_eq!((replicas[0] + replicas[1], replicas[2]), (6, 0));
     ends(&samples(&scrape(&system)));
     prometheus_reads_it(&scrape(&system));
     // A reload takes nothing away, and what follows is counted in the same series.
@@ -465,7 +490,7 @@ fn what_is_counted_is_what_was_recorded(io: &str) {
     system.reload(|config| config.replace("\"none-at-the-edge\"", "\"none-anew-at-the-edge\""));
     assert_eq!(one(&system, Place::Ingress, "/api/denied"), 403);
     let after = agree(&system);
-    assert_eq!(times(&after, ["source", "", "403", "", "-"]), 4);
+    assert_eq!(times(&after, ["source", WAYPOINT, "403", "", "-"]), 4);
     assert_eq!(samples(&scrape(&system)).len(), before);
     system.healthy();
 }
