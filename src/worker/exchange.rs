@@ -106,8 +106,7 @@ async fn served(
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let told = named(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
-    let asks = Asks::new(&request, length);
-    story.is_grpc(asks.grpc);
+    let asks = Asks::of(&mut story, &request, length);
     if let Some(refusal) = turned_away(core, &site, &request, length) {
         known(&mut story, request, &site);
         return refuse(refusal, asks, story, body, responder).await;
@@ -714,12 +713,11 @@ struct Asks {
 }
 
 impl Asks {
-    /// What `request` asks for, whose body is `length` long.
-    fn new(request: &Request, length: Option<u64>) -> Self {
-        Self {
-            grpc: is_grpc(&request.headers),
-            length,
-        }
+    /// What the request of `story` asks for, whose body is `length` long.
+    fn of(story: &mut Story, request: &Request, length: Option<u64>) -> Self {
+        let grpc = is_grpc(&request.headers);
+        story.is_grpc(grpc);
+        Self { grpc, length }
     }
 }
 

@@ -253,6 +253,7 @@ fn recorded(system: &System) -> BTreeMap<Kind, Amount> {
     all
 }
 
+#[expect(clippy::cast_sign_loss, reason = "none is below zero")]
 fn counted(samples: &[Sample]) -> BTreeMap<Kind, Amount> {
     let mut all = BTreeMap::new();
     for sample in samples {

@@ -134,7 +134,7 @@ fn put(out: &mut String, family: Family, labels: &str, totals: &Totals) {
     let (name, ..) = family.head();
     match family {
         Family::Requests => {
-            let count = totals.durations.len();
+            let count = totals.durations.counted();
             let _ok = writeln!(out, "{name}_total{{{labels}}} {count}");
         }
         Family::Durations => {

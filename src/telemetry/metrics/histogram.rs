@@ -90,7 +90,7 @@ impl<const BUCKETS: usize> Histogram<BUCKETS> {
 
     /// How many values there were. Reads every bucket.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub fn counted(&self) -> u64 {
         let buckets = self.buckets.iter();
         buckets.fold(0, |sum, bucket| sum.wrapping_add(bucket.get()))
     }
@@ -146,7 +146,7 @@ impl<const BUCKETS: usize> Default for Total<BUCKETS> {
 impl<const BUCKETS: usize> Total<BUCKETS> {
     /// How many values there were.
     #[must_use]
-    pub fn len(&self) -> u64 {
+    pub fn counted(&self) -> u64 {
         let buckets = self.buckets.iter();
         buckets.fold(0, |sum, bucket| sum.wrapping_add(*bucket))
     }
@@ -178,7 +178,7 @@ mod tests {
             let mut want = [0; DURATION_BUCKETS];
             want[by_definition(&DURATIONS_US, us)] = 1;
             assert_eq!((total.buckets, total.sum), (want, us), "{us} us");
-            assert_eq!((histogram.len(), total.len()), (1, 1));
+            assert_eq!((histogram.counted(), total.counted()), (1, 1));
         }
         for bytes in around(&SIZES) {
             let want = by_definition(&SIZES, bytes);
@@ -208,6 +208,6 @@ mod tests {
         two.add_to(&mut total);
         assert_eq!(total.buckets, [2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
         assert_eq!(total.sum, 256 + 257 + 300 + (1 << 30));
-        assert_eq!(total.len(), 5);
+        assert_eq!(total.counted(), 5);
     }
 }

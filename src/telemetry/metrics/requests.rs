@@ -192,9 +192,9 @@ impl Requests {
         if self.generation.get() != generation {
             // Numbers are of one mesh only. Who still holds such a source asks for another one with its next request.
             self.generation.set(generation);
-            for (_key, source) in self.sources.borrow_mut().drain() {
-                source.pairs.borrow_mut().clear();
-            }
+            let mut sources = self.sources.borrow_mut();
+            let forget = |(_key, source): (Key, Rc<Source>)| source.pairs.borrow_mut().clear();
+            sources.drain().for_each(forget);
         }
         if let Some(source) = self.sources.borrow().get(key) {
             return Rc::clone(source);
@@ -299,7 +299,7 @@ impl Requests {
             let mut all = pair.series.borrow_mut();
             all.retain_mut(|kept| {
                 kept.announced = kept.announced || self.announce(&kept.series);
-                let seen = kept.series.durations.len();
+                let seen = kept.series.durations.counted();
                 if std::mem::replace(&mut kept.seen, seen) != seen {
                     kept.used = now;
                 }
@@ -310,7 +310,10 @@ impl Requests {
             }
             left = left.saturating_add(all.len());
         };
-        self.pairs.borrow().values().for_each(|pair| look(pair));
+        self.pairs.borrow_mut().retain(|_labels, pair| {
+            look(pair);
+            true
+        });
         look(&self.overflow);
         self.series.set(left);
         let is_empty = |pair: &Rc<Pair>| pair.series.borrow().is_empty();

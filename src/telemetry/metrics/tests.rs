@@ -287,7 +287,7 @@ fn count(requests: &Requests, n: usize, generation: u64, mesh: &Mesh, outcome: O
 /// The value of `name` where the labels hold `part`.
 fn value(text: &str, name: &str, part: &str) -> Option<String> {
     let line = line(text, name, part)?;
-    Some(line.rsplit(' ').next().unwrap().to_owned())
+    Some(line.rsplit(' ').next()?.to_owned())
 }
 
 #[test]
