@@ -8,7 +8,7 @@ use crate::control::snapshot::Snapshot;
 use crate::io::clock;
 use crate::role::plan::{Next, Plan, SitePoint};
 use crate::telemetry::metrics::requests::{Amounts, Destination, Pair, Source};
-use crate::telemetry::metrics::{Ends, Key, Outcome, Reporter};
+use crate::telemetry::metrics::{Ends, Key, Outcome, Reporter, Requests};
 use crate::telemetry::record::Record;
 use crate::vocab::spiffe::SpiffeId;
 use crate::worker::core::Core;
@@ -24,14 +24,63 @@ struct Known {
     source: Rc<Source>,
     /// At a workload, the service that its requests are for, once one of them has come so far.
     service: Option<Option<usize>>,
+    /// Where the last one went: most often the next one goes there, too.
+    last: Option<(Destination, Rc<Pair>)>,
+}
+
+impl Known {
+    #[cold]
+    fn new(requests: &Requests, site: &Site, snapshot: &Snapshot) -> Self {
+        let key = of_site(site, snapshot);
+        Self {
+            source: requests.source(&key, snapshot.generation, &snapshot.mesh),
+            service: None,
+            last: None,
+        }
+    }
+
+    /// Where a request goes by a plan of the source's own generation.
+    fn goes(&mut self, site: &Site, snapshot: &Snapshot, plan: &Plan<'_>) -> Destination {
+        let service = match site.point {
+            // All of one connection are for the same.
+            SitePoint::Workload { .. } => *self
+                .service
+                .get_or_insert_with(|| told_service(snapshot, site, plan)),
+            SitePoint::Waypoint { .. } | SitePoint::Egress { .. } | SitePoint::Ingress { .. } => {
+                plan.service
+            }
+        };
+        destination(service, plan)
+    }
+
+    fn pair(&mut self, requests: &Requests, to: Destination, snapshot: &Snapshot) -> Rc<Pair> {
+        if let Some((last, pair)) = &self.last
+            && *last == to
+        {
+            return Rc::clone(pair);
+        }
+        let pair = requests.pair(&self.source, to, &snapshot.mesh);
+        self.last = Some((to, Rc::clone(&pair)));
+        pair
+    }
+}
+
+fn destination(service: Option<usize>, plan: &Plan<'_>) -> Destination {
+    Destination {
+        service,
+        workload: plan.workload,
+        gateway: match plan.next {
+            Next::Gateway(at, _) => Some(at),
+            Next::App(..) | Next::Workload(..) | Next::Outside(..) | Next::Redirect => None,
+        },
+    }
 }
 
 /// How one request will be counted.
 #[derive(Debug)]
 pub(super) struct Counting {
-    source: Rc<Source>,
-    /// Once it is known where it goes.
-    pair: Option<Rc<Pair>>,
+    /// Between whom, as far as that is known.
+    pair: Rc<Pair>,
     service: Option<usize>,
     is_grpc: bool,
     /// It is refused here.
@@ -43,22 +92,12 @@ impl Counting {
     pub(super) fn begin(core: &Core, site: &Site, snapshot: &Snapshot) -> Option<Self> {
         let requests = core.meters.requests()?;
         let mut known = site.held.counted.0.borrow_mut();
-        let current = known.as_ref().map(|known| &known.source);
-        let source = match current.filter(|s| s.generation() == snapshot.generation) {
-            Some(source) => Rc::clone(source),
-            None => {
-                let key = of_site(site, snapshot);
-                let source = requests.source(&key, snapshot.generation, &snapshot.mesh);
-                *known = Some(Known {
-                    source: Rc::clone(&source),
-                    service: None,
-                });
-                source
-            }
+        let known = match &mut *known {
+            Some(known) if known.source.generation() == snapshot.generation => known,
+            outdated => outdated.insert(Known::new(requests, site, snapshot)),
         };
         Some(Self {
-            source,
-            pair: None,
+            pair: Rc::clone(known.source.alone()),
             service: None,
             is_grpc: false,
             unsent: false,
@@ -77,39 +116,42 @@ impl Counting {
 
     /// It goes where `plan` says.
     pub(super) fn goes(&mut self, core: &Core, site: &Site, snapshot: &Snapshot, plan: &Plan<'_>) {
-        self.service = match site.point {
-            SitePoint::Workload { .. } => at_workload(site, snapshot, plan),
-            SitePoint::Waypoint { .. } | SitePoint::Egress { .. } | SitePoint::Ingress { .. } => {
-                plan.service
+        let Some(requests) = core.meters.requests() else {
+            return;
+        };
+        let mut known = site.held.counted.0.borrow_mut();
+        match &mut *known {
+            Some(known) if known.source.generation() == snapshot.generation => {
+                let to = known.goes(site, snapshot, plan);
+                self.service = to.service;
+                self.pair = known.pair(requests, to, snapshot);
             }
-        };
-        let to = Destination {
-            service: self.service,
-            workload: plan.workload,
-            gateway: match plan.next {
-                Next::Gateway(at, _) => Some(at),
-                Next::App(..) | Next::Workload(..) | Next::Outside(..) | Next::Redirect => None,
-            },
-        };
-        self.pair(core, snapshot, to);
+            Some(_) | None => {
+                let service = told_service(snapshot, site, plan);
+                self.service = service;
+                let to = destination(service, plan);
+                self.pair = outdated(requests, to, site, snapshot);
+            }
+        }
     }
 
     /// It went to another workload than the one that was chosen first.
-    pub(super) fn moves(&mut self, core: &Core, snapshot: &Snapshot, workload: usize) {
+    pub(super) fn moves(&mut self, core: &Core, site: &Site, snapshot: &Snapshot, workload: usize) {
+        let Some(requests) = core.meters.requests() else {
+            return;
+        };
         let to = Destination {
             service: self.service,
             workload: Some(workload),
             gateway: None,
         };
-        self.pair(core, snapshot, to);
-    }
-
-    fn pair(&mut self, core: &Core, snapshot: &Snapshot, to: Destination) {
-        // Its numbers are of the mesh that it was planned by.
-        if self.source.generation() == snapshot.generation {
-            let requests = core.meters.requests();
-            self.pair = requests.map(|all| all.pair(&self.source, to, &snapshot.mesh));
-        }
+        let mut known = site.held.counted.0.borrow_mut();
+        self.pair = match &mut *known {
+            Some(known) if known.source.generation() == snapshot.generation => {
+                known.pair(requests, to, snapshot)
+            }
+            Some(_) | None => outdated(requests, to, site, snapshot),
+        };
     }
 
     /// It has ended as `record` says.
@@ -123,23 +165,14 @@ impl Counting {
             received: record.received,
             sent: record.sent,
         };
-        let pair = self.pair.as_deref().unwrap_or_else(|| self.source.alone());
-        requests.count(pair, outcome, amounts, clock::now);
+        requests.count(&self.pair, outcome, amounts, clock::now);
     }
 }
 
-/// The service that requests at a workload's own node are for: all of one connection are for the same.
-fn at_workload(site: &Site, snapshot: &Snapshot, plan: &Plan<'_>) -> Option<usize> {
-    let mut known = site.held.counted.0.borrow_mut();
-    let known = known
-        .as_mut()
-        .filter(|known| known.source.generation() == snapshot.generation);
-    match known {
-        Some(known) => *known
-            .service
-            .get_or_insert_with(|| told_service(snapshot, site, plan)),
-        None => told_service(snapshot, site, plan),
-    }
+/// The pair of a request that was planned by a mesh of before a reload, of which its connection knows nothing any more.
+#[cold]
+fn outdated(requests: &Requests, to: Destination, site: &Site, snapshot: &Snapshot) -> Rc<Pair> {
+    requests.named(&of_site(site, snapshot), to, &snapshot.mesh)
 }
 
 /// The source of what comes to a site, as its point counts it.

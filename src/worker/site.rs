@@ -242,11 +242,11 @@ impl Story {
     }
 
     /// It went to another workload than the one that was chosen first, by its index into `Mesh::workloads`.
-    pub fn moves(&mut self, snapshot: &Snapshot, workload: usize) {
+    pub fn moves(&mut self, site: &Site, snapshot: &Snapshot, workload: usize) {
         let name = self.core.labels.workload(snapshot, workload);
         self.edit(|r| r.workload = name.map(|name| name.text));
         if let Some(counting) = &mut self.counting {
-            counting.moves(&self.core, snapshot, workload);
+            counting.moves(&self.core, site, snapshot, workload);
         }
     }
 

@@ -124,7 +124,7 @@ impl Source {
 
     /// Of requests for which nobody was found.
     #[must_use]
-    pub fn alone(&self) -> &Pair {
+    pub fn alone(&self) -> &Rc<Pair> {
         &self.alone
     }
 }
@@ -224,21 +224,22 @@ impl Requests {
         if let Some(pair) = source.pairs.borrow().get(&packed) {
             return Rc::clone(pair);
         }
-        let pair = self.new_pair(source, to, mesh);
+        let pair = self.named(&source.key, to, mesh);
         source.pairs.borrow_mut().insert(packed, Rc::clone(&pair));
         pair
     }
 
+    /// The pair of a source, whose numbers are of `mesh`, and where its request goes there. Makes all of its labels.
     #[cold]
-    fn new_pair(&self, source: &Source, to: Destination, mesh: &Mesh) -> Rc<Pair> {
+    pub fn named(&self, source: &Key, to: Destination, mesh: &Mesh) -> Rc<Pair> {
         let key = Key {
             ends: Ends {
                 service: to.service,
                 destination: to.workload,
                 gateway: to.gateway,
-                ..source.key.ends.clone()
+                ..source.ends.clone()
             },
-            ..source.key.clone()
+            ..source.clone()
         };
         self.pair_of(Labels::of_requests(&key, mesh))
     }

@@ -133,7 +133,7 @@ impl Onward for Others<'_> {
 
     fn tell(&self, story: &mut Story) {
         if let Some(workload) = self.moved.take() {
-            story.moves(self.snapshot, workload);
+            story.moves(&self.opened.site, self.snapshot, workload);
         }
     }
 }
