@@ -48,14 +48,23 @@ hostnames = ["portal.example.test"]
 
 [[httpRoute.rules]]
 matches = [{ path = { type = "PathPrefix", value = "/api/reviews/" } }]
-backendRefs = [{ name = "reviews-service", namespace = "default", port = 80 }]
+backendRefs = [{ name = "spread", namespace = "default", port = 80 }]
+
+[[serviceEntry]]
+name = "spread"
+namespace = "default"
+hosts = ["spread"]
+ports = [{ number = 80, name = "http", protocol = "HTTP", targetPort = 8080 }]
+location = "MESH_INTERNAL"
+resolution = "STATIC"
+workloadSelector.labels = { spread = "yes" }
 
 [[workloadEntry]]
 name = "reviews-service-3"
 namespace = "default"
 serviceAccount = "reviews-service"
 address = "{subnet}.5"
-labels = { app = "reviews-service" }
+labels = { spread = "yes" }
 
 [[extensionProvider]]
 name = "nobody"
@@ -78,7 +87,10 @@ rules = [{ to = [{ operation.paths = ["/api/*"] }] }]
 
 fn system(io: &str, metrics: &str) -> System {
     System::with(io, |config| {
-        let config = config.replace("cores = 1", "cores = 2");
+        let config = config.replace("cores = 1", "cores = 2").replace(
+            "\nlabels = { app = \"reviews-service\" }\n",
+            "\nlabels = { app = \"reviews-service\", spread = \"yes\" }\n",
+        );
         let (_, admin) = config.split_once("[admin]\nlisten = \"").unwrap();
         let ip = admin.split(':').next().unwrap();
         let metrics = format!("\n[metrics]\nlisten = \"{ip}:15020\"\n{metrics}\n");
@@ -384,7 +396,7 @@ fn at_the_node(system: &System) {
     }
     assert_eq!(to_reviews(system, "/other"), 403);
     // From the ingress by turns, one of which is nobody's: another replica has it.
-    for _ in 0..6 {
+    for _ in 0..12 {
         assert_eq!(one(system, Place::Ingress, "/api/reviews/a"), 200);
     }
 }
@@ -479,11 +491,11 @@ fn what_is_counted_is_what_was_recorded(io: &str) {
     // One of those that were not connected was the question to the authorizer.
     assert_eq!(
         [sum("200", "-"), sum("503", "UF"), sum("403", "-")],
-        [4 + 6, 2, 1]
+        [4 + 12, 2, 1]
     );
     let from_outside = |workload| ok("source", workload);
     let replicas = ["reviews-service", "reviews-service-2", "reviews-service-3"].map(from_outside);
-    assert_eq!((replicas[0] + replicas[1], replicas[2]), (6, 0));
+    assert_eq!((replicas[0] + replicas[1], replicas[2]), (12, 0));
     ends(&samples(&scrape(&system)));
     prometheus_reads_it(&scrape(&system));
     // A reload takes nothing away, and what follows is counted in the same series.
