@@ -407,6 +407,12 @@ fn at_the_ingress(system: &System) -> u64 {
     let statuses = [(); 8].map(|()| one(system, place, "/api/limited"));
     let limited = statuses.iter().filter(|status| **status == 429).count();
     assert!(limited > 0, "{statuses:?}");
+    // Calls are answered 200, and limited all the same.
+    for _ in 0..4 {
+        let grpc = "content-type: application/grpc\r\n";
+        let status = call(&mut system.connect(place), place, "/api/limited", grpc);
+        assert_eq!(status, 200);
+    }
     // The app of the authorizer does not run yet.
     assert_eq!(one(system, place, "/api/asked"), 403);
     system.backend(place).says(&[BODY, WAIT]);
@@ -419,6 +425,7 @@ fn at_the_ingress(system: &System) -> u64 {
         answer::read(&mut conn, "GET").expect("an answer").status,
         404
     );
+    system.record(|r| r["grpcStatus"] == 8 && r["close"] == "limit");
     limited as u64
 }
 

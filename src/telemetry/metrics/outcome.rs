@@ -119,6 +119,18 @@ impl ResponseFlag {
     }
 }
 
+/// What an answer of our own would have been to a client that does not speak gRPC, where that tells reasons apart.
+fn told(status: Option<u16>, grpc: Option<u16>) -> Option<u16> {
+    match (status, grpc) {
+        // UNKNOWN, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE.
+        (Some(200), Some(2)) => Some(413),
+        (Some(200), Some(7)) => Some(403),
+        (Some(200), Some(8)) => Some(429),
+        (Some(200), Some(14)) => Some(503),
+        _ => status,
+    }
+}
+
 /// `response_code` of what was not told apart.
 const NOT_TOLD: u16 = u16::MAX;
 
@@ -184,7 +196,8 @@ impl Outcome {
                         Reason::CustomDenied(_) | Reason::CustomError(_)
                     )
                 });
-                ResponseFlag::of(close, record.status, authorizer, unsent)
+                let told = told(record.status, record.grpc_status.filter(|_| is_grpc));
+                ResponseFlag::of(close, told, authorizer, unsent)
             }
         };
         Self::new(
@@ -237,7 +250,11 @@ impl Outcome {
 mod tests {
     use std::collections::BTreeSet;
 
+    use http::StatusCode;
+
     use super::*;
+    use crate::http::grpc;
+    use crate::http::reply::Reply;
 
     use CloseReason as Close;
     use ResponseFlag as Flag;
@@ -325,6 +342,19 @@ mod tests {
             let got = Flag::of(close, status, authorizer, unsent);
             assert_eq!(got, want, "{close:?} {status:?}");
         }
+    }
+
+    /// A call of gRPC is answered 200, whatever the reason.
+    #[test]
+    fn answers_to_calls_are_told_apart_by_their_own_status() {
+        for status in [403, 413, 429, 503] {
+            let reply = Reply::text(StatusCode::from_u16(status).unwrap(), "").into_grpc();
+            let grpc = grpc::code(&reply.headers);
+            assert_eq!(told(Some(200), grpc), Some(status), "{grpc:?}");
+            assert_eq!(told(Some(status), None), Some(status));
+        }
+        assert_eq!(told(Some(200), Some(0)), Some(200));
+        assert_eq!(told(None, None), None);
     }
 
     #[test]
