@@ -7,6 +7,7 @@ mod both_ways;
 mod check;
 pub mod connect;
 pub mod core;
+pub mod counting;
 pub mod custom;
 mod deadline;
 pub mod edge;

@@ -108,6 +108,8 @@ pub struct Process {
     pub admin: Option<SocketAddr>,
     /// Metrics alone.
     pub metrics: Option<SocketAddr>,
+    /// Whether metrics are to count requests.
+    pub request_metrics: bool,
     /// Readiness alone.
     pub readiness: Option<SocketAddr>,
     /// Certificates of this process.
@@ -127,6 +129,12 @@ pub struct Process {
 }
 
 impl Process {
+    /// Whether requests are counted: metrics are to count them, and somebody can read them.
+    #[must_use]
+    pub fn counts_requests(&self) -> bool {
+        self.request_metrics && (self.admin.is_some() || self.metrics.is_some())
+    }
+
     /// Keys of the tables in which `other` differs, but for what a reload may change.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<&'static str> {
@@ -157,7 +165,10 @@ impl Process {
                 (&self.records, self.recorded_query) != (&other.records, other.recorded_query),
             ),
             ("[admin]", self.admin != other.admin),
-            ("[metrics]", self.metrics != other.metrics),
+            (
+                "[metrics]",
+                (self.metrics, self.request_metrics) != (other.metrics, other.request_metrics),
+            ),
             ("[readiness]", self.readiness != other.readiness),
             ("[authority] or [identity]", self.identity != other.identity),
             (

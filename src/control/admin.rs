@@ -4,13 +4,14 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
@@ -26,6 +27,7 @@ use crate::control::svid::SvidSet;
 use crate::control::{endpoints, identities};
 use crate::io::clock;
 use crate::role::endpoints::Endpoints;
+use crate::telemetry::metrics::exposition::Exposition;
 
 /// What the endpoint tells.
 #[derive(Clone, Debug, Default)]
@@ -157,7 +159,7 @@ pub async fn serve(listener: TcpListener, face: Face, source: Source) {
     }
 }
 
-async fn route(request: &Request<Incoming>, face: Face, source: &Source) -> Response<Full<Bytes>> {
+async fn route(request: &Request<Incoming>, face: Face, source: &Source) -> Response<Text> {
     if request.method() != Method::GET {
         return answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET".to_owned());
     }
@@ -166,7 +168,7 @@ async fn route(request: &Request<Incoming>, face: Face, source: &Source) -> Resp
     match path {
         "/metrics" | "/stats/prometheus" if face != Face::Readiness => {
             match source.observed.metrics(&status).await {
-                Ok(text) => answer(StatusCode::OK, OPEN_METRICS, text),
+                Ok(pieces) => typed(StatusCode::OK, OPEN_METRICS, Text::Pieces(pieces)),
                 Err(error) => answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, error.to_string()),
             }
         }
@@ -214,7 +216,7 @@ async fn route(request: &Request<Incoming>, face: Face, source: &Source) -> Resp
     }
 }
 
-fn readiness(status: &Status) -> Response<Full<Bytes>> {
+fn readiness(status: &Status) -> Response<Text> {
     if status.is_ready() {
         return answer(StatusCode::OK, TEXT, "ready".to_owned());
     }
@@ -223,8 +225,48 @@ fn readiness(status: &Status) -> Response<Full<Bytes>> {
     answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, text)
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+/// What is answered: text that is there, or that is made while it is sent.
+enum Text {
+    Whole(Option<String>),
+    Pieces(Exposition),
+}
+
+impl Body for Text {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let next = match &mut *self {
+            Self::Whole(text) => text.take(),
+            Self::Pieces(pieces) => pieces.next(),
+        };
+        Poll::Ready(next.map(|text| Ok(Frame::data(Bytes::from(text)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self, Self::Whole(None))
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(text) => {
+                let len = text.as_ref().map_or(0, String::len);
+                SizeHint::with_exact(u64::try_from(len).unwrap_or(u64::MAX))
+            }
+            Self::Pieces(_) => SizeHint::default(),
+        }
+    }
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: String) -> Response<Text> {
+    typed(status, kind, Text::Whole(Some(body)))
+}
+
+fn typed(status: StatusCode, kind: &'static str, body: Text) -> Response<Text> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response
         .headers_mut()

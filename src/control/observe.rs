@@ -13,8 +13,9 @@ use crate::control::serving::Served;
 use crate::control::{endpoints, identities};
 use crate::io::clock;
 use crate::telemetry::live::Live;
+use crate::telemetry::metrics::exposition::Exposition;
 use crate::telemetry::metrics::registry::Own;
-use crate::telemetry::metrics::{Registry, Series};
+use crate::telemetry::metrics::{News, Registry};
 use crate::telemetry::tally::Tally;
 use crate::vocab::limits;
 
@@ -32,7 +33,7 @@ const CORES: usize = 1024;
 #[derive(Clone, Debug)]
 pub struct Reports {
     /// New series of metrics.
-    pub series: mpsc::Sender<Arc<Series>>,
+    pub series: mpsc::Sender<News>,
     /// A core that has started, by the line on which it can be asked.
     pub cores: mpsc::Sender<mpsc::Sender<LiveAsk>>,
     /// Decision records that were lost because the writer could not keep up.
@@ -80,7 +81,7 @@ impl Observed {
     ///
     /// # Errors
     /// The encoder's.
-    pub async fn metrics(&self, status: &Status) -> Result<String, std::fmt::Error> {
+    pub async fn metrics(&self, status: &Status) -> Result<Exposition, std::fmt::Error> {
         let mut inner = self.0.lock().await;
         let lost = inner.lost_records.load(Ordering::Relaxed);
         let mut all = own(status, lost);

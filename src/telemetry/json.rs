@@ -279,28 +279,62 @@ fn put_ip(out: &mut Vec<u8>, ip: IpAddr) {
         return;
     };
     out.reserve(LONGEST_IPV4);
-    let [first, rest @ ..] = ip.octets();
-    put_octet(out, first);
-    for octet in rest {
-        out.push(b'.');
-        put_octet(out, octet);
+    for octet in ip.octets() {
+        // There is one for each.
+        let digits = OCTETS.get(usize::from(octet)).copied();
+        let Digits { text, len } = digits.unwrap_or(NO_DIGITS);
+        let end = out.len().saturating_add(usize::from(len));
+        out.extend_from_slice(&text);
+        out.truncate(end);
     }
+    out.pop();
 }
 
-/// Bytes of the longest IPv4 address as text.
-const LONGEST_IPV4: usize = 15;
+/// Room for the longest IPv4 address, and the dot behind its last part.
+const LONGEST_IPV4: usize = 16;
 
-/// The digits of a part of an address: stores, where a text made first is a copy of a few bytes by a call.
-fn put_octet(out: &mut Vec<u8>, octet: u8) {
-    let digit = |n: u8| b'0'.saturating_add(n % 10);
-    if octet >= 100 {
-        out.push(digit(octet / 100));
-    }
-    if octet >= 10 {
-        out.push(digit(octet / 10));
-    }
-    out.push(digit(octet));
+/// A part of an address as text: its digits and a dot. It is written by one store, and what is too much is cut off.
+#[derive(Clone, Copy)]
+struct Digits {
+    text: [u8; 4],
+    len: u8,
 }
+
+const NO_DIGITS: Digits = Digits {
+    text: [0; 4],
+    len: 0,
+};
+
+/// Those of all numbers that a part can be.
+const OCTETS: [Digits; 256] = {
+    let mut octets = [NO_DIGITS; 256];
+    let mut left: &mut [Digits] = &mut octets;
+    let mut number = 0_u8;
+    while let [first, rest @ ..] = left {
+        let (hundreds, tens, ones) = (
+            b'0' + number / 100,
+            b'0' + number / 10 % 10,
+            b'0' + number % 10,
+        );
+        *first = match number {
+            0..10 => Digits {
+                text: [ones, b'.', 0, 0],
+                len: 2,
+            },
+            10..100 => Digits {
+                text: [tens, ones, b'.', 0],
+                len: 3,
+            },
+            100.. => Digits {
+                text: [hundreds, tens, ones, b'.'],
+                len: 4,
+            },
+        };
+        number = number.wrapping_add(1);
+        left = rest;
+    }
+    octets
+};
 
 /// Takes pieces of a text as they are.
 pub(super) struct Pieces<'o>(&'o mut Vec<u8>);
@@ -340,14 +374,14 @@ fn any_special_of<const N: usize>(bytes: &[u8; N]) -> bool {
 
 /// Whether nothing of `text` has to be escaped.
 fn is_clean(text: &[u8]) -> bool {
-    let (long, rest) = text.as_chunks::<64>();
-    if long.iter().any(any_special_of) {
-        return false;
-    }
-    // What is left of the last block is looked at in a block that ends with it.
-    if let Some(last) = text.last_chunk::<16>() {
-        let (blocks, _rest) = rest.as_chunks::<16>();
-        !any_special_of(last) && !blocks.iter().any(any_special_of)
+    // Blocks of about its length, so that it takes few; what is left of the last one is looked at in a block that ends
+    // with it.
+    if let Some(last) = text.last_chunk::<64>() {
+        !any_special_of(last) && !text.as_chunks::<64>().0.iter().any(any_special_of)
+    } else if let (Some(first), Some(last)) = (text.first_chunk::<32>(), text.last_chunk::<32>()) {
+        !any_special_of(first) && !any_special_of(last)
+    } else if let (Some(first), Some(last)) = (text.first_chunk::<16>(), text.last_chunk::<16>()) {
+        !any_special_of(first) && !any_special_of(last)
     } else if let (Some(first), Some(last)) = (text.first_chunk::<8>(), text.last_chunk::<8>()) {
         !any_special(*first) && !any_special(*last)
     } else {
@@ -407,6 +441,12 @@ mod tests {
             put_hex(&mut out, number);
             assert_eq!(out, format!("{number:x}").as_bytes());
         }
+        for octet in 0..=u8::MAX {
+            let ip = IpAddr::from([octet, 255 - octet, octet / 2, octet]);
+            let mut out = Vec::new();
+            put_ip(&mut out, ip);
+            assert_eq!(out, ip.to_string().as_bytes());
+        }
         for socket in ["1.2.3.4:5", "255.0.10.100:65535", "[::1]:80"] {
             let socket: SocketAddr = socket.parse().unwrap();
             let mut out = Vec::new();
@@ -417,7 +457,7 @@ mod tests {
 
     #[test]
     fn what_is_special_is_found_at_every_place() {
-        for len in (0..40).chain([63, 64, 65, 80, 97, 130]) {
+        for len in (0..40).chain([47, 63, 64, 65, 80, 97, 128, 130]) {
             for at in 0..len {
                 for byte in 0..=u8::MAX {
                     let mut text = vec![b'a'; len];

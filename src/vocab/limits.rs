@@ -237,8 +237,10 @@ pub const HANDED_SOCKETS: usize = 16 * 1024;
 pub const RECORDS_PER_CORE: usize = 16 * 1024;
 /// Bytes of them, per core: once there are so many, further records are lost.
 pub const RECORD_RING_BYTES: usize = 32 << 20;
-/// Series of metrics that one core keeps; what is more is counted in one series together.
+/// Series of metrics that one core keeps, of connections and of requests each; what is more is counted in one series together.
 pub const SERIES_PER_CORE: usize = 10_000;
+/// Series of requests between the same two ends; what is more is counted in one series of theirs.
+pub const SERIES_PER_PAIR: usize = 64;
 /// New series that wait for the registry.
 pub const SERIES_WAITING: usize = 4096;
 /// How long a series that nothing open counts in is kept after its last use, in milliseconds.

@@ -645,12 +645,13 @@ fn core(seat: Seat) {
     // The first core to come tells it.
     about.driver.get_or_init(|| runtime.driver().label());
     runtime.run(async move {
+        let requests = process.counts_requests();
         let core = Rc::new(Core::new(
             process,
             published.snapshot,
             published.asks,
             records,
-            Meters::new(published.reports.series),
+            Meters::new(published.reports.series, requests),
             places,
         ));
         let mut bound = match listen::bind(&core, balance, sockets) {

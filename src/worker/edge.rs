@@ -401,7 +401,7 @@ impl Entered {
             leaf: None,
             scheme: "https",
             told: None,
-            taken: Rc::default(),
+            held: Rc::default(),
             redirects: None,
             shown: None,
             said: Rc::default(),

@@ -39,7 +39,6 @@ use crate::role::authenticate::{self, TokenRefused};
 use crate::role::egress;
 use crate::role::endpoints::{Caller, Pick};
 use crate::role::plan::{Next, Plan, SitePoint};
-use crate::telemetry::record::Kind;
 use crate::upstream::load;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::limits;
@@ -96,7 +95,7 @@ async fn served(
     mut responder: Responder<'_>,
 ) -> bool {
     let snapshot = core.snapshot();
-    let mut story = Story::begin(core, site, Kind::Request, &snapshot);
+    let mut story = Story::of_request(core, site, &snapshot);
     let Arrived {
         mut request,
         form,
@@ -107,7 +106,7 @@ async fn served(
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let told = named(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
-    let asks = Asks::new(&request, length);
+    let asks = Asks::of(&mut story, &request, length);
     if let Some(refusal) = turned_away(core, &site, &request, length) {
         known(&mut story, request, &site);
         return refuse(refusal, asks, story, body, responder).await;
@@ -360,6 +359,7 @@ async fn prepare<'s>(
     let plan = judge::plan(snapshot, site, Some(request), pick)
         .map_err(|why| Box::new(Refusal::unplanned(why)))?;
     planned(core, story, &plan, snapshot);
+    story.goes(site, snapshot, &plan);
     attempt.stays_with(plan.leg);
     let asker = Asker {
         core,
@@ -728,12 +728,11 @@ struct Asks {
 }
 
 impl Asks {
-    /// What `request` asks for, whose body is `length` long.
-    fn new(request: &Request, length: Option<u64>) -> Self {
-        Self {
-            grpc: is_grpc(&request.headers),
-            length,
-        }
+    /// What the request of `story` asks for, whose body is `length` long.
+    fn of(story: &mut Story, request: &Request, length: Option<u64>) -> Self {
+        let grpc = is_grpc(&request.headers);
+        story.is_grpc(grpc);
+        Self { grpc, length }
     }
 }
 
@@ -767,6 +766,7 @@ async fn refuse(
         responder.close_after();
     }
     let reply = if asks.grpc { reply.into_grpc() } else { reply };
+    story.unsent();
     story.edit(|r| {
         r.judged = denied.map(|d| d.judged).or(judged);
         r.detail = detail;

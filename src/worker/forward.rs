@@ -100,8 +100,8 @@ pub trait Onward {
     /// The upstream of the next attempt, judged anew.
     fn another(&self) -> Option<(Permit, Target)>;
 
-    /// The workload that it came to, if that is not the one that was chosen first.
-    fn moved(&self) -> Option<String>;
+    /// Tells the workload that it came to, if that is not the one that was chosen first.
+    fn tell(&self, story: &mut Story);
 }
 
 /// What the header of an upstream's answer gains and loses.
@@ -285,8 +285,8 @@ pub async fn exchange(
             r.renamed = moving.request.headers.get(REQUEST_ID).cloned();
         }
         r.attempts = others.retries().attempts();
-        r.workload = others.moved().map(Into::into).or_else(|| r.workload.take());
     });
+    others.tell(&mut story);
     if let (Some(upgrade), Some(mut head)) = (moving.upgrade, moving.switched.take()) {
         moving.on_answer.apply(&mut head.headers);
         return switch(upgrade, *head, slot.into_unanswered(), story, cancel).await;

@@ -33,13 +33,13 @@ pub(super) fn take(core: &Core, site: &Site) -> Result<(), String> {
     let SitePoint::Workload { workload, .. } = &site.point else {
         return Ok(());
     };
-    if site.taken.get().is_some() {
+    if site.held.taken.get().is_some() {
         return Ok(());
     }
     let peer = site.connection.principal.as_ref();
     let taken = core.places.take_inbound(workload, peer);
     let taken = taken.map_err(|full| full.to_string())?;
-    taken.map(|taken| site.taken.set(taken));
+    taken.map(|taken| site.held.taken.set(taken));
     Ok(())
 }
 

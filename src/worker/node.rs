@@ -30,6 +30,7 @@ use crate::vocab::spiffe::SpiffeId;
 use crate::vocab::text::chain;
 use crate::worker::attempt::Attempt;
 use crate::worker::core::Core;
+use crate::worker::counting;
 use crate::worker::custom::{self, Asked, Asker};
 use crate::worker::exchange;
 use crate::worker::forward::dial_reason;
@@ -118,7 +119,7 @@ pub(super) fn site_of(
         leaf: None,
         scheme: "http",
         told: None,
-        taken: Rc::default(),
+        held: Rc::default(),
         redirects: None,
         shown: None,
         said: Rc::default(),
@@ -271,25 +272,10 @@ pub(super) fn count_inbound(
     workload: Option<usize>,
     service: Option<usize>,
 ) {
-    let (mesh, connection) = (&snapshot.mesh, &site.connection);
-    let principal = connection.principal.as_ref();
-    // An address alone is nobody's name: the workload there counts as the source if it has the identity that was proved.
-    let source = snapshot
-        .enforcements
-        .directory
-        .workload_by_address(connection.peer)
-        .filter(|at| {
-            let id = mesh.workloads.get(*at).map(|w| &w.id);
-            principal.is_none_or(|principal| id == Some(principal))
-        });
-    let gateway = |id: &SpiffeId| mesh.gateways.iter().position(|g| g.id == *id);
     let ends = Ends {
-        principal: principal.cloned(),
-        source_gateway: principal.filter(|_| source.is_none()).and_then(gateway),
-        source,
         destination: workload,
-        gateway: None,
         service,
+        ..counting::source(site, snapshot)
     };
     let reporter = match site.point {
         SitePoint::Workload { .. } => Reporter::Destination,
@@ -297,7 +283,8 @@ pub(super) fn count_inbound(
             Reporter::Waypoint
         }
     };
-    story.count(snapshot, reporter, ends, principal.is_some());
+    let is_proved = ends.principal.is_some();
+    story.count(snapshot, reporter, ends, is_proved);
 }
 
 /// Has a connection counted that leaves workload `source`.

@@ -19,7 +19,6 @@ use crate::io::h1::{HeadError, Reader, Writer, split};
 use crate::io::stream::Stream;
 use crate::io::{clock, rt};
 use crate::policy::Request;
-use crate::telemetry::record::Kind;
 use crate::vocab::limits;
 use crate::vocab::path::PathNormalization;
 use crate::worker::core::Core;
@@ -268,7 +267,7 @@ async fn unread(
     why: (CloseReason, StatusCode),
     detail: &str,
 ) {
-    let mut story = Story::begin(core, site, Kind::Request, &core.snapshot());
+    let mut story = Story::of_request(core, site, &core.snapshot());
     story.edit(|r| r.status = Some(why.1.as_u16()));
     let responder = Responder::H1 {
         writer,

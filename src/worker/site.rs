@@ -16,12 +16,13 @@ use crate::identity::revocation::PeerLeaf;
 use crate::io::clock;
 use crate::io::relay::Meter;
 use crate::policy::{Connection, Judged};
-use crate::role::plan::SitePoint;
+use crate::role::plan::{Plan, SitePoint};
 use crate::telemetry::live::Live;
 use crate::telemetry::metrics::{Ends, Flag, Key, Reporter, Series};
 use crate::telemetry::record::{Kind, Record};
 use crate::vocab::host::Host;
 use crate::worker::core::Core;
+use crate::worker::counting::{Counting, OfConnection};
 use crate::worker::places::Taken;
 
 /// An enforcement point with one connection at it.
@@ -43,14 +44,23 @@ pub struct Site {
     pub scheme: &'static str,
     /// What the head of the tunnel told, if it came through one.
     pub told: Option<Arc<Told>>,
-    /// Its place among the connections of the workload.
-    pub taken: Rc<OnceCell<Taken>>,
+    /// What it has.
+    pub held: Rc<Held>,
     /// Each request is redirected to https at this port, whatever it asks for.
     pub redirects: Option<u16>,
     /// The certificate that the client was shown, if its listener has others.
     pub shown: Option<Rc<Shown>>,
     /// What is told of the peer with each of its requests.
     pub said: Rc<Said>,
+}
+
+/// What a connection has, whichever of its requests is served.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// Its place among the connections of the workload.
+    pub taken: OnceCell<Taken>,
+    /// What metrics know of its requests.
+    pub counted: OfConnection,
 }
 
 impl Site {
@@ -108,6 +118,8 @@ pub struct Story {
     series: Option<Arc<Series>>,
     /// Whether it was counted as open.
     counted: Cell<bool>,
+    /// How it is counted, if it is a request of those that are counted.
+    counting: Option<Counting>,
 }
 
 impl Story {
@@ -118,6 +130,14 @@ impl Story {
         Self::new(core, who, site.peer, kind, snapshot.generation)
             .with_connection(site.connection.clone())
             .with_told(site.told.as_ref())
+    }
+
+    /// Begins with a request that a client has sent, which metrics count.
+    #[must_use]
+    pub fn of_request(core: &Rc<Core>, site: &Site, snapshot: &Arc<Snapshot>) -> Self {
+        let mut story = Self::begin(core, site, Kind::Request, snapshot);
+        story.counting = Counting::begin(core, site, snapshot);
+        story
     }
 
     /// Begins before anything is known but the peer.
@@ -176,6 +196,7 @@ impl Story {
             passed: Rc::default(),
             series: None,
             counted: Cell::new(false),
+            counting: None,
         }
     }
 
@@ -221,6 +242,36 @@ impl Story {
         self.series = Some(meters.series(&key, snapshot.generation, &snapshot.mesh, now));
     }
 
+    /// Metrics count it as a call of gRPC.
+    pub fn is_grpc(&mut self, is_grpc: bool) {
+        if let Some(counting) = &mut self.counting {
+            counting.is_grpc(is_grpc);
+        }
+    }
+
+    /// Metrics count it as one that goes where `plan` says.
+    pub fn goes(&mut self, site: &Site, snapshot: &Snapshot, plan: &Plan<'_>) {
+        if let Some(counting) = &mut self.counting {
+            counting.goes(&self.core, site, snapshot, plan);
+        }
+    }
+
+    /// It went to another workload than the one that was chosen first, by its index into `Mesh::workloads`.
+    pub fn moves(&mut self, site: &Site, snapshot: &Snapshot, workload: usize) {
+        let name = self.core.labels.workload(snapshot, workload);
+        self.edit(|r| r.workload = name.map(|name| name.text));
+        if let Some(counting) = &mut self.counting {
+            counting.moves(&self.core, site, snapshot, workload);
+        }
+    }
+
+    /// It is refused before it goes anywhere.
+    pub fn unsent(&mut self) {
+        if let Some(counting) = &mut self.counting {
+            counting.unsent();
+        }
+    }
+
     /// Records that what was judged is open now; how it ended follows when it has.
     pub fn opened(&self) {
         if let Some(series) = &self.series {
@@ -263,6 +314,7 @@ impl Story {
             passed: Rc::default(),
             series: None,
             counted: Cell::new(false),
+            counting: None,
         }
     }
 
@@ -329,6 +381,9 @@ impl Drop for Story {
         told.received = told.received.max(passed.received);
         told.sent = told.sent.max(passed.sent);
         told.duration = self.started.elapsed();
+        if let Some(counting) = self.counting.take() {
+            counting.end(&self.core, told);
+        }
         self.core.record(told);
         *record = None;
     }

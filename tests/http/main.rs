@@ -33,6 +33,7 @@ mod from_where;
 mod guards;
 #[path = "../support/mesh.rs"]
 mod mesh;
+mod metrics;
 mod own_fields;
 mod peers;
 mod rate_limits;

@@ -48,7 +48,7 @@ fn script(name: &str) -> PathBuf {
 }
 
 /// What runs a script. It ends after five minutes.
-fn command(name: &str) -> Command {
+pub(crate) fn command(name: &str) -> Command {
     let mut command = Command::new("timeout");
     command.arg("300");
     if name.ends_with(".py") {
@@ -58,7 +58,9 @@ fn command(name: &str) -> Command {
             .unwrap();
         let packages = target.join("python-http");
         assert!(
-            packages.join("websockets").is_dir() && packages.join("grpc").is_dir(),
+            ["websockets", "grpc", "prometheus_client"]
+                .iter()
+                .all(|name| packages.join(name).is_dir()),
             "no packages in {}: cargo xtask ci --only tools",
             packages.display()
         );

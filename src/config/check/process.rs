@@ -40,11 +40,10 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         ..Seen::default()
     };
     let settings = file.process.as_ref();
-    let admin = file
-        .admin
-        .as_ref()
-        .map(|a| seen.listeners.add(&a.listen, cx));
+    let admin = file.admin.as_ref();
+    let admin = admin.map(|a| seen.listeners.add(&a.listen, cx));
     let metrics = file.metrics.as_ref();
+    let requests = metrics.and_then(|m| m.requests).unwrap_or(true);
     let metrics = metrics.map(|m| seen.listeners.add(&m.listen, cx));
     let readiness = file.readiness.as_ref();
     let readiness = readiness.map(|r| seen.listeners.add(&r.listen, cx));
@@ -96,6 +95,7 @@ pub(crate) fn process(file: &File, mesh: &Mesh, cx: &mut Context<'_>) -> Option<
         recorded_query: recorded_query(file),
         admin,
         metrics,
+        request_metrics: requests,
         readiness,
         workload_api: workload_api::serve(file, cx),
         identity: identity?,

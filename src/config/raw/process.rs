@@ -85,6 +85,10 @@ table! {
         /// Address of the listener; Istio has 15020.
         /// Example: `"127.0.0.1:15020"`
         listen: At<SocketAddr> = "listen",
+        /// Whether requests are counted (`istio_requests_total` and its histograms), besides connections. A series of them
+        /// has some fifty lines.
+        /// Default: `true`
+        requests: Option<bool> = "requests",
     }
 }
 

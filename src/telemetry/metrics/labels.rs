@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::config::checked::{Gateway, Mesh, Service, Workload};
 use crate::exchange::close::CloseReason;
+use crate::telemetry::metrics::outcome::Outcome;
 use crate::vocab::spiffe::SpiffeId;
 
 /// Value of a label that is not known, as Istio writes it.
@@ -293,16 +294,59 @@ impl Labels {
         }
     }
 
+    /// Of a key, for requests: all but the server's own node speak mutual TLS with a workload of the mesh themselves.
+    #[must_use]
+    pub fn of_requests(key: &super::Key, mesh: &Mesh) -> Self {
+        let proved = key.mutual_tls || key.reporter != Reporter::Destination;
+        let labels = Self::of(
+            &super::Key {
+                mutual_tls: proved,
+                ..key.clone()
+            },
+            mesh,
+        );
+        Self {
+            mutual_tls: key.mutual_tls,
+            ..labels
+        }
+    }
+
     /// Name and value of every label, in Istio's order.
     #[must_use]
     pub fn pairs(&self) -> Vec<(&'static str, String)> {
-        let source = &self.source;
-        let to = &self.destination;
         let security = if self.mutual_tls {
             "mutual_tls"
         } else {
             UNKNOWN
         };
+        let mut pairs = self.ends();
+        pairs.extend([
+            ("request_protocol", "tcp".to_owned()),
+            ("response_flags", self.flag.label().to_owned()),
+            ("connection_security_policy", security.to_owned()),
+        ]);
+        pairs
+    }
+
+    /// The same for requests that ended so.
+    #[must_use]
+    pub fn pairs_of(&self, outcome: Outcome) -> Vec<(&'static str, String)> {
+        let security = match (self.reporter, self.mutual_tls) {
+            // Istio's sidecars do not tell it where they are the client.
+            (Reporter::Source, _) => UNKNOWN,
+            (Reporter::Destination | Reporter::Waypoint, true) => "mutual_tls",
+            (Reporter::Destination | Reporter::Waypoint, false) => "none",
+        };
+        let mut pairs = self.ends();
+        pairs.extend(outcome.pairs());
+        pairs.push(("connection_security_policy", security.to_owned()));
+        pairs
+    }
+
+    /// Who counts, and between whom.
+    fn ends(&self) -> Vec<(&'static str, String)> {
+        let source = &self.source;
+        let to = &self.destination;
         vec![
             ("reporter", self.reporter.label().to_owned()),
             ("source_workload", source.workload.clone()),
@@ -336,9 +380,6 @@ impl Labels {
             ("destination_app", to.app.clone()),
             ("destination_version", to.version.clone()),
             ("destination_cluster", UNKNOWN.to_owned()),
-            ("request_protocol", "tcp".to_owned()),
-            ("response_flags", self.flag.label().to_owned()),
-            ("connection_security_policy", security.to_owned()),
         ]
     }
 }

@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::labels::{Flag, Labels, Reporter};
+use super::requests::{RequestSeries, Requests};
 use crate::config::checked::Mesh;
 use crate::vocab::counter::{Counter, Traffic};
 use crate::vocab::limits;
@@ -69,6 +70,15 @@ impl Series {
     }
 }
 
+/// A series that the registry does not have yet.
+#[derive(Debug)]
+pub enum News {
+    /// Of connections.
+    Connections(Arc<Series>),
+    /// Of requests.
+    Requests(Arc<RequestSeries>),
+}
+
 #[derive(Debug)]
 struct Kept {
     series: Arc<Series>,
@@ -85,20 +95,29 @@ pub struct Meters {
     /// Series of connections that did not end well, and those of an older mesh until they are used again.
     by_labels: RefCell<FxHashMap<Labels, Kept>>,
     overflow: RefCell<Option<Arc<Series>>>,
-    registry: mpsc::Sender<Arc<Series>>,
+    /// Those of requests, if they are counted.
+    requests: Option<Requests>,
+    registry: mpsc::Sender<News>,
 }
 
 impl Meters {
-    /// None yet. `registry`: where new series are announced.
+    /// None yet. `registry`: where new series are announced; requests are counted with `of_requests`.
     #[must_use]
-    pub fn new(registry: mpsc::Sender<Arc<Series>>) -> Self {
+    pub fn new(registry: mpsc::Sender<News>, of_requests: bool) -> Self {
         Self {
+            requests: of_requests.then(|| Requests::new(registry.clone())),
             generation: Cell::new(0),
             by_key: RefCell::default(),
             by_labels: RefCell::default(),
             overflow: RefCell::default(),
             registry,
         }
+    }
+
+    /// Those of requests; `None` if they are not counted.
+    #[must_use]
+    pub fn requests(&self) -> Option<&Requests> {
+        self.requests.as_ref()
     }
 
     /// The series of `key`, whose numbers are of `mesh` with `generation`.
@@ -155,7 +174,9 @@ impl Meters {
 
     /// Whether it is with the registry, or there is none: nobody reads the metrics of a process without an endpoint for them.
     fn announce(&self, series: &Arc<Series>) -> bool {
-        let sent = self.registry.try_send(Arc::clone(series));
+        let sent = self
+            .registry
+            .try_send(News::Connections(Arc::clone(series)));
         !matches!(sent, Err(TrySendError::Full(_)))
     }
 
@@ -198,5 +219,8 @@ impl Meters {
         self.by_labels
             .borrow_mut()
             .retain(|_labels, kept| stays(kept));
+        if let Some(requests) = &self.requests {
+            requests.sweep(now);
+        }
     }
 }

@@ -11,8 +11,11 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::mpsc;
 
+use super::exposition::{Exposition, Sample, Totals};
 use super::labels::{Labels, Reporter};
-use super::meters::Series;
+use super::meters::{News, Series};
+use super::outcome::Outcome;
+use super::requests::RequestSeries;
 
 /// What one set of labels has counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,18 +37,67 @@ impl Sum {
     }
 }
 
-#[derive(Debug, Default)]
-struct Group {
-    live: Vec<Arc<Series>>,
+impl Adds<Series> for Sum {
+    fn add(&mut self, series: &Series) {
+        Self::add(self, series);
+    }
+}
+
+impl Adds<RequestSeries> for Totals {
+    fn add(&mut self, series: &RequestSeries) {
+        Self::add(self, series);
+    }
+}
+
+/// What series of one kind add up to.
+trait Adds<S>: Copy {
+    fn add(&mut self, series: &S);
+}
+
+#[derive(Debug)]
+struct Group<S, T> {
+    live: Vec<Arc<S>>,
     /// Of series that their cores have forgotten, so that the sum never falls while another core still counts.
-    gone: Sum,
+    gone: T,
+}
+
+impl<S, T: Default> Default for Group<S, T> {
+    fn default() -> Self {
+        Self {
+            live: Vec::new(),
+            gone: T::default(),
+        }
+    }
+}
+
+impl<S, T: Adds<S>> Group<S, T> {
+    /// Forgets what no core counts any more; whether anything is left.
+    fn refresh(&mut self) -> bool {
+        let gone = &mut self.gone;
+        // Only we hold it: its core has forgotten it, and nothing open counts in it.
+        self.live.retain(|series| {
+            let kept = Arc::strong_count(series) > 1;
+            if !kept {
+                gone.add(series);
+            }
+            kept
+        });
+        !self.live.is_empty()
+    }
+
+    fn sum(&self) -> T {
+        let mut sum = self.gone;
+        self.live.iter().for_each(|series| sum.add(series));
+        sum
+    }
 }
 
 /// All series of the process. Owned by the side that answers the scraper.
 #[derive(Debug)]
 pub struct Registry {
-    news: mpsc::Receiver<Arc<Series>>,
-    groups: BTreeMap<Labels, Group>,
+    news: mpsc::Receiver<News>,
+    groups: BTreeMap<Labels, Group<Series, Sum>>,
+    requests: BTreeMap<(Arc<Labels>, Outcome), Group<RequestSeries, Totals>>,
 }
 
 /// A gauge or counter of the process itself.
@@ -86,50 +138,50 @@ impl Own {
 impl Registry {
     /// Takes the series that cores announce on `news`.
     #[must_use]
-    pub fn new(news: mpsc::Receiver<Arc<Series>>) -> Self {
+    pub fn new(news: mpsc::Receiver<News>) -> Self {
         Self {
             news,
             groups: BTreeMap::new(),
+            requests: BTreeMap::new(),
         }
     }
 
     /// Takes in what is new and forgets what no core counts any more.
     fn refresh(&mut self) {
-        while let Ok(series) = self.news.try_recv() {
-            let group = self.groups.entry(series.labels.clone()).or_default();
-            group.live.push(series);
-        }
-        self.groups.retain(|_labels, group| {
-            let gone = &mut group.gone;
-            // Only we hold it: its core has forgotten it, and nothing open counts in it.
-            group.live.retain(|series| {
-                let kept = Arc::strong_count(series) > 1;
-                if !kept {
-                    gone.add(series);
+        while let Ok(news) = self.news.try_recv() {
+            match news {
+                News::Connections(series) => {
+                    let group = self.groups.entry(series.labels.clone()).or_default();
+                    group.live.push(series);
                 }
-                kept
-            });
-            !group.live.is_empty()
-        });
+                News::Requests(series) => {
+                    let labels = (Arc::clone(&series.labels), series.outcome);
+                    self.requests.entry(labels).or_default().live.push(series);
+                }
+            }
+        }
+        self.groups.retain(|_labels, group| group.refresh());
+        self.requests.retain(|_labels, group| group.refresh());
     }
 
-    /// All metrics as OpenMetrics text, `own` after those of connections.
+    /// All metrics as OpenMetrics text: those of connections, `own`, those of requests.
     ///
     /// # Errors
     /// The encoder's.
-    pub fn encode(&mut self, own: Vec<Own>) -> Result<String, fmt::Error> {
+    pub fn encode(&mut self, own: Vec<Own>) -> Result<Exposition, fmt::Error> {
         self.refresh();
-        let sums = self.groups.iter().map(|(labels, group)| {
-            let mut sum = group.gone;
-            group.live.iter().for_each(|series| sum.add(series));
-            (labels.pairs(), labels.reporter, sum)
-        });
+        let sums = self.groups.iter();
+        let sums = sums.map(|(labels, group)| (labels.pairs(), labels.reporter, group.sum()));
         let mut registry = prometheus_client::registry::Registry::default();
         registry.register_collector(Box::new(Tcp(sums.collect())));
         registry.register_collector(Box::new(Process(own)));
-        let mut out = String::new();
-        text::encode(&mut out, &registry)?;
-        Ok(out)
+        let mut others = String::new();
+        text::encode_registry(&mut others, &registry)?;
+        let requests = self.requests.iter();
+        let samples = requests.map(|((labels, outcome), group)| -> Sample {
+            ((Arc::clone(labels), *outcome), group.sum())
+        });
+        Ok(Exposition::new(others, samples.collect()))
     }
 }
 

@@ -18,7 +18,7 @@ use crate::worker::custom::Asked;
 use crate::worker::forward::Onward;
 use crate::worker::judge::{self, Opened, Routed};
 use crate::worker::retry::Retries;
-use crate::worker::site::Site;
+use crate::worker::site::{Site, Story};
 
 /// What a request was judged by first, and where it was to go.
 pub(super) struct First<'s> {
@@ -55,7 +55,8 @@ pub(super) struct Others<'a> {
     attempt: RefCell<Attempt>,
     /// What the endpoint that it goes to has with it.
     busy: RefCell<Option<Busy>>,
-    moved: RefCell<Option<String>>,
+    /// The workload that it goes to since then, as an index into `Mesh::workloads`.
+    moved: Cell<Option<usize>>,
     /// The answer has begun to go to its client.
     begun: Cell<bool>,
 }
@@ -82,7 +83,7 @@ impl<'a> Others<'a> {
             ),
             busy: RefCell::new(first.attempt.begins(snapshot)),
             attempt: RefCell::new(first.attempt),
-            moved: RefCell::default(),
+            moved: Cell::new(None),
             begun: Cell::new(false),
         }
     }
@@ -130,8 +131,10 @@ impl Onward for Others<'_> {
         next
     }
 
-    fn moved(&self) -> Option<String> {
-        self.moved.borrow_mut().take()
+    fn tell(&self, story: &mut Story) {
+        if let Some(workload) = self.moved.take() {
+            story.moves(&self.opened.site, self.snapshot, workload);
+        }
     }
 }
 
@@ -176,8 +179,7 @@ impl Others<'_> {
         let target = target(core, snapshot, site, &plan, goes, &pick).ok()?;
         opened.moves(core, snapshot, plan.workload)?;
         *self.busy.borrow_mut() = attempt.begins(snapshot);
-        let workload = plan.workload.and_then(|at| snapshot.mesh.workloads.get(at));
-        *self.moved.borrow_mut() = workload.map(|w| w.name.to_string());
+        self.moved.set(plan.workload);
         Some((permit, target))
     }
 }

@@ -68,7 +68,7 @@ async fn one(core: Rc<Core>, site: Rc<Site>, taken: Taken) {
     let asked = match taken {
         Taken::Request(asked) => asked,
         Taken::Malformed(why) => {
-            let story = Story::begin(&core, &site, Kind::Request, &core.snapshot());
+            let story = Story::of_request(&core, &site, &core.snapshot());
             return story.fail(CloseReason::BadRequest, why);
         }
     };
@@ -172,7 +172,7 @@ pub(super) async fn unread(
     (close, status): (CloseReason, StatusCode),
     detail: &str,
 ) {
-    let mut story = Story::begin(core, site, Kind::Request, &core.snapshot());
+    let mut story = Story::of_request(core, site, &core.snapshot());
     story.edit(|r| r.status = Some(status.as_u16()));
     let text = status.canonical_reason().unwrap_or_default();
     responder

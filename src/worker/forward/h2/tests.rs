@@ -27,6 +27,7 @@ use crate::vocab::limits;
 use crate::worker::forward::{OnAnswer, Onward};
 use crate::worker::respond::Responder;
 use crate::worker::retry::Retries;
+use crate::worker::site::Story;
 
 /// There is no other endpoint.
 struct Nowhere<'a>(Retries<'a>);
@@ -54,9 +55,7 @@ impl Onward for Nowhere<'_> {
         None
     }
 
-    fn moved(&self) -> Option<String> {
-        None
-    }
+    fn tell(&self, _story: &mut Story) {}
 }
 
 fn on_both(test: fn() -> Pin<Box<dyn Future<Output = ()>>>) {
