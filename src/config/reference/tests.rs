@@ -136,6 +136,7 @@ const ENDS: &[(&str, &str)] = &[
         "extensionProvider.envoyExtAuthzHttp",
         "[[extensionProvider]]\nname = \"opa\"\n[extensionProvider.envoyExtAuthzHttp]\nservice = \"web.example\"\nport = 80\n",
     ),
+    ("metrics", "[metrics]\nlisten = \"127.0.0.1:15020\"\n"),
     (
         "peerAuthentication",
         "[[peerAuthentication]]\nname = \"p\"\n",
