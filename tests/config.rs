@@ -1189,6 +1189,13 @@ fn certificates_of_a_listener_that_are_refused() {
             ],
         ),
         (
+            format!("{own}hostnames = [\"a.test\", \"A.test\", \"10.0.0.1\"]\n"),
+            &[
+                "hostnames[1]: `A.test` is written twice; the first is at main.toml:",
+                "hostnames[2]: is an address, which no client tells as a server name",
+            ],
+        ),
+        (
             format!("{own}{}", more("./a", "")),
             &[
                 "certificates[0].certificate: `./a.pem` is served at this listener already; the first is at main.toml:",

@@ -109,6 +109,7 @@ async fn served(
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks::new(&request, length);
     if let Some(refusal) = turned_away(core, &site, &request, length) {
+        edge::conceal(&site, &snapshot, &mut request);
         known(&mut story, request, &site);
         return refuse(refusal, asks, story, body, responder).await;
     }
