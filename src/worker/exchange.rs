@@ -767,7 +767,12 @@ async fn refuse(
         // The connection is memory too; and who is redirected has another one to ask on.
         responder.close_after();
     }
-    let reply = if asks.grpc { reply.into_grpc() } else { reply };
+    // 421 is for the connection, not for the call: only by it does a browser, whose calls are gRPC-Web, ask on another one.
+    let reply = if asks.grpc && close != CloseReason::Misdirected {
+        reply.into_grpc()
+    } else {
+        reply
+    };
     story.edit(|r| {
         r.judged = denied.map(|d| d.judged).or(judged);
         r.detail = detail;
