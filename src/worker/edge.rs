@@ -264,12 +264,10 @@ fn without_query(snapshot: &Snapshot, request: &mut Request) {
 
 /// Takes the code out of a request that ends a login and is not looked at: its browser may bring the same code again.
 pub fn conceal(site: &Site, snapshot: &Snapshot, request: &mut Request) {
-    let SitePoint::Ingress { .. } = &site.point else {
-        return;
-    };
     let mut providers = snapshot.mesh.oidc_providers.iter();
     let path = request.path.as_ref().map(CanonicalPath::path);
-    if providers.any(|p| path == Some(p.redirect_path.as_str())) {
+    let is_callback = providers.any(|p| path == Some(p.redirect_path.as_str()));
+    if is_callback && matches!(site.point, SitePoint::Ingress { .. }) {
         without_query(snapshot, request);
     }
 }
