@@ -1217,9 +1217,13 @@ fn certificates_of_a_listener_that_are_refused() {
             assert!(told.contains(&format!("{place}{want}")), "{told}");
         }
     }
+}
+
+#[test]
+fn as_many_certificates_as_a_listener_may_have() {
     let many: String = (0..1024).map(|n| more(&n.to_string(), "")).collect();
     assert!(listener(&many).is_ok());
-    let errors = listener(&format!("{own}{many}")).unwrap_err();
+    let errors = listener(&format!("{OWN}{many}")).unwrap_err();
     assert!(
         errors.to_string().contains("more than 1024 certificates"),
         "{errors}"
