@@ -211,6 +211,33 @@ fn files_that_a_start_would_fail_on() {
     );
 }
 
+/// A key may be that of several certificates: the one that it does not fit is told at its own place.
+#[test]
+fn a_key_that_fits_only_one_of_its_certificates() {
+    let dir = tempfile::tempdir().unwrap();
+    let pair = |file: &str, name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let params = rcgen::CertificateParams::new([name.to_owned()]).unwrap();
+        write(dir.path(), file, &params.self_signed(&key).unwrap().pem());
+        key
+    };
+    let key = pair("cert.pem", "a.test");
+    write(dir.path(), "key.pem", &key.serialize_pem());
+    let _other = pair("more.pem", "b.test");
+    let text = format!(
+        "{INGRESS}[[ingress.listener.certificates]]\ncertificate = \"more.pem\"\nkey = \"file:key.pem\"\n"
+    );
+    let file = write(dir.path(), "main.toml", &text);
+    let output = check(&["--config", &file]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    let want = format!(
+        "{file}:15:7: ingress[0].listener[0].certificates[0].key: `{}` is not the key of the certificate in `{}`",
+        dir.path().join("key.pem").display(),
+        dir.path().join("more.pem").display()
+    );
+    assert_eq!(told.lines().collect::<Vec<_>>(), [want], "{output:?}");
+}
+
 /// Which names certificates are for is in their files: what does not fit is told with the place where it is written.
 #[test]
 fn names_that_certificates_do_not_have() {

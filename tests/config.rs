@@ -1189,6 +1189,13 @@ fn certificates_of_a_listener_that_are_refused() {
             ],
         ),
         (
+            format!("{own}hostnames = [\"a.test\", \"A.test\", \"10.0.0.1\"]\n"),
+            &[
+                "hostnames[1]: `A.test` is written twice; the first is at main.toml:",
+                "hostnames[2]: is an address, which no client tells as a server name",
+            ],
+        ),
+        (
             format!("{own}{}", more("./a", "")),
             &[
                 "certificates[0].certificate: `./a.pem` is served at this listener already; the first is at main.toml:",
@@ -1210,9 +1217,13 @@ fn certificates_of_a_listener_that_are_refused() {
             assert!(told.contains(&format!("{place}{want}")), "{told}");
         }
     }
+}
+
+#[test]
+fn as_many_certificates_as_a_listener_may_have() {
     let many: String = (0..1024).map(|n| more(&n.to_string(), "")).collect();
     assert!(listener(&many).is_ok());
-    let errors = listener(&format!("{own}{many}")).unwrap_err();
+    let errors = listener(&format!("{OWN}{many}")).unwrap_err();
     assert!(
         errors.to_string().contains("more than 1024 certificates"),
         "{errors}"

@@ -468,6 +468,44 @@ fn a_login_belongs_to_one_browser_and_happens_once() {
     assert_eq!(victim.open(PAGE).status, 200);
 }
 
+/// A certificate for each host. A callback on a connection for the other one ends nothing, and its code, which is still good,
+/// is in no record.
+#[test]
+fn a_login_where_each_host_has_its_certificate() {
+    let system = System::start("auto", |config| {
+        let one = "certificate = \"tls/cert.pem\"\nkey = \"file:tls/key.pem\"\n";
+        assert!(config.contains(one), "{config}");
+        *config = config.replace(
+            one,
+            "certificate = \"tls/portal.pem\"\nkey = \"file:tls/portal.key\"\n\
+             [[ingress.listener.certificates]]\ncertificate = \"tls/reports.pem\"\nkey = \"file:tls/reports.key\"\n",
+        );
+    });
+    let bob = system.browser("bob");
+    bob.log_in("bob", &format!("{REPORTS}/reports/q1"));
+    assert!(seen(&bob.open(&format!("{REPORTS}/reports/q1"))).contains("x-user: bob"));
+
+    let alice = system.browser("alice");
+    let callback = alice.come_back("alice", PAGE);
+    let other = callback.replace("portal.", "reports.");
+    for version in ["--http1.1", "--http2"] {
+        let args = [version, "-H", "host: portal.example.com:8443"];
+        let answer = alice.call(&other, &args);
+        assert_eq!(answer.status, 421, "{version}: {}", answer.seen());
+        assert_eq!(all(&answer, "set-cookie"), [""; 0], "{version}");
+    }
+    let record = system.record("/oidc/callback", 421);
+    assert_eq!(record["close"], "misdirected", "{record}");
+    let code = &parameters(&callback)["code"];
+    assert!(
+        !system.all_records().contains(code.as_str()),
+        "{}",
+        system.all_records()
+    );
+    assert_eq!(alice.open(&callback).status, 303);
+    assert!(seen(&alice.open(PAGE)).contains("x-user: alice"));
+}
+
 #[test]
 fn a_session_is_good_as_it_is_and_where_it_is() {
     let system = System::start("auto", plain);

@@ -484,7 +484,7 @@ impl Plane {
             return self.refused(vec![told]);
         }
         self.accepted();
-        let changes = self.config.mesh.changes(&before.0.mesh);
+        let changes = self.config.changes(&before.0);
         tracing::info!(
             generation = self.generation,
             changes,

@@ -241,7 +241,7 @@ fn read(
             "is not the key of the certificate in `{}`",
             one.certificate.display()
         );
-        let subject = Subject::Secret(one.key.clone());
+        let subject = Subject::Key(address, one.certificate.clone(), one.key.clone());
         vec![FileProblem::unusable(subject, what)]
     })?;
     Ok(Arc::new(Served {

@@ -1,5 +1,7 @@
 //! The names of a server's certificate (RFC 9525): which it has, and which a client takes it for.
 
+use std::net::IpAddr;
+
 use rustls::client::verify_server_name;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::server::ParsedCertificate;
@@ -10,7 +12,7 @@ use x509_parser::prelude::FromDer as _;
 use crate::vocab::hosts;
 
 /// DNS names of the subjectAltName of a certificate, in lower case, each once: exact ones and `*.suffix`. Other forms of
-/// wildcards, which clients do not take, are left out, and so is the CN.
+/// wildcards and addresses that are written as names, which clients do not take, are left out, and so is the CN.
 #[must_use]
 pub fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
@@ -23,7 +25,8 @@ pub fn dns_names(certificate: &CertificateDer<'_>) -> Vec<String> {
     for name in &extension.value.general_names {
         if let GeneralName::DNSName(name) = name {
             let name = name.to_ascii_lowercase();
-            if hosts::is_pattern(&name) && !names.contains(&name) {
+            let is_address = name.parse::<IpAddr>().is_ok();
+            if hosts::is_pattern(&name) && !is_address && !names.contains(&name) {
                 names.push(name);
             }
         }
@@ -84,7 +87,7 @@ mod tests {
     #[test]
     fn names_that_no_client_takes() {
         let mut params = CertificateParams::default();
-        for name in ["*", "a*.example", "x.*.example", "a..example"] {
+        for name in ["*", "a*.example", "x.*.example", "a..example", "10.0.0.1"] {
             let name = name.try_into().unwrap();
             params.subject_alt_names.push(SanType::DnsName(name));
         }

@@ -239,12 +239,7 @@ async fn own_page(
     request: &mut Request,
 ) -> Box<Answered> {
     let outcome = step(site, snapshot, name, request);
-    let mode = snapshot.mesh.path_normalization;
-    // The code in the query is a credential until it is redeemed: the record gets the path alone.
-    request.path = request
-        .path
-        .as_ref()
-        .and_then(|path| CanonicalPath::parse(mode, path.path()).ok());
+    without_query(snapshot, request);
     let respond = match outcome {
         Err(answered) => return answered,
         Ok((_, Step::Respond(respond))) => respond,
@@ -256,6 +251,25 @@ async fn own_page(
     };
     request.claims.clone_from(&respond.claims);
     Box::new(Answered::by(name, respond))
+}
+
+/// The code in the query is a credential until it is redeemed: the record gets the path alone.
+fn without_query(snapshot: &Snapshot, request: &mut Request) {
+    let mode = snapshot.mesh.path_normalization;
+    request.path = request
+        .path
+        .as_ref()
+        .and_then(|path| CanonicalPath::parse(mode, path.path()).ok());
+}
+
+/// Takes the code out of a request that ends a login and is not looked at: its browser may bring the same code again.
+pub fn conceal(site: &Site, snapshot: &Snapshot, request: &mut Request) {
+    let mut providers = snapshot.mesh.oidc_providers.iter();
+    let path = request.path.as_ref().map(CanonicalPath::path);
+    let is_callback = providers.any(|p| path == Some(p.redirect_path.as_str()));
+    if is_callback && matches!(site.point, SitePoint::Ingress { .. }) {
+        without_query(snapshot, request);
+    }
 }
 
 async fn redeem(core: &Rc<Core>, provider: &Provider, exchange: Box<oidc::Exchange>) -> Respond {

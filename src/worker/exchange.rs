@@ -107,7 +107,7 @@ async fn served(
     let told = named(core, site, &mut request);
     let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
     let asks = Asks::of(&mut story, &request, length);
-    if let Some(refusal) = turned_away(core, &site, &request, length) {
+    if let Some(refusal) = turned_away((core, &site, &snapshot), &mut request, length) {
         known(&mut story, request, &site);
         return refuse(refusal, asks, story, body, responder).await;
     }
@@ -226,13 +226,19 @@ fn most_of_body(core: &Core, request: &Request) -> Option<u64> {
     (request.method != Method::CONNECT).then_some(most)
 }
 
-/// Why a request is not even looked at, whose body has the announced length `length`.
+/// Why a request is not even looked at, whose body has the announced length `length`; what it has to keep for itself is out of
+/// it then.
 fn turned_away(
-    core: &Core,
-    site: &Site,
-    request: &Request,
+    (core, site, snapshot): (&Core, &Site, &Snapshot),
+    request: &mut Request,
     length: Option<u64>,
 ) -> Option<Refusal> {
+    let refusal = why_away(core, site, request, length)?;
+    edge::conceal(site, snapshot, request);
+    Some(refusal)
+}
+
+fn why_away(core: &Core, site: &Site, request: &Request, length: Option<u64>) -> Option<Refusal> {
     if core.places.sheds() {
         return Some(Refusal::overload());
     }
@@ -765,7 +771,12 @@ async fn refuse(
         // The connection is memory too; and who is redirected has another one to ask on.
         responder.close_after();
     }
-    let reply = if asks.grpc { reply.into_grpc() } else { reply };
+    // 421 is for the connection, not for the call: only by it does a browser, whose calls are gRPC-Web, ask on another one.
+    let reply = if asks.grpc && close != CloseReason::Misdirected {
+        reply.into_grpc()
+    } else {
+        reply
+    };
     story.unsent();
     story.edit(|r| {
         r.judged = denied.map(|d| d.judged).or(judged);

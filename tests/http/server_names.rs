@@ -346,6 +346,17 @@ fn requests_for_another_certificate(io: &str) {
                 assert_eq!(record["close"], "done", "{record}");
             }
         }
+        // A call by gRPC-Web is told so as well, for its browser is to ask on another connection.
+        if misdirected {
+            conn.send(
+                format!(
+                    "POST /api/grpc HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/grpc-web+proto\r\ncontent-length: 0\r\n\r\n"
+                )
+                .as_bytes(),
+            );
+            let status = answer::read(&mut conn, "POST").map(|answer| answer.status);
+            assert_eq!(status, Some(421), "{name:?} {host}");
+        }
         // It ends no connection: who asks for what it is for is answered.
         if let Some(name) = name {
             assert_eq!(h1(&mut conn, name, "/api/name/own"), 200, "{name}");

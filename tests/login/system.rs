@@ -216,7 +216,7 @@ impl Drop for System {
     }
 }
 
-/// A CA and the certificate of both hosts below `tls/`.
+/// A CA, the certificate of both hosts and one of each below `tls/`.
 fn certificate(dir: &Path) {
     let mut ca = CertificateParams::default();
     ca.distinguished_name
@@ -224,17 +224,23 @@ fn certificate(dir: &Path) {
     ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let ca_key = KeyPair::generate().unwrap();
     let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-    let names = ["portal.example.com", "reports.example.com"].map(str::to_owned);
-    let leaf = CertificateParams::new(names).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let cert = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+    let issuer = Issuer::new(ca, ca_key);
+    let both = ["portal.example.com", "reports.example.com"];
     os::make_dir(&dir.join("tls"), 0o700).unwrap();
-    for (name, text) in [
-        ("ca.pem", ca_pem),
-        ("cert.pem", cert.pem()),
-        ("key.pem", key.serialize_pem()),
-    ] {
+    let write = |name: &str, text: String| {
         os::write(&dir.join("tls").join(name), text.as_bytes(), 0o600).unwrap();
+    };
+    write("ca.pem", ca_pem);
+    for (cert, key, names) in [
+        ("cert.pem", "key.pem", &both[..]),
+        ("portal.pem", "portal.key", &both[..1]),
+        ("reports.pem", "reports.key", &both[1..]),
+    ] {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let leaf = CertificateParams::new(names).unwrap();
+        let pair = KeyPair::generate().unwrap();
+        write(cert, leaf.signed_by(&pair, &issuer).unwrap().pem());
+        write(key, pair.serialize_pem());
     }
 }
 

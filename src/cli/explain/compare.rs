@@ -19,6 +19,8 @@ pub(super) struct Compared {
     pub(super) running: Option<u64>,
     /// This configuration decides otherwise.
     pub(super) differs: bool,
+    /// Nobody judged what the record is of, so there is nothing to compare.
+    pub(super) unjudged: bool,
     /// It may do so only because its policies read what a record does not hold.
     pub(super) uncertain: bool,
 }
@@ -113,6 +115,7 @@ impl Subject<'_> {
         Compared {
             uncertain: differs && request && self.keys().any(unknown),
             differs,
+            unjudged: recorded.is_misdirected(),
             verdict,
             reason: shown(recorded.text(&["reason"]).unwrap_or_default()),
             generation: recorded.generation(),

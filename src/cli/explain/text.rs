@@ -21,6 +21,7 @@ pub(super) fn render(report: &Report) -> String {
         let generation = record.generation;
         let generation = generation.map_or_else(String::new, |g| format!(" at generation {g}"));
         let than = match (record.differs, record.uncertain) {
+            (false, _) if record.unjudged => "nobody judged it",
             (false, _) => "this configuration decides the same",
             (true, false) => "this configuration decides OTHERWISE",
             (true, true) => {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::config::check::Context;
@@ -44,6 +44,11 @@ pub(super) fn listener(
     for one in &written {
         let certificate = cx.file(one.certificate);
         let key = cx.secret(one.key);
+        if let Some(key) = &key {
+            let (file, key) = (certificate.clone(), key.clone());
+            let subject = Subject::Key(address, file, key);
+            cx.out.name_file(&one.key.place, subject);
+        }
         let hostnames = one.hostnames.map(|names| hostnames(names, address, cx));
         certificates.extend(key.map(|key| ListenerCertificate {
             certificate,
@@ -91,7 +96,8 @@ fn first<'r>(raw: &'r raw::IngressListener, cx: &mut Context<'_>) -> Option<Writ
 /// No file is served twice, and no name is for two certificates.
 fn unique(written: &[Written<'_>], cx: &mut Context<'_>) {
     let mut files: BTreeMap<PathBuf, &Place> = BTreeMap::new();
-    let mut names: BTreeMap<String, &Place> = BTreeMap::new();
+    // The certificate of each, and where the name is written.
+    let mut names: BTreeMap<String, (&Place, &Place)> = BTreeMap::new();
     for one in written {
         let place = &one.certificate.place;
         match files.entry(cx.path(one.certificate)) {
@@ -107,12 +113,17 @@ fn unique(written: &[Written<'_>], cx: &mut Context<'_>) {
         for name in one.hostnames.into_iter().flatten() {
             match names.entry(name.to_ascii_lowercase()) {
                 Entry::Occupied(first) => {
+                    let (of, first) = *first.get();
                     let text = name.escape_debug();
-                    let message = format!("a second certificate for `{text}` at this listener");
-                    cx.out.clash(&name.place, message, first.get());
+                    let message = if std::ptr::eq(of, place) {
+                        format!("`{text}` is written twice")
+                    } else {
+                        format!("a second certificate for `{text}` at this listener")
+                    };
+                    cx.out.clash(&name.place, message, first);
                 }
                 Entry::Vacant(free) => {
-                    free.insert(&name.place);
+                    free.insert((place, &name.place));
                 }
             }
         }
@@ -125,6 +136,12 @@ fn hostnames(names: &[At<String>], address: SocketAddr, cx: &mut Context<'_>) ->
         let Some(host) = cx.host(name, true) else {
             continue;
         };
+        if host.parse::<IpAddr>().is_ok() {
+            let why = "is an address, which no client tells as a server name (RFC 6066 section 3): who calls it gets what \
+                `unknownServerName` says";
+            cx.out.error(&name.place, why);
+            continue;
+        }
         let subject = Subject::Hostname(address, host.clone());
         cx.out.name_file(&name.place, subject);
         all.push(host);

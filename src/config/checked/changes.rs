@@ -1,8 +1,10 @@
-//! How much of a mesh is another than before, in a few words for the log.
+//! How much of a configuration is another than before, in a few words for the log.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
-use super::Mesh;
+use super::serving::{IngressListener, ListenerCertificate, UnknownServerName};
+use super::{Config, Mesh, Process};
 
 /// Resources of one kind that were added, taken away, and are others under the same name.
 fn count<T: PartialEq, K: Ord>(now: &[T], then: &[T], name: impl Fn(&T) -> K) -> [usize; 3] {
@@ -12,6 +14,55 @@ fn count<T: PartialEq, K: Ord>(now: &[T], then: &[T], name: impl Fn(&T) -> K) ->
     let removed = then.keys().filter(|key| !now.contains_key(key)).count();
     let others = |(key, one): &(&K, &&T)| then.get(*key).is_some_and(|before| before != *one);
     [added, removed, now.iter().filter(others).count()]
+}
+
+/// What `count` found, as `httpRoute: 1 added, 2 changed`; `None` if nothing.
+fn in_words(kind: &str, counts: [usize; 3]) -> Option<String> {
+    let words = counts.into_iter().zip(["added", "removed", "changed"]);
+    let words = words.filter(|(count, _)| *count > 0);
+    let words: Vec<String> = words
+        .map(|(count, word)| format!("{count} {word}"))
+        .collect();
+    (!words.is_empty()).then(|| format!("{kind}: {}", words.join(", ")))
+}
+
+impl Config {
+    /// What a reload has taken in since `before`: what differs in the mesh, and in what listeners serve. Empty if nothing.
+    #[must_use]
+    pub fn changes(&self, before: &Self) -> String {
+        let mesh = Some(self.mesh.changes(&before.mesh)).filter(|told| !told.is_empty());
+        let mut told: Vec<String> = mesh.into_iter().collect();
+        let (now, then) = (self.process.certificates(), before.process.certificates());
+        let name = |(at, one): &(SocketAddr, &ListenerCertificate)| (*at, one.certificate.clone());
+        let certificates = in_words("certificate", count(&now, &then, name));
+        let is_in_order = certificates.is_some() || now == then;
+        told.extend(certificates);
+        if !is_in_order {
+            told.push("the order of certificates has changed".to_owned());
+        }
+        let (now, then) = (self.process.unknown(), before.process.unknown());
+        told.extend(in_words(
+            "unknownServerName",
+            count(&now, &then, |(at, _)| *at),
+        ));
+        told.join("; ")
+    }
+}
+
+impl Process {
+    fn serving(&self) -> impl Iterator<Item = &IngressListener> {
+        self.ingresses.iter().flat_map(|ingress| &ingress.listeners)
+    }
+
+    fn certificates(&self) -> Vec<(SocketAddr, &ListenerCertificate)> {
+        let each = self.serving().map(|l| (l.address, &l.certificates));
+        each.flat_map(|(at, all)| all.iter().map(move |one| (at, one)))
+            .collect()
+    }
+
+    fn unknown(&self) -> Vec<(SocketAddr, UnknownServerName)> {
+        self.serving().map(|l| (l.address, l.unknown)).collect()
+    }
 }
 
 impl Mesh {
@@ -37,15 +88,10 @@ impl Mesh {
             "extensionProvider of kind oidc", oidc_providers;
             "extensionProvider", authorizers;
         };
-        let told = kinds.into_iter().filter_map(|(kind, counts)| {
-            let words = counts.into_iter().zip(["added", "removed", "changed"]);
-            let words = words.filter(|(count, _)| *count > 0);
-            let words: Vec<String> = words
-                .map(|(count, word)| format!("{count} {word}"))
-                .collect();
-            (!words.is_empty()).then(|| format!("{kind}: {}", words.join(", ")))
-        });
-        let mut told: Vec<String> = told.collect();
+        let kinds = kinds.into_iter();
+        let mut told: Vec<String> = kinds
+            .filter_map(|(kind, counts)| in_words(kind, counts))
+            .collect();
         if self.revocations != before.revocations {
             let (now, then) = (self.revocations.len(), before.revocations.len());
             told.push(format!("revocation: {now}, {then} before"));
@@ -120,5 +166,38 @@ mod tests {
         );
         let now = of(&[b, a, c]);
         assert_eq!(now.changes(&before), "the order of resources has changed");
+    }
+    #[test]
+    fn changes_of_what_listeners_serve() {
+        let of = |lines: &str| {
+            let gateway =
+                "name = \"g\"\ngatewayClassName = \"ringgate-ingress\"\naddress = \"10.0.0.1\"";
+            let text = format!(
+                "[authority]\n[[gateway]]\n{gateway}\n[[ingress]]\ngateway = \"default/g\"\n[[ingress.listener]]\n\
+                 address = \"10.0.0.1:443\"\n{lines}"
+            );
+            crate::config::parse(&[("a.toml".into(), text)], Path::new("/")).unwrap()
+        };
+        let one = |file: &str, names: &str| {
+            format!(
+                "[[ingress.listener.certificates]]\ncertificate = \"{file}.pem\"\nkey = \"file:k\"\n{names}"
+            )
+        };
+        let [a, b, c] = ["a", "b", "c"].map(|file| one(file, ""));
+        let before = of(&format!("{a}{b}"));
+        assert_eq!(before.changes(&before), "");
+        let now = of(&format!("{b}{a}"));
+        assert_eq!(
+            now.changes(&before),
+            "the order of certificates has changed"
+        );
+        let now = of(&format!(
+            "unknownServerName = \"REFUSE\"\n{}{c}",
+            one("b", "hostnames = [\"b.test\"]\n")
+        ));
+        assert_eq!(
+            now.changes(&before),
+            "certificate: 1 added, 1 removed, 1 changed; unknownServerName: 1 changed"
+        );
     }
 }

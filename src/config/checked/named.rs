@@ -14,6 +14,8 @@ pub enum Subject {
     Path(PathBuf),
     /// A secret by reference.
     Secret(Secret),
+    /// The key of the certificate in a file that a listener serves: a key may be that of several.
+    Key(SocketAddr, PathBuf, Secret),
     /// One of the `hostnames` of the certificates of a listener.
     Hostname(SocketAddr, String),
 }
@@ -21,8 +23,10 @@ pub enum Subject {
 impl std::fmt::Display for Subject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Path(path) | Self::Secret(Secret::File(path)) => write!(f, "{}", path.display()),
-            Self::Secret(secret) => write!(f, "{secret:?}"),
+            Self::Path(path)
+            | Self::Secret(Secret::File(path))
+            | Self::Key(.., Secret::File(path)) => write!(f, "{}", path.display()),
+            Self::Secret(secret) | Self::Key(.., secret) => write!(f, "{secret:?}"),
             Self::Hostname(_, name) => f.write_str(name),
         }
     }

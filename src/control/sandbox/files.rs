@@ -229,7 +229,8 @@ fn path_of(subject: &Subject) -> Option<PathBuf> {
         Subject::Path(path) | Subject::Secret(Secret::File(path)) => Some(path.clone()),
         // A directory of their own.
         Subject::Secret(Secret::Env(_) | Secret::Credential(_)) => None,
-        Subject::Hostname(..) => None,
+        // What they say is named as a file or secret of its own.
+        Subject::Key(..) | Subject::Hostname(..) => None,
     }
 }
 
