@@ -143,6 +143,13 @@ pub(crate) fn system(io: &str, protocol: &str) -> System {
     })
 }
 
+/// What the records say of answers that tell of a fault behind us.
+fn failures(system: &System) -> String {
+    let records = system.records();
+    let faults = records.iter().filter(|r| r["status"].as_u64() >= Some(500));
+    faults.map(|r| format!("{r}\n")).collect()
+}
+
 /// Runs a client that says that all is well, or why not.
 fn well(name: &str, system: &System, place: Place, last: &Path) {
     let output = command(name)
@@ -154,8 +161,9 @@ fn well(name: &str, system: &System, place: Place, last: &Path) {
     let (out, err) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
     assert!(
         output.status.success() && out.ends_with(b"all is well\n"),
-        "{name} at {place:?}: {}\n{err}\n{}",
+        "{name} at {place:?}: {}\n{err}\n{}\n{}",
         output.status,
+        failures(system),
         system.log()
     );
 }
