@@ -2,6 +2,8 @@
 //! nothing. The endpoints for metrics and readiness alone, which others than the operator may reach, are the same server
 //! with fewer paths.
 
+mod patience;
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,6 +16,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -28,6 +31,7 @@ use crate::control::{endpoints, identities};
 use crate::io::clock;
 use crate::role::endpoints::Endpoints;
 use crate::telemetry::metrics::exposition::Exposition;
+use patience::Patience;
 
 /// What the endpoint tells.
 #[derive(Clone, Debug, Default)]
@@ -93,6 +97,9 @@ const CONNECTIONS: usize = 64;
 /// How long a client may take for a request head, or keep an idle connection: there are few places.
 const HEAD: Duration = Duration::from_secs(10);
 
+/// How long a client may take nothing of its answers.
+const TAKES_NOTHING: Duration = Duration::from_secs(30);
+
 /// Binds the listener.
 ///
 /// # Errors
@@ -142,20 +149,28 @@ pub async fn serve(listener: TcpListener, face: Face, source: Source) {
         };
         let source = source.clone();
         tokio::spawn(async move {
-            let answer = service_fn(move |request| {
-                let source = source.clone();
-                async move { Ok::<_, Infallible>(route(&request, face, &source).await) }
-            });
-            let served = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD)
-                .serve_connection(TokioIo::new(stream), answer)
-                .await;
-            if let Err(error) = served {
-                tracing::debug!(%error, "admin connection");
-            }
+            connection(stream, face, source).await;
             drop(place);
         });
+    }
+}
+
+async fn connection<S>(stream: S, face: Face, source: Source)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answer = service_fn(move |request| {
+        let source = source.clone();
+        async move { Ok::<_, Infallible>(route(&request, face, &source).await) }
+    });
+    let stream = Patience::new(stream, TAKES_NOTHING);
+    let served = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "admin connection");
     }
 }
 
@@ -272,4 +287,44 @@ fn typed(status: StatusCode, kind: &'static str, body: Text) -> Response<Text> {
         .headers_mut()
         .insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::config;
+
+    const LONG: Duration = Duration::from_secs(3600);
+
+    /// One of the few places is not for a client that asks and never reads.
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_nothing_loses_its_place() {
+        let config = "[authority]\nstateDir = \"state\"\n[mesh]\ntrustDomain = \"a.test\"\n";
+        let files = [("a.toml".into(), config.to_owned())];
+        let config = config::parse(&files, Path::new("")).unwrap();
+        let (_status, status) = watch::channel(Status::default());
+        let source = Source {
+            status,
+            authority: None,
+            observed: Observed::new().0,
+            about: About::new(&config, 1),
+        };
+        let (mut client, server) = tokio::io::duplex(4096);
+        let asks = async {
+            // Until nothing of it is read any more.
+            while client
+                .write_all(b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n")
+                .await
+                .is_ok()
+            {}
+        };
+        let served = connection(server, Face::Readiness, source);
+        let both = async { tokio::join!(asks, served) };
+        timeout(LONG, both).await.expect("the connection ends");
+    }
 }

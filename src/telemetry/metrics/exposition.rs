@@ -1,6 +1,7 @@
 //! Metrics of requests as OpenMetrics text, piece by piece: a series has some fifty lines, so that the text of many is larger
 //! than what they are counted in.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
@@ -180,15 +181,25 @@ fn rendered(labels: &Labels, outcome: Outcome) -> String {
         }
         out.push_str(name);
         out.push_str("=\"");
-        for c in value.chars() {
-            match c {
-                '\\' => out.push_str("\\\\"),
-                '"' => out.push_str("\\\""),
-                '\n' => out.push_str("\\n"),
-                other => out.push(other),
-            }
-        }
+        out.push_str(&escape(&value));
         out.push('"');
     }
     out
+}
+
+/// The value of a label as it stands between quotes (OpenMetrics, "ABNF": `escaped-string`).
+pub(super) fn escape(value: &str) -> Cow<'_, str> {
+    if !value.contains(['\\', '"', '\n']) {
+        return Cow::Borrowed(value);
+    }
+    let mut out = String::with_capacity(value.len().saturating_add(8));
+    for c in value.chars() {
+        match c {
+            '\\' => out.push_str("\\\\"),
+            '"' => out.push_str("\\\""),
+            '\n' => out.push_str("\\n"),
+            other => out.push(other),
+        }
+    }
+    Cow::Owned(out)
 }

@@ -1,5 +1,6 @@
 //! Sums the series of all cores and writes them as OpenMetrics text.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use tokio::sync::mpsc;
 
-use super::exposition::{Exposition, Sample, Totals};
+use super::exposition::{Exposition, Sample, Totals, escape};
 use super::labels::{Labels, Reporter};
 use super::meters::{News, Series};
 use super::outcome::Outcome;
@@ -192,6 +193,12 @@ struct Tcp(Vec<(Pairs, Reporter, Sum)>);
 /// Names and values of labels.
 type Pairs = Vec<(&'static str, String)>;
 
+/// The same as they stand between quotes: the encoder writes values as they are.
+fn escaped(labels: &Pairs) -> Vec<(&'static str, Cow<'_, str>)> {
+    let each = labels.iter();
+    each.map(|(name, value)| (*name, escape(value))).collect()
+}
+
 type Read = fn(&Sum) -> u64;
 
 impl Collector for Tcp {
@@ -229,7 +236,7 @@ impl Collector for Tcp {
                 let value = read(sum);
                 if value > 0 {
                     let counter = ConstCounter::new(value);
-                    counter.encode(family.encode_family(labels)?)?;
+                    counter.encode(family.encode_family(&escaped(labels))?)?;
                 }
             }
         }
@@ -272,7 +279,7 @@ impl Collector for Process {
                     own.value(*value, family)?;
                     break;
                 }
-                own.value(*value, family.encode_family(labels)?)?;
+                own.value(*value, family.encode_family(&escaped(labels))?)?;
             }
         }
         Ok(())

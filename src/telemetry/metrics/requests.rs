@@ -225,7 +225,10 @@ impl Requests {
             return Rc::clone(pair);
         }
         let pair = self.named(&source.key, to, mesh);
-        source.pairs.borrow_mut().insert(packed, Rc::clone(&pair));
+        // What there is no room for is not remembered: there would be no bound to that, and there may be room again.
+        if !self.is_overflow(&pair) {
+            source.pairs.borrow_mut().insert(packed, Rc::clone(&pair));
+        }
         pair
     }
 
@@ -257,6 +260,10 @@ impl Requests {
         pair
     }
 
+    fn is_overflow(&self, pair: &Pair) -> bool {
+        std::ptr::eq(pair, &raw const *self.overflow)
+    }
+
     /// Counts a request that has ended. `now` is asked for where a series is new.
     pub fn count(&self, pair: &Pair, outcome: Outcome, amounts: Amounts, now: fn() -> Instant) {
         if !pair.counted(outcome, amounts) {
@@ -267,8 +274,7 @@ impl Requests {
     /// Counts where there is no series yet. What would be too much is counted with others.
     #[cold]
     fn count_first(&self, pair: &Pair, outcome: Outcome, amounts: Amounts, now: fn() -> Instant) {
-        let is_overflow = std::ptr::eq(pair, &raw const *self.overflow);
-        if self.series.get() >= limits::SERIES_PER_CORE && !is_overflow {
+        if self.series.get() >= limits::SERIES_PER_CORE && !self.is_overflow(pair) {
             return self.count(&self.overflow, Outcome::OTHER, amounts, now);
         }
         let of_pair = pair.series.borrow().len();
@@ -323,7 +329,8 @@ impl Requests {
             pairs.retain(|_to, pair| !is_empty(pair));
             // No connection has it.
             let unused = Rc::strong_count(source) == 1;
-            !(unused && pairs.is_empty() && is_empty(&source.alone))
+            let alone = &source.alone;
+            !(unused && pairs.is_empty() && (is_empty(alone) || self.is_overflow(alone)))
         });
         let mut pairs = self.pairs.borrow_mut();
         pairs.retain(|_labels, pair| !is_empty(pair) || Rc::strong_count(pair) > 1);

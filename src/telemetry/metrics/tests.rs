@@ -101,6 +101,37 @@ fn labels_are_istios() {
     assert!(line.ends_with("} 1"), "{line}");
 }
 
+/// A value that is not plain breaks no line, in whichever metric it stands.
+#[test]
+fn values_of_labels_are_escaped() {
+    const ODD: &str = "a\"} 1\n\\b";
+    let written = MESH.replace("app = \"api\"", r#"app = "a\"} 1\n\\b""#);
+    let files = [("mesh.toml".into(), written)];
+    let mesh = config::parse(&files, Path::new("")).unwrap().mesh;
+    let (news, receiver) = mpsc::channel(8);
+    let meters = Meters::new(news, true);
+    meters.series(&caller(1), 1, &mesh, now()).opened.add(1);
+    count(meters.requests().unwrap(), 1, 1, &mesh, answered(200));
+    let own = registry::Own {
+        name: "own",
+        help: "of us",
+        counts: false,
+        values: vec![(vec![("file", ODD.to_owned())], 7)],
+    };
+    let text: String = Registry::new(receiver).encode(vec![own]).unwrap().collect();
+    let value = r#""a\"} 1\n\\b""#;
+    for (name, label) in [
+        ("istio_tcp_connections_opened_total", "destination_app"),
+        ("istio_requests_total", "destination_app"),
+        ("own", "file"),
+    ] {
+        let part = format!("{label}={value}");
+        assert!(line(&text, name, &part).is_some(), "{name} in {text}");
+    }
+    let is_whole = |line: &str| line.starts_with("# ") || line.contains("{") && line.contains("} ");
+    assert!(text.lines().all(is_whole), "{text}");
+}
+
 #[test]
 fn cores_are_summed_and_a_sum_never_falls() {
     let (news, receiver) = mpsc::channel(8);
@@ -479,6 +510,32 @@ fn more_requests_than_a_core_keeps_series_for_are_counted_together() {
         .map(|l| l.rsplit(' ').next().unwrap().parse::<usize>().unwrap())
         .sum();
     assert_eq!(counted, 3 * callers, "none is lost");
+}
+
+/// What there was no room for has its own names once there is room.
+#[test]
+fn room_that_was_taken_is_found_again() {
+    let (news, _receiver) = mpsc::channel(4 * limits::SERIES_PER_CORE);
+    let (requests, mesh) = (Requests::new(news), mesh());
+    // Pairs of all there may be; those of the last source find no room, where it goes as where it does not.
+    let late = limits::SERIES_PER_CORE / 2;
+    for n in 0..late {
+        count(&requests, n, 1, &mesh, answered(200));
+    }
+    for _ in 0..2 {
+        count(&requests, late, 1, &mesh, answered(200));
+    }
+    let before = requests.kept();
+    assert_eq!(before, (late + 1, 2 * late, late + 1));
+    // All others have counted nothing for long.
+    let idle = Duration::from_millis(limits::SERIES_IDLE_MS);
+    requests.sweep(now());
+    count(&requests, late, 1, &mesh, answered(200));
+    requests.sweep(now() + idle);
+    requests.sweep(now() + idle);
+    assert_eq!(requests.kept(), (1, 0, 0), "what counted last is of nobody");
+    count(&requests, late, 1, &mesh, answered(200));
+    assert_eq!(requests.kept(), (2, 2, 1));
 }
 
 /// A registry that is busy gets them later, and one that nobody reads gets none.
