@@ -6,6 +6,7 @@ pub mod connect;
 pub mod forward;
 pub mod grpc;
 pub mod h1;
+pub mod keep_alive;
 pub mod marks;
 pub mod reply;
 pub mod request_id;

@@ -121,6 +121,8 @@ pub struct H1Upstream {
     pub writer: Writer,
     /// It served a request before, so the far end may have closed it meanwhile.
     pub reused: bool,
+    /// For how many milliseconds its peer keeps it without a request; `u64::MAX` if it does not say.
+    pub kept_ms: u64,
     /// How it is used again, by its last request.
     reuse: Reuse,
     /// Requests that it has carried, with the one that it carries.
@@ -286,6 +288,7 @@ impl Upstreams {
             reader,
             writer,
             reused: false,
+            kept_ms: u64::MAX,
             reuse,
             carried: 1,
             key: Rc::new(key),
@@ -302,7 +305,10 @@ impl Upstreams {
         }) = list.pop()
         {
             self.idle_count.set(self.idle_count.get().saturating_sub(1));
-            let old = reuse.idle_ms.is_some() && !is_recent(since, clock::now(), reuse);
+            let kept_ms = connection.kept_ms;
+            // Else the sweep is soon enough.
+            let timed = reuse.idle_ms.is_some() || kept_ms != u64::MAX;
+            let old = timed && !is_recent(since, clock::now(), reuse, kept_ms);
             if !old && reuse.takes_more(connection.carried) && connection.reader.is_quiet() {
                 connection.reused = true;
                 connection.reuse = reuse;
@@ -404,12 +410,15 @@ impl Upstreams {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|_key, list| {
             list.retain_mut(|c| {
-                is_recent(c.since, now, c.connection.reuse) && c.connection.reader.is_quiet()
+                let connection = &mut c.connection;
+                is_recent(c.since, now, connection.reuse, connection.kept_ms)
+                    && connection.reader.is_quiet()
             });
             !list.is_empty()
         });
         self.idle_count.set(idle.values().map(Vec::len).sum());
-        self.h2.sweep(|used, reuse| is_recent(used, now, reuse));
+        self.h2
+            .sweep(|used, reuse| is_recent(used, now, reuse, u64::MAX));
     }
 
     /// Drops everything that is idle; what is in use ends with its exchange.
@@ -421,9 +430,10 @@ impl Upstreams {
     }
 }
 
-/// Whether a connection that is idle since then is kept.
-fn is_recent(since: Instant, now: Instant, reuse: Reuse) -> bool {
+/// Whether a connection that is idle since then is kept; its peer keeps it for `kept_ms`.
+fn is_recent(since: Instant, now: Instant, reuse: Reuse, kept_ms: u64) -> bool {
     let most = reuse.idle_ms.unwrap_or(limits::IDLE_UPSTREAM_MS);
+    let most = most.min(kept_ms);
     now.saturating_duration_since(since) < Duration::from_millis(most)
 }
 

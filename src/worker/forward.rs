@@ -20,6 +20,7 @@ use crate::exchange::close::CloseReason;
 use crate::http::forward::{Own, outgoing};
 use crate::http::grpc;
 use crate::http::h1::{self, BodyDecoder, Framing, H1Error, RawResponse};
+use crate::http::keep_alive::kept_ms;
 use crate::http::reply::{Reply, is_grpc};
 use crate::http::request_id::REQUEST_ID;
 use crate::io::body::{Coding, PumpError, Sink, Source, TooLong, Trailers, pump};
@@ -247,7 +248,8 @@ enum AnswerError {
 /// What is left usable after an answer.
 struct Answered {
     keep_downstream: bool,
-    keep_upstream: bool,
+    /// For how many milliseconds the upstream's connection may be used again; `None`: not at all.
+    keep_upstream: Option<u64>,
 }
 
 /// Forwards a request and its answer. `true`: the downstream connection can take another request.
@@ -544,17 +546,17 @@ fn client_broke(error: &io::Error) -> CloseReason {
     }
 }
 
-/// How an attempt ended, and whether the upstream connection can be used again.
-fn over(moving: &Moving<'_>, slot: &Slot<'_>, drove: Drove, stale_possible: bool) -> (Tried, bool) {
+/// How an attempt ended, and for how many milliseconds the upstream connection can be used again.
+fn over(moving: &Moving<'_>, slot: &Slot<'_>, drove: Drove, stale: bool) -> (Tried, Option<u64>) {
     let uploaded = moving.uploaded.get();
     let again = |cause, close, detail: &str| {
         let unanswered = slot.is_waiting();
         let again = unanswered && moving.others.retries().again(cause, moving.whole.get());
-        again.then(|| (Tried::Again(close, detail.to_owned()), false))
+        again.then(|| (Tried::Again(close, detail.to_owned()), None))
     };
-    let ended = |close, detail: String| (Tried::Over(close, Some(detail), false), false);
+    let ended = |close, detail: String| (Tried::Over(close, Some(detail), false), None);
     match drove {
-        Drove::Cancelled(why) => (Tried::Over(why, None, false), false),
+        Drove::Cancelled(why) => (Tried::Over(why, None, false), None),
         Drove::ClientBroke(error) => ended(client_broke(&error), error.to_string()),
         // Who has not sent all of its request is the one that stalls.
         Drove::Stalled if !uploaded => ended(CloseReason::Timeout, "body stalls".to_owned()),
@@ -565,42 +567,42 @@ fn over(moving: &Moving<'_>, slot: &Slot<'_>, drove: Drove, stale_possible: bool
         }
         Drove::Answered(Err(AnswerError::Unwanted(status))) => {
             let detail = format!("answered with {status}");
-            (Tried::Again(CloseReason::UpstreamReset, detail), false)
+            (Tried::Again(CloseReason::UpstreamReset, detail), None)
         }
         Drove::Answered(Ok(answered)) => (
             Tried::Over(CloseReason::Done, None, answered.keep_downstream),
-            answered.keep_upstream && uploaded,
+            answered.keep_upstream.filter(|_| uploaded),
         ),
-        Drove::Answered(Err(AnswerError::Silent)) if stale_possible => (Tried::Stale, false),
+        Drove::Answered(Err(AnswerError::Silent)) if stale => (Tried::Stale, None),
         // What was read of a body is gone; as long as that is nothing, the request is whole.
         Drove::Answered(Err(AnswerError::Unprocessed)) if moving.pushed.get() == 0 => {
-            (Tried::Unprocessed, false)
+            (Tried::Unprocessed, None)
         }
         Drove::Answered(Err(AnswerError::Unprocessed)) => {
             let close = CloseReason::UpstreamReset;
             again(Cause::Broken, close, REFUSED).unwrap_or_else(|| {
                 let detail = Some(REFUSED.to_owned());
-                (Tried::Over(close, detail, true), false)
+                (Tried::Over(close, detail, true), None)
             })
         }
         Drove::Answered(Err(AnswerError::Silent)) => {
             let close = CloseReason::UpstreamReset;
             again(Cause::Broken, close, SILENT).unwrap_or_else(|| {
                 let detail = Some(SILENT.to_owned());
-                (Tried::Over(close, detail, true), false)
+                (Tried::Over(close, detail, true), None)
             })
         }
         Drove::Answered(Err(AnswerError::Upstream(what))) => {
             let close = CloseReason::UpstreamReset;
             // Where nothing of it was sent on, our own answer is whole.
             let again = again(Cause::Broken, close, &what);
-            again.unwrap_or((Tried::Over(close, Some(what), uploaded), false))
+            again.unwrap_or((Tried::Over(close, Some(what), uploaded), None))
         }
         Drove::Answered(Err(AnswerError::NotSwitched)) => {
             let detail = Some(NOT_SWITCHED.to_owned());
             (
                 Tried::Over(CloseReason::UpstreamReset, detail, uploaded),
-                false,
+                None,
             )
         }
         Drove::Answered(Err(AnswerError::NoWebSockets)) => {
@@ -608,14 +610,14 @@ fn over(moving: &Moving<'_>, slot: &Slot<'_>, drove: Drove, stale_possible: bool
             moving.told.set(true);
             let detail = Some(NO_WEBSOCKETS.to_owned());
             let close = CloseReason::UpstreamReset;
-            (Tried::Over(close, detail, uploaded), false)
+            (Tried::Over(close, detail, uploaded), None)
         }
         Drove::Answered(Err(AnswerError::Downstream(error))) => {
             ended(client_broke(&error), error.to_string())
         }
         Drove::Answered(Err(AnswerError::Switched(head))) => {
             moving.switched.set(Some(head));
-            (Tried::Over(CloseReason::Done, None, false), false)
+            (Tried::Over(CloseReason::Done, None, false), None)
         }
     }
 }
@@ -672,8 +674,7 @@ async fn via_h1(
             };
             let framing = h1::response_framing(&head, &moving.request.method)
                 .map_err(|error| AnswerError::Upstream(error.to_string()))?;
-            let keep_upstream =
-                h1::keeps_alive(&head.headers, head.is_11) && framing != Framing::UntilClose;
+            let keep_upstream = kept_ms(&head, framing);
             let source = Source::H1(reader, BodyDecoder::new(framing));
             let keep_downstream = answer(moving, head, framing, source, slot).await?;
             Ok(Answered {
@@ -687,7 +688,8 @@ async fn via_h1(
     let (tried, keep_upstream) = over(moving, slot, drove, reused);
     if let (true, Some(upgrade)) = (switched, moving.upgrade) {
         upgrade.agreed(connection);
-    } else if keep_upstream {
+    } else if let Some(kept_ms) = keep_upstream {
+        connection.kept_ms = kept_ms;
         upstreams.give_back(connection);
     }
     tried

@@ -126,7 +126,7 @@ async fn ends(
     let keep_downstream = answer(moving, head, framing, source, slot).await?;
     Ok(Answered {
         keep_downstream,
-        keep_upstream: true,
+        keep_upstream: Some(u64::MAX),
     })
 }
 
