@@ -6,6 +6,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use thiserror::Error;
 
+use crate::http::keep_alive::keeps_alive;
 use crate::http::marks::Marks;
 use crate::vocab::limits;
 
@@ -312,24 +313,6 @@ pub fn response_framing(head: &RawResponse, method: &Method) -> Result<Framing, 
     } else {
         declared.unwrap_or(Framing::UntilClose)
     })
-}
-
-/// Whether the connection may serve another message (RFC 9112 section 9.3).
-#[must_use]
-pub fn keeps_alive(headers: &HeaderMap, is_11: bool) -> bool {
-    let says = |word: &str| {
-        headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-            .flat_map(|v| v.split(','))
-            .any(|t| t.trim().eq_ignore_ascii_case(word))
-    };
-    if is_11 {
-        !says("close")
-    } else {
-        says("keep-alive") && !says("close")
-    }
 }
 
 /// A piece of a body.

@@ -1,10 +1,28 @@
-//! For how long a server keeps a connection that nothing moves on, as it says itself.
+//! Whether a connection takes another message, and for how long a server keeps one that nothing moves on.
 
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, header};
 
-use crate::http::h1::{self, Framing, RawResponse};
+use crate::http::h1::{Framing, RawResponse};
 
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+
+/// Whether the connection may serve another message (RFC 9112 section 9.3).
+#[must_use]
+pub fn keeps_alive(headers: &HeaderMap, is_11: bool) -> bool {
+    let says = |word: &str| {
+        headers
+            .get_all(header::CONNECTION)
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .any(|t| t.trim().eq_ignore_ascii_case(word))
+    };
+    if is_11 {
+        !says("close")
+    } else {
+        says("keep-alive") && !says("close")
+    }
+}
 
 /// A request that comes when the server is about to end the connection is lost, and one that may not be sent twice is then
 /// answered 502: the connection is not used any more when so much of its time is left, in milliseconds.
@@ -15,7 +33,7 @@ const MARGIN_MS: u64 = 1000;
 /// as Node.js, Apache and gunicorn send it).
 #[must_use]
 pub fn kept_ms(head: &RawResponse, framing: Framing) -> Option<u64> {
-    if framing == Framing::UntilClose || !h1::keeps_alive(&head.headers, head.is_11) {
+    if framing == Framing::UntilClose || !keeps_alive(&head.headers, head.is_11) {
         return None;
     }
     let Some(seconds) = timeout_s(&head.headers) else {

@@ -10,7 +10,8 @@ use thiserror::Error;
 use crate::extauthz::Call;
 use crate::h2::ResponseHead;
 use crate::h2::message::Request;
-use crate::http::h1::{self, BodyDecoder, Chunk, Framing, RawResponse};
+use crate::http::h1::{self, BodyDecoder, Chunk, RawResponse};
+use crate::http::keep_alive::kept_ms;
 use crate::io::body::Source;
 use crate::io::h1::{HeadError, Reader};
 use crate::io::h2::{self, Answering, Client, MuxError, is_unprocessed};
@@ -196,10 +197,11 @@ async fn over_h1(
         never = send => never,
     };
     let framing = h1::response_framing(&head, &call.method)?;
-    let keeps = h1::keeps_alive(&head.headers, head.is_11) && framing != Framing::UntilClose;
+    let kept_ms = kept_ms(&head, framing);
     let mut source = Source::H1(reader, BodyDecoder::new(framing));
     let (body, _trailers) = whole(&mut source, wants).await?;
-    if keeps && sent.get() {
+    if let Some(kept_ms) = kept_ms.filter(|_| sent.get()) {
+        connection.kept_ms = kept_ms;
         upstreams.give_back(connection);
     }
     Ok(Answer {

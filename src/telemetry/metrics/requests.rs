@@ -67,8 +67,8 @@ impl RequestSeries {
 #[derive(Debug)]
 struct Kept {
     series: Arc<RequestSeries>,
-    /// What it had counted when it was last looked at, and when it had counted more than before.
-    seen: u64,
+    /// It has counted since it was last looked at, and when that was seen.
+    touched: bool,
     used: Instant,
     /// Whether the registry has it; a full channel is tried again.
     announced: bool,
@@ -95,8 +95,9 @@ impl Pair {
         let Some(at) = all.iter().position(|kept| kept.series.outcome == outcome) else {
             return false;
         };
-        if let Some(kept) = all.get(at) {
+        if let Some(kept) = all.get_mut(at) {
             kept.series.count(amounts);
+            kept.touched = true;
         }
         if let Some(before) = at.checked_sub(1) {
             all.swap(before, at);
@@ -286,7 +287,7 @@ impl Requests {
         pair.series.borrow_mut().push(Kept {
             announced: self.announce(&series),
             series,
-            seen: 0,
+            touched: false,
             used: now(),
         });
         self.series.set(self.series.get().saturating_add(1));
@@ -306,8 +307,7 @@ impl Requests {
             let mut all = pair.series.borrow_mut();
             all.retain_mut(|kept| {
                 kept.announced = kept.announced || self.announce(&kept.series);
-                let seen = kept.series.durations.counted();
-                if std::mem::replace(&mut kept.seen, seen) != seen {
+                if std::mem::take(&mut kept.touched) {
                     kept.used = now;
                 }
                 !kept.announced || now.saturating_duration_since(kept.used) < limit
