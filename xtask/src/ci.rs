@@ -12,92 +12,127 @@ use crate::l4::envoy;
 use crate::l7;
 use crate::package::{self, trial::DEFAULT_PROFILE};
 use crate::python;
-use crate::steps::{self, Step, command};
+use crate::steps::{self, Ahead, Step, command};
 
 const STEPS: &[Step] = &[
     Step {
         name: "tools",
         about: "install what the tests need and this machine has not",
+        ahead: None,
         run: tools,
     },
     Step {
         name: "fmt",
         about: "formatting",
+        ahead: None,
         run: |root| command(root, "cargo", &["fmt", "--all", "--check"]),
     },
     Step {
         name: "unit-file",
         about: "systemd unit: the settings we rely on, and its exposure score",
+        ahead: None,
         run: unit_file,
     },
     Step {
         name: "clippy",
         about: "lints, all targets, warnings are errors",
+        ahead: None,
         run: clippy,
+    },
+    Step {
+        name: "compile",
+        about: "the tests, to run later",
+        ahead: None,
+        run: |root| {
+            command(
+                root,
+                "cargo",
+                &["test", "--workspace", "--locked", "--tests", "--no-run"],
+            )
+        },
     },
     Step {
         name: "build",
         about: "release build",
+        ahead: Some(Ahead {
+            with: "clippy",
+            nice: 0,
+        }),
         run: build,
     },
     Step {
         name: "package",
         about: "what is released: lintian, skopeo, and the image run by runc",
+        ahead: None,
         run: |root| need_root().and_then(|()| package::trial::run(root)),
     },
     Step {
         name: "tests",
         about: "unit and integration tests",
+        ahead: None,
         run: tests,
     },
     Step {
         name: "interop",
         about: "Envoy and ztunnel as peers, in network namespaces",
+        ahead: None,
         run: interop,
     },
     Step {
         name: "systemd",
         about: "the service under a real systemd, in a container",
+        ahead: None,
         run: systemd,
     },
     Step {
         name: "appliance",
         about: "images for virtual machines, and what they do when they boot",
+        ahead: None,
         run: crate::image::check,
     },
     Step {
         name: "soak",
         about: "full load with a reload every second, 20 seconds of it",
+        ahead: None,
         run: |root| l7::soak::run(root, &["--seconds", "20"]).map(drop),
     },
     Step {
         name: "drill-uring",
         about: "the drill on loopback, io_uring",
+        ahead: None,
         run: |root| drill(root, None, "io_uring"),
     },
     Step {
         name: "drill-epoll",
         about: "the drill on loopback, epoll",
+        ahead: None,
         run: |root| drill(root, None, "epoll"),
     },
     Step {
         name: "netns-uring",
         about: "the drill in network namespaces, io_uring",
+        ahead: None,
         run: |root| drill(root, Some("netns"), "io_uring"),
     },
     Step {
         name: "netns-epoll",
         about: "the drill in network namespaces, epoll",
+        ahead: None,
         run: |root| drill(root, Some("netns"), "epoll"),
     },
     Step {
         name: "kill",
         about: "capture, and the loss of any one process of the mesh",
+        ahead: None,
         run: kill,
     },
     Step {
         name: "reproduce",
         about: "the release program once more, in another directory: the same bytes",
+        ahead: Some(Ahead {
+            with: "tests",
+            nice: 19,
+        }),
         run: |root| crate::reproduce::of_this_commit(root).map(drop),
     },
 ];
@@ -554,6 +589,11 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), STEPS.len());
+        for (turn, step) in STEPS.iter().enumerate() {
+            let before = |ahead: &Ahead| STEPS.iter().position(|one| one.name == ahead.with);
+            let begun = step.ahead.as_ref().map_or(Some(0), before);
+            assert!(begun.is_some_and(|begun| begun <= turn), "{}", step.name);
+        }
         assert!(run(Path::new("/"), Some("no-such-step")).is_err());
     }
 

@@ -1,8 +1,10 @@
 //! Named, timed steps that stop at the first failure.
 
 use std::ffi::OsString;
+use std::fs::{self, File};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -13,14 +15,74 @@ pub(crate) struct Step {
     pub(crate) name: &'static str,
     /// What it does, one line.
     pub(crate) about: &'static str,
+    /// If it is begun before its turn, which then is the wait for its end.
+    pub(crate) ahead: Option<Ahead>,
     /// The step itself.
     pub(crate) run: fn(&Path) -> Result<()>,
+}
+
+/// When a step is begun that others do not need: it runs beside them, as a process of its own.
+pub(crate) struct Ahead {
+    /// The step with which it begins.
+    pub(crate) with: &'static str,
+    /// 19 where the others must not feel it.
+    pub(crate) nice: u8,
+}
+
+/// A step that was begun before its turn. Dropped, it is ended with all that it has started.
+struct Begun {
+    name: &'static str,
+    process: Child,
+    log: PathBuf,
+}
+
+impl Begun {
+    fn new(step: &Step, nice: u8, root: &Path) -> Result<Self> {
+        let log = target(root).join(format!("ci-{}.log", step.name));
+        let out = File::create(&log).with_context(|| log.display().to_string())?;
+        let mut process = Command::new("nice");
+        // By its process: the file is another one as soon as a step builds it anew.
+        let own = format!("/proc/{}/exe", std::process::id());
+        process
+            .args(["-n", &nice.to_string(), &own])
+            .args(["ci", "--only", step.name])
+            .current_dir(root)
+            .process_group(0)
+            .stdin(Stdio::null())
+            .stdout(out.try_clone()?)
+            .stderr(out);
+        println!("beside it: {}, to {}", step.name, log.display());
+        Ok(Self {
+            name: step.name,
+            process: process.spawn().context("cannot start nice")?,
+            log,
+        })
+    }
+
+    /// Waits for the end and shows what it has said.
+    fn end(mut self) -> Result<()> {
+        let status = self.process.wait()?;
+        print!("{}", fs::read_to_string(&self.log)?);
+        ensure!(status.success(), "{status}");
+        Ok(())
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if let Ok(None) = self.process.try_wait() {
+            let group = format!("-{}", self.process.id());
+            let _gone = signal_to("KILL", &group);
+            let _reaped = self.process.wait();
+        }
+    }
 }
 
 /// Runs the steps in order and prints how long each took. `Ok(false)` if one failed; the rest is not run.
 pub(crate) fn run_all(steps: &[&Step], root: &Path) -> bool {
     let began = Instant::now();
     let mut passed: Vec<(&str, f64)> = Vec::new();
+    let mut begun: Vec<Begun> = Vec::new();
     for (number, step) in steps.iter().enumerate() {
         println!(
             "\n==> [{}/{}] {}: {}",
@@ -30,7 +92,12 @@ pub(crate) fn run_all(steps: &[&Step], root: &Path) -> bool {
             step.about
         );
         let start = Instant::now();
-        let result = (step.run)(root);
+        let result = begin(steps, step.name, root, &mut begun).and_then(|()| {
+            match begun.iter().position(|one| one.name == step.name) {
+                Some(at) => begun.swap_remove(at).end(),
+                None => (step.run)(root),
+            }
+        });
         let seconds = start.elapsed().as_secs_f64();
         if let Err(error) = result {
             println!();
@@ -49,6 +116,16 @@ pub(crate) fn run_all(steps: &[&Step], root: &Path) -> bool {
     println!("  all  {:<18} {:>7.1} s", "", began.elapsed().as_secs_f64());
     println!("\n{} passed, 0 failed", passed.len());
     true
+}
+
+/// Begins those of `steps` that run beside the one named `with`.
+fn begin(steps: &[&Step], with: &str, root: &Path, begun: &mut Vec<Begun>) -> Result<()> {
+    for step in steps {
+        if let Some(ahead) = step.ahead.as_ref().filter(|ahead| ahead.with == with) {
+            begun.push(Begun::new(step, ahead.nice, root)?);
+        }
+    }
+    Ok(())
 }
 
 fn report(passed: &[(&str, f64)]) {
@@ -120,10 +197,15 @@ pub(crate) fn finish(command: &mut Command) -> Result<()> {
 
 /// Sends a signal, by the shell, which has it built in: the program `kill` is of a package that may not be there.
 pub(crate) fn signal(name: &str, id: u32) -> Result<()> {
+    signal_to(name, &id.to_string())
+}
+
+/// `whom`: a process, or a group of them with a minus before it.
+fn signal_to(name: &str, whom: &str) -> Result<()> {
     let mut shell = Command::new("sh");
-    shell.args(["-c", "kill -s \"$0\" \"$1\"", name, &id.to_string()]);
+    shell.args(["-c", "kill -s \"$0\" -- \"$1\"", name, whom]);
     let sent = shell.status().context("cannot start sh")?;
-    ensure!(sent.success(), "kill -s {name} {id}: {sent}");
+    ensure!(sent.success(), "kill -s {name} {whom}: {sent}");
     Ok(())
 }
 
