@@ -7,7 +7,7 @@
 
 use std::io::{BufRead as _, BufReader, ErrorKind, Read as _};
 use std::net::{IpAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -422,7 +422,16 @@ fn strangers_take_over_nothing() {
         pair.log(Side::Server).contains("uid 65534 is another user")
     });
     assert!(told, "{}", pair.log(Side::Server));
+    let file = || std::fs::metadata(&socket).ok();
+    let of = |file: std::fs::Metadata| (file.ino(), file.ctime(), file.ctime_nsec());
+    let before = file().map(of);
     replace(&mut pair, 1);
+    // Whoever has taken over offers its own sockets a little later.
+    let offers = os::wait_until(LONG, || {
+        let now = file().map(of);
+        now.is_some() && now != before
+    });
+    assert!(offers, "{}", pair.log(Side::Server));
     // What a crash leaves is replaced.
     for child in pair.children(Side::Server) {
         os::ignore(child.kill());

@@ -309,6 +309,8 @@ fn tests(root: &Path) -> Result<()> {
     {
         arguments.extend(["--test", target]);
     }
+    // Most of them wait most of the time.
+    arguments.extend(["--", "--test-threads=6"]);
     command(root, "cargo", &arguments)
 }
 
