@@ -44,7 +44,7 @@ const AGAIN: usize = 2;
 const RESTS: Duration = Duration::from_secs(6);
 /// The same of a run that is over before it is warm.
 const COLD_GROWTH_PERCENT: u64 = 10;
-const COLD_GROWTH_BYTES: u64 = 4 << 20;
+const COLD_GROWTH_BYTES: u64 = 768 << 10;
 /// Policies and services that come and go.
 const CHURN: u64 = 200;
 
@@ -641,7 +641,10 @@ mod tests {
             let (held, rounds) = run(|n| phase(n) + n * leak, 60);
             assert!(!held && rounds <= 114, "{leak}: {rounds}");
             // And one that a step hides.
-            let (held, _) = run(|n| phase(n) + n * leak + if n >= 40 { 4 * MB } else { 0 }, 60);
+            let (held, _) = run(
+                |n| phase(n) + n * leak + if n >= 40 { 4 * MB } else { 0 },
+                60,
+            );
             assert!(!held, "{leak}, with a step");
         }
         // A short run is judged by what is allowed to it.
