@@ -44,7 +44,7 @@ const AGAIN: usize = 2;
 const RESTS: Duration = Duration::from_secs(6);
 /// The same of a run that is over before it is warm.
 const COLD_GROWTH_PERCENT: u64 = 10;
-const COLD_GROWTH_BYTES: u64 = 768 << 10;
+const COLD_GROWTH_BYTES: u64 = 4 << 20;
 /// Policies and services that come and go.
 const CHURN: u64 = 200;
 
