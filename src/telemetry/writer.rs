@@ -390,6 +390,7 @@ mod tests {
         let (theirs, mut sender) = ring(limits::RECORDS_PER_CORE);
         let mut rings = [theirs];
         let record = long(100);
+        #[expect(clippy::disallowed_methods, reason = "a starting point, to add to")]
         let begun = Instant::now();
         let mut round = Round::new(begun);
         let mut written = |at: Duration, records: usize, sender: &mut Sender| {
