@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
 use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::checked::{RecordSink, RecordedQuery};
 use crate::telemetry::json::{Object, key};
@@ -22,12 +22,21 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long records gather after some were written: to be woken for each costs more than to write it.
 const GATHER: Duration = Duration::from_millis(5);
 
+/// How long it sleeps at most when there are none.
+const IDLE: Duration = Duration::from_millis(500);
+
 /// Buffers that wait to be filled again, per core.
 const SPARE: usize = 1024;
 /// A longer buffer is not kept.
 const SPARE_BYTES: usize = 4096;
 /// What one round takes of each ring.
 const ROUND_BYTES: usize = 1 << 20;
+
+/// How often the writer looks what it holds and does not need: so many records as waited while it got no turn, or the sink was
+/// slow, need not wait again.
+const LOOK: Duration = Duration::from_secs(10);
+/// So many spare buffers that lay there all the time are not worth giving back.
+const FEW: usize = 64;
 
 /// A core's end.
 #[derive(Debug)]
@@ -86,6 +95,13 @@ impl Sender {
     }
 }
 
+impl Sender {
+    /// Frees the buffers that wait to be filled again, of a core that is at rest.
+    pub fn rest(&mut self) {
+        while self.spare.pop().is_ok() {}
+    }
+}
+
 /// The writer's thread.
 #[derive(Debug)]
 pub struct Writer {
@@ -95,7 +111,7 @@ pub struct Writer {
 
 impl Writer {
     /// Opens the sink and starts the thread, in which `begin` is called first, with one sender for each core. `total` counts
-    /// what is lost.
+    /// what is lost, `now` is a monotonic clock.
     ///
     /// # Errors
     /// The file cannot be opened.
@@ -103,7 +119,7 @@ impl Writer {
         (sink, query): (&RecordSink, RecordedQuery),
         cores: usize,
         total: Arc<AtomicU64>,
-        begin: fn(),
+        (begin, now): (fn(), fn() -> Instant),
     ) -> io::Result<(Self, Vec<Sender>)> {
         let out = sink::open(sink)?;
         let shared = Arc::new(Shared {
@@ -115,11 +131,7 @@ impl Writer {
                 let (ring, texts) = rtrb::RingBuffer::new(limits::RECORDS_PER_CORE);
                 let (spares, spare) = rtrb::RingBuffer::new(SPARE);
                 let waiting = Arc::<AtomicUsize>::default();
-                let theirs = Ring {
-                    texts,
-                    spares,
-                    waiting: Arc::clone(&waiting),
-                };
+                let theirs = Ring::new(texts, spares, Arc::clone(&waiting));
                 ((ring, spare, waiting), theirs)
             })
             .unzip();
@@ -128,7 +140,7 @@ impl Writer {
             .name("records".to_owned())
             .spawn(move || {
                 begin();
-                write_all(rings, out, &theirs, RETRY);
+                write_all(rings, out, &theirs, (RETRY, now));
             })?;
         let step = u64::try_from(cores).unwrap_or(1);
         let sender = |(number, (ring, spare, waiting))| Sender {
@@ -160,17 +172,54 @@ struct Ring {
     texts: rtrb::Consumer<Vec<u8>>,
     spares: rtrb::Producer<Vec<u8>>,
     waiting: Arc<AtomicUsize>,
+    /// The fewest buffers that have lain there to be filled again since the last look.
+    idle: usize,
+    /// So many further buffers are freed once they are written.
+    old: usize,
 }
 
 impl Ring {
+    fn new(
+        texts: rtrb::Consumer<Vec<u8>>,
+        spares: rtrb::Producer<Vec<u8>>,
+        waiting: Arc<AtomicUsize>,
+    ) -> Self {
+        Self {
+            texts,
+            spares,
+            waiting,
+            idle: 0,
+            old: 0,
+        }
+    }
+
+    /// Buffers that lie there to be filled again.
+    fn spare(&self) -> usize {
+        SPARE.saturating_sub(self.spares.slots())
+    }
+
+    /// If many buffers lay there all the time, all are freed as they come by, and the core makes as many as it needs. To free
+    /// the superfluous alone would give nothing back: those that stay lie scattered among them, and each holds a page of the
+    /// allocator.
+    fn look(&mut self) {
+        let spare = self.spare();
+        if self.idle.min(spare) > FEW {
+            self.old = spare.saturating_add(self.texts.slots());
+        }
+        self.idle = spare;
+    }
+
     /// Appends what waits to `text`, up to `most` bytes and the rest of a line.
     fn drain(&mut self, text: &mut Vec<u8>, most: usize) {
         let enough = text.len().saturating_add(most);
+        self.idle = self.idle.min(self.spare());
         while let Ok(mut line) = self.texts.pop() {
             self.waiting.fetch_sub(line.capacity(), Ordering::Relaxed);
             text.extend_from_slice(&line);
             line.clear();
-            if line.capacity() <= SPARE_BYTES {
+            if self.old > 0 {
+                self.old -= 1;
+            } else if line.capacity() <= SPARE_BYTES {
                 // What finds no room is freed.
                 drop(self.spares.push(line));
             }
@@ -181,30 +230,62 @@ impl Ring {
     }
 }
 
+/// What is written at once.
+struct Round {
+    text: Vec<u8>,
+    /// The longest text since the last look.
+    longest: usize,
+    looked: Instant,
+}
+
+impl Round {
+    fn new(now: Instant) -> Self {
+        Self {
+            text: Vec::new(),
+            longest: 0,
+            looked: now,
+        }
+    }
+
+    /// Has what waits in the rings as its text. From time to time it gives back what was not needed.
+    fn next(&mut self, now: Instant, rings: &mut [Ring]) -> &mut Vec<u8> {
+        self.longest = self.text.len().max(self.longest);
+        self.text.clear();
+        if now.saturating_duration_since(self.looked) >= LOOK {
+            rings.iter_mut().for_each(Ring::look);
+            if self.text.capacity() / 2 > self.longest {
+                self.text = Vec::with_capacity(self.longest);
+            }
+            (self.looked, self.longest) = (now, 0);
+        }
+        for ring in rings {
+            ring.drain(&mut self.text, ROUND_BYTES);
+        }
+        &mut self.text
+    }
+}
+
 fn write_all(
     mut rings: Vec<Ring>,
     mut out: Box<dyn Write + Send>,
     shared: &Shared,
-    retry: Duration,
+    (retry, now): (Duration, fn() -> Instant),
 ) {
-    let mut text = Vec::new();
+    let mut round = Round::new(now());
     loop {
         let ended = shared.ended.load(Ordering::Acquire);
-        text.clear();
-        for ring in &mut rings {
-            ring.drain(&mut text, ROUND_BYTES);
-        }
+        let text = round.next(now(), &mut rings);
         let lost = shared.lost.swap(0, Ordering::Relaxed);
         if lost > 0 {
             shared.total.fetch_add(lost, Ordering::Relaxed);
-            let mut gap = Object::new(&mut text);
+            let mut gap = Object::new(text);
             gap.plain(key!("kind"), "lost");
             gap.number(key!("records"), lost);
             gap.end();
             text.push(b'\n');
         }
         if !text.is_empty() {
-            put(&mut out, &text, shared, retry);
+            put(&mut out, text, shared, retry);
             if !ended {
                 std::thread::park_timeout(GATHER); // `finish` wakes it, a sender does not
             }
@@ -217,9 +298,12 @@ fn write_all(
         shared.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         if rings.iter().all(|ring| ring.texts.is_empty()) && !shared.ended.load(Ordering::Acquire) {
-            std::thread::park_timeout(Duration::from_millis(500));
+            std::thread::park_timeout(IDLE);
         }
-        shared.asleep.store(false, Ordering::Relaxed);
+        if shared.asleep.swap(false, Ordering::Relaxed) {
+            // Nobody woke it: nothing was recorded meanwhile.
+            round.text = Vec::new();
+        }
     }
 }
 
@@ -281,32 +365,79 @@ mod tests {
         }
     }
 
-    fn ring(lines: usize) -> (Ring, rtrb::Producer<Vec<u8>>, Arc<AtomicUsize>) {
+    fn ring(lines: usize) -> (Ring, Sender) {
         let (texts, spares) = (rtrb::RingBuffer::new(lines), rtrb::RingBuffer::new(SPARE));
         let waiting = Arc::<AtomicUsize>::default();
-        let theirs = Ring {
-            texts: texts.1,
-            spares: spares.0,
-            waiting: Arc::clone(&waiting),
+        let theirs = Ring::new(texts.1, spares.0, Arc::clone(&waiting));
+        let sender = Sender {
+            ring: texts.0,
+            spare: spares.1,
+            waiting,
+            number: 0,
+            step: 1,
+            query: RecordedQuery::Keep,
+            writer: std::thread::current(),
+            shared: Arc::default(),
         };
-        (theirs, texts.0, waiting)
+        (theirs, sender)
+    }
+
+    /// As many buffers as records waited at once are kept, and no longer than they are needed.
+    #[test]
+    fn what_a_slow_writer_took_is_given_back() {
+        const MANY: usize = 900;
+        const USUAL: usize = 100;
+        let (theirs, mut sender) = ring(limits::RECORDS_PER_CORE);
+        let mut rings = [theirs];
+        let record = long(100);
+        #[expect(clippy::disallowed_methods, reason = "a starting point, to add to")]
+        let begun = Instant::now();
+        let mut round = Round::new(begun);
+        let mut written = |at: Duration, records: usize, sender: &mut Sender| {
+            for _ in 0..records {
+                sender.send(&record);
+            }
+            let text = round.next(begun + at, &mut rings);
+            let lines = text.iter().filter(|byte| **byte == b'\n').count();
+            assert_eq!(lines, records);
+            (round.text.capacity(), rings[0].spare())
+        };
+        let (most, spare) = written(Duration::ZERO, MANY, &mut sender);
+        assert_eq!(spare, MANY);
+        let rounds = |from: Duration| (0..30).map(move |n| from + LOOK * n / 10);
+        for at in rounds(Duration::ZERO) {
+            written(at, USUAL, &mut sender);
+        }
+        let (text, spare) = written(LOOK * 3, USUAL, &mut sender);
+        assert_eq!(spare, USUAL);
+        assert!(text < most / 4, "{text} of {most}");
+        // What is in use is kept.
+        let kept = sender.spare.peek().map(|buffer| buffer.as_ptr());
+        for at in rounds(LOOK * 3) {
+            written(at, USUAL, &mut sender);
+        }
+        let kept_now = sender.spare.peek().map(|buffer| buffer.as_ptr());
+        assert_eq!(kept_now, kept);
+        sender.rest();
+        assert_eq!(written(LOOK * 6, 0, &mut sender).1, 0);
     }
 
     #[test]
     fn a_ring_that_is_full_keeps_no_other_one_waiting() {
         let mut text = Vec::new();
         let mut rings = [ring(8), ring(8)];
-        for (_ring, texts, waiting) in &mut rings {
+        for (_ring, sender) in &mut rings {
             for _ in 0..8 {
                 let line = vec![b'x'; 100];
-                waiting.fetch_add(line.capacity(), Ordering::Relaxed);
-                texts.push(line).unwrap();
+                let bytes = line.capacity();
+                sender.waiting.fetch_add(bytes, Ordering::Relaxed);
+                sender.ring.push(line).unwrap();
             }
         }
-        for (ring, _texts, waiting) in &mut rings {
+        for (ring, sender) in &mut rings {
             ring.drain(&mut text, 300);
             assert_eq!(ring.texts.slots(), 5);
-            assert_eq!(waiting.load(Ordering::Relaxed), 500);
+            assert_eq!(sender.waiting.load(Ordering::Relaxed), 500);
         }
         assert_eq!(text.len(), 600);
     }
@@ -345,18 +476,8 @@ mod tests {
 
     #[test]
     fn records_that_wait_are_bounded_in_bytes() {
-        let (mut theirs, producer, waiting) = ring(limits::RECORDS_PER_CORE);
-        let shared = Arc::new(Shared::default());
-        let mut sender = Sender {
-            ring: producer,
-            spare: rtrb::RingBuffer::new(1).1,
-            waiting: Arc::clone(&waiting),
-            number: 0,
-            step: 1,
-            query: RecordedQuery::Keep,
-            writer: std::thread::current(),
-            shared: Arc::clone(&shared),
-        };
+        let (mut theirs, mut sender) = ring(limits::RECORDS_PER_CORE);
+        let (waiting, shared) = (Arc::clone(&sender.waiting), Arc::clone(&sender.shared));
         let record = long(64 << 10);
         let sent = limits::RECORD_RING_BYTES / (64 << 10) + 10;
         for _ in 0..sent {

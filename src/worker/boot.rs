@@ -28,6 +28,7 @@ use crate::control::sandbox::{self, Sandbox, SandboxError, never_binds};
 use crate::control::status::About;
 use crate::control::supervisor::{self, Beats, Renewal};
 use crate::control::tenure::Tenure;
+use crate::io::clock;
 use crate::io::listen_fds;
 use crate::io::listener::raise_open_files;
 use crate::io::memory::{self, Text};
@@ -246,7 +247,7 @@ fn serve(
         (&process.records, process.recorded_query),
         count,
         Arc::clone(&published.reports.lost_records),
-        never_binds,
+        (never_binds, clock::now),
     )
     .map_err(os("decision records"))?;
     let (cores, started) = start_cores(process, &published, &mut before, senders);

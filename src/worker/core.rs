@@ -261,6 +261,11 @@ impl Core {
         self.records.borrow_mut().send(record);
     }
 
+    /// Frees what records are made in, at rest.
+    pub fn forget_buffers(&self) {
+        self.records.borrow_mut().rest();
+    }
+
     /// How many records there were: at rest there are no more.
     #[must_use]
     pub fn recorded(&self) -> u64 {

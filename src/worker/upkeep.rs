@@ -110,6 +110,7 @@ async fn rest(core: Rc<Core>, text: Arc<Text>) {
             continue;
         }
         if std::mem::take(&mut is_due) {
+            core.forget_buffers();
             memory::collect();
         }
         if let Err(error) = text.release() {

@@ -2,8 +2,9 @@
 //! every second.
 //!
 //! Three things must hold: no request is lost (an answer of another status or length ends the run), every answer has its
-//! record, and the processes end with the memory and the descriptors that they began with. The node runs on io_uring, the
-//! egress gateway on epoll. The load comes in rounds, each on connections of its own.
+//! record, and the processes end with the memory and the descriptors that they began with: at rest with the same
+//! configuration, and under load, where what has grown may not go on. The node runs on io_uring, the egress gateway on epoll.
+//! The load comes in rounds, each on connections of its own.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -36,6 +37,11 @@ const WARM: Duration = Duration::from_secs(60);
 const GROWTH_PERCENT: u64 = 2;
 /// And this much, in bytes.
 const GROWTH_BYTES: u64 = 768 << 10;
+/// How often a mean that is above that is given as much time again: load beside the run that begins or ends makes one step,
+/// what leaks makes the next one too.
+const AGAIN: usize = 2;
+/// A process is at rest once its memory has not come down for so long.
+const RESTS: Duration = Duration::from_secs(6);
 /// The same of a run that is over before it is warm.
 const COLD_GROWTH_PERCENT: u64 = 10;
 const COLD_GROWTH_BYTES: u64 = 4 << 20;
@@ -145,21 +151,26 @@ fn soak(options: &Options, ground: &Ground) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
     let (mut answers, mut reloads) = (0, 0);
-    // Memory is compared, which takes two rounds even if the first one takes longer than all.
-    while began.elapsed() < options.span || soaked.iter().any(|one| one.memory.len() < 2) {
+    while began.elapsed() < options.span || soaked.iter_mut().any(|one| one.memory.goes_on()) {
         let outcomes = round(options.round(), &mut soaked, &mut reloads, ground)?;
         answers += outcomes
             .iter()
             .map(|(_, outcome)| outcome.operations)
             .sum::<u64>();
         told(began, &outcomes, &soaked);
+        // The first time, what fills once has filled.
+        if began.elapsed() >= WARM.min(options.span / 4) {
+            for one in soaked.iter_mut().filter(|one| one.rested.is_none()) {
+                one.rested = Some((began.elapsed(), one.rest()?));
+            }
+        }
     }
     soaked.iter().try_for_each(Soaked::exactly_recorded)?;
     println!(
         "{answers} answers and {reloads} reloads in {:.0} s: none lost, each recorded",
         began.elapsed().as_secs_f64()
     );
-    for one in &soaked {
+    for one in &mut soaked {
         one.remembers()?;
     }
     // Connections that are kept for the next request go with the service.
@@ -173,7 +184,7 @@ fn told(began: Instant, outcomes: &[(&str, Outcome)], soaked: &[Soaked]) {
         let rate = number(outcome.operations) / outcome.seconds;
         format!("{name} {rate:.0}/s")
     });
-    let memory = soaked.iter().filter_map(|one| one.memory.last());
+    let memory = soaked.iter().filter_map(|one| one.memory.taken.last());
     let memory = memory.map(|(_, bytes)| format!("{:.1} MB", number(*bytes) / 1e6));
     eprintln!(
         "{:>5.0} s  {}; {}",
@@ -250,8 +261,10 @@ struct Soaked {
     began: Instant,
     /// Requests that must have records.
     asked: u64,
-    /// Resident memory at the end of each round, with the connections of the load open, in bytes.
-    memory: Vec<(Duration, u64)>,
+    /// At the end of each round, with the connections of the load open.
+    memory: Memory,
+    /// Resident memory at rest after the warm-up: when, and how many bytes.
+    rested: Option<(Duration, u64)>,
     /// Descriptors before any load.
     descriptors: usize,
 }
@@ -265,7 +278,8 @@ impl Soaked {
             job,
             began: Instant::now(),
             asked: 0,
-            memory: Vec::new(),
+            memory: Memory::default(),
+            rested: None,
             descriptors,
         };
         // Nobody has counted what was asked until it served.
@@ -385,26 +399,54 @@ impl Soaked {
     fn note(&mut self) -> Result<()> {
         self.rig.proxy().main()?.alive()?;
         let memory = self.rig.proxy().memory()?;
-        self.memory.push((self.began.elapsed(), memory.resident));
+        let taken = (self.began.elapsed(), memory.resident);
+        self.memory.taken.push(taken);
         Ok(())
     }
 
-    /// Memory does not grow: its mean in the second half of what follows the warm-up is that of the first half.
-    fn remembers(&self) -> Result<()> {
-        let (begun, ended, bound) = judged(&self.memory).context("fewer than two rounds")?;
+    /// What it keeps resident once nothing is asked of it any more and the configuration is the same each time, in bytes.
+    fn rest(&mut self) -> Result<u64> {
+        self.reload(0)?;
+        let (begun, mut least) = (Instant::now(), u64::MAX);
+        let mut fallen = begun;
+        while fallen.elapsed() < RESTS && begun.elapsed() < SETTLE {
+            std::thread::sleep(Duration::from_millis(200));
+            let now = self.rig.proxy().memory()?.resident;
+            if now < least - least / 200 {
+                fallen = Instant::now();
+            }
+            least = least.min(now);
+        }
+        Ok(least)
+    }
+
+    /// Memory does not grow: its mean in the second half of what follows the warm-up is that of the first half, and at rest
+    /// it is what it was.
+    fn remembers(&mut self) -> Result<()> {
+        let name = self.job.name();
+        let (begun, ended, most) = judged(&self.memory.taken).context("fewer than two rounds")?;
         println!(
-            "{}: {:.1} MB resident in the first half (mean), {:.1} MB in the second (at most {:.1} MB)",
-            self.job.name(),
+            "{name}: {:.1} MB resident in the first half (mean), {:.1} MB in the second (at most {:.1} MB), compared {} times",
             number(begun) / 1e6,
             number(ended) / 1e6,
-            number(bound) / 1e6
+            number(most) / 1e6,
+            self.memory.again + 1
+        );
+        let (at, rested) = self.rested.context("it has rested once")?;
+        let rests = self.rest()?;
+        let may = bound(rested, at >= WARM);
+        println!(
+            "{name}: {:.1} MB resident at rest after the warm-up, {:.1} MB in the end (at most {:.1} MB)",
+            number(rested) / 1e6,
+            number(rests) / 1e6,
+            number(may) / 1e6
         );
         ensure!(
-            ended <= bound,
-            "{}: memory grows: {:?}",
-            self.job.name(),
-            self.memory
+            ended <= most,
+            "{name}: memory grows: {:?}",
+            self.memory.taken
         );
+        ensure!(rests <= may, "{name}: memory stays that was taken");
         Ok(())
     }
 
@@ -432,23 +474,64 @@ impl Soaked {
     }
 }
 
+/// Resident memory over time.
+#[derive(Debug, Default)]
+struct Memory {
+    /// When, and how many bytes.
+    taken: Vec<(Duration, u64)>,
+    /// How often the first half was forgotten, as the second was above it.
+    again: usize,
+    /// So many are wanted before the halves are compared once more.
+    wanted: usize,
+}
+
+impl Memory {
+    /// Whether another round is wanted before it can be said that nothing grows, or that something does.
+    fn goes_on(&mut self) -> bool {
+        // What is compared takes two rounds even if the first one takes longer than all.
+        if self.taken.len() < self.wanted.max(2) {
+            return true;
+        }
+        let grows = judged(&self.taken).is_some_and(|(_, ended, bound)| ended > bound);
+        if !grows || self.again == AGAIN {
+            return false;
+        }
+        let half = warm(&self.taken).len().div_ceil(2);
+        self.taken.drain(..self.taken.len() - half);
+        (self.again, self.wanted) = (self.again + 1, 2 * half);
+        true
+    }
+}
+
+/// Without those of the warm-up, if there are four others.
+fn warm(memory: &[(Duration, u64)]) -> &[(Duration, u64)] {
+    let cold = memory.iter().take_while(|(at, _)| *at <= WARM).count();
+    let warm = memory.get(cold..).filter(|warm| warm.len() >= 4);
+    warm.unwrap_or(memory)
+}
+
 /// What is compared of measurements: the mean of either half, without those of the warm-up if there are four others; and
 /// what the second may be at most. Not the lowest: of fifty, one of them may be a tenth below the others.
 fn judged(memory: &[(Duration, u64)]) -> Option<(u64, u64, u64)> {
-    let cold = memory.iter().take_while(|(at, _)| *at <= WARM).count();
-    let warm = memory.get(cold..).filter(|warm| warm.len() >= 4);
-    let (percent, bytes) = match warm {
-        Some(_) => (GROWTH_PERCENT, GROWTH_BYTES),
-        None => (COLD_GROWTH_PERCENT, COLD_GROWTH_BYTES),
-    };
-    let all = warm.unwrap_or(memory);
+    let all = warm(memory);
+    let is_warm = all.first().is_some_and(|(at, _)| *at > WARM);
     let (first, second) = all.split_at_checked(all.len() / 2)?;
     let mean = |half: &[(Duration, u64)]| {
         let sum: u64 = half.iter().map(|(_, bytes)| *bytes).sum();
         sum.checked_div(u64::try_from(half.len()).ok()?)
     };
     let (begun, ended) = (mean(first)?, mean(second)?);
-    Some((begun, ended, begun + begun * percent / 100 + bytes))
+    Some((begun, ended, bound(begun, is_warm)))
+}
+
+/// What memory may be after it was `begun`, in bytes.
+const fn bound(begun: u64, is_warm: bool) -> u64 {
+    let (percent, bytes) = if is_warm {
+        (GROWTH_PERCENT, GROWTH_BYTES)
+    } else {
+        (COLD_GROWTH_PERCENT, COLD_GROWTH_BYTES)
+    };
+    begun + begun * percent / 100 + bytes
 }
 
 fn descriptors(proxy: &Proxy) -> Result<usize> {
@@ -529,6 +612,45 @@ mod tests {
         assert!(!holds(&memory(|n| phase(n) + n * 70_000, 60)));
         // What fills in the first minute has no part in it.
         assert!(holds(&memory(|n| phase(n) - 20 * MB / (n * n), 60)));
+    }
+
+    /// Whether a run of `rounds`, and of more where they are wanted, ends well; and how many it had.
+    fn run(of: impl Fn(u64) -> u64, rounds: u64) -> (bool, u64) {
+        let mut memory = Memory::default();
+        let mut n = 0;
+        while n < rounds || memory.goes_on() {
+            n += 1;
+            memory.taken.push((Duration::from_secs(10 * n), of(n)));
+        }
+        let (_, ended, bound) = judged(&memory.taken).expect("two rounds");
+        (ended <= bound, n)
+    }
+
+    #[test]
+    fn a_step_is_no_leak_and_a_leak_is_no_step() {
+        const MB: u64 = 1_000_000;
+        let phase = |n: u64| 39 * MB + n * 37 % 200 * MB / 30;
+        assert_eq!(run(phase, 60), (true, 60));
+        // Load beside the run begins or ends.
+        for at in 7..=60 {
+            let step = |n| phase(n) + if n >= at { 4 * MB } else { 0 };
+            let (held, rounds) = run(step, 60);
+            assert!(held && rounds <= 114, "step at {at}: {rounds}");
+        }
+        for leak in [70_000, 80_000, 1_000_000] {
+            let (held, rounds) = run(|n| phase(n) + n * leak, 60);
+            assert!(!held && rounds <= 114, "{leak}: {rounds}");
+            // And one that a step hides.
+            let (held, _) = run(
+                |n| phase(n) + n * leak + if n >= 40 { 4 * MB } else { 0 },
+                60,
+            );
+            assert!(!held, "{leak}, with a step");
+        }
+        // A short run is judged by what is allowed to it.
+        assert_eq!(run(|n| 40 * MB + n * MB, 4), (true, 4));
+        assert_eq!(run(|n| 40 * MB + n * 6 * MB, 4), (false, 8));
+        assert!(bound(40 * MB, true) < 42 * MB && bound(40 * MB, false) > 44 * MB);
     }
 
     #[test]
