@@ -129,6 +129,7 @@ impl Browser {
             host: &host,
             path: &path,
             headers: &headers,
+            websocket: false,
         };
         let step = oidc::step(provider, &request, now(), &mut random);
         if let Step::Respond(respond) = &step {

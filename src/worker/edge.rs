@@ -87,7 +87,7 @@ impl Answered {
 }
 
 /// Asks the login providers whose CUSTOM policies match. What is left of the request holds no cookie of ours, whether they
-/// match or not.
+/// match or not. `websocket`: it asks for one.
 ///
 /// # Errors
 /// The answer to give instead.
@@ -96,6 +96,7 @@ pub async fn login(
     site: &Site,
     snapshot: &Snapshot,
     request: &mut Request,
+    websocket: bool,
 ) -> Result<Login, Box<Answered>> {
     let SitePoint::Ingress { gateway } = &site.point else {
         return Ok(Login::default());
@@ -126,7 +127,7 @@ pub async fn login(
     let is_login = |name: &&str| !snapshot.mesh.authorizers.iter().any(|a| a.name == *name);
     for name in asked.into_iter().filter(is_login) {
         // Each is asked about the request as it arrived: what one of them adds is no credential for the next.
-        match ask(site, snapshot, name, request)? {
+        match ask(site, snapshot, name, (request, websocket))? {
             Said::Session(session) => sessions.push(session),
             Said::Bearer(issuer) => login.bearer_of.push(issuer),
         }
@@ -169,6 +170,7 @@ fn browser<'a>(site: &Site, request: &'a Request, path: &'a CanonicalPath) -> Br
         host: &request.host,
         path,
         headers: &request.headers,
+        websocket: false,
     }
 }
 
@@ -183,7 +185,7 @@ fn step<'s>(
     site: &Site,
     snapshot: &'s Snapshot,
     name: &str,
-    request: &Request,
+    (request, websocket): (&Request, bool),
 ) -> Result<(&'s Provider, Step), Box<Answered>> {
     let Some(path) = &request.path else {
         return Err(Box::new(Answered::plain(
@@ -197,7 +199,10 @@ fn step<'s>(
         let respond = oidc::not_ready(&request.method, &request.headers);
         return Err(Box::new(Answered::by(name, respond)));
     };
-    let browser = browser(site, request, path);
+    let browser = BrowserRequest {
+        websocket,
+        ..browser(site, request, path)
+    };
     Ok((
         provider,
         oidc::step(provider, &browser, clock::unix_s(), &mut random),
@@ -214,7 +219,7 @@ fn ask(
     site: &Site,
     snapshot: &Snapshot,
     name: &str,
-    request: &Request,
+    request: (&Request, bool),
 ) -> Result<Said, Box<Answered>> {
     let (provider, step) = step(site, snapshot, name, request)?;
     match step {
@@ -238,7 +243,7 @@ async fn own_page(
     name: &str,
     request: &mut Request,
 ) -> Box<Answered> {
-    let outcome = step(site, snapshot, name, request);
+    let outcome = step(site, snapshot, name, (request, false));
     without_query(snapshot, request);
     let respond = match outcome {
         Err(answered) => return answered,

@@ -118,7 +118,8 @@ async fn served(
         length,
     };
     let here = (core, &*site, &*snapshot);
-    let prepared = prepare(here, &mut request, form, &mut story, upload).await;
+    let asks_for = (form, upgrade.is_some());
+    let prepared = prepare(here, &mut request, asks_for, &mut story, upload).await;
     let request = known(&mut story, request, &site);
     let (permit, going, passed, first) = match prepared {
         Ok(ready) => ready,
@@ -349,7 +350,7 @@ fn unserved(site: &Site, snapshot: &Snapshot, form: Form) -> Option<Refusal> {
 async fn prepare<'s>(
     (core, site, snapshot): (&Rc<Core>, &Site, &'s Arc<Snapshot>),
     request: &mut Request,
-    form: Form,
+    (form, websocket): (Form, bool),
     story: &mut Story,
     upload: Upload<'_, '_, '_>,
 ) -> Result<(Permit, Going, Passed, First<'s>), Box<Refusal>> {
@@ -357,7 +358,7 @@ async fn prepare<'s>(
         return Err(Box::new(refusal));
     }
     // Login comes before routing: the provider's callback is no route of its own.
-    let mut login = edge::login(core, site, snapshot, request)
+    let mut login = edge::login(core, site, snapshot, request, websocket)
         .await
         .map_err(|answered| Box::new(Refusal::answered(*answered)))?;
     let attempt = Attempt::new(core);
