@@ -1,7 +1,7 @@
 //! Header fields that the gateway owns: removed from what comes in, set from what was verified.
 
 use std::cell::{OnceCell, RefCell};
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -92,16 +92,13 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_proxies: usize)
     let Some(nth) = trusted_proxies.checked_sub(1) else {
         return peer;
     };
-    let entries: Vec<&str> = headers
-        .get_all(&XFF)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .map(str::trim)
-        .collect();
+    // A proxy writes behind what its client has told, whatever bytes that is: they hide no entry after them.
+    let values = headers.get_all(&XFF).iter();
+    let entries = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let entries: Vec<&[u8]> = entries.collect();
     let entry = entries.iter().rev().nth(nth);
-    entry
-        .and_then(|e| e.parse::<IpAddr>().ok())
+    let text = entry.and_then(|entry| std::str::from_utf8(entry.trim_ascii()).ok());
+    text.and_then(|text| text.parse::<IpAddr>().ok())
         .map_or(peer, |ip| ip.to_canonical())
 }
 
@@ -211,19 +208,18 @@ impl Said {
 
 /// `x-forwarded-for` that `peer` adds itself to.
 fn chain(own_fields: &Own, peer: IpAddr) -> Option<HeaderValue> {
-    let mut chain = String::with_capacity(LONGEST_IP);
+    let mut chain = Vec::with_capacity(LONGEST_IP);
     let earlier = own_fields.iter().filter(|(name, _)| **name == XFF);
-    let earlier = earlier.filter_map(|(_, value)| value.to_str().ok());
-    for (at, earlier) in earlier.enumerate() {
+    for (at, (_, earlier)) in earlier.enumerate() {
         if at > 0 {
-            chain.push_str(", ");
+            chain.extend_from_slice(b", ");
         }
-        chain.push_str(earlier);
+        chain.extend_from_slice(earlier.as_bytes());
     }
     if !chain.is_empty() {
-        chain.push_str(", ");
+        chain.extend_from_slice(b", ");
     }
-    // Writing into a text does not fail.
+    // Writing into memory does not fail.
     write!(chain, "{peer}").ok()?;
     HeaderValue::try_from(chain).ok()
 }
@@ -282,6 +278,14 @@ mod tests {
             (4, "9.9.9.9"),
         ] {
             assert_eq!(client_address(&headers, peer, n).to_string(), want);
+        }
+        // What is no text hides nothing behind it.
+        for told in [&b"\xe9, 6.6.6.6"[..], b"1.1.1.1, \xff\xfe,6.6.6.6"] {
+            headers.insert(XFF, HeaderValue::from_bytes(told).unwrap());
+            assert_eq!(client_address(&headers, peer, 1).to_string(), "6.6.6.6");
+            let own = Own::after(&headers);
+            let all = chain(&own, peer).unwrap();
+            assert_eq!(all.as_bytes(), [told, b", 9.9.9.9"].concat());
         }
     }
 
