@@ -129,7 +129,6 @@ impl Browser {
             host: &host,
             path: &path,
             headers: &headers,
-            websocket: false,
         };
         let step = oidc::step(provider, &request, now(), &mut random);
         if let Step::Respond(respond) = &step {

@@ -105,9 +105,27 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_proxies: usize)
 /// Header fields of our own, which replace those of a request by the same names. There are three, mostly, which are kept
 /// without memory of their own.
 #[derive(Debug, Default)]
-pub struct Own(SmallVec<[(HeaderName, HeaderValue); 3]>);
+pub struct Own {
+    fields: SmallVec<[(HeaderName, HeaderValue); 3]>,
+    /// What proxies say of the hops before stays here.
+    mute: bool,
+}
 
 impl Own {
+    /// None, and what a request says of the hops before goes no further: for whom it is not meant for.
+    #[must_use]
+    pub fn mute() -> Self {
+        Self {
+            mute: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a field of a request goes no further.
+    fn hides(&self, name: &HeaderName) -> bool {
+        self.contains(name) || (self.mute && is_of_earlier_hops(name.as_str()))
+    }
+
     /// What the request says of the hops before, which ours is added to.
     #[must_use]
     pub fn after(request: &HeaderMap) -> Self {
@@ -126,7 +144,7 @@ impl Own {
         for (name, _) in self.iter() {
             headers.remove(name);
         }
-        for (name, value) in self.0 {
+        for (name, value) in self.fields {
             headers.append(name, value);
         }
     }
@@ -134,47 +152,47 @@ impl Own {
     /// Whether there is a field of this name.
     #[must_use]
     pub fn contains(&self, name: &HeaderName) -> bool {
-        self.0.iter().any(|(known, _)| known == name)
+        self.fields.iter().any(|(known, _)| known == name)
     }
 
     /// The first value of this name.
     #[must_use]
     pub fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        let mut all = self.0.iter();
+        let mut all = self.fields.iter();
         all.find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
     /// One value more.
     pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
-        self.0.push((name, value));
+        self.fields.push((name, value));
     }
 
     /// This value alone.
     pub fn insert(&mut self, name: HeaderName, value: HeaderValue) {
-        match self.0.iter().position(|(known, _)| *known == name) {
+        match self.fields.iter().position(|(known, _)| *known == name) {
             Some(first) => {
                 // In its place, as a header map has it.
                 let mut at = 0_usize;
-                self.0.retain(|(known, _)| {
+                self.fields.retain(|(known, _)| {
                     let keep = at <= first || *known != name;
                     at = at.saturating_add(1);
                     keep
                 });
-                if let Some(slot) = self.0.get_mut(first) {
+                if let Some(slot) = self.fields.get_mut(first) {
                     slot.1 = value;
                 }
             }
-            None => self.0.push((name, value)),
+            None => self.fields.push((name, value)),
         }
     }
 
     /// No value of this name.
     pub fn remove(&mut self, name: &HeaderName) {
-        self.0.retain(|(known, _)| known != name);
+        self.fields.retain(|(known, _)| known != name);
     }
 
     fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.0.iter().map(|(name, value)| (name, value))
+        self.fields.iter().map(|(name, value)| (name, value))
     }
 }
 
@@ -248,14 +266,15 @@ pub fn set(
     }
 }
 
-/// The fields that go upstream: those of the request that we do not set ourselves and that are not of the hop, then our
-/// own.
+/// The fields that go upstream, but for those that whoever writes the head writes: those of the request that we neither set ourselves nor hide and that are not of the hop, then
+/// our own.
 pub fn outgoing<'h>(
     request: &'h HeaderMap,
     own: &'h Own,
 ) -> impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)> {
     let theirs = request.iter().filter(move |(name, _)| {
-        !own.contains(name) && **name != header::CONTENT_LENGTH && **name != header::EXPECT
+        let written = [header::CONTENT_LENGTH, header::EXPECT, header::UPGRADE];
+        !own.hides(name) && !written.contains(name)
     });
     theirs.chain(own.iter())
 }

@@ -1,9 +1,9 @@
 //! Who a request comes from, as the browser tells it: a person who follows a link, a script, another site.
 
-use http::header::{ACCEPT, HeaderName, ORIGIN};
+use http::header::{ACCEPT, HeaderName, ORIGIN, UPGRADE};
 use http::{HeaderMap, Method};
 
-use crate::oidc::step::BrowserRequest;
+use crate::vocab::host::Host;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -28,21 +28,19 @@ pub(crate) fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
         && html
         && mode.is_none_or(|mode| mode == "navigate")
         && !headers.contains_key(X_REQUESTED_WITH)
+        && !headers.contains_key(UPGRADE)
 }
 
 /// Whether the browser says that another site made a request that may change something (or opens a WebSocket) with our
 /// cookie. Without either header it is an old browser or no browser, and `SameSite=Lax` has to do.
-pub(crate) fn is_cross_site_change(request: &BrowserRequest<'_>) -> bool {
-    let BrowserRequest {
-        method,
-        scheme,
-        host,
-        headers,
-        websocket,
-        ..
-    } = request;
-    let safe = [Method::GET, Method::HEAD, Method::OPTIONS].contains(method);
-    if safe && !websocket {
+pub(crate) fn is_cross_site_change(
+    method: &Method,
+    scheme: &str,
+    host: &Host,
+    headers: &HeaderMap,
+) -> bool {
+    let safe = *method == Method::GET || *method == Method::HEAD || *method == Method::OPTIONS;
+    if safe && !headers.contains_key(UPGRADE) {
         return false;
     }
     let site = headers

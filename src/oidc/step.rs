@@ -31,10 +31,8 @@ pub struct BrowserRequest<'a> {
     pub host: &'a Host,
     /// Canonical path and query.
     pub path: &'a CanonicalPath,
-    /// Headers as they arrived, without those of the hop.
+    /// Headers as they arrived.
     pub headers: &'a HeaderMap,
-    /// It asks for a WebSocket, which the fields of the hop say.
-    pub websocket: bool,
 }
 
 /// What to do with a request.
@@ -138,13 +136,22 @@ pub fn step(
         return Step::Bearer { edits };
     }
     match session(provider, request, edits, now_unix_s) {
-        Some(_) if csrf::is_cross_site_change(request) => Step::Respond(Respond::page(
-            403,
-            "Access denied",
-            "Another site tried to act in your name.",
-        )),
+        Some(_)
+            if csrf::is_cross_site_change(
+                request.method,
+                request.scheme,
+                request.host,
+                request.headers,
+            ) =>
+        {
+            Step::Respond(Respond::page(
+                403,
+                "Access denied",
+                "Another site tried to act in your name.",
+            ))
+        }
         Some(session) => Step::Pass(Box::new(session)),
-        None if !request.websocket && csrf::is_navigation(request.method, request.headers) => {
+        None if csrf::is_navigation(request.method, request.headers) => {
             let begun = flow::begin(provider, request, now_unix_s, rng);
             let sorry = |_e| {
                 Respond::page(

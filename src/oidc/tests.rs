@@ -24,8 +24,6 @@ use crate::vocab::path::{CanonicalPath, PathNormalization};
 const NOW: i64 = 1_763_800_000;
 const ISSUER: &str = "https://idp.example.test";
 const HOST: &str = "portal.example.test";
-/// Stands for the fields of the hop, which are gone by then.
-const WEBSOCKET: (&str, &str) = ("x-asks-for", "websocket");
 
 struct Idp {
     key: Ed25519KeyPair,
@@ -142,7 +140,6 @@ impl Browser {
             host: &self.host,
             path: &path,
             headers: &headers,
-            websocket: extra.contains(&WEBSOCKET),
         };
         let random = &mut self.random;
         let step = step(provider, &request, now, &mut |bytes: &mut [u8]| {
@@ -413,7 +410,6 @@ fn without_randomness_nobody_logs_in() {
         host: &host,
         path: &path,
         headers: &headers,
-        websocket: false,
     };
     let answer = respond(step(&provider, &request, NOW, &mut |_: &mut [u8]| {}));
     assert_eq!(

@@ -87,7 +87,7 @@ impl Answered {
 }
 
 /// Asks the login providers whose CUSTOM policies match. What is left of the request holds no cookie of ours, whether they
-/// match or not. `websocket`: it asks for one.
+/// match or not.
 ///
 /// # Errors
 /// The answer to give instead.
@@ -96,7 +96,6 @@ pub async fn login(
     site: &Site,
     snapshot: &Snapshot,
     request: &mut Request,
-    websocket: bool,
 ) -> Result<Login, Box<Answered>> {
     let SitePoint::Ingress { gateway } = &site.point else {
         return Ok(Login::default());
@@ -127,7 +126,7 @@ pub async fn login(
     let is_login = |name: &&str| !snapshot.mesh.authorizers.iter().any(|a| a.name == *name);
     for name in asked.into_iter().filter(is_login) {
         // Each is asked about the request as it arrived: what one of them adds is no credential for the next.
-        match ask(site, snapshot, name, (request, websocket))? {
+        match ask(site, snapshot, name, request)? {
             Said::Session(session) => sessions.push(session),
             Said::Bearer(issuer) => login.bearer_of.push(issuer),
         }
@@ -170,7 +169,6 @@ fn browser<'a>(site: &Site, request: &'a Request, path: &'a CanonicalPath) -> Br
         host: &request.host,
         path,
         headers: &request.headers,
-        websocket: false,
     }
 }
 
@@ -185,7 +183,7 @@ fn step<'s>(
     site: &Site,
     snapshot: &'s Snapshot,
     name: &str,
-    (request, websocket): (&Request, bool),
+    request: &Request,
 ) -> Result<(&'s Provider, Step), Box<Answered>> {
     let Some(path) = &request.path else {
         return Err(Box::new(Answered::plain(
@@ -199,10 +197,7 @@ fn step<'s>(
         let respond = oidc::not_ready(&request.method, &request.headers);
         return Err(Box::new(Answered::by(name, respond)));
     };
-    let browser = BrowserRequest {
-        websocket,
-        ..browser(site, request, path)
-    };
+    let browser = browser(site, request, path);
     Ok((
         provider,
         oidc::step(provider, &browser, clock::unix_s(), &mut random),
@@ -219,7 +214,7 @@ fn ask(
     site: &Site,
     snapshot: &Snapshot,
     name: &str,
-    request: (&Request, bool),
+    request: &Request,
 ) -> Result<Said, Box<Answered>> {
     let (provider, step) = step(site, snapshot, name, request)?;
     match step {
@@ -243,7 +238,7 @@ async fn own_page(
     name: &str,
     request: &mut Request,
 ) -> Box<Answered> {
-    let outcome = step(site, snapshot, name, (request, false));
+    let outcome = step(site, snapshot, name, request);
     without_query(snapshot, request);
     let respond = match outcome {
         Err(answered) => return answered,

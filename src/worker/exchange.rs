@@ -118,8 +118,7 @@ async fn served(
         length,
     };
     let here = (core, &*site, &*snapshot);
-    let asks_for = (form, upgrade.is_some());
-    let prepared = prepare(here, &mut request, asks_for, &mut story, upload).await;
+    let prepared = prepare(here, &mut request, form, &mut story, upload).await;
     let request = known(&mut story, request, &site);
     let (permit, going, passed, first) = match prepared {
         Ok(ready) => ready,
@@ -350,7 +349,7 @@ fn unserved(site: &Site, snapshot: &Snapshot, form: Form) -> Option<Refusal> {
 async fn prepare<'s>(
     (core, site, snapshot): (&Rc<Core>, &Site, &'s Arc<Snapshot>),
     request: &mut Request,
-    (form, websocket): (Form, bool),
+    form: Form,
     story: &mut Story,
     upload: Upload<'_, '_, '_>,
 ) -> Result<(Permit, Going, Passed, First<'s>), Box<Refusal>> {
@@ -358,7 +357,7 @@ async fn prepare<'s>(
         return Err(Box::new(refusal));
     }
     // Login comes before routing: the provider's callback is no route of its own.
-    let mut login = edge::login(core, site, snapshot, request, websocket)
+    let mut login = edge::login(core, site, snapshot, request)
         .await
         .map_err(|answered| Box::new(Refusal::answered(*answered)))?;
     let attempt = Attempt::new(core);
@@ -699,8 +698,13 @@ fn own_fields(
         matches!(site.point, SitePoint::Ingress { .. }) && service.is_some_and(|s| s.forward_client)
     };
     let mute = going.outside.is_some_and(|at| !told_who(at));
-    if mute || matches!(site.point, SitePoint::Egress { .. }) {
-        // The outside learns nothing about the inside.
+    let at_egress = matches!(site.point, SitePoint::Egress { .. });
+    if mute && (!at_egress || site.is_own_hop(snapshot)) {
+        // The outside learns nothing about the inside, neither from us nor from what our gateways have told each other.
+        return Own::mute();
+    }
+    if mute || at_egress {
+        // What an app tells by itself is its own.
         return Own::default();
     }
     let mut extra = Own::after(&request.headers);

@@ -72,7 +72,6 @@ fn providers_that_share_their_paths_know_their_own() {
             host: &browser.host,
             path: &path,
             headers: &headers,
-            websocket: false,
         };
         [&first, &second].map(|provider| holds(provider, &request, NOW))
     };

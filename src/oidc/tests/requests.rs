@@ -16,7 +16,7 @@ fn clients_that_no_page_helps_get_401() {
             &[html, ("x-requested-with", "XMLHttpRequest")],
         ),
         (&Method::GET, &[html, ("sec-fetch-mode", "cors")]),
-        (&Method::GET, &[html, WEBSOCKET]),
+        (&Method::GET, &[html, ("upgrade", "websocket")]),
         (&Method::POST, &[html]),
     ];
     for (method, headers) in cases {
@@ -109,5 +109,5 @@ fn other_sites_cannot_act_in_the_users_name() {
         status(&Method::GET, &[evil, ("sec-fetch-site", "cross-site")]),
         200
     );
-    assert_eq!(status(&Method::GET, &[evil, WEBSOCKET]), 403);
+    assert_eq!(status(&Method::GET, &[evil, ("upgrade", "websocket")]), 403);
 }
