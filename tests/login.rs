@@ -546,6 +546,56 @@ fn a_session_is_good_as_it_is_and_where_it_is() {
     assert!(seen(&reports.open(&format!("{REPORTS}/reports/q1"))).contains("x-user: bob"));
 }
 
+/// `SameSite=Lax` sends the cookie along with what a neighbouring host begins; who opens a WebSocket does more than look.
+#[test]
+fn another_host_opens_no_websocket_in_our_name() {
+    let system = System::start("auto", plain);
+    let browser = system.browser("alice");
+    browser.log_in("alice", PAGE);
+    let open = |more: &[&str]| {
+        let fields = [
+            "connection: Upgrade",
+            "upgrade: websocket",
+            "sec-websocket-version: 13",
+            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+        ];
+        let mut args = vec!["--http1.1"];
+        for field in fields.iter().chain(more) {
+            args.extend(["-H", field]);
+        }
+        browser.call(PAGE, &args).status
+    };
+    let origin = format!("origin: {PORTAL}");
+    // The backend switches to nothing and answers.
+    assert_eq!(open(&[&origin, "sec-fetch-site: same-origin"]), 200);
+    assert_eq!(open(&[]), 200);
+    for theirs in [
+        &[
+            "origin: https://cdn.example.com",
+            "sec-fetch-site: same-site",
+        ][..],
+        &["origin: https://cdn.example.com"],
+        &["origin: null"],
+        &["sec-fetch-site: cross-site"],
+    ] {
+        assert_eq!(open(theirs), 403, "{theirs:?}");
+    }
+    // Who has no session is not sent to a page that nobody sees.
+    let stranger = system.browser("stranger");
+    let fields = [
+        "-H",
+        "accept: text/html",
+        "-H",
+        "connection: Upgrade",
+        "-H",
+        "upgrade: websocket",
+        "-H",
+        "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+        "--http1.1",
+    ];
+    is_challenged(&stranger.call(PAGE, &fields), "a WebSocket");
+}
+
 #[test]
 fn logout_ends_it_here_and_there() {
     // The login's own paths are not among those that the policy is about.

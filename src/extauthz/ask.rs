@@ -109,6 +109,7 @@ fn is_message_field(name: &HeaderName) -> bool {
         header::EXPECT,
         header::TE,
         header::TRAILER,
+        header::UPGRADE,
     ]
     .contains(name)
 }

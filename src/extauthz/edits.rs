@@ -2,7 +2,6 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::http::canonical;
 use crate::vocab::field;
 
 /// Changes of a request's header.
@@ -78,7 +77,7 @@ pub fn is_protected(name: &str) -> bool {
         "x-forwarded-proto",
     ];
     let name = name.replace('_', "-");
-    canonical::is_hop_by_hop(&name)
+    field::is_of_hop(&name)
         || OURS.contains(&name.as_str())
         || name.starts_with("x-envoy-")
         || name.starts_with("x-istio-")

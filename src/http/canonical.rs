@@ -3,9 +3,11 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use thiserror::Error;
 
-use crate::http::h1::RawRequest;
+use crate::http::h1::{self, RawRequest};
 use crate::http::marks::Marks;
+use crate::http::upgrade;
 use crate::policy::facts::Request;
+use crate::vocab::field;
 use crate::vocab::host::Host;
 use crate::vocab::path::{CanonicalPath, PathNormalization};
 
@@ -81,6 +83,8 @@ pub fn from_h1(
     unix_s: i64,
 ) -> Result<(Request, Form), BadRequest> {
     let marks = raw.marks();
+    let asks = |framing| upgrade::asks(&raw, framing);
+    let asks_upgrade = marks.has(Marks::CONNECTION) && h1::request_framing(&raw).is_ok_and(asks);
     let (method, target, mut headers) = raw.into_parts();
     check_method(&method)?;
     check_expectation(&headers, marks)?;
@@ -113,6 +117,9 @@ pub fn from_h1(
         (form, authority, Some(canonical_path(mode, rest)?))
     };
     drop_hop_by_hop(&mut headers, marks)?;
+    if asks_upgrade {
+        upgrade::mark(&mut headers);
+    }
     Ok((
         Request {
             method,
@@ -205,26 +212,8 @@ fn single_host(headers: &HeaderMap) -> Result<Option<Host>, BadRequest> {
     Host::parse(first).map(Some).map_err(|_e| BadRequest::Host)
 }
 
-/// Whether a field, by its name in lower case, belongs to one hop (RFC 9110 section 7.6.1).
-#[must_use]
-pub fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "te"
-            | "transfer-encoding"
-            | "upgrade"
-            | "proxy-authenticate"
-            | "proxy-authentication-info"
-            | "proxy-authorization"
-            | "http2-settings"
-    )
-}
-
-/// Fields that `Connection` may not take away: they decide what the request is.
-const END_TO_END: [&str; 9] = [
+/// Fields that `Connection` may not take away: they decide what the request is, or a proxy before us has set them.
+const END_TO_END: [&str; 14] = [
     "host",
     "authorization",
     "content-length",
@@ -234,6 +223,11 @@ const END_TO_END: [&str; 9] = [
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-client-cert",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-server",
+    "x-real-ip",
 ];
 
 /// Removes what is the hop's own, also what `Connection` names.
@@ -305,7 +299,7 @@ pub fn clean_response(headers: &mut HeaderMap) {
 
 /// To look for what is mostly not there costs more by its hash than by the few names that are.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    let of_the_hop = |name: &&HeaderName| is_hop_by_hop(name.as_str());
+    let of_the_hop = |name: &&HeaderName| field::is_of_hop(name.as_str());
     while let Some(name) = headers.keys().find(of_the_hop).cloned() {
         headers.remove(name);
     }
@@ -419,5 +413,16 @@ mod tests {
         let names: Vec<&str> = request.headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(names.len(), 2, "{names:?}");
         assert!(request.headers.contains_key("x-b") && request.headers.contains_key("te"));
+        // But for what is judged of them.
+        let asks = "GET / HTTP/1.1\r\nhost: a\r\nconnection: Upgrade\r\nupgrade: WebSocket\r\nsec-websocket-key: k";
+        for (head, want) in [
+            (asks.to_owned(), Some("websocket")),
+            (asks.replace("Upgrade", "close"), None),
+        ] {
+            let (request, _) = canonical(&head).unwrap();
+            let upgrade = request.headers.get(header::UPGRADE);
+            assert_eq!(upgrade.and_then(|v| v.to_str().ok()), want, "{head}");
+            assert!(!request.headers.contains_key(header::CONNECTION));
+        }
     }
 }

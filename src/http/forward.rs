@@ -1,7 +1,7 @@
 //! Header fields that the gateway owns: removed from what comes in, set from what was verified.
 
 use std::cell::{OnceCell, RefCell};
-use std::fmt::Write as _;
+use std::io::Write as _;
 use std::net::IpAddr;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -92,25 +92,40 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_proxies: usize)
     let Some(nth) = trusted_proxies.checked_sub(1) else {
         return peer;
     };
-    let entries: Vec<&str> = headers
-        .get_all(&XFF)
-        .iter()
-        .filter_map(|v| v.to_str().ok())
-        .flat_map(|v| v.split(','))
-        .map(str::trim)
-        .collect();
+    // A proxy writes behind what its client has told, whatever bytes that is: they hide no entry after them.
+    let values = headers.get_all(&XFF).iter();
+    let entries = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let entries: Vec<&[u8]> = entries.collect();
     let entry = entries.iter().rev().nth(nth);
-    entry
-        .and_then(|e| e.parse::<IpAddr>().ok())
+    let text = entry.and_then(|entry| std::str::from_utf8(entry.trim_ascii()).ok());
+    text.and_then(|text| text.parse::<IpAddr>().ok())
         .map_or(peer, |ip| ip.to_canonical())
 }
 
 /// Header fields of our own, which replace those of a request by the same names. There are three, mostly, which are kept
 /// without memory of their own.
 #[derive(Debug, Default)]
-pub struct Own(SmallVec<[(HeaderName, HeaderValue); 3]>);
+pub struct Own {
+    fields: SmallVec<[(HeaderName, HeaderValue); 3]>,
+    /// What proxies say of the hops before stays here.
+    mute: bool,
+}
 
 impl Own {
+    /// None, and what a request says of the hops before goes no further: for whom it is not meant for.
+    #[must_use]
+    pub fn mute() -> Self {
+        Self {
+            mute: true,
+            ..Self::default()
+        }
+    }
+
+    /// Whether a field of a request goes no further.
+    fn hides(&self, name: &HeaderName) -> bool {
+        self.contains(name) || (self.mute && is_of_earlier_hops(name.as_str()))
+    }
+
     /// What the request says of the hops before, which ours is added to.
     #[must_use]
     pub fn after(request: &HeaderMap) -> Self {
@@ -129,7 +144,7 @@ impl Own {
         for (name, _) in self.iter() {
             headers.remove(name);
         }
-        for (name, value) in self.0 {
+        for (name, value) in self.fields {
             headers.append(name, value);
         }
     }
@@ -137,47 +152,47 @@ impl Own {
     /// Whether there is a field of this name.
     #[must_use]
     pub fn contains(&self, name: &HeaderName) -> bool {
-        self.0.iter().any(|(known, _)| known == name)
+        self.fields.iter().any(|(known, _)| known == name)
     }
 
     /// The first value of this name.
     #[must_use]
     pub fn get(&self, name: &HeaderName) -> Option<&HeaderValue> {
-        let mut all = self.0.iter();
+        let mut all = self.fields.iter();
         all.find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
     /// One value more.
     pub fn append(&mut self, name: HeaderName, value: HeaderValue) {
-        self.0.push((name, value));
+        self.fields.push((name, value));
     }
 
     /// This value alone.
     pub fn insert(&mut self, name: HeaderName, value: HeaderValue) {
-        match self.0.iter().position(|(known, _)| *known == name) {
+        match self.fields.iter().position(|(known, _)| *known == name) {
             Some(first) => {
                 // In its place, as a header map has it.
                 let mut at = 0_usize;
-                self.0.retain(|(known, _)| {
+                self.fields.retain(|(known, _)| {
                     let keep = at <= first || *known != name;
                     at = at.saturating_add(1);
                     keep
                 });
-                if let Some(slot) = self.0.get_mut(first) {
+                if let Some(slot) = self.fields.get_mut(first) {
                     slot.1 = value;
                 }
             }
-            None => self.0.push((name, value)),
+            None => self.fields.push((name, value)),
         }
     }
 
     /// No value of this name.
     pub fn remove(&mut self, name: &HeaderName) {
-        self.0.retain(|(known, _)| known != name);
+        self.fields.retain(|(known, _)| known != name);
     }
 
     fn iter(&self) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
-        self.0.iter().map(|(name, value)| (name, value))
+        self.fields.iter().map(|(name, value)| (name, value))
     }
 }
 
@@ -211,19 +226,18 @@ impl Said {
 
 /// `x-forwarded-for` that `peer` adds itself to.
 fn chain(own_fields: &Own, peer: IpAddr) -> Option<HeaderValue> {
-    let mut chain = String::with_capacity(LONGEST_IP);
+    let mut chain = Vec::with_capacity(LONGEST_IP);
     let earlier = own_fields.iter().filter(|(name, _)| **name == XFF);
-    let earlier = earlier.filter_map(|(_, value)| value.to_str().ok());
-    for (at, earlier) in earlier.enumerate() {
+    for (at, (_, earlier)) in earlier.enumerate() {
         if at > 0 {
-            chain.push_str(", ");
+            chain.extend_from_slice(b", ");
         }
-        chain.push_str(earlier);
+        chain.extend_from_slice(earlier.as_bytes());
     }
     if !chain.is_empty() {
-        chain.push_str(", ");
+        chain.extend_from_slice(b", ");
     }
-    // Writing into a text does not fail.
+    // Writing into memory does not fail.
     write!(chain, "{peer}").ok()?;
     HeaderValue::try_from(chain).ok()
 }
@@ -252,14 +266,15 @@ pub fn set(
     }
 }
 
-/// The fields that go upstream: those of the request that we do not set ourselves and that are not of the hop, then our
-/// own.
+/// The fields that go upstream, but for those that whoever writes the head writes: those of the request that we neither set ourselves nor hide and that are not of the hop, then
+/// our own.
 pub fn outgoing<'h>(
     request: &'h HeaderMap,
     own: &'h Own,
 ) -> impl Iterator<Item = (&'h HeaderName, &'h HeaderValue)> {
     let theirs = request.iter().filter(move |(name, _)| {
-        !own.contains(name) && **name != header::CONTENT_LENGTH && **name != header::EXPECT
+        let written = [header::CONTENT_LENGTH, header::EXPECT, header::UPGRADE];
+        !own.hides(name) && !written.contains(name)
     });
     theirs.chain(own.iter())
 }
@@ -282,6 +297,14 @@ mod tests {
             (4, "9.9.9.9"),
         ] {
             assert_eq!(client_address(&headers, peer, n).to_string(), want);
+        }
+        // What is no text hides nothing behind it.
+        for told in [&b"\xe9, 6.6.6.6"[..], b"1.1.1.1, \xff\xfe,6.6.6.6"] {
+            headers.insert(XFF, HeaderValue::from_bytes(told).unwrap());
+            assert_eq!(client_address(&headers, peer, 1).to_string(), "6.6.6.6");
+            let own = Own::after(&headers);
+            let all = chain(&own, peer).unwrap();
+            assert_eq!(all.as_bytes(), [told, b", 9.9.9.9"].concat());
         }
     }
 

@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName};
 
-use crate::http::canonical::is_hop_by_hop;
+use crate::vocab::field;
 
 /// Fields that decide how a head is read, as far as it has them. Most heads have few: to look for each in a map costs more
 /// than to go once through the names.
@@ -33,7 +33,11 @@ impl Marks {
     #[must_use]
     pub(super) fn with(self, name: &HeaderName) -> Self {
         let name = name.as_str();
-        let hop = if is_hop_by_hop(name) { Self::HOP.0 } else { 0 };
+        let hop = if field::is_of_hop(name) {
+            Self::HOP.0
+        } else {
+            0
+        };
         let mark = match name {
             "connection" => Self::CONNECTION.0,
             "te" => Self::TE.0,

@@ -47,6 +47,12 @@ pub fn asks(head: &RawRequest, framing: Framing) -> bool {
         && once(head.headers(), header::SEC_WEBSOCKET_KEY)
 }
 
+/// Says of a request that it asks for a WebSocket, to those that judge it: policies, logins, authorizers. Any other `Upgrade` is
+/// gone with the fields of the hop, and this one goes no further either.
+pub fn mark(headers: &mut HeaderMap) {
+    headers.insert(header::UPGRADE, HeaderValue::from_static(WEBSOCKET));
+}
+
 /// Whether an answer with status 101 is the one to such a request. One that also frames a body is not (RFC 9110 section
 /// 15.2.2, RFC 9112 section 6).
 #[must_use]

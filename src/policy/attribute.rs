@@ -9,6 +9,7 @@ use serde_json::Value;
 use crate::policy::facts::{Connection, Request};
 use crate::policy::matcher::Matcher;
 use crate::vocab::claims::Claims;
+use crate::vocab::field;
 use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 
@@ -119,6 +120,9 @@ impl Attribute {
                 ":method" => Ok(Self::Method),
                 ":path" => Ok(Self::Target),
                 ":authority" | "host" => Ok(Self::Host),
+                name if !field::is_judged(name) => {
+                    Err("belongs to one hop: it is gone before a rule could see it")
+                }
                 name => name
                     .parse()
                     .map(|name| Self::Header(Box::new(name)))

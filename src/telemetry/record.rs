@@ -362,14 +362,15 @@ fn shadow(out: &mut Object<'_>, judged: &Judged) {
 /// The clients that a request's own head names; of a long list its end, which the nearest proxies wrote.
 fn forwarded_for(headers: &HeaderMap) -> Option<String> {
     let told = headers.get_all(&XFF).iter();
-    let told: Vec<&str> = told.filter_map(|value| value.to_str().ok()).collect();
+    let told: Vec<&[u8]> = told.map(HeaderValue::as_bytes).collect();
     if told.is_empty() {
         return None;
     }
-    let mut told = told.join(", ");
+    let told = told.join(&b", "[..]);
     let excess = told.len().saturating_sub(limits::RECORDED_NAME_BYTES);
-    // It is ASCII, so that it may be cut anywhere.
-    told.drain(..excess);
+    // What is no text stands beside what is.
+    let end = told.get(excess..).unwrap_or_default();
+    let told = String::from_utf8_lossy(end).into_owned();
     Some(told)
 }
 
@@ -645,5 +646,9 @@ mod tests {
         let told = forwarded_for(&headers).unwrap();
         assert_eq!(told.len(), limits::RECORDED_NAME_BYTES);
         assert!(told.ends_with("x, 192.0.2.7"), "{told}");
+        let bytes = HeaderValue::from_bytes(b"\xe9, 192.0.2.8").unwrap();
+        headers.insert(&XFF, bytes);
+        let told = forwarded_for(&headers);
+        assert_eq!(told.as_deref(), Some("\u{fffd}, 192.0.2.8"));
     }
 }

@@ -27,6 +27,31 @@ const FRAMING: [&str; 14] = [
     "x-forwarded-client-cert",
 ];
 
+/// Whether a field, by its name in lower case, belongs to one hop (RFC 9110 section 7.6.1).
+#[must_use]
+pub fn is_of_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "te"
+            | "transfer-encoding"
+            | "upgrade"
+            | "proxy-authenticate"
+            | "proxy-authentication-info"
+            | "proxy-authorization"
+            | "http2-settings"
+    )
+}
+
+/// Whether policy sees a field of this name, in lower case. Those of the hop are gone by then, but for `TE: trailers` and for
+/// `Upgrade: websocket` of a request that asks for one.
+#[must_use]
+pub fn is_judged(name: &str) -> bool {
+    matches!(name, "te" | "upgrade") || !(name == "trailer" || is_of_hop(name))
+}
+
 /// Whether what a token says may not be written into the field of this name, in lower case: a claim would frame the
 /// message, or speak as one of our proxies.
 #[must_use]
@@ -81,6 +106,29 @@ mod tests {
             "",
         ] {
             assert!(!is_reserved(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn judged() {
+        for name in [
+            "connection",
+            "transfer-encoding",
+            "keep-alive",
+            "trailer",
+            "proxy-authorization",
+        ] {
+            assert!(!is_judged(name), "{name}");
+        }
+        for name in [
+            "upgrade",
+            "te",
+            "authorization",
+            "expect",
+            "content-length",
+            "x-a",
+        ] {
+            assert!(is_judged(name), "{name}");
         }
     }
 

@@ -698,8 +698,13 @@ fn own_fields(
         matches!(site.point, SitePoint::Ingress { .. }) && service.is_some_and(|s| s.forward_client)
     };
     let mute = going.outside.is_some_and(|at| !told_who(at));
-    if mute || matches!(site.point, SitePoint::Egress { .. }) {
-        // The outside learns nothing about the inside.
+    let at_egress = matches!(site.point, SitePoint::Egress { .. });
+    if mute && (!at_egress || site.is_own_hop(snapshot)) {
+        // The outside learns nothing about the inside, neither from us nor from what our gateways have told each other.
+        return Own::mute();
+    }
+    if mute || at_egress {
+        // What an app tells by itself is its own.
         return Own::default();
     }
     let mut extra = Own::after(&request.headers);

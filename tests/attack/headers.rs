@@ -54,6 +54,8 @@ fn spoofed_fields(system: &System) {
     for named in [
         "x-forwarded-client-cert",
         "X-Forwarded-For",
+        "x-forwarded-host",
+        "x-real-ip",
         "authorization",
         "cookie",
     ] {

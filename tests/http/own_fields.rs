@@ -6,7 +6,10 @@ use crate::backend::{Backend, Message};
 use crate::system::{PLACES, Place, System};
 
 crate::both!(names_of_requests, who_calls, who_called_before);
-crate::on_both!(who_calls_is_told_outside_by_choice);
+crate::on_both!(
+    who_calls_is_told_outside_by_choice,
+    what_our_gateways_tell_each_other_stays_inside
+);
 
 fn call(system: &System, place: Place, fields: &str) -> Message {
     let backend = system.backend(place);
@@ -173,5 +176,58 @@ fn who_calls_is_told_outside_by_choice(io: &str) {
             "{text}"
         );
     }
+    system.healthy();
+}
+
+/// An outside service behind the egress gateway and one behind the ingress alone, both asked by way of the ingress, and a proxy
+/// before that.
+fn with_proxy(config: &str) -> String {
+    let egress = format!(
+        "[[httpRoute]]\nname = \"far\"\nnamespace = \"edge\"\nparentRefs = [{{ name = \"public\" }}]\nhostnames = [\"{}\"]\n\
+         rules = [{{ matches = [{{ path.value = \"/api/far\" }}], \
+         filters = [{{ type = \"URLRewrite\", urlRewrite.hostname = \"{}\" }}], \
+         backendRefs = [{{ name = \"partner\", namespace = \"egress\", kind = \"ServiceEntry\", \
+         group = \"networking.istio.io\", port = 80 }}] }}]\n\
+         [[authorizationPolicy]]\nname = \"far\"\nnamespace = \"egress\"\n\
+         targetRefs = [{{ group = \"networking.istio.io\", kind = \"ServiceEntry\", name = \"partner\" }}]\n\
+         rules = [{{ from = [{{ source.principals = [\"cluster.local/ns/edge/sa/ingress\"] }}] }}]\n",
+        Place::Ingress.host(),
+        Place::Egress.host()
+    );
+    let config = with_outside(config) + &egress;
+    config.replacen("[mesh]\n", "[mesh]\nnumTrustedProxies = 1\n", 1)
+}
+
+fn what_our_gateways_tell_each_other_stays_inside(io: &str) {
+    let system = System::with(io, |config| with_proxy(&config));
+    let server = Backend::start(&system.layout.at(41, 9000), None);
+    let partner = system.backend(Place::Egress);
+    let told = "x-forwarded-for: 192.0.2.77\r\nx-forwarded-proto: http\r\nx-forwarded-host: seen.example\r\nforwarded: for=192.0.2.77\r\nx-real-ip: 192.0.2.77\r\n";
+    for (path, backend, is_told) in [
+        ("far", partner, false),
+        ("third", &server, false),
+        ("own", &server, true),
+    ] {
+        backend.says(&[]);
+        let mut conn = system.connect(Place::Ingress);
+        let host = Place::Ingress.host();
+        conn.send(format!("GET /api/{path} HTTP/1.1\r\nhost: {host}\r\n{told}\r\n").as_bytes());
+        let answer = answer::read(&mut conn, "GET").expect("an answer");
+        assert_eq!(answer.status, 200, "{path}: {answer:?} {}", system.log());
+        let seen = backend.seen().pop().expect("it arrived");
+        let text = format!("{seen:?}");
+        assert_eq!(text.contains("192.0.2.77"), is_told, "{path}: {text}");
+        assert_eq!(text.contains("x-forwarded-"), is_told, "{path}: {text}");
+        assert!(!seen.all("x-request-id").is_empty(), "{path}: {text}");
+    }
+    // Who decides at the egress knows, and so does its record.
+    let record = system.record(|r| r["role"] == "egress" && r["request"]["path"] == "/api/far");
+    let from = record["source"]["forwardedFor"]
+        .as_str()
+        .unwrap_or_default();
+    assert!(from.starts_with("192.0.2.77, 127."), "{record}");
+    // What an app says by itself is its own affair.
+    let seen = call(&system, Place::Egress, "x-forwarded-for: 192.0.2.78\r\n");
+    assert_eq!(seen.all("x-forwarded-for"), ["192.0.2.78"], "{seen:?}");
     system.healthy();
 }

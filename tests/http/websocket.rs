@@ -17,7 +17,7 @@ crate::both!(
     cut_by_policy,
     ends_with_its_peers
 );
-crate::on_both!(idle, times_of_a_route);
+crate::on_both!(idle, times_of_a_route, a_rule_forbids_them);
 
 const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: WebSocket\r\nsec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nsec-websocket-protocol: chat\r\nx-a: 1\r\nconnection: x-a\r\n\r\n";
 
@@ -220,5 +220,64 @@ fn times_of_a_route(io: &str) {
         assert_eq!(closed["role"], "waypoint", "{closed}");
     }
     assert!(echoes(&mut free, b"x"), "without such a time it goes on");
+    system.healthy();
+}
+
+/// No WebSockets below `/api/plain/`, by the field that asks for one.
+pub(crate) const FORBIDDEN: &str = r#"
+[[authorizationPolicy]]
+name = "no-websockets-at-the-edge"
+namespace = "edge"
+action = "DENY"
+targetRefs = [{ group = "gateway.networking.k8s.io", kind = "Gateway", name = "public" }]
+rules = [{ to = [{ operation.paths = ["/api/plain/*"] }], when = [{ key = "request.headers[upgrade]", values = ["websocket"] }] }]
+
+[[authorizationPolicy]]
+name = "no-websockets"
+namespace = "default"
+action = "DENY"
+selector.matchLabels = { "istio.io/gateway-name" = "customer-api" }
+rules = [{ to = [{ operation.paths = ["/api/plain/*"] }], when = [{ key = "request.headers[upgrade]", values = ["websocket"] }] }]
+
+[[authorizationPolicy]]
+name = "no-websockets-to-the-partner"
+namespace = "egress"
+action = "DENY"
+targetRefs = [{ group = "networking.istio.io", kind = "ServiceEntry", name = "partner" }]
+rules = [{ to = [{ operation.paths = ["/api/plain/*"] }], when = [{ key = "request.headers[upgrade]", values = ["websocket"] }] }]
+"#;
+
+fn a_rule_forbids_them(io: &str) {
+    let system = System::with(io, |config| config + FORBIDDEN);
+    for place in PLACES {
+        system.backend(place).says(&[]);
+        let path = "/api/plain/socket";
+        for (asks, status) in [
+            (request(place, path), 403),
+            (
+                request(place, path).replace("upgrade: websocket", "UPGRADE: WebSocket"),
+                403,
+            ),
+            // What is no request for one goes on without the field.
+            (
+                request(place, path).replace("upgrade: websocket", "upgrade: h2c"),
+                200,
+            ),
+            (
+                request(place, path).replace("connection: Upgrade\r\n", ""),
+                200,
+            ),
+        ] {
+            let mut conn = system.connect(place);
+            conn.send(asks.as_bytes());
+            let answer = answer::read(&mut conn, "GET").expect("an answer");
+            assert_eq!(answer.status, status, "{place:?}: {asks}");
+        }
+        let seen = system.backend(place).seen();
+        assert_eq!(seen.len(), 2, "{place:?}: {seen:?}");
+        let fields = seen.iter().flat_map(|m| m.all("upgrade"));
+        assert_eq!(fields.count(), 0, "{place:?}: {seen:?}");
+        drop(open(&system, place, "/api/other/socket"));
+    }
     system.healthy();
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::backend::{BODY, ECHO, SWITCH, WAIT};
 use crate::stream::{Answer, Ended, Streams};
 use crate::system::{PLACES, Place, System};
-use crate::websocket::{ROUTES, record};
+use crate::websocket::{FORBIDDEN, ROUTES, record};
 
 crate::both!(
     bytes_both_ways,
@@ -15,7 +15,7 @@ crate::both!(
     cut_by_policy,
     ends_with_its_peers
 );
-crate::on_both!(idle, times_of_a_route);
+crate::on_both!(idle, times_of_a_route, a_rule_forbids_them);
 
 const CANCEL: u32 = 8;
 
@@ -266,5 +266,16 @@ fn times_of_a_route(io: &str) {
         assert_eq!(closed["reason"], why, "{closed}");
     }
     assert!(echoes(&mut free, b"x"), "without such a time it goes on");
+    system.healthy();
+}
+
+fn a_rule_forbids_them(io: &str) {
+    let system = System::with(io, |config| config + FORBIDDEN);
+    for place in PLACES {
+        let mut streams = Streams::open(&system, place);
+        streams.head(1, &request(place, "/api/plain/socket"), false);
+        assert_eq!(streams.answer(1).status, 403, "{place:?}");
+        drop(open(&system, place, "/api/other/socket"));
+    }
     system.healthy();
 }

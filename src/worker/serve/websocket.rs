@@ -54,13 +54,14 @@ pub(super) async fn serve(
         path.as_ref().map(HeaderValue::as_bytes),
     );
     let mode = core.snapshot().mesh.path_normalization;
-    let (request, form) = match canonical::from_h2(pseudo, headers, mode, clock::unix_s()) {
+    let (mut request, form) = match canonical::from_h2(pseudo, headers, mode, clock::unix_s()) {
         Ok(canonical) => canonical,
         Err(error) => {
             let why = (CloseReason::BadRequest, bad_request_status(error));
             return unread(core, site, responder, why, &error.to_string()).await;
         }
     };
+    upgrade::mark(&mut request.headers);
     let upgrade = Upgrade::of_stream(accept);
     let arrived = Arrived {
         request,

@@ -62,7 +62,9 @@ fn sent_as_judged(request: &Request, form: Form) {
     out.extend_from_slice(format!("{} {target} HTTP/1.1\r\n", request.method).as_bytes());
     out.extend_from_slice(format!("host: {}\r\n", request.host).as_bytes());
     let mut fields = request.headers.clone();
-    fields.remove("te"); // the hop's own, written anew by whoever sends
+    // The hop's own, written anew by whoever sends.
+    fields.remove("te");
+    fields.remove("upgrade");
     write_fields(&mut out, &fields);
     if !out.ends_with(b"\r\n\r\n") {
         out.extend_from_slice(b"\r\n");
