@@ -233,7 +233,11 @@ impl Record {
     fn source(&self, source: &mut Object<'_>) {
         let connection = self.connection.as_ref();
         let principal = connection.and_then(|c| c.principal.as_ref());
-        source.maybe_text(key!("principal"), principal.map(|id| id.principal()));
+        match principal {
+            // Nothing in an ID has to be escaped.
+            Some(id) => source.plain(key!("principal"), id.principal()),
+            None => source.null(key!("principal")),
+        }
         source.socket(key!("address"), self.peer);
         if let Some(connection) = connection.filter(|c| c.remote != c.peer) {
             // Rules compare the address that trusted proxies tell, so it is needed to judge again.
@@ -303,7 +307,7 @@ impl Record {
         shadow(out, judged);
         let denied = judged.decision == Decision::Deny || judged.would_deny;
         if let Some(told) = told.filter(|_| denied) {
-            out.texts(key!("steps"), explain::STEPS, |nth, out| {
+            out.texts(key!("steps"), explain::PLAIN, |nth, out| {
                 told.write_step(nth, out)
             });
         }
@@ -324,8 +328,9 @@ fn put_request(
         None => out.null(key!("principal")),
     });
     out.object(key!("request"), |out| {
-        out.text(key!("method"), request.method.as_str());
-        out.text(key!("host"), request.host.as_str());
+        // Neither holds what has to be escaped.
+        out.plain(key!("method"), request.method.as_str());
+        out.plain(key!("host"), request.host.as_str());
         match (&request.path, query) {
             (None, _) => out.null(key!("path")),
             (Some(path), RecordedQuery::Keep) => out.text(key!("path"), path.as_str()),
