@@ -106,8 +106,9 @@ pub(super) fn give(mut buffer: BytesMut) {
     if !buffer.try_reclaim(SMALL_BYTES) {
         return;
     }
-    // One of which that much was left may be any.
-    let is_small = left < SMALL_BYTES && buffer.capacity() == SMALL_BYTES;
+    // One of which that much was left may be any: it is small if it has no byte more.
+    let is_small = buffer.capacity() == SMALL_BYTES
+        && (left < SMALL_BYTES || !buffer.try_reclaim(SMALL_BYTES.saturating_add(1)));
     let sizes: &[Size] = if is_small {
         &[Size::Small]
     } else {

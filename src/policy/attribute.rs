@@ -11,6 +11,7 @@ use crate::policy::matcher::Matcher;
 use crate::vocab::claims::Claims;
 use crate::vocab::field;
 use crate::vocab::limits;
+use crate::vocab::path::CanonicalPath;
 use crate::vocab::spiffe::SpiffeId;
 
 /// What is judged.
@@ -281,20 +282,19 @@ impl Attribute {
                 .ok()
                 .map(|t| t.to_string().into()),
             Self::RequestPrincipal => claims.and_then(Claims::request_principal).map(Cow::from),
-            Self::Claim(names) => claims
-                .and_then(|c| claim(c, names))
-                .map(|_v| "another value".into()),
+            Self::Claim(names) => return hidden(claims.is_some_and(|c| claim(c, names).is_some())),
             Self::Host => request.map(|r| r.host.as_str().into()),
             Self::Method => request.map(|r| r.method.as_str().into()),
             Self::Path | Self::Target => path.map(|p| p.path().into()),
-            Self::Header(name) => request
-                .filter(|r| r.headers.contains_key(&**name))
-                .map(|_r| "another value".into()),
-            Self::Query(name) => path
-                .filter(|p| p.any_query_value(name.as_bytes(), |_v| true))
-                .map(|_p| "another value".into()),
+            Self::Header(name) => {
+                return hidden(request.is_some_and(|r| r.headers.contains_key(&**name)));
+            }
+            Self::Query(name) => {
+                let value = |p: &CanonicalPath| p.any_query_value(name.as_bytes(), |_v| true);
+                return hidden(path.is_some_and(value));
+            }
         };
-        text.map_or(Cow::Borrowed("none"), shorten)
+        text.map_or(Cow::Borrowed(NONE), shorten)
     }
 
     /// How a reason calls it, of several of a kind without which one.
@@ -347,6 +347,14 @@ impl fmt::Display for Attribute {
     }
 }
 
+/// What is told where nothing was presented.
+const NONE: &str = "none";
+
+/// What is told of a value that may be secret.
+fn hidden(is_there: bool) -> Cow<'static, str> {
+    Cow::Borrowed(if is_there { "another value" } else { NONE })
+}
+
 /// Longest text of a peer that a reason repeats, in characters.
 const SHOWN: usize = 256;
 
@@ -368,8 +376,11 @@ fn shorten(text: Cow<'_, str>) -> Cow<'_, str> {
 
 /// Whether nothing in a text has to be escaped.
 pub(super) fn is_plain(text: &str) -> bool {
-    let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'"' | b'\'' | b'\\');
-    text.as_bytes().iter().all(plain)
+    let is_plain = |b: &u8| matches!(b, b' '..=b'~') & !matches!(b, b'"' | b'\'' | b'\\');
+    // To its end whatever is found: so the compiler compares many at once.
+    text.as_bytes()
+        .iter()
+        .fold(true, |plain, byte| plain & is_plain(byte))
 }
 
 /// A field value without the spaces and tabs around it (RFC 9110 section 5.5).

@@ -9,6 +9,7 @@ use crate::policy::attribute::Facts;
 use crate::policy::facts::{Connection, Request};
 use crate::policy::model::MtlsMode;
 use crate::policy::nearest::{LOOKED_AT, nearest};
+use crate::policy::rule::Shortfall;
 use crate::policy::set::{Hit, List, PolicySet};
 use crate::policy::verdict::{Decision, Denied, Judged, Reason, Shadow, Verdict};
 use crate::vocab::spiffe::SpiffeId;
@@ -41,9 +42,9 @@ pub fn decide_looking_at(
                 ),
             };
         }
-        match set.allow.first(facts) {
-            Some(hit) => verdict(set, facts, Decision::Allow, Some(hit), Reason::AllowRule),
-            None => not_allowed(set, facts, rules),
+        match set.allow.first_noting(facts) {
+            (Some(hit), _) => verdict(set, facts, Decision::Allow, Some(hit), Reason::AllowRule),
+            (None, noted) => not_allowed(set, facts, rules, noted),
         }
     })
 }
@@ -166,8 +167,13 @@ fn verdict(
 
 /// The denial because no ALLOW rule matched: names the rule that comes nearest, or the first policy if there is no
 /// rule.
-fn not_allowed(set: &PolicySet, facts: Facts<'_>, rules: usize) -> Verdict {
-    if let Some((hit, near)) = nearest(&set.allow, facts, rules) {
+fn not_allowed<'s>(
+    set: &'s PolicySet,
+    facts: Facts<'_>,
+    rules: usize,
+    noted: Option<(u32, Shortfall<'s>)>,
+) -> Verdict {
+    if let Some((hit, near)) = nearest(&set.allow, facts, rules, noted) {
         let reason = Reason::NoRuleMatched(Some(near));
         return verdict(set, facts, Decision::Deny, Some(hit), reason);
     }

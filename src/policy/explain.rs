@@ -24,6 +24,9 @@ pub struct Explained<'a> {
 /// its status.
 pub const STEPS: usize = 5;
 
+/// Steps whose words are ours alone, beside an ID or an address: nothing in them has to be escaped.
+pub const PLAIN: [bool; STEPS] = [true, false, false, false, true];
+
 impl<'a> Explained<'a> {
     /// `destination` is the service or address as the record names it.
     #[must_use]

@@ -1,6 +1,7 @@
 //! The ALLOW rule that a denied request comes nearest to.
 
 use crate::policy::attribute::Facts;
+use crate::policy::rule::{Form, Shortfall};
 use crate::policy::set::{Hit, List};
 use crate::policy::verdict::Nearest;
 
@@ -10,15 +11,18 @@ pub const LOOKED_AT: usize = 16;
 
 /// The rule that fails by the fewest tests, and the first of those; of several the first. A rule that cannot match on
 /// a bare connection counts as the farthest. Where there are more rules than `bound`, half as many are looked at:
-/// those of the caller's identity, then those of what was asked for, then the first ones.
+/// those of the caller's identity, then those of what was asked for, then the first ones. `noted`: the place of a rule that
+/// was evaluated before, and by what it fails.
 pub(super) fn nearest<'s>(
     list: &'s List,
     facts: Facts<'_>,
     bound: usize,
+    noted: Option<(u32, Shortfall<'s>)>,
 ) -> Option<(Hit<'s>, Nearest)> {
     let mut search = Search {
         list,
         facts,
+        noted,
         left: bound,
         best: None,
     };
@@ -42,12 +46,13 @@ pub(super) fn nearest<'s>(
 struct Search<'s, 'f> {
     list: &'s List,
     facts: Facts<'f>,
+    noted: Option<(u32, Shortfall<'s>)>,
     left: usize,
     /// Failed tests, place and what fails first.
     best: Option<(usize, Hit<'s>, Nearest)>,
 }
 
-impl Search<'_, '_> {
+impl<'s> Search<'s, '_> {
     /// Looks at no more than `share` of the places that `from` names.
     fn some(&mut self, share: usize, from: impl FnOnce(&mut dyn FnMut(&[u32]))) {
         let mut left = share;
@@ -75,8 +80,8 @@ impl Search<'_, '_> {
         self.left -= 1;
         let seen = match hit.rule.form(self.facts.request.is_some()) {
             None => Some((usize::MAX, Nearest::http())),
-            Some(form) => form
-                .shortfall(self.facts)
+            Some(form) => self
+                .shortfall(place, form)
                 .map(|(failed, test)| (failed, Nearest::test(test))),
         };
         if let Some((failed, nearest)) = seen
@@ -85,5 +90,12 @@ impl Search<'_, '_> {
             self.best = Some((failed, hit, nearest));
         }
         true
+    }
+
+    fn shortfall(&self, place: u32, form: &'s Form) -> Option<Shortfall<'s>> {
+        match self.noted {
+            Some((noted, short)) if noted == place => Some(short),
+            _ => form.shortfall(self.facts),
+        }
     }
 }

@@ -38,6 +38,9 @@ pub(super) enum AtL4 {
 /// Tests that must all hold.
 pub(super) type Clause = Box<[Arc<Test>]>;
 
+/// How many tests of a rule fail at least, and the first of them.
+pub(super) type Shortfall<'s> = (usize, &'s Arc<Test>);
+
 /// Any clause of `from`, any clause of `to`, every test of `when`. An absent list has no clause and holds.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Form {
@@ -78,7 +81,7 @@ impl Form {
     }
 
     /// How many tests fail at least, and the first of them; `None` if it matches.
-    pub(super) fn shortfall(&self, facts: Facts<'_>) -> Option<(usize, &Arc<Test>)> {
+    pub(super) fn shortfall(&self, facts: Facts<'_>) -> Option<Shortfall<'_>> {
         let lists = [
             closest(&self.from, facts),
             closest(&self.to, facts),

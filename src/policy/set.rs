@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::policy::attribute::Facts;
 use crate::policy::index::{Axes, Index};
 use crate::policy::nearest::LOOKED_AT;
-use crate::policy::rule::{AtL4, Form, Policy, Rule};
+use crate::policy::rule::{AtL4, Form, Policy, Rule, Shortfall};
 use crate::policy::verdict::Decision;
 
 /// The policies of one enforcement point, by action.
@@ -164,12 +164,40 @@ impl List {
 
     /// The first rule that matches: policies in order of their names, rules as written.
     pub(super) fn first(&self, facts: Facts<'_>) -> Option<Hit<'_>> {
+        self.first_of(facts, |_place, rule| rule.matches(facts))
+    }
+
+    /// As `first`, and of the first candidate, if it fails, its place and by what: whoever looks for what comes nearest has
+    /// its tests evaluated then.
+    pub(super) fn first_noting(
+        &self,
+        facts: Facts<'_>,
+    ) -> (Option<Hit<'_>>, Option<(u32, Shortfall<'_>)>) {
+        let mut noted = None;
+        let first = self.first_of(facts, |place, rule| {
+            if noted.is_some() {
+                return rule.matches(facts);
+            }
+            let Some(form) = rule.form(facts.request.is_some()) else {
+                return false;
+            };
+            noted = form.shortfall(facts).map(|short| (place, short));
+            noted.is_none()
+        });
+        (first, noted)
+    }
+
+    fn first_of<'s>(
+        &'s self,
+        facts: Facts<'_>,
+        mut matches: impl FnMut(u32, &'s Rule) -> bool,
+    ) -> Option<Hit<'s>> {
         let mut best: Option<u32> = None;
         self.index(facts).candidates(facts, &mut |places| {
             let open = places
                 .iter()
                 .take_while(|place| best.is_none_or(|best| **place < best));
-            let matching = |place: &u32| self.rule(*place).is_some_and(|h| h.rule.matches(facts));
+            let matching = |place: &u32| self.rule(*place).is_some_and(|h| matches(*place, h.rule));
             best = open.copied().find(matching).or(best);
         });
         self.rule(best?)

@@ -146,21 +146,21 @@ impl<'o> Object<'o> {
     #[inline(always)]
     pub(super) fn written(&mut self, key: Key, put: impl FnOnce(&mut Pieces<'_>) -> fmt::Result) {
         self.write(key.bare);
-        put_written(self.out, put);
+        put_written(self.out, false, put);
     }
 
-    /// Writes a member that is an array of `len` texts, each of which `put` writes.
+    /// Writes a member that is an array of `N` texts, each of which `put` writes. `plain`: those without anything to escape.
     #[inline(always)]
-    pub(super) fn texts(
+    pub(super) fn texts<const N: usize>(
         &mut self,
         key: Key,
-        len: usize,
+        plain: [bool; N],
         put: impl Fn(usize, &mut Pieces<'_>) -> fmt::Result,
     ) {
         self.write(key.bare);
         self.out.push(b'[');
-        for nth in 0..len {
-            put_written(self.out, |out| put(nth, out));
+        for (nth, plain) in plain.into_iter().enumerate() {
+            put_written(self.out, plain, |out| put(nth, out));
         }
         close(self.out, b']');
         self.out.push(b',');
@@ -217,18 +217,18 @@ fn put_plain(out: &mut Vec<u8>, text: &str) {
 }
 
 fn put_shown(out: &mut Vec<u8>, value: &dyn Display) {
-    put_written(out, |pieces| write!(pieces, "{value}"));
+    put_written(out, false, |pieces| write!(pieces, "{value}"));
 }
 
 #[inline(always)]
-fn put_written(out: &mut Vec<u8>, put: impl FnOnce(&mut Pieces<'_>) -> fmt::Result) {
+fn put_written(out: &mut Vec<u8>, plain: bool, put: impl FnOnce(&mut Pieces<'_>) -> fmt::Result) {
     out.push(b'"');
     let from = out.len();
     if put(&mut Pieces(&mut *out)).is_err() {
         tracing::error!("a value of a record cannot be shown");
     }
     // All at once: it comes in many small pieces, and next to none has anything to escape.
-    if !is_clean(out.get(from..).unwrap_or_default()) {
+    if !plain && !is_clean(out.get(from..).unwrap_or_default()) {
         let text = out.split_off(from);
         escape_some(out, &text);
     }
@@ -237,15 +237,49 @@ fn put_written(out: &mut Vec<u8>, put: impl FnOnce(&mut Pieces<'_>) -> fmt::Resu
 
 /// The digits of a number.
 fn put_number(out: &mut Vec<u8>, number: u64) {
+    let Ok(short) = u32::try_from(number) else {
+        return out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    };
     // As many are: a store in place of a call.
-    if let Some(digit) = usize::try_from(number)
-        .ok()
-        .and_then(|at| DIGITS.get(..10)?.get(at))
-    {
-        return out.push(*digit);
+    if short < 10 {
+        return out.extend(usize::try_from(short).ok().and_then(|at| DIGITS.get(at)));
     }
-    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    if short >= 100_000_000 {
+        return out.extend_from_slice(itoa::Buffer::new().format(short).as_bytes());
+    }
+    // Eight digits as one number, of which the zeros in front are shifted out: what is left is written by one store, and what is
+    // too much is cut off.
+    let four = |number: u32| [pair(number / 100), pair(number % 100)];
+    let [[[a, b], [c, d]], [[e, f], [g, h]]] = [four(short / 10_000), four(short % 10_000)];
+    let digits = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+    let zeros = (digits ^ u64::from_be_bytes([b'0'; 8])).leading_zeros() / 8;
+    let len = 8_usize.saturating_sub(usize::try_from(zeros).unwrap_or(0));
+    let end = out.len().saturating_add(len);
+    let digits = digits.wrapping_shl(zeros.saturating_mul(8));
+    out.extend_from_slice(&digits.to_be_bytes());
+    out.truncate(end);
 }
+
+/// Two digits.
+fn pair(number: u32) -> [u8; 2] {
+    let at = usize::try_from(number).ok();
+    at.and_then(|at| PAIRS.get(at))
+        .copied()
+        .unwrap_or([b'0'; 2])
+}
+
+/// Those of all numbers below 100.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut left: &mut [[u8; 2]] = &mut pairs;
+    let mut number = 0_u8;
+    while let [first, rest @ ..] = left {
+        *first = [b'0' + number / 10, b'0' + number % 10];
+        number = number.wrapping_add(1);
+        left = rest;
+    }
+    pairs
+};
 
 /// The digits of a number to the base 16.
 fn put_hex(out: &mut Vec<u8>, number: u64) {
@@ -429,14 +463,19 @@ fn escape_some(out: &mut Vec<u8>, mut rest: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vocab::host::Host;
+    use crate::vocab::spiffe::SpiffeId;
+    use http::Method;
     use serde_json::{Value, json};
 
     #[test]
     fn what_is_written_by_hand_is_what_std_writes() {
-        for number in [0, 9, 10, 15, 16, 123, 1 << 60, u64::MAX] {
-            let mut out = Vec::new();
+        let powers = (0..20).map(|exponent| 10_u64.pow(exponent));
+        let numbers = powers.flat_map(|ten| [ten - 1, ten, ten + 1, ten.saturating_mul(7)]);
+        for number in numbers.chain(0..11_000).chain([15, 16, 1 << 60, u64::MAX]) {
+            let mut out = Vec::from(*b"x");
             put_number(&mut out, number);
-            assert_eq!(out, number.to_string().as_bytes());
+            assert_eq!(out, format!("x{number}").as_bytes());
             out.clear();
             put_hex(&mut out, number);
             assert_eq!(out, format!("{number:x}").as_bytes());
@@ -476,6 +515,39 @@ mod tests {
         }
     }
 
+    /// They are written as they are.
+    #[test]
+    fn neither_identities_nor_hosts_nor_methods_have_to_be_escaped() {
+        let mut taken = [0; 3];
+        for character in (0..0x300).filter_map(char::from_u32) {
+            for text in [
+                format!("{character}"),
+                format!("a{character}"),
+                format!("a{character}a"),
+            ] {
+                let id = SpiffeId::parse(&format!("spiffe://td/ns/{text}/sa/x"));
+                let domain = SpiffeId::parse(&format!("spiffe://{text}/ns/x/sa/x"));
+                let ids = [id, domain].into_iter().flatten();
+                let ids: Vec<_> = ids.map(|id| id.principal().to_owned()).collect();
+                let hosts = [
+                    text.clone(),
+                    format!("{text}:80"),
+                    format!("[{text}]"),
+                    format!("[::1%{text}]"),
+                ];
+                let hosts = hosts.iter().filter_map(|host| Host::parse(host).ok());
+                let hosts: Vec<_> = hosts.map(|host| host.as_str().to_owned()).collect();
+                let methods = Method::from_bytes(text.as_bytes()).into_iter();
+                let methods: Vec<_> = methods.map(|m| m.as_str().to_owned()).collect();
+                for (all, taken) in [ids, hosts, methods].iter().zip(&mut taken) {
+                    *taken += all.len();
+                    assert!(all.iter().all(|text| is_clean(text.as_bytes())), "{all:?}");
+                }
+            }
+        }
+        assert!(taken.iter().all(|taken| *taken > 150), "{taken:?}");
+    }
+
     #[test]
     fn objects_are_those_that_serde_json_reads() {
         let odd: String = (0..0x100).filter_map(char::from_u32).collect();
@@ -494,10 +566,10 @@ mod tests {
         object.maybe_number(key!("none"), None);
         object.maybe_text(key!("no"), None);
         object.maybe_text(key!("some"), Some(","));
-        object.texts(key!("texts"), 2, |nth, out| {
+        object.texts(key!("texts"), [false, true], |nth, out| {
             out.write_str(if nth == 0 { &odd } else { "" })
         });
-        object.texts(key!("no texts"), 0, |_nth, out| out.write_str(","));
+        object.texts(key!("no texts"), [], |_nth, out| out.write_str(","));
         object.written(key!("written"), |out| {
             out.write_str("a")?;
             out.write_str(&odd)

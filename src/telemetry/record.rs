@@ -233,7 +233,11 @@ impl Record {
     fn source(&self, source: &mut Object<'_>) {
         let connection = self.connection.as_ref();
         let principal = connection.and_then(|c| c.principal.as_ref());
-        source.maybe_text(key!("principal"), principal.map(|id| id.principal()));
+        match principal {
+            // Nothing in an ID has to be escaped.
+            Some(id) => source.plain(key!("principal"), id.principal()),
+            None => source.null(key!("principal")),
+        }
         source.socket(key!("address"), self.peer);
         if let Some(connection) = connection.filter(|c| c.remote != c.peer) {
             // Rules compare the address that trusted proxies tell, so it is needed to judge again.
@@ -303,7 +307,7 @@ impl Record {
         shadow(out, judged);
         let denied = judged.decision == Decision::Deny || judged.would_deny;
         if let Some(told) = told.filter(|_| denied) {
-            out.texts(key!("steps"), explain::STEPS, |nth, out| {
+            out.texts(key!("steps"), explain::PLAIN, |nth, out| {
                 told.write_step(nth, out)
             });
         }
@@ -324,8 +328,9 @@ fn put_request(
         None => out.null(key!("principal")),
     });
     out.object(key!("request"), |out| {
-        out.text(key!("method"), request.method.as_str());
-        out.text(key!("host"), request.host.as_str());
+        // Neither holds what has to be escaped.
+        out.plain(key!("method"), request.method.as_str());
+        out.plain(key!("host"), request.host.as_str());
         match (&request.path, query) {
             (None, _) => out.null(key!("path")),
             (Some(path), RecordedQuery::Keep) => out.text(key!("path"), path.as_str()),
@@ -497,6 +502,7 @@ mod tests {
     use crate::vocab::host::Host;
     use crate::vocab::path::{CanonicalPath, PathNormalization};
     use crate::vocab::resource::ResourceName;
+    use crate::vocab::spiffe::SpiffeId;
 
     /// A policy that wants `currency=eur`.
     fn wants_eur() -> PolicySet {
@@ -540,8 +546,8 @@ mod tests {
         compile(&mesh, &point).unwrap()
     }
 
-    /// What is recorded of a request for this target.
-    fn recorded(target: &str, query: RecordedQuery) -> Value {
+    /// The record of a request for this target.
+    fn record_of(target: &str) -> Record {
         let connection = Connection {
             principal: None,
             peer: [10, 0, 0, 1].into(),
@@ -560,7 +566,7 @@ mod tests {
             time: 0,
         };
         let judged = decide(&wants_eur(), &connection, Some(&request));
-        let record = Record {
+        Record {
             time: Duration::ZERO,
             generation: 1,
             role: "node",
@@ -588,10 +594,58 @@ mod tests {
             received: 0,
             sent: 0,
             duration: Duration::ZERO,
-        };
+        }
+    }
+
+    /// What is recorded of a request for this target.
+    fn recorded(target: &str, query: RecordedQuery) -> Value {
         let mut text = Vec::new();
-        record.write_json(0, query, &mut text);
+        record_of(target).write_json(0, query, &mut text);
         serde_json::from_slice(&text).unwrap()
+    }
+
+    /// Whoever reads records may know them by their bytes.
+    #[test]
+    fn a_denial_byte_for_byte() {
+        let mut record = record_of("/a%22b?currency=usd&x=%5C");
+        let connection = record.connection.as_mut().unwrap();
+        let id = SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/front").unwrap();
+        connection.principal = Some(id);
+        connection.sni = Some("shop.example".into());
+        record.time = Duration::from_millis(951_782_399_999);
+        record.generation = 12;
+        record.service = Some("shop/\"shop\"".into());
+        record.status = Some(403);
+        record.received = 4_294_967_296;
+        record.sent = 100_000_000;
+        record.duration = Duration::from_micros(99_999_999);
+        let want = concat!(
+            r#"{"time":"2000-02-28T23:59:59.999Z","id":"12/dd9aa6dfff-123456","generation":12,"role":"node","#,
+            r#""instance":"shop/web","kind":"request","source":{"principal":"cluster.local/ns/shop/sa/front","#,
+            r#""address":"10.0.0.1:1"},"destination":{"service":"shop/\"shop\"","workload":null,"#,
+            r#""address":"10.0.0.2","port":80,"sni":"shop.example"},"user":{"principal":null},"request":"#,
+            r#"{"method":"GET","host":"shop.example","path":"/a%22b?currency=usd&x=%5C"},"verdict":"deny","#,
+            r#""policy":"shop/eur","rule":0,"reason":"needs query parameter currency eur, got another value","#,
+            r#""audit":false,"steps":["identity from the client certificate: spiffe://cluster.local/ns/shop/sa/front","#,
+            r#""destination: shop/\"shop\", request GET /a%22b","policy checked: shop/eur (ALLOW), rule 0","#,
+            r#""required: query parameter currency eur, presented: another value: mismatch","#,
+            r#""decision: DENY, 403 RBAC: access denied"],"status":403,"event":"close","close":"denied","#,
+            r#""bytes":{"received":4294967296,"sent":100000000},"duration_us":99999999}"#,
+        );
+        let mut text = Vec::new();
+        record.write_json(123_456, RecordedQuery::Keep, &mut text);
+        assert_eq!(String::from_utf8(text).unwrap(), want);
+        // Who has no identity is told by the address.
+        record.connection.as_mut().unwrap().principal = None;
+        let mut text = Vec::new();
+        record.write_json(123_456, RecordedQuery::Keep, &mut text);
+        let want = want
+            .replace(r#""cluster.local/ns/shop/sa/front""#, "null")
+            .replace(
+                "identity from the client certificate: spiffe://cluster.local/ns/shop/sa/front",
+                "no client certificate: plaintext from 10.0.0.1, no identity",
+            );
+        assert_eq!(String::from_utf8(text).unwrap(), want);
     }
 
     #[test]

@@ -109,7 +109,7 @@ async fn served(
     let asks = Asks::of(&mut story, &request, length);
     if let Some(refusal) = turned_away((core, &site, &snapshot), &mut request, length) {
         known(&mut story, request, &site);
-        return refuse(refusal, asks, story, body, responder).await;
+        return refuse(Box::new(refusal), asks, story, body, responder).await;
     }
     body = bounded(core, &request, body);
     let upload = Upload {
@@ -121,8 +121,8 @@ async fn served(
     let prepared = prepare(here, &mut request, form, &mut story, upload).await;
     let request = known(&mut story, request, &site);
     let (permit, going, passed, first) = match prepared {
-        Ok(ready) => ready,
-        Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
+        Ok(ready) => *ready,
+        Err(refusal) => return refuse(refusal, asks, story, body, responder).await,
     };
     let original = (&request, &first, &passed.asked, told.as_slice());
     let mut copies = mirror::judged((core, &site, &snapshot), original, upgrade.is_some());
@@ -136,7 +136,7 @@ async fn served(
     let entered = enter(core, opened, &snapshot, placed);
     let entry = match entered.inspect_err(|why| mirror::refused_with(&mut copies, why)) {
         Ok(entry) => entry,
-        Err(refusal) => return refuse(*refusal, asks, story, body, responder).await,
+        Err(refusal) => return refuse(refusal, asks, story, body, responder).await,
     };
     let body = mirror::begin((core, &snapshot), copies, body, length);
     let work = Forward {
@@ -345,14 +345,17 @@ fn unserved(site: &Site, snapshot: &Snapshot, form: Form) -> Option<Refusal> {
     unserved.then(|| Refusal::close(CloseReason::BadRequest))
 }
 
-/// Everything up to the permit.
+/// What a permitted request is sent by.
+type Ready<'s> = (Permit, Going, Passed, First<'s>);
+
+/// Everything up to the permit. The outcome is boxed either way, so that neither has the room of the other.
 async fn prepare<'s>(
     (core, site, snapshot): (&Rc<Core>, &Site, &'s Arc<Snapshot>),
     request: &mut Request,
     form: Form,
     story: &mut Story,
     upload: Upload<'_, '_, '_>,
-) -> Result<(Permit, Going, Passed, First<'s>), Box<Refusal>> {
+) -> Result<Box<Ready<'s>>, Box<Refusal>> {
     if let Some(refusal) = unserved(site, snapshot, form) {
         return Err(Box::new(refusal));
     }
@@ -417,7 +420,7 @@ async fn prepare<'s>(
         attempt,
     };
     story.judged(permit.verdict());
-    Ok((permit, going, passed, first))
+    Ok(Box::new((permit, going, passed, first)))
 }
 
 /// The record knows where it goes.
@@ -747,51 +750,57 @@ impl Asks {
     }
 }
 
-async fn refuse(
-    refusal: Refusal,
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn moves its arguments once more, from where they came to where they are used"
+)]
+fn refuse<'a>(
+    refusal: Box<Refusal>,
     asks: Asks,
     mut story: Story,
-    mut body: Source<'_>,
-    mut responder: Responder<'_>,
-) -> bool {
-    let Refusal {
-        reply,
-        close,
-        detail,
-        denied,
-        judged,
-    } = refusal;
-    // Most clients write their request before they read: a form that is cut off would lose them the answer.
-    let small = asks.length.is_some_and(|n| n <= limits::REFUSED_BODY_BYTES);
-    if small
-        && !responder.is_awaited()
-        && rt::timeout(limits::REFUSED_BODY_MS, body.skip())
-            .await
-            .is_err()
-    {
-        tracing::debug!("a refused request is slow");
+    mut body: Source<'a>,
+    mut responder: Responder<'a>,
+) -> impl Future<Output = bool> + 'a {
+    async move {
+        let Refusal {
+            reply,
+            close,
+            detail,
+            denied,
+            judged,
+        } = *refusal;
+        // Most clients write their request before they read: a form that is cut off would lose them the answer.
+        let small = asks.length.is_some_and(|n| n <= limits::REFUSED_BODY_BYTES);
+        if small
+            && !responder.is_awaited()
+            && rt::timeout(limits::REFUSED_BODY_MS, body.skip())
+                .await
+                .is_err()
+        {
+            tracing::debug!("a refused request is slow");
+        }
+        let redirected = close == CloseReason::PlaintextRefused && reply.status.is_redirection();
+        if close == CloseReason::Overload || redirected {
+            // The connection is memory too; and who is redirected has another one to ask on.
+            responder.close_after();
+        }
+        // 421 is for the connection, not for the call: only by it does a browser, whose calls are gRPC-Web, ask on another one.
+        let reply = if asks.grpc && close != CloseReason::Misdirected {
+            reply.into_grpc()
+        } else {
+            reply
+        };
+        story.unsent();
+        story.edit(|r| {
+            r.judged = denied.map(|d| d.judged).or(judged);
+            r.detail = detail;
+            r.answered(&reply);
+            r.sent = u64::try_from(reply.body.len()).unwrap_or(0);
+        });
+        let ended = body.is_empty();
+        let kept = responder.reply(reply, ended, &mut body).await;
+        story.end(close);
+        // A connection that had to bring an identity carries no other request either.
+        kept && close != CloseReason::PlaintextRefused
     }
-    let redirected = close == CloseReason::PlaintextRefused && reply.status.is_redirection();
-    if close == CloseReason::Overload || redirected {
-        // The connection is memory too; and who is redirected has another one to ask on.
-        responder.close_after();
-    }
-    // 421 is for the connection, not for the call: only by it does a browser, whose calls are gRPC-Web, ask on another one.
-    let reply = if asks.grpc && close != CloseReason::Misdirected {
-        reply.into_grpc()
-    } else {
-        reply
-    };
-    story.unsent();
-    story.edit(|r| {
-        r.judged = denied.map(|d| d.judged).or(judged);
-        r.detail = detail;
-        r.answered(&reply);
-        r.sent = u64::try_from(reply.body.len()).unwrap_or(0);
-    });
-    let ended = body.is_empty();
-    let kept = responder.reply(reply, ended, &mut body).await;
-    story.end(close);
-    // A connection that had to bring an identity carries no other request either.
-    kept && close != CloseReason::PlaintextRefused
 }

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -72,8 +73,7 @@ impl<'a> Responder<'a> {
                 for (name, value) in reply.headers.iter().filter(|(name, _)| !is_own(name)) {
                     h1::write_field(out, name, value);
                 }
-                h1::write_field(out, &header::DATE, &date());
-                h1::write_field(out, &header::SERVER, &SERVER);
+                own_fields(out);
                 if let Some(connection) = connection(keep, is_11) {
                     h1::write_field(out, &header::CONNECTION, &connection);
                 }
@@ -319,22 +319,56 @@ fn status_line(out: &mut BytesMut, status: StatusCode, is_11: bool) {
     out.extend_from_slice(b"\r\n");
 }
 
-thread_local! {
-    /// The second that was written last, and how.
-    static DATE: RefCell<(u64, HeaderValue)> = const { RefCell::new((0, HeaderValue::from_static(""))) };
+/// A second, and what is written in it.
+struct Second {
+    number: u64,
+    date: HeaderValue,
+    /// `date` and `server` as HTTP/1 writes them.
+    fields: BytesMut,
 }
 
-/// `date` of now; made anew once a second.
-fn date() -> HeaderValue {
+thread_local! {
+    /// The second in which something was written last.
+    static LAST: RefCell<Option<Second>> = const { RefCell::new(None) };
+}
+
+/// Hands out what is written in this second; made anew once a second.
+fn in_this_second<T>(of: impl FnOnce(&Second) -> T) -> T {
     let now = clock::unix_coarse();
-    DATE.with_borrow_mut(|(second, text)| {
-        if *second != now.as_secs()
-            && let Ok(date) = HeaderValue::try_from(http_date(now))
-        {
-            (*second, *text) = (now.as_secs(), date);
-        }
-        text.clone()
+    LAST.with_borrow_mut(|last| {
+        let last = match last {
+            Some(last) if last.number == now.as_secs() => last,
+            outdated => outdated.insert(Second::new(now)),
+        };
+        of(last)
     })
+}
+
+impl Second {
+    #[cold]
+    fn new(now: Duration) -> Self {
+        // It is ASCII, which a field may hold.
+        let date = HeaderValue::try_from(http_date(now));
+        let date = date.unwrap_or(HeaderValue::from_static(""));
+        let mut fields = BytesMut::new();
+        h1::write_field(&mut fields, &header::DATE, &date);
+        h1::write_field(&mut fields, &header::SERVER, &SERVER);
+        Self {
+            number: now.as_secs(),
+            date,
+            fields,
+        }
+    }
+}
+
+/// `date` of now.
+fn date() -> HeaderValue {
+    in_this_second(|second| second.date.clone())
+}
+
+/// Writes the fields that each answer of our own has.
+fn own_fields(out: &mut BytesMut) {
+    in_this_second(|second| out.extend_from_slice(&second.fields));
 }
 
 fn finish_fields(headers: &mut HeaderMap) {

@@ -159,7 +159,9 @@ impl Story {
         kind: Kind,
         generation: u64,
     ) -> Self {
-        let record = Record {
+        // Made where it stays: it is large.
+        let shared = Shared::default();
+        *shared.borrow_mut() = Some(Record {
             time: Duration::ZERO,
             generation,
             role,
@@ -188,11 +190,11 @@ impl Story {
             received: 0,
             sent: 0,
             duration: Duration::ZERO,
-        };
+        });
         Self {
             core: Rc::clone(core),
             started: clock::now(),
-            record: Rc::new(RefCell::new(Some(record))),
+            record: shared,
             passed: Rc::default(),
             series: None,
             counted: Cell::new(false),

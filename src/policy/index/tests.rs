@@ -408,7 +408,7 @@ fn is_split(index: &Index) -> bool {
 #[test]
 fn agrees_with_a_scan() {
     let mut random = Random(0x5eed_1dea);
-    let (mut hits, mut misses, mut split, mut few) = (0, 0, 0, 0);
+    let (mut hits, mut misses, mut split, mut few, mut noting) = (0, 0, 0, 0, 0);
     for round in 0..160 {
         let policies = random.policies();
         let dialect = [L4Deny::Api, L4Deny::Ztunnel][round % 2];
@@ -424,8 +424,10 @@ fn agrees_with_a_scan() {
                 for list in lists(&set) {
                     let told = || format!("{conn:?} {request:?}\n{policies:#?}");
                     let want = list.scan(facts).map(|h| (h.policy.name.clone(), h.at));
-                    let got = list.first(facts).map(|h| (h.policy.name.clone(), h.at));
-                    assert_eq!(got, want, "{}", told());
+                    for got in [list.first(facts), list.first_noting(facts).0] {
+                        let got = got.map(|h| (h.policy.name.clone(), h.at));
+                        assert_eq!(got, want, "{}", told());
+                    }
                     let indexes = [Some(list.index(facts)), list.others(facts)];
                     for index in indexes.into_iter().flatten() {
                         let proposed = proposed(index, facts);
@@ -441,15 +443,24 @@ fn agrees_with_a_scan() {
                         continue;
                     }
                     misses += 1;
-                    let exact = nearest(list, facts, usize::MAX).map(|(_, near)| near.needs());
-                    assert_eq!(exact, scanned(list, facts).map(|(_, n)| n), "{}", told());
-                    let bounded = nearest(list, facts, LOOKED_AT);
+                    let needs = |bound, noted| {
+                        let near = nearest(list, facts, bound, noted);
+                        near.map(|(hit, near)| (hit.at, near.needs()))
+                    };
+                    let exact = needs(usize::MAX, None);
+                    let text = exact.as_ref().map(|(_, needs)| needs.clone());
+                    assert_eq!(text, scanned(list, facts).map(|(_, n)| n), "{}", told());
+                    let bounded = needs(LOOKED_AT, None);
                     assert_eq!(bounded.is_some(), list.len() > 0, "{}", told());
+                    let (_, noted) = list.first_noting(facts);
+                    noting += usize::from(noted.is_some());
+                    assert_eq!(needs(usize::MAX, noted), exact, "{}", told());
+                    assert_eq!(needs(LOOKED_AT, noted), bounded, "{}", told());
                 }
             }
         }
     }
-    let seen = [hits, misses, split, few];
+    let seen = [hits, misses, split, few, noting];
     assert!(
         seen.iter().all(|n| *n > 4_000),
         "too few of a kind: {seen:?}"
