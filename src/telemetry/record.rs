@@ -107,6 +107,8 @@ pub struct Record {
     pub service: Option<Rc<str>>,
     /// Workload or outside address.
     pub workload: Option<Rc<str>>,
+    /// Address and port of the endpoint that it was sent to last.
+    pub endpoint: Option<SocketAddr>,
     /// The rule of a route that it takes.
     pub route: Option<Arc<str>>,
     /// How often it was sent, if more than once.
@@ -255,6 +257,9 @@ impl Record {
     fn destination(&self, destination: &mut Object<'_>) {
         destination.maybe_text(key!("service"), self.service.as_deref());
         destination.maybe_text(key!("workload"), self.workload.as_deref());
+        if let Some(endpoint) = self.endpoint {
+            destination.socket(key!("endpoint"), endpoint);
+        }
         if let Some(connection) = &self.connection {
             destination.ip(key!("address"), connection.destination);
             destination.number(key!("port"), connection.port.into());
@@ -571,6 +576,7 @@ mod tests {
             told: None,
             service: None,
             workload: None,
+            endpoint: None,
             route: None,
             request: Some(Arc::new(request)),
             attempts: None,

@@ -135,6 +135,8 @@ async fn what_may_be_repeated_is_sent_until_it_is_answered() {
         let at_waypoint = |r: &serde_json::Value| r["role"] == "waypoint" && r["kind"] == "request";
         let record = system.record(at_waypoint).await;
         assert_eq!(record["attempts"], 3, "{record}");
+        let app = system.subnet.at(11, 8080).to_string();
+        assert_eq!(record["destination"]["endpoint"], app, "{record}");
     }
 }
 
