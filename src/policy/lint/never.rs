@@ -7,6 +7,7 @@ use crate::policy::lint::clause::{Never, RuleForm};
 use crate::policy::lint::form::{Form, token};
 use crate::policy::lint::{Code, Finding, RuleId, Site, Spot, Subject, Work};
 use crate::policy::model::Action;
+use crate::policy::PointKind;
 
 /// Every such finding of one policy.
 pub(super) fn policy(work: &Work<'_>, at: usize, out: &mut Vec<Finding>) {
@@ -282,8 +283,13 @@ fn bare(work: &Work<'_>, id: RuleId, rule: &RuleForm, out: &mut Vec<Finding>) {
         }
         (Action::Audit | Action::Custom, _) => "it does not count there",
     };
+    // What is outside may be asked for by a CONNECT, too, which is a request.
+    let but = match site.point.kind {
+        PointKind::Egress => ", but for the CONNECT of a forward proxy",
+        PointKind::Workload | PointKind::Waypoint | PointKind::Gateway => "",
+    };
     let message = format!(
-        "HTTP is not read at {}, so that {} is not known: {what}",
+        "HTTP is not read at {}{but}, so that {} is not known: {what}",
         site.name,
         test.name()
     );
