@@ -148,6 +148,7 @@ impl Record {
     pub fn answered(&mut self, reply: &Reply) {
         self.status = Some(reply.status.as_u16());
         self.grpc_status = grpc::code(&reply.headers);
+        self.sent = u64::try_from(reply.body.len()).unwrap_or(0);
     }
 
     /// Whether it was allowed: judged so and not refused for another reason.

@@ -182,6 +182,7 @@ async fn times_of_a_route_end_it_with_504() {
         let of_it = |r: &serde_json::Value| r["status"] == 504 && r["request"]["path"] == path;
         let record = system.record(of_it).await;
         assert!(record.to_string().contains(why), "{record}");
+        assert_eq!(record["bytes"]["sent"], body.len(), "{record}");
     }
     assert_eq!(seen.load(Ordering::Relaxed), 2);
 }

@@ -1,5 +1,6 @@
 //! Rules and values that no request can match.
 
+use crate::policy::PointKind;
 use crate::policy::attribute::Attribute;
 use crate::policy::compile::L4Deny;
 use crate::policy::lint::build::{Written, written};
@@ -7,7 +8,6 @@ use crate::policy::lint::clause::{Never, RuleForm};
 use crate::policy::lint::form::{Form, token};
 use crate::policy::lint::{Code, Finding, RuleId, Site, Spot, Subject, Work};
 use crate::policy::model::Action;
-use crate::policy::PointKind;
 
 /// Every such finding of one policy.
 pub(super) fn policy(work: &Work<'_>, at: usize, out: &mut Vec<Finding>) {
