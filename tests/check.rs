@@ -174,6 +174,10 @@ fn files_that_a_start_would_fail_on() {
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     let place = format!("{file}:11:15: ingress[0].listener[0].certificate: ");
     assert!(told(&output).contains(&place), "{output:?}");
+    assert!(
+        told(&output).contains("1 error, 1 warning, 0 notes"),
+        "{output:?}"
+    );
 
     // The key alone is kept from whoever checks.
     write(dir.path(), "cert.pem", &certificate);

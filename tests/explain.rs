@@ -383,6 +383,10 @@ fn usage_errors() {
         (vec!["--record", "{}"], "`verdict`"),
         (vec!["--record", "x"], "not JSON"),
         (vec!["--log", "/nowhere", "--id", "1/1"], "cannot be read"),
+        (
+            vec!["--log", "tests/data/explain/token.jsonl", "--id", "4"],
+            "has `4` as its `id` or `request.id`",
+        ),
     ] {
         let args: Vec<String> = demo.iter().chain(&args).map(|a| (*a).to_owned()).collect();
         let output = explain(&args);

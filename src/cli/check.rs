@@ -194,7 +194,11 @@ impl Report {
         let (warnings, notes) = (self.count(Severity::Warning), self.count(Severity::Note));
         if warnings + notes > 0 {
             let (warnings, notes) = (counted(warnings, "warning"), counted(notes, "note"));
-            os::say(&format!("{warnings}, {notes}"));
+            let errors = match self.errors.len() + usize::from(self.refused.is_some()) {
+                0 => String::new(),
+                errors => format!("{}, ", counted(errors, "error")),
+            };
+            os::say(&format!("{errors}{warnings}, {notes}"));
         }
         for line in &self.attached {
             os::say(line);

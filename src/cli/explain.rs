@@ -24,12 +24,13 @@ use super::os;
 use crate::cli::status::reachable;
 use crate::config::Config;
 use crate::control::http_client::HttpClient;
+use crate::exchange::close::CloseReason;
 use crate::role::enforcement::Enforcements;
 use crate::role::remedy::{self, Breadth, Edit};
-use crate::role::walk::{Assumed, Hop};
+use crate::role::walk::{Assumed, Hop, Stop};
 
 use self::question::Asked;
-use self::report::Subject;
+use self::report::{Subject, shown};
 
 pub use self::report::Report;
 use self::tokens::Verifier;
@@ -75,7 +76,7 @@ pub struct ExplainArgs {
     /// Instead of a call: a decision log to take the record from.
     #[arg(long, value_name = "FILE", requires = "id", conflicts_with_all = ["from", "to"])]
     pub log: Option<PathBuf>,
-    /// The `id` of the record in the log.
+    /// The `id` of the record in the log, or the `x-request-id` of a request: its first denial, else its last record.
     #[arg(long, value_name = "ID", requires = "log")]
     pub id: Option<String>,
     /// Ask the running process, at `admin.listen`, which generation it is at.
@@ -187,8 +188,17 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<Report> {
         };
         asked.walk(rules, &mut assumed)
     };
-    let hops = again(&rules);
-    let denied = hops.iter().any(|hop| !hop.allows() || hop.would_deny());
+    let mut hops = again(&rules);
+    // With `--claims` it is told what policies would say of a token that is good.
+    let refused = recorded.as_ref().and_then(record::Recorded::refused_token);
+    let refused = refused.filter(|_| args.call.claims.is_none());
+    for hop in &mut hops {
+        if let Some((_status, why)) = refused {
+            hop.stop = Some(Stop::Close(CloseReason::Token, shown(why)));
+        }
+    }
+    // No policy has refused what came with a bad token.
+    let denied = refused.is_none() && hops.iter().any(|hop| !hop.allows() || hop.would_deny());
     let mut ways: Vec<(Breadth, Vec<Edit>)> = Vec::new();
     for breadth in [Breadth::Narrow, Breadth::Wide] {
         if denied && let Some(edits) = remedy::edits(&mesh, breadth, &mut again) {
@@ -205,6 +215,8 @@ pub fn explain(config: &Config, args: &ExplainArgs) -> anyhow::Result<Report> {
         hops: &hops,
         ways: &ways,
         recorded: recorded.as_ref(),
+        refused,
+        with_claims: args.call.claims.is_some(),
         running: if args.running {
             Some(running(config)?)
         } else {

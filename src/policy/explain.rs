@@ -90,7 +90,7 @@ impl Explained<'_> {
             }
             None => write!(
                 f,
-                "no client certificate: plaintext from {}, no identity",
+                "no client certificate from {}, no identity",
                 self.conn.peer
             ),
         }

@@ -247,6 +247,17 @@ impl Endpoints {
         self.services.get(service).map_or(&[], Vec::as_slice)
     }
 
+    /// Address of an endpoint, and the port that it serves at.
+    #[must_use]
+    pub fn address(&self, mesh: &Mesh, at: Chosen) -> Option<SocketAddr> {
+        let ip = match self.of(at.service).get(at.endpoint)?.place {
+            Place::Workload(at) => mesh.workloads.get(at)?.address,
+            Place::Outside(ip) => ip,
+        };
+        let port = mesh.services.get(at.service)?.ports.get(at.port)?;
+        Some(SocketAddr::new(ip, port.target_port))
+    }
+
     /// Tells that what was chosen could be connected to.
     pub fn succeeded(&self, mesh: &Mesh, chosen: Chosen, now_ms: u64) {
         if let Some((health, balance)) = self.health_of(mesh, chosen) {

@@ -10,7 +10,7 @@ pub mod written;
 use std::sync::Arc;
 
 use crate::config::checked::Mesh;
-use crate::policy::model::AuthorizationPolicy;
+use crate::policy::model::{Action, AuthorizationPolicy};
 use crate::policy::{Decision, Judged, Reason};
 use crate::role::enforcement::Enforcements;
 use crate::role::remedy::fields::{Fields, condition_lists};
@@ -151,6 +151,37 @@ pub fn misses(mesh: &Mesh, hop: &Hop, judged: &Judged) -> Vec<Miss> {
     };
     let failing = probe.failing(policy, rule);
     failing.into_iter().filter_map(miss).collect()
+}
+
+/// The first rule, beside the one that came nearest, that a call without a token misses for its token alone: of the policy that
+/// was not met, or of another one for the same target.
+#[must_use]
+pub fn by_token<'m>(
+    mesh: &'m Mesh,
+    hop: &Hop,
+    judged: &Judged,
+) -> Option<(&'m ResourceName, usize)> {
+    let denied = judged.decision == Decision::Deny || judged.would_deny;
+    let near = matches!(judged.reason, Reason::NoRuleMatched(_));
+    let anonymous = hop.request.as_ref().is_some_and(|r| r.claims.is_none());
+    let unmet = policy_of(mesh, judged).filter(|_| denied && near && anonymous)?;
+    let probe = probe(mesh, hop);
+    let of_token = |failing: &Failing| {
+        failing.name == "requestPrincipals" || failing.name.starts_with("request.auth.")
+    };
+    let others = mesh.authorization_policies.iter().filter(|other| {
+        let holds = other.action == Action::Allow && !other.dry_run;
+        holds && other.name.namespace == unmet.name.namespace && other.target == unmet.target
+    });
+    for policy in others {
+        for (at, rule) in policy.rules.iter().enumerate() {
+            let failing = probe.failing(policy, rule);
+            if !failing.is_empty() && failing.iter().all(of_token) {
+                return Some((&policy.name, at));
+            }
+        }
+    }
+    None
 }
 
 fn value_of<F: Fields>(clause: &F, name: &str) -> String {

@@ -107,6 +107,8 @@ pub struct Record {
     pub service: Option<Rc<str>>,
     /// Workload or outside address.
     pub workload: Option<Rc<str>>,
+    /// Address and port of the endpoint that it was sent to last.
+    pub endpoint: Option<SocketAddr>,
     /// The rule of a route that it takes.
     pub route: Option<Arc<str>>,
     /// How often it was sent, if more than once.
@@ -146,6 +148,7 @@ impl Record {
     pub fn answered(&mut self, reply: &Reply) {
         self.status = Some(reply.status.as_u16());
         self.grpc_status = grpc::code(&reply.headers);
+        self.sent = u64::try_from(reply.body.len()).unwrap_or(0);
     }
 
     /// Whether it was allowed: judged so and not refused for another reason.
@@ -259,6 +262,9 @@ impl Record {
     fn destination(&self, destination: &mut Object<'_>) {
         destination.maybe_text(key!("service"), self.service.as_deref());
         destination.maybe_text(key!("workload"), self.workload.as_deref());
+        if let Some(endpoint) = self.endpoint {
+            destination.socket(key!("endpoint"), endpoint);
+        }
         if let Some(connection) = &self.connection {
             destination.ip(key!("address"), connection.destination);
             destination.number(key!("port"), connection.port.into());
@@ -578,6 +584,7 @@ mod tests {
             told: None,
             service: None,
             workload: None,
+            endpoint: None,
             route: None,
             request: Some(Arc::new(request)),
             attempts: None,

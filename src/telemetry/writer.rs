@@ -455,6 +455,7 @@ mod tests {
             told: None,
             service: None,
             workload: None,
+            endpoint: None,
             route: None,
             request: None,
             attempts: None,

@@ -2,6 +2,7 @@
 //! client's was sent, each with a decision of its own.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 
 use http::{HeaderValue, StatusCode};
 
@@ -125,6 +126,14 @@ impl Attempt {
         self.tried.clear();
         self.goes_back = true;
         !self.permitted.is_empty()
+    }
+
+    /// Address of what was chosen, and the port that it serves at.
+    #[must_use]
+    pub fn address(&self, snapshot: &Snapshot) -> Option<SocketAddr> {
+        snapshot
+            .endpoints
+            .address(&snapshot.mesh, self.chosen.get()?)
     }
 
     /// What was chosen could be connected to.
@@ -255,9 +264,9 @@ fn reached(snapshot: &Snapshot, chosen: Chosen, full: Overflow) -> String {
 fn left_out(snapshot: &Snapshot, chosen: Chosen, why: &'static str) {
     let service = snapshot.mesh.services.get(chosen.service);
     let service = service.map(|s| s.name.to_string()).unwrap_or_default();
-    let endpoint = snapshot.endpoints.of(chosen.service).get(chosen.endpoint);
-    let place = endpoint.map(|e| e.place);
-    tracing::warn!(%service, ?place, why, "endpoint is left out for a time");
+    let endpoint = snapshot.endpoints.address(&snapshot.mesh, chosen);
+    let endpoint = endpoint.map(tracing::field::display);
+    tracing::warn!(%service, endpoint, why, "endpoint is left out for a time");
 }
 
 /// Whether another endpoint might do better. An answer of the far end's policy is an answer.

@@ -795,7 +795,6 @@ fn refuse<'a>(
             r.judged = denied.map(|d| d.judged).or(judged);
             r.detail = detail;
             r.answered(&reply);
-            r.sent = u64::try_from(reply.body.len()).unwrap_or(0);
         });
         let ended = body.is_empty();
         let kept = responder.reply(reply, ended, &mut body).await;

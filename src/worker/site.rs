@@ -173,6 +173,7 @@ impl Story {
             told: None,
             service: None,
             workload: None,
+            endpoint: None,
             route: None,
             attempts: None,
             mirror: false,

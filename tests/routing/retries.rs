@@ -135,6 +135,8 @@ async fn what_may_be_repeated_is_sent_until_it_is_answered() {
         let at_waypoint = |r: &serde_json::Value| r["role"] == "waypoint" && r["kind"] == "request";
         let record = system.record(at_waypoint).await;
         assert_eq!(record["attempts"], 3, "{record}");
+        let app = system.subnet.at(11, 8080).to_string();
+        assert_eq!(record["destination"]["endpoint"], app, "{record}");
     }
 }
 
@@ -180,6 +182,7 @@ async fn times_of_a_route_end_it_with_504() {
         let of_it = |r: &serde_json::Value| r["status"] == 504 && r["request"]["path"] == path;
         let record = system.record(of_it).await;
         assert!(record.to_string().contains(why), "{record}");
+        assert_eq!(record["bytes"]["sent"], body.len(), "{record}");
     }
     assert_eq!(seen.load(Ordering::Relaxed), 2);
 }

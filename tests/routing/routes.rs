@@ -278,7 +278,21 @@ async fn an_egress_gateway_judges_what_leaves() {
         answer.contains("\r\n\r\npartner\nGET /v1/a HTTP/1.1"),
         "{answer}"
     );
+    // Outside is no workload: the record tells who answered by address.
+    let at_egress = |r: &serde_json::Value| r["role"] == "egress" && r["status"] == 200;
+    let record = system.record(at_egress).await;
+    let to = &record["destination"];
+    let partner = system.subnet.at(50, 9000).to_string();
+    assert_eq!(
+        (&to["endpoint"], &to["workload"]),
+        (&partner.into(), &serde_json::Value::Null),
+        "{record}"
+    );
     // Allowed as it was asked for, and not as it would be sent.
     let secret = asked(&system, "partner.example", "/public/secret", "").await;
     assert!(secret.starts_with("HTTP/1.1 403"), "{secret}");
+    let denied = system
+        .record(|r| r["role"] == "egress" && r["status"] == 403)
+        .await;
+    assert_eq!(denied["destination"].get("endpoint"), None, "{denied}");
 }

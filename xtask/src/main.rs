@@ -53,6 +53,13 @@ fn main() -> ExitCode {
 
 fn dispatch(arguments: &[String]) -> Result<bool> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if words
+        .iter()
+        .any(|word| ["-h", "--help", "help"].contains(word))
+    {
+        println!("{USAGE}");
+        return Ok(true);
+    }
     match words.as_slice() {
         ["ci"] => ci::run(&root()?, None),
         ["ci", "--list"] => ci::list(),

@@ -14,6 +14,8 @@ use crate::role::walk::{Hop, Said, Stop};
 pub(super) struct Compared {
     pub(super) verdict: String,
     pub(super) reason: String,
+    /// Status and close reason of a call that policy had allowed and that ended in an error all the same.
+    pub(super) failed: Option<(u64, String)>,
     pub(super) generation: Option<u64>,
     /// Generation that the process of this configuration runs, if it was asked.
     pub(super) running: Option<u64>,
@@ -21,6 +23,8 @@ pub(super) struct Compared {
     pub(super) differs: bool,
     /// Nobody judged what the record is of, so there is nothing to compare.
     pub(super) unjudged: bool,
+    /// Claims were given that the record does not hold.
+    pub(super) with_claims: bool,
     /// It may do so only because its policies read what a record does not hold.
     pub(super) uncertain: bool,
 }
@@ -79,9 +83,15 @@ impl Subject<'_> {
                     .to_owned(),
             );
         }
-        if recorded.text(&["close"]) == Some("token") {
+        if self.refused.is_some() {
             notes.push(
-                "the token of the record was refused; it is not in the record and is not judged again"
+                "the caller needs another token; no policy was asked. The one that was refused is not in the record and is not verified \
+                 again: --claims says what policies say of one that is good"
+                    .to_owned(),
+            );
+        } else if recorded.refused_token().is_some() {
+            notes.push(
+                "the token of the record was refused; it is not in the record, and the claims given are judged in its place"
                     .to_owned(),
             );
         }
@@ -97,7 +107,8 @@ impl Subject<'_> {
 
     pub(super) fn compared(&self, recorded: &Recorded, now: &str) -> Compared {
         let verdict = shown(recorded.text(&["verdict"]).unwrap_or_default());
-        let differs = verdict != now && !recorded.is_misdirected();
+        let unjudged = recorded.is_misdirected() || recorded.refused_token().is_some();
+        let differs = verdict != now && !unjudged;
         let claims = matches!(self.asked, Asked::Point { claims: Some(claims), .. } if claims.map().len() > 2);
         let unknown = |key: &str| {
             let of_token = [
@@ -115,7 +126,9 @@ impl Subject<'_> {
         Compared {
             uncertain: differs && request && self.keys().any(unknown),
             differs,
-            unjudged: recorded.is_misdirected(),
+            unjudged,
+            with_claims: self.with_claims,
+            failed: recorded.failed().filter(|_| verdict == "allow"),
             verdict,
             reason: shown(recorded.text(&["reason"]).unwrap_or_default()),
             generation: recorded.generation(),

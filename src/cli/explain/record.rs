@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 use super::ExplainArgs;
 use super::question::{self, Asked};
+use super::report::shown;
 use crate::config::checked::Mesh;
 use crate::config::checked::capture::OriginalSource;
 use crate::http::forward;
@@ -48,15 +49,20 @@ pub(super) fn of(args: &ExplainArgs) -> anyhow::Result<Option<Recorded>> {
         (None, Some(log), Some(id)) => {
             let fail = || format!("`{}` cannot be read", log.display());
             let file = File::open(log).with_context(fail)?;
-            let mut found = None;
+            let mut found = Found::default();
             for line in BufReader::new(file).lines() {
                 let line = line.with_context(fail)?;
                 // The text is looked at first: a log is long, and parsing all of it is not needed.
-                if line.contains(id.as_str()) && id_of(&line).as_deref() == Some(id) {
-                    found = Some(line);
+                if line.contains(id.as_str()) {
+                    found.look(line, id);
                 }
             }
-            found.with_context(|| format!("no record `{id}` in `{}`", log.display()))?
+            found.best().with_context(|| {
+                format!(
+                    "no record in `{}` has `{id}` as its `id` or `request.id`",
+                    log.display()
+                )
+            })?
         }
         (None, _, _) => return Ok(None),
     };
@@ -93,9 +99,38 @@ fn as_verified(mesh: &Mesh, map: Map<String, Value>) -> Claims {
     Claims::new(map, split)
 }
 
-fn id_of(line: &str) -> Option<String> {
-    let value: Value = serde_json::from_str(line).ok()?;
-    Some(value.get("id")?.as_str()?.to_owned())
+/// The lines of a log that an identifier may mean.
+#[derive(Default)]
+struct Found {
+    /// The last record that has it as its own.
+    own: Option<String>,
+    /// The first denial of a request that has it as its `x-request-id`.
+    denied: Option<String>,
+    /// The last record of such a request.
+    last: Option<String>,
+}
+
+impl Found {
+    fn look(&mut self, line: String, id: &str) {
+        let Ok(value) = serde_json::from_str::<Value>(&line) else {
+            return;
+        };
+        let is = |path: &str| value.pointer(path).and_then(Value::as_str) == Some(id);
+        let denied = value.get("verdict").and_then(Value::as_str) == Some("deny");
+        if is("/id") {
+            self.own = Some(line);
+        } else if is("/request/id") {
+            if denied && self.denied.is_none() {
+                self.denied = Some(line);
+            } else {
+                self.last = Some(line);
+            }
+        }
+    }
+
+    fn best(self) -> Option<String> {
+        self.own.or(self.denied).or(self.last)
+    }
 }
 
 impl Recorded {
@@ -163,6 +198,22 @@ impl Recorded {
     /// It came on a connection that is for other hosts.
     pub(super) fn is_misdirected(&self) -> bool {
         self.text(&["close"]) == Some("misdirected")
+    }
+
+    /// Why its token was refused, and the status that told so: policy was not asked.
+    pub(super) fn refused_token(&self) -> Option<(u64, &str)> {
+        let reason = self.text(&["reason"])?;
+        let refused = self.text(&["close"]) == Some("token");
+        let status = self.get(&["status"]).and_then(Value::as_u64);
+        let why = reason.strip_prefix("token: ").unwrap_or(reason);
+        refused.then(|| (status.unwrap_or(401), why))
+    }
+
+    /// The status, if it is that of an error, and why the exchange ended.
+    pub(super) fn failed(&self) -> Option<(u64, String)> {
+        let status = self.get(&["status"])?.as_u64()?;
+        let close = shown(self.text(&["close"])?);
+        (status >= 400).then_some((status, close))
     }
 
     fn query(&self) -> Option<&str> {
@@ -320,22 +371,21 @@ impl Recorded {
         }))
     }
 
-    /// The claims that were verified: of `--claims` if it is given, else issuer and subject, which is what a record has.
+    /// The claims that were verified: issuer and subject, which is what a record has, and those of `--claims`.
     fn claims(&self, mesh: &Mesh, args: &ExplainArgs) -> anyhow::Result<Option<Claims>> {
-        if let Some(text) = &args.call.claims {
-            let map: Map<String, Value> =
-                serde_json::from_str(text).context("`--claims` is not a JSON object")?;
-            return Ok(Some(as_verified(mesh, map)));
-        }
-        let Some((issuer, subject)) = self
-            .text(&["user", "principal"])
-            .and_then(|principal| halves(mesh, principal))
-        else {
-            return Ok(None);
-        };
         let mut map = Map::new();
-        map.insert("iss".to_owned(), issuer.into());
-        map.insert("sub".to_owned(), subject.into());
+        let user = self.text(&["user", "principal"]);
+        if let Some((issuer, subject)) = user.and_then(|principal| halves(mesh, principal)) {
+            map.insert("iss".to_owned(), issuer.into());
+            map.insert("sub".to_owned(), subject.into());
+        }
+        if let Some(text) = &args.call.claims {
+            let given: Map<String, Value> =
+                serde_json::from_str(text).context("`--claims` is not a JSON object")?;
+            map.extend(given);
+        } else if map.is_empty() {
+            return Ok(None);
+        }
         Ok(Some(as_verified(mesh, map)))
     }
 

@@ -30,6 +30,10 @@ pub(super) struct Subject<'a> {
     pub(super) hops: &'a [Hop],
     pub(super) ways: &'a [(Breadth, Vec<Edit>)],
     pub(super) recorded: Option<&'a Recorded>,
+    /// The status and the reason with which the token of a record was refused, where that decides.
+    pub(super) refused: Option<(u64, &'a str)>,
+    /// Claims were given.
+    pub(super) with_claims: bool,
     pub(super) running: Option<u64>,
     pub(super) notes: Vec<String>,
 }
@@ -56,6 +60,8 @@ pub struct Report {
     pub(super) rule: Option<RuleText>,
     /// What the call misses of the nearest rule.
     pub(super) misses: Vec<Miss>,
+    /// The rule that would let it pass with a token, where the call has none and another rule came nearer.
+    pub(super) with_token: Option<RuleText>,
     /// Edits that would let it pass, the narrowest first; each list as a whole.
     pub(super) edits: Vec<Vec<EditText>>,
     /// What the answer depends on.
@@ -135,6 +141,7 @@ impl Report {
             way: subject.way(),
             rule: None,
             misses: Vec::new(),
+            with_token: None,
             edits: subject.edits(),
             notes: subject.notes.clone(),
             record: None,
@@ -149,7 +156,11 @@ impl Report {
             (Some(hop), _) => report.decide(subject, hop),
             (None, _) => "nothing of the mesh is on its way".clone_into(&mut report.answer),
         }
-        if let Some(hop) = decided.filter(|_| report.lacks_token()) {
+        if let Some((status, _why)) = subject.refused {
+            report.refused(status);
+        }
+        let lacks_token = report.lacks_token() || report.with_token.is_some();
+        if let Some(hop) = decided.filter(|_| lacks_token) {
             let anonymous = hop.request.as_ref().is_some_and(|r| r.claims.is_none());
             if anonymous {
                 let text = "the call has no token that verified here: with one (--token, --claims) the answer may be another";
@@ -197,6 +208,17 @@ impl Report {
         self.misses.iter().any(of_token)
     }
 
+    /// The answer had this status.
+    fn refused(&mut self, status: u64) {
+        let Some((_usual, why)) = self.answer.split_once(' ') else {
+            return;
+        };
+        self.answer = format!("{status} {why}");
+        if let Some(last) = self.steps.last_mut() {
+            *last = format!("decision: DENY, {}", self.answer);
+        }
+    }
+
     fn decide(&mut self, subject: &Subject<'_>, hop: &Hop) {
         let allowed = subject.hops.iter().all(Hop::allows);
         if allowed {
@@ -238,6 +260,11 @@ impl Report {
                     got: m.got.iter().map(|value| shown(value)).collect(),
                 })
                 .collect();
+            if !self.lacks_token() {
+                let rule = remedy::by_token(&subject.rules.mesh, hop, &said.judged);
+                self.with_token =
+                    rule.and_then(|(name, at)| subject.rule_of(name, Some(at), false));
+            }
         } else if let Some(stop) = stop {
             self.steps = stopped(hop, stop, &destination);
             if let Stop::Provider(no) = stop {
@@ -293,6 +320,9 @@ fn answer(hop: &Hop, stop: Option<&Stop>) -> String {
         Some(Stop::Close(CloseReason::Handshake, why)) => {
             format!("the TLS handshake fails: {why}")
         }
+        Some(Stop::Close(CloseReason::Token, why)) => {
+            format!("{} {why}", CloseReason::Token.status().as_u16())
+        }
         Some(Stop::Close(close, why)) => match &hop.request {
             Some(_) => format!("{}: {why}", close.status().as_u16()),
             None => format!("the connection is closed: {why}"),
@@ -327,14 +357,15 @@ fn stopped(hop: &Hop, stop: &Stop, destination: &str) -> Vec<String> {
         }
         None => format!("destination: {destination}, a connection"),
     };
-    let (policy, comparison) = match stop {
-        Stop::Token(token) => (
+    let by_token = |error: &str| {
+        (
             "policy checked: request authentication".to_owned(),
-            format!(
-                "required: a token that verifies, presented: one that does not: {}",
-                token.error
-            ),
-        ),
+            format!("required: a token that verifies, presented: one that does not: {error}"),
+        )
+    };
+    let (policy, comparison) = match stop {
+        Stop::Token(token) => by_token(&token.error.to_string()),
+        Stop::Close(CloseReason::Token, why) => by_token(why),
         Stop::Provider(no) => (
             format!("policy checked: {} (CUSTOM), rule {}", no.policy, no.rule),
             match no.never {
@@ -509,7 +540,10 @@ impl Subject<'_> {
         for hop in self.hops {
             let at = self.place(hop.place);
             let mut beyond = hypothetical;
-            let early = matches!(hop.stop, Some(Stop::Token(_) | Stop::Provider(_)));
+            let early = matches!(
+                hop.stop,
+                Some(Stop::Token(_) | Stop::Provider(_) | Stop::Close(CloseReason::Token, _))
+            );
             let mut stop = hop.stop.as_ref();
             for said in &hop.said {
                 let peer = said.by == By::PeerAuthentication;
@@ -584,6 +618,7 @@ impl Subject<'_> {
                 );
                 ("CUSTOM", says)
             }
+            Stop::Close(CloseReason::Token, why) => ("request authentication", why.clone()),
             Stop::Close(_, why) => ("connection", why.clone()),
         };
         let custom = match stop {

@@ -2,7 +2,7 @@
 
 use crate::cli::os;
 
-use super::report::{EditText, Point, Report};
+use super::report::{EditText, Point, Report, RuleText};
 
 /// The lines.
 pub(super) fn render(report: &Report) -> String {
@@ -21,15 +21,24 @@ pub(super) fn render(report: &Report) -> String {
         let generation = record.generation;
         let generation = generation.map_or_else(String::new, |g| format!(" at generation {g}"));
         let than = match (record.differs, record.uncertain) {
-            (false, _) if record.unjudged => "nobody judged it",
+            (false, _) if record.unjudged => "no policy was asked",
             (false, _) => "this configuration decides the same",
+            (true, false) if record.with_claims => {
+                "with the claims given this configuration decides otherwise"
+            }
             (true, false) => "this configuration decides OTHERWISE",
             (true, true) => {
                 "this configuration decides otherwise, PERHAPS ONLY because its policies read header fields, claims or values of a query that the record does not hold"
             }
         };
+        let failed = record
+            .failed
+            .as_ref()
+            .map_or_else(String::new, |(status, close)| {
+                format!(", and then {status} ({close})")
+            });
         out.push_str(&format!(
-            "recorded: {}{generation}, {}; {than}\n",
+            "recorded: {}{failed}{generation}, {}; {than}\n",
             record.verdict, record.reason
         ));
         if let Some(running) = record.running {
@@ -49,8 +58,14 @@ pub(super) fn render(report: &Report) -> String {
         report.way.iter().for_each(|point| way(&mut out, point));
     }
     rule(&mut out, report);
+    if let Some(rule) = &report.with_token {
+        out.push_str("\nwith a token that fits it would pass\n");
+        out.push_str(&format!("  {}\n", named(rule)));
+        indent(&mut out, &rule.toml);
+    }
     for (i, edits) in report.edits.iter().enumerate() {
         out.push_str(match (i, report.edits.len()) {
+            (0, _) if report.with_token.is_some() => "\nto allow it without a token\n",
             (0, 1) => "\nto allow it\n",
             (0, _) => "\nto allow it and as little else as can be\n",
             _ => "\nor, broader\n",
@@ -112,15 +127,7 @@ fn rule(out: &mut String, report: &Report) {
     } else {
         "rule that decides"
     };
-    let number = rule
-        .rule
-        .map_or_else(String::new, |r| format!(", rule {r}"));
-    let place = rule.place.as_ref();
-    let place = place.map_or_else(String::new, |p| format!(", {p}"));
-    out.push_str(&format!(
-        "\n{title}: {} ({}){number}{place}\n",
-        rule.policy, rule.action
-    ));
+    out.push_str(&format!("\n{title}: {}\n", named(rule)));
     match rule.rule {
         Some(_) if rule.toml.is_empty() => out.push_str("  {} (anything)\n"),
         Some(_) => indent(out, &rule.toml),
@@ -137,6 +144,16 @@ fn rule(out: &mut String, report: &Report) {
             miss.key, miss.needs
         ));
     }
+}
+
+/// Policy, number and place of a rule.
+fn named(rule: &RuleText) -> String {
+    let number = rule
+        .rule
+        .map_or_else(String::new, |r| format!(", rule {r}"));
+    let place = rule.place.as_ref();
+    let place = place.map_or_else(String::new, |p| format!(", {p}"));
+    format!("{} ({}){number}{place}", rule.policy, rule.action)
 }
 
 fn edit(out: &mut String, edit: &EditText) {

@@ -355,7 +355,7 @@ table! {
         /// Listener for HBONE (Istio's 15008).
         /// Example: `"10.1.0.30:15008"`
         hbone: At<SocketAddr> = "hbone",
-        /// Listener of an HTTP forward proxy.
+        /// Listener of an HTTP forward proxy, for TLS with a client certificate of the mesh, and for plaintext without an identity.
         /// Example: `"10.1.0.30:15081"`
         proxy: Option<At<SocketAddr>> = "proxy",
     }

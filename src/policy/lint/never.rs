@@ -1,5 +1,6 @@
 //! Rules and values that no request can match.
 
+use crate::policy::PointKind;
 use crate::policy::attribute::Attribute;
 use crate::policy::compile::L4Deny;
 use crate::policy::lint::build::{Written, written};
@@ -282,8 +283,13 @@ fn bare(work: &Work<'_>, id: RuleId, rule: &RuleForm, out: &mut Vec<Finding>) {
         }
         (Action::Audit | Action::Custom, _) => "it does not count there",
     };
+    // What is outside may be asked for by a CONNECT, too, which is a request.
+    let but = match site.point.kind {
+        PointKind::Egress => ", but for the CONNECT of a forward proxy",
+        PointKind::Workload | PointKind::Waypoint | PointKind::Gateway => "",
+    };
     let message = format!(
-        "HTTP is not read at {}, so that {} is not known: {what}",
+        "HTTP is not read at {}{but}, so that {} is not known: {what}",
         site.name,
         test.name()
     );

@@ -90,7 +90,7 @@ fn denied(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding
         let message = "a request without a token is not denied by this; deny `notRequestPrincipals = [\"*\"]` too";
         out.push(Finding::new(Code::DenyAnonymous, spot(id, field), message));
     } else if list.attribute == Attribute::Path && !list.not && !merged {
-        let message = "under this `mesh.pathNormalization` a doubled slash is another path, and is not denied";
+        let message = "under this `mesh.pathNormalization` a doubled slash is another path, and is not denied; with `MERGE_SLASHES` it is the same";
         let at = spot(id, list.field());
         out.push(Finding::new(Code::DenyPathSpelling, at, message));
     } else if is_header && list.not {

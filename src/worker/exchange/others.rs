@@ -1,6 +1,7 @@
 //! The endpoints that a request may go to besides the one that was chosen first, each judged anew.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -55,6 +56,8 @@ pub(super) struct Others<'a> {
     attempt: RefCell<Attempt>,
     /// What the endpoint that it goes to has with it.
     busy: RefCell<Option<Busy>>,
+    /// Where it was sent last.
+    endpoint: Cell<Option<SocketAddr>>,
     /// The workload that it goes to since then, as an index into `Mesh::workloads`.
     moved: Cell<Option<usize>>,
     /// The answer has begun to go to its client.
@@ -82,6 +85,7 @@ impl<'a> Others<'a> {
                 (&core.retries, first.attempt.max_retries(snapshot)),
             ),
             busy: RefCell::new(first.attempt.begins(snapshot)),
+            endpoint: Cell::new(first.attempt.address(snapshot)),
             attempt: RefCell::new(first.attempt),
             moved: Cell::new(None),
             begun: Cell::new(false),
@@ -135,6 +139,7 @@ impl Onward for Others<'_> {
         if let Some(workload) = self.moved.take() {
             story.moves(&self.opened.site, self.snapshot, workload);
         }
+        story.edit(|r| r.endpoint = self.endpoint.get());
     }
 }
 
@@ -179,6 +184,7 @@ impl Others<'_> {
         let target = target(core, snapshot, site, &plan, goes, &pick).ok()?;
         opened.moves(core, snapshot, plan.workload)?;
         *self.busy.borrow_mut() = attempt.begins(snapshot);
+        self.endpoint.set(attempt.address(snapshot));
         self.moved.set(plan.workload);
         Some((permit, target))
     }
