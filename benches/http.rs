@@ -320,6 +320,7 @@ fn records(criterion: &mut Criterion) {
             workload: Some("default/customer-api".into()),
             route: None,
             attempts: None,
+            endpoint: None,
             mirror: false,
             renamed: None,
             request: Some(Arc::clone(&request)),
