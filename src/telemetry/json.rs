@@ -237,49 +237,15 @@ fn put_written(out: &mut Vec<u8>, plain: bool, put: impl FnOnce(&mut Pieces<'_>)
 
 /// The digits of a number.
 fn put_number(out: &mut Vec<u8>, number: u64) {
-    let Ok(short) = u32::try_from(number) else {
-        return out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
-    };
     // As many are: a store in place of a call.
-    if short < 10 {
-        return out.extend(usize::try_from(short).ok().and_then(|at| DIGITS.get(at)));
+    if let Some(digit) = usize::try_from(number)
+        .ok()
+        .and_then(|at| DIGITS.get(..10)?.get(at))
+    {
+        return out.push(*digit);
     }
-    if short >= 100_000_000 {
-        return out.extend_from_slice(itoa::Buffer::new().format(short).as_bytes());
-    }
-    // Eight digits as one number, of which the zeros in front are shifted out: what is left is written by one store, and what is
-    // too much is cut off.
-    let four = |number: u32| [pair(number / 100), pair(number % 100)];
-    let [[[a, b], [c, d]], [[e, f], [g, h]]] = [four(short / 10_000), four(short % 10_000)];
-    let digits = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
-    let zeros = (digits ^ u64::from_be_bytes([b'0'; 8])).leading_zeros() / 8;
-    let len = 8_usize.saturating_sub(usize::try_from(zeros).unwrap_or(0));
-    let end = out.len().saturating_add(len);
-    let digits = digits.wrapping_shl(zeros.saturating_mul(8));
-    out.extend_from_slice(&digits.to_be_bytes());
-    out.truncate(end);
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
 }
-
-/// Two digits.
-fn pair(number: u32) -> [u8; 2] {
-    let at = usize::try_from(number).ok();
-    at.and_then(|at| PAIRS.get(at))
-        .copied()
-        .unwrap_or([b'0'; 2])
-}
-
-/// Those of all numbers below 100.
-const PAIRS: [[u8; 2]; 100] = {
-    let mut pairs = [[b'0'; 2]; 100];
-    let mut left: &mut [[u8; 2]] = &mut pairs;
-    let mut number = 0_u8;
-    while let [first, rest @ ..] = left {
-        *first = [b'0' + number / 10, b'0' + number % 10];
-        number = number.wrapping_add(1);
-        left = rest;
-    }
-    pairs
-};
 
 /// The digits of a number to the base 16.
 fn put_hex(out: &mut Vec<u8>, number: u64) {

@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderValue, Method, header};
 use smallvec::smallvec;
 
 use others::{First, Others};
-use refusal::Refusal;
+use refusal::{Asks, Refusal, refuse};
 
 use crate::config::checked::capture::OriginalSource;
 use crate::config::checked::route::Timeouts;
@@ -25,7 +25,7 @@ use crate::exchange::close::CloseReason;
 use crate::http::canonical::Form;
 use crate::http::connect::Head;
 use crate::http::forward::{self, Own};
-use crate::http::reply::{Reply, is_grpc};
+use crate::http::reply::Reply;
 use crate::http::request_id;
 use crate::io::body::{Source, TooLong};
 use crate::io::clock;
@@ -41,7 +41,6 @@ use crate::role::endpoints::{Caller, Pick};
 use crate::role::plan::{Next, Plan, SitePoint};
 use crate::upstream::load;
 use crate::vocab::addr::UpstreamAddr;
-use crate::vocab::limits;
 use crate::vocab::spiffe::SpiffeId;
 use crate::worker::attempt::Attempt;
 use crate::worker::connect;
@@ -732,74 +731,4 @@ fn own_fields(
         }
     }
     extra
-}
-
-/// How a client wants to be refused.
-#[derive(Clone, Copy)]
-struct Asks {
-    grpc: bool,
-    length: Option<u64>,
-}
-
-impl Asks {
-    /// What the request of `story` asks for, whose body is `length` long.
-    fn of(story: &mut Story, request: &Request, length: Option<u64>) -> Self {
-        let grpc = is_grpc(&request.headers);
-        story.is_grpc(grpc);
-        Self { grpc, length }
-    }
-}
-
-#[expect(
-    clippy::manual_async_fn,
-    reason = "an async fn moves its arguments once more, from where they came to where they are used"
-)]
-fn refuse<'a>(
-    refusal: Box<Refusal>,
-    asks: Asks,
-    mut story: Story,
-    mut body: Source<'a>,
-    mut responder: Responder<'a>,
-) -> impl Future<Output = bool> + 'a {
-    async move {
-        let Refusal {
-            reply,
-            close,
-            detail,
-            denied,
-            judged,
-        } = *refusal;
-        // Most clients write their request before they read: a form that is cut off would lose them the answer.
-        let small = asks.length.is_some_and(|n| n <= limits::REFUSED_BODY_BYTES);
-        if small
-            && !responder.is_awaited()
-            && rt::timeout(limits::REFUSED_BODY_MS, body.skip())
-                .await
-                .is_err()
-        {
-            tracing::debug!("a refused request is slow");
-        }
-        let redirected = close == CloseReason::PlaintextRefused && reply.status.is_redirection();
-        if close == CloseReason::Overload || redirected {
-            // The connection is memory too; and who is redirected has another one to ask on.
-            responder.close_after();
-        }
-        // 421 is for the connection, not for the call: only by it does a browser, whose calls are gRPC-Web, ask on another one.
-        let reply = if asks.grpc && close != CloseReason::Misdirected {
-            reply.into_grpc()
-        } else {
-            reply
-        };
-        story.unsent();
-        story.edit(|r| {
-            r.judged = denied.map(|d| d.judged).or(judged);
-            r.detail = detail;
-            r.answered(&reply);
-        });
-        let ended = body.is_empty();
-        let kept = responder.reply(reply, ended, &mut body).await;
-        story.end(close);
-        // A connection that had to bring an identity carries no other request either.
-        kept && close != CloseReason::PlaintextRefused
-    }
 }

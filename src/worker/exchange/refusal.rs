@@ -4,7 +4,9 @@ use http::{HeaderValue, StatusCode, header};
 
 use super::scheme;
 use crate::exchange::close::CloseReason;
-use crate::http::reply::Reply;
+use crate::http::reply::{Reply, is_grpc};
+use crate::io::body::Source;
+use crate::io::rt;
 use crate::jwt::www_authenticate;
 use crate::policy::{Denied, Judged, Permit, Request};
 use crate::role::plan::NoPlan;
@@ -12,7 +14,8 @@ use crate::vocab::limits;
 use crate::worker::custom::Stopped;
 use crate::worker::edge;
 use crate::worker::places::MEMORY;
-use crate::worker::site::Site;
+use crate::worker::respond::Responder;
+use crate::worker::site::{Site, Story};
 
 /// An answer of our own, and why.
 pub(super) struct Refusal {
@@ -212,5 +215,76 @@ impl From<Box<Stopped>> for Box<Refusal> {
             denied,
             judged: None,
         })
+    }
+}
+
+/// How a client wants to be refused.
+#[derive(Clone, Copy)]
+pub(super) struct Asks {
+    pub(super) grpc: bool,
+    length: Option<u64>,
+}
+
+impl Asks {
+    /// What the request of `story` asks for, whose body is `length` long.
+    pub(super) fn of(story: &mut Story, request: &Request, length: Option<u64>) -> Self {
+        let grpc = is_grpc(&request.headers);
+        story.is_grpc(grpc);
+        Self { grpc, length }
+    }
+}
+
+/// Tells a client, as it asks for it, and the record.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn moves its arguments once more, from where they came to where they are used"
+)]
+pub(super) fn refuse<'a>(
+    refusal: Box<Refusal>,
+    asks: Asks,
+    mut story: Story,
+    mut body: Source<'a>,
+    mut responder: Responder<'a>,
+) -> impl Future<Output = bool> + 'a {
+    async move {
+        let Refusal {
+            reply,
+            close,
+            detail,
+            denied,
+            judged,
+        } = *refusal;
+        // Most clients write their request before they read: a form that is cut off would lose them the answer.
+        let small = asks.length.is_some_and(|n| n <= limits::REFUSED_BODY_BYTES);
+        if small
+            && !responder.is_awaited()
+            && rt::timeout(limits::REFUSED_BODY_MS, body.skip())
+                .await
+                .is_err()
+        {
+            tracing::debug!("a refused request is slow");
+        }
+        let redirected = close == CloseReason::PlaintextRefused && reply.status.is_redirection();
+        if close == CloseReason::Overload || redirected {
+            // The connection is memory too; and who is redirected has another one to ask on.
+            responder.close_after();
+        }
+        // 421 is for the connection, not for the call: only by it does a browser, whose calls are gRPC-Web, ask on another one.
+        let reply = if asks.grpc && close != CloseReason::Misdirected {
+            reply.into_grpc()
+        } else {
+            reply
+        };
+        story.unsent();
+        story.edit(|r| {
+            r.judged = denied.map(|d| d.judged).or(judged);
+            r.detail = detail;
+            r.answered(&reply);
+        });
+        let ended = body.is_empty();
+        let kept = responder.reply(reply, ended, &mut body).await;
+        story.end(close);
+        // A connection that had to bring an identity carries no other request either.
+        kept && close != CloseReason::PlaintextRefused
     }
 }
