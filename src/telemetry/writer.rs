@@ -199,7 +199,7 @@ impl Ring {
     }
 
     /// If many buffers lay there all the time, all are freed as they come by, and the core makes as many as it needs. To free
-    /// the superfluous alone would give nothing back: those that stay lie scattered among them, and each holds a page of the
+    /// the superfluous alone would give little back: those that stay lie scattered among them, and each holds a page of the
     /// allocator.
     fn look(&mut self) {
         let spare = self.spare();

@@ -22,6 +22,8 @@ pub(crate) struct Memory {
     pub(crate) resident: u64,
     /// Resident, with what processes share divided among them (`Pss`).
     pub(crate) proportional: u64,
+    /// Resident, of no file (`Anonymous`).
+    pub(crate) anonymous: u64,
 }
 
 /// Ends with this value.
@@ -81,6 +83,7 @@ impl Proxy {
             };
             all.resident += of("Rss:")?;
             all.proportional += of("Pss:")?;
+            all.anonymous += of("Anonymous:")?;
         }
         Ok(all)
     }
