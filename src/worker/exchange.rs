@@ -131,7 +131,9 @@ async fn served(
     let (times, lasts) = times(&first);
     let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
-    let body = paced(body, core, (&others, &snapshot), asks.grpc);
+    // A server of HTTP/1 takes no such calls, whatever their client says that they are.
+    let grpc = asks.grpc && going.manner.version == Version::H2;
+    let body = paced(body, core, (&others, &snapshot), grpc);
     let placed = (&story, going.place, permit.verdict());
     let entered = enter(core, opened, &snapshot, placed);
     let entry = match entered.inspect_err(|why| mirror::refused_with(&mut copies, why)) {
