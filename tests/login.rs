@@ -20,7 +20,11 @@ mod idp;
 #[path = "login/system.rs"]
 mod system;
 
+use std::net::TcpListener;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -28,11 +32,13 @@ use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{KeyPair, PublicKeyData};
 use ringgate::cli::curl::Answer;
 use ringgate::cli::os;
+use ringgate::vocab::limits;
 use serde_json::json;
 use system::{Browser, PORTAL, REPORTS, System, all, parameters};
 
 const PAGE: &str = "https://portal.example.com:8443/reports?year=2025";
 const LOGOUT: &str = "https://portal.example.com:8443/oidc/logout";
+const LIMIT: Duration = Duration::from_secs(30);
 const JSON: [&str; 2] = ["-H", "accept: application/json"];
 
 fn plain(_config: &mut String) {}
@@ -596,6 +602,62 @@ fn another_host_opens_no_websocket_in_our_name() {
     is_challenged(&stranger.call(PAGE, &fields), "a WebSocket");
 }
 
+/// Anyone may begin a login and come back with it again and again: what that costs the provider, and the process, is bounded.
+#[test]
+fn a_login_that_comes_back_many_times_is_redeemed_a_few_at_a_time() {
+    let mut system = System::start("auto", plain);
+    let page = system.browser("mallory").open(PAGE);
+    let sent = parameters(page.header("location").unwrap());
+    let cookie = all(&page, "set-cookie").concat();
+    let cookie = format!("cookie: {}", cookie.split(';').next().unwrap());
+    let issuer = system.issuer.strip_prefix("http://").unwrap().to_owned();
+    // The provider takes connections from now on and says nothing.
+    system.idp = None;
+    let listener = TcpListener::bind(issuer).unwrap();
+    let most = Arc::new(AtomicUsize::new(0));
+    let (open, peak) = (Arc::new(AtomicUsize::new(0)), Arc::clone(&most));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, open) = (stream.unwrap(), Arc::clone(&open));
+            peak.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            std::thread::spawn(move || {
+                os::ignore(std::io::copy(&mut stream, &mut std::io::sink()));
+                open.fetch_sub(1, Ordering::SeqCst);
+            });
+        }
+    });
+    let (state, issuer) = (&sent["state"], &system.issuer);
+    let callback = format!("{PORTAL}/oidc/callback?code=[1-90]&state={state}&iss={issuer}");
+    let many = [
+        "-Z",
+        "--parallel-immediate",
+        "--parallel-max",
+        "90",
+        "-o",
+        "/dev/null",
+        "-m",
+        "60",
+        "-H",
+        &cookie,
+    ];
+    system.browser("mallory").call(&callback, &many);
+    let answered = || {
+        let all = system.all_records();
+        let of_callback =
+            |line: &&str| line.contains("/oidc/callback") && line.contains("\"status\":502");
+        all.lines().filter(of_callback).count()
+    };
+    assert!(
+        os::wait_until(LIMIT, || answered() == 90),
+        "{} of 90",
+        answered()
+    );
+    let most = most.load(Ordering::SeqCst);
+    // Those that end are counted a little longer, and the provider's keys are asked for beside them.
+    let few = limits::REDEEMED..=2 * limits::REDEEMED;
+    assert!(few.contains(&most), "{most} connections at a time");
+}
+
 #[test]
 fn logout_ends_it_here_and_there() {
     // The login's own paths are not among those that the policy is about.
@@ -701,7 +763,7 @@ fn a_reload_keeps_known_providers(system: &System) {
     assert_eq!(system.browser("alice").open(PAGE).status, 200);
     let generation = system.admin("/generation");
     system.edit(mark, &add("third", "secrets/missing"));
-    let told = os::wait_until(std::time::Duration::from_secs(10), || {
+    let told = os::wait_until(Duration::from_secs(10), || {
         system.admin("/config/problems").contains("secrets/missing")
     });
     assert!(told, "{}", system.admin("/config/problems"));

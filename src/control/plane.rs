@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::config::checked::life::Limits;
@@ -55,6 +55,7 @@ use crate::jwt::model::KeySource;
 use crate::role::enforcement::Enforcements;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::tally::Tally;
+use crate::vocab::limits;
 
 /// What the cores get.
 #[derive(Clone, Debug)]
@@ -184,6 +185,10 @@ struct Questions {
     asks: mpsc::Receiver<Ask>,
     /// Those about control groups are answered beside the main loop.
     groups: mpsc::Sender<Sought>,
+    /// Room for logins that are redeemed, and for those that wait for that beside them: anyone may bring one back as often as
+    /// he likes.
+    redeemed: Arc<Semaphore>,
+    redeems: Arc<Semaphore>,
 }
 
 impl Questions {
@@ -191,7 +196,13 @@ impl Questions {
         let (asker, asks) = mpsc::channel(ask::WAITING);
         let (groups, sought) = mpsc::channel(ask::WAITING);
         tasks.spawn("search for control groups", find(sought));
-        (asker, Self { asks, groups })
+        let questions = Self {
+            asks,
+            groups,
+            redeemed: Arc::new(Semaphore::new(limits::REDEEMED)),
+            redeems: Arc::new(Semaphore::new(limits::REDEEMED + limits::REDEEMS_WAITING)),
+        };
+        (asker, questions)
     }
 }
 
@@ -545,9 +556,21 @@ impl Plane {
                 let Some(login) = self.login.logins.borrow().get(&provider).cloned() else {
                     return;
                 };
+                // A core that hears nothing says that the provider cannot be reached.
+                let Ok(place) = Arc::clone(&self.questions.redeems).try_acquire_owned() else {
+                    return;
+                };
+                let redeemed = Arc::clone(&self.questions.redeemed);
+                let mut answer = answer;
                 tokio::task::spawn_local(async move {
-                    // The core may have given up waiting.
+                    let turn = tokio::select! {
+                        biased;
+                        // The core has given up waiting.
+                        () = answer.closed() => return,
+                        turn = redeemed.acquire_owned() => turn,
+                    };
                     let respond = login.finish(&exchange, &clock::unix_s, &mut random).await;
+                    drop((turn, place));
                     drop(answer.send(respond));
                 });
             }

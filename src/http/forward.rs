@@ -93,10 +93,9 @@ pub fn client_address(headers: &HeaderMap, peer: IpAddr, trusted_proxies: usize)
         return peer;
     };
     // A proxy writes behind what its client has told, whatever bytes that is: they hide no entry after them.
-    let values = headers.get_all(&XFF).iter();
-    let entries = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    let entries: Vec<&[u8]> = entries.collect();
-    let entry = entries.iter().rev().nth(nth);
+    let values = headers.get_all(&XFF).iter().rev();
+    let mut entries = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+    let entry = entries.nth(nth);
     let text = entry.and_then(|entry| std::str::from_utf8(entry.trim_ascii()).ok());
     text.and_then(|text| text.parse::<IpAddr>().ok())
         .map_or(peer, |ip| ip.to_canonical())

@@ -17,15 +17,20 @@ pub(crate) fn value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     std::str::from_utf8(found.1).ok()
 }
 
-/// Names of the request's cookies that begin with `prefix`, each once.
-pub(crate) fn names(headers: &HeaderMap, prefix: &str) -> Vec<String> {
+/// Name and value of the request's cookies whose names begin with `prefix`, each name once, as its first cookie has it. No more
+/// than `limits::LOGIN_COOKIES` are looked at: a browser has few, and whoever sends more of them means to keep us busy.
+pub(crate) fn named<'h>(headers: &'h HeaderMap, prefix: &str) -> Vec<(&'h str, &'h str)> {
     let ours = extract::cookies(headers).filter(|(name, _)| name.starts_with(prefix.as_bytes()));
-    let mut names: Vec<String> = ours
-        .filter_map(|(name, _)| String::from_utf8(name.to_vec()).ok())
-        .collect();
-    names.sort_unstable();
-    names.dedup();
-    names
+    let mut found: Vec<(&str, &str)> = Vec::new();
+    for (name, value) in ours.take(limits::LOGIN_COOKIES) {
+        let Ok(name) = std::str::from_utf8(name) else {
+            continue;
+        };
+        if !found.iter().any(|(known, _)| *known == name) {
+            found.push((name, std::str::from_utf8(value).unwrap_or_default()));
+        }
+    }
+    found
 }
 
 /// Takes our cookies out of a request: the session is for the ingress alone, whatever the policies say about the page.

@@ -136,16 +136,12 @@ pub(crate) fn begin(
 
 /// Flow cookies to drop so that with the new one at most `limits::LOGIN_FLOWS` stay: dead ones, then the oldest.
 fn surplus(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s: i64) -> Vec<String> {
-    let mut flows: Vec<(i64, String)> = cookie::names(request.headers, &provider.flow_prefix)
-        .into_iter()
-        .map(|name| {
-            let opened = cookie::value(request.headers, &name).and_then(|v| {
-                provider
-                    .cookie_keys
-                    .open(binding(provider, request, &name), v, now_unix_s)
-                    .ok()
-            });
-            (opened.map_or(0, |(_, expires)| expires), name)
+    let held = cookie::named(request.headers, &provider.flow_prefix).into_iter();
+    let mut flows: Vec<(i64, String)> = held
+        .map(|(name, value)| {
+            let binding = binding(provider, request, name);
+            let opened = provider.cookie_keys.open(binding, value, now_unix_s);
+            (opened.map_or(0, |(_, expires)| expires), name.to_owned())
         })
         .collect();
     flows.sort_unstable();

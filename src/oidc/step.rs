@@ -127,8 +127,9 @@ pub fn step(
             )),
         };
     }
+    let ours = cookie::named(request.headers, cookie::PREFIX).into_iter();
     let edits = HeaderEdits {
-        drop_cookies: cookie::names(request.headers, cookie::PREFIX),
+        drop_cookies: ours.map(|(name, _)| name.to_owned()).collect(),
         ..HeaderEdits::default()
     };
     let mut credentials = request.headers.get_all(AUTHORIZATION).iter();
@@ -244,7 +245,8 @@ fn log_out(provider: &Provider, request: &BrowserRequest<'_>, now_unix_s: i64) -
             Respond::redirect(303, url.as_str())
         }
     };
-    let mut names = cookie::names(request.headers, &provider.flow_prefix);
+    let flows = cookie::named(request.headers, &provider.flow_prefix).into_iter();
+    let mut names: Vec<String> = flows.map(|(name, _)| name.to_owned()).collect();
     names.extend(
         (0..limits::SESSION_COOKIES)
             .map(|index| cookie::part_name(&provider.session_cookie, index)),

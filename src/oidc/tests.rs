@@ -358,6 +358,39 @@ fn logins_under_way_are_bounded() {
     );
 }
 
+/// Who sends a thousand cookies of logins is not answered with a thousand, nor is each held against all others.
+#[test]
+fn cookies_that_no_browser_has_are_not_looked_at() {
+    let idp = Idp::new();
+    let provider = provider(&idp);
+    let mut browser = Browser::new();
+    browser.open(&provider, "/", NOW);
+    let (name, value) = browser.jar.pop_first().unwrap();
+    let made_up = |n: usize| format!("{}{n:011}", name.split_at(name.len() - 11).0);
+    for n in 0..1500 {
+        browser.jar.insert(made_up(n), "x".to_owned());
+    }
+    let cookies = |answer: &Respond| answer.headers.get_all(SET_COOKIE).iter().count();
+    let most = crate::vocab::limits::LOGIN_COOKIES;
+    let begun = respond(browser.ask(
+        &provider,
+        &Method::GET,
+        "/",
+        &[("accept", "text/html")],
+        NOW,
+    ));
+    assert_eq!((begun.status, cookies(&begun)), (302, most + 1));
+    let out = respond(browser.open(&provider, "/logout", NOW));
+    assert!(cookies(&out) <= most + crate::vocab::limits::SESSION_COOKIES);
+    // One that is good among a few that are not is what the login ends with.
+    browser.jar.clear();
+    browser.jar.insert(made_up(1), "x".to_owned());
+    browser.jar.insert(name.clone(), value);
+    let begun = respond(browser.open(&provider, "/", NOW + 1));
+    assert_eq!(cookies(&begun), 2, "the dead one goes");
+    assert!(browser.jar.contains_key(&name) && !browser.jar.contains_key(&made_up(1)));
+}
+
 #[test]
 fn logout() {
     let idp = Idp::new();

@@ -715,7 +715,8 @@ async fn hold(
     }
 }
 
-/// Reads the body up to its end or to so many bytes, and puts all of it back; whether that was the end.
+/// Reads the body up to its end or to so many bytes, and puts all of it back; whether that was the end. In one piece: as it
+/// came it may be in as many as it has bytes.
 async fn read(upload: &mut Upload<'_, '_, '_>, enough: usize) -> std::io::Result<(Bytes, bool)> {
     let (mut bytes, mut pieces) = (BytesMut::new(), VecDeque::new());
     let mut whole = upload.body.is_empty();
@@ -732,7 +733,6 @@ async fn read(upload: &mut Upload<'_, '_, '_>, enough: usize) -> std::io::Result
         match next.await? {
             Some(Chunk::Data(data)) => {
                 bytes.extend_from_slice(&data);
-                pieces.push_back(Chunk::Data(data));
                 whole = body.is_empty();
             }
             Some(trailers @ Chunk::Trailers(_)) => {
@@ -742,7 +742,11 @@ async fn read(upload: &mut Upload<'_, '_, '_>, enough: usize) -> std::io::Result
             None => whole = true,
         }
     }
+    let bytes = bytes.freeze();
+    if !bytes.is_empty() {
+        pieces.push_front(Chunk::Data(bytes.clone()));
+    }
     let rest = std::mem::replace(*body, Source::Empty);
     **body = rest.with(pieces);
-    Ok((bytes.freeze(), whole))
+    Ok((bytes, whole))
 }

@@ -130,7 +130,7 @@ async fn served(
     let (times, lasts) = times(&first);
     let opened = first.opens(site, &request, passed.asked, &snapshot);
     let others = Others::new(core, &opened, &snapshot, &request, first);
-    let body = paced(body, core, (&others, &snapshot), asks.grpc);
+    let body = paced(body, core, (&others, &snapshot), (asks, &going));
     let placed = (&story, going.place, permit.verdict());
     let entered = enter(core, opened, &snapshot, placed);
     let entry = match entered.inspect_err(|why| mirror::refused_with(&mut copies, why)) {
@@ -204,16 +204,17 @@ fn bounded<'b>(core: &Core, request: &Request, body: Source<'b>) -> Source<'b> {
     }
 }
 
-/// A body that must not keep us waiting. The deadline of a call is for both sides of it to say, what follows a CONNECT is no
-/// body, and the mesh's own gateways watch their own clients.
+/// A body that must not keep us waiting. The deadline of a call is for both sides of it to say (a server of HTTP/1 takes none,
+/// whatever its client says), what follows a CONNECT is no body, and the mesh's own gateways watch their own clients.
 fn paced<'a>(
     body: Source<'a>,
     core: &Core,
     (others, snapshot): (&'a Others<'_>, &Snapshot),
-    grpc: bool,
+    (asks, going): (Asks, &Going),
 ) -> Source<'a> {
     let is_body = !body.is_empty() && others.sent().method != Method::CONNECT;
-    if !is_body || grpc || others.is_own_hop(snapshot) {
+    let calls = asks.grpc && going.manner.version == Version::H2;
+    if !is_body || calls || others.is_own_hop(snapshot) {
         return body;
     }
     body.paced(BodyPace::new(core.process.limits.body_ms, others.begun()))

@@ -80,11 +80,13 @@ fn bodies_that_trickle(io: &str) {
     system.victim_is_served();
     let before = system.descriptors();
     let mut all: Vec<Conn> = Vec::new();
-    for _ in 0..MANY {
+    // A server of HTTP/1 takes no calls of gRPC, whatever a client says that it makes.
+    for kind in ["text/plain", "application/grpc"].iter().cycle().take(MANY) {
         let mut conn = connect(&system, "http/1.1");
-        conn.send(
-            b"POST /slow/h1 HTTP/1.1\r\nhost: customer-api\r\ncontent-length: 1000000\r\n\r\n",
+        let head = format!(
+            "POST /slow/h1 HTTP/1.1\r\nhost: customer-api\r\ncontent-type: {kind}\r\ncontent-length: 1000000\r\n\r\n"
         );
+        conn.send(head.as_bytes());
         all.push(conn);
     }
     all_end(&system, "/slow/h1", REASON, || {

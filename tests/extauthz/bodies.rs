@@ -1,8 +1,12 @@
 //! Bodies that authorizers see.
 
-use crate::system::{MOST_OF_BODY, System};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
 
-crate::both!(whole, partial, raw, too_long);
+use crate::system::{MOST_OF_BODY, System, wire};
+
+crate::both!(whole, partial, raw, too_long, in_crumbs);
 
 fn whole(system: &System) {
     for (args, size) in [
@@ -109,4 +113,43 @@ fn too_long(system: &System) {
         record["reason"],
         "body is longer than the limit (limits.maxRequestBodyBytes)"
     );
+}
+
+/// A body that is held is as large as it is, in however many pieces it comes.
+fn in_crumbs(system: &System) {
+    let before = system.most_resident();
+    let mut stream = TcpStream::connect(system.layout.at(1, 15080)).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(60)))
+        .unwrap();
+    stream.write_all(&wire::GREETING).unwrap();
+    stream
+        .write_all(&wire::connect("customer-api", 80))
+        .unwrap();
+    stream.read_exact(&mut [0; 12]).unwrap();
+    let head = "POST /grpc/crumbs HTTP/1.1\r\nhost: customer-api\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).unwrap();
+    let pieces = b"1\r\nx\r\n".repeat(1000);
+    for _ in 0..1000 {
+        stream.write_all(&pieces).unwrap();
+    }
+    stream.write_all(b"0\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(
+        answer.starts_with(b"HTTP/1.1 200 "),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
+    let seen = system
+        .app
+        .lock()
+        .unwrap()
+        .last()
+        .cloned()
+        .expect("the app was asked");
+    assert_eq!(seen.body.len(), 1_000_000);
+    // Two copies of it, what is on the way, and what the allocator keeps; a note of each piece is some 60 MB.
+    let grown = system.most_resident().saturating_sub(before);
+    assert!(grown < 40 << 20, "it grew by {grown} bytes");
 }

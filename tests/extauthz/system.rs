@@ -14,6 +14,9 @@ use serde_json::Value;
 
 use crate::authorizers::{self, Log, Seen};
 
+#[path = "../support/socks.rs"]
+pub(crate) mod wire;
+
 const START: Duration = Duration::from_secs(30);
 const MESH: &str = include_str!("mesh.toml");
 
@@ -205,6 +208,15 @@ impl System {
             "{}",
             self.log()
         );
+    }
+
+    /// Most memory that the process has held so far, in bytes.
+    pub(crate) fn most_resident(&self) -> usize {
+        let path = format!("/proc/{}/status", self.child.lock().unwrap().id());
+        let text = std::fs::read_to_string(path).unwrap();
+        let line = text.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+        let kib: usize = line.trim().trim_end_matches(" kB").parse().unwrap();
+        kib << 10
     }
 
     /// The process lives and has not panicked anywhere.
