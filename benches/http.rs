@@ -318,6 +318,7 @@ fn records(criterion: &mut Criterion) {
             told: None,
             service: Some("default/customer-api".into()),
             workload: Some("default/customer-api".into()),
+            endpoint: None,
             route: None,
             attempts: None,
             endpoint: None,

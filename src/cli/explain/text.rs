@@ -2,6 +2,7 @@
 
 use crate::cli::os;
 
+use super::compare::Compared;
 use super::report::{EditText, Point, Report, RuleText};
 
 /// The lines.
@@ -18,34 +19,7 @@ pub(super) fn render(report: &Report) -> String {
     };
     out.push_str(&format!("{verdict}{at}: {}\n", report.answer));
     if let Some(record) = &report.record {
-        let generation = record.generation;
-        let generation = generation.map_or_else(String::new, |g| format!(" at generation {g}"));
-        let than = match (record.differs, record.uncertain) {
-            (false, _) if record.unjudged => "no policy was asked",
-            (false, _) => "this configuration decides the same",
-            (true, false) if record.with_claims => {
-                "with the claims given this configuration decides otherwise"
-            }
-            (true, false) => "this configuration decides OTHERWISE",
-            (true, true) => {
-                "this configuration decides otherwise, PERHAPS ONLY because its policies read header fields, claims or values of a query that the record does not hold"
-            }
-        };
-        let failed = record
-            .failed
-            .as_ref()
-            .map_or_else(String::new, |(status, close)| {
-                format!(", and then {status} ({close})")
-            });
-        out.push_str(&format!(
-            "recorded: {}{failed}{generation}, {}; {than}\n",
-            record.verdict, record.reason
-        ));
-        if let Some(running) = record.running {
-            let same = record.generation == Some(running);
-            let word = if same { "the same" } else { "ANOTHER one" };
-            out.push_str(&format!("the process runs generation {running}, {word}\n"));
-        }
+        recorded(&mut out, record);
     }
     if !report.steps.is_empty() {
         out.push('\n');
@@ -79,6 +53,38 @@ pub(super) fn render(report: &Report) -> String {
         }
     }
     os::printable(&out)
+}
+
+/// What the record says, and whether that is so by this configuration.
+fn recorded(out: &mut String, record: &Compared) {
+    let generation = record.generation;
+    let generation = generation.map_or_else(String::new, |g| format!(" at generation {g}"));
+    let than = match (record.differs, record.uncertain) {
+        (false, _) if record.unjudged => "no policy was asked",
+        (false, _) => "this configuration decides the same",
+        (true, false) if record.with_claims => {
+            "with the claims given this configuration decides otherwise"
+        }
+        (true, false) => "this configuration decides OTHERWISE",
+        (true, true) => {
+            "this configuration decides otherwise, PERHAPS ONLY because its policies read header fields, claims or values of a query that the record does not hold"
+        }
+    };
+    let failed = record
+        .failed
+        .as_ref()
+        .map_or_else(String::new, |(status, close)| {
+            format!(", and then {status} ({close})")
+        });
+    out.push_str(&format!(
+        "recorded: {}{failed}{generation}, {}; {than}\n",
+        record.verdict, record.reason
+    ));
+    if let Some(running) = record.running {
+        let same = record.generation == Some(running);
+        let word = if same { "the same" } else { "ANOTHER one" };
+        out.push_str(&format!("the process runs generation {running}, {word}\n"));
+    }
 }
 
 fn way(out: &mut String, point: &Point) {
