@@ -321,7 +321,6 @@ fn records(criterion: &mut Criterion) {
             endpoint: None,
             route: None,
             attempts: None,
-            endpoint: None,
             mirror: false,
             renamed: None,
             request: Some(Arc::clone(&request)),
