@@ -650,7 +650,7 @@ mod tests {
             .replace(r#""cluster.local/ns/shop/sa/front""#, "null")
             .replace(
                 "identity from the client certificate: spiffe://cluster.local/ns/shop/sa/front",
-                "no client certificate: plaintext from 10.0.0.1, no identity",
+                "no client certificate from 10.0.0.1, no identity",
             );
         assert_eq!(String::from_utf8(text).unwrap(), want);
     }
