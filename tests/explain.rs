@@ -279,9 +279,14 @@ fn a_refused_token_is_not_what_ends_it_where_plaintext_does() {
         "verdict": "deny", "policy": null, "rule": null, "reason": "token: token audience is not allowed",
         "status": 403, "event": "close", "close": "token",
     });
-    for (config, want) in [
-        (open.clone(), "403 token audience is not allowed"),
-        (format!("{open}\n{strict}"), "reset"),
+    let token = "403 token audience is not allowed";
+    for (config, want, decision) in [
+        (open.clone(), token, token),
+        (
+            format!("{open}\n{strict}"),
+            "connection reset",
+            "connection closed",
+        ),
     ] {
         fs::write(&main, config).unwrap();
         let args = [
@@ -295,8 +300,9 @@ fn a_refused_token_is_not_what_ends_it_where_plaintext_does() {
         let output = explain(&args.map(str::to_owned));
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(report["answer"], want, "{report:#}");
-        let decision = format!("decision: DENY, {want}");
+        let decision = format!("decision: DENY, {decision}");
         assert_eq!(report["steps"][4], decision.as_str(), "{report:#}");
+        assert_eq!(report["record"]["withClaims"], false, "{report:#}");
     }
 }
 
