@@ -29,6 +29,7 @@ pub mod origination;
 mod pass;
 pub mod phase;
 pub mod plane;
+mod redeems;
 pub mod sandbox;
 pub mod serving;
 pub mod signals;

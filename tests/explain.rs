@@ -264,6 +264,48 @@ fn tokens_are_verified() {
 }
 
 /// A provider's no in a mesh in dry run is told of and not enforced, a login is, as on the data path.
+/// Whose plaintext is refused by now is not told of the token that was refused before.
+#[test]
+fn a_refused_token_is_not_what_ends_it_where_plaintext_does() {
+    let dir = Dir::new("explain-strict");
+    let main = dir.0.join("strict.toml");
+    let strict = "[[peerAuthentication]]\nname = \"strict\"\nnamespace = \"istio-system\"\nmtls.mode = \"STRICT\"\n";
+    let open = fs::read_to_string(root().join("tests/data/explain/token.toml")).unwrap();
+    let record = json!({
+        "time": "2026-11-27T03:00:00.000Z", "generation": 4, "role": "node", "instance": "default/api", "kind": "request",
+        "source": {"principal": null, "address": "10.0.0.1:40001"},
+        "destination": {"service": "default/api", "workload": "default/api", "address": "10.0.0.10", "port": 80},
+        "user": {"principal": null}, "request": {"method": "GET", "host": "api", "path": "/v1/users"},
+        "verdict": "deny", "policy": null, "rule": null, "reason": "token: token audience is not allowed",
+        "status": 403, "event": "close", "close": "token",
+    });
+    let token = "403 token audience is not allowed";
+    for (config, want, decision) in [
+        (open.clone(), token, token),
+        (
+            format!("{open}\n{strict}"),
+            "connection reset",
+            "connection closed",
+        ),
+    ] {
+        fs::write(&main, config).unwrap();
+        let args = [
+            "--config",
+            main.to_str().unwrap(),
+            "--record",
+            &record.to_string(),
+            "--output",
+            "json",
+        ];
+        let output = explain(&args.map(str::to_owned));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["answer"], want, "{report:#}");
+        let decision = format!("decision: DENY, {decision}");
+        assert_eq!(report["steps"][4], decision.as_str(), "{report:#}");
+        assert_eq!(report["record"]["withClaims"], false, "{report:#}");
+    }
+}
+
 #[test]
 fn provider_in_dry_run() {
     let dir = Dir::new("explain-dry-run");

@@ -1,5 +1,7 @@
 //! What a data core may ask of the control thread: rare, bounded, never on the path of an allowed call.
 
+use std::net::IpAddr;
+
 use tokio::sync::{mpsc, oneshot};
 
 use crate::jwt::model::KeySource;
@@ -17,6 +19,8 @@ pub enum Ask {
     Redeem {
         /// Provider.
         provider: String,
+        /// Address of the client, as the trusted proxies tell it.
+        client: IpAddr,
         /// What the login state machine needs redeemed.
         exchange: Box<oidc::Exchange>,
         /// Where the answer goes.

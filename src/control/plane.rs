@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use crate::config::checked::life::Limits;
@@ -38,6 +38,7 @@ pub use crate::control::plane::error::PlaneError;
 use crate::control::plane::material::{Material, refusal};
 use crate::control::plane::wanted::wanted;
 pub use crate::control::plane::wanted::{wanted_of_gateway, wanted_of_workload};
+use crate::control::redeems::Redeems;
 use crate::control::sandbox::never_binds;
 use crate::control::snapshot::{Identities, Parts, Snapshot, SnapshotError};
 use crate::control::status::About;
@@ -55,7 +56,6 @@ use crate::jwt::model::KeySource;
 use crate::role::enforcement::Enforcements;
 use crate::telemetry::audit::Audit;
 use crate::telemetry::tally::Tally;
-use crate::vocab::limits;
 
 /// What the cores get.
 #[derive(Clone, Debug)]
@@ -185,10 +185,7 @@ struct Questions {
     asks: mpsc::Receiver<Ask>,
     /// Those about control groups are answered beside the main loop.
     groups: mpsc::Sender<Sought>,
-    /// Room for logins that are redeemed, and for those that wait for that beside them: anyone may bring one back as often as
-    /// he likes.
-    redeemed: Arc<Semaphore>,
-    redeems: Arc<Semaphore>,
+    redeems: Redeems,
 }
 
 impl Questions {
@@ -199,8 +196,7 @@ impl Questions {
         let questions = Self {
             asks,
             groups,
-            redeemed: Arc::new(Semaphore::new(limits::REDEEMED)),
-            redeems: Arc::new(Semaphore::new(limits::REDEEMED + limits::REDEEMS_WAITING)),
+            redeems: Redeems::default(),
         };
         (asker, questions)
     }
@@ -550,6 +546,7 @@ impl Plane {
             Ask::Cgroup { id, answer } => drop(self.questions.groups.try_send((id, answer))),
             Ask::Redeem {
                 provider,
+                client,
                 exchange,
                 answer,
             } => {
@@ -557,17 +554,16 @@ impl Plane {
                     return;
                 };
                 // A core that hears nothing says that the provider cannot be reached.
-                let Ok(place) = Arc::clone(&self.questions.redeems).try_acquire_owned() else {
+                let Some(place) = self.questions.redeems.enter(&provider, client) else {
                     return;
                 };
-                let redeemed = Arc::clone(&self.questions.redeemed);
                 let mut answer = answer;
                 tokio::task::spawn_local(async move {
                     let turn = tokio::select! {
                         biased;
                         // The core has given up waiting.
                         () = answer.closed() => return,
-                        turn = redeemed.acquire_owned() => turn,
+                        turn = place.turn() => turn,
                     };
                     let respond = login.finish(&exchange, &clock::unix_s, &mut random).await;
                     drop((turn, place));

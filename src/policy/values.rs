@@ -7,6 +7,7 @@ use crate::policy::pattern::{Pattern, RequestPrincipal, Star, Template, TextSet}
 use crate::policy::trust::{expand_principals, expand_trust_domains};
 use crate::policy::window::Window;
 use crate::vocab::cidr::Cidr;
+use crate::vocab::field;
 use crate::vocab::spiffe::TrustDomain;
 
 /// Most values of `serviceAccounts` (Istio's validation).
@@ -63,6 +64,11 @@ impl Values<'_> {
                 );
                 let folded: Vec<String> = values.iter().map(|v| fold_host(v)).collect();
                 self.text(&folded, Star::NotEmpty)
+            }
+            // Names of protocols and of codings have no case (RFC 9110 sections 7.8, 10.1.4), and are judged in lower case.
+            Attribute::Header(name) if field::is_caseless(name.as_str()) => {
+                let folded: Vec<String> = values.iter().map(|v| v.to_ascii_lowercase()).collect();
+                self.text(&folded, Star::Present)
             }
             Attribute::Path => self.paths(values),
             Attribute::Time => self.windows(values),

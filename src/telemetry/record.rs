@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderValue, Method};
 
 use crate::config::checked::RecordedQuery;
 use crate::exchange::close::CloseReason;
@@ -148,7 +148,11 @@ impl Record {
     pub fn answered(&mut self, reply: &Reply) {
         self.status = Some(reply.status.as_u16());
         self.grpc_status = grpc::code(&reply.headers);
-        self.sent = u64::try_from(reply.body.len()).unwrap_or(0);
+        let request = self.request.as_ref();
+        // Its answer has the length of a body, and none (RFC 9110 section 9.3.2).
+        let bodiless = request.is_some_and(|request| request.method == Method::HEAD);
+        let length = if bodiless { 0 } else { reply.body.len() };
+        self.sent = u64::try_from(length).unwrap_or(0);
     }
 
     /// Whether it was allowed: judged so and not refused for another reason.
@@ -564,7 +568,7 @@ mod tests {
             time: 0,
         };
         let request = Request {
-            method: http::Method::GET,
+            method: Method::GET,
             host: Host::parse("shop.example").unwrap(),
             path: Some(CanonicalPath::parse(PathNormalization::Base, target).unwrap()),
             headers: HeaderMap::new(),
@@ -653,6 +657,17 @@ mod tests {
                 "no client certificate from 10.0.0.1, no identity",
             );
         assert_eq!(String::from_utf8(text).unwrap(), want);
+    }
+
+    #[test]
+    fn no_body_is_told_of_an_answer_to_head() {
+        for (method, want) in [(Method::GET, 19), (Method::HEAD, 0)] {
+            let mut record = record_of("/");
+            let request = record.request.as_mut().and_then(Arc::get_mut).unwrap();
+            request.method = method;
+            record.answered(&Reply::denied());
+            assert_eq!((record.status, record.sent), (Some(403), want));
+        }
     }
 
     #[test]

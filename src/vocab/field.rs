@@ -49,7 +49,14 @@ pub fn is_of_hop(name: &str) -> bool {
 /// `Upgrade: websocket` of a request that asks for one.
 #[must_use]
 pub fn is_judged(name: &str) -> bool {
-    matches!(name, "te" | "upgrade") || !(name == "trailer" || is_of_hop(name))
+    is_caseless(name) || !(name == "trailer" || is_of_hop(name))
+}
+
+/// Whether the values of a field that policy sees, by its name in lower case, have no case: they are ours, in lower case, whatever
+/// was sent.
+#[must_use]
+pub fn is_caseless(name: &str) -> bool {
+    matches!(name, "te" | "upgrade")
 }
 
 /// Whether what a token says may not be written into the field of this name, in lower case: a claim would frame the

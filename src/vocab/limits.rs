@@ -261,10 +261,12 @@ pub const SESSION_COOKIES: usize = 4;
 pub const LOGIN_FLOWS: usize = 4;
 /// Cookies of logins that are looked at in one request.
 pub const LOGIN_COOKIES: usize = 32;
-/// Logins that are redeemed at their providers at a time; others wait.
+/// Logins that are redeemed at one provider at a time; others wait.
 pub const REDEEMED: usize = 32;
 /// Those that wait for that; one more is told that its provider cannot be reached.
 pub const REDEEMS_WAITING: usize = 256;
+/// Both, of one client (IPv4 address, or /64 of IPv6), at all providers.
+pub const REDEEMS_PER_CLIENT: usize = 64;
 /// Where a login may return to; a longer target returns to `/`.
 pub const RETURN_TO_BYTES: usize = 1024;
 /// How long a login may take at the identity provider, in seconds.
@@ -448,6 +450,7 @@ const _: () = assert!(HBONE_ANSWER_LIST_BYTES <= HBONE_HEADER_LIST_BYTES);
 const _: () = assert!(H2_RESET_COST < H2_IDLE_FRAMES);
 const _: () = assert!(TOKEN_BYTES < HEAD_BYTES);
 const _: () = assert!(COOKIE_BYTES < 4096);
+const _: () = assert!(REDEEMS_PER_CLIENT < REDEEMS_WAITING);
 const _: () = assert!(SESSION_COOKIES + 2 * LOGIN_FLOWS < LOGIN_COOKIES);
 const _: () = assert!(TOKEN_BYTES < WORKLOAD_API_REQUEST_BYTES);
 const _: () = assert!(WORKLOAD_API_CONNECTIONS_PER_USER < WORKLOAD_API_CONNECTIONS);

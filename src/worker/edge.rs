@@ -1,6 +1,6 @@
 //! The ingress: browsers that have to log in, and its listener.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -243,7 +243,10 @@ async fn own_page(
     let respond = match outcome {
         Err(answered) => return answered,
         Ok((_, Step::Respond(respond))) => respond,
-        Ok((provider, Step::Exchange(exchange))) => redeem(core, provider, exchange).await,
+        Ok((provider, Step::Exchange(exchange))) => {
+            let client = site.connection.remote;
+            redeem(core, client, provider, exchange).await
+        }
         // No other step is made at these paths.
         Ok((_, Step::Pass(_) | Step::Bearer { .. })) => {
             oidc::not_ready(&request.method, &request.headers)
@@ -272,10 +275,16 @@ pub fn conceal(site: &Site, snapshot: &Snapshot, request: &mut Request) {
     }
 }
 
-async fn redeem(core: &Rc<Core>, provider: &Provider, exchange: Box<oidc::Exchange>) -> Respond {
+async fn redeem(
+    core: &Rc<Core>,
+    client: IpAddr,
+    provider: &Provider,
+    exchange: Box<oidc::Exchange>,
+) -> Respond {
     let (answer, answered) = oneshot::channel();
     let ask = Ask::Redeem {
         provider: provider.settings().name.clone(),
+        client,
         exchange: exchange.clone(),
         answer,
     };

@@ -237,7 +237,7 @@ name = "no-websockets"
 namespace = "default"
 action = "DENY"
 selector.matchLabels = { "istio.io/gateway-name" = "customer-api" }
-rules = [{ to = [{ operation.paths = ["/api/plain/*"] }], when = [{ key = "request.headers[upgrade]", values = ["websocket"] }] }]
+rules = [{ to = [{ operation.paths = ["/api/plain/*"] }], when = [{ key = "request.headers[upgrade]", values = ["WebSocket"] }] }]
 
 [[authorizationPolicy]]
 name = "no-websockets-to-the-partner"

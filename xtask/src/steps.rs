@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -29,32 +29,49 @@ pub(crate) struct Ahead {
     pub(crate) nice: u8,
 }
 
-/// A step that was begun before its turn. Dropped, it is ended with all that it has started.
+/// A step that was begun before its turn. Dropped, it is ended with all that it has started; and so it is if who began it is
+/// gone without that, as by a signal.
 struct Begun {
     name: &'static str,
     process: Child,
+    /// Its input, which ends with this process.
+    _held: Option<ChildStdin>,
     log: PathBuf,
+}
+
+/// Runs a program, and ends its group with all that it has started once the input ends. Nothing comes by the input.
+const GUARDED: &str =
+    "exec 3<&0 </dev/null; (read -r _ <&3; kill -s KILL 0) & exec 3<&- nice -n \"$0\" \"$@\"";
+
+/// A program in a group of its own, which does not outlive its input.
+fn guarded(nice: u8, program: &str) -> Command {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", GUARDED, &nice.to_string(), program])
+        .process_group(0)
+        .stdin(Stdio::piped());
+    command
 }
 
 impl Begun {
     fn new(step: &Step, nice: u8, root: &Path) -> Result<Self> {
         let log = target(root).join(format!("ci-{}.log", step.name));
         let out = File::create(&log).with_context(|| log.display().to_string())?;
-        let mut process = Command::new("nice");
         // By its process: the file is another one as soon as a step builds it anew.
         let own = format!("/proc/{}/exe", std::process::id());
+        let mut process = guarded(nice, &own);
         process
-            .args(["-n", &nice.to_string(), &own])
             .args(["ci", "--only", step.name])
             .current_dir(root)
-            .process_group(0)
-            .stdin(Stdio::null())
             .stdout(out.try_clone()?)
             .stderr(out);
         println!("beside it: {}, to {}", step.name, log.display());
+        let mut process = process.spawn().context("cannot start sh")?;
         Ok(Self {
             name: step.name,
-            process: process.spawn().context("cannot start nice")?,
+            // Whoever waits for a process ends the input that it still has.
+            _held: process.stdin.take(),
+            process,
             log,
         })
     }
@@ -62,7 +79,8 @@ impl Begun {
     /// Waits for the end and shows what it has said.
     fn end(mut self) -> Result<()> {
         let status = self.process.wait()?;
-        print!("{}", fs::read_to_string(&self.log)?);
+        // Whatever bytes a program writes there, the step has passed or not.
+        print!("{}", String::from_utf8_lossy(&fs::read(&self.log)?));
         ensure!(status.success(), "{status}");
         Ok(())
     }
@@ -215,4 +233,58 @@ fn line(command: &Command) -> String {
         .map(|word| word.to_string_lossy())
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::process::ExitStatusExt as _;
+    use std::time::Duration;
+
+    #[test]
+    fn a_guarded_program_ends_as_it_ends() {
+        for code in [0, 3] {
+            let mut process = guarded(0, "sh")
+                .args(["-c", &format!("read -r nothing; exit {code}")])
+                .spawn()
+                .expect("sh");
+            let held = process.stdin.take();
+            assert_eq!(process.wait().expect("its end").code(), Some(code));
+            drop(held);
+        }
+    }
+
+    #[test]
+    fn nothing_that_a_guarded_program_began_outlives_its_input() {
+        let mut process = guarded(0, "sh")
+            .args(["-c", "sleep 600 & echo $!; wait"])
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("sh");
+        let (input, output) = (process.stdin.take(), process.stdout.take());
+        let mut line = String::new();
+        BufReader::new(output.expect("a pipe"))
+            .read_line(&mut line)
+            .expect("a line");
+        let began = Path::new("/proc").join(line.trim());
+        assert!(began.exists() && process.try_wait().expect("a look").is_none());
+        // As the end of this process would.
+        drop(input);
+        // It is a process still until somebody has asked how it ended.
+        let is_gone = || {
+            let stat = fs::read_to_string(began.join("stat")).unwrap_or_default();
+            !began.exists() || stat.contains(") Z ")
+        };
+        let begun = Instant::now();
+        while !is_gone() && begun.elapsed() < Duration::from_secs(60) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let outlives = !is_gone();
+        if outlives {
+            signal_to("KILL", &format!("-{}", process.id())).expect("its end");
+        }
+        let status = process.wait().expect("its end");
+        assert_eq!((status.signal(), outlives), (Some(9), false), "{status}");
+    }
 }

@@ -11,6 +11,7 @@ use crate::role::walk::{Hop, Said, Stop};
 
 /// A record against this configuration.
 #[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Compared {
     pub(super) verdict: String,
     pub(super) reason: String,

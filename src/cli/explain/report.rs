@@ -156,7 +156,9 @@ impl Report {
             (Some(hop), _) => report.decide(subject, hop),
             (None, _) => "nothing of the mesh is on its way".clone_into(&mut report.answer),
         }
-        if let Some((status, _why)) = subject.refused {
+        // By this configuration something else may end it before its token is looked at.
+        let by_token = |hop| matches!(stop_of(hop), Some(Stop::Close(CloseReason::Token, _)));
+        if let Some((status, _why)) = subject.refused.filter(|_| decided.is_some_and(by_token)) {
             report.refused(status);
         }
         let lacks_token = report.lacks_token() || report.with_token.is_some();

@@ -6,6 +6,7 @@ use crate::policy::lint::form::{Form, token};
 use crate::policy::model::{Action, AuthorizationPolicy, Condition, Operation, Rule, Source};
 use crate::policy::trust::{expand_principals, expand_trust_domains};
 use crate::vocab::cidr::Cidr;
+use crate::vocab::field;
 use crate::vocab::host::Host;
 use crate::vocab::path::{CanonicalPath, PathNormalization};
 use crate::vocab::spiffe::{SpiffeId, TrustDomain};
@@ -354,6 +355,9 @@ impl Reading<'_> {
             Attribute::RequestPrincipal => token(value),
             Attribute::Host => host(value),
             Attribute::Sni => Form::text(&fold(value)),
+            Attribute::Header(name) if field::is_caseless(name.as_str()) => {
+                Form::text(&value.to_ascii_lowercase())
+            }
             Attribute::Path => match path_never(self.paths, value) {
                 Some(why) => Form::Never(why),
                 None => Form::path(value),

@@ -150,8 +150,11 @@ fn soak(options: &Options, ground: &Ground) -> Result<()> {
         .map(|(peer, job)| Soaked::start(peer, job, ground))
         .collect::<Result<Vec<_>>>()?;
     let began = Instant::now();
-    let (mut answers, mut reloads) = (0, 0);
-    while began.elapsed() < options.span || soaked.iter_mut().any(|one| one.memory.goes_on()) {
+    let (mut answers, mut reloads, mut rested) = (0, 0, Duration::ZERO);
+    // Rest is no load: a short run would have none but for it.
+    while began.elapsed().saturating_sub(rested) < options.span
+        || soaked.iter_mut().any(|one| one.memory.goes_on())
+    {
         let outcomes = round(options.round(), &mut soaked, &mut reloads, ground)?;
         answers += outcomes
             .iter()
@@ -160,15 +163,17 @@ fn soak(options: &Options, ground: &Ground) -> Result<()> {
         told(began, &outcomes, &soaked);
         // The first time, what fills once has filled.
         if began.elapsed() >= WARM.min(options.span / 4) {
+            let begun = Instant::now();
             for one in soaked.iter_mut().filter(|one| one.rested.is_none()) {
                 one.rested = Some(one.rest()?);
             }
+            rested += begun.elapsed();
         }
     }
     soaked.iter().try_for_each(Soaked::exactly_recorded)?;
     println!(
         "{answers} answers and {reloads} reloads in {:.0} s: none lost, each recorded",
-        began.elapsed().as_secs_f64()
+        began.elapsed().saturating_sub(rested).as_secs_f64()
     );
     for one in &mut soaked {
         one.remembers()?;
