@@ -104,8 +104,7 @@ async fn served(
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let told = named(core, site, &mut request);
-    let client = client_of(&mut request, site, outside, &snapshot);
-    let site = site.of_request(client, destination_of(&request, form, site));
+    let site = as_asked(&mut request, form, site, (outside, &snapshot));
     let asks = Asks::of(&mut story, &request, length);
     if let Some(refusal) = turned_away((core, &site, &snapshot), &mut request, length) {
         known(&mut story, request, &site);
@@ -277,14 +276,20 @@ fn client_of(request: &mut Request, site: &Site, outside: bool, snapshot: &Snaps
     forward::client_address(&request.headers, site.connection.peer, trusted)
 }
 
-/// Address and port that are judged as what a request asks for.
-fn destination_of(request: &Request, form: Form, site: &Site) -> (IpAddr, u16) {
+/// The site as a request has it: who its client is, and what it asks for.
+fn as_asked(
+    request: &mut Request,
+    form: Form,
+    site: &Rc<Site>,
+    (outside, snapshot): (bool, &Snapshot),
+) -> Rc<Site> {
+    let client = client_of(request, site, outside, snapshot);
     let scheme_port = match form {
         Form::AbsoluteHttps => HTTPS_PORT,
         Form::Origin | Form::Absolute | Form::Authority => HTTP_PORT,
     };
-    site.point
-        .destination(&site.connection, &request.host, scheme_port)
+    let (at, host) = (&site.connection, &request.host);
+    site.of_request(client, site.point.destination(at, host, scheme_port))
 }
 
 /// What the client itself speaks, as the one before us tells; whom nobody stands before is not believed.
