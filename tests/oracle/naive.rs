@@ -190,8 +190,8 @@ impl Oracle<'_> {
             if no_effect && clause.fields.iter().all(|f| f.http) {
                 return (usize::MAX, false);
             }
-            let fails = |f: &&Field| !f.holds && !(bare && f.http);
-            let failing: Vec<&Field> = clause.fields.iter().filter(fails).collect();
+            let holds = |f: &Field| f.holds || (bare && f.http);
+            let failing: Vec<&Field> = clause.fields.iter().filter(|f| !holds(f)).collect();
             let of_token = failing.iter().filter(|f| f.token && anonymous).count();
             (failing.len() - of_token, of_token > 0)
         };
