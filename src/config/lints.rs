@@ -186,9 +186,12 @@ fn sites(mesh: &Mesh) -> Vec<Site> {
     for (at, workload) in mesh.workloads.iter().enumerate() {
         out.push(attach.workload(at, workload));
     }
-    for gateway in &mesh.gateways {
+    for (at, gateway) in mesh.gateways.iter().enumerate() {
         let name = format!("gateway {}", gateway.name);
-        out.push(attach.site(name, point(mesh, gateway, None)));
+        let mut site = attach.site(name, point(mesh, gateway, None));
+        let bound = mesh.services.iter().filter(|s| s.waypoint == Some(at));
+        leaves(&mut site, gateway, bound);
+        out.push(site);
     }
     for service in &mesh.services {
         let Some(gateway) = service.waypoint.and_then(|at| mesh.gateways.get(at)) else {
@@ -198,6 +201,7 @@ fn sites(mesh: &Mesh) -> Vec<Site> {
         let name = format!("service {}", service.name);
         let mut site = attach.site(name, point(mesh, gateway, Some(service)));
         site.bare = bytes_only(std::iter::once(service));
+        leaves(&mut site, gateway, std::iter::once(service));
         out.push(site);
         if gateway.class == GatewayClass::Waypoint {
             for workload in &service.workloads {
@@ -229,6 +233,22 @@ fn sites(mesh: &Mesh) -> Vec<Site> {
         }
     }
     out
+}
+
+/// What is asked for at an egress gateway: ports of the services there, and their addresses or, by name, its own.
+fn leaves<'m>(site: &mut Site, gateway: &Gateway, services: impl Iterator<Item = &'m Service>) {
+    if gateway.class != GatewayClass::Egress {
+        return;
+    }
+    let (mut ports, mut addresses) = (Vec::new(), Some(vec![gateway.hbone.ip()]));
+    for service in services {
+        ports.extend(service.ports.iter().map(|p| p.number));
+        match &mut addresses {
+            Some(known) if service.blocks.is_empty() => known.extend(service.virtual_addresses()),
+            Some(_) | None => addresses = None,
+        }
+    }
+    (site.ports, site.addresses) = (Some(ports), addresses);
 }
 
 /// Whether none of the services has a port that carries HTTP, and there is a port.
@@ -309,6 +329,7 @@ impl<'m> Attach<'m> {
             name,
             policies,
             ports: None,
+            addresses: None,
             bare: false,
             issuers,
             exempt: Vec::new(),

@@ -194,6 +194,11 @@ impl Attribute {
         }
     }
 
+    /// Whether it comes from an end user's token.
+    pub(super) fn is_of_token(&self) -> bool {
+        matches!(self, Self::RequestPrincipal | Self::Claim(_))
+    }
+
     /// Whether its values are strings, so that a regular expression can be compared with them.
     pub(super) fn is_text(&self) -> bool {
         !matches!(

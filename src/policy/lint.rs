@@ -22,6 +22,7 @@ mod tests;
 pub use code::{Code, Severity};
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use crate::policy::attach::Point;
 use crate::policy::compile::L4Deny;
@@ -71,6 +72,8 @@ pub struct Site {
     pub policies: Vec<usize>,
     /// Ports that traffic comes to; `None` if they are not known.
     pub ports: Option<Vec<u16>>,
+    /// Addresses that traffic is for, as `destination.ip` of a rule; `None` if they are not known.
+    pub addresses: Option<Vec<IpAddr>>,
     /// HTTP is never read here: no port carries it.
     pub bare: bool,
     /// Issuers of the RequestAuthentications that apply; an empty one is any issuer.

@@ -1,7 +1,7 @@
 //! The ALLOW rule that a denied request comes nearest to.
 
 use crate::policy::attribute::Facts;
-use crate::policy::rule::{Form, Shortfall};
+use crate::policy::rule::{FAILED, Form, NO_TOKEN, Shortfall};
 use crate::policy::set::{Hit, List};
 use crate::policy::verdict::Nearest;
 
@@ -9,7 +9,7 @@ use crate::policy::verdict::Nearest;
 /// bound on what a denied request can cost.
 pub const LOOKED_AT: usize = 16;
 
-/// The rule that fails by the fewest tests, and the first of those; of several the first. A rule that cannot match on
+/// The rule that falls short by least, and the first test that it fails; of several the first. A rule that cannot match on
 /// a bare connection counts as the farthest. Where there are more rules than `bound`, half as many are looked at:
 /// those of the caller's identity, then those of what was asked for, then the first ones. `noted`: the place of a rule that
 /// was evaluated before, and by what it fails.
@@ -24,6 +24,11 @@ pub(super) fn nearest<'s>(
         facts,
         noted,
         left: bound,
+        least: if list.needs_token() && facts.request.is_some_and(|r| r.claims.is_none()) {
+            NO_TOKEN
+        } else {
+            FAILED
+        },
         best: None,
     };
     if let Some(others) = list.others(facts).filter(|_| bound < list.len()) {
@@ -48,7 +53,9 @@ struct Search<'s, 'f> {
     facts: Facts<'f>,
     noted: Option<(u32, Shortfall<'s>)>,
     left: usize,
-    /// Failed tests, place and what fails first.
+    /// What no rule of this list falls short by less than.
+    least: usize,
+    /// By how much it falls short, the rule and what fails first.
     best: Option<(usize, Hit<'s>, Nearest)>,
 }
 
@@ -67,9 +74,10 @@ impl<'s> Search<'s, '_> {
         });
     }
 
-    /// Whether enough was seen: nothing is nearer than by one test.
+    /// Whether enough was seen: nothing is nearer.
     fn is_over(&self) -> bool {
-        self.left == 0 || self.best.as_ref().is_some_and(|(failed, ..)| *failed <= 1)
+        let short = self.best.as_ref().map(|(short, ..)| *short);
+        self.left == 0 || short.is_some_and(|short| short <= self.least)
     }
 
     /// `false` if there is no such rule.
@@ -82,12 +90,12 @@ impl<'s> Search<'s, '_> {
             None => Some((usize::MAX, Nearest::http())),
             Some(form) => self
                 .shortfall(place, form)
-                .map(|(failed, test)| (failed, Nearest::test(test))),
+                .map(|(short, test)| (short, Nearest::test(test))),
         };
-        if let Some((failed, nearest)) = seen
-            && self.best.as_ref().is_none_or(|(least, ..)| failed < *least)
+        if let Some((short, nearest)) = seen
+            && self.best.as_ref().is_none_or(|(best, ..)| short < *best)
         {
-            self.best = Some((failed, hit, nearest));
+            self.best = Some((short, hit, nearest));
         }
         true
     }

@@ -22,6 +22,7 @@ pub(super) struct Rule {
     pub(super) at_l4: AtL4,
     pub(super) needs_http: bool,
     pub(super) needs_time: bool,
+    pub(super) needs_token: bool,
 }
 
 /// A rule on a bare connection (policy semantics section 5).
@@ -38,8 +39,14 @@ pub(super) enum AtL4 {
 /// Tests that must all hold.
 pub(super) type Clause = Box<[Arc<Test>]>;
 
-/// How many tests of a rule fail at least, and the first of them.
+/// By how much a rule fails at least, and the first test that does: two for each test, one for a token that is missing,
+/// however many tests ask for it. So of two rules that lack one thing each, the one that a token opens is nearer.
 pub(super) type Shortfall<'s> = (usize, &'s Arc<Test>);
+
+/// What a missing token counts, once for a rule.
+pub(super) const NO_TOKEN: usize = 1;
+/// What every other test counts that fails.
+pub(super) const FAILED: usize = 2;
 
 /// Any clause of `from`, any clause of `to`, every test of `when`. An absent list has no clause and holds.
 #[derive(Clone, Debug, Default)]
@@ -80,35 +87,55 @@ impl Form {
         self.from.iter().chain(&self.to).flatten().chain(&self.when)
     }
 
-    /// How many tests fail at least, and the first of them; `None` if it matches.
+    /// By how much it fails at least; `None` if it matches.
     pub(super) fn shortfall(&self, facts: Facts<'_>) -> Option<Shortfall<'_>> {
-        let lists = [
-            closest(&self.from, facts),
-            closest(&self.to, facts),
-            failing(&self.when, facts),
-        ];
-        let mut count = 0;
-        let mut first = None;
-        for (failed, test) in lists {
-            count += failed;
-            first = first.or(test);
-        }
-        first.map(|test| (count, test))
+        // Conditions first: a clause of `from` costs nothing more by a token that they lack anyway.
+        let when = Failing::of(&self.when, facts);
+        let from = closest(&self.from, facts, when.token);
+        let to = closest(&self.to, facts, when.token);
+        let first = from.first.or(to.first).or(when.first)?;
+        let lists = [&from, &to, &when];
+        let others: usize = lists.iter().map(|list| list.others).sum();
+        let token = lists.iter().any(|list| list.token);
+        Some((FAILED * others + NO_TOKEN * usize::from(token), first))
     }
 }
 
-/// How many tests fail, and the first of them.
-fn failing<'t>(tests: &'t [Arc<Test>], facts: Facts<'_>) -> (usize, Option<&'t Arc<Test>>) {
-    let mut failed = tests.iter().filter(|t| !t.holds(facts));
-    let first = failed.next();
-    (usize::from(first.is_some()) + failed.count(), first)
+/// What fails of tests that must all hold.
+#[derive(Clone, Copy, Debug, Default)]
+struct Failing<'t> {
+    /// Tests that a token has no part in, or that the token that is there does not meet.
+    others: usize,
+    /// Some test asks for a token, and there is none.
+    token: bool,
+    first: Option<&'t Arc<Test>>,
 }
 
-/// `failing` of the clause that fails least.
-fn closest<'t>(clauses: &'t [Clause], facts: Facts<'_>) -> (usize, Option<&'t Arc<Test>>) {
+impl<'t> Failing<'t> {
+    fn of(tests: &'t [Arc<Test>], facts: Facts<'_>) -> Self {
+        let mut failing = Self::default();
+        for test in tests.iter().filter(|t| !t.holds(facts)) {
+            failing.first = failing.first.or(Some(test));
+            if test.attribute.is_of_token() && facts.claims().is_none() {
+                failing.token = true;
+            } else {
+                failing.others += 1;
+            }
+        }
+        failing
+    }
+
+    /// What it adds to a rule, of which something else lacks a token or not.
+    fn adds(&self, lacks_token: bool) -> usize {
+        FAILED * self.others + NO_TOKEN * usize::from(self.token && !lacks_token)
+    }
+}
+
+/// The clause that adds least.
+fn closest<'t>(clauses: &'t [Clause], facts: Facts<'_>, lacks_token: bool) -> Failing<'t> {
     clauses
         .iter()
-        .map(|c| failing(c, facts))
-        .min_by_key(|(failed, _)| *failed)
-        .unwrap_or((0, None))
+        .map(|c| Failing::of(c, facts))
+        .min_by_key(|failing| failing.adds(lacks_token))
+        .unwrap_or_default()
 }

@@ -122,11 +122,13 @@ impl<'m> Compiler<'m, '_> {
         };
         let needs_http = full.tests().any(|t| t.attribute.needs_http());
         let needs_time = full.tests().any(|t| t.attribute == Attribute::Time);
+        let needs_token = full.tests().any(|t| t.attribute.is_of_token());
         rule::Rule {
             at_l4: self.at_l4(&full),
             full,
             needs_http,
             needs_time,
+            needs_token,
         }
     }
 

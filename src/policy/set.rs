@@ -34,6 +34,7 @@ pub(super) struct List {
     by_others: Option<Box<Indexes>>,
     needs_http: bool,
     needs_time: bool,
+    needs_token: bool,
 }
 
 /// The index of a list, for the two ways in which rules are read.
@@ -118,13 +119,16 @@ impl List {
             by_others: None,
             needs_http: false,
             needs_time: false,
+            needs_token: false,
         };
         let many = explained && list.rules.len() > LOOKED_AT;
         list.by_others = many.then(|| Box::new(list.indexes(Axes::ButIdentity)));
         list.by_all = list.indexes(Axes::All);
         let needs_http = list.all().any(|hit| hit.rule.needs_http);
         let needs_time = list.all().any(|hit| hit.rule.needs_time);
+        let needs_token = list.all().any(|hit| hit.rule.needs_token);
         (list.needs_http, list.needs_time) = (needs_http, needs_time);
+        list.needs_token = needs_token;
         list
     }
 
@@ -201,6 +205,11 @@ impl List {
             best = open.copied().find(matching).or(best);
         });
         self.rule(best?)
+    }
+
+    /// Whether a rule has an attribute of the token.
+    pub(super) fn needs_token(&self) -> bool {
+        self.needs_token
     }
 
     /// How many rules there are.

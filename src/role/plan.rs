@@ -29,7 +29,9 @@ mod judges;
 pub use judges::Judges;
 
 /// Port of a request to an egress gateway or waypoint that names none.
-const HTTP_PORT: u16 = 80;
+pub const HTTP_PORT: u16 = 80;
+/// The same for `https`.
+pub const HTTPS_PORT: u16 = 443;
 
 /// Which enforcement point.
 #[derive(Clone, Debug)]
@@ -64,6 +66,36 @@ pub enum SitePoint {
         /// Gateway.
         gateway: ResourceName,
     },
+}
+
+impl SitePoint {
+    /// The destination that is judged of a request for `host`: `destination.ip` and `destination.port`. Where the connection
+    /// itself does not say what it is for, at an explicit proxy and on direct mTLS to a waypoint, it is the port that the request
+    /// asks for, or that of its scheme at the proxy; the address is what it asks for, if that is no name.
+    #[must_use]
+    pub fn destination(
+        &self,
+        connection: &Connection,
+        host: &Host,
+        scheme_port: u16,
+    ) -> (IpAddr, u16) {
+        let usual = match self {
+            Self::Egress {
+                authority: None, ..
+            } => scheme_port,
+            Self::Waypoint {
+                authority: None, ..
+            } => connection.port,
+            Self::Egress { .. }
+            | Self::Waypoint { .. }
+            | Self::Workload { .. }
+            | Self::Ingress { .. } => return (connection.destination, connection.port),
+        };
+        (
+            host.ip().unwrap_or(connection.destination),
+            host.port().unwrap_or(usual),
+        )
+    }
 }
 
 /// The policies that hold, and where it goes if they allow it.

@@ -153,8 +153,8 @@ pub fn misses(mesh: &Mesh, hop: &Hop, judged: &Judged) -> Vec<Miss> {
     failing.into_iter().filter_map(miss).collect()
 }
 
-/// The first rule, beside the one that came nearest, that a call without a token misses for its token alone: of the policy that
-/// was not met, or of another one for the same target.
+/// The first rule that a call without a token misses for its token alone: of the policy that was not met, or of another
+/// one for the same target.
 #[must_use]
 pub fn by_token<'m>(
     mesh: &'m Mesh,
@@ -166,9 +166,6 @@ pub fn by_token<'m>(
     let anonymous = hop.request.as_ref().is_some_and(|r| r.claims.is_none());
     let unmet = policy_of(mesh, judged).filter(|_| denied && near && anonymous)?;
     let probe = probe(mesh, hop);
-    let of_token = |failing: &Failing| {
-        failing.name == "requestPrincipals" || failing.name.starts_with("request.auth.")
-    };
     let others = mesh.authorization_policies.iter().filter(|other| {
         let holds = other.action == Action::Allow && !other.dry_run;
         holds && other.name.namespace == unmet.name.namespace && other.target == unmet.target
@@ -176,7 +173,7 @@ pub fn by_token<'m>(
     for policy in others {
         for (at, rule) in policy.rules.iter().enumerate() {
             let failing = probe.failing(policy, rule);
-            if !failing.is_empty() && failing.iter().all(of_token) {
+            if !failing.is_empty() && failing.iter().all(Failing::is_of_token) {
                 return Some((&policy.name, at));
             }
         }

@@ -465,6 +465,10 @@ impl Walker<'_, '_> {
                 }
             }
         };
+        if let Some(request) = &self.request {
+            let asked = point.destination(&hop.connection, &request.host, plan::HTTP_PORT);
+            (hop.connection.destination, hop.connection.port) = asked;
+        }
         self.judged(hop, &point, true)
     }
 

@@ -38,7 +38,7 @@ use crate::policy::{Judged, Permit, Request};
 use crate::role::authenticate::{self, TokenRefused};
 use crate::role::egress;
 use crate::role::endpoints::{Caller, Pick};
-use crate::role::plan::{Next, Plan, SitePoint};
+use crate::role::plan::{HTTP_PORT, HTTPS_PORT, Next, Plan, SitePoint};
 use crate::upstream::load;
 use crate::vocab::addr::UpstreamAddr;
 use crate::vocab::spiffe::SpiffeId;
@@ -104,7 +104,7 @@ async fn served(
     } = arrived;
     let outside = matches!(site.point, SitePoint::Ingress { .. });
     let told = named(core, site, &mut request);
-    let site = site.of_client(client_of(&mut request, site, outside, &snapshot));
+    let site = as_asked(&mut request, form, site, (outside, &snapshot));
     let asks = Asks::of(&mut story, &request, length);
     if let Some(refusal) = turned_away((core, &site, &snapshot), &mut request, length) {
         known(&mut story, request, &site);
@@ -256,13 +256,15 @@ fn why_away(core: &Core, site: &Site, request: &Request, length: Option<u64>) ->
     })
 }
 
-/// The record knows the request, and whom it came from.
+/// The record knows the request, whom it came from and what it is for.
 fn known(story: &mut Story, request: Request, site: &Site) -> Arc<Request> {
     let request = Arc::new(request);
     story.edit(|r| {
         r.request = Some(Arc::clone(&request));
         let connection = r.connection.get_or_insert_with(|| site.connection.clone());
         connection.remote = site.connection.remote;
+        connection.destination = site.connection.destination;
+        connection.port = site.connection.port;
     });
     request
 }
@@ -272,6 +274,22 @@ fn client_of(request: &mut Request, site: &Site, outside: bool, snapshot: &Snaps
     let trusted = snapshot.mesh.num_trusted_proxies;
     forward::strip(&mut request.headers, outside, trusted);
     forward::client_address(&request.headers, site.connection.peer, trusted)
+}
+
+/// The site as a request has it: who its client is, and what it asks for.
+fn as_asked(
+    request: &mut Request,
+    form: Form,
+    site: &Rc<Site>,
+    (outside, snapshot): (bool, &Snapshot),
+) -> Rc<Site> {
+    let client = client_of(request, site, outside, snapshot);
+    let scheme_port = match form {
+        Form::AbsoluteHttps => HTTPS_PORT,
+        Form::Origin | Form::Absolute | Form::Authority => HTTP_PORT,
+    };
+    let (at, host) = (&site.connection, &request.host);
+    site.of_request(client, site.point.destination(at, host, scheme_port))
 }
 
 /// What the client itself speaks, as the one before us tells; whom nobody stands before is not believed.

@@ -90,14 +90,17 @@ impl Site {
         self.connection.sni.as_deref() != Some(host.name()) && shown.misdirects(host.name())
     }
 
-    /// The same site with the client's address as trusted proxies tell it.
+    /// The same site as one of its requests has it: the client's address as trusted proxies tell it, and the destination
+    /// that is judged, which at an explicit proxy is another one for each request.
     #[must_use]
-    pub fn of_client(self: &Rc<Self>, remote: IpAddr) -> Rc<Self> {
-        if self.connection.remote == remote {
+    pub fn of_request(self: &Rc<Self>, remote: IpAddr, destination: (IpAddr, u16)) -> Rc<Self> {
+        let known = &self.connection;
+        if known.remote == remote && (known.destination, known.port) == destination {
             return Rc::clone(self);
         }
         let mut site = Self::clone(self);
         site.connection.remote = remote;
+        (site.connection.destination, site.connection.port) = destination;
         Rc::new(site)
     }
 }

@@ -134,6 +134,11 @@ struct Bench {
 
 impl Bench {
     async fn start(zone: &[(&str, &[u8])]) -> Self {
+        Self::with(zone, "io_uring", "").await
+    }
+
+    /// With this driver, and more of a configuration.
+    async fn with(zone: &[(&str, &[u8])], io: &str, more: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let subnet = Subnet(free_octets().unwrap());
         let (root, tls) = certificates(&dir.path().join("ca.pem"));
@@ -148,7 +153,8 @@ impl Bench {
         let nameserver_at = socket.local_addr().unwrap();
         let (sender, receiver) = watch::channel(Zone::new());
         tokio::spawn(nameserver(socket, receiver));
-        let mut config = configuration(subnet, nameserver_at);
+        let mut config = configuration(subnet, nameserver_at, io);
+        config.push_str(more);
         for (name, rule) in [
             ("closed", "subjectAltNames = [\"backend.example.test\"], "),
             (
@@ -243,11 +249,17 @@ impl Bench {
 
     /// Waits for a record whose reason holds `words`.
     async fn record(&self, words: &str) -> Value {
+        self.find(|r| r["reason"].as_str().is_some_and(|w| w.contains(words)))
+            .await
+    }
+
+    /// Waits for a record of this kind.
+    async fn find(&self, is_it: impl Fn(&Value) -> bool) -> Value {
         let path = self.dir.path().join("decisions.jsonl");
         let found = async || {
             let text = os::read_text(&path).unwrap_or_default();
             let mut records = text.lines().filter_map(|l| serde_json::from_str(l).ok());
-            records.rfind(|r: &Value| r["reason"].as_str().is_some_and(|w| w.contains(words)))
+            records.rfind(|r: &Value| is_it(r))
         };
         wait_for(found).await
     }
@@ -326,12 +338,13 @@ fn certificates(path: &Path) -> (CertificateDer<'static>, TlsAcceptor) {
     (root_cert.der().clone(), TlsAcceptor::from(Arc::new(config)))
 }
 
-fn configuration(subnet: Subnet, nameserver: SocketAddr) -> String {
+fn configuration(subnet: Subnet, nameserver: SocketAddr, io: &str) -> String {
     let egress = subnet.ip(30);
     format!(
         r#"
 [process]
 cores = 1
+io = "{io}"
 nameservers = ["{nameserver}"]
 
 [records]
@@ -469,4 +482,115 @@ async fn connect_carries_tls_for_its_host() {
     assert_eq!(rest, b"");
     let record = bench.record("not a TLS ClientHello").await;
     assert_eq!(record["close"], "bad_request");
+}
+
+/// A service with a port that nobody may call, and one alone where CONNECT is allowed.
+const BY_PORT: &str = r#"
+[[serviceEntry]]
+name = "ports"
+namespace = "egress"
+labels = { "istio.io/use-waypoint" = "egress" }
+hosts = ["ports.example.test"]
+ports = [
+  { number = 80, name = "http", protocol = "HTTP", targetPort = 8443 },
+  { number = 8080, name = "http-other", protocol = "HTTP", targetPort = 8443 },
+  { number = 443, name = "tls", protocol = "TLS", targetPort = 8443 },
+  { number = 8443, name = "tls-other", protocol = "TLS" },
+]
+resolution = "DNS"
+dangerous_allowPrivateAddresses = true
+
+[[destinationRule]]
+name = "ports"
+namespace = "egress"
+host = "ports.example.test"
+trafficPolicy.tls = { mode = "SIMPLE", subjectAltNames = ["backend.example.test"], caCertificates = "ca.pem" }
+
+[[authorizationPolicy]]
+name = "ports"
+namespace = "egress"
+targetRefs = [{ group = "networking.istio.io", kind = "ServiceEntry", name = "ports" }]
+
+[[authorizationPolicy.rules]]
+to = [
+  { operation = { methods = ["CONNECT"], ports = ["443"] } },
+  { operation = { methods = ["GET"] } },
+]
+
+[[authorizationPolicy]]
+name = "ports-not"
+namespace = "egress"
+targetRefs = [{ group = "networking.istio.io", kind = "ServiceEntry", name = "ports" }]
+action = "DENY"
+
+[[authorizationPolicy.rules]]
+when = [{ key = "destination.port", values = ["8080"] }]
+"#;
+
+/// At the proxy the port is the one that is asked for: of each request, since those of a kept connection may ask for several.
+async fn ports_are_those_asked_for(io: &str) {
+    let bench = Bench::with(&[("ports", &[50])], io, BY_PORT).await;
+    // DNS has answered.
+    wait_for(async || (bench.get("ports").await.0 == 200).then_some(())).await;
+
+    let mut kept = TcpStream::connect(bench.proxy()).await.unwrap();
+    for (nth, (host, status, port)) in [
+        ("ports.example.test", "200", 80),
+        ("ports.example.test:8080", "403", 8080),
+        ("ports.example.test:80", "200", 80),
+        ("ports.example.test:8080", "403", 8080),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let request = format!("GET http://{host}/{nth} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        kept.write_all(request.as_bytes()).await.unwrap();
+        let answer = head(&mut kept).await.unwrap();
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{host}: {answer}");
+        let length = answer.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            let is_length = name.eq_ignore_ascii_case("content-length");
+            is_length.then(|| value.parse::<usize>().unwrap())
+        });
+        kept.read_exact(&mut vec![0; length.unwrap()])
+            .await
+            .unwrap();
+        let path = format!("/{nth}");
+        let record = bench.find(|r| r["request"]["path"] == path.as_str()).await;
+        assert_eq!(record["destination"]["port"], port, "{record}");
+        let denied = status == "403";
+        let verdict = if denied { "deny" } else { "allow" };
+        assert_eq!(record["verdict"], verdict, "{record}");
+        let policy = if denied {
+            "egress/ports-not"
+        } else {
+            "egress/ports"
+        };
+        assert_eq!(record["policy"], policy, "{record}");
+    }
+
+    let tunnel = bench.connect("ports").await;
+    bench.tls(tunnel, Some("ports.example.test")).await.unwrap();
+    let connect = |r: &Value| r["request"]["method"] == "CONNECT";
+    let record = bench.find(connect).await;
+    assert_eq!(record["destination"]["port"], 443, "{record}");
+    let mut refused = TcpStream::connect(bench.proxy()).await.unwrap();
+    let host = "ports.example.test:8443";
+    let request = format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+    refused.write_all(request.as_bytes()).await.unwrap();
+    let answer = head(&mut refused).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    let record = bench.record("needs port 443").await;
+    assert_eq!(record["reason"], "needs port 443, got 8443");
+    assert_eq!(record["destination"]["port"], 8443, "{record}");
+}
+
+#[tokio::test]
+async fn ports_are_those_asked_for_io_uring() {
+    ports_are_those_asked_for("io_uring").await;
+}
+
+#[tokio::test]
+async fn ports_are_those_asked_for_epoll() {
+    ports_are_those_asked_for("epoll").await;
 }

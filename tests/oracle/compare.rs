@@ -124,7 +124,7 @@ fn ask(world: &World, set: &PolicySet, asked: &Asked, tally: &Tally) -> Result<(
     }
 }
 
-/// Whether the rule that a denial names comes nearest: by the fewest fields, the first of several. Among many rules the
+/// Whether the rule that a denial names falls short by least, the first of several. Among many rules the
 /// engine looks at some of them alone.
 fn nearest(judged: &Judged, named: Option<Match>, opinion: &Opinion) -> bool {
     let rules = &opinion.allow_rules;

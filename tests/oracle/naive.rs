@@ -47,7 +47,7 @@ pub(crate) struct Opinion {
     pub(crate) allow: BTreeSet<Match>,
     /// Names of the ALLOW policies that are enforced here.
     pub(crate) allow_policies: BTreeSet<ResourceName>,
-    /// Their rules, each with the number of its fields that fail.
+    /// Their rules, each with twice the number of its fields that fail; a token that is missing is one, whatever asks for it.
     pub(crate) allow_rules: BTreeMap<Match, usize>,
     pub(crate) audit: bool,
     pub(crate) providers: BTreeSet<String>,
@@ -72,9 +72,10 @@ impl Opinion {
 /// Whether one value matches.
 type Compare<'t> = Box<dyn Fn(&str) -> bool + 't>;
 
-/// One field that is present: whether it needs HTTP, and whether it holds.
+/// One field that is present: whether it needs HTTP, whether it is one of the token, and whether it holds.
 struct Field {
     http: bool,
+    token: bool,
     holds: bool,
 }
 
@@ -82,6 +83,8 @@ struct Field {
 struct Clause<'a> {
     tally: &'a Tally,
     fields: Vec<Field>,
+    /// It is a condition on the token.
+    token: bool,
 }
 
 impl Clause<'_> {
@@ -97,7 +100,8 @@ impl Clause<'_> {
             if !values.is_empty() {
                 let holds = values.iter().any(|v| matches(v)) != not;
                 self.tally.field(name, not, holds);
-                self.fields.push(Field { http, holds });
+                let token = self.token || name == "requestPrincipals";
+                self.fields.push(Field { http, token, holds });
             }
         }
     }
@@ -155,10 +159,11 @@ impl Oracle<'_> {
         Clause {
             tally: self.tally,
             fields: Vec::new(),
+            token: false,
         }
     }
 
-    /// How many fields fail at least, none if the rule matches (sections 2.1 and 5).
+    /// By how much it fails at least, nothing if the rule matches (sections 2.1 and 5).
     fn rule(&self, policy: &AuthorizationPolicy, rule: &Rule) -> usize {
         let namespace = &policy.name.namespace;
         let every = policy.action == Action::Allow;
@@ -179,19 +184,33 @@ impl Oracle<'_> {
             return usize::MAX;
         }
         let no_effect = bare && policy.action == Action::Deny && self.settings.ztunnel;
+        let anonymous = self.request.is_some_and(|r| r.claims.is_none());
+        // Failing fields that want no token, and whether some other one fails for there is none.
         let failing = |clause: &Clause<'_>| {
             if no_effect && clause.fields.iter().all(|f| f.http) {
-                return usize::MAX;
+                return (usize::MAX, false);
             }
             let holds = |f: &Field| f.holds || (bare && f.http);
-            clause.fields.iter().filter(|f| !holds(f)).count()
+            let failing: Vec<&Field> = clause.fields.iter().filter(|f| !holds(f)).collect();
+            let of_token = failing.iter().filter(|f| f.token && anonymous).count();
+            (failing.len() - of_token, of_token > 0)
         };
-        let closest = |clauses: &[Clause<'_>]| clauses.iter().map(failing).min().unwrap_or(0);
-        let when = when.iter().map(failing);
-        when.fold(
-            closest(&from).saturating_add(closest(&to)),
-            usize::saturating_add,
-        )
+        let ways = |clauses: &[Clause<'_>]| match clauses {
+            [] => vec![(0, false)],
+            some => some.iter().map(failing).collect::<Vec<_>>(),
+        };
+        let mut least = usize::MAX;
+        for from in ways(&from) {
+            for to in ways(&to) {
+                let all = [from, to].into_iter().chain(when.iter().map(failing));
+                let all = all.fold((0, false), |(n, token): (usize, bool), one| {
+                    (n.saturating_add(one.0), token || one.1)
+                });
+                let short = all.0.saturating_mul(2).saturating_add(usize::from(all.1));
+                least = least.min(short);
+            }
+        }
+        least
     }
 
     /// Section 2.3.
@@ -273,11 +292,17 @@ impl Oracle<'_> {
     fn condition(&self, when: &Condition, namespace: &str, every: bool) -> Clause<'_> {
         let mut c = self.clause();
         let (name, inner) = split_key(&when.key);
+        c.token = name.starts_with("request.auth.");
         let ztunnel = self.settings.ztunnel;
         if name == "request.query" {
             let holds = self.query(when, inner, every);
             self.tally.field("when request.query", false, holds);
-            c.fields.push(Field { http: true, holds });
+            let token = false;
+            c.fields.push(Field {
+                http: true,
+                token,
+                holds,
+            });
             return c;
         }
         let texts = self.texts(name, inner);

@@ -60,7 +60,7 @@ pub struct Report {
     pub(super) rule: Option<RuleText>,
     /// What the call misses of the nearest rule.
     pub(super) misses: Vec<Miss>,
-    /// The rule that would let it pass with a token, where the call has none and another rule came nearer.
+    /// The rule that would let it pass with a token, where the call has none.
     pub(super) with_token: Option<RuleText>,
     /// Edits that would let it pass, the narrowest first; each list as a whole.
     pub(super) edits: Vec<Vec<EditText>>,
@@ -262,11 +262,8 @@ impl Report {
                     got: m.got.iter().map(|value| shown(value)).collect(),
                 })
                 .collect();
-            if !self.lacks_token() {
-                let rule = remedy::by_token(&subject.rules.mesh, hop, &said.judged);
-                self.with_token =
-                    rule.and_then(|(name, at)| subject.rule_of(name, Some(at), false));
-            }
+            let rule = remedy::by_token(&subject.rules.mesh, hop, &said.judged);
+            self.with_token = rule.and_then(|(name, at)| subject.rule_of(name, Some(at), false));
         } else if let Some(stop) = stop {
             self.steps = stopped(hop, stop, &destination);
             if let Stop::Provider(no) = stop {

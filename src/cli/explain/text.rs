@@ -35,7 +35,6 @@ pub(super) fn render(report: &Report) -> String {
     if let Some(rule) = &report.with_token {
         out.push_str("\nwith a token that fits it would pass\n");
         out.push_str(&format!("  {}\n", named(rule)));
-        indent(&mut out, &rule.toml);
     }
     for (i, edits) in report.edits.iter().enumerate() {
         out.push_str(match (i, report.edits.len()) {

@@ -8,10 +8,12 @@ use serde_json::json;
 
 use super::{Index, Node};
 use crate::policy::attribute::Facts;
+use crate::policy::field::Test;
 use crate::policy::model::{
     Action, AuthorizationPolicy, Condition, Operation, Rule, Source, Target,
 };
 use crate::policy::nearest::{LOOKED_AT, nearest};
+use crate::policy::rule::{Clause, Form};
 use crate::policy::set::List;
 use crate::policy::{
     Connection, Decision, L4Deny, MeshPolicies, Point, PointKind, PolicySet, Request, Scope,
@@ -383,20 +385,47 @@ fn proposed(index: &Index, facts: Facts<'_>) -> BTreeSet<u32> {
     out
 }
 
-/// Failed tests, place and condition of the nearest rule, by a scan.
+/// By how much the nearest rule falls short and the first test that it fails, by a scan of all rules and of all ways to
+/// choose a source and an operation: twice the tests that fail, but a token that is missing is one however many ask for it.
 fn scanned(list: &List, facts: Facts<'_>) -> Option<(usize, String)> {
-    let shortfall = |form: &crate::policy::rule::Form| {
-        let (failed, test) = form.shortfall(facts)?;
+    let anonymous = facts
+        .request
+        .is_some_and(|request| request.claims.is_none());
+    let short = |way: &[&Clause]| {
+        let failed = way.iter().flat_map(|clause| clause.iter());
+        let failed: Vec<_> = failed.filter(|test| !test.holds(facts)).collect();
+        let token = |test: &Test| {
+            let name = test.attribute.to_string();
+            anonymous && (name == "request principal" || name.starts_with("claim "))
+        };
+        let tokens = failed.iter().filter(|test| token(test)).count();
         let mut text = String::new();
-        test.write(&mut text).unwrap();
-        Some((failed, text))
+        failed.first()?.write(&mut text).unwrap();
+        Some((2 * (failed.len() - tokens) + tokens.min(1), text))
+    };
+    let nearest_way = |form: &Form| {
+        let none: Clause = [].into();
+        let ways = |clauses: &[Clause]| match clauses {
+            [] => vec![none.clone()],
+            some => some.to_vec(),
+        };
+        let mut least: Option<(usize, String)> = None;
+        for from in ways(&form.from) {
+            for to in ways(&form.to) {
+                let (short, text) = short(&[&from, &to, &form.when])?;
+                if least.as_ref().is_none_or(|(least, _)| short < *least) {
+                    least = Some((short, text));
+                }
+            }
+        }
+        least
     };
     let http = facts.request.is_some();
     let all = list.all().filter_map(|hit| match hit.rule.form(http) {
         None => Some((usize::MAX, "an HTTP request".to_owned())),
-        Some(form) => shortfall(form),
+        Some(form) => nearest_way(form),
     });
-    all.min_by_key(|(failed, _)| *failed)
+    all.min_by_key(|(short, _)| *short)
 }
 
 fn is_split(index: &Index) -> bool {

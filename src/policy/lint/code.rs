@@ -60,6 +60,8 @@ codes! {
     NeverMatches = "never-matches", Warning;
     /// A port that nothing listens on where the policy applies.
     UnknownPort = "unknown-port", Warning;
+    /// An address that no connection is for where the policy applies.
+    UnknownAddress = "unknown-address", Warning;
     /// Token attributes where no RequestAuthentication applies.
     NoRequestAuthentication = "no-request-authentication", Warning;
     /// An issuer that no RequestAuthentication accepts where the policy applies.

@@ -1,5 +1,7 @@
 //! Rules and values that no request can match.
 
+use std::net::IpAddr;
+
 use crate::policy::PointKind;
 use crate::policy::attribute::Attribute;
 use crate::policy::compile::L4Deny;
@@ -8,6 +10,7 @@ use crate::policy::lint::clause::{Never, RuleForm};
 use crate::policy::lint::form::{Form, token};
 use crate::policy::lint::{Code, Finding, RuleId, Site, Spot, Subject, Work};
 use crate::policy::model::Action;
+use crate::vocab::cidr::Cidr;
 
 /// Every such finding of one policy.
 pub(super) fn policy(work: &Work<'_>, at: usize, out: &mut Vec<Finding>) {
@@ -22,6 +25,7 @@ pub(super) fn policy(work: &Work<'_>, at: usize, out: &mut Vec<Finding>) {
         for list in written(index, rule) {
             values(work, id, &list, out);
             ports(work, id, &list, out);
+            addresses(work, id, &list, out);
             tokens(work, id, &list, out);
         }
         let Some(form) = work.rule(id) else { continue };
@@ -157,6 +161,38 @@ fn ports(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding>
                 message,
             ));
         }
+    }
+}
+
+/// Addresses that nothing is for where the policy applies.
+fn addresses(work: &Work<'_>, id: RuleId, list: &Written<'_>, out: &mut Vec<Finding>) {
+    if list.attribute != Attribute::DestinationIp {
+        return;
+    }
+    let mut known: Vec<IpAddr> = Vec::new();
+    for site in work.sites_of(id.policy) {
+        match &site.addresses {
+            Some(addresses) => known.extend(addresses),
+            None => return,
+        }
+    }
+    known.sort_unstable();
+    known.dedup();
+    for (i, value) in list.values.iter().enumerate() {
+        let holds = |block: Cidr| known.iter().any(|ip| block.contains(*ip));
+        if known.is_empty() || Cidr::parse(value).map_or(true, holds) {
+            continue;
+        }
+        let listed: Vec<String> = known.iter().take(8).map(IpAddr::to_string).collect();
+        let message = format!(
+            "nothing is for address `{value}` where this policy applies, only for {}; a name is judged before it is resolved",
+            listed.join(", ")
+        );
+        out.push(Finding::new(
+            Code::UnknownAddress,
+            spot(id, list.value(i)),
+            message,
+        ));
     }
 }
 

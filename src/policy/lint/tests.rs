@@ -159,6 +159,7 @@ fn mesh(policies: &[AuthorizationPolicy]) -> Mesh {
             point,
             policies: (0..policies.len()).collect(),
             ports: Some(vec![80, 8080]),
+            addresses: Some(vec!["10.0.0.1".parse().unwrap()]),
             bare: false,
             issuers: vec!["https://a.example".to_owned()],
             exempt: Vec::new(),
@@ -433,6 +434,11 @@ fn mesh_knowledge() {
         Code::UnknownPort,
         &[allow(&["ports=81"])],
         &[allow(&["ports=80"])],
+    );
+    check(
+        Code::UnknownAddress,
+        &[allow(&["destination.ip=10.0.1.0/24,10.0.0.2"])],
+        &[allow(&["destination.ip=10.0.0.1,10.0.0.0/24"])],
     );
     check(
         Code::UnknownIssuer,

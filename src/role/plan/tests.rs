@@ -319,3 +319,46 @@ fn an_ingress_leads_to_services_outside_by_their_gateway_if_they_have_one() {
     let bound = ingress_leads_outside(r#"labels = { "istio.io/use-waypoint" = "egress" }"#);
     assert!(matches!(bound, Some(Next::Gateway(..))), "{bound:?}");
 }
+
+/// What a request is for is what the connection is for, but where only the request says it.
+#[test]
+fn the_destination_of_a_request() {
+    let gateway = ResourceName::new("edge", "g");
+    let tunnel = Host::parse("a.example:443").ok();
+    let egress = |authority| SitePoint::Egress {
+        gateway: gateway.clone(),
+        authority,
+    };
+    let waypoint = |authority| SitePoint::Waypoint {
+        gateway: gateway.clone(),
+        authority,
+    };
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let here = ip("10.0.0.9");
+    let connection = Connection {
+        principal: None,
+        peer: here,
+        remote: here,
+        destination: here,
+        port: 15081,
+        sni: None,
+        time: NOON,
+    };
+    let ingress = SitePoint::Ingress {
+        gateway: gateway.clone(),
+    };
+    for (point, host, want) in [
+        (egress(None), "a.example", (here, 80)),
+        (egress(None), "a.example:8080", (here, 8080)),
+        (egress(None), "192.0.2.7:8080", (ip("192.0.2.7"), 8080)),
+        (waypoint(None), "a", (here, 15081)),
+        (waypoint(None), "a:8080", (here, 8080)),
+        (egress(tunnel.clone()), "a.example:8080", (here, 15081)),
+        (waypoint(tunnel), "a.example:8080", (here, 15081)),
+        (ingress, "a.example:8080", (here, 15081)),
+    ] {
+        let host = Host::parse(host).unwrap();
+        let got = point.destination(&connection, &host, HTTP_PORT);
+        assert_eq!(got, want, "{point:?} {host}");
+    }
+}

@@ -123,21 +123,38 @@ impl Probe<'_> {
         )
     }
 
-    /// The parts of a rule that fail: of the source and the operation that fail least, and of the conditions.
+    /// The parts of a rule that fail: of the source and the operation that fail least, and of the conditions. As for the rule that
+    /// comes nearest, a token that is missing counts once, and less than any other part.
     pub(super) fn failing(&self, policy: &AuthorizationPolicy, rule: &Rule) -> Vec<Failing> {
-        let source = |field: &Source| self.source_holds(policy, field);
-        let operation = |field: &Operation| self.operation_holds(policy, field);
-        let mut all = least(&rule.from, Part::From, source);
-        all.extend(least(&rule.to, Part::To, operation));
+        let mut of_when = Vec::new();
         for (k, condition) in rule.when.iter().enumerate() {
             if !self.condition_holds(policy, condition) {
-                all.push(Failing {
+                of_when.push(Failing {
                     part: Part::When(k),
                     name: condition.key.clone(),
                 });
             }
         }
+        let anonymous = self.request.is_some_and(|r| r.claims.is_none());
+        let counted = of_when.iter().any(Failing::is_of_token);
+        let short = |failing: &Vec<Failing>| {
+            let tokens = failing.iter().filter(|f| anonymous && f.is_of_token());
+            let tokens = tokens.count();
+            2 * (failing.len() - tokens) + usize::from(tokens > 0 && !counted)
+        };
+        let source = |field: &Source| self.source_holds(policy, field);
+        let operation = |field: &Operation| self.operation_holds(policy, field);
+        let mut all = least(&rule.from, Part::From, source, short);
+        all.extend(least(&rule.to, Part::To, operation, short));
+        all.extend(of_when);
         all
+    }
+}
+
+impl Failing {
+    /// Whether it asks for something of a token.
+    pub(super) fn is_of_token(&self) -> bool {
+        self.name == "requestPrincipals" || self.name.starts_with("request.auth.")
     }
 }
 
@@ -145,6 +162,7 @@ fn least<F: Fields>(
     clauses: &[F],
     part: impl Fn(usize) -> Part,
     holds: impl Fn(&F) -> bool,
+    short: impl Fn(&Vec<Failing>) -> usize,
 ) -> Vec<Failing> {
     let failing = |(i, clause): (usize, &F)| {
         let fields = clause.fields();
@@ -158,5 +176,5 @@ fn least<F: Fields>(
             .collect::<Vec<_>>()
     };
     let all = clauses.iter().enumerate().map(failing);
-    all.min_by_key(Vec::len).unwrap_or_default()
+    all.min_by_key(short).unwrap_or_default()
 }
