@@ -1,5 +1,6 @@
 //! The ingress: browsers that have to log in, and its listener.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -425,6 +426,7 @@ impl Entered {
             scheme: "https",
             told: None,
             held: Rc::default(),
+            last: RefCell::default(),
             redirects: None,
             shown: None,
             said: Rc::default(),

@@ -1,5 +1,6 @@
 //! The node: what enters its workloads, and what leaves them.
 
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -120,6 +121,7 @@ pub(super) fn site_of(
         scheme: "http",
         told: None,
         held: Rc::default(),
+        last: RefCell::default(),
         redirects: None,
         shown: None,
         said: Rc::default(),

@@ -52,6 +52,8 @@ pub struct Site {
     pub shown: Option<Rc<Shown>>,
     /// What is told of the peer with each of its requests.
     pub said: Rc<Said>,
+    /// As the last of its requests had it, if that was otherwise: most that come over one connection are for one place.
+    pub last: RefCell<Option<Rc<Self>>>,
 }
 
 /// What a connection has, whichever of its requests is served.
@@ -94,14 +96,23 @@ impl Site {
     /// that is judged, which at an explicit proxy is another one for each request.
     #[must_use]
     pub fn of_request(self: &Rc<Self>, remote: IpAddr, destination: (IpAddr, u16)) -> Rc<Self> {
-        let known = &self.connection;
-        if known.remote == remote && (known.destination, known.port) == destination {
+        let is_it = |site: &Self| {
+            let known = &site.connection;
+            known.remote == remote && (known.destination, known.port) == destination
+        };
+        if is_it(self) {
             return Rc::clone(self);
+        }
+        if let Some(last) = self.last.borrow().as_ref().filter(|last| is_it(last)) {
+            return Rc::clone(last);
         }
         let mut site = Self::clone(self);
         site.connection.remote = remote;
         (site.connection.destination, site.connection.port) = destination;
-        Rc::new(site)
+        site.last = RefCell::default();
+        let site = Rc::new(site);
+        *self.last.borrow_mut() = Some(Rc::clone(&site));
+        site
     }
 }
 
