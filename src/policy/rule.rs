@@ -133,9 +133,16 @@ impl<'t> Failing<'t> {
 
 /// The clause that adds least.
 fn closest<'t>(clauses: &'t [Clause], facts: Facts<'_>, lacks_token: bool) -> Failing<'t> {
-    clauses
-        .iter()
-        .map(|c| Failing::of(c, facts))
-        .min_by_key(|failing| failing.adds(lacks_token))
-        .unwrap_or_default()
+    let mut least: Option<(usize, Failing<'t>)> = None;
+    for clause in clauses {
+        let failing = Failing::of(clause, facts);
+        let adds = failing.adds(lacks_token);
+        if least.as_ref().is_none_or(|(least, _)| adds < *least) {
+            least = Some((adds, failing));
+        }
+        if adds == 0 {
+            break;
+        }
+    }
+    least.map(|(_, failing)| failing).unwrap_or_default()
 }
