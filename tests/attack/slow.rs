@@ -2,6 +2,7 @@
 //! nothing moves; many at a time, over HTTP/1 and over many streams of one HTTP/2 connection. What they hold ends within the
 //! limits, nothing of it counts as complete, and others are served all the while.
 
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::client::{Conn, client, stolen};
@@ -203,15 +204,23 @@ fn websockets_that_idle(io: &str) {
     };
     let mut all: Vec<Conn> = (0..MANY).map(|_| open("/lie/switch")).collect();
     let mut busy = open("/lie/switch?busy");
-    all_end(&system, "/lie/switch", REASON, || {
-        assert!(busy.send(b"x"), "the busy one is cut");
+    let (enough, goes_on) = mpsc::channel::<()>();
+    // By itself: what is looked at meanwhile may take its time.
+    let talks = std::thread::spawn(move || {
+        while goes_on.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
+            assert!(busy.send(b"x"), "the busy one is cut");
+        }
+        busy
     });
+    all_end(&system, "/lie/switch", REASON, || {});
     for conn in &mut all {
         assert!(conn.end().is_some(), "it looks complete");
     }
     drop(all);
     assert_eq!(ended(&system, "/lie/switch?busy", REASON), 0);
     // The busy one holds two, and what it said is no end.
+    drop(enough);
+    let mut busy = talks.join().unwrap();
     assert!(busy.send(b"x"), "the busy one is cut");
     drop(busy);
     gives_back(&system, before);
