@@ -11,6 +11,7 @@ use crate::golang;
 use crate::l4::envoy;
 use crate::l7;
 use crate::package::{self, trial::DEFAULT_PROFILE};
+use crate::profile;
 use crate::python;
 use crate::steps::{self, Ahead, Step, command};
 
@@ -335,7 +336,10 @@ fn build(root: &Path) -> Result<()> {
         root,
         "cargo",
         &["build", "--release", "--locked", "--workspace"],
-    )
+    )?;
+    let program = std::fs::read(steps::released(root, "ringgate"))?;
+    println!("{}", profile::fits(&program)?);
+    Ok(())
 }
 
 /// Settings that must stay in the unit: with a line gone or misspelt, systemd starts the service all the same.

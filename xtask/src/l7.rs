@@ -63,8 +63,20 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> Result<bool> {
     Ok(true)
 }
 
+/// Runs every case with a program that notes what it passes.
+pub(crate) fn train(root: &Path, program: &Path) -> Result<()> {
+    let options = Options::training(program)?;
+    let tools = Tools::find(root, &options.peers, options.ringgate.as_deref())?;
+    let directory = tools.directory.clone();
+    measured(root, &options, tools)?;
+    Ok(std::fs::remove_dir_all(directory)?)
+}
+
 fn measured(root: &Path, options: &Options, tools: Tools) -> Result<Results> {
-    let ground = ground(root, tools, options.cores)?;
+    let ground = Ground {
+        sandbox: options.sandbox,
+        ..ground(root, tools, options.cores)?
+    };
     let _upstream = peer::upstream(&ground)?;
     let mut results = Results::default();
     for number in 0..options.runs {
@@ -92,6 +104,7 @@ fn ground(root: &Path, tools: Tools, cores: usize) -> Result<Ground> {
         pki: Pki::write(&pki)?,
         tools,
         cores,
+        sandbox: "on",
         subnet,
     })
 }

@@ -1,5 +1,5 @@
 //! `cargo xtask ci` runs every check there is; `bench` measures; `package` makes what is released; `reproduce` builds it again;
-//! `property` and `fuzz` search for longer than a test may.
+//! `profile` has the program tell the compiler which of its code is hot; `property` and `fuzz` search for longer than a test may.
 //! Nothing in a shell script beside it.
 
 mod assure;
@@ -12,6 +12,7 @@ mod l4;
 mod l7;
 mod load;
 mod package;
+mod profile;
 mod python;
 mod reproduce;
 mod samples;
@@ -31,6 +32,7 @@ usage: cargo xtask ci [--list | --only STEP[,STEP..]]
                             [--cores N] [--ringgate FILE] [--json FILE] [--profile DIRECTORY] [--write]
        cargo xtask bench all
        cargo xtask package [--program FILE] [--out DIRECTORY] [--only deb,image,tarball,sbom] [--revision N] [--any-size]
+       cargo xtask profile
        cargo xtask reproduce [--program FILE] [--keep FILE]
        cargo xtask soak [--minutes N | --seconds N] [--ringgate FILE]
        cargo xtask image microvm [--program FILE] [--out DIRECTORY] [--kernel FILE.deb] [--config DIRECTORY]
@@ -72,6 +74,7 @@ fn dispatch(arguments: &[String]) -> Result<bool> {
         ["image", "boot", options @ ..] => image::boot(&root()?, options),
         ["bench", options @ ..] => bench::run(&root()?, options),
         ["package", options @ ..] => package::run(&root()?, options),
+        ["profile"] => profile::run(&root()?),
         ["reproduce", options @ ..] => reproduce::run(&root()?, options),
         ["property", options @ ..] => assure::property(&root()?, options),
         ["fuzz", options @ ..] => assure::fuzz(&root()?, options),

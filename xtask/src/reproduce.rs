@@ -14,12 +14,15 @@ use crate::package::program::{Scratch, sections};
 use crate::steps;
 
 /// Variables by which a build would be of something else than the sources.
-const FOREIGN: [&str; 6] = [
+const FOREIGN: [&str; 9] = [
+    "CARGO_BUILD_RUSTC_WRAPPER",
     "CARGO_BUILD_RUSTFLAGS",
     "CARGO_BUILD_TARGET_DIR",
     "CARGO_ENCODED_RUSTFLAGS",
     "CARGO_TARGET_DIR",
     "CFLAGS",
+    "RINGGATE_PROFILE_TO",
+    "RUSTC_WRAPPER",
     "RUSTFLAGS",
 ];
 /// Names of sections that are told at most.

@@ -55,6 +55,7 @@ impl Templates {
             ("BODY", ".".repeat(SMALL)),
             ("JWT_CACHE", String::new()),
             ("IO", "auto".to_owned()),
+            ("SANDBOX", "on".to_owned()),
         ]);
         values.insert("CALLER", String::new());
         let mut this = Self {

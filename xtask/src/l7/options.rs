@@ -1,6 +1,6 @@
 //! The options of `bench l7`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -29,6 +29,8 @@ pub(crate) struct Options {
     pub(crate) profile: Option<PathBuf>,
     /// A ringgate that is already built.
     pub(crate) ringgate: Option<PathBuf>,
+    /// `process.sandbox` of ringgate: a program that is to write down what it did cannot do so inside.
+    pub(crate) sandbox: &'static str,
     /// Whether table and plot go into the documentation: of everything, or where it is asked for.
     pub(crate) write: bool,
 }
@@ -47,6 +49,7 @@ impl Options {
             json: None,
             profile: None,
             ringgate: None,
+            sandbox: "on",
             write: words.is_empty(),
         };
         let pairs: Vec<&str> = words
@@ -73,6 +76,19 @@ impl Options {
             }
         }
         options.check()
+    }
+
+    /// Every case for a moment, for a program that notes what it passes.
+    pub(crate) fn training(program: &Path) -> Result<Self> {
+        Ok(Self {
+            peers: vec![Peer::Ringgate],
+            runs: 1,
+            seconds: 2,
+            ringgate: Some(program.to_owned()),
+            sandbox: "off",
+            write: false,
+            ..Self::parse(&[])?
+        })
     }
 
     fn check(self) -> Result<Self> {

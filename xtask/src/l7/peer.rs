@@ -102,6 +102,8 @@ pub(crate) struct Ground {
     pub(crate) pki: Pki,
     /// Threads or workers.
     pub(crate) cores: usize,
+    /// `process.sandbox` of ringgate.
+    pub(crate) sandbox: &'static str,
     /// First three bytes of every address.
     pub(crate) subnet: [u8; 3],
 }
@@ -215,6 +217,7 @@ impl Rig {
             cores: ground.cores,
         };
         let mut templates = Templates::new(&ground.root, place, &ground.pki);
+        templates.set("SANDBOX", ground.sandbox);
         match peer {
             Peer::RinggateEpoll => templates.set("IO", "epoll"),
             Peer::EnvoyJwtCache => templates.set(

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::ci;
+use crate::{ci, profile};
 
 /// The program is meant to stay below this.
 const BYTES_MAX: u64 = 20_000_000;
@@ -41,13 +41,18 @@ const ARCHITECTURES: [Architecture; 2] = [
 pub(crate) struct Facts {
     pub(crate) architecture: Architecture,
     bytes: u64,
+    profile: String,
     told: String,
 }
 
 impl fmt::Display for Facts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.architecture.name;
-        write!(f, "program: {name}, static, {} bytes", self.bytes)?;
+        write!(
+            f,
+            "program: {name}, static, {} bytes; {}",
+            self.bytes, self.profile
+        )?;
         write!(f, "; in an empty root it says:\n{}", self.told.trim_end())
     }
 }
@@ -77,6 +82,7 @@ pub(crate) fn examine(path: &Path, any_size: bool) -> Result<Facts> {
     Ok(Facts {
         architecture: elf.architecture,
         bytes: size,
+        profile: profile::fits(&bytes)?,
         told: in_an_empty_root(&bytes)?,
     })
 }
