@@ -13,6 +13,8 @@ use crate::{l7, steps};
 
 /// The profile.
 const PROFILE: &str = "benches/profile/ringgate.profdata";
+/// The compiler that it is for, as `rustc --version` says it.
+const COMPILER: &str = "benches/profile/compiler.txt";
 /// Where the linker puts the code that the profile calls hot.
 const HOT: &str = ".text.hot";
 /// A program with less of it than this was compiled without: a few functions fit any profile.
@@ -42,6 +44,8 @@ pub(crate) fn run(root: &Path) -> Result<bool> {
         .args(["merge", "--output"])
         .args([root.join(PROFILE), counts]);
     steps::finish(&mut merging)?;
+    let compiler = said(Command::new("rustc").arg("--version"))?;
+    fs::write(root.join(COMPILER), compiler)?;
     Ok(true)
 }
 
@@ -76,18 +80,27 @@ pub(crate) fn fits(program: &[u8]) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::package::program::{Scratch, make_executable};
 
-    /// What `.cargo/rustc` would start.
-    fn started(to: Option<&str>, words: &str) -> String {
+    /// What `.cargo/rustc` gives a compiler that says of its version what `version` prints.
+    fn given(version: &str, to: Option<&str>, words: &str) -> String {
+        let scratch = Scratch::new().expect("a directory");
+        let compiler = scratch.0.join("rustc");
+        let text = format!("#!/bin/sh\n[ $1 = --version ] && exec {version}\necho \"$@\"\n");
+        fs::write(&compiler, text).expect("written");
+        make_executable(&compiler).expect("executable");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut command = Command::new(root.join(".cargo/rustc"));
-        command.arg("echo").args(words.split(' '));
-        command.env_remove("RINGGATE_PROFILE_TO");
-        if let Some(to) = to {
-            command.env("RINGGATE_PROFILE_TO", to);
-        }
+        command.arg(compiler).args(words.split(' '));
+        command
+            .current_dir(root)
+            .env_remove("RINGGATE_PROFILE_TO")
+            .envs(to.map(|to| ("RINGGATE_PROFILE_TO", to)));
         said(&mut command).expect("started").trim_end().to_owned()
     }
+
+    const THE_ONE: &str = "cat benches/profile/compiler.txt";
+    const ANOTHER: &str = "echo rustc 1.0.0";
 
     #[test]
     fn ringgate_is_compiled_with_its_profile() {
@@ -95,9 +108,10 @@ mod tests {
         let same = "--crate-name ringgate src/lib.rs -C opt-level=3 -C metadata=ringgate -C x";
         let uses = format!("{same} -Cprofile-use={PROFILE} -Cllvm-args=-no-pgo-warn-mismatch");
         let uses = format!("{uses} -Clink-arg=-Wl,-z,keep-text-section-prefix");
-        assert_eq!(started(None, release), uses);
+        assert_eq!(given(THE_ONE, None, release), uses);
+        assert_eq!(given(ANOTHER, None, release), release);
         let counts = format!("{same} -Cprofile-generate=/counts");
-        assert_eq!(started(Some("/counts"), release), counts);
+        assert_eq!(given(ANOTHER, Some("/counts"), release), counts);
     }
 
     #[test]
@@ -108,7 +122,7 @@ mod tests {
             "--crate-name bytes src/lib.rs -C opt-level=3 -C metadata=1f",
             "--crate-name ringgate_fuzz src/lib.rs -C opt-level=3 -C metadata=1f",
         ] {
-            assert_eq!(started(Some("/counts"), other), other);
+            assert_eq!(given(THE_ONE, Some("/counts"), other), other);
         }
     }
 
