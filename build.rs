@@ -27,6 +27,19 @@ fn main() {
         // Relocations of a position-independent program as a bit map instead of 24 bytes each, 0.7 MB less; glibc reads it
         // since 2.36.
         println!("cargo::rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+        // What the profile calls hot is laid together, in a section of its own.
+        println!("cargo::rustc-link-arg-bins=-Wl,-z,keep-text-section-prefix");
+        // What decides whether the compiler is given the profile: cargo does not know of it.
+        for path in [".cargo", "benches/profile"] {
+            println!("cargo::rerun-if-changed={path}");
+        }
+        for variable in [
+            "RINGGATE_PROFILE_TO",
+            "RUSTC_WORKSPACE_WRAPPER",
+            "RUSTC_WRAPPER",
+        ] {
+            println!("cargo::rerun-if-env-changed={variable}");
+        }
     }
     println!("cargo::rustc-env=RINGGATE_BUILD_COMMIT={commit}");
     println!(
@@ -53,6 +66,7 @@ const MADE_OF: &[&str] = &[
     ".cargo",
     "Cargo.lock",
     "Cargo.toml",
+    "benches/profile",
     "build.rs",
     "config",
     "src",

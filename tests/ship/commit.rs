@@ -52,13 +52,14 @@ fn git(at: &Path, arguments: &[&str]) -> String {
 }
 
 fn sources(at: &Path) {
-    for directory in ["src", "docs", ".cargo", "config"] {
+    for directory in ["src", "docs", ".cargo", "benches/profile", "config"] {
         fs::create_dir_all(at.join(directory)).unwrap();
     }
     for file in [
         "build.rs",
         "Cargo.lock",
         "Cargo.toml",
+        "benches/profile/ringgate.profdata",
         "src/main.rs",
         "docs/page.md",
     ] {
@@ -84,7 +85,7 @@ fn a_release_build_names_its_commit_and_whether_that_is_all() {
     assert_eq!(commit(&lines), hash);
     assert!(hash.len() == 40 && !hash.contains('-'));
     // A change of the sources has it look again; another build of the same ones does not.
-    for path in ["src", "config", ".cargo", "Cargo.toml"] {
+    for path in ["src", "config", ".cargo", "benches/profile", "Cargo.toml"] {
         let line = format!("cargo::rerun-if-changed={path}");
         assert!(lines.contains(&line), "{lines:?}");
     }
@@ -96,6 +97,10 @@ fn a_release_build_names_its_commit_and_whether_that_is_all() {
     assert_eq!(commit(&release(&clone)), changed);
     git(&clone, &["checkout", "-q", "src/main.rs"]);
     assert_eq!(commit(&release(&clone)), hash);
+    let profile = "benches/profile/ringgate.profdata";
+    fs::write(clone.join(profile), "changed").unwrap();
+    assert_eq!(commit(&release(&clone)), changed);
+    git(&clone, &["checkout", "-q", profile]);
     fs::write(clone.join("src/new.rs"), "new").unwrap();
     assert_eq!(commit(&release(&clone)), changed, "a file git has not");
     git(&clone, &["add", "-A"]);

@@ -338,8 +338,7 @@ fn build(root: &Path) -> Result<()> {
         &["build", "--release", "--locked", "--workspace"],
     )?;
     let program = std::fs::read(steps::released(root, "ringgate"))?;
-    println!("{}", profile::fits(&program)?);
-    Ok(())
+    profile::check(root, &program)
 }
 
 /// Settings that must stay in the unit: with a line gone or misspelt, systemd starts the service all the same.

@@ -45,13 +45,7 @@ const SETTLE: Duration = Duration::from_secs(8);
 /// Measures and prints the table.
 pub(crate) fn run(root: &Path, words: &[&str]) -> Result<bool> {
     let options = Options::parse(words)?;
-    net::sweep()?;
-    let tools = Tools::find(root, &options.peers)?;
-    let mut results = Results::default();
-    for number in 0..options.runs {
-        eprintln!("run {} of {}", number + 1, options.runs);
-        one_run(number, &options, &tools, &mut results)?;
-    }
+    let mut results = measured(root, &options)?;
     if options.decision {
         results.decision = decision::run(root)?;
     }
@@ -61,6 +55,22 @@ pub(crate) fn run(root: &Path, words: &[&str]) -> Result<bool> {
             .with_context(|| path.display().to_string())?;
     }
     Ok(true)
+}
+
+/// Runs every case with a program that notes what it passes.
+pub(crate) fn train(root: &Path, program: &Path) -> Result<()> {
+    measured(root, &Options::training(program)).map(drop)
+}
+
+fn measured(root: &Path, options: &Options) -> Result<Results> {
+    net::sweep()?;
+    let tools = Tools::find(root, options)?;
+    let mut results = Results::default();
+    for number in 0..options.runs {
+        eprintln!("run {} of {}", number + 1, options.runs);
+        one_run(number, options, &tools, &mut results)?;
+    }
+    Ok(results)
 }
 
 fn one_run(number: usize, options: &Options, tools: &Tools, results: &mut Results) -> Result<()> {

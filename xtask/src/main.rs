@@ -27,7 +27,7 @@ const USAGE: &str = "\
 usage: cargo xtask ci [--list | --only STEP[,STEP..]]
        cargo xtask bench [--seconds N] [--runs N] [--connections N]
        cargo xtask bench l4 [--cases NAME[,NAME..]] [--peers NAME[,NAME..]] [--runs N] [--seconds N] [--idle N]
-                            [--json FILE] [--profile DIRECTORY]
+                            [--ringgate FILE] [--json FILE] [--profile DIRECTORY]
        cargo xtask bench l7 [--cases NAME[,NAME..]] [--peers NAME[,NAME..]] [--runs N] [--seconds N] [--idle N]
                             [--cores N] [--ringgate FILE] [--json FILE] [--profile DIRECTORY] [--write]
        cargo xtask bench all

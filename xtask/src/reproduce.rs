@@ -14,7 +14,8 @@ use crate::package::program::{Scratch, sections};
 use crate::steps;
 
 /// Variables by which a build would be of something else than the sources.
-const FOREIGN: [&str; 9] = [
+pub(crate) const FOREIGN: [&str; 11] = [
+    "CARGO_BUILD_RUSTC_WORKSPACE_WRAPPER",
     "CARGO_BUILD_RUSTC_WRAPPER",
     "CARGO_BUILD_RUSTFLAGS",
     "CARGO_BUILD_TARGET_DIR",
@@ -22,6 +23,7 @@ const FOREIGN: [&str; 9] = [
     "CARGO_TARGET_DIR",
     "CFLAGS",
     "RINGGATE_PROFILE_TO",
+    "RUSTC_WORKSPACE_WRAPPER",
     "RUSTC_WRAPPER",
     "RUSTFLAGS",
 ];

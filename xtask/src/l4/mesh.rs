@@ -108,7 +108,7 @@ audience = "bench"
 }
 
 /// A node's process, with records, metrics and the admin listener; 0 cores are all.
-pub(crate) fn node(side: Side, name: &str, cores: usize) -> String {
+pub(crate) fn node(side: Side, name: &str, cores: usize, sandbox: &str) -> String {
     let workloads: &[_] = match side {
         Side::Client => &[("client", CLIENT, 15001)],
         Side::Server => &[("server", SERVER, 15001), ("neighbour", NEIGHBOUR, 15101)],
@@ -117,6 +117,7 @@ pub(crate) fn node(side: Side, name: &str, cores: usize) -> String {
         r#"[process]
 name = "{name}"
 cores = {cores}
+sandbox = "{sandbox}"
 meshDir = "../mesh.d"
 
 [records]

@@ -1,6 +1,6 @@
 //! The options of `bench l4`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
@@ -28,6 +28,10 @@ pub(crate) struct Options {
     pub(crate) json: Option<PathBuf>,
     /// Where profiles go; taking them costs time that the figures then contain.
     pub(crate) profile: Option<PathBuf>,
+    /// A ringgate that is already built.
+    pub(crate) ringgate: Option<PathBuf>,
+    /// `process.sandbox` of ringgate: a program that is to write down what it did cannot do so inside.
+    pub(crate) sandbox: &'static str,
 }
 
 /// Not measured with the load.
@@ -45,6 +49,8 @@ impl Options {
             idle: 2000,
             json: None,
             profile: None,
+            ringgate: None,
+            sandbox: "on",
         };
         let mut named = None;
         for pair in words.chunks(2) {
@@ -59,6 +65,7 @@ impl Options {
                 "--idle" => options.idle = value.parse().context("--idle")?,
                 "--json" => options.json = Some(value.into()),
                 "--profile" => options.profile = Some(value.into()),
+                "--ringgate" => options.ringgate = Some(std::path::absolute(value)?),
                 other => bail!("no option `{other}`"),
             }
         }
@@ -77,6 +84,22 @@ impl Options {
             "100 to 60000 idle connections"
         );
         Ok(options)
+    }
+
+    /// Every case for a moment, for a program that notes what it passes.
+    pub(crate) fn training(program: &Path) -> Self {
+        Self {
+            cases: case::ALL.to_vec(),
+            decision: false,
+            peers: vec![Peer::Ringgate, Peer::SameNode],
+            runs: 1,
+            seconds: 2,
+            idle: 200,
+            json: None,
+            profile: None,
+            ringgate: Some(program.to_owned()),
+            sandbox: "off",
+        }
     }
 
     fn choose(&mut self, names: &str) -> Result<()> {

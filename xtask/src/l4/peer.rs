@@ -277,7 +277,7 @@ impl Start<'_> {
     }
 
     fn node(&mut self, side: Side, name: &str, cores: usize) -> Result<()> {
-        let config = mesh::node(side, name, cores);
+        let config = mesh::node(side, name, cores, self.tools.sandbox);
         self.file(&format!("{name}/join-token"), &mesh::token(name))?;
         let config = self.file(&format!("{name}/ringgate.toml"), &config)?;
         let node = self.ringgate_process(side, name, &config)?;

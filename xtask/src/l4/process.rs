@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use crate::cpu;
+use crate::{cpu, steps};
 
 /// CPU time of each thread, in nanoseconds.
 pub(crate) type Threads = BTreeMap<OsString, u64>;
@@ -106,9 +106,23 @@ impl Process {
     }
 }
 
+/// How long a process may take to end that was asked to.
+const END: Duration = Duration::from_secs(5);
+
 impl Drop for Process {
     fn drop(&mut self) {
+        // One that is asked to end can write down what it has counted.
+        let id = self.id();
         let child = self.child.get_mut();
+        if matches!(child.try_wait(), Ok(None))
+            && let Err(error) = steps::signal("TERM", id)
+        {
+            eprintln!("{}: {error:#}", self.name);
+        }
+        let begun = Instant::now();
+        while matches!(child.try_wait(), Ok(None)) && begun.elapsed() < END {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         if let Err(error) = child.kill().and_then(|()| child.wait().map(drop)) {
             eprintln!("{}: {error}", self.name);
         }

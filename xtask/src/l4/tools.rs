@@ -5,11 +5,11 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
+use super::options::Options;
 use super::peer::Peer;
 use super::ztunnel;
-use crate::ci;
 use crate::python::{have_envoy, named};
-use crate::steps::command;
+use crate::steps::{self, command};
 
 /// Where they are.
 #[derive(Debug)]
@@ -24,11 +24,14 @@ pub(crate) struct Tools {
     pub(crate) ztunnel: Option<PathBuf>,
     /// Files of the run.
     pub(crate) directory: PathBuf,
+    /// `process.sandbox` of ringgate.
+    pub(crate) sandbox: &'static str,
 }
 
 impl Tools {
     /// Builds ringgate and the load, finds the peers' programs, installs what can be installed.
-    pub(crate) fn find(root: &Path, peers: &[Peer]) -> Result<Self> {
+    pub(crate) fn find(root: &Path, options: &Options) -> Result<Self> {
+        let peers = &options.peers;
         for (program, flag, package) in [
             ("ip", "-V", "iproute2"),
             ("nft", "--version", "nftables"),
@@ -41,14 +44,18 @@ impl Tools {
                 "`{program}` is missing; Debian's package `{package}` has it"
             );
         }
-        command(
-            root,
-            "cargo",
-            &["build", "--release", "--locked", "--workspace"],
-        )?;
-        let ringgate = PathBuf::from(ci::binary(root)?);
-        let load = ringgate.with_file_name("xtask");
-        let directory = ringgate.with_file_name("bench-l4");
+        // The load is this program in a release build.
+        let mut build = vec!["build", "--release", "--locked"];
+        build.extend(match &options.ringgate {
+            Some(_) => ["--package", "xtask"].as_slice(),
+            None => &["--workspace"],
+        });
+        command(root, "cargo", &build)?;
+        let load = steps::released(root, "xtask");
+        let directory = load.with_file_name("bench-l4");
+        let given = options.ringgate.clone();
+        let ringgate = given.unwrap_or_else(|| steps::released(root, "ringgate"));
+        ensure!(ringgate.is_file(), "`{}` is no file", ringgate.display());
         let wants = |one: &[Peer]| peers.iter().any(|peer| one.contains(peer));
         let envoy = wants(&[Peer::EnvoyHbone, Peer::EnvoyTcp])
             .then(|| have_envoy(root))
@@ -65,6 +72,7 @@ impl Tools {
             envoy,
             ztunnel,
             directory,
+            sandbox: options.sandbox,
         })
     }
 }

@@ -41,7 +41,7 @@ const ARCHITECTURES: [Architecture; 2] = [
 pub(crate) struct Facts {
     pub(crate) architecture: Architecture,
     bytes: u64,
-    profile: String,
+    hot: usize,
     told: String,
 }
 
@@ -51,7 +51,8 @@ impl fmt::Display for Facts {
         write!(
             f,
             "program: {name}, static, {} bytes; {}",
-            self.bytes, self.profile
+            self.bytes,
+            profile::told(self.hot)
         )?;
         write!(f, "; in an empty root it says:\n{}", self.told.trim_end())
     }
@@ -82,7 +83,7 @@ pub(crate) fn examine(path: &Path, any_size: bool) -> Result<Facts> {
     Ok(Facts {
         architecture: elf.architecture,
         bytes: size,
-        profile: profile::fits(&bytes)?,
+        hot: profile::hot(&bytes)?,
         told: in_an_empty_root(&bytes)?,
     })
 }
