@@ -115,8 +115,7 @@ mod tests {
     fn given(version: &str, to: Option<&str>, words: &str) -> String {
         let scratch = Scratch::new().expect("a directory");
         let compiler = scratch.0.join("rustc");
-        let text =
-            format!("#!/bin/sh\n[ $1 = -vV ] && exec {version}\necho \"$@\"\n");
+        let text = format!("#!/bin/sh\n[ $1 = -vV ] && exec {version}\necho \"$@\"\n");
         fs::write(&compiler, text).expect("written");
         make_executable(&compiler).expect("executable");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
