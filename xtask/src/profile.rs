@@ -109,15 +109,17 @@ pub(crate) fn check(root: &Path, program: &[u8]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::package::program::{Scratch, make_executable};
+    use crate::package::program::Scratch;
 
     /// What `.cargo/rustc` gives a compiler that says of its version what `version` prints.
     fn given(version: &str, to: Option<&str>, words: &str) -> String {
         let scratch = Scratch::new().expect("a directory");
         let compiler = scratch.0.join("rustc");
         let text = format!("#!/bin/sh\n[ $1 = -vV ] && exec {version}\necho \"$@\"\n");
-        fs::write(&compiler, text).expect("written");
-        make_executable(&compiler).expect("executable");
+        // By another process: a test that starts one meanwhile would hold the file open for writing, and nobody could run it.
+        let mut write = Command::new("sh");
+        write.args(["-c", "printf %s \"$1\" > \"$0\" && chmod +x \"$0\""]);
+        said(write.arg(&compiler).arg(text)).expect("written");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let mut command = Command::new(root.join(".cargo/rustc"));
         command.arg(compiler).args(words.split(' '));
