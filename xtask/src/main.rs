@@ -1,6 +1,6 @@
 //! `cargo xtask ci` runs every check there is; `bench` measures; `package` makes what is released; `reproduce` builds it again;
 //! `profile` has the program tell the compiler which of its code is hot; `property` and `fuzz` search for longer than a test may.
-//! Nothing in a shell script beside it.
+//! Nothing in a shell script beside it, but for `.cargo/rustc`, which is there before this program is.
 
 mod assure;
 mod bench;
